@@ -1,1 +1,4 @@
 //! placeholder
+pub mod collectors;
+pub mod config;
+pub mod metering;

@@ -1,0 +1,116 @@
+//! Collectors look at the world and return readings. They know nothing of Waldur, of money or of the ledger.
+//!
+//! A plugin is one file and one line in [`PLUGINS`]. It reads its own keys from its collector's section of the
+//! configuration file, and then, each time it is asked, says what it sees. It never turns an error into zero: what
+//! can't be read is a problem of the run, or, if nothing can be read, its error.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
+
+use jiff::Timestamp;
+
+use crate::config::section::Section;
+use crate::metering::reading::{Kind, Reading};
+
+pub mod cgroup;
+pub mod exec;
+pub mod filesystem;
+
+/// Every plugin there is.
+pub const PLUGINS: &[Plugin] = &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN];
+
+/// A kind of collector, as the registry knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Plugin {
+    /// What `plugin:` says in the configuration file.
+    pub name: &'static str,
+    /// One line for `--help` and `check`.
+    pub about: &'static str,
+    /// Takes the plugin's own keys from the collector's section and checks them. Mistakes go to the section; `None`
+    /// if no collector can be made of it.
+    pub build: fn(&mut Section) -> Option<Box<dyn Collector>>,
+}
+
+/// What one run is asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The instant of the run. Readings of what is seen now carry this time.
+    pub now: Timestamp,
+    /// For sources that keep history: the start of what is wanted (the current billing period, or `--since`).
+    pub since: Timestamp,
+    /// What this collector's last successful run left behind, in its own words.
+    pub checkpoint: Option<String>,
+}
+
+/// What one run saw. It reaches the ledger in one transaction.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub readings: Vec<Reading>,
+    /// Single bad lines or values: not billed, counted and shown, the others count.
+    pub quarantined: Vec<Quarantined>,
+    /// What could not be looked at (a directory without permission). The readings count, but the run is not
+    /// complete: nothing is concluded from what it did not see, and the collector counts as failed.
+    pub problems: Vec<String>,
+    /// Moves in the same transaction as the readings.
+    pub checkpoint: Option<String>,
+    /// Whether a complete run lists everything there is, so that a series seen for the first time began after the
+    /// previous run (a cgroup), and is not merely newly visible.
+    pub lists_everything: bool,
+}
+
+/// One line or value that can't be a reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// The offending text, cut to 200 characters.
+    pub what: String,
+    pub reason: String,
+}
+
+impl Batch {
+    /// Keeps the reading if it is valid, else quarantines it.
+    pub fn push(&mut self, reading: Reading) {
+        let what = format!("{} {} {:?}", reading.name, reading.value, reading.labels);
+        match reading.checked() {
+            Ok(reading) => self.readings.push(reading),
+            Err(reason) => self.quarantine(&what, reason),
+        }
+    }
+
+    pub fn quarantine(&mut self, what: &str, reason: impl Into<String>) {
+        let what = what.chars().take(200).collect();
+        self.quarantined.push(Quarantined { what, reason: reason.into() });
+    }
+}
+
+/// Why a run failed as a whole. The text is for the operator: what was tried, what happened, what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CollectorError(pub String);
+
+/// What a collector can offer, for `check` and for mistakes in a meter's `reading`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offered {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: &'static str,
+}
+
+pub type Running<'a> = Pin<Box<dyn Future<Output = Result<Batch, CollectorError>> + Send + 'a>>;
+
+/// A source of readings.
+pub trait Collector: Send + Sync + Debug {
+    /// The readings it can make; empty if only running it tells (`exec`).
+    fn offers(&self) -> &[Offered];
+
+    /// Labels that every reading carries, to check templates against; empty if only running it tells.
+    fn labels(&self) -> &[&'static str];
+
+    /// What decides which series a complete run lists (globs, roots). While it is unchanged, a series that was not
+    /// there before has begun since.
+    fn scope(&self) -> String;
+
+    /// Looks once. Blocking work belongs on a blocking thread; the caller sets the overall time limit
+    /// and drops the future when it is over, which must stop whatever was started.
+    fn collect(&self, request: Request) -> Running<'_>;
+}
