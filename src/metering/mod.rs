@@ -1,3 +1,15 @@
-//! placeholder
+//! From readings to amounts: where the money is. Pure: no I/O, no clock of its own, no async, no float.
+//!
+//! A [`reading::Reading`] is an observation. The readings of one series, in the order of time, are counted by a
+//! [`measure::Measure`] into quantities, one a [`period::Segment`]. A [`meter::Meter`]'s factor makes them amounts of a
+//! component, and [`statement`] rounds those, once, to what is posted. All arithmetic is [`exact::Exact`].
+//! The formulas, with worked examples, are in docs/metering.md; tests/ holds an independent oracle for them.
+
+#![deny(clippy::float_arithmetic, clippy::float_cmp)]
+
 pub mod exact;
+pub mod measure;
+pub mod meter;
+pub mod period;
 pub mod reading;
+pub mod statement;

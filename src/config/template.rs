@@ -1,0 +1,86 @@
+//! Texts with `{label}` in them: how a reading's labels become a backend id, a user name or a description.
+//!
+//! It never guesses: a label that is not there is an error with its name, and `{{` is a brace.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    text: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Label(String),
+}
+
+impl Template {
+    /// The text with each `{label}` replaced; the error is the name of the first label that is missing.
+    pub fn render(&self, labels: &BTreeMap<String, String>) -> Result<String, String> {
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Literal(literal) => text.push_str(literal),
+                Part::Label(label) => text.push_str(labels.get(label).ok_or_else(|| label.clone())?),
+            }
+        }
+        Ok(text)
+    }
+
+    /// The labels it needs.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Label(label) => Some(label.as_str()),
+            Part::Literal(_) => None,
+        })
+    }
+
+    /// As it is written in the file.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for Template {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text.chars().peekable();
+        while let Some(c) = rest.next() {
+            match c {
+                '{' | '}' if rest.peek() == Some(&c) => {
+                    literal.push(c);
+                    rest.next();
+                }
+                '}' => return Err(format!("`{text}` has a `}}` without a `{{`")),
+                '{' => {
+                    let label: String = rest.by_ref().take_while(|c| *c != '}').collect();
+                    if !text.contains('}') || label.is_empty() || label.contains(['{', ' ']) {
+                        return Err(format!("`{text}` has a `{{` that is not followed by a label and `}}`"));
+                    }
+                    if !literal.is_empty() {
+                        parts.push(Part::Literal(std::mem::take(&mut literal)));
+                    }
+                    parts.push(Part::Label(label));
+                }
+                c => literal.push(c),
+            }
+        }
+        if !literal.is_empty() {
+            parts.push(Part::Literal(literal));
+        }
+        Ok(Template { text: text.to_owned(), parts })
+    }
+}

@@ -1,0 +1,334 @@
+//! The rules of one collector: which resource and user its readings belong to, and the meters that turn its series
+//! into components' amounts.
+//!
+//! Rules are read from the collector's section of the configuration file and checked there; they hold no state.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::SignedDuration;
+use uuid::Uuid;
+
+use super::exact::{Exact, Rounding};
+use super::measure::{Hold, Interpolation, Measure, OnGap};
+use super::reading::{Kind, Labels};
+use crate::config::duration::parse_duration;
+use crate::config::section::Section;
+use crate::config::template::Template;
+
+/// How the series of a meter become a quantity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aggregate {
+    Increase,
+    Sum,
+    Integral,
+    Mean,
+    Max,
+    Last,
+}
+
+impl FromStr for Aggregate {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "increase" => Ok(Aggregate::Increase),
+            "sum" => Ok(Aggregate::Sum),
+            "integral" => Ok(Aggregate::Integral),
+            "mean" => Ok(Aggregate::Mean),
+            "max" => Ok(Aggregate::Max),
+            "last" => Ok(Aggregate::Last),
+            other => {
+                Err(format!("`{other}` is no aggregate; known: increase, sum, integral, mean, max, last"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Aggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Aggregate::Increase => "increase",
+            Aggregate::Sum => "sum",
+            Aggregate::Integral => "integral",
+            Aggregate::Mean => "mean",
+            Aggregate::Max => "max",
+            Aggregate::Last => "last",
+        })
+    }
+}
+
+/// The rule that turns the series of one reading into one component's amount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meter {
+    /// The component's type in Waldur.
+    pub component: String,
+    /// The name of the readings that it meters.
+    pub reading: String,
+    /// `None`: what is natural for the kind; a gauge has nothing natural.
+    pub aggregate: Option<Aggregate>,
+    pub hold: Hold,
+    /// Multiplies the quantity; 1/3600 makes hours of seconds.
+    pub factor: Exact,
+    pub rounding: Rounding,
+    /// Sent with each report if set; the server clears it otherwise.
+    pub description: Option<String>,
+    pub recurring: Option<bool>,
+    pub missing_usage_policy: Option<String>,
+}
+
+impl Meter {
+    /// What is counted over a series of this kind; an error for people if this meter can't meter it.
+    pub fn measure(&self, kind: Kind) -> Result<Measure, String> {
+        let hold = self.hold;
+        match (kind, self.aggregate) {
+            (Kind::Counter, None | Some(Aggregate::Increase)) => Ok(Measure::Increase),
+            (Kind::Delta, None | Some(Aggregate::Sum)) => Ok(Measure::Sum),
+            (Kind::Total, None | Some(Aggregate::Last)) => Ok(Measure::Total),
+            (Kind::Gauge, Some(Aggregate::Integral)) => Ok(Measure::Integral(hold)),
+            (Kind::Gauge, Some(Aggregate::Mean)) => Ok(Measure::Mean(hold)),
+            (Kind::Gauge, Some(Aggregate::Max)) => Ok(Measure::Max(hold)),
+            (Kind::Gauge, Some(Aggregate::Last)) => Ok(Measure::Level),
+            (Kind::Gauge, None) => Err(format!(
+                "the meter {} must say how the gauge {} is to be billed: `aggregate: integral`, `mean`, `max` or `last`",
+                self.component, self.reading
+            )),
+            (kind, Some(aggregate)) => Err(format!(
+                "the meter {} can't take `aggregate: {aggregate}` of {}, which is a {kind}; it fits {}",
+                self.component,
+                self.reading,
+                match kind {
+                    Kind::Counter => "`increase`",
+                    Kind::Delta => "`sum`",
+                    Kind::Total => "`last`",
+                    Kind::Gauge => "`integral`, `mean`, `max` or `last`",
+                }
+            )),
+        }
+    }
+
+    /// Whether users' amounts sum to the total.
+    pub fn additive(measure: Measure) -> bool {
+        !matches!(measure, Measure::Max(_) | Measure::Level)
+    }
+
+    fn from_section(mut section: Section) -> Option<Meter> {
+        let component = section.text("component").unwrap_or_else(|| section.name().to_owned());
+        let reading = section.require_with("reading", "the name of the readings to meter", |text| {
+            if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+        });
+        let aggregate = section.parse_with("aggregate", Aggregate::from_str);
+        let factor = section.parse_with("factor", |text| {
+            let factor: Exact = text.parse()?;
+            if factor.is_negative() { Err("must not be negative".to_owned()) } else { Ok(factor) }
+        });
+        let rounding = section.parse_with("rounding", Rounding::from_str);
+        let interpolation = section.parse_with("interpolation", |text| match text {
+            "step" => Ok(Interpolation::Step),
+            "linear" => Ok(Interpolation::Linear),
+            other => Err(format!("`{other}` is no interpolation; known: step, linear")),
+        });
+        let max_gap = section.parse_with("max_gap", parse_duration);
+        let on_gap = section.parse_with("on_gap", |text| match text {
+            "leave_out" => Ok(OnGap::LeaveOut),
+            "hold" => Ok(OnGap::Hold),
+            other => Err(format!("`{other}` is no way to treat a gap; known: leave_out, hold")),
+        });
+        let description = section.parse_with("description", |text| {
+            // The server answers a longer one with a permanent 500 (observed).
+            if text.chars().count() > 2000 {
+                return Err("must have at most 2,000 characters".to_owned());
+            }
+            if text.contains('\0') {
+                Err("must not contain a NUL character".to_owned())
+            } else {
+                Ok(text.to_owned())
+            }
+        });
+        let recurring = section.flag("recurring");
+        let missing_usage_policy = section.parse_with("missing_usage_policy", |text| match text {
+            "none" | "reuse" | "zero" => Ok(text.to_owned()),
+            other => Err(format!("`{other}` is no policy; known: none, reuse, zero")),
+        });
+        let gauge_only = ["interpolation", "max_gap", "on_gap"].into_iter().find(|key| section.has(key));
+        if let (Some(key), Some(Aggregate::Increase | Aggregate::Sum | Aggregate::Last)) =
+            (gauge_only, aggregate)
+        {
+            section.problem(key, format!("`{key}` is only for the aggregates integral, mean and max"));
+        }
+        section.finish();
+        Some(Meter {
+            component,
+            reading: reading?,
+            aggregate,
+            hold: Hold {
+                interpolation: interpolation.unwrap_or_default(),
+                max_gap,
+                on_gap: on_gap.unwrap_or_default(),
+            },
+            factor: factor.unwrap_or_else(Exact::one),
+            rounding: rounding.unwrap_or_default(),
+            description,
+            recurring,
+            missing_usage_policy,
+        })
+    }
+}
+
+/// Which resource a series belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    Resource(Uuid),
+    /// The resource of this offering that has this backend id, once Waldur knows one.
+    BackendId {
+        offering: Uuid,
+        backend_id: String,
+    },
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Resource(uuid) => write!(f, "resource {uuid}"),
+            Target::BackendId { offering, backend_id } => {
+                write!(f, "backend id {backend_id} of offering {offering}")
+            }
+        }
+    }
+}
+
+/// How a target is made of labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum TargetRule {
+    Resource(Template),
+    BackendId { offering: Uuid, backend_id: Template },
+}
+
+/// The rules of one collector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    pub collector: String,
+    target: TargetRule,
+    user: Option<Template>,
+    pub meters: Vec<Meter>,
+    /// Backend ids that are nobody's (a cluster's root account): not even unmatched.
+    ignore: Vec<String>,
+    /// Where nothing is said and few runs are known: three times the schedule's usual distance.
+    pub default_max_gap: Option<SignedDuration>,
+}
+
+/// Where a series belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    At {
+        target: Target,
+        user: Option<String>,
+    },
+    Ignored,
+    /// It carries no label that says where it belongs: shown as unmatched, with the reason.
+    Nowhere(String),
+}
+
+impl Rules {
+    /// Takes `resource`, `user`, `meters` and `ignore` from a collector's section.
+    pub fn from_section(section: &mut Section) -> Option<Rules> {
+        let target = target_rule(section);
+        let user = section.parse_with("user", Template::from_str);
+        let ignore = section.texts("ignore").unwrap_or_default();
+        if !section.has("meters") {
+            section.problem("", "`meters` is missing: name each component and the reading that makes it");
+        }
+        let meters: Vec<Meter> =
+            section.named_sections("meters").into_iter().filter_map(Meter::from_section).collect();
+        Some(Rules {
+            collector: section.name().to_owned(),
+            target: target?,
+            user,
+            meters,
+            ignore,
+            default_max_gap: None,
+        })
+    }
+
+    /// Where a series with these labels belongs.
+    pub fn place(&self, labels: &Labels) -> Place {
+        let missing = |label: String| Place::Nowhere(format!("its readings carry no label `{label}`"));
+        let target = match &self.target {
+            TargetRule::Resource(template) => match template.render(labels) {
+                Ok(text) => match Uuid::parse_str(&text) {
+                    Ok(uuid) => Target::Resource(uuid),
+                    Err(_) => return Place::Nowhere(format!("`{text}` is not a resource's UUID")),
+                },
+                Err(label) => return missing(label),
+            },
+            TargetRule::BackendId { offering, backend_id } => match backend_id.render(labels) {
+                // The server takes an empty backend id for no filter at all; so does nobody's usage become everybody's.
+                Ok(text) if text.trim().is_empty() => {
+                    return Place::Nowhere("its backend id is empty".to_owned());
+                }
+                Ok(text) if self.ignore.contains(&text) => return Place::Ignored,
+                Ok(text) => Target::BackendId { offering: *offering, backend_id: text },
+                Err(label) => return missing(label),
+            },
+        };
+        let user = self.user.as_ref().and_then(|template| template.render(labels).ok());
+        let user = user.map(|user| user.trim().to_owned()).filter(|user| !user.is_empty());
+        Place::At { target, user }
+    }
+
+    /// The labels that its templates need, for `check`.
+    pub fn labels(&self) -> Vec<&str> {
+        let target = match &self.target {
+            TargetRule::Resource(template) => template,
+            TargetRule::BackendId { backend_id, .. } => backend_id,
+        };
+        target.labels().chain(self.user.iter().flat_map(Template::labels)).collect()
+    }
+
+    /// The one target of a collector whose templates have no label, or the offering its targets lie in.
+    pub fn offering(&self) -> Option<Uuid> {
+        match &self.target {
+            TargetRule::Resource(_) => None,
+            TargetRule::BackendId { offering, .. } => Some(*offering),
+        }
+    }
+
+    /// The resource, where the file names one outright.
+    pub fn fixed_resource(&self) -> Option<Uuid> {
+        match &self.target {
+            TargetRule::Resource(template) => Uuid::parse_str(template.as_str()).ok(),
+            TargetRule::BackendId { .. } => None,
+        }
+    }
+
+    /// What decides where series belong, as text: when it changes, the ledger places them anew.
+    pub fn placement(&self) -> String {
+        format!("{:?} {:?} {:?}", self.target, self.user.as_ref().map(Template::as_str), self.ignore)
+    }
+}
+
+fn target_rule(section: &mut Section) -> Option<TargetRule> {
+    if section.is_section("resource") {
+        let mut resource = section.section("resource")?;
+        let offering = resource.require_with("offering", "the UUID of the offering", uuid);
+        let backend_id = resource.require_with(
+            "backend_id",
+            "the resource's backend id, such as \"{account}\"",
+            Template::from_str,
+        );
+        resource.finish();
+        return Some(TargetRule::BackendId { offering: offering?, backend_id: backend_id? });
+    }
+    let why = "the UUID of the resource to bill, or { offering: UUID, backend_id: \"{label}\" }";
+    let template = section.require_with("resource", why, |text| {
+        let template: Template = text.parse()?;
+        if template.labels().next().is_none() {
+            uuid(text)?;
+        }
+        Ok(template)
+    })?;
+    Some(TargetRule::Resource(template))
+}
+
+fn uuid(text: &str) -> Result<Uuid, String> {
+    Uuid::parse_str(text).map_err(|_| format!("`{text}` is not a UUID"))
+}
