@@ -1,4 +1,5 @@
 //! placeholder
 pub mod collectors;
 pub mod config;
+pub mod ledger;
 pub mod metering;

@@ -1,0 +1,479 @@
+//! A collector's run becomes part of the ledger: its readings, what they change, and where it stopped reading.
+//!
+//! All of it is one transaction (law 1). A reading seen again changes nothing; seen again with another value it
+//! replaces what was there and is counted as a correction (law 2). It never judges whether a value is plausible,
+//! only whether its time is.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::quantify::{self, Touched};
+use super::rules::{Placed, place};
+use super::{Ledger, LedgerError, Rulebook, instant, micros, statements};
+use crate::collectors::Quarantined;
+use crate::metering::measure::{Point, RunFacts};
+use crate::metering::reading::{Epoch, Kind, Reading, Span};
+
+/// What a run brings.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub collector: String,
+    /// The instant that the run was asked for.
+    pub at: Timestamp,
+    pub finished: Timestamp,
+    pub scope: String,
+    pub outcome: RunOutcome,
+}
+
+#[derive(Debug, Clone)]
+pub enum RunOutcome {
+    Seen {
+        readings: Vec<Reading>,
+        quarantined: Vec<Quarantined>,
+        /// What could not be looked at; none means that the run is complete.
+        problems: Vec<String>,
+        checkpoint: Option<String>,
+        lists_everything: bool,
+    },
+    Failed(String),
+}
+
+/// What a run changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recorded {
+    pub readings: usize,
+    /// Readings that were not known before.
+    pub new: usize,
+    /// Readings whose value, interval or labels replaced known ones.
+    pub corrected: usize,
+    pub quarantined: Vec<Quarantined>,
+    pub problems: Vec<String>,
+    pub failed: Option<String>,
+    /// Resources whose statements changed.
+    pub restated: usize,
+}
+
+/// A reading from further ahead than this is a clock gone wrong.
+const AHEAD: SignedDuration = SignedDuration::from_mins(5);
+/// Nobody sold computing through Waldur before; a machine that boots in 1970 did not measure anything then.
+const EARLIEST_SECOND: i64 = 1_262_304_000; // 2010-01-01T00:00:00Z
+/// How many of a collector's runs say what its usual distance is.
+const RECENT_RUNS: usize = 11;
+/// Quarantined lines kept for a person to look at, a collector.
+const QUARANTINE_KEPT: i64 = 200;
+
+impl Ledger {
+    /// Records a run and everything that follows from it.
+    pub fn record(&mut self, run: Run) -> Result<Recorded, LedgerError> {
+        self.transact(|connection, rulebook| record(connection, rulebook, run))
+    }
+
+    /// Records a run, says what it would change, and takes it all back.
+    pub fn rehearse(&mut self, run: Run) -> Result<Recorded, LedgerError> {
+        let path = self.path.clone();
+        let wrap = |error| LedgerError::from_sqlite(&path, error);
+        let transaction = self.connection.transaction().map_err(wrap)?;
+        let recorded = record(&transaction, &self.rulebook, run).map_err(wrap)?;
+        transaction.rollback().map_err(wrap)?;
+        Ok(recorded)
+    }
+
+    /// What the collector's last successful run left behind.
+    pub fn checkpoint(&self, collector: &str) -> Result<Option<String>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .query_row("SELECT checkpoint FROM collector WHERE name = ?", [collector], |row| row.get(0))
+                .optional()
+                .map(Option::flatten)
+        })
+    }
+}
+
+fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::Result<Recorded> {
+    let mut recorded = Recorded::default();
+    let (readings, quarantined, problems, checkpoint, lists_everything) = match run.outcome.clone() {
+        RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything } => {
+            (readings, quarantined, problems, checkpoint, lists_everything)
+        }
+        RunOutcome::Failed(message) => {
+            insert_run(connection, &run, "failed", Some(&message), false, RunFacts::default())?;
+            recorded.failed = Some(message);
+            return Ok(recorded);
+        }
+    };
+    recorded.quarantined = quarantined;
+    let complete = problems.is_empty();
+    let facts = facts(connection, rulebook, &run)?;
+    let outcome = if complete { "ok" } else { "partial" };
+    let message = (!complete).then(|| problems.join("; "));
+    let run_id = insert_run(connection, &run, outcome, message.as_deref(), lists_everything, facts)?;
+
+    let mut touched = Touched::default();
+    let mut store = Store::new(connection, rulebook, &run, run_id);
+    for reading in readings {
+        match store.put(reading, &mut touched)? {
+            Put::New => recorded.new += 1,
+            Put::Corrected => recorded.corrected += 1,
+            Put::Same => {}
+            Put::Refused(bad) => {
+                recorded.quarantined.push(bad);
+                continue;
+            }
+        }
+        recorded.readings += 1;
+    }
+    if complete {
+        end_unseen(connection, &run, run_id, &mut touched)?;
+    }
+    let restate = quantify::update(connection, rulebook, &touched)?;
+    recorded.restated = statements::restate_all(connection, rulebook, &restate, run.finished)?;
+    if complete {
+        connection.execute(
+            "UPDATE collector SET checkpoint = coalesce(?2, checkpoint) WHERE name = ?1",
+            params![run.collector, checkpoint],
+        )?;
+    }
+    keep_quarantined(connection, &run, &recorded.quarantined)?;
+    connection.execute(
+        "UPDATE run SET readings = ?2, changed = ?3, quarantined = ?4 WHERE id = ?1",
+        params![
+            run_id,
+            recorded.readings as i64,
+            (recorded.new + recorded.corrected) as i64,
+            recorded.quarantined.len() as i64
+        ],
+    )?;
+    recorded.problems = problems;
+    Ok(recorded)
+}
+
+/// What is known now of the collector's earlier runs, to be kept with this one.
+fn facts(connection: &Connection, rulebook: &Rulebook, run: &Run) -> rusqlite::Result<RunFacts> {
+    let mut query = connection.prepare_cached(
+        "SELECT at, lists_everything, scope FROM run
+         WHERE collector = ?1 AND outcome = 'ok' AND at < ?2 ORDER BY at DESC LIMIT ?3",
+    )?;
+    let earlier = query
+        .query_map(params![run.collector, micros(run.at), (RECENT_RUNS - 1) as i64], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, row.get::<_, String>(2)?))
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let last = earlier.first();
+    let mut at = micros(run.at);
+    let mut distances: Vec<i64> = Vec::new();
+    for (before, _, _) in &earlier {
+        distances.push(at - before);
+        at = *before;
+    }
+    distances.sort_unstable();
+    // Two distances are the least that can be called usual; before, the schedule says.
+    let usual = match distances.as_slice() {
+        [] | [_] => None,
+        distances => Some(SignedDuration::from_micros(3 * distances[distances.len() / 2])),
+    };
+    let planned = rulebook.of(&run.collector).and_then(|rules| rules.default_max_gap);
+    Ok(RunFacts {
+        previous: last.map(|(at, _, _)| instant(*at)),
+        listed: last
+            .filter(|(_, everything, scope)| *everything && *scope == run.scope)
+            .map(|(at, _, _)| instant(*at)),
+        max_gap: usual.max(planned),
+    })
+}
+
+fn insert_run(
+    connection: &Connection,
+    run: &Run,
+    outcome: &str,
+    message: Option<&str>,
+    lists_everything: bool,
+    facts: RunFacts,
+) -> rusqlite::Result<i64> {
+    connection.execute(
+        "INSERT INTO run (collector, at, finished, outcome, message, readings, changed, quarantined,
+                          lists_everything, scope, previous, listed, max_gap)
+         VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, 0, ?6, ?7, ?8, ?9, ?10)",
+        params![
+            run.collector,
+            micros(run.at),
+            micros(run.finished),
+            outcome,
+            message,
+            lists_everything,
+            run.scope,
+            facts.previous.map(micros),
+            facts.listed.map(micros),
+            facts.max_gap.map(|gap| gap.as_micros() as i64),
+        ],
+    )?;
+    Ok(connection.last_insert_rowid())
+}
+
+enum Put {
+    New,
+    Corrected,
+    Same,
+    Refused(Quarantined),
+}
+
+/// Puts the readings of one run where they belong.
+struct Store<'a> {
+    connection: &'a Connection,
+    rulebook: &'a Rulebook,
+    run: &'a Run,
+    run_id: i64,
+    sources: HashMap<String, (i64, Kind)>,
+}
+
+impl<'a> Store<'a> {
+    fn new(connection: &'a Connection, rulebook: &'a Rulebook, run: &'a Run, run_id: i64) -> Self {
+        Store { connection, rulebook, run, run_id, sources: HashMap::new() }
+    }
+
+    fn put(&mut self, reading: Reading, touched: &mut Touched) -> rusqlite::Result<Put> {
+        let refuse = |reading: &Reading, reason: String| {
+            let what = format!("{} {} {:?}", reading.name, reading.value, reading.labels);
+            Ok(Put::Refused(Quarantined { what: what.chars().take(200).collect(), reason }))
+        };
+        if let Some(reason) = implausible(&reading, self.run.at.max(self.run.finished)) {
+            return refuse(&reading, reason);
+        }
+        let (source, kind) = self.source(&reading)?;
+        if kind != reading.kind {
+            let reason = format!("it is a {}, but earlier readings of that name were a {kind}", reading.kind);
+            return refuse(&reading, reason);
+        }
+        let series = self.series(source, &reading)?;
+        let row = Row::of(&reading);
+        let before = self.known(source, series, &row)?;
+        if let Some((old_series, old)) = &before {
+            if *old_series == series && *old == row {
+                return Ok(Put::Same);
+            }
+            self.connection
+                .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at = ?2 AND id = ?3")?
+                .execute(params![old_series, old.at, old.id])?;
+            touched.removed(*old_series, kind, old.point());
+        }
+        self.connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO reading (series, at, id, start, value, epoch, began, run)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                series,
+                row.at,
+                row.id,
+                row.start,
+                row.value,
+                row.epoch,
+                row.began,
+                self.run_id
+            ])?;
+        if !row.id.is_empty() {
+            self.connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO identity (source, id, series, at) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute(params![source, row.id, series, row.at])?;
+        }
+        touched.added(series, kind, row.point());
+        // A marker that the series was not seen is no reading; one that takes its place is new.
+        let new = before.is_none_or(|(_, old)| old.value.is_none());
+        Ok(if new { Put::New } else { Put::Corrected })
+    }
+
+    fn source(&mut self, reading: &Reading) -> rusqlite::Result<(i64, Kind)> {
+        if let Some(known) = self.sources.get(&reading.name) {
+            return Ok(*known);
+        }
+        self.connection
+            .prepare_cached(
+                "INSERT OR IGNORE INTO source (collector, name, kind, unit) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![self.run.collector, reading.name, reading.kind.name(), reading.unit])?;
+        let known = self.connection.query_row(
+            "SELECT id, kind FROM source WHERE collector = ?1 AND name = ?2",
+            params![self.run.collector, reading.name],
+            |row| Ok((row.get(0)?, row.get::<_, String>(1)?)),
+        )?;
+        let known = (known.0, known.1.parse().unwrap_or(reading.kind));
+        self.sources.insert(reading.name.clone(), known);
+        Ok(known)
+    }
+
+    fn series(&self, source: i64, reading: &Reading) -> rusqlite::Result<i64> {
+        let labels = labels_text(&reading.labels);
+        let known: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT id FROM series WHERE source = ?1 AND labels = ?2")?
+            .query_row(params![source, labels], |row| row.get(0))
+            .optional()?;
+        if let Some(series) = known {
+            self.connection
+                .prepare_cached("UPDATE series SET live = 1, last_run = ?2 WHERE id = ?1")?
+                .execute([series, self.run_id])?;
+            return Ok(series);
+        }
+        let placed = match self.rulebook.of(&self.run.collector) {
+            Some(rules) => place(self.connection, rules, &reading.labels, self.run.finished)?,
+            None => Placed::nowhere("no rules"),
+        };
+        self.connection
+            .prepare_cached(
+                "INSERT INTO series (source, labels, target, user, nowhere, last_run) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![source, labels, placed.target, placed.user, placed.nowhere, self.run_id])?;
+        Ok(self.connection.last_insert_rowid())
+    }
+
+    /// The row that has this reading's identity, if there is one: by its id, else by series and time.
+    fn known(&self, source: i64, series: i64, row: &Row) -> rusqlite::Result<Option<(i64, Row)>> {
+        let mut place = (series, row.at);
+        if !row.id.is_empty() {
+            let found = self
+                .connection
+                .prepare_cached("SELECT series, at FROM identity WHERE source = ?1 AND id = ?2")?
+                .query_row(params![source, row.id], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            match found {
+                Some(found) => place = found,
+                None => return Ok(None),
+            }
+        }
+        self.connection
+            .prepare_cached(
+                "SELECT at, id, start, value, epoch, began FROM reading WHERE series = ?1 AND at = ?2 AND id = ?3",
+            )?
+            .query_row(params![place.0, place.1, row.id], |row| {
+                Ok((
+                    place.0,
+                    Row {
+                        at: row.get(0)?,
+                        id: row.get(1)?,
+                        start: row.get(2)?,
+                        value: row.get(3)?,
+                        epoch: row.get(4)?,
+                        began: row.get(5)?,
+                    },
+                ))
+            })
+            .optional()
+    }
+}
+
+/// A reading as a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    at: i64,
+    id: String,
+    start: Option<i64>,
+    value: Option<String>,
+    epoch: Option<String>,
+    began: Option<i64>,
+}
+
+impl Row {
+    fn of(reading: &Reading) -> Row {
+        Row {
+            at: micros(reading.span.end()),
+            id: reading.id.clone().unwrap_or_default(),
+            start: match reading.span {
+                Span::At(_) => None,
+                Span::Interval { start, .. } => Some(micros(start)),
+            },
+            // 1.50 and 1.5 are the same value.
+            value: Some(reading.value.normalize().to_string()),
+            epoch: reading.epoch.id.clone(),
+            began: reading.epoch.began.map(micros),
+        }
+    }
+
+    /// The row as metering sees it, for what came and went; the run's facts matter only where they are read back.
+    fn point(&self) -> Point {
+        Point {
+            at: instant(self.at),
+            start: self.start.map(instant),
+            value: self.value.as_ref().and_then(|text| text.parse().ok()),
+            epoch: Epoch { id: self.epoch.clone(), began: self.began.map(instant) },
+            run: RunFacts::default(),
+        }
+    }
+}
+
+/// What stands in a series where a complete run did not see it.
+fn marker(at: Timestamp) -> Point {
+    Point { at, start: None, value: None, epoch: Epoch::default(), run: RunFacts::default() }
+}
+
+/// Labels as the ledger keeps them: one text for one set of labels.
+fn labels_text(labels: &BTreeMap<String, String>) -> String {
+    serde_json::to_string(labels).unwrap_or_default()
+}
+
+fn implausible(reading: &Reading, now: Timestamp) -> Option<String> {
+    let (start, end) = (reading.span.start(), reading.span.end());
+    if end > now.saturating_add(AHEAD).unwrap_or(Timestamp::MAX) {
+        return Some(format!("its time {end} lies in the future (now is {now}); is a clock wrong?"));
+    }
+    let earliest = reading.epoch.began.map_or(start, |began| began.min(start));
+    if earliest.as_second() < EARLIEST_SECOND {
+        return Some(format!("its time {earliest} lies before 2010; is a clock wrong?"));
+    }
+    None
+}
+
+/// A complete run that does not see a series ends it there.
+fn end_unseen(
+    connection: &Connection,
+    run: &Run,
+    run_id: i64,
+    touched: &mut Touched,
+) -> rusqlite::Result<()> {
+    let mut query = connection.prepare_cached(
+        "SELECT series.id, source.kind FROM series JOIN source ON source.id = series.source
+         WHERE source.collector = ?1 AND source.kind IN ('counter', 'gauge') AND series.live = 1
+           AND series.last_run <> ?2",
+    )?;
+    let unseen = query
+        .query_map(params![run.collector, run_id], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    for (series, kind) in unseen {
+        connection.prepare_cached("UPDATE series SET live = 0 WHERE id = ?1")?.execute([series])?;
+        let marked = connection
+            .prepare_cached(
+                "INSERT INTO reading (series, at, id, value, run)
+                 SELECT ?1, ?2, '', NULL, ?3
+                 WHERE NOT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND at >= ?2)",
+            )?
+            .execute(params![series, micros(run.at), run_id])?;
+        if marked > 0 {
+            let kind = if kind == Kind::Counter.name() { Kind::Counter } else { Kind::Gauge };
+            touched.added(series, kind, marker(run.at));
+        }
+    }
+    Ok(())
+}
+
+fn keep_quarantined(connection: &Connection, run: &Run, bad: &[Quarantined]) -> rusqlite::Result<()> {
+    for bad in bad.iter().take(QUARANTINE_KEPT as usize) {
+        connection
+            .prepare_cached("INSERT INTO quarantine (collector, at, what, reason) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![run.collector, micros(run.at), bad.what, bad.reason])?;
+    }
+    if !bad.is_empty() {
+        connection.execute(
+            "DELETE FROM quarantine WHERE collector = ?1 AND id <=
+                (SELECT id FROM quarantine WHERE collector = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+            params![run.collector, QUARANTINE_KEPT],
+        )?;
+    }
+    Ok(())
+}
+
+/// Resources to restate, each with the billing periods that changed.
+pub(super) type Restate = HashSet<(String, String)>;

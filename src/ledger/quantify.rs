@@ -1,0 +1,423 @@
+//! Keeps the quantities of each series in step with its readings.
+//!
+//! A reading that comes last in its series only adds what it adds. Any other (late, corrected, removed) has the
+//! segments around it counted again from the readings. Both are `Trail::advance`, so both give what a recount gives.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use rust_decimal::Decimal;
+
+use super::ingest::Restate;
+use super::{Rulebook, instant, micros};
+use crate::metering::exact::Exact;
+use crate::metering::measure::{self, Measure, Point, Quantity, RunFacts, Trail};
+use crate::metering::period::{Segment, Timeline};
+use crate::metering::reading::{Epoch, Kind};
+
+/// What a run did to the readings of each series.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    series: BTreeMap<i64, Change>,
+}
+
+#[derive(Debug)]
+struct Change {
+    kind: Kind,
+    /// From the earliest to the latest instant that a touched reading speaks of.
+    from: Timestamp,
+    to: Timestamp,
+    /// The readings that came in and those that they replaced.
+    added: Vec<Point>,
+    removed: Vec<Point>,
+}
+
+impl Touched {
+    pub(super) fn added(&mut self, series: i64, kind: Kind, point: Point) {
+        self.change(series, kind, &point).added.push(point);
+    }
+
+    pub(super) fn removed(&mut self, series: i64, kind: Kind, point: Point) {
+        self.change(series, kind, &point).removed.push(point);
+    }
+
+    fn change(&mut self, series: i64, kind: Kind, point: &Point) -> &mut Change {
+        let from = point.start.into_iter().chain(point.epoch.began).fold(point.at, Timestamp::min);
+        let fresh = Change { kind, from, to: point.at, added: Vec::new(), removed: Vec::new() };
+        let change = self.series.entry(series).or_insert(fresh);
+        change.from = change.from.min(from);
+        change.to = change.to.max(point.at);
+        change
+    }
+}
+
+/// Brings the quantities of all touched series up to date; returns which statements are to be made anew.
+pub(super) fn update(
+    connection: &Connection,
+    rulebook: &Rulebook,
+    touched: &Touched,
+) -> rusqlite::Result<Restate> {
+    let mut restate = Restate::new();
+    for (&series, change) in &touched.series {
+        let facts = SeriesFacts::of(connection, rulebook, series)?;
+        for &measure in &facts.measures {
+            let done = if change.kind == Kind::Delta {
+                exchange(connection, &facts, series, measure, change)?
+            } else if let Some(first) = change.appended(connection, series)? {
+                append(connection, &facts, series, measure, first)?
+            } else {
+                recount_around(connection, &facts, series, measure, change)?
+            };
+            facts.restate(done, &mut restate);
+        }
+    }
+    Ok(restate)
+}
+
+/// Counts a whole series anew, from its first reading, and returns the periods it touches.
+pub(super) fn recount(
+    connection: &Connection,
+    rulebook: &Rulebook,
+    series: i64,
+    restate: &mut Restate,
+) -> rusqlite::Result<()> {
+    let facts = SeriesFacts::of(connection, rulebook, series)?;
+    let mut periods: BTreeSet<String> = connection
+        .prepare_cached("SELECT DISTINCT period FROM quantity WHERE series = ?")?
+        .query_map([series], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    connection.prepare_cached("DELETE FROM quantity WHERE series = ?")?.execute([series])?;
+    for &measure in &facts.measures {
+        for (segment, quantity) in count(connection, &facts, series, measure)? {
+            periods.insert(segment.period.to_string());
+            store(connection, series, measure, segment, &quantity)?;
+        }
+    }
+    facts.restate(periods, restate);
+    Ok(())
+}
+
+/// The quantities of a series by the definition: all its readings, from the first.
+fn count(
+    connection: &Connection,
+    facts: &SeriesFacts,
+    series: i64,
+    measure: Measure,
+) -> rusqlite::Result<BTreeMap<Segment, Quantity>> {
+    let mut quantities: BTreeMap<Segment, Quantity> = BTreeMap::new();
+    let mut trail = Trail::default();
+    let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
+    let mut rows = query.query(params![series, i64::MIN])?;
+    while let Some(row) = rows.next()? {
+        for (segment, part) in trail.advance(measure, point(row)?, &facts.timeline) {
+            quantities.entry(segment).or_default().absorb(part);
+        }
+    }
+    Ok(quantities)
+}
+
+/// What must be known of a series to count it.
+struct SeriesFacts {
+    measures: Vec<Measure>,
+    timeline: Timeline,
+    resource: Option<String>,
+}
+
+impl SeriesFacts {
+    fn of(connection: &Connection, rulebook: &Rulebook, series: i64) -> rusqlite::Result<Self> {
+        let (collector, name, kind, resource): (String, String, String, Option<String>) = connection
+            .prepare_cached(
+                "SELECT source.collector, source.name, source.kind, target.resource
+                 FROM series JOIN source ON source.id = series.source LEFT JOIN target ON target.id = series.target
+                 WHERE series.id = ?",
+            )?
+            .query_row([series], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+        let cuts = match &resource {
+            Some(resource) => cuts(connection, resource)?,
+            None => Vec::new(),
+        };
+        Ok(SeriesFacts {
+            measures: measures(rulebook, &collector, &name, kind.parse().ok()),
+            timeline: Timeline::new(rulebook.zone.clone(), cuts),
+            resource,
+        })
+    }
+
+    fn restate(&self, periods: impl IntoIterator<Item = String>, restate: &mut Restate) {
+        if let Some(resource) = &self.resource {
+            restate.extend(periods.into_iter().map(|period| (resource.clone(), period)));
+        }
+    }
+}
+
+/// What the meters of a collector count over the readings of this name, each way once.
+pub(super) fn measures(rulebook: &Rulebook, collector: &str, name: &str, kind: Option<Kind>) -> Vec<Measure> {
+    let (Some(rules), Some(kind)) = (rulebook.of(collector), kind) else { return Vec::new() };
+    let meters = rules.meters.iter().filter(|meter| meter.reading == name);
+    let measures: BTreeSet<Measure> = meters.filter_map(|meter| meter.measure(kind).ok()).collect();
+    measures.into_iter().collect()
+}
+
+/// Where the months of this resource are cut: at switches of its plan.
+pub(super) fn cuts(connection: &Connection, resource: &str) -> rusqlite::Result<Vec<Timestamp>> {
+    connection
+        .prepare_cached("SELECT start FROM plan_period WHERE resource = ?1")?
+        .query_map([resource], |row| row.get(0).map(instant))?
+        .collect()
+}
+
+impl Change {
+    /// The first new instant, if all that happened is that readings came in behind everything known.
+    fn appended(&self, connection: &Connection, series: i64) -> rusqlite::Result<Option<i64>> {
+        let Some(first) = self.added.iter().map(|point| micros(point.at)).min() else { return Ok(None) };
+        let behind: i64 = connection
+            .prepare_cached("SELECT count(*) FROM reading WHERE series = ?1 AND at >= ?2")?
+            .query_row([series, first], |row| row.get(0))?;
+        Ok((self.removed.is_empty() && behind == self.added.len() as i64).then_some(first))
+    }
+}
+
+/// A delta needs no neighbours: what it adds can be taken back when it is replaced. Returns the periods that changed.
+fn exchange(
+    connection: &Connection,
+    facts: &SeriesFacts,
+    series: i64,
+    measure: Measure,
+    change: &Change,
+) -> rusqlite::Result<BTreeSet<String>> {
+    let mut sums: BTreeMap<Segment, Exact> = BTreeMap::new();
+    for point in &change.added {
+        for (segment, part) in measure::sum(point, &facts.timeline) {
+            *sums.entry(segment).or_insert_with(Exact::zero) += part.sum;
+        }
+    }
+    for point in &change.removed {
+        for (segment, part) in measure::sum(point, &facts.timeline) {
+            *sums.entry(segment).or_insert_with(Exact::zero) -= part.sum;
+        }
+    }
+    let mut periods = BTreeSet::new();
+    for (segment, sum) in sums {
+        let mut quantity = load(connection, series, measure, segment.start)?.unwrap_or_default();
+        quantity.sum += sum;
+        store(connection, series, measure, segment, &quantity)?;
+        periods.insert(segment.period.to_string());
+    }
+    Ok(periods)
+}
+
+/// Adds what the readings from `first` on add. Returns the periods that changed.
+fn append(
+    connection: &Connection,
+    facts: &SeriesFacts,
+    series: i64,
+    measure: Measure,
+    first: i64,
+) -> rusqlite::Result<BTreeSet<String>> {
+    let mut trail = trail_before(connection, series, first)?;
+    let mut parts: BTreeMap<Segment, Quantity> = BTreeMap::new();
+    let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
+    let mut rows = query.query(params![series, first])?;
+    while let Some(row) = rows.next()? {
+        for (segment, part) in trail.advance(measure, point(row)?, &facts.timeline) {
+            parts.entry(segment).or_default().absorb(part);
+        }
+    }
+    let mut periods = BTreeSet::new();
+    for (segment, part) in parts {
+        let mut quantity = load(connection, series, measure, segment.start)?.unwrap_or_default();
+        quantity.absorb(part);
+        store(connection, series, measure, segment, &quantity)?;
+        periods.insert(segment.period.to_string());
+    }
+    Ok(periods)
+}
+
+/// Counts anew every segment that a change can have reached: from the reading before it to the one after it.
+fn recount_around(
+    connection: &Connection,
+    facts: &SeriesFacts,
+    series: i64,
+    measure: Measure,
+    change: &Change,
+) -> rusqlite::Result<BTreeSet<String>> {
+    let neighbour = |condition: &str, at: Timestamp| {
+        connection
+            .prepare_cached(&format!(
+                "SELECT at FROM reading WHERE series = ?1 AND value IS NOT NULL AND {condition} LIMIT 1"
+            ))?
+            .query_row([series, micros(at)], |row| row.get(0).map(instant))
+            .optional()
+    };
+    let before = neighbour("at < ?2 ORDER BY at DESC", change.from)?.unwrap_or(change.from);
+    let to = neighbour("at > ?2 ORDER BY at", change.to)?.unwrap_or(change.to);
+    // A life may have begun before its first reading, and which reading is the first may have changed.
+    let began: Option<Timestamp> = connection
+        .prepare_cached(
+            "SELECT min(min(coalesce(reading.began, reading.at), coalesce(run.listed, reading.at)))
+             FROM reading JOIN run ON run.id = reading.run
+             WHERE reading.series = ?1 AND reading.at BETWEEN ?2 AND ?3",
+        )?
+        .query_row([series, micros(before), micros(to)], |row| row.get::<_, Option<i64>>(0))?
+        .map(instant);
+    let mut from = began.map_or(before, |began| began.min(before));
+    // A total speaks of its period from the first instant on.
+    let zone = facts.timeline.zone();
+    from = from.min(zone.start(zone.period_of(from)));
+
+    let mut segments: BTreeSet<Segment> =
+        facts.timeline.pieces(from, to).into_iter().map(|piece| piece.segment).collect();
+    segments.insert(facts.timeline.segment_at(to));
+    let mut periods = BTreeSet::new();
+    for segment in segments {
+        let quantity = count_segment(connection, facts, series, measure, segment)?;
+        connection
+            .prepare_cached("DELETE FROM quantity WHERE series = ?1 AND measure = ?2 AND segment = ?3")?
+            .execute(params![series, measure.to_string(), micros(segment.start)])?;
+        if let Some(quantity) = quantity {
+            store(connection, series, measure, segment, &quantity)?;
+        }
+        periods.insert(segment.period.to_string());
+    }
+    Ok(periods)
+}
+
+/// One segment by the definition. Readings outside matter as neighbours only: those before it from the last present
+/// one on, those after it up to the first present one.
+fn count_segment(
+    connection: &Connection,
+    facts: &SeriesFacts,
+    series: i64,
+    measure: Measure,
+    segment: Segment,
+) -> rusqlite::Result<Option<Quantity>> {
+    let start = micros(segment.start);
+    let mut trail = trail_before(connection, series, start)?;
+    let mut quantity: Option<Quantity> = None;
+    let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
+    let mut rows = query.query(params![series, start])?;
+    while let Some(row) = rows.next()? {
+        let point = point(row)?;
+        let beyond = point.at >= segment.end && point.value.is_some();
+        for (found, part) in trail.advance(measure, point, &facts.timeline) {
+            if found == segment {
+                quantity.get_or_insert_default().absorb(part);
+            }
+        }
+        if beyond {
+            break;
+        }
+    }
+    Ok(quantity)
+}
+
+/// The points that the next one needs to know of.
+fn trail_before(connection: &Connection, series: i64, before: i64) -> rusqlite::Result<Trail> {
+    let last = |condition: &str| {
+        connection
+            .prepare_cached(&format!("{} LIMIT 1", points_where(condition, "DESC")))?
+            .query_row(params![series, before], point)
+            .optional()
+    };
+    let previous = last("reading.at < ?2")?;
+    let present = match &previous {
+        Some(point) if point.value.is_none() => last("reading.at < ?2 AND reading.value IS NOT NULL")?,
+        _ => previous.clone(),
+    };
+    Ok(Trail { previous, present })
+}
+
+/// Points of series ?1, with their runs' facts; `condition` may use ?2.
+fn points_where(condition: &str, order: &str) -> String {
+    format!(
+        "SELECT reading.at, reading.start, reading.value, reading.epoch, reading.began,
+                run.previous, run.listed, run.max_gap
+         FROM reading JOIN run ON run.id = reading.run
+         WHERE reading.series = ?1 AND {condition} ORDER BY reading.at {order}, reading.id {order}"
+    )
+}
+
+fn point(row: &Row<'_>) -> rusqlite::Result<Point> {
+    Ok(Point {
+        at: instant(row.get(0)?),
+        start: row.get::<_, Option<i64>>(1)?.map(instant),
+        value: row.get::<_, Option<String>>(2)?.and_then(|text| text.parse().ok()),
+        epoch: Epoch { id: row.get(3)?, began: row.get::<_, Option<i64>>(4)?.map(instant) },
+        run: RunFacts {
+            previous: row.get::<_, Option<i64>>(5)?.map(instant),
+            listed: row.get::<_, Option<i64>>(6)?.map(instant),
+            max_gap: row.get::<_, Option<i64>>(7)?.map(SignedDuration::from_micros),
+        },
+    })
+}
+
+pub(super) fn load(
+    connection: &Connection,
+    series: i64,
+    measure: Measure,
+    segment: Timestamp,
+) -> rusqlite::Result<Option<Quantity>> {
+    connection
+        .prepare_cached(
+            "SELECT sum, max, last, covered, missed, gaps, resets FROM quantity
+             WHERE series = ?1 AND measure = ?2 AND segment = ?3",
+        )?
+        .query_row(params![series, measure.to_string(), micros(segment)], |row| quantity(row, 0))
+        .optional()
+}
+
+/// The quantity whose columns `sum, max, last, covered, missed, gaps, resets` start at `first`.
+pub(super) fn quantity(row: &Row<'_>, first: usize) -> rusqlite::Result<Quantity> {
+    let sum: String = row.get(first)?;
+    let decimal = |column: usize| -> rusqlite::Result<Option<Decimal>> {
+        Ok(row.get::<_, Option<String>>(column)?.and_then(|text| text.parse().ok()))
+    };
+    Ok(Quantity {
+        sum: sum.parse::<Exact>().map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(first, rusqlite::types::Type::Text, error.into())
+        })?,
+        max: decimal(first + 1)?,
+        last: decimal(first + 2)?,
+        covered: row.get(first + 3)?,
+        missed: row.get(first + 4)?,
+        gaps: row.get(first + 5)?,
+        resets: row.get(first + 6)?,
+    })
+}
+
+fn store(
+    connection: &Connection,
+    series: i64,
+    measure: Measure,
+    segment: Segment,
+    quantity: &Quantity,
+) -> rusqlite::Result<()> {
+    if *quantity == Quantity::default() {
+        // As if nothing had ever been counted: what a recount would find.
+        connection
+            .prepare_cached("DELETE FROM quantity WHERE series = ?1 AND measure = ?2 AND segment = ?3")?
+            .execute(params![series, measure.to_string(), micros(segment.start)])?;
+        return Ok(());
+    }
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO quantity
+                (series, measure, segment, period, sum, max, last, covered, missed, gaps, resets)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        )?
+        .execute(params![
+            series,
+            measure.to_string(),
+            micros(segment.start),
+            segment.period.to_string(),
+            quantity.sum.to_string(),
+            quantity.max.map(|max| max.to_string()),
+            quantity.last.map(|last| last.to_string()),
+            quantity.covered,
+            quantity.missed,
+            quantity.gaps,
+            quantity.resets
+        ])?;
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! What a person or a machine may want to see of the ledger: the last runs, what is unmatched, what was quarantined.
+//! It only reads.
+
+use jiff::Timestamp;
+use rusqlite::OptionalExtension;
+
+use super::{Ledger, LedgerError, instant};
+
+/// How a collector is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectorReport {
+    pub name: String,
+    pub last: Option<RunReport>,
+    /// When it last succeeded completely.
+    pub last_success: Option<Timestamp>,
+    pub failures_since: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunReport {
+    pub at: Timestamp,
+    pub finished: Timestamp,
+    /// ok, partial or failed.
+    pub outcome: String,
+    pub message: Option<String>,
+    pub readings: i64,
+    pub changed: i64,
+    pub quarantined: i64,
+}
+
+/// Usage of a backend id that Waldur does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unmatched {
+    /// The offering's UUID; empty where the readings do not even say whose they are.
+    pub offering: String,
+    pub backend_id: String,
+    pub collector: String,
+    pub series: i64,
+    pub since: Option<Timestamp>,
+    pub why: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuarantinedReport {
+    pub collector: String,
+    pub at: Timestamp,
+    pub what: String,
+    pub reason: String,
+}
+
+impl Ledger {
+    pub fn collector_report(&self, name: &str) -> Result<CollectorReport, LedgerError> {
+        self.look(|connection| {
+            let last = connection
+                .query_row(
+                    "SELECT at, finished, outcome, message, readings, changed, quarantined FROM run
+                     WHERE collector = ? ORDER BY id DESC LIMIT 1",
+                    [name],
+                    |row| {
+                        Ok(RunReport {
+                            at: instant(row.get(0)?),
+                            finished: instant(row.get(1)?),
+                            outcome: row.get(2)?,
+                            message: row.get(3)?,
+                            readings: row.get(4)?,
+                            changed: row.get(5)?,
+                            quarantined: row.get(6)?,
+                        })
+                    },
+                )
+                .optional()?;
+            let (success, id): (Option<i64>, i64) = connection.query_row(
+                "SELECT max(at), coalesce(max(id), 0) FROM run WHERE collector = ? AND outcome = 'ok'",
+                [name],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )?;
+            let failures_since = connection.query_row(
+                "SELECT count(*) FROM run WHERE collector = ?1 AND id > ?2",
+                rusqlite::params![name, id],
+                |row| row.get(0),
+            )?;
+            Ok(CollectorReport {
+                name: name.to_owned(),
+                last,
+                last_success: success.map(instant),
+                failures_since,
+            })
+        })
+    }
+
+    pub fn unmatched(&self) -> Result<Vec<Unmatched>, LedgerError> {
+        self.look(|connection| {
+            let known_nowhere = "SELECT '', '', source.collector, count(*), NULL, series.nowhere
+                 FROM series JOIN source ON source.id = series.source
+                 WHERE series.nowhere <> '' GROUP BY source.collector, series.nowhere";
+            let unknown_ids = "SELECT target.offering, target.backend_id, source.collector, count(*),
+                        target.unmatched_since, 'Waldur knows no resource with this backend id'
+                 FROM target JOIN series ON series.target = target.id JOIN source ON source.id = series.source
+                 WHERE target.resource IS NULL GROUP BY target.id, source.collector";
+            connection
+                .prepare(&format!("{unknown_ids} UNION ALL {known_nowhere} ORDER BY 1, 2, 3"))?
+                .query_map([], |row| {
+                    Ok(Unmatched {
+                        offering: row.get(0)?,
+                        backend_id: row.get(1)?,
+                        collector: row.get(2)?,
+                        series: row.get(3)?,
+                        since: row.get::<_, Option<i64>>(4)?.map(instant),
+                        why: row.get(5)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// The newest quarantined lines of a collector.
+    pub fn quarantined(&self, collector: &str, most: usize) -> Result<Vec<QuarantinedReport>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare("SELECT collector, at, what, reason FROM quarantine WHERE collector = ? ORDER BY id DESC LIMIT ?")?
+                .query_map(rusqlite::params![collector, most as i64], |row| {
+                    Ok(QuarantinedReport {
+                        collector: row.get(0)?,
+                        at: instant(row.get(1)?),
+                        what: row.get(2)?,
+                        reason: row.get(3)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+}

@@ -1,0 +1,196 @@
+//! The ledger from inside: what a run changes, and that the cheap way to a number gives what a recount gives.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use super::ingest::{Run, RunOutcome};
+use super::outbox::StatementKey;
+use super::{Ledger, Rulebook};
+use crate::config::section::Section;
+use crate::metering::meter::Rules;
+use crate::metering::period::BillingZone;
+use crate::metering::reading::{Kind, Reading, Span};
+
+const RESOURCE: &str = "5e2f0000-0000-4000-8000-000000000003";
+
+fn rulebook(yaml: &str) -> Rulebook {
+    let (mut root, problems) = Section::parse(yaml);
+    let mut rules: Vec<Rules> = Vec::new();
+    for mut section in root.named_sections("collectors") {
+        rules.extend(Rules::from_section(&mut section));
+        section.finish();
+    }
+    root.finish();
+    assert_eq!(problems.list(), []);
+    Rulebook { zone: BillingZone::utc(), rules }
+}
+
+fn cpu() -> Rulebook {
+    rulebook(&format!(
+        "collectors:\n  c:\n    resource: {RESOURCE}\n    user: '{{user}}'\n    meters:\n      cpu_hours: {{ reading: cpu_seconds, factor: 1/3600 }}\n"
+    ))
+}
+
+fn open(folder: &tempfile::TempDir, rulebook: Rulebook) -> Ledger {
+    let mut ledger = Ledger::open(&folder.path().join("ledger.db"), rulebook).unwrap();
+    ledger.apply_rules(at("2026-11-01T00:00:00Z")).unwrap();
+    ledger
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn seen(time: Timestamp, readings: Vec<Reading>) -> Run {
+    Run {
+        collector: "c".to_owned(),
+        at: time,
+        finished: time,
+        scope: String::new(),
+        outcome: RunOutcome::Seen {
+            readings,
+            quarantined: Vec::new(),
+            problems: Vec::new(),
+            checkpoint: None,
+            lists_everything: false,
+        },
+    }
+}
+
+fn counter(user: &str, value: i64, time: Timestamp) -> Reading {
+    Reading::new("cpu_seconds", Kind::Counter, value.into(), time).label("user", user)
+}
+
+fn amounts(ledger: &Ledger) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for statement in ledger.statements(None).unwrap() {
+        let period = statement.key.period;
+        for (component, entry) in &statement.components {
+            found.insert(format!("{period} {component}"), format!("{} {:?}", entry.exact, entry.posted));
+        }
+        for ((component, user), entry) in &statement.users {
+            found.insert(
+                format!("{period} {component} {user}"),
+                format!("{} {:?}", entry.exact, entry.posted),
+            );
+        }
+    }
+    found
+}
+
+#[test]
+fn a_counter_through_a_reset_and_two_users_sum_to_the_total() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T00:00:00Z");
+    for (minute, value) in [100, 160, 20, 50].into_iter().enumerate() {
+        let time = start + SignedDuration::from_mins(minute as i64 * 5);
+        ledger.record(seen(time, vec![counter("alice", value, time)])).unwrap();
+    }
+    // 60 + 20 + 30 = 110 seconds.
+    let found = amounts(&ledger);
+    assert_eq!(found["2026-11 cpu_hours"], "11/360 Some(0.03)");
+    assert_eq!(found["2026-11 cpu_hours alice"], "11/360 Some(0.03)");
+    assert_eq!(found.len(), 2);
+}
+
+#[test]
+fn the_same_reading_again_changes_nothing_and_another_value_replaces_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = rulebook(&format!(
+        "collectors:\n  c:\n    resource: {RESOURCE}\n    meters: {{ cpu_hours: {{ reading: cpu_seconds, factor: 1/3600 }} }}\n"
+    ));
+    let mut ledger = open(&folder, rules);
+    let job = |seconds: i64, end: &str| Reading {
+        id: Some("job-1".to_owned()),
+        span: Span::Interval { start: at("2026-10-31T23:00:00Z"), end: at(end) },
+        ..Reading::new("cpu_seconds", Kind::Delta, seconds.into(), at(end))
+    };
+    let first =
+        ledger.record(seen(at("2026-11-01T01:00:00Z"), vec![job(7200, "2026-11-01T01:00:00Z")])).unwrap();
+    assert_eq!((first.new, first.corrected), (1, 0));
+    assert_eq!(amounts(&ledger)["2026-10 cpu_hours"], "1 Some(1.00)");
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
+    let again =
+        ledger.record(seen(at("2026-11-01T02:00:00Z"), vec![job(7200, "2026-11-01T01:00:00Z")])).unwrap();
+    assert_eq!((again.new, again.corrected, again.restated), (0, 0, 0));
+    // It grew: 3 hours of which one lies in October.
+    let grown =
+        ledger.record(seen(at("2026-11-01T02:00:00Z"), vec![job(10_800, "2026-11-01T02:00:00Z")])).unwrap();
+    assert_eq!((grown.new, grown.corrected), (0, 1));
+    assert_eq!(amounts(&ledger)["2026-10 cpu_hours"], "1 Some(1.00)");
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "2 Some(2.00)");
+}
+
+#[test]
+fn readings_that_come_late_give_what_readings_in_order_give() {
+    let start = at("2026-10-31T23:30:00Z");
+    let values = [100, 160, 20, 50, 400, 10, 11, 300];
+    let reading =
+        |index: usize| counter("alice", values[index], start + SignedDuration::from_mins(index as i64 * 10));
+    let run = |order: &[usize]| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = open(&folder, cpu());
+        for index in order {
+            // All runs at one time, so that order is the only difference.
+            ledger.record(seen(at("2026-11-02T00:00:00Z"), vec![reading(*index)])).unwrap();
+        }
+        let found = amounts(&ledger);
+        ledger.recount_all(at("2026-11-03T00:00:00Z")).unwrap();
+        assert_eq!(amounts(&ledger), found, "a recount agrees");
+        found
+    };
+    let in_order = run(&[0, 1, 2, 3, 4, 5, 6, 7]);
+    // October, up to midnight: 60 + 20 + 30 = 110 s; November: 350 + 10 + 1 + 289 = 650 s.
+    assert_eq!(in_order["2026-10 cpu_hours"], "11/360 Some(0.03)");
+    assert_eq!(in_order["2026-11 cpu_hours"], "13/72 Some(0.18)");
+    for order in [[7, 6, 5, 4, 3, 2, 1, 0], [3, 0, 7, 1, 6, 2, 5, 4], [4, 5, 0, 1, 7, 6, 3, 2]] {
+        assert_eq!(run(&order), in_order, "{order:?}");
+    }
+}
+
+#[test]
+fn what_is_acknowledged_is_not_pending_until_it_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T00:00:00Z");
+    ledger.record(seen(start, vec![counter("alice", 0, start)])).unwrap();
+    let later = start + SignedDuration::from_mins(5);
+    ledger.record(seen(later, vec![counter("alice", 3600, later)])).unwrap();
+    let pending = ledger.pending().unwrap();
+    let key = StatementKey {
+        resource: Uuid::parse_str(RESOURCE).unwrap(),
+        period: "2026-11".parse().unwrap(),
+        part: at("2026-11-01T00:00:00Z"),
+    };
+    assert_eq!(pending, [key]);
+    let amount = |user: &str| super::outbox::Amount {
+        component: "cpu_hours".to_owned(),
+        user: user.to_owned(),
+        amount: "1.00".parse().unwrap(),
+    };
+    ledger.acknowledge(key, vec![amount(""), amount("alice")], "accepted", later).unwrap();
+    assert_eq!(ledger.pending().unwrap(), []);
+    let last = later + SignedDuration::from_mins(5);
+    ledger.record(seen(last, vec![counter("alice", 7200, last)])).unwrap();
+    assert_eq!(ledger.pending().unwrap(), [key]);
+}
+
+#[test]
+fn a_foreign_file_is_left_untouched() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    let foreign = rusqlite::Connection::open(&path).unwrap();
+    foreign.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
+    drop(foreign);
+    let before = std::fs::read(&path).unwrap();
+    let error = Ledger::open(&path, cpu()).unwrap_err().to_string();
+    assert!(
+        error.contains("is not a ledger of waldur-usage-agent: it is another program's SQLite database"),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
