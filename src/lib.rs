@@ -1,4 +1,6 @@
 //! placeholder
+pub mod cli;
 pub mod collectors;
 pub mod config;
 pub mod metering;
+pub mod waldur;

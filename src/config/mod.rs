@@ -1,3 +1,4 @@
 //! placeholder
 pub mod clock;
 pub mod section;
+pub mod waldur;
