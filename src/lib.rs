@@ -1,5 +1,7 @@
 //! placeholder
+pub mod cli;
 pub mod collectors;
 pub mod config;
 pub mod ledger;
 pub mod metering;
+pub mod waldur;

@@ -1,5 +1,10 @@
-//! placeholder
+//! The configuration file: its types and their checks, and the few things that every room shares.
+//!
+//! What a key of a collector means is the business of the room that owns it (meters, plugins); here is how the file is
+//! read, and what stands outside the collectors. Nothing in this room touches the network or the ledger.
+
 pub mod clock;
 pub mod duration;
 pub mod section;
 pub mod template;
+pub mod waldur;

@@ -1,0 +1,336 @@
+//! One call to Waldur: connection, headers, time and size limits, and the server's clock.
+//!
+//! It never retries a call that may have been applied, never follows a redirect, never sends the token anywhere
+//! but to the configured address, and never logs it. When to call again is the caller's to decide.
+
+use std::error::Error;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use reqwest::header::{ACCEPT, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, Response, Url};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+use super::answer::{Answer, Wanted};
+use super::failure::Failure;
+use super::skew::{Skew, SkewMeter};
+use super::token::{NoToken, TokenSource};
+use super::words::clean;
+use crate::config::clock::SharedClock;
+use crate::config::waldur::WaldurSettings;
+
+/// A page of 300 full rows is some 300 KB.
+const LARGEST_READ: usize = 32 << 20;
+/// What is written is answered with nothing, and an error with a sentence or a page.
+const LARGEST_OTHER: usize = 64 << 10;
+
+/// An answer to a keep-alive connection that the server has just closed is lost, and such a loss is `Unknown`:
+/// connections are given up before a usual server (65 to 75 s) gives them up.
+const IDLE: Duration = Duration::from_secs(30);
+
+const USER_AGENT: &str = concat!("waldur-usage-agent/", env!("CARGO_PKG_VERSION"));
+
+/// Talks to one Waldur with one token. Share it: it has one pool of connections and one measure of the clock.
+pub struct Client {
+    http: reqwest::Client,
+    api: Url,
+    token: TokenSource,
+    clock: SharedClock,
+    skew: SkewMeter,
+    seats: Semaphore,
+    sent: AtomicU64,
+    timeout: Duration,
+}
+
+/// Why no client could be made: a matter of the configuration, not of the network.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error(transparent)]
+    Token(#[from] NoToken),
+    #[error("waldur.{key}: {words}")]
+    Certificate { key: &'static str, words: String },
+    #[error("the HTTP client cannot be made: {0}")]
+    Http(String),
+}
+
+/// One request, before it is sent.
+pub(super) struct Call<'a> {
+    /// What operators read: "POST set_usage for resource 5e2f…".
+    what: &'a str,
+    method: Method,
+    url: Url,
+    body: Option<Vec<u8>>,
+    wanted: Wanted,
+}
+
+impl Client {
+    pub fn new(settings: &WaldurSettings, clock: SharedClock) -> Result<Client, SetupError> {
+        let token = TokenSource::open(&settings.token)?;
+        Ok(Client {
+            http: connect(settings)?,
+            api: settings.api.clone(),
+            token,
+            clock,
+            skew: SkewMeter::default(),
+            seats: Semaphore::new(settings.max_in_flight),
+            sent: AtomicU64::new(0),
+            timeout: settings.timeout,
+        })
+    }
+
+    /// The server's clock minus ours, once an answer has told it.
+    pub fn skew(&self) -> Option<SignedDuration> {
+        self.skew.current().map(|skew| skew.offset)
+    }
+
+    /// The same with its uncertainty and when it was measured.
+    pub fn measured_skew(&self) -> Option<Skew> {
+        self.skew.current()
+    }
+
+    /// How many requests were sent so far.
+    pub fn requests(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// The address of the API, with a slash at its end.
+    pub fn api(&self) -> &Url {
+        &self.api
+    }
+
+    /// GETs `path` (below the API's address, with its trailing slash: without one the server redirects).
+    pub(super) async fn get(
+        &self,
+        what: &str,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Answer, Failure> {
+        let mut url = self.address(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        self.call(Call { what, method: Method::GET, url, body: None, wanted: Wanted::Read }).await
+    }
+
+    /// GETs one object or a list that is not paged.
+    pub(super) async fn read<T: DeserializeOwned>(&self, what: &str, path: &str) -> Result<T, Failure> {
+        let answer = self.get(what, path, &[]).await?;
+        self.decode(what, &answer)
+    }
+
+    /// POSTs `body` as JSON; the answer to success is empty.
+    pub(super) async fn post(&self, what: &str, path: &str, body: &impl Serialize) -> Result<(), Failure> {
+        let body = serde_json::to_vec(body)
+            .map_err(|error| Failure::NotSent { call: what.to_owned(), words: error.to_string() })?;
+        let url = self.address(path);
+        let call = Call { what, method: Method::POST, url, body: Some(body), wanted: Wanted::Created };
+        self.call(call).await.map(drop)
+    }
+
+    pub(super) fn decode<T: DeserializeOwned>(&self, what: &str, answer: &Answer) -> Result<T, Failure> {
+        serde_json::from_slice(&answer.body).map_err(|error| {
+            // The message may quote a value, and the answer of `users/me/` holds the token.
+            let words = scrub(error.to_string().into_bytes(), &self.token.current());
+            let words = clean(&String::from_utf8_lossy(&words));
+            Failure::unreadable(what, format!("the answer is not as expected: {words}"))
+        })
+    }
+
+    fn address(&self, path: &str) -> Url {
+        let mut url = self.api.clone();
+        url.set_path(&format!("{}{path}", self.api.path()));
+        url
+    }
+
+    /// Sends a call. A refused token is read again where it is kept: if it was replaced, the call is made once
+    /// more with the new one (the refused call was certainly not applied).
+    async fn call(&self, call: Call<'_>) -> Result<Answer, Failure> {
+        // The server serves one token one call at a time anyway (observed); more at once only wait longer.
+        let _seat = self.seats.acquire().await.ok();
+        let token = self.token.current();
+        let first = self.send(&call, &token).await;
+        if matches!(first, Err(Failure::Token { .. }))
+            && let Some(token) = self.token.after_refusal(&token)
+        {
+            return self.send(&call, &token).await;
+        }
+        first
+    }
+
+    async fn send(&self, call: &Call<'_>, token: &SecretString) -> Result<Answer, Failure> {
+        let what = call.what;
+        let mut request = self
+            .http
+            .request(call.method.clone(), call.url.clone())
+            .header(AUTHORIZATION, authorization(token));
+        if let Some(body) = &call.body {
+            // Bytes, so that they go with a Content-Length: the server sees a chunked body as an empty one
+            // (observed), and would take an empty one for a report of nothing.
+            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+        }
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let began = self.clock.now();
+        let response = request.send().await.map_err(|error| self.network(what, error))?;
+        let answered = self.clock.now();
+
+        let (status, headers) = (response.status(), response.headers().clone());
+        let success = status.is_success();
+        let limit = if success && call.wanted == Wanted::Read { LARGEST_READ } else { LARGEST_OTHER };
+        let mut answer = Answer { status, headers, body: Vec::new() };
+        if let Some(date) = answer.date() {
+            self.skew.observe(began, answered, date);
+        }
+        debug!(call = what, status = status.as_u16(), "Answered.");
+        answer.body = match self.body(what, response, limit).await {
+            Ok(body) if success => body,
+            Ok(body) => scrub(body, token),
+            Err(failure) => return Err(failure),
+        };
+        answer.judge(what, call.wanted, self.server_now(answered))
+    }
+
+    /// Reads the body bit by bit, so that an endless one costs no more memory than its limit.
+    async fn body(&self, what: &str, mut response: Response, limit: usize) -> Result<Vec<u8>, Failure> {
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.network(what, error))? {
+            if body.len() + chunk.len() > limit {
+                let words = format!("an answer of more than {limit} bytes");
+                let (call, status) = (what.to_owned(), Some(status));
+                return Err(Failure::Unknown { call, status, words, retry_after: None });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn server_now(&self, now: Timestamp) -> Timestamp {
+        self.skew().and_then(|skew| now.checked_add(skew).ok()).unwrap_or(now)
+    }
+
+    /// What an error without an answer means: whether the request can have reached the server.
+    fn network(&self, what: &str, error: reqwest::Error) -> Failure {
+        let call = what.to_owned();
+        let error = error.without_url();
+        let connecting = error.is_connect();
+        if let Some(tls) = tls_error(&error)
+            && (connecting || matches!(tls, rustls::Error::AlertReceived(_)))
+        {
+            // A server that wants a certificate of ours says so only after TLS 1.3 lets us begin to send.
+            return Failure::Certificate { call, words: clean(&tls.to_string()) };
+        }
+        if connecting || error.is_builder() {
+            return Failure::NotSent { call, words: innermost(&error) };
+        }
+        let words = match error.is_timeout() {
+            true => format!("no whole answer within {} s", self.timeout.as_secs()),
+            false => innermost(&error),
+        };
+        Failure::Unknown { call, status: None, words, retry_after: None }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("api", &self.api.as_str()).finish_non_exhaustive()
+    }
+}
+
+fn connect(settings: &WaldurSettings) -> Result<reqwest::Client, SetupError> {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Lost a race with another client: then the same provider is there already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    // Its sentences are translated otherwise (observed), and refusals are known by their words.
+    headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_static("en"));
+    let mut builder = reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .default_headers(headers)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .timeout(settings.timeout)
+        .connect_timeout((settings.timeout / 2).min(Duration::from_secs(20)))
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(settings.max_in_flight)
+        .tcp_keepalive(IDLE);
+    if settings.is_loopback() {
+        builder = builder.no_proxy();
+    }
+    if settings.api.scheme() != "https" {
+        // The system's authorities are of no use here, and a container may have none to load.
+        builder = builder.tls_certs_only([]);
+    } else if let Some(path) = &settings.ca_file {
+        let pem = read_pem("ca_file", path)?;
+        let bundle = reqwest::Certificate::from_pem_bundle(&pem)
+            .map_err(|error| certificate("ca_file", path, innermost(&error)))?;
+        if bundle.is_empty() {
+            return Err(certificate("ca_file", path, "no certificate in it".to_owned()));
+        }
+        builder = builder.tls_certs_only(bundle);
+    }
+    if let Some((cert, key)) = &settings.client_certificate {
+        let mut pem = read_pem("client_cert_file", cert)?;
+        pem.push(b'\n');
+        pem.extend(read_pem("client_key_file", key)?);
+        let identity = reqwest::Identity::from_pem(&pem)
+            .map_err(|error| certificate("client_cert_file", cert, innermost(&error)))?;
+        builder = builder.identity(identity);
+    }
+    builder.build().map_err(|error| SetupError::Http(innermost(&error)))
+}
+
+fn read_pem(key: &'static str, path: &Path) -> Result<Vec<u8>, SetupError> {
+    fs::read(path).map_err(|error| certificate(key, path, error.to_string()))
+}
+
+fn certificate(key: &'static str, path: &Path, words: String) -> SetupError {
+    SetupError::Certificate { key, words: format!("{}: {words}", path.display()) }
+}
+
+fn authorization(token: &SecretString) -> HeaderValue {
+    // What was read as a token can be a header (`check_token`); an empty one would be answered with 401.
+    let mut value = HeaderValue::from_str(&format!("Token {}", token.expose_secret()))
+        .unwrap_or_else(|_| HeaderValue::from_static("Token"));
+    value.set_sensitive(true);
+    value
+}
+
+/// The body without the token, should a server or something before it have echoed our request.
+fn scrub(body: Vec<u8>, token: &SecretString) -> Vec<u8> {
+    let token = token.expose_secret();
+    let text = String::from_utf8_lossy(&body);
+    if token.is_empty() || !text.contains(token) { body } else { text.replace(token, "***").into_bytes() }
+}
+
+/// The cause that says most: the last in the chain.
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    clean(&deepest.to_string())
+}
+
+/// The TLS error in a chain of causes. An `io::Error` hides what it wraps from `source`, so it is opened.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return Some(tls);
+    }
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    match wrapped {
+        Some(inner) => tls_error(inner),
+        None => error.source().and_then(tls_error),
+    }
+}

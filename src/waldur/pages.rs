@@ -1,0 +1,145 @@
+//! Reads a whole list, page by page, and knows whether it did.
+//!
+//! Rows move to the front when they are reported anew, so pages shift while they are read, and where many rows tie
+//! in the server's order the same row is shown on two pages and another on none (both observed). So rows are told
+//! apart by their UUID, and a walk that did not see as many as the server counts is made again. A list that is
+//! known to be incomplete is never handed out.
+
+use std::collections::HashMap;
+
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::client::Client;
+use super::failure::Failure;
+use super::types::{Offering, OfferingUser, RawRow, Resource, UsageRow, UserUsageRow};
+
+/// The most that the server gives at once.
+pub(super) const PAGE_SIZE: usize = 300;
+/// How often a shifting list is read before giving up.
+const WALKS: usize = 3;
+
+/// What tells a row from another.
+pub(super) trait Row: DeserializeOwned {
+    fn key(&self) -> Option<Uuid>;
+}
+
+impl Row for RawRow {
+    fn key(&self) -> Option<Uuid> {
+        self.text("uuid")?.parse().ok()
+    }
+}
+
+macro_rules! keyed_by_uuid {
+    ($($row:ty),*) => { $(impl Row for $row {
+        fn key(&self) -> Option<Uuid> {
+            Some(self.uuid)
+        }
+    })* };
+}
+keyed_by_uuid!(UsageRow, UserUsageRow, Resource, Offering, OfferingUser);
+
+/// Rows by their UUID, in the order in which they were first seen; a row seen again replaces its older self.
+struct Seen<T> {
+    rows: Vec<T>,
+    places: HashMap<Uuid, usize>,
+}
+
+impl<T: Row> Seen<T> {
+    fn new() -> Self {
+        Seen { rows: Vec::new(), places: HashMap::new() }
+    }
+
+    /// Whether the row was new; `None` if it has no UUID.
+    fn add(&mut self, row: T) -> Option<bool> {
+        let key = row.key()?;
+        match self.places.get(&key).and_then(|place| self.rows.get_mut(*place)) {
+            Some(old) => {
+                *old = row;
+                Some(false)
+            }
+            None => {
+                self.places.insert(key, self.rows.len());
+                self.rows.push(row);
+                Some(true)
+            }
+        }
+    }
+}
+
+impl Client {
+    /// All rows of a list.
+    pub(super) async fn walk<T: Row>(
+        &self,
+        what: &str,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Vec<T>, Failure> {
+        let mut union = Seen::new();
+        let mut last = (0, 0);
+        for _ in 0..WALKS {
+            let (seen, count) = self.walk_once::<T>(what, path, query).await?;
+            let Some(count) = count else { return Ok(seen.rows) };
+            if seen.rows.len() == count {
+                return Ok(seen.rows);
+            }
+            last = (seen.rows.len(), count);
+            for row in seen.rows {
+                union.add(row);
+            }
+            if union.rows.len() == count {
+                return Ok(union.rows);
+            }
+        }
+        let (seen, count) = last;
+        Err(Failure::unreadable(
+            what,
+            format!("the list changes while it is read: {seen} of {count} rows seen"),
+        ))
+    }
+
+    async fn walk_once<T: Row>(
+        &self,
+        what: &str,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<(Seen<T>, Option<usize>), Failure> {
+        let mut seen = Seen::new();
+        let mut count = None;
+        let mut given = 0;
+        for page in 1.. {
+            let mut query = query.to_vec();
+            query.push(("page_size", PAGE_SIZE.to_string()));
+            if page > 1 {
+                query.push(("page", page.to_string()));
+            }
+            // The page numbers are ours: a `Link` is only asked whether there is more, and never followed, so that
+            // no answer can send the token to another place.
+            let answer = match self.get(what, path, &query).await {
+                // "Invalid page.": the list has become shorter meanwhile.
+                Err(Failure::Missing { .. }) if page > 1 => break,
+                answer => answer?,
+            };
+            count = answer.count().or(count);
+            let rows: Vec<T> = self.decode(what, &answer)?;
+            let on_page = rows.len();
+            given += on_page;
+            let mut any_new = false;
+            for row in rows {
+                any_new |= seen.add(row).ok_or_else(|| {
+                    Failure::unreadable(what, "the answer is not as expected: a row has no uuid")
+                })?;
+            }
+            let more = match (answer.has_next(), count) {
+                (Some(next), _) => next,
+                (None, Some(count)) => given < count,
+                (None, None) => on_page >= PAGE_SIZE,
+            };
+            // A page with nothing new on it would be followed by others for ever on a server that ignores `page`.
+            if !more || !any_new {
+                break;
+            }
+        }
+        Ok((seen, count))
+    }
+}
