@@ -251,6 +251,17 @@ impl Ledger {
         })
     }
 
+    /// When the resource was last looked at.
+    pub fn resource_seen(&self, resource: Uuid) -> Result<Option<Timestamp>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .query_row("SELECT refreshed FROM resource WHERE uuid = ?", [resource.to_string()], |row| {
+                    row.get(0).map(instant)
+                })
+                .optional()
+        })
+    }
+
     /// Resources that a person may mean: by UUID in any form, backend id or name.
     pub fn find_resources(&self, wanted: &str) -> Result<Vec<KnownResource>, LedgerError> {
         let uuid = Uuid::parse_str(wanted).map(|uuid| uuid.to_string()).unwrap_or_default();

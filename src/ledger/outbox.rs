@@ -256,6 +256,16 @@ impl Ledger {
         })
     }
 
+    /// Resources that are in trouble for this reason.
+    pub fn resources_in_trouble(&self, reason: &str) -> Result<Vec<Uuid>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached("SELECT DISTINCT resource FROM trouble WHERE reason = ?")?
+                .query_map([reason], |row| uuid_column(row, 0))?
+                .collect()
+        })
+    }
+
     /// Recomputes whether a statement is agreed, after something that belongs to it changed.
     pub fn settle(&mut self, key: StatementKey) -> Result<(), LedgerError> {
         self.transact(|connection, _| settle(connection, key))

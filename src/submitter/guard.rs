@@ -1,0 +1,128 @@
+//! Which month a call would land in, and the fence that keeps it there (law 6). Pure: it is told both clocks.
+//!
+//! An older server books a report in the month of its own clock when it processes the call; a dated one in the month
+//! of the `date` that the call carries. Nothing here ever moves usage to another month.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::metering::period::{BillingPeriod, BillingZone};
+
+/// What is known of the server's clock and of what it honours.
+#[derive(Debug, Clone)]
+pub struct ServerTime {
+    /// The server's clock, as its `Date` header tells it.
+    pub now: Timestamp,
+    /// Whether it is proven to honour `date`.
+    pub dated: Option<bool>,
+}
+
+/// Whether a statement may be sent now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// It lands in the month meant. `date` goes along (a fence where it is honoured, a probe where that is unknown).
+    Open { date: Timestamp },
+    /// The month has not begun at the server.
+    NotYet,
+    /// So close to midnight that an undated call might be processed after it.
+    TooLate,
+    /// The month is over at the server.
+    Ended,
+}
+
+/// How long before the server's midnight an undated call is no longer sent: a call may take 40 s (observed for the
+/// first of a month), and the month is decided when it is processed.
+pub const GUARD: SignedDuration = SignedDuration::from_secs(60);
+
+/// A `date` lies this much before the server's now: its clock is only known to the second, and the future is refused.
+const BEHIND: SignedDuration = SignedDuration::from_secs(5);
+
+/// Whether a statement of this period, whose plan period began at `part` and ends at `part_end`, may be sent now.
+pub fn passage(
+    zone: &BillingZone,
+    period: BillingPeriod,
+    part: Timestamp,
+    part_end: Option<Timestamp>,
+    server: &ServerTime,
+) -> Passage {
+    let (start, end) = (zone.start(period), zone.end(period));
+    if server.now >= end {
+        return Passage::Ended;
+    }
+    if server.now < start {
+        return Passage::NotYet;
+    }
+    if server.dated != Some(true) && shift(server.now, GUARD) >= end {
+        return Passage::TooLate;
+    }
+    Passage::Open { date: fence(start, end, part, part_end, server.now) }
+}
+
+/// An instant of the month that no time zone can take out of it, as soon as there is one: zones reach from UTC+14 to
+/// UTC-12. Within the plan period meant, and never in the server's future.
+fn fence(
+    start: Timestamp,
+    end: Timestamp,
+    part: Timestamp,
+    part_end: Option<Timestamp>,
+    now: Timestamp,
+) -> Timestamp {
+    let everywhere_until = shift(end, SignedDuration::from_hours(-26));
+    let mut latest = shift(now, -BEHIND).min(shift(end, -SignedDuration::from_secs(1)));
+    if let Some(part_end) = part_end {
+        latest = latest.min(shift(part_end, -SignedDuration::from_secs(1)));
+    }
+    let earliest = part.max(start);
+    let everywhere_from = shift(start, SignedDuration::from_hours(26)).max(earliest);
+    if everywhere_from <= everywhere_until.min(latest) {
+        everywhere_until.min(latest)
+    } else {
+        latest.max(earliest)
+    }
+}
+
+fn shift(at: Timestamp, by: SignedDuration) -> Timestamp {
+    at.saturating_add(by).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn pass(zone: &str, now: &str, dated: Option<bool>) -> Passage {
+        let zone = BillingZone::named(zone).unwrap();
+        let period: BillingPeriod = "2026-11".parse().unwrap();
+        passage(&zone, period, zone.start(period), None, &ServerTime { now: at(now), dated })
+    }
+
+    #[test]
+    fn an_undated_call_stops_a_minute_before_the_servers_midnight() {
+        assert!(matches!(pass("UTC", "2026-11-30T23:58:59Z", Some(false)), Passage::Open { .. }));
+        assert_eq!(pass("UTC", "2026-11-30T23:59:00Z", Some(false)), Passage::TooLate);
+        assert_eq!(pass("UTC", "2026-11-30T23:59:00Z", None), Passage::TooLate);
+        assert!(matches!(pass("UTC", "2026-11-30T23:59:59Z", Some(true)), Passage::Open { .. }));
+        assert_eq!(pass("UTC", "2026-12-01T00:00:00Z", Some(true)), Passage::Ended);
+        assert_eq!(pass("UTC", "2026-10-31T23:59:59Z", Some(true)), Passage::NotYet);
+        // Tallinn's November ends two hours before UTC's.
+        assert_eq!(pass("Europe/Tallinn", "2026-11-30T22:00:00Z", Some(true)), Passage::Ended);
+    }
+
+    #[test]
+    fn the_fence_lies_in_the_month_in_every_zone_as_soon_as_it_can() {
+        let date = |zone, now| match pass(zone, now, Some(true)) {
+            Passage::Open { date } => date,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(date("UTC", "2026-11-10T12:00:00Z"), at("2026-11-10T11:59:55Z"));
+        // At the end of the month in UTC, it is already December at UTC+14: the fence stays behind.
+        assert_eq!(date("UTC", "2026-11-30T23:59:00Z"), at("2026-11-29T22:00:00Z"));
+        assert_eq!(date("Europe/Tallinn", "2026-11-30T21:59:00Z"), at("2026-11-29T20:00:00Z"));
+        // In the first hours there is no such instant yet.
+        assert_eq!(date("UTC", "2026-11-01T00:00:30Z"), at("2026-11-01T00:00:25Z"));
+        assert_eq!(date("UTC", "2026-11-01T00:00:03Z"), at("2026-11-01T00:00:00Z"));
+        assert_eq!(date("UTC", "2026-11-02T02:00:05Z"), at("2026-11-02T02:00:00Z"));
+    }
+}

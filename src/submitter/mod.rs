@@ -1,0 +1,302 @@
+//! Brings Waldur to agree with the ledger: compares statements with what the server was last known to hold, and
+//! closes the difference. Level-triggered: it may be stopped anywhere and started again.
+//!
+//! One cycle: get to know the server, find resources, read what is there before the first word, send whole statements,
+//! read back what is uncertain, send the users' shares. It never measures anything and never changes an amount.
+
+#![deny(clippy::float_arithmetic, clippy::float_cmp)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use jiff::{SignedDuration, Timestamp};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use crate::config::clock::SharedClock;
+use crate::ledger::lock::SubmitLock;
+use crate::ledger::outbox::{Retry, StatementKey};
+use crate::ledger::{Ledger, LedgerError, Rulebook, SharedLedger};
+use crate::metering::period::BillingPeriod;
+use crate::waldur::client::Client;
+use crate::waldur::failure::Failure;
+
+mod backoff;
+mod discover;
+pub mod guard;
+mod read;
+pub mod reconcile;
+mod send;
+pub mod trouble;
+mod users;
+
+use guard::ServerTime;
+
+/// What to do where the server holds another hand's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnConflict {
+    #[default]
+    Hold,
+    Overwrite,
+}
+
+/// Brings one server to agree with one ledger.
+#[derive(Debug, Clone)]
+pub struct Submitter {
+    pub client: Arc<Client>,
+    pub ledger: SharedLedger,
+    pub clock: SharedClock,
+    pub rulebook: Arc<Rulebook>,
+    pub on_conflict: OnConflict,
+}
+
+/// How a cycle is to be run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CycleOptions {
+    /// Try now what an earlier failure put off.
+    pub ignore_backoff: bool,
+}
+
+/// One number that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    pub resource: Uuid,
+    pub period: BillingPeriod,
+    pub component: String,
+    /// '' is the total.
+    pub user: String,
+    pub amount: Decimal,
+}
+
+/// What a cycle did.
+#[derive(Debug, Default)]
+pub struct CycleReport {
+    pub sent: Vec<Sent>,
+    /// Requests of this cycle, of all kinds.
+    pub requests: u64,
+    /// Why the server is left alone for now, if it is.
+    pub paused: Option<Failure>,
+    /// Until when.
+    pub paused_until: Option<Timestamp>,
+    /// Another process is submitting for this ledger.
+    pub busy: bool,
+    /// What the operator should know: a name that matches nothing, a lost role, a conflict.
+    pub notes: Vec<String>,
+}
+
+/// A cycle could not go on because of our own side.
+#[derive(Debug, thiserror::Error)]
+pub enum CycleError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// What the tasks of one cycle share.
+#[derive(Debug)]
+struct Cycle {
+    of: Submitter,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    report: CycleReport,
+    /// Resources in a row whose call had no clear outcome: a server in trouble, not a resource.
+    unclear_in_a_row: u32,
+    forbidden: Vec<Failure>,
+    answered: bool,
+}
+
+/// After so many unclear outcomes in a row the server itself is left alone for a while.
+const UNCLEAR_IN_A_ROW: u32 = 3;
+/// A resource that alone meets server errors is held after so many.
+const SERVER_ERRORS: i64 = 6;
+/// How old what is known of the server's clock and of the token may be before a cheap call renews it.
+const ACQUAINTED_FOR: SignedDuration = SignedDuration::from_hours(4);
+
+impl Submitter {
+    /// Runs one cycle, unless another process is at it.
+    pub async fn cycle(&self, options: CycleOptions) -> Result<CycleReport, CycleError> {
+        let path = self.ledger.with(|ledger| Ok(ledger.path().to_owned())).await?;
+        let Some(_lock) = SubmitLock::try_take(&path)? else {
+            return Ok(CycleReport { busy: true, ..CycleReport::default() });
+        };
+        let before = self.client.requests();
+        let cycle = Arc::new(Cycle { of: self.clone(), state: Mutex::default() });
+        cycle.clone().run(options).await?;
+        let mut report = std::mem::take(&mut cycle.state().report);
+        report.requests = self.client.requests() - before;
+        self.remember_clock().await?;
+        Ok(report)
+    }
+
+    /// The server's clock, from the newest answer or from what an earlier run learnt.
+    pub(crate) async fn server_time(&self) -> Result<ServerTime, LedgerError> {
+        let (skew, dated) = self
+            .ledger
+            .with(|ledger| Ok((ledger.server_fact("skew_us")?, ledger.server_fact("dated")?)))
+            .await?;
+        let known = skew.and_then(|(text, _)| text.parse().ok()).map(SignedDuration::from_micros);
+        let skew = self.client.skew().or(known).unwrap_or_default();
+        let now = self.clock.now();
+        Ok(ServerTime {
+            now: now.saturating_add(skew).unwrap_or(now),
+            dated: dated.map(|(value, _)| value == "yes"),
+        })
+    }
+
+    async fn remember_clock(&self) -> Result<(), LedgerError> {
+        let Some(skew) = self.client.skew() else { return Ok(()) };
+        let (now, micros) = (self.clock.now(), skew.as_micros().to_string());
+        self.ledger.with(move |ledger| ledger.put_server_fact("skew_us", &micros, now)).await
+    }
+}
+
+impl Cycle {
+    async fn run(self: Arc<Self>, options: CycleOptions) -> Result<(), CycleError> {
+        let now = self.of.clock.now();
+        let resting = self.ledger(|ledger| ledger.retry(None)).await?;
+        if let Some(retry) = resting.filter(|retry| retry.next > now && !options.ignore_backoff) {
+            self.state().report.paused_until = Some(retry.next);
+            return Ok(());
+        }
+        let sending = !self.due(options).await?.is_empty();
+        if !self.acquaint(sending).await? || !self.discover().await? {
+            return Ok(());
+        }
+        let due = self.due(options).await?;
+        if due.is_empty() {
+            return self.all_is_well().await;
+        }
+        if !self.look_at_plans(&due).await? {
+            return Ok(());
+        }
+        // A look at the plans may have cut statements anew.
+        let due = self.due(options).await?;
+        let due = self.clone().read_first(due).await?;
+        self.clone().send_all(due.clone()).await?;
+        if self.stopped() {
+            return Ok(());
+        }
+        self.clone().read_back(&due).await?;
+        self.clone().send_users(due).await?;
+        if self.stopped() { Ok(()) } else { self.all_is_well().await }
+    }
+
+    /// Statements to work on now: pending, and not put off by an earlier failure.
+    async fn due(&self, options: CycleOptions) -> Result<Vec<StatementKey>, CycleError> {
+        let now = self.of.clock.now();
+        let keys = self.ledger(|ledger| ledger.pending()).await?;
+        let keys = self
+            .ledger(move |ledger| {
+                let mut due = Vec::new();
+                for key in keys {
+                    let retry = ledger.retry(Some(key.resource))?;
+                    if options.ignore_backoff || retry.is_none_or(|retry| retry.next <= now) {
+                        due.push(key);
+                    }
+                }
+                Ok(due)
+            })
+            .await?;
+        Ok(keys)
+    }
+
+    async fn all_is_well(&self) -> Result<(), CycleError> {
+        let forbidden = std::mem::take(&mut self.state().forbidden);
+        if let Some(failure) = forbidden.into_iter().next_back()
+            && !self.state().answered
+        {
+            // Refused everywhere: it is the token, not the resources.
+            return self.pause(failure).await;
+        }
+        let resting = self.ledger(|ledger| ledger.retry(None)).await?;
+        if resting.is_some() {
+            tracing::info!("Waldur answers again.");
+            self.ledger(|ledger| ledger.set_retry(None, None)).await?;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn stopped(&self) -> bool {
+        self.state().report.paused.is_some()
+    }
+
+    async fn ledger<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        self.of.ledger.with(work).await
+    }
+
+    fn note(&self, note: String) {
+        let mut state = self.state();
+        if !state.report.notes.contains(&note) {
+            tracing::warn!("{note}");
+            state.report.notes.push(note);
+        }
+    }
+
+    /// Leaves the server alone for a while: nothing else of this cycle is tried.
+    async fn pause(&self, failure: Failure) -> Result<(), CycleError> {
+        let now = self.of.clock.now();
+        let words = failure.to_string();
+        let asked = failure.retry_after();
+        let chance = fastrand::u64(0..1000);
+        let until = self
+            .ledger(move |ledger| {
+                let failures = ledger.retry(None)?.map_or(0, |retry| retry.failures) + 1;
+                let wait = backoff::wait(failures, chance, asked);
+                let next = now.saturating_add(wait).unwrap_or(now);
+                // One log line a change of state, not one a try (the rest is in the counters).
+                if failures == 1 {
+                    tracing::warn!("Waldur is left alone until {next}: {words}");
+                }
+                ledger.set_retry(None, Some(Retry { failures, next, words }))?;
+                Ok(next)
+            })
+            .await?;
+        let mut state = self.state();
+        state.report.paused_until = Some(until);
+        state.report.paused.get_or_insert(failure);
+        Ok(())
+    }
+
+    /// Puts one resource off, and pauses the server if it is not only this resource.
+    async fn put_off(&self, resource: Uuid, failure: Failure) -> Result<(), CycleError> {
+        let in_a_row = {
+            let mut state = self.state();
+            state.unclear_in_a_row += 1;
+            state.unclear_in_a_row
+        };
+        let now = self.of.clock.now();
+        let (words, asked, chance) = (failure.to_string(), failure.retry_after(), fastrand::u64(0..1000));
+        self.ledger(move |ledger| {
+            let failures = ledger.retry(Some(resource))?.map_or(0, |retry| retry.failures) + 1;
+            let next = now.saturating_add(backoff::wait(failures, chance, asked)).unwrap_or(now);
+            ledger.set_retry(Some(resource), Some(Retry { failures, next, words }))
+        })
+        .await?;
+        if asked.is_some() || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
+    }
+
+    /// A clear answer: neither the server nor the resource is in trouble.
+    fn answered(&self) {
+        let mut state = self.state();
+        state.unclear_in_a_row = 0;
+        state.answered = true;
+    }
+}
+
+/// Groups keys by resource: one resource is worked on by one task at a time.
+fn by_resource(due: Vec<StatementKey>) -> BTreeMap<Uuid, BTreeSet<StatementKey>> {
+    let mut groups: BTreeMap<Uuid, BTreeSet<StatementKey>> = BTreeMap::new();
+    for key in due {
+        groups.entry(key.resource).or_default().insert(key);
+    }
+    groups
+}

@@ -1,0 +1,288 @@
+//! Reading the server's rows: before the first word of a month, and after whatever left doubt.
+//!
+//! One listing of an offering's month serves all its resources; only one or two resources are asked for singly. What is
+//! read settles intents, finds other hands, and brings the rows' UUIDs, which users' amounts need.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use super::reconcile::{Finding, Held, reconcile};
+use super::trouble::Reason;
+use super::{Cycle, CycleError, OnConflict};
+use crate::ledger::outbox::{Amount, Statement, StatementKey};
+use crate::metering::period::BillingPeriod;
+use crate::waldur::failure::Failure;
+use crate::waldur::types::UsageRow;
+use crate::waldur::usages::UsageFilter;
+
+/// The server's rows of some months, by resource.
+pub(super) type Rows = BTreeMap<(Uuid, BillingPeriod), Vec<UsageRow>>;
+
+/// Up to so many resources are asked for one by one; more, by a listing of their offering.
+const SINGLY: usize = 2;
+
+impl Cycle {
+    /// Reads what the server holds of statements of which nothing is known yet, or of which something was sent and no
+    /// outcome learnt. Returns the statements that may go on.
+    pub(super) async fn read_first(
+        self: Arc<Self>,
+        due: Vec<StatementKey>,
+    ) -> Result<Vec<StatementKey>, CycleError> {
+        let mut unread = Vec::new();
+        for &key in &due {
+            let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
+            let entries = || statement.components.values().chain(statement.users.values());
+            let known = entries().any(|entry| entry.acknowledged.is_some());
+            let unclear = entries().any(|entry| entry.intended.is_some());
+            if !known || unclear {
+                unread.push(key);
+            }
+        }
+        let failed = self.read_and_settle(&unread).await?;
+        Ok(due.into_iter().filter(|key| !failed.contains(key)).collect())
+    }
+
+    /// Reads back after sending: outcomes that are not clear, rows whose UUIDs users' amounts need, and, once, whether
+    /// the server honours `date`.
+    pub(super) async fn read_back(self: Arc<Self>, due: &[StatementKey]) -> Result<(), CycleError> {
+        let mut wanted = Vec::new();
+        for &key in due {
+            let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
+            let unclear = statement.components.values().any(|entry| entry.intended.is_some());
+            let mut rows_missing = false;
+            let components: BTreeSet<String> =
+                statement.users.iter().filter(|(_, e)| e.to_send()).map(|((c, _), _)| c.clone()).collect();
+            for component in components {
+                let row = self.ledger(move |ledger| ledger.usage_row(key, &component)).await?;
+                rows_missing |= row.is_none();
+            }
+            if unclear || rows_missing {
+                wanted.push(key);
+            }
+        }
+        let dated = self.of.server_time().await?.dated;
+        if dated.is_none() && wanted.is_empty() {
+            // The row of any report that was just accepted tells.
+            wanted.extend(due.first());
+        }
+        self.read_and_settle(&wanted).await?;
+        Ok(())
+    }
+
+    /// Reads the rows of these statements and settles what they say. Returns those that could not be read.
+    async fn read_and_settle(&self, keys: &[StatementKey]) -> Result<BTreeSet<StatementKey>, CycleError> {
+        let mut failed = BTreeSet::new();
+        if keys.is_empty() || self.stopped() {
+            return Ok(if self.stopped() { keys.iter().copied().collect() } else { failed });
+        }
+        let rows = match self.rows_of(keys).await? {
+            Ok(rows) => rows,
+            Err(failure) => {
+                self.pause(failure).await?;
+                return Ok(keys.iter().copied().collect());
+            }
+        };
+        for &key in keys {
+            let none = Vec::new();
+            let of_key = rows.get(&(key.resource, key.period)).unwrap_or(&none);
+            self.learn_dated(of_key).await?;
+            let of_key = match self.rows_of_part(key, of_key).await? {
+                Ok(rows) => rows,
+                Err(failure) => {
+                    self.put_off(key.resource, failure).await?;
+                    failed.insert(key);
+                    continue;
+                }
+            };
+            self.settle(key, &of_key).await?;
+        }
+        Ok(failed)
+    }
+
+    /// Lists the rows of these statements with as few requests as it takes.
+    async fn rows_of(&self, keys: &[StatementKey]) -> Result<Result<Rows, Failure>, CycleError> {
+        let mut groups: BTreeMap<(BillingPeriod, Option<Uuid>), BTreeSet<Uuid>> = BTreeMap::new();
+        for &key in keys {
+            let known = self.ledger(move |ledger| ledger.resource(key.resource)).await?;
+            let offering = known.map(|known| known.offering).filter(|offering| !offering.is_nil());
+            groups.entry((key.period, offering)).or_default().insert(key.resource);
+        }
+        let mut rows = Rows::new();
+        for ((period, offering), resources) in groups {
+            let month = UsageFilter::of_month(period.first_day());
+            let filters: Vec<UsageFilter> = match offering {
+                Some(offering) if resources.len() > SINGLY => {
+                    vec![UsageFilter { offering: Some(offering), ..month }]
+                }
+                _ => resources
+                    .iter()
+                    .map(|resource| UsageFilter { resource: Some(*resource), ..month.clone() })
+                    .collect(),
+            };
+            for filter in filters {
+                match self.of.client.list_usages(&filter).await {
+                    Ok(found) => {
+                        for row in found {
+                            rows.entry((row.resource_uuid, period)).or_default().push(row);
+                        }
+                    }
+                    Err(failure) => return Ok(Err(failure)),
+                }
+            }
+        }
+        Ok(Ok(rows))
+    }
+
+    /// The rows that belong to the statement's part of the month. Rows do not say which plan period they are of
+    /// (observed), so where the month is cut, the plan periods are asked.
+    async fn rows_of_part(
+        &self,
+        key: StatementKey,
+        rows: &[UsageRow],
+    ) -> Result<Result<BTreeMap<String, Row>, Failure>, CycleError> {
+        let cut = self.part_of(key).await?;
+        let plain = |row: &UsageRow| {
+            let by = row.modified_by.as_deref().unwrap_or("nobody named");
+            let at = row.date.map(|date| date.to_string()).unwrap_or_default();
+            Row {
+                uuid: row.uuid,
+                held: Held {
+                    amount: row.usage,
+                    by_server: row.recurring || row.missing_usage_policy.as_deref() == Some("reuse"),
+                    evidence: format!("modified by {by}, {at}"),
+                },
+            }
+        };
+        let all: Vec<&UsageRow> = rows.iter().collect();
+        let Some(plan_period) = cut.plan_period.filter(|_| cut.split) else {
+            return Ok(Ok(all.into_iter().map(|row| (row.component.clone(), plain(row))).collect()));
+        };
+        let periods = match self.of.client.plan_periods(key.resource).await {
+            Ok(periods) => periods,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let ours = periods.iter().filter(|period| period.uuid == plan_period);
+        let usages: BTreeSet<Uuid> =
+            ours.flat_map(|period| period.components.iter().map(|usage| usage.uuid)).collect();
+        let of_part = all.into_iter().filter(|row| usages.contains(&row.uuid));
+        Ok(Ok(of_part.map(|row| (row.component.clone(), plain(row))).collect()))
+    }
+
+    /// Keeps what the rows say of one statement.
+    async fn settle(&self, key: StatementKey, rows: &BTreeMap<String, Row>) -> Result<(), CycleError> {
+        let now = self.of.clock.now();
+        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
+        let held: BTreeMap<String, Held> =
+            rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
+        let overwrite = self.of.on_conflict == OnConflict::Overwrite;
+        for finding in reconcile(&statement, &held, overwrite) {
+            self.carry_out(&statement, finding).await?;
+        }
+        let rows: Vec<(String, Uuid)> = rows.iter().map(|(c, row)| (c.clone(), row.uuid)).collect();
+        let moved = self
+            .ledger(move |ledger| {
+                let mut moved = false;
+                for (component, row) in rows {
+                    let known = ledger.usage_row(key, &component)?;
+                    moved |= known.is_some_and(|known| known != row);
+                    ledger.put_usage_row(key, &component, row)?;
+                }
+                if moved {
+                    ledger.forget_plan_look(key.resource)?;
+                }
+                ledger.settle(key)?;
+                Ok(moved)
+            })
+            .await?;
+        if moved {
+            self.note(format!(
+                "Waldur keeps resource {} in other rows than before: its plan may have been switched; looked up again",
+                key.resource
+            ));
+        }
+        self.ledger(move |ledger| {
+            if ledger.statement(key)?.is_some_and(|s| !s.components.values().any(|e| e.intended.is_some())) {
+                ledger.set_retry(Some(key.resource), None)?;
+            }
+            Ok(now)
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn carry_out(&self, statement: &Statement, finding: Finding) -> Result<(), CycleError> {
+        let (key, now) = (statement.key, self.of.clock.now());
+        let total = |component: String, amount: Decimal| Amount { component, user: String::new(), amount };
+        match finding {
+            Finding::Known { component, amount } => {
+                self.ledger(move |ledger| {
+                    ledger.acknowledge(key, vec![total(component, amount)], "read back", now)
+                })
+                .await?;
+            }
+            Finding::NotSent { component, amount } => {
+                self.ledger(move |ledger| ledger.take_back(key, vec![total(component, amount)])).await?;
+            }
+            Finding::Conflict { component, words } => {
+                self.note(format!(
+                    "resource {}, {component}, {}: {words}. It is held: nothing of it is sent until you decide",
+                    key.resource, key.period
+                ));
+                let trouble = Reason::Conflict.trouble(words, now);
+                self.ledger(move |ledger| ledger.set_trouble(key, "", "", trouble, None)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the server took the instant that a report carried: then it is a dated one.
+    async fn learn_dated(&self, rows: &[UsageRow]) -> Result<(), CycleError> {
+        let now = self.of.clock.now();
+        let dates: BTreeSet<i64> = rows.iter().filter_map(|row| Some(row.date?.as_microsecond())).collect();
+        self.ledger(move |ledger| {
+            let probe = ledger.server_fact("date_probe")?.and_then(|(text, _)| text.parse::<i64>().ok());
+            let known = ledger.server_fact("dated")?;
+            let (Some(probe), None) = (probe, known) else { return Ok(()) };
+            if dates.contains(&probe) {
+                ledger.put_server_fact("dated", "yes", now)?;
+            } else if dates.iter().any(|date| *date > probe - 1_000_000) {
+                // A row that was written at or after the probe carries the server's own time instead.
+                ledger.put_server_fact("dated", "no", now)?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Where the statement's part lies: the plan period that covers it, when that ends, and whether the month is split.
+    pub(super) async fn part_of(&self, key: StatementKey) -> Result<Part, CycleError> {
+        let zone = self.of.rulebook.zone.clone();
+        let periods = self.ledger(move |ledger| ledger.plan_periods(key.resource)).await?;
+        let (start, end) = (zone.start(key.period), zone.end(key.period));
+        let covering =
+            periods.iter().rfind(|p| p.start <= key.part && p.end.is_none_or(|end| end > key.part));
+        Ok(Part {
+            plan_period: covering.map(|period| period.uuid),
+            end: covering.and_then(|period| period.end),
+            split: periods.iter().any(|period| period.start > start && period.start < end),
+        })
+    }
+}
+
+/// A row of the server, as far as it matters here.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    uuid: Uuid,
+    held: Held,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub plan_period: Option<Uuid>,
+    pub end: Option<jiff::Timestamp>,
+    pub split: bool,
+}

@@ -1,0 +1,470 @@
+//! Sending totals: one `set_usage` with all components of a resource, and what follows from each answer.
+//!
+//! What is about to be sent is in the ledger before it is sent. A call whose outcome is not clear leaves it there, and
+//! nothing is sent again for that resource until the rows have been read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rust_decimal::Decimal;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::guard::{self, Passage};
+use super::trouble::Reason;
+use super::{Cycle, CycleError, SERVER_ERRORS, Sent, by_resource};
+use crate::ledger::catalog::KnownComponent;
+use crate::ledger::outbox::{Amount, Call, Statement, StatementKey};
+use crate::waldur::failure::Failure;
+use crate::waldur::refusal::Refusal;
+use crate::waldur::report::{ComponentAmount, SetUsage};
+
+impl Cycle {
+    /// Sends the totals of all these statements: few at once (the client has so many seats), never two of one resource.
+    pub(super) async fn send_all(self: Arc<Self>, due: Vec<StatementKey>) -> Result<(), CycleError> {
+        let mut tasks = JoinSet::new();
+        for (_, keys) in by_resource(due) {
+            let cycle = self.clone();
+            tasks.spawn(async move {
+                for key in keys {
+                    cycle.send_totals(key).await?;
+                }
+                Ok::<(), CycleError>(())
+            });
+        }
+        join(tasks).await
+    }
+
+    async fn send_totals(&self, key: StatementKey) -> Result<(), CycleError> {
+        // Each round leaves at least one component less to send, or ends.
+        for _ in 0..64 {
+            if self.stopped() {
+                return Ok(());
+            }
+            let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
+                return Ok(());
+            };
+            if !self.park_unpostable(&statement).await? {
+                continue;
+            }
+            if statement.components.values().any(|entry| entry.intended.is_some()) {
+                return Ok(()); // Not until it has been read.
+            }
+            let Some(usages) = self.next_call(&statement).await? else {
+                return Ok(self.ledger(move |ledger| ledger.settle(key)).await?);
+            };
+            let Some(report) = self.address(&statement, usages).await? else { return Ok(()) };
+            if !self.call(&statement, report).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Parks numbers that can't be posted. True: there were none.
+    async fn park_unpostable(&self, statement: &Statement) -> Result<bool, CycleError> {
+        let (key, now) = (statement.key, self.of.clock.now());
+        let bad: Vec<(String, String)> = statement
+            .components
+            .iter()
+            .filter(|(_, entry)| entry.trouble.is_none())
+            .filter_map(|(component, entry)| Some((component.clone(), entry.problem.clone()?)))
+            .collect();
+        for (component, words) in &bad {
+            self.note(format!(
+                "resource {}, {component}, {}: {words}; it is not sent",
+                key.resource, key.period
+            ));
+            let (component, trouble) = (component.clone(), Reason::Amount.trouble(words, now));
+            self.ledger(move |ledger| ledger.set_trouble(key, &component, "", trouble, None)).await?;
+        }
+        Ok(bad.is_empty())
+    }
+
+    /// The components of the next call; `None` if nothing is left to send. A component under a limit that older
+    /// servers count twice goes alone and only when it changed: repeated, it is refused, and in company it leaves the
+    /// call half applied (observed).
+    async fn next_call(&self, statement: &Statement) -> Result<Option<Vec<ComponentAmount>>, CycleError> {
+        let known = self.components_of(statement.key.resource).await?;
+        let limited = |component: &String| known.get(component).is_some_and(is_limited);
+        let to_send = |entry: &&crate::ledger::outbox::Entry| entry.to_send();
+        let alone = statement.components.iter().find(|(c, entry)| limited(c) && to_send(entry));
+        let together =
+            statement.components.iter().filter(|(c, entry)| !limited(c) && entry.trouble.is_none());
+        let chosen: Vec<(&String, &crate::ledger::outbox::Entry)> = match alone {
+            Some(one) => vec![one],
+            None if statement.components.iter().any(|(c, entry)| !limited(c) && to_send(&entry)) => {
+                together.collect()
+            }
+            None => return Ok(None),
+        };
+        let mut usages = Vec::new();
+        for (component, entry) in chosen {
+            let Some(amount) = entry.posted else { continue };
+            // Never posted and still zero: the row need not be made.
+            if amount.is_zero() && entry.acknowledged.is_none() {
+                continue;
+            }
+            if is_usage_billed(known.get(component)) && amount >= Decimal::from(1_000_000_000_000_i64) {
+                let words = format!(
+                    "the amount {amount} is 1,000,000,000,000 or more, which the server can't bill; is the meter's factor right?"
+                );
+                let (key, component, now) = (statement.key, component.clone(), self.of.clock.now());
+                let trouble = Reason::Amount.trouble(words, now);
+                self.ledger(move |ledger| ledger.set_trouble(key, &component, "", trouble, Some(amount)))
+                    .await?;
+                continue;
+            }
+            usages.push(self.with_options(statement.key.resource, component, amount).await?);
+        }
+        Ok((!usages.is_empty()).then_some(usages))
+    }
+
+    /// The component's amount with what its meter wants sent along.
+    async fn with_options(
+        &self,
+        resource: Uuid,
+        component: &str,
+        amount: Decimal,
+    ) -> Result<ComponentAmount, CycleError> {
+        let offering =
+            self.ledger(move |ledger| ledger.resource(resource)).await?.map(|known| known.offering);
+        let meters = self.of.rulebook.rules.iter().filter(|rules| {
+            rules.fixed_resource() == Some(resource)
+                || rules.offering().is_some() && rules.offering() == offering
+                || rules.fixed_resource().is_none() && rules.offering().is_none()
+        });
+        let meters: Vec<_> = meters
+            .flat_map(|rules| rules.meters.iter())
+            .filter(|meter| meter.component == component)
+            .collect();
+        Ok(ComponentAmount {
+            component: component.to_owned(),
+            amount,
+            description: meters.iter().find_map(|meter| meter.description.clone()),
+            recurring: meters.iter().find_map(|meter| meter.recurring),
+            missing_usage_policy: meters.iter().find_map(|meter| meter.missing_usage_policy.clone()),
+        })
+    }
+
+    pub(super) async fn components_of(
+        &self,
+        resource: Uuid,
+    ) -> Result<BTreeMap<String, KnownComponent>, CycleError> {
+        let known = self
+            .ledger(move |ledger| match ledger.resource(resource)? {
+                Some(known) => ledger.components(known.offering),
+                None => Ok(Vec::new()),
+            })
+            .await?;
+        Ok(known.into_iter().map(|component| (component.component.clone(), component)).collect())
+    }
+
+    /// Makes the call's address: the resource, the plan period where the month is split, and the fence. `None`: it may
+    /// not be sent now, and why is recorded.
+    async fn address(
+        &self,
+        statement: &Statement,
+        usages: Vec<ComponentAmount>,
+    ) -> Result<Option<SetUsage>, CycleError> {
+        let (key, now) = (statement.key, self.of.clock.now());
+        let server = self.of.server_time().await?;
+        let part = self.part_of(key).await?;
+        let passage = guard::passage(&self.of.rulebook.zone, key.period, key.part, part.end, &server);
+        let date = match passage {
+            Passage::Open { date } => date,
+            Passage::NotYet | Passage::TooLate => return Ok(None),
+            Passage::Ended => {
+                let words = format!("the month {} ended before this was reported", key.period);
+                self.strand(statement, words).await?;
+                return Ok(None);
+            }
+        };
+        let ended = part.end.is_some_and(|end| end <= server.now);
+        if ended && part.split && statement.components.values().any(|entry| entry.acknowledged.is_some()) {
+            // The server would make a second invoice item beside the first (observed).
+            let words = "its plan period has ended; reporting it again would bill it twice".to_owned();
+            self.strand(statement, words).await?;
+            return Ok(None);
+        }
+        let date = match server.dated {
+            Some(true) => Some(date),
+            Some(false) => None,
+            None => {
+                // A probe: if the row comes back with exactly this instant, the server honours dates.
+                let whole = date.as_microsecond() - date.as_microsecond().rem_euclid(1_000_000);
+                let probe = whole + fastrand::i64(1..1_000_000);
+                self.ledger(move |ledger| ledger.put_server_fact("date_probe", &probe.to_string(), now))
+                    .await?;
+                jiff::Timestamp::from_microsecond(probe).ok()
+            }
+        };
+        let plan_period = part.plan_period.filter(|_| part.split);
+        Ok(Some(SetUsage { resource: key.resource, plan_period, date, usages }))
+    }
+
+    /// Sends the call. True: there may be more to send for this statement now.
+    async fn call(&self, statement: &Statement, report: SetUsage) -> Result<bool, CycleError> {
+        let (key, now) = (statement.key, self.of.clock.now());
+        let amounts: Vec<Amount> = report
+            .usages
+            .iter()
+            .map(|usage| Amount {
+                component: usage.component.clone(),
+                user: String::new(),
+                amount: usage.amount,
+            })
+            .collect();
+        let intents = amounts.clone();
+        self.ledger(move |ledger| ledger.intend(key, intents, now)).await?;
+        crate::fail_point("before set_usage");
+        let outcome = self.of.client.set_usage(&report).await;
+        crate::fail_point("after set_usage");
+        self.note_call(key, "set_usage", &amounts, &outcome).await?;
+        match outcome {
+            Ok(()) => {
+                self.answered();
+                self.say_sent(key, &amounts);
+                self.ledger(move |ledger| {
+                    ledger.set_retry(Some(key.resource), None)?;
+                    ledger.acknowledge(key, amounts, "accepted", now)
+                })
+                .await?;
+                Ok(true)
+            }
+            Err(failure) => self.after_failure(statement, &report, amounts, failure).await,
+        }
+    }
+
+    async fn after_failure(
+        &self,
+        statement: &Statement,
+        report: &SetUsage,
+        amounts: Vec<Amount>,
+        failure: Failure,
+    ) -> Result<bool, CycleError> {
+        let key = statement.key;
+        if failure.may_be_applied() && failure.refusal().is_none() {
+            // The intents stay: they are read back before anything else is sent for this resource.
+            let failures = self.ledger(move |ledger| ledger.retry(Some(key.resource))).await?;
+            let alone = self.state().answered;
+            if matches!(failure, Failure::Unknown { status: Some(500), .. })
+                && alone
+                && failures.is_some_and(|retry| retry.failures + 1 >= SERVER_ERRORS)
+            {
+                self.trouble(key, "", Reason::ServerError, failure.to_string(), None).await?;
+                self.ledger(move |ledger| ledger.take_back(key, amounts)).await?;
+                return Ok(false);
+            }
+            self.put_off(key.resource, failure).await?;
+            return Ok(false);
+        }
+        self.ledger(move |ledger| ledger.take_back(key, amounts)).await?;
+        let Failure::Refused { refusal, .. } = &failure else {
+            return match failure {
+                Failure::Forbidden { .. } => {
+                    self.state().forbidden.push(failure.clone());
+                    self.put_off(key.resource, failure).await?;
+                    Ok(false)
+                }
+                Failure::Missing { .. } => {
+                    self.trouble(key, "", Reason::UnknownResource, failure.to_string(), None).await?;
+                    Ok(false)
+                }
+                failure => {
+                    self.pause(failure).await?;
+                    Ok(false)
+                }
+            };
+        };
+        self.answered();
+        let words = failure.to_string();
+        match refusal {
+            Refusal::InvalidComponents(named) => {
+                let ours: Vec<_> =
+                    report.usages.iter().filter(|usage| named.contains(&usage.component)).collect();
+                for usage in &ours {
+                    self.trouble(
+                        key,
+                        &usage.component,
+                        Reason::UnknownComponent,
+                        words.clone(),
+                        Some(usage.amount),
+                    )
+                    .await?;
+                }
+                if ours.is_empty() {
+                    self.trouble(key, "", Reason::Refused, words, None).await?;
+                }
+                Ok(!ours.is_empty())
+            }
+            Refusal::Items(items) => {
+                let mut parked = false;
+                for (index, why) in items {
+                    let Some(usage) = report.usages.get(*index) else { continue };
+                    let words = format!("{}: {why}", failure.call());
+                    self.trouble(key, &usage.component, Reason::Amount, words, Some(usage.amount)).await?;
+                    parked = true;
+                }
+                if !parked {
+                    self.trouble(key, "", Reason::Refused, words, None).await?;
+                }
+                Ok(parked)
+            }
+            Refusal::LimitExceeded(_) => self.over_limit(statement, report, words).await,
+            Refusal::ResourceState(_) => {
+                let state = match self.of.client.resource(key.resource).await {
+                    Ok(resource) => resource.state,
+                    Err(_) => String::new(),
+                };
+                if state == "Terminated" {
+                    self.strand_for(statement, Reason::Terminated, words).await?;
+                } else {
+                    self.trouble(key, "", Reason::ResourceState, words, None).await?;
+                }
+                Ok(false)
+            }
+            Refusal::UnknownResource(_) => {
+                self.trouble(key, "", Reason::UnknownResource, words, None).await?;
+                Ok(false)
+            }
+            Refusal::NoPlan(_) => {
+                self.trouble(key, "", Reason::NoPlan, words, None).await?;
+                Ok(false)
+            }
+            Refusal::PeriodClosed(_) => {
+                self.strand(statement, words).await?;
+                Ok(false)
+            }
+            Refusal::FutureDate(_) => {
+                // The clocks moved apart since they were compared; the answer's Date has told by how much.
+                self.put_off(key.resource, failure.clone()).await?;
+                Ok(false)
+            }
+            Refusal::UserLimit(_) | Refusal::Field { .. } | Refusal::Other(_) => {
+                self.trouble(key, "", Reason::Refused, words, None).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// A limit was hit. Alone, it is this component's; in company, what stood before the culprit is committed and the
+    /// rest is not (observed), so each is sent alone from now on.
+    async fn over_limit(
+        &self,
+        statement: &Statement,
+        report: &SetUsage,
+        words: String,
+    ) -> Result<bool, CycleError> {
+        let key = statement.key;
+        if let [usage] = report.usages.as_slice() {
+            self.trouble(key, &usage.component, Reason::Limit, words, Some(usage.amount)).await?;
+            return Ok(true);
+        }
+        for usage in &report.usages {
+            let alone = SetUsage { usages: vec![usage.clone()], ..report.clone() };
+            if !Box::pin(self.call(statement, alone)).await? {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn strand(&self, statement: &Statement, words: String) -> Result<(), CycleError> {
+        self.strand_for(statement, Reason::PeriodEnded, words).await
+    }
+
+    async fn strand_for(
+        &self,
+        statement: &Statement,
+        reason: Reason,
+        words: String,
+    ) -> Result<(), CycleError> {
+        let key = statement.key;
+        for (component, entry) in statement.components.iter().filter(|(_, entry)| entry.to_send()) {
+            self.trouble(key, component, reason, words.clone(), entry.posted).await?;
+        }
+        Ok(())
+    }
+
+    /// Records why something is not sent, and says so once.
+    pub(super) async fn trouble(
+        &self,
+        key: StatementKey,
+        component: &str,
+        reason: Reason,
+        words: String,
+        amount: Option<Decimal>,
+    ) -> Result<(), CycleError> {
+        let what = if component.is_empty() { "all of it".to_owned() } else { component.to_owned() };
+        self.note(format!(
+            "resource {}, {what}, {}: {}: {words}. What to do: {}",
+            key.resource,
+            key.period,
+            reason.state().name(),
+            reason.remedy()
+        ));
+        let (component, trouble) = (component.to_owned(), reason.trouble(words, self.of.clock.now()));
+        Ok(self.ledger(move |ledger| ledger.set_trouble(key, &component, "", trouble, amount)).await?)
+    }
+
+    pub(super) fn say_sent(&self, key: StatementKey, amounts: &[Amount]) {
+        let mut state = self.state();
+        for amount in amounts {
+            state.report.sent.push(Sent {
+                resource: key.resource,
+                period: key.period,
+                component: amount.component.clone(),
+                user: amount.user.clone(),
+                amount: amount.amount,
+            });
+        }
+    }
+
+    /// Keeps the call for `explain`.
+    pub(super) async fn note_call(
+        &self,
+        key: StatementKey,
+        call: &str,
+        amounts: &[Amount],
+        outcome: &Result<(), Failure>,
+    ) -> Result<(), CycleError> {
+        let shown = amounts.iter().map(|amount| match amount.user.as_str() {
+            "" => format!("{} {:.2}", amount.component, amount.amount),
+            user => format!("{} of {user} {:.2}", amount.component, amount.amount),
+        });
+        let call = Call {
+            at: self.of.clock.now(),
+            resource: key.resource,
+            period: key.period,
+            call: call.to_owned(),
+            amounts: shown.collect::<Vec<_>>().join(", "),
+            outcome: outcome.as_ref().map_or_else(|failure| failure.name(), |()| "accepted").to_owned(),
+            words: outcome.as_ref().map_or_else(|failure| failure.words(), |()| String::new()),
+        };
+        Ok(self.ledger(move |ledger| ledger.note_call(call)).await?)
+    }
+}
+
+fn is_usage_billed(component: Option<&KnownComponent>) -> bool {
+    component.is_none_or(|component| component.billing_type == "usage")
+}
+
+fn is_limited(component: &KnownComponent) -> bool {
+    let amount = component.limit_amount.as_deref().and_then(|text| text.parse::<Decimal>().ok());
+    component.billing_type == "usage"
+        && component.limit_period.is_some()
+        && amount.is_some_and(|amount| !amount.is_zero())
+}
+
+/// Waits for all tasks; the first error of our own side ends the cycle once the others are done.
+pub(super) async fn join(mut tasks: JoinSet<Result<(), CycleError>>) -> Result<(), CycleError> {
+    let mut first = Ok(());
+    while let Some(done) = tasks.join_next().await {
+        match done {
+            Ok(result) => first = first.and(result),
+            Err(error) => tracing::error!("A submission task ended unexpectedly: {error}"),
+        }
+    }
+    first
+}

@@ -1,0 +1,149 @@
+//! Why something is not sent: a closed list, the same words in the ledger, in `status`, in metrics and in the docs.
+
+use crate::ledger::outbox::Trouble;
+use jiff::Timestamp;
+
+/// What kind of waiting it is (design, section 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Not sent until a person or a changed state allows it.
+    Held,
+    /// Refused for good by the server; waits for a person.
+    Parked,
+    /// Usage of a month that can no longer be reported.
+    Stranded,
+}
+
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Held => "held",
+            State::Parked => "parked",
+            State::Stranded => "stranded",
+        }
+    }
+}
+
+/// Every reason there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The server holds a value that this agent did not write.
+    Conflict,
+    /// The resource is being created or has erred.
+    ResourceState,
+    /// Waldur does not know the resource, or this token may not see it.
+    UnknownResource,
+    /// The resource has no plan, so nothing of it can be billed.
+    NoPlan,
+    /// A limit of the component or of the user.
+    Limit,
+    /// A server error that comes back for this resource only.
+    ServerError,
+    /// The offering has no such component, or one that is not reported by use.
+    UnknownComponent,
+    /// The number itself was refused, or can't be posted at all.
+    Amount,
+    /// Anything else that the server would not take.
+    Refused,
+    /// The month is over, and the token may no longer report it.
+    PeriodEnded,
+    /// The resource is terminated.
+    Terminated,
+    /// The server filed the report in another month than was meant.
+    WrongMonth,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 12] = [
+        Reason::Conflict,
+        Reason::ResourceState,
+        Reason::UnknownResource,
+        Reason::NoPlan,
+        Reason::Limit,
+        Reason::ServerError,
+        Reason::UnknownComponent,
+        Reason::Amount,
+        Reason::Refused,
+        Reason::PeriodEnded,
+        Reason::Terminated,
+        Reason::WrongMonth,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Conflict => "conflict",
+            Reason::ResourceState => "resource_state",
+            Reason::UnknownResource => "unknown_resource",
+            Reason::NoPlan => "no_plan",
+            Reason::Limit => "limit",
+            Reason::ServerError => "server_error",
+            Reason::UnknownComponent => "unknown_component",
+            Reason::Amount => "amount",
+            Reason::Refused => "refused",
+            Reason::PeriodEnded => "period_ended",
+            Reason::Terminated => "terminated",
+            Reason::WrongMonth => "wrong_month",
+        }
+    }
+
+    pub fn state(self) -> State {
+        match self {
+            Reason::UnknownComponent | Reason::Amount | Reason::Refused => State::Parked,
+            Reason::PeriodEnded | Reason::Terminated => State::Stranded,
+            _ => State::Held,
+        }
+    }
+
+    /// What the operator can do about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Reason::Conflict => {
+                "find out who reports this resource beside this agent; then `resolve RESOURCE overwrite` makes Waldur \
+                 agree with the ledger"
+            }
+            Reason::ResourceState => {
+                "it is tried again by itself when the resource is OK, Updating or Terminating"
+            }
+            Reason::UnknownResource => {
+                "check the UUID in `resource:` and the token's role on the offering, then `parked retry`"
+            }
+            Reason::NoPlan => "give the resource a plan in Waldur, then `parked retry`",
+            Reason::Limit => "raise the limit in Waldur, then `parked retry`",
+            Reason::ServerError => {
+                "ask the server's operator to look at its log for this resource, then `parked retry`"
+            }
+            Reason::UnknownComponent => {
+                "correct the meter's name, or add the component to the offering in Waldur, then `parked retry`"
+            }
+            Reason::Amount => {
+                "check the meter's factor and its readings (`collect --dry-run`), then `parked retry`"
+            }
+            Reason::Refused => {
+                "see the server's words, mend it in Waldur or in the configuration, then `parked retry`"
+            }
+            Reason::PeriodEnded => {
+                "it can only be billed by hand now, by Waldur's staff; the amounts stay here"
+            }
+            Reason::Terminated => {
+                "it can only be billed by hand now, by Waldur's staff; the amounts stay here"
+            }
+            Reason::WrongMonth => {
+                "set `billing_timezone` to the server's time zone, and have the misfiled row corrected in Waldur"
+            }
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
+    /// The trouble as the ledger keeps it.
+    pub fn trouble(self, words: impl Into<String>, since: Timestamp) -> Trouble {
+        Trouble {
+            state: self.state().name().to_owned(),
+            reason: self.name().to_owned(),
+            words: words.into(),
+            since,
+        }
+    }
+}

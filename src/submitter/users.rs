@@ -1,0 +1,235 @@
+//! Sending the users' shares, once the server holds the total: one bulk call a component where the server has it, else
+//! one call a user. Only users whose share changed are sent.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rust_decimal::Decimal;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::send::join;
+use super::trouble::Reason;
+use super::{Cycle, CycleError, by_resource};
+use crate::ledger::outbox::{Amount, StatementKey};
+use crate::waldur::failure::Failure;
+use crate::waldur::refusal::Refusal;
+use crate::waldur::report::UserAmount;
+
+impl Cycle {
+    pub(super) async fn send_users(self: Arc<Self>, due: Vec<StatementKey>) -> Result<(), CycleError> {
+        let mut tasks = JoinSet::new();
+        for (_, keys) in by_resource(due) {
+            let cycle = self.clone();
+            tasks.spawn(async move {
+                for key in keys {
+                    cycle.users_of(key).await?;
+                }
+                Ok::<(), CycleError>(())
+            });
+        }
+        join(tasks).await
+    }
+
+    async fn users_of(&self, key: StatementKey) -> Result<(), CycleError> {
+        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
+        let mut wanted: BTreeMap<String, Vec<(String, Decimal)>> = BTreeMap::new();
+        for ((component, user), entry) in &statement.users {
+            let total = statement.components.get(component);
+            // A share only goes where its total went.
+            let total_is_there = total.is_some_and(|total| total.acknowledged.is_some() && !total.differs());
+            if let Some(amount) = entry.posted.filter(|_| entry.to_send() && total_is_there) {
+                wanted.entry(component.clone()).or_default().push((user.clone(), amount));
+            }
+        }
+        for (component, users) in wanted {
+            if self.stopped() {
+                return Ok(());
+            }
+            let of_component = component.clone();
+            let row = self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?;
+            let Some(row) = row else { continue };
+            if !self.component_users(key, &component, row, users).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the shares of one component's users. False: nothing more for this resource now.
+    async fn component_users(
+        &self,
+        key: StatementKey,
+        component: &str,
+        row: Uuid,
+        mut users: Vec<(String, Decimal)>,
+    ) -> Result<bool, CycleError> {
+        let bulk = self.ledger(|ledger| ledger.server_fact("bulk")).await?.map(|(value, _)| value);
+        while !users.is_empty() && bulk.as_deref() != Some("no") {
+            let outcome = self.send_bulk(key, component, row, &users).await?;
+            let now = self.of.clock.now();
+            match outcome {
+                Ok(()) => {
+                    self.ledger(move |ledger| ledger.put_server_fact("bulk", "yes", now)).await?;
+                    return Ok(true);
+                }
+                Err(Failure::Endpoint { .. }) => {
+                    self.ledger(move |ledger| ledger.put_server_fact("bulk", "no", now)).await?;
+                    break;
+                }
+                Err(Failure::Refused { refusal: Refusal::Items(items), .. }) => {
+                    // All or nothing (documented): without the ones it names, the rest goes through.
+                    let named: Vec<(String, String)> = items
+                        .iter()
+                        .filter_map(|(index, why)| Some((users.get(*index)?.0.clone(), why.clone())))
+                        .collect();
+                    for (user, why) in &named {
+                        self.park_user(key, component, user, Reason::Amount, why.clone()).await?;
+                    }
+                    let before = users.len();
+                    users.retain(|(user, _)| !named.iter().any(|(named, _)| named == user));
+                    if users.len() == before {
+                        break; // It named nobody: one by one.
+                    }
+                }
+                // It does not say whose: one by one.
+                Err(Failure::Refused { .. }) => break,
+                Err(failure) => return self.user_call_failed(key, failure).await,
+            }
+        }
+        for (user, amount) in users {
+            match self.send_one(key, component, row, &user, amount).await? {
+                Ok(()) => {}
+                Err(Failure::Refused { refusal, .. }) => {
+                    let reason = if matches!(refusal, Refusal::UserLimit(_)) {
+                        Reason::Limit
+                    } else {
+                        Reason::Refused
+                    };
+                    self.park_user(key, component, &user, reason, refusal.to_string()).await?;
+                }
+                Err(failure) => return self.user_call_failed(key, failure).await,
+            }
+        }
+        Ok(true)
+    }
+
+    async fn send_bulk(
+        &self,
+        key: StatementKey,
+        component: &str,
+        row: Uuid,
+        users: &[(String, Decimal)],
+    ) -> Result<Result<(), Failure>, CycleError> {
+        let mut amounts = Vec::new();
+        for (user, amount) in users {
+            amounts.push(self.user_amount(key.resource, user, *amount).await?);
+        }
+        crate::fail_point("before set_user_usages");
+        let outcome = self.of.client.set_user_usages(row, &amounts).await;
+        crate::fail_point("after set_user_usages");
+        self.after_user_call(key, component, "set_user_usages", users, &outcome).await?;
+        Ok(outcome)
+    }
+
+    async fn send_one(
+        &self,
+        key: StatementKey,
+        component: &str,
+        row: Uuid,
+        user: &str,
+        amount: Decimal,
+    ) -> Result<Result<(), Failure>, CycleError> {
+        let share = self.user_amount(key.resource, user, amount).await?;
+        crate::fail_point("before set_user_usage");
+        let outcome = self.of.client.set_user_usage(row, &share).await;
+        crate::fail_point("after set_user_usage");
+        self.after_user_call(key, component, "set_user_usage", &[(user.to_owned(), amount)], &outcome)
+            .await?;
+        Ok(outcome)
+    }
+
+    /// Shares are replaced by name, so that after an unclear outcome they are simply sent again; only what was
+    /// accepted is kept as known.
+    async fn after_user_call(
+        &self,
+        key: StatementKey,
+        component: &str,
+        call: &str,
+        users: &[(String, Decimal)],
+        outcome: &Result<(), Failure>,
+    ) -> Result<(), CycleError> {
+        let amounts: Vec<Amount> = users
+            .iter()
+            .map(|(user, amount)| Amount {
+                component: component.to_owned(),
+                user: user.clone(),
+                amount: *amount,
+            })
+            .collect();
+        if matches!(outcome, Err(Failure::Endpoint { .. })) {
+            return Ok(()); // Not a report, but how a capability is found out.
+        }
+        self.note_call(key, call, &amounts, outcome).await?;
+        if outcome.is_ok() {
+            self.answered();
+            self.say_sent(key, &amounts);
+            let now = self.of.clock.now();
+            self.ledger(move |ledger| ledger.acknowledge(key, amounts, "accepted", now)).await?;
+        }
+        Ok(())
+    }
+
+    async fn user_amount(
+        &self,
+        resource: Uuid,
+        user: &str,
+        amount: Decimal,
+    ) -> Result<UserAmount, CycleError> {
+        let username = user.to_owned();
+        let user_url = self
+            .ledger(move |ledger| match ledger.resource(resource)? {
+                Some(known) => ledger.offering_user(known.offering, &username),
+                None => Ok(None),
+            })
+            .await?;
+        Ok(UserAmount { username: user.to_owned(), amount, user_url, date: None })
+    }
+
+    async fn user_call_failed(&self, key: StatementKey, failure: Failure) -> Result<bool, CycleError> {
+        match failure {
+            Failure::Unknown { .. } => self.put_off(key.resource, failure).await?,
+            Failure::Forbidden { .. } => {
+                self.state().forbidden.push(failure.clone());
+                self.put_off(key.resource, failure).await?;
+            }
+            Failure::Missing { .. } => {
+                // The row has another UUID now (a new plan period, a row made anew): look again next time.
+                self.ledger(move |ledger| ledger.forget_plan_look(key.resource)).await?;
+                self.put_off(key.resource, failure).await?;
+            }
+            failure => self.pause(failure).await?,
+        }
+        Ok(false)
+    }
+
+    async fn park_user(
+        &self,
+        key: StatementKey,
+        component: &str,
+        user: &str,
+        reason: Reason,
+        words: String,
+    ) -> Result<(), CycleError> {
+        self.note(format!(
+            "resource {}, {component} of user {user}, {}: {}: {words}. What to do: {}",
+            key.resource,
+            key.period,
+            reason.state().name(),
+            reason.remedy()
+        ));
+        let (component, user) = (component.to_owned(), user.to_owned());
+        let trouble = reason.trouble(words, self.of.clock.now());
+        Ok(self.ledger(move |ledger| ledger.set_trouble(key, &component, &user, trouble, None)).await?)
+    }
+}
