@@ -255,6 +255,7 @@ fn garbage_does_not_stop_it_and_the_page_needs_nothing_from_elsewhere() {
     let page = server.send("GET", "/", &[], b"");
     assert_eq!(page.status, 200);
     assert!(page.headers["content-type"].starts_with("text/html"));
+    assert!(!page.body.contains("innerHTML"), "reported texts could become markup");
     assert!(!page.body.contains("http://") && !page.body.contains("https://"), "an external address");
     let mut stream = TcpStream::connect(&server.address).unwrap();
     write!(stream, "POST {SET_USAGE} HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000\r\n\r\n").unwrap();
