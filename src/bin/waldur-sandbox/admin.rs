@@ -16,7 +16,8 @@ use crate::clock;
 use crate::door::{App, Asked};
 use crate::faults::Faults;
 use crate::lists::decode_form;
-use crate::marketplace::{self, ComponentSpec, ResourceSpec, RowSpec, TokenSpec, plan_of};
+use crate::marketplace::{self, plan_of};
+use crate::specs::{ComponentSpec, ResourceSpec, RowSpec, TokenSpec};
 use crate::world::{InvoiceItem, Missing, PlanPeriod, Resource, Row, World, hex};
 
 const PAGE: &str = include_str!("page.html");

@@ -8,10 +8,11 @@ use crate::discovery;
 use crate::door::Asked;
 use crate::json::{self, Json};
 use crate::lists::{Query, decode_form};
-use crate::set_usage::{self, Caller};
+use crate::report;
+use crate::set_usage;
 use crate::usage_lists;
 use crate::user_usage;
-use crate::world::{Api, World};
+use crate::world::{Api, Caller, World};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route<'a> {
@@ -171,7 +172,7 @@ fn read(
 pub(crate) fn is_first_of_month(world: &World, asked: &Asked) -> bool {
     asked.method == "POST"
         && route(&asked.path, world.api) == Some(Route::SetUsage)
-        && body(asked).is_ok_and(|body| set_usage::is_first_of_month(world, &body))
+        && body(asked).is_ok_and(|body| report::is_first_of_month(world, &body))
 }
 
 /// The token that a request carries, if it carries one in the right form.
@@ -203,12 +204,7 @@ fn authenticate(world: &mut World, asked: &Asked) -> Result<Caller, Answer> {
     }
     // Sliding: every authenticated request begins it anew (A §9).
     token.last_used = now;
-    Ok(Caller {
-        id: token.id,
-        staff: token.staff,
-        everything: token.everything,
-        offerings: token.offerings.clone(),
-    })
+    Ok(token.caller())
 }
 
 fn accepts_json(accept: Option<&str>) -> bool {

@@ -10,9 +10,8 @@ use crate::answer::Answer;
 use crate::clock;
 use crate::json::Json;
 use crate::lists::{Page, Query, only};
-use crate::set_usage::Caller;
 use crate::usage_lists::{base, usage_in_period};
-use crate::world::{Api, Billing, Offering, Resource, Token, World, hex};
+use crate::world::{Api, Billing, Caller, Offering, Resource, Token, World, hex};
 
 const STATES: [&str; 6] = ["Creating", "OK", "Erred", "Updating", "Terminating", "Terminated"];
 
@@ -182,9 +181,10 @@ pub(crate) fn offering_users(world: &World, caller: &Caller, query: &Query) -> R
 }
 
 pub(crate) fn me(world: &World, key: &str, token: &Token, query: &Query) -> Answer {
+    let caller = token.caller();
     let uuid = crate::world::derived_uuid("user", &token.username);
     let mut permissions = Vec::new();
-    let provided = world.offerings.iter().filter(|o| token.provides(o.uuid));
+    let provided = world.offerings.iter().filter(|o| caller.provides(o.uuid));
     for offering in provided {
         // The offering's role brings the provider's with it (A §8).
         let roles = [

@@ -6,156 +6,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
-use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use rust_decimal::Decimal;
-use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::json::Json;
-use crate::world::{
-    Api, Billing, Component, DateMonth, LimitPeriod, Missing, Named, Offering, OfferingUser, PlanPeriod,
-    Resource, Row, Token, UserLimit, UserRow, World, derived_uuid,
+use crate::specs::{
+    ComponentSpec, File, OfferingSpec, ResourceSpec, RowSpec, TokenSpec, UserSpec, warn_of_unknown_keys,
 };
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct File {
-    pub(crate) api: Option<Api>,
-    pub(crate) timezone: Option<String>,
-    pub(crate) date_month: DateMonth,
-    pub(crate) now: Option<Timestamp>,
-    tokens: Vec<TokenSpec>,
-    customers: Vec<CustomerSpec>,
-    offerings: Vec<OfferingSpec>,
-    resources: Vec<ResourceSpec>,
-    rows: Vec<RowSpec>,
-    latency_ms: u64,
-    first_of_month_ms: u64,
-}
-
-/// In the admin API a token given again keeps what is not mentioned.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct TokenSpec {
-    token: String,
-    username: Option<String>,
-    offerings: Option<Vec<String>>,
-    staff: Option<bool>,
-    #[serde(deserialize_with = "mentioned")]
-    lifetime: Option<Option<i64>>,
-    active: Option<bool>,
-}
-
-/// Tells `lifetime: null` (never dies) from no `lifetime` (unchanged).
-fn mentioned<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i64>>, D::Error> {
-    Option::<i64>::deserialize(deserializer).map(Some)
-}
-
-#[derive(Debug, Deserialize)]
-struct CustomerSpec {
-    name: String,
-    uuid: Option<Uuid>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct OfferingSpec {
-    uuid: Option<Uuid>,
-    name: String,
-    customer: Option<String>,
-    components: Vec<ComponentSpec>,
-    users: Vec<UserSpec>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(crate) struct ComponentSpec {
-    #[serde(rename = "type")]
-    kind: String,
-    uuid: Option<Uuid>,
-    name: Option<String>,
-    measured_unit: Option<String>,
-    billing_type: Option<Billing>,
-    limit_amount: Option<i64>,
-    limit_period: Option<LimitPeriod>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum UserSpec {
-    Name(String),
-    Full { username: String, uuid: Option<Uuid> },
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct ResourceSpec {
-    uuid: Option<Uuid>,
-    name: Option<String>,
-    backend_id: Option<String>,
-    offering: String,
-    state: Option<String>,
-    plan: Option<bool>,
-    project: Option<String>,
-    customer: Option<String>,
-    plan_periods: Option<Vec<PeriodSpec>>,
-    limits: BTreeMap<String, Amount>,
-    user_limits: Vec<UserLimitSpec>,
-    created: Option<Timestamp>,
-}
-
-#[derive(Debug, Deserialize)]
-struct PeriodSpec {
-    uuid: Option<Uuid>,
-    start: Timestamp,
-    end: Option<Timestamp>,
-}
-
-#[derive(Debug, Deserialize)]
-struct UserLimitSpec {
-    username: String,
-    #[serde(rename = "type")]
-    kind: String,
-    limit: Amount,
-}
-
-#[derive(Debug, Deserialize)]
-pub(crate) struct RowSpec {
-    resource: String,
-    #[serde(rename = "type")]
-    kind: String,
-    usage: Amount,
-    billing_period: Option<Date>,
-    description: Option<String>,
-    modified_by: Option<i64>,
-    date: Option<Timestamp>,
-    #[serde(default)]
-    recurring: bool,
-    missing_usage_policy: Option<String>,
-    #[serde(default)]
-    users: BTreeMap<String, Amount>,
-}
-
-/// An amount, as text or number; judged like one that comes over HTTP.
-#[derive(Debug)]
-struct Amount(Decimal);
-
-impl<'de> Deserialize<'de> for Amount {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Text(String),
-            Number(serde_json::Number),
-        }
-        let text = match Written::deserialize(deserializer)? {
-            Written::Text(text) => text,
-            Written::Number(number) => number.to_string(),
-        };
-        crate::amount::read(&Json::text(text)).map(Amount).map_err(serde::de::Error::custom)
-    }
-}
+use crate::world::{
+    Api, Billing, Component, Missing, Named, Offering, OfferingUser, PlanPeriod, Resource, Row, Token,
+    UserLimit, UserRow, World, derived_uuid,
+};
 
 /// What the command line decides.
 #[derive(Debug, Default)]
@@ -446,25 +307,4 @@ pub(crate) fn find_resource(world: &World, name: &str) -> Result<usize, String> 
     let found =
         world.resources.iter().position(|r| Some(r.uuid) == uuid || r.backend_id == name || r.name == name);
     found.ok_or_else(|| format!("no resource {name}"))
-}
-
-/// A typing error should be seen, but not stop anybody.
-fn warn_of_unknown_keys(yaml: &str) {
-    const KNOWN: [&str; 11] = [
-        "api",
-        "timezone",
-        "date_month",
-        "now",
-        "tokens",
-        "customers",
-        "offerings",
-        "resources",
-        "rows",
-        "latency_ms",
-        "first_of_month_ms",
-    ];
-    let Ok(serde_yaml::Value::Mapping(fields)) = serde_yaml::from_str(yaml) else { return };
-    for key in fields.keys().filter_map(serde_yaml::Value::as_str).filter(|key| !KNOWN.contains(key)) {
-        eprintln!("marketplace: unknown key {key}, ignored");
-    }
 }

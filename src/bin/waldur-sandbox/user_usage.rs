@@ -15,8 +15,9 @@ use crate::answer::Answer;
 use crate::billing::{self, Broken};
 use crate::fields::{self, Field, NULL, REQUIRED, Wording, refuse};
 use crate::json::Json;
-use crate::set_usage::{Caller, add, date, each, keep, may_backfill, new_row};
-use crate::world::{Api, Billing, UserRow, World};
+use crate::report::{date, each, keep, may_backfill};
+use crate::set_usage::{add, new_row};
+use crate::world::{Api, Billing, Caller, UserLimit, UserRow, World};
 
 struct Share {
     username: String,
@@ -155,7 +156,7 @@ const OVER_LIMIT: &str = "Usage limit exceeded.";
 /// Whether the user's usage of the component, this share included, passes the limit set for that user (B2).
 fn over_limit(world: &World, home: usize, row: Uuid, share: &Share) -> bool {
     let Some((resource, (_, named))) = world.resources.get(home).zip(world.row(row)) else { return false };
-    let limits = |l: &&crate::world::UserLimit| l.username == share.username && l.kind == named.kind;
+    let limits = |l: &&UserLimit| l.username == share.username && l.kind == named.kind;
     let Some(limit) = resource.user_limits.iter().find(limits).filter(|_| world.api == Api::Current) else {
         return false;
     };

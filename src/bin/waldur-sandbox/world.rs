@@ -126,9 +126,34 @@ pub(crate) struct Token {
 }
 
 impl Token {
+    pub(crate) fn caller(&self) -> Caller {
+        Caller {
+            id: self.id,
+            staff: self.staff,
+            everything: self.everything,
+            offerings: self.offerings.clone(),
+        }
+    }
+}
+
+/// Who calls: what of a token the rules ask for.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) id: i64,
+    pub(crate) staff: bool,
+    pub(crate) everything: bool,
+    pub(crate) offerings: BTreeSet<Uuid>,
+}
+
+impl Caller {
     /// Whether it has a role in the offering; staff need none.
     pub(crate) fn provides(&self, offering: Uuid) -> bool {
         self.everything || self.offerings.contains(&offering)
+    }
+
+    /// Whether it may set usage of the offering's resources.
+    pub(crate) fn manages(&self, offering: Uuid) -> bool {
+        self.staff || self.provides(offering)
     }
 }
 
