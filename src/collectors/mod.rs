@@ -18,6 +18,7 @@ pub mod cgroup;
 pub mod exec;
 pub mod filesystem;
 mod names;
+mod process;
 
 /// Every plugin there is.
 pub const PLUGINS: &[Plugin] = &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN];
