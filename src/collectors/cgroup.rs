@@ -1,3 +1,198 @@
-//! placeholder
-use super::Plugin;
-pub const PLUGIN: Plugin = Plugin { name: "cgroup", about: "", build: |_| None };
+//! Reads what groups of processes use (users' slices, services, a container) from the files that the kernel keeps
+//! about control groups: processor time, memory, input and output, processes. Version 2, version 1, and both at once.
+//!
+//! It only reads. It never makes, moves or limits a group, and what a host does not measure it does not make up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use super::blocking::{self, Stop};
+use super::names::Names;
+use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running};
+use crate::config::section::Section;
+use crate::metering::reading::{Kind, Labels};
+use hierarchy::{Group, Hierarchies, Wanted};
+use read::Reader;
+
+mod hierarchy;
+mod parse;
+mod read;
+
+pub const PLUGIN: Plugin = Plugin {
+    name: "cgroup",
+    about: "processor time, memory, I/O and processes of slices, services or the own container",
+    build,
+};
+
+const OFFERS: &[Offered] = &[
+    Offered { name: "cpu_seconds", kind: Kind::Counter, unit: "s" },
+    Offered { name: "cpu_user_seconds", kind: Kind::Counter, unit: "s" },
+    Offered { name: "cpu_system_seconds", kind: Kind::Counter, unit: "s" },
+    Offered { name: "memory_bytes", kind: Kind::Gauge, unit: "B" },
+    Offered { name: "memory_working_set_bytes", kind: Kind::Gauge, unit: "B" },
+    Offered { name: "io_read_bytes", kind: Kind::Counter, unit: "B" },
+    Offered { name: "io_write_bytes", kind: Kind::Counter, unit: "B" },
+    Offered { name: "io_read_ops", kind: Kind::Counter, unit: "1" },
+    Offered { name: "io_write_ops", kind: Kind::Counter, unit: "1" },
+    Offered { name: "tasks", kind: Kind::Gauge, unit: "1" },
+    Offered { name: "processes", kind: Kind::Gauge, unit: "1" },
+];
+
+const LABELS: &[&str] = &["path", "slice", "unit", "uid", "user"];
+
+/// Where things that are not cgroups are on this host; tests have their own.
+#[derive(Debug, Clone)]
+struct Host {
+    boot_id: PathBuf,
+    proc_self_cgroup: PathBuf,
+    sys_dev_block: PathBuf,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Host {
+            boot_id: "/proc/sys/kernel/random/boot_id".into(),
+            proc_self_cgroup: "/proc/self/cgroup".into(),
+            sys_dev_block: "/sys/dev/block".into(),
+        }
+    }
+}
+
+/// A configured collector.
+#[derive(Debug)]
+struct Cgroup {
+    sight: Arc<Sight>,
+}
+
+/// Everything a run needs on its blocking thread.
+#[derive(Debug)]
+struct Sight {
+    root: PathBuf,
+    wanted: Vec<Wanted>,
+    host: Host,
+    names: Names,
+    /// Groups whose processor time was taken from version 2 while they were there. While both versions know a
+    /// group, it is removed from one before the other; the other's count must not then pass for a new life.
+    cpu_in_v2: Mutex<BTreeSet<String>>,
+}
+
+fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
+    let root = section.parse_with("root", |text| {
+        let root = PathBuf::from(text);
+        if root.is_absolute() { Ok(root) } else { Err(format!("`{text}` must be an absolute path")) }
+    });
+    let slices = section.texts("slices");
+    if slices.as_ref().is_none_or(|slices| slices.is_empty()) {
+        section.problem(
+            "",
+            "`slices` is missing: which groups to read, such as user.slice/user-*.slice, or `.` for a container's own",
+        );
+        return None;
+    }
+    let mut wanted = Vec::new();
+    for text in slices.unwrap_or_default() {
+        match Wanted::parse(&text) {
+            Ok(one) => wanted.push(one),
+            Err(why) => section.problem("slices", why),
+        }
+    }
+    let root = root.unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup"));
+    Some(Box::new(Cgroup::new(root, wanted, Host::default())))
+}
+
+impl Cgroup {
+    fn new(root: PathBuf, wanted: Vec<Wanted>, host: Host) -> Self {
+        let sight = Sight { root, wanted, host, names: Names::default(), cpu_in_v2: Mutex::default() };
+        Cgroup { sight: Arc::new(sight) }
+    }
+}
+
+impl Collector for Cgroup {
+    fn offers(&self) -> &[Offered] {
+        OFFERS
+    }
+
+    fn labels(&self) -> &[&'static str] {
+        LABELS
+    }
+
+    fn scope(&self) -> String {
+        let wanted: BTreeSet<&str> = self.sight.wanted.iter().map(Wanted::text).collect();
+        let wanted: Vec<&str> = wanted.into_iter().collect();
+        format!("{} {}", self.sight.root.display(), wanted.join(" "))
+    }
+
+    fn collect(&self, request: Request) -> Running<'_> {
+        let sight = self.sight.clone();
+        Box::pin(blocking::run(move |stop| sight.look(&request, stop)))
+    }
+}
+
+impl Sight {
+    fn look(&self, request: &Request, stop: &Stop) -> Result<Batch, CollectorError> {
+        let hierarchies = Hierarchies::at(&self.root)?;
+        let found = hierarchies.find(&self.wanted, &self.host);
+        let mut batch = Batch {
+            problems: found.problems,
+            notes: found.notes,
+            lists_everything: true,
+            ..Batch::default()
+        };
+        // Without a boot id (a test's tree), the inode alone tells lives apart.
+        let boot = std::fs::read_to_string(&self.host.boot_id).unwrap_or_default();
+        let cpu_in_v2 = self.choose_cpu(&found.groups);
+        let mut reader = Reader {
+            host: &self.host,
+            boot: boot.trim(),
+            now: request.now,
+            batch: &mut batch,
+            absent: BTreeMap::new(),
+        };
+        for group in found.groups.values() {
+            stop.check()?;
+            match self.labels_of(group) {
+                Ok(labels) => reader.group(group, &labels, cpu_in_v2.contains(&group.path)),
+                Err(problem) => reader.batch.problems.push(format!("{}: {problem}", group.path)),
+            }
+        }
+        let absent = std::mem::take(&mut reader.absent);
+        for (source, count) in absent {
+            batch.notes.push(format!("{count} of {} groups have {}", found.groups.len(), source.absent()));
+        }
+        Ok(batch)
+    }
+
+    /// Which groups have their processor time read from version 2: those that are there, and those that were.
+    fn choose_cpu(&self, groups: &BTreeMap<String, Group>) -> BTreeSet<String> {
+        let mut before = self.cpu_in_v2.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let chosen: BTreeSet<String> = groups
+            .values()
+            .filter(|group| group.v2_counts_cpu() || before.contains(&group.path))
+            .map(|group| group.path.clone())
+            .collect();
+        *before = chosen.clone();
+        chosen
+    }
+
+    /// `path` is exactly what the file system says, because it must tell any two groups apart; `slice` and `unit`
+    /// are for people, without systemd's escapes.
+    fn labels_of(&self, group: &Group) -> Result<Labels, String> {
+        let mut labels = Labels::new();
+        let path = &group.path;
+        let unit = path.rsplit('/').next().unwrap_or(path);
+        labels.insert("path".to_owned(), path.clone());
+        labels.insert("unit".to_owned(), parse::unescape(unit));
+        if let Some(slice) = path.split('/').rfind(|part| part.ends_with(".slice")) {
+            labels.insert("slice".to_owned(), parse::unescape(slice));
+        }
+        if let Some(uid) = parse::uid_in(path) {
+            labels.insert("uid".to_owned(), uid.to_string());
+            labels.insert("user".to_owned(), self.names.user(uid)?);
+        }
+        Ok(labels)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,145 @@
-//! placeholder
-use super::Plugin;
-pub const PLUGIN: Plugin = Plugin { name: "exec", about: "", build: |_| None };
+//! Runs a program of the operator's and reads what it prints: one JSON object a line, each a reading. Whatever can be
+//! measured with a script becomes a collector this way.
+//!
+//! It never runs a shell of its own, never hands the token on, and never takes a part of an answer: a program that
+//! fails, takes too long or prints too much has said nothing.
+
+use jiff::SignedDuration;
+
+use super::process::Program;
+use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking};
+use crate::config::duration::parse_duration;
+use crate::config::section::Section;
+
+mod protocol;
+
+pub const PLUGIN: Plugin =
+    Plugin { name: "exec", about: "a program of yours that prints one JSON object a line", build };
+
+const DEFAULT_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
+const DEFAULT_MAX_OUTPUT: u64 = 16 * 1024 * 1024;
+
+/// A configured collector.
+#[derive(Debug)]
+struct Exec {
+    command: Vec<String>,
+    env: Vec<(String, String)>,
+    timeout: SignedDuration,
+    max_output: u64,
+}
+
+fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
+    let timeout = section.parse_with("timeout", parse_duration);
+    let max_output = section.parse_with("max_output", parse_size);
+    let mut env = Vec::new();
+    for text in section.texts("env").unwrap_or_default() {
+        match variable(&text) {
+            Ok(variable) => env.push(variable),
+            Err(why) => section.problem("env", why),
+        }
+    }
+    let had_command = section.has("command");
+    let command = section.texts("command");
+    match &command {
+        Some(argv) if argv.first().is_none_or(|program| program.is_empty()) => {
+            section.problem(
+                "command",
+                "is empty: write the program and its arguments, such as [/path/to/program, --all]",
+            );
+            return None;
+        }
+        Some(argv) if argv.iter().any(|argument| argument.contains('\0')) => {
+            section.problem("command", "contains a NUL character");
+            return None;
+        }
+        None if !had_command => section.problem(
+            "",
+            "`command` is missing: the program to run and its arguments, such as [/path/to/program, --all]",
+        ),
+        _ => {}
+    }
+    Some(Box::new(Exec {
+        command: command?,
+        env,
+        timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
+        max_output: max_output.unwrap_or(DEFAULT_MAX_OUTPUT),
+    }))
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !text.contains('\0') => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err(format!("`{text}` must be NAME=value")),
+    }
+}
+
+/// Reads a number of bytes: `1048576`, `64KiB`, `16MiB` or `1GiB`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (count, unit) = text.split_at(digits);
+    let shift = match unit.trim_start() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err(format!("`{text}` is not a number of bytes such as 1048576, 64KiB or 16MiB")),
+    };
+    let bytes = count.parse::<u64>().ok().and_then(|count| count.checked_mul(1 << shift));
+    match bytes {
+        // All of it is held in memory.
+        Some(bytes) if (1..=1 << 30).contains(&bytes) => Ok(bytes),
+        _ => Err(format!("`{text}` must be at least 1 byte and at most 1GiB")),
+    }
+}
+
+impl Exec {
+    async fn run(&self, request: Request) -> Result<Batch, CollectorError> {
+        let mut env = vec![
+            ("WALDUR_USAGE_NOW".to_owned(), request.now.to_string()),
+            ("WALDUR_USAGE_SINCE".to_owned(), request.since.to_string()),
+        ];
+        env.extend(request.checkpoint.map(|text| ("WALDUR_USAGE_CHECKPOINT".to_owned(), text)));
+        env.extend(self.env.iter().cloned());
+        let program = Program {
+            argv: &self.command,
+            env,
+            withhold: &request.withhold,
+            time_limit: self.timeout,
+            max_output: self.max_output,
+        };
+        let output = program.run().await.map_err(|why| {
+            let name = self.command.first().map(String::as_str).unwrap_or_default();
+            CollectorError(format!("`{name}`: {why}"))
+        })?;
+        // Reading many lines takes a while.
+        blocking::run(move |_| {
+            let mut batch = Batch { notes: output.notes, ..Batch::default() };
+            protocol::read(&output.stdout, request.now, &mut batch);
+            Ok(batch)
+        })
+        .await
+    }
+}
+
+impl Collector for Exec {
+    fn offers(&self) -> &[Offered] {
+        &[]
+    }
+
+    fn labels(&self) -> &[&'static str] {
+        &[]
+    }
+
+    fn scope(&self) -> String {
+        self.command.join(" ")
+    }
+
+    fn collect(&self, request: Request) -> Running<'_> {
+        Box::pin(self.run(request))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,9 +13,12 @@ use jiff::Timestamp;
 use crate::config::section::Section;
 use crate::metering::reading::{Kind, Reading};
 
+mod blocking;
 pub mod cgroup;
 pub mod exec;
 pub mod filesystem;
+mod names;
+mod process;
 
 /// Every plugin there is.
 pub const PLUGINS: &[Plugin] = &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN];
@@ -41,6 +44,9 @@ pub struct Request {
     pub since: Timestamp,
     /// What this collector's last successful run left behind, in its own words.
     pub checkpoint: Option<String>,
+    /// Names of environment variables that hold a secret (`token_env`). No program that a collector starts gets
+    /// them; `exec` withholds some more of its own accord.
+    pub withhold: Vec<String>,
 }
 
 /// What one run saw. It reaches the ledger in one transaction.
@@ -52,6 +58,9 @@ pub struct Batch {
     /// What could not be looked at (a directory without permission). The readings count, but the run is not
     /// complete: nothing is concluded from what it did not see, and the collector counts as failed.
     pub problems: Vec<String>,
+    /// What a person setting the collector up should know (a glob that matches nothing, a controller that is off).
+    /// The run is complete all the same; `check` and `collect` show these, the daemon does not repeat them.
+    pub notes: Vec<String>,
     /// Moves in the same transaction as the readings.
     pub checkpoint: Option<String>,
     /// Whether a complete run lists everything there is, so that a series seen for the first time began after the

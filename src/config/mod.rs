@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod duration;
+pub mod schedule;
 pub mod section;
 pub mod template;
 pub mod waldur;

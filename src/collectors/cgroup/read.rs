@@ -1,0 +1,353 @@
+//! Reads the files of one group into readings.
+//!
+//! Each number has one place where it is looked for first, and one or two that stand in for it on other hosts. A
+//! file that is not there is a controller that is off; a group that goes away while it is read is gone, and what was
+//! read of it until then counts. Anything else that goes wrong is a problem with the path in it, never a zero.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use jiff::Timestamp;
+use nix::errno::Errno;
+use rust_decimal::Decimal;
+
+use super::Host;
+use super::hierarchy::Group;
+use super::parse::{self, Devices, Transfers};
+use crate::collectors::Batch;
+use crate::metering::reading::{Epoch, Kind, Labels, Reading};
+
+/// More than the kernel ever writes into one of these files.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
+
+/// What is looked for in a group, and what to say of a host that does not have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    Cpu,
+    Memory,
+    Io,
+    Tasks,
+}
+
+impl Source {
+    /// For a note: what is missing, and how to turn it on.
+    pub(super) fn absent(self) -> &'static str {
+        match self {
+            Source::Cpu => "no cpu.stat (cpuacct.usage in version 1): set CPUAccounting=yes for their units",
+            Source::Memory => {
+                "no memory.current (memory.usage_in_bytes in version 1): set MemoryAccounting=yes for their units"
+            }
+            Source::Io => {
+                "no io.stat (blkio.throttle.io_service_bytes_recursive in version 1): set IOAccounting=yes for \
+                 their units"
+            }
+            Source::Tasks => "no pids.current: set TasksAccounting=yes for their units",
+        }
+    }
+}
+
+/// One run over the groups.
+pub(super) struct Reader<'a> {
+    pub(super) host: &'a Host,
+    pub(super) boot: &'a str,
+    pub(super) now: Timestamp,
+    pub(super) batch: &'a mut Batch,
+    /// How many groups lack a source.
+    pub(super) absent: BTreeMap<Source, usize>,
+}
+
+/// What became of one file.
+enum File {
+    Text(String),
+    /// The controller is off, or this kernel has no such file.
+    Missing,
+    /// The whole group is gone.
+    Gone,
+    /// A problem of the run, already told.
+    Failed,
+}
+
+impl Reader<'_> {
+    /// Reads everything there is of one group. `cpu_in_v2`: where its processor time is to be taken from.
+    pub(super) fn group(&mut self, group: &Group, labels: &Labels, cpu_in_v2: bool) {
+        let v1 = |controller: &str| group.v1.get(controller).map(|dir| dir.as_path());
+        let v2 = group.v2.as_deref();
+        let cpu = match (cpu_in_v2, v2) {
+            (true, Some(dir)) => self.cpu_v2(dir, labels),
+            // Version 2 had it, and has let go of it: the group is on its way out.
+            (true, None) => true,
+            (false, _) => v1("cpuacct").is_some_and(|dir| self.cpu_v1(dir, labels)),
+        };
+        let memory = v2.is_some_and(|dir| self.memory(dir, ["memory.current", "inactive_file"], labels))
+            || v1("memory").is_some_and(|dir| {
+                self.memory(dir, ["memory.usage_in_bytes", "total_inactive_file"], labels)
+            });
+        let io = v2.is_some_and(|dir| self.io_v2(dir, labels))
+            || v1("blkio").is_some_and(|dir| self.io_v1(dir, labels));
+        let tasks = v2.is_some_and(|dir| self.tasks(dir, labels))
+            || v1("pids").is_some_and(|dir| self.tasks(dir, labels));
+        for (source, there) in
+            [(Source::Cpu, cpu), (Source::Memory, memory), (Source::Io, io), (Source::Tasks, tasks)]
+        {
+            if !there {
+                *self.absent.entry(source).or_default() += 1;
+            }
+        }
+        let listed = v2.or_else(|| v1("pids")).or_else(|| group.v1.values().next().map(|dir| dir.as_path()));
+        if let Some(dir) = listed {
+            self.processes(dir, labels);
+        }
+    }
+
+    /// `true` if the source is there, even if it could not be read: then no other may stand in for it, whose numbers
+    /// would be another life of the same series.
+    fn cpu_v2(&mut self, dir: &Path, labels: &Labels) -> bool {
+        let text = match self.file(dir, "cpu.stat") {
+            File::Text(text) => text,
+            File::Missing => return false,
+            File::Gone | File::Failed => return true,
+        };
+        let epoch = self.epoch(dir);
+        for (key, name) in [
+            ("usage_usec", "cpu_seconds"),
+            ("user_usec", "cpu_user_seconds"),
+            ("system_usec", "cpu_system_seconds"),
+        ] {
+            match parse::keyed(&text, key) {
+                Ok(Some(count)) => self.counter(name, parse::seconds(count, 6), "s", labels, &epoch),
+                Ok(None) => {}
+                Err(why) => self.malformed(dir, "cpu.stat", &why),
+            }
+        }
+        true
+    }
+
+    fn cpu_v1(&mut self, dir: &Path, labels: &Labels) -> bool {
+        let epoch = self.epoch(dir);
+        let mut there = false;
+        for (file, name) in [
+            ("cpuacct.usage", "cpu_seconds"),
+            ("cpuacct.usage_user", "cpu_user_seconds"),
+            ("cpuacct.usage_sys", "cpu_system_seconds"),
+        ] {
+            there |= self.number(dir, file, |reader, count| {
+                reader.counter(name, parse::seconds(count, 9), "s", labels, &epoch);
+            });
+        }
+        there
+    }
+
+    /// Memory, and the working set as Kubernetes and cAdvisor count it: without the file cache that can be dropped.
+    fn memory(&mut self, dir: &Path, [file, cache_key]: [&str; 2], labels: &Labels) -> bool {
+        let mut used = None;
+        let there = self.number(dir, file, |reader, bytes| {
+            used = Some(bytes);
+            reader.gauge("memory_bytes", bytes, "B", labels);
+        });
+        let Some(used) = used else { return there };
+        if let File::Text(text) = self.file(dir, "memory.stat") {
+            match parse::keyed(&text, cache_key) {
+                // The two files are read one after the other, so the cache may look larger than the whole.
+                Ok(Some(cache)) => {
+                    self.gauge("memory_working_set_bytes", used.saturating_sub(cache), "B", labels)
+                }
+                Ok(None) => {}
+                Err(why) => self.malformed(dir, "memory.stat", &why),
+            }
+        }
+        there
+    }
+
+    fn io_v2(&mut self, dir: &Path, labels: &Labels) -> bool {
+        let text = match self.file(dir, "io.stat") {
+            File::Text(text) => text,
+            File::Missing => return false,
+            File::Gone | File::Failed => return true,
+        };
+        match parse::io_stat(&text) {
+            Ok(devices) => self.transfers(dir, devices, labels),
+            Err(why) => self.malformed(dir, "io.stat", &why),
+        }
+        true
+    }
+
+    fn io_v1(&mut self, dir: &Path, labels: &Labels) -> bool {
+        let mut devices = Devices::new();
+        let mut there = false;
+        for (file, is_bytes) in
+            [("blkio.throttle.io_service_bytes", true), ("blkio.throttle.io_serviced", false)]
+        {
+            let mut name = format!("{file}_recursive");
+            let mut text = self.file(dir, &name);
+            // Without the recursive file, the plain one is the whole truth only of a group that holds no other.
+            if matches!(text, File::Missing) && !has_children(dir) {
+                name = file.to_owned();
+                text = self.file(dir, &name);
+            }
+            let counts = match text {
+                File::Text(text) => parse::blkio(&text),
+                File::Missing => continue,
+                File::Gone | File::Failed => {
+                    there = true;
+                    continue;
+                }
+            };
+            there = true;
+            match counts {
+                Ok(counts) => {
+                    for (device, (read, write)) in counts {
+                        let transfers = devices.entry(device).or_default();
+                        if is_bytes {
+                            (transfers.read_bytes, transfers.write_bytes) = (read, write);
+                        } else {
+                            (transfers.read_ops, transfers.write_ops) = (read, write);
+                        }
+                    }
+                }
+                Err(why) => self.malformed(dir, &name, &why),
+            }
+        }
+        self.transfers(dir, devices, labels);
+        there
+    }
+
+    /// A series a device. Their sum would fall when a device is taken away, which looks like a counter that started
+    /// anew, and would be billed again.
+    fn transfers(&mut self, dir: &Path, devices: Devices, labels: &Labels) {
+        let epoch = self.epoch(dir);
+        for (device, transfers) in devices {
+            if self.rests_on_others(&device) {
+                continue;
+            }
+            let mut labels = labels.clone();
+            labels.insert("device".to_owned(), device);
+            let Transfers { read_bytes, write_bytes, read_ops, write_ops } = transfers;
+            for (name, unit, count) in [
+                ("io_read_bytes", "B", read_bytes),
+                ("io_write_bytes", "B", write_bytes),
+                ("io_read_ops", "1", read_ops),
+                ("io_write_ops", "1", write_ops),
+            ] {
+                if let Some(count) = count {
+                    self.counter(name, Decimal::from(count), unit, &labels, &epoch);
+                }
+            }
+        }
+    }
+
+    /// Whether a device hands its transfers on to others (LVM, RAID, encryption, loop): they are counted there.
+    fn rests_on_others(&self, device: &str) -> bool {
+        let about = self.host.sys_dev_block.join(device);
+        about.join("loop").exists()
+            || std::fs::read_dir(about.join("slaves")).is_ok_and(|mut below| below.next().is_some())
+    }
+
+    fn tasks(&mut self, dir: &Path, labels: &Labels) -> bool {
+        self.number(dir, "pids.current", |reader, count| reader.gauge("tasks", count, "1", labels))
+    }
+
+    /// Processes of the group and of all groups in it, each once.
+    fn processes(&mut self, dir: &Path, labels: &Labels) {
+        let mut pids = BTreeSet::new();
+        for entry in walkdir::WalkDir::new(dir) {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) if error.io_error().is_some_and(|error| is_gone(error)) => continue,
+                Err(error) => {
+                    return self
+                        .batch
+                        .problems
+                        .push(format!("{error}; let the agent's user read {}", dir.display()));
+                }
+            };
+            if !entry.file_type().is_dir() {
+                continue;
+            }
+            match self.file(entry.path(), "cgroup.procs") {
+                File::Text(text) => pids.extend(text.lines().map(str::to_owned)),
+                File::Missing | File::Gone if entry.depth() == 0 => return,
+                // Threaded groups list their processes in the group above.
+                File::Missing | File::Gone => {}
+                File::Failed => return,
+            }
+        }
+        // A process may have moved while the groups were read; a set of their ids still has each only once.
+        self.gauge("processes", pids.len() as u64, "1", labels);
+    }
+
+    fn number(&mut self, dir: &Path, file: &str, then: impl FnOnce(&mut Self, u64)) -> bool {
+        match self.file(dir, file) {
+            File::Text(text) => match parse::number(&text) {
+                Ok(number) => then(self, number),
+                Err(why) => self.malformed(dir, file, &why),
+            },
+            File::Missing => return false,
+            File::Gone | File::Failed => {}
+        }
+        true
+    }
+
+    fn file(&mut self, dir: &Path, name: &str) -> File {
+        let path = dir.join(name);
+        let mut text = String::new();
+        let read = std::fs::File::open(&path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
+        match read {
+            Ok(_) => File::Text(text),
+            Err(error) if is_gone(&error) => {
+                if dir.is_dir() {
+                    File::Missing
+                } else {
+                    File::Gone
+                }
+            }
+            // What a threaded group answers to being asked for its processes.
+            Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => File::Missing,
+            Err(error) => {
+                let remedy = match error.kind() {
+                    ErrorKind::PermissionDenied => {
+                        "; let the agent's user read it (a security module may forbid it)"
+                    }
+                    _ => "",
+                };
+                self.batch.problems.push(format!("{} can't be read: {error}{remedy}", path.display()));
+                File::Failed
+            }
+        }
+    }
+
+    fn malformed(&mut self, dir: &Path, file: &str, why: &str) {
+        self.batch.problems.push(format!("{}: {why}; please report this", dir.join(file).display()));
+    }
+
+    /// Which life of a group a counter belongs to. The kernel gives each group an inode number of its own, and starts
+    /// over at boot.
+    fn epoch(&self, dir: &Path) -> Epoch {
+        let inode = std::fs::metadata(dir).map(|about| about.ino());
+        Epoch { id: inode.ok().map(|inode| format!("{}/{inode}", self.boot)), began: None }
+    }
+
+    fn counter(&mut self, name: &str, value: Decimal, unit: &str, labels: &Labels, epoch: &Epoch) {
+        let mut reading = Reading::new(name, Kind::Counter, value, self.now).unit(unit);
+        reading.labels = labels.clone();
+        reading.epoch = epoch.clone();
+        self.batch.push(reading);
+    }
+
+    fn gauge(&mut self, name: &str, value: u64, unit: &str, labels: &Labels) {
+        let mut reading = Reading::new(name, Kind::Gauge, Decimal::from(value), self.now).unit(unit);
+        reading.labels = labels.clone();
+        self.batch.push(reading);
+    }
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32)
+}
+
+fn has_children(dir: &Path) -> bool {
+    // A directory that can't be listed may well hold others: what it says of itself is then not enough.
+    let Ok(mut entries) = std::fs::read_dir(dir) else { return true };
+    entries.any(|entry| entry.and_then(|entry| entry.file_type()).is_ok_and(|kind| kind.is_dir()))
+}

@@ -1,0 +1,382 @@
+//! Trees of files as the kernel writes them, for the shapes that the machine at hand does not have.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+use crate::metering::reading::Reading;
+
+const BOOT: &str = "752311d1-854b-4071-bc6a-8d3a6cd591d8";
+
+struct Tree {
+    dir: tempfile::TempDir,
+}
+
+impl Tree {
+    fn new() -> Tree {
+        let tree = Tree { dir: tempfile::tempdir().unwrap() };
+        tree.file("boot_id", &format!("{BOOT}\n"));
+        tree.file("self_cgroup", "0::/\n");
+        fs::create_dir_all(tree.path().join("cg")).unwrap();
+        tree
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn file(&self, path: &str, text: &str) {
+        let path = self.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// A version 2 group with every controller on.
+    fn v2_group(&self, path: &str, usage_usec: u64) {
+        let dir = format!("cg/{path}");
+        self.file(&format!("{dir}/cgroup.controllers"), "cpu io memory pids\n");
+        self.file(&format!("{dir}/cgroup.procs"), "");
+        self.file(
+            &format!("{dir}/cpu.stat"),
+            &format!("usage_usec {usage_usec}\nuser_usec 3\nsystem_usec 1\n"),
+        );
+        self.file(&format!("{dir}/memory.current"), "1048576\n");
+        self.file(&format!("{dir}/memory.stat"), "anon 1\ninactive_file 48576\n");
+        self.file(&format!("{dir}/io.stat"), "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n");
+        self.file(&format!("{dir}/pids.current"), "7\n");
+    }
+
+    fn collector(&self, slices: &[&str]) -> Cgroup {
+        let host = Host {
+            boot_id: self.path().join("boot_id"),
+            proc_self_cgroup: self.path().join("self_cgroup"),
+            sys_dev_block: self.path().join("block"),
+        };
+        let wanted = slices.iter().map(|text| Wanted::parse(text).unwrap()).collect();
+        Cgroup::new(self.path().join("cg"), wanted, host)
+    }
+
+    async fn collect(&self, slices: &[&str]) -> Batch {
+        self.collector(slices).collect(request()).await.unwrap()
+    }
+}
+
+fn request() -> Request {
+    let now = "2026-11-05T10:00:00Z".parse().unwrap();
+    Request { now, since: now, checkpoint: None, withhold: Vec::new() }
+}
+
+fn find<'a>(batch: &'a Batch, name: &str, path: &str) -> Vec<&'a Reading> {
+    batch.readings.iter().filter(|r| r.name == name && r.labels["path"] == path).collect()
+}
+
+fn value(batch: &Batch, name: &str, path: &str) -> String {
+    let found = find(batch, name, path);
+    assert_eq!(found.len(), 1, "{name} of {path}: {found:?}");
+    found[0].value.to_string()
+}
+
+#[tokio::test]
+async fn a_version_2_group_gives_every_reading_exactly() {
+    let tree = Tree::new();
+    tree.v2_group("", 0);
+    tree.v2_group("user.slice/user-0.slice", 297_267_932);
+    tree.file("cg/user.slice/user-0.slice/cgroup.procs", "12\n");
+    tree.file("cg/user.slice/user-0.slice/session-1.scope/cgroup.procs", "34\n56\n");
+    let batch = tree.collect(&["user.slice/user-*.slice"]).await;
+
+    let path = "user.slice/user-0.slice";
+    let seen: Vec<(&str, Kind, String, &str)> = batch
+        .readings
+        .iter()
+        .map(|r| (r.name.as_str(), r.kind, r.value.to_string(), r.unit.as_deref().unwrap()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("cpu_seconds", Kind::Counter, "297.267932".to_owned(), "s"),
+            ("cpu_user_seconds", Kind::Counter, "0.000003".to_owned(), "s"),
+            ("cpu_system_seconds", Kind::Counter, "0.000001".to_owned(), "s"),
+            ("memory_bytes", Kind::Gauge, "1048576".to_owned(), "B"),
+            ("memory_working_set_bytes", Kind::Gauge, "1000000".to_owned(), "B"),
+            ("io_read_bytes", Kind::Counter, "10".to_owned(), "B"),
+            ("io_write_bytes", Kind::Counter, "20".to_owned(), "B"),
+            ("io_read_ops", Kind::Counter, "1".to_owned(), "1"),
+            ("io_write_ops", Kind::Counter, "2".to_owned(), "1"),
+            ("tasks", Kind::Gauge, "7".to_owned(), "1"),
+            ("processes", Kind::Gauge, "3".to_owned(), "1"),
+        ]
+    );
+    let cpu = find(&batch, "cpu_seconds", path)[0];
+    let labels: Vec<_> = cpu.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(
+        labels,
+        ["path=user.slice/user-0.slice", "slice=user-0.slice", "uid=0", "unit=user-0.slice", "user=root"]
+    );
+    assert!(cpu.epoch.id.as_ref().unwrap().starts_with(&format!("{BOOT}/")));
+    assert_eq!(find(&batch, "memory_bytes", path)[0].epoch.id, None);
+    assert_eq!(find(&batch, "io_read_bytes", path)[0].labels["device"], "8:0");
+    assert!(batch.lists_everything);
+    assert_eq!((batch.problems, batch.notes, batch.quarantined), (vec![], vec![], vec![]));
+}
+
+#[tokio::test]
+async fn what_a_host_does_not_measure_is_a_note_and_never_a_zero() {
+    let tree = Tree::new();
+    tree.file("cg/cgroup.controllers", "\n");
+    for user in ["user-0.slice", "user-1.slice"] {
+        tree.file(&format!("cg/user.slice/{user}/cpu.stat"), "usage_usec 5\n");
+    }
+    let batch = tree.collect(&["user.slice/user-*.slice", "machine.slice"]).await;
+    let names: BTreeSet<&str> = batch.readings.iter().map(|r| r.name.as_str()).collect();
+    assert_eq!(names, BTreeSet::from(["cpu_seconds"]));
+    assert_eq!(batch.problems, Vec::<String>::new());
+    assert_eq!(batch.notes.len(), 4);
+    assert!(batch.notes[0].starts_with("`machine.slice` matches no group now"), "{:?}", batch.notes);
+    assert!(batch.notes[1].starts_with("2 of 2 groups have no memory.current"), "{:?}", batch.notes);
+    assert!(batch.notes[2].starts_with("2 of 2 groups have no io.stat"), "{:?}", batch.notes);
+    assert!(batch.notes[3].starts_with("2 of 2 groups have no pids.current"), "{:?}", batch.notes);
+}
+
+#[tokio::test]
+async fn text_where_a_number_belongs_is_a_problem_with_its_path() {
+    let tree = Tree::new();
+    tree.v2_group("", 0);
+    tree.v2_group("a.slice", 1);
+    tree.file("cg/a.slice/memory.current", "lots\n");
+    let batch = tree.collect(&["a.slice"]).await;
+    assert_eq!(batch.problems.len(), 1);
+    assert!(
+        batch.problems[0].contains("cg/a.slice/memory.current: `lots` is not a whole number"),
+        "{:?}",
+        batch.problems
+    );
+    assert_eq!(value(&batch, "cpu_seconds", "a.slice"), "0.000001");
+    assert!(find(&batch, "memory_bytes", "a.slice").is_empty());
+}
+
+#[tokio::test]
+async fn a_file_that_can_not_be_read_is_a_problem_of_the_run() {
+    let tree = Tree::new();
+    tree.v2_group("", 0);
+    tree.v2_group("a.slice", 1);
+    // A directory in the file's place fails for root as well.
+    fs::remove_file(tree.path().join("cg/a.slice/cpu.stat")).unwrap();
+    fs::create_dir(tree.path().join("cg/a.slice/cpu.stat")).unwrap();
+    let batch = tree.collect(&["a.slice"]).await;
+    assert_eq!(batch.problems.len(), 1, "{:?}", batch.problems);
+    assert!(batch.problems[0].contains("cg/a.slice/cpu.stat can't be read"), "{:?}", batch.problems);
+    assert!(find(&batch, "cpu_seconds", "a.slice").is_empty());
+    assert_eq!(value(&batch, "memory_bytes", "a.slice"), "1048576");
+}
+
+fn v1_group(tree: &Tree, path: &str) {
+    for controller in ["cpu,cpuacct", "memory", "blkio", "pids", "systemd"] {
+        tree.file(&format!("cg/{controller}/cgroup.procs"), "");
+        tree.file(&format!("cg/{controller}/{path}/cgroup.procs"), "4\n5\n");
+    }
+    tree.file(&format!("cg/cpu,cpuacct/{path}/cpuacct.usage"), "302440068727\n");
+    tree.file(&format!("cg/cpu,cpuacct/{path}/cpuacct.usage_user"), "256256668927\n");
+    tree.file(&format!("cg/cpu,cpuacct/{path}/cpuacct.usage_sys"), "41015260139\n");
+    tree.file(&format!("cg/memory/{path}/memory.usage_in_bytes"), "5000\n");
+    tree.file(&format!("cg/memory/{path}/memory.stat"), "inactive_file 7\ntotal_inactive_file 2000\n");
+    let bytes = "8:0 Read 4096\n8:0 Write 8192\n8:0 Total 12288\nTotal 12288\n";
+    tree.file(&format!("cg/blkio/{path}/blkio.throttle.io_service_bytes_recursive"), bytes);
+    tree.file(
+        &format!("cg/blkio/{path}/blkio.throttle.io_serviced_recursive"),
+        "8:0 Read 1\n8:0 Write 2\nTotal 3\n",
+    );
+    tree.file(&format!("cg/pids/{path}/pids.current"), "9\n");
+}
+
+#[tokio::test]
+async fn a_version_1_group_is_put_together_from_its_hierarchies() {
+    let tree = Tree::new();
+    let path = "user.slice/user-0.slice";
+    v1_group(&tree, path);
+    // As on RHEL 8: links with the single names beside the shared hierarchy.
+    std::os::unix::fs::symlink("cpu,cpuacct", tree.path().join("cg/cpuacct")).unwrap();
+    std::os::unix::fs::symlink("cpu,cpuacct", tree.path().join("cg/cpu")).unwrap();
+    let batch = tree.collect(&["user.slice/user-*.slice"]).await;
+    let seen: Vec<String> = batch.readings.iter().map(|r| format!("{} {}", r.name, r.value)).collect();
+    assert_eq!(
+        seen,
+        [
+            "cpu_seconds 302.440068727",
+            "cpu_user_seconds 256.256668927",
+            "cpu_system_seconds 41.015260139",
+            "memory_bytes 5000",
+            "memory_working_set_bytes 3000",
+            "io_read_bytes 4096",
+            "io_write_bytes 8192",
+            "io_read_ops 1",
+            "io_write_ops 2",
+            "tasks 9",
+            "processes 2",
+        ]
+    );
+    assert_eq!((batch.problems, batch.notes), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn without_a_recursive_file_only_a_group_that_holds_no_other_tells_its_transfers() {
+    let tree = Tree::new();
+    v1_group(&tree, "a.slice");
+    let dir = tree.path().join("cg/blkio/a.slice");
+    for file in ["blkio.throttle.io_service_bytes", "blkio.throttle.io_serviced"] {
+        fs::rename(dir.join(format!("{file}_recursive")), dir.join(file)).unwrap();
+    }
+    assert_eq!(value(&tree.collect(&["a.slice"]).await, "io_read_bytes", "a.slice"), "4096");
+    fs::create_dir(dir.join("inner.scope")).unwrap();
+    let batch = tree.collect(&["a.slice"]).await;
+    assert!(find(&batch, "io_read_bytes", "a.slice").is_empty());
+    assert!(batch.notes[0].starts_with("1 of 1 groups have no io.stat"), "{:?}", batch.notes);
+}
+
+/// A hybrid host: version 1 controllers, and version 2 at `unified`, both knowing the group.
+fn hybrid(tree: &Tree, path: &str) {
+    v1_group(tree, path);
+    tree.file("cg/unified/cgroup.controllers", "\n");
+    tree.file(&format!("cg/unified/{path}/cpu.stat"), "usage_usec 44000000\nuser_usec 1\nsystem_usec 1\n");
+}
+
+#[tokio::test]
+async fn on_a_hybrid_host_version_2_is_preferred_where_it_counts() {
+    let tree = Tree::new();
+    hybrid(&tree, "a.slice");
+    let batch = tree.collect(&["a.slice"]).await;
+    assert_eq!(value(&batch, "cpu_seconds", "a.slice"), "44.000000");
+    assert_eq!(value(&batch, "memory_bytes", "a.slice"), "5000");
+    assert_eq!(batch.notes, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_group_known_to_version_1_alone_is_read_there() {
+    let tree = Tree::new();
+    hybrid(&tree, "a.slice");
+    v1_group(&tree, "docker/ab");
+    let batch = tree.collect(&["docker/*"]).await;
+    assert_eq!(value(&batch, "cpu_seconds", "docker/ab"), "302.440068727");
+}
+
+#[tokio::test]
+async fn a_group_that_leaves_version_2_first_does_not_come_back_as_another_life() {
+    let tree = Tree::new();
+    hybrid(&tree, "a.slice");
+    let collector = tree.collector(&["a.slice"]);
+    let before = collector.collect(request()).await.unwrap();
+    assert_eq!(value(&before, "cpu_seconds", "a.slice"), "44.000000");
+    fs::remove_dir_all(tree.path().join("cg/unified/a.slice")).unwrap();
+    let after = collector.collect(request()).await.unwrap();
+    assert!(find(&after, "cpu_seconds", "a.slice").is_empty(), "{:?}", after.readings);
+}
+
+#[tokio::test]
+async fn a_group_beside_the_one_that_holds_it_is_warned_about() {
+    let tree = Tree::new();
+    tree.v2_group("", 0);
+    tree.v2_group("user.slice/user-0.slice", 1);
+    tree.v2_group("user.slice/user-0.slice/session-1.scope", 1);
+    tree.v2_group("user.slice2", 1);
+    tree.v2_group("user.slice", 1);
+    let batch = tree.collect(&["user.slice*", "user.slice/**/*"]).await;
+    assert_eq!(
+        batch.notes,
+        [
+            "`user.slice/user-0.slice` is listed beside `user.slice`, which holds it (and 1 more like it): its usage is \
+          counted twice wherever both are added up; narrow the glob, or tell them apart by `path`"
+        ]
+    );
+    let root = tree.collect(&[".", "user.slice2"]).await;
+    assert!(root.notes[0].starts_with("`user.slice2` is listed beside `.`"), "{:?}", root.notes);
+}
+
+#[tokio::test]
+async fn a_group_matched_by_two_globs_is_read_once() {
+    let tree = Tree::new();
+    tree.v2_group("", 0);
+    tree.v2_group("a.slice", 1);
+    let batch = tree.collect(&["a.slice", "./*.slice/"]).await;
+    assert_eq!(find(&batch, "cpu_seconds", "a.slice").len(), 1);
+}
+
+#[tokio::test]
+async fn paths_tell_groups_apart_whose_unescaped_names_are_equal() {
+    let tree = Tree::new();
+    tree.v2_group("", 0);
+    tree.v2_group(r"my-app.scope", 1_000_000);
+    tree.v2_group(r"my\x2dapp.scope", 2_000_000);
+    let batch = tree.collect(&["my*.scope"]).await;
+    assert_eq!(value(&batch, "cpu_seconds", r"my-app.scope"), "1.000000");
+    assert_eq!(value(&batch, "cpu_seconds", r"my\x2dapp.scope"), "2.000000");
+    assert!(find(&batch, "cpu_seconds", r"my\x2dapp.scope")[0].labels["unit"] == "my-app.scope");
+}
+
+#[tokio::test]
+async fn the_own_group_is_what_proc_says_or_inside_a_container_the_root() {
+    let tree = Tree::new();
+    tree.v2_group("", 1_000_000);
+    tree.v2_group("system.slice/agent.service", 2_000_000);
+    assert_eq!(value(&tree.collect(&["self"]).await, "cpu_seconds", "self"), "1.000000");
+    tree.file("self_cgroup", "0::/system.slice/agent.service\n");
+    assert_eq!(value(&tree.collect(&["self"]).await, "cpu_seconds", "self"), "2.000000");
+    tree.file("self_cgroup", "0::/system.slice/docker-ab.scope\n");
+    assert_eq!(value(&tree.collect(&["self"]).await, "cpu_seconds", "self"), "1.000000");
+    assert_eq!(value(&tree.collect(&["."]).await, "cpu_seconds", "."), "1.000000");
+    tree.file("self_cgroup", "0::/../other.slice\n");
+    let outside = tree.collect(&["self"]).await;
+    assert!(outside.readings.is_empty() && outside.problems[0].contains("outside of what is mounted here"));
+}
+
+#[tokio::test]
+async fn a_device_that_hands_its_transfers_on_is_not_counted_beside_them() {
+    let tree = Tree::new();
+    tree.v2_group("", 0);
+    tree.v2_group("a.slice", 0);
+    tree.file("cg/a.slice/io.stat", "8:0 rbytes=10\n8:16 rbytes=5\n253:0 rbytes=10\n7:0 rbytes=10\n");
+    tree.file("block/8:0/size", "1");
+    fs::create_dir_all(tree.path().join("block/8:0/slaves")).unwrap();
+    tree.file("block/253:0/slaves/sda/size", "1");
+    tree.file("block/7:0/loop/backing_file", "/x");
+    let batch = tree.collect(&["a.slice"]).await;
+    let devices: Vec<String> = find(&batch, "io_read_bytes", "a.slice")
+        .iter()
+        .map(|r| format!("{} {}", r.labels["device"], r.value))
+        .collect();
+    assert_eq!(devices, ["8:0 10", "8:16 5"]);
+}
+
+#[tokio::test]
+async fn a_root_that_is_no_cgroup_file_system_is_an_error_with_a_remedy() {
+    let tree = Tree::new();
+    let error = tree.collector(&["."]).collect(request()).await.unwrap_err();
+    assert!(error.0.contains("is no cgroup file system") && error.0.contains("`root`"), "{error}");
+    fs::remove_dir(tree.path().join("cg")).unwrap();
+    let error = tree.collector(&["."]).collect(request()).await.unwrap_err();
+    assert!(error.0.contains("can't be read: No such file") && error.0.contains("mount"), "{error}");
+}
+
+#[test]
+fn mistakes_in_the_configuration_are_told_with_their_line() {
+    let (mut section, problems) = Section::parse("root: sys\nslices: [/user.slice, ../a, 'user[.slice']\n");
+    assert!(build(&mut section).is_some());
+    section.finish();
+    let told: Vec<String> = problems.list().iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 4, "{told:?}");
+    assert_eq!(told[0], "line 1: root: `sys` must be an absolute path");
+    assert_eq!(
+        told[1],
+        "line 2: slices: `/user.slice` must be relative to `root`, without a leading / and without .."
+    );
+    let (mut section, problems) = Section::parse("root: /sys/fs/cgroup\n");
+    assert!(build(&mut section).is_none());
+    assert!(problems.list()[0].message.starts_with("`slices` is missing"));
+}
+
+#[test]
+fn the_scope_changes_only_with_what_is_looked_at() {
+    let tree = Tree::new();
+    let scope = tree.collector(&["b/*", "a"]).scope();
+    assert_eq!(scope, tree.collector(&["a", "b/*"]).scope());
+    assert_ne!(scope, tree.collector(&["a", "b"]).scope());
+}
