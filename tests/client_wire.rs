@@ -1,6 +1,7 @@
 //! The client against a server that is only bytes: what goes over the wire, and what becomes of every way in which
 //! an answer can be late, short, long, wrong or not there.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -119,12 +120,12 @@ fn settings(text: &str) -> WaldurSettings {
 
 /// A client whose token is in a file that lives as long as the tests.
 fn client(text: &str) -> Client {
-    static TOKEN_FILE: LazyLock<tempfile::NamedTempFile> = LazyLock::new(|| {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), TOKEN).unwrap();
-        file
+    static TOKEN_FILE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("client-wire-token");
+        std::fs::write(&path, TOKEN).unwrap();
+        path
     });
-    let settings = settings(&format!("{text}token_file: {}\n", TOKEN_FILE.path().display()));
+    let settings = settings(&format!("{text}token_file: {}\n", TOKEN_FILE.display()));
     Client::new(&settings, Arc::new(ManualClock::at(NOW.parse().unwrap()))).unwrap()
 }
 
