@@ -11,22 +11,18 @@ pub const LONGEST: usize = 500;
 /// to drive an operator's terminal).
 pub fn clean(text: &str) -> String {
     let mut words = String::new();
-    let mut length = 0;
     for word in text.split(|c: char| c.is_whitespace() || unseen(c)).filter(|w| !w.is_empty()) {
-        if length > 0 {
-            words.push(' ');
-            length += 1;
-        }
-        for c in word.chars() {
-            if length >= LONGEST {
-                words.push('…');
-                return words;
-            }
-            words.push(c);
-            length += 1;
+        let blank = if words.is_empty() { "" } else { " " };
+        words.extend([blank, word]);
+        // One that is far too long is not put together to its end.
+        if words.len() > LONGEST * 4 {
+            break;
         }
     }
-    words
+    match words.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words,
+    }
 }
 
 /// Characters that change how others are shown: controls, and the marks that turn the direction of writing.
