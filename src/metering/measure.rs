@@ -234,17 +234,11 @@ impl Trail {
         let anchor = point.start.unwrap_or(point.at);
         let period = timeline.segment_at(anchor).period;
         let start = timeline.zone().start(period);
-        let before = self.present.as_ref().and_then(|present| {
+        let same_period = self.present.as_ref().and_then(|present| {
             let anchor = present.start.unwrap_or(present.at);
-            Some((present, present.value?, timeline.segment_at(anchor).period))
+            (timeline.segment_at(anchor).period == period).then_some((present.value?, present.at.max(start)))
         });
-        let (level, from) = match before {
-            Some((present, level, of)) if of == period => (level, present.at.max(start)),
-            // A source that returns to a month after it had begun the next: what it had said of that month is no
-            // longer at hand, and to count it from zero would bill the month twice.
-            Some((_, _, of)) if of > period => return Vec::new(),
-            _ => (Decimal::ZERO, start),
-        };
+        let (level, from) = same_period.unwrap_or((Decimal::ZERO, start));
         let to = point.at.min(timeline.zone().end(period));
         let rise = Exact::from(value) - Exact::from(level);
         if from < to {

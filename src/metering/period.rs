@@ -117,6 +117,18 @@ impl BillingZone {
             guess
         }
     }
+
+    /// Why a `total` over this interval can't be metered, if it can't: the sum "of the period so far" must be of one
+    /// period. Totals of two periods that take turns in the order of time would each be counted from zero again.
+    pub fn check_total(&self, start: Timestamp, end: Timestamp) -> Result<(), String> {
+        let period = self.period_of(start);
+        if end <= self.end(period) {
+            return Ok(());
+        }
+        Err(format!(
+            "a total is of one billing period, and this one reaches from {start} past the end of {period}"
+        ))
+    }
 }
 
 /// A stretch of time in one billing period over which amounts are counted: `start..end`.
