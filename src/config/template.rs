@@ -66,8 +66,14 @@ impl FromStr for Template {
                 }
                 '}' => return Err(format!("`{text}` has a `}}` without a `{{`")),
                 '{' => {
-                    let label: String = rest.by_ref().take_while(|c| *c != '}').collect();
-                    if !text.contains('}') || label.is_empty() || label.contains(['{', ' ']) {
+                    let mut closed = false;
+                    let until_closed = |c: &char| {
+                        closed = *c == '}';
+                        !closed
+                    };
+                    let label: String = rest.by_ref().take_while(until_closed).collect();
+                    if !closed || label.is_empty() || label.contains(|c: char| c == '{' || c.is_whitespace())
+                    {
                         return Err(format!("`{text}` has a `{{` that is not followed by a label and `}}`"));
                     }
                     if !literal.is_empty() {

@@ -152,12 +152,15 @@ impl FromStr for Exact {
     }
 }
 
+const MAX_EXPONENT: u32 = 999;
+
 /// A plain decimal of any length, with an optional exponent of at most 3 digits.
 fn decimal(text: &str) -> Option<BigRational> {
     let text = text.trim();
     let (number, exponent) = match text.split_once(['e', 'E']) {
-        Some((number, exponent)) if exponent.len() <= 4 => (number, exponent.parse::<i32>().ok()?),
-        Some(_) => return None,
+        Some((number, exponent)) => {
+            (number, exponent.parse::<i32>().ok().filter(|e| e.unsigned_abs() <= MAX_EXPONENT)?)
+        }
         None => (text, 0),
     };
     let unsigned = number.strip_prefix(['-', '+']).unwrap_or(number);

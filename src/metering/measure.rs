@@ -54,7 +54,7 @@ pub enum OnGap {
     /// Nothing is guessed: the gap is left out and shown in the coverage.
     #[default]
     LeaveOut,
-    /// The last level is taken to have held.
+    /// The last level is taken to have held, even where levels are otherwise joined by lines.
     Hold,
 }
 
@@ -73,12 +73,16 @@ impl std::fmt::Display for Measure {
             Interpolation::Step => "step",
             Interpolation::Linear => "linear",
         };
-        let gap = match (hold.on_gap, hold.max_gap) {
-            (OnGap::Hold, _) => "hold".to_owned(),
-            (OnGap::LeaveOut, None) => "usual".to_owned(),
-            (OnGap::LeaveOut, Some(gap)) => format!("{}us", gap.as_micros()),
+        let limit = match hold.max_gap {
+            None => "usual".to_owned(),
+            Some(gap) => format!("{}us", gap.as_micros()),
         };
-        write!(f, "{name} {interpolation} {gap}")
+        match (hold.on_gap, hold.interpolation) {
+            (OnGap::LeaveOut, _) => write!(f, "{name} {interpolation} {limit}"),
+            // A step that is held through gaps never asks how long one is.
+            (OnGap::Hold, Interpolation::Step) => write!(f, "{name} step hold"),
+            (OnGap::Hold, Interpolation::Linear) => write!(f, "{name} linear hold {limit}"),
+        }
     }
 }
 
@@ -201,7 +205,8 @@ impl Trail {
         let before = self.present.as_ref().and_then(|present| Some((present, present.value?)));
         match before {
             Some((present, level)) if same_life(present, point, ended) && value >= level => {
-                spread(Exact::from(value - level), present.at, point.at, timeline)
+                // Not `value - level`: a difference of two decimals of 28 digits may need more, and would be rounded.
+                spread(Exact::from(value) - Exact::from(level), present.at, point.at, timeline)
             }
             // A new life while we watched: all it counts is usage, since it began or since the last look.
             Some((present, _)) if !ended => {
@@ -229,14 +234,11 @@ impl Trail {
         let anchor = point.start.unwrap_or(point.at);
         let period = timeline.segment_at(anchor).period;
         let start = timeline.zone().start(period);
-        let same_period = self.present.as_ref().filter(|present| {
+        let same_period = self.present.as_ref().and_then(|present| {
             let anchor = present.start.unwrap_or(present.at);
-            timeline.segment_at(anchor).period == period
+            (timeline.segment_at(anchor).period == period).then_some((present.value?, present.at.max(start)))
         });
-        let (level, from) = match same_period {
-            Some(present) => (present.value.unwrap_or_default(), present.at.max(start)),
-            None => (Decimal::ZERO, start),
-        };
+        let (level, from) = same_period.unwrap_or((Decimal::ZERO, start));
         let to = point.at.min(timeline.zone().end(period));
         let rise = Exact::from(value) - Exact::from(level);
         if from < to {
@@ -250,13 +252,14 @@ impl Trail {
         let Some((from, level)) = self.previous.as_ref().and_then(|p| Some((p.at, p.value?))) else {
             return Vec::new();
         };
-        if is_gap(hold, from, point) {
+        let long = is_long(hold, from, point);
+        if long && hold.on_gap == OnGap::LeaveOut {
             return gap(from, point.at, timeline);
         }
         let pieces = timeline.pieces(from, point.at);
         let sums = match (hold.interpolation, point.value) {
-            (Interpolation::Linear, Some(next)) => line(&pieces, level, next),
-            // A series that ended held its last level until it was seen to be gone.
+            (Interpolation::Linear, Some(next)) if !long => line(&pieces, level, next),
+            // Also a series that ended: it held its last level until it was seen to be gone.
             _ => pieces.iter().map(|piece| Exact::from(level) * seconds(piece.micros())).collect(),
         };
         let parts = pieces.iter().zip(sums);
@@ -269,7 +272,7 @@ impl Trail {
         let peak = |level| Quantity { max: Some(level), ..Quantity::default() };
         let mut parts = Vec::new();
         if let Some((from, level)) = self.previous.as_ref().and_then(|p| Some((p.at, p.value?))) {
-            if is_gap(hold, from, point) {
+            if hold.on_gap == OnGap::LeaveOut && is_long(hold, from, point) {
                 parts.extend(gap(from, point.at, timeline));
             } else {
                 let pieces = timeline.pieces(from, point.at);
@@ -318,34 +321,33 @@ fn spread(amount: Exact, from: Timestamp, to: Timestamp, timeline: &Timeline) ->
 
 /// The integral of a straight line from `level` to `next` over the pieces, in unit-seconds; parts cut as in `spread`.
 fn line(pieces: &[Piece], level: Decimal, next: Decimal) -> Vec<Exact> {
-    let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return Vec::new() };
-    let whole = micros_between(first.from, last.to);
+    let (Some(first), Some((last, earlier))) = (pieces.first(), pieces.split_last()) else {
+        return Vec::new();
+    };
+    let whole = i128::from(micros_between(first.from, last.to));
     let (level, rise) = (Exact::from(level), Exact::from(next) - Exact::from(level));
     // The area under the line from its start to an instant.
     let area_to = |to: Timestamp| {
         let micros = micros_between(first.from, to);
-        let half_way = Exact::ratio(micros.into(), 2 * i128::from(whole)).unwrap_or_else(Exact::zero);
+        let half_way = Exact::ratio(micros.into(), 2 * whole).unwrap_or_else(Exact::zero);
         (level.clone() + rise.clone() * half_way) * seconds(micros)
     };
-    let mut done = Exact::zero();
+    let mut rest = area_to(last.to);
     let mut parts = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let area = area_to(piece.to);
-        let part = if piece.to == last.to {
-            area - done.clone()
-        } else {
-            (area - done.clone()).floor_to(VALUE_PLACES)
-        };
-        done += part.clone();
+    for piece in earlier {
+        let part = (area_to(piece.to) - area_to(piece.from)).floor_to(VALUE_PLACES);
+        rest -= part.clone();
         parts.push(part);
     }
+    parts.push(rest);
     parts
 }
 
-fn is_gap(hold: Hold, from: Timestamp, point: &Point) -> bool {
+/// Whether the distance to the next point is longer than a gauge is believed to have stayed as it was.
+fn is_long(hold: Hold, from: Timestamp, point: &Point) -> bool {
     let limit = hold.max_gap.or(point.run.max_gap);
     let distance = i128::from(micros_between(from, point.at));
-    hold.on_gap == OnGap::LeaveOut && limit.is_some_and(|limit| distance > limit.as_micros())
+    limit.is_some_and(|limit| distance > limit.as_micros())
 }
 
 fn gap(from: Timestamp, to: Timestamp, timeline: &Timeline) -> Vec<(Segment, Quantity)> {
@@ -360,19 +362,25 @@ fn seconds(micros: i64) -> Exact {
     Exact::ratio(micros.into(), 1_000_000).unwrap_or_else(Exact::zero)
 }
 
-/// Whether the counter went on from one point to the next. Where the source says nothing of lives, it did, unless a
-/// complete run in between did not see it.
+/// Whether the counter went on from one point to the next, as far as lives tell. Where the source says nothing of
+/// them, it did, unless a complete run in between did not see it.
 fn same_life(before: &Point, after: &Point, ended: bool) -> bool {
-    match (&before.epoch, &after.epoch) {
-        (Epoch { id: Some(before), .. }, Epoch { id: Some(after), .. }) => before == after,
-        (Epoch { began: Some(before), .. }, Epoch { began: Some(after), .. }) => before == after,
-        _ => !ended,
+    let (was, is) = (&before.epoch, &after.epoch);
+    // A life that began since the last look is another one, whatever its id: a container keeps its own through a
+    // restart, and a source may have only just learnt to tell. A beginning that moved but lies before that look is one
+    // that the source computes anew each time (now less uptime): to believe it would bill everything again each run.
+    let begun_since = is.began.is_some_and(|began| (before.at..=after.at).contains(&began));
+    if begun_since && is.began != was.began {
+        return false;
+    }
+    match (&was.id, &is.id) {
+        (Some(was), Some(is)) => was == is,
+        _ => !ended || (was.began.is_some() && was.began == is.began),
     }
 }
 
 /// When this life began, if that is known to be after the collector's last successful run.
 fn known_beginning(point: &Point) -> Option<Timestamp> {
-    let told =
-        point.epoch.began.filter(|began| point.run.previous.is_some_and(|previous| *began >= previous));
-    told.or(point.run.listed).filter(|began| *began <= point.at)
+    let since = |previous: Timestamp| point.epoch.began.filter(|began| (previous..=point.at).contains(began));
+    point.run.previous.and_then(since).or(point.run.listed).filter(|began| *began <= point.at)
 }

@@ -155,6 +155,9 @@ impl Meter {
         {
             section.problem(key, format!("`{key}` is only for the aggregates integral, mean and max"));
         }
+        if interpolation.is_some() && aggregate == Some(Aggregate::Max) {
+            section.problem("interpolation", "a `max` takes each level to hold until the next reading");
+        }
         section.finish();
         Some(Meter {
             component,
@@ -234,11 +237,13 @@ impl Rules {
         let target = target_rule(section);
         let user = section.parse_with("user", Template::from_str);
         let ignore = section.texts("ignore").unwrap_or_default();
+        let named = section.named_sections("meters");
         if !section.has("meters") {
             section.problem("", "`meters` is missing: name each component and the reading that makes it");
+        } else if named.is_empty() && (section.is_section("meters") || section.texts("meters").is_none()) {
+            section.problem("meters", "is empty: name each component and the reading that makes it");
         }
-        let meters: Vec<Meter> =
-            section.named_sections("meters").into_iter().filter_map(Meter::from_section).collect();
+        let meters: Vec<Meter> = named.into_iter().filter_map(Meter::from_section).collect();
         Some(Rules {
             collector: section.name().to_owned(),
             target: target?,

@@ -11,6 +11,9 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 
+const FIRST_YEAR: i16 = 1970;
+const LAST_YEAR: i16 = 9998;
+
 /// A calendar month, written `2026-11`. Which instants it holds depends on the billing time zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BillingPeriod {
@@ -21,11 +24,13 @@ pub struct BillingPeriod {
 impl BillingPeriod {
     /// The period with this year (1970 to 9998) and month (1 to 12).
     pub fn new(year: i16, month: i8) -> Option<Self> {
-        ((1970..=9998).contains(&year) && (1..=12).contains(&month)).then_some(BillingPeriod { year, month })
+        ((FIRST_YEAR..=LAST_YEAR).contains(&year) && (1..=12).contains(&month))
+            .then_some(BillingPeriod { year, month })
     }
 
     pub fn next(self) -> Self {
         match self.month {
+            12 if self.year > LAST_YEAR => self,
             12 => BillingPeriod { year: self.year + 1, month: 1 },
             month => BillingPeriod { year: self.year, month: month + 1 },
         }
@@ -33,6 +38,7 @@ impl BillingPeriod {
 
     pub fn previous(self) -> Self {
         match self.month {
+            1 if self.year <= FIRST_YEAR => self,
             1 => BillingPeriod { year: self.year - 1, month: 12 },
             month => BillingPeriod { year: self.year, month: month - 1 },
         }
@@ -59,6 +65,7 @@ impl FromStr for BillingPeriod {
         month
             .split_once('-')
             .filter(|(year, month)| year.len() == 4 && month.len() == 2)
+            .filter(|(year, month)| year.bytes().chain(month.bytes()).all(|b| b.is_ascii_digit()))
             .and_then(|(year, month)| BillingPeriod::new(year.parse().ok()?, month.parse().ok()?))
             .ok_or_else(|| format!("`{text}` is not a billing period such as 2026-11"))
     }
@@ -109,6 +116,18 @@ impl BillingZone {
         } else {
             guess
         }
+    }
+
+    /// Why a `total` over this interval can't be metered, if it can't: the sum "of the period so far" must be of one
+    /// period. Totals of two periods that take turns in the order of time would each be counted from zero again.
+    pub fn check_total(&self, start: Timestamp, end: Timestamp) -> Result<(), String> {
+        let period = self.period_of(start);
+        if end <= self.end(period) {
+            return Ok(());
+        }
+        Err(format!(
+            "a total is of one billing period, and this one reaches from {start} past the end of {period}"
+        ))
     }
 }
 
@@ -163,7 +182,8 @@ impl Timeline {
         let mut at = from;
         while at < to {
             let segment = self.segment_at(at);
-            let end = segment.end.min(to);
+            // At the end of all time a segment has no end.
+            let end = if segment.end > at { segment.end.min(to) } else { to };
             pieces.push(Piece { segment, from: at, to: end });
             at = end;
         }

@@ -108,6 +108,10 @@ pub struct Reading {
 /// Digits after the decimal point that a reading may have (law 5 counts in 1e-12 of its unit).
 pub const VALUE_PLACES: u32 = 12;
 
+/// Times, in seconds since 1970, that lie in a billing period in every time zone.
+const EARLIEST: i64 = 86_400;
+const LATEST: i64 = 253_370_592_000;
+
 const MAX_TEXT: usize = 500;
 
 impl Reading {
@@ -137,6 +141,11 @@ impl Reading {
 
     /// The reading if it can be metered, else why not.
     pub fn checked(self) -> Result<Self, String> {
+        for time in [self.span.start(), self.span.end()] {
+            if !(EARLIEST..=LATEST).contains(&time.as_second()) {
+                return Err(format!("its time {time} is not between 1970 and 9998"));
+            }
+        }
         let Span::Interval { start, end } = self.span else { return self.checked_value() };
         if end < start {
             return Err(format!("it ends at {end}, before it starts at {start}"));
@@ -148,13 +157,14 @@ impl Reading {
     }
 
     fn checked_value(self) -> Result<Self, String> {
-        let texts = self.labels.iter().flat_map(|(k, v)| [k, v]).chain([&self.name]).chain(&self.id);
+        let texts = self.labels.iter().flat_map(|(k, v)| [k, v]).chain([&self.name]);
+        let texts = texts.chain(&self.id).chain(&self.unit).chain(&self.epoch.id);
         for text in texts {
             if text.len() > MAX_TEXT {
-                return Err(format!("a name, label or id has more than {MAX_TEXT} characters"));
+                return Err(format!("a name, label, unit or id has more than {MAX_TEXT} bytes"));
             }
             if text.contains('\0') {
-                return Err("a name, label or id contains a NUL character".to_owned());
+                return Err("a name, label, unit or id contains a NUL character".to_owned());
             }
         }
         if self.name.is_empty() {
