@@ -1,6 +1,6 @@
 //! The client against the sandbox: both generations of the API, and the faults between us and them.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

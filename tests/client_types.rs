@@ -1,7 +1,5 @@
 //! The rows of the API, as several versions of the server write them.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
-
 use proptest::prelude::*;
 use uuid::Uuid;
 use waldur_usage_agent::waldur::types::{

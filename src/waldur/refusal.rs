@@ -15,7 +15,8 @@ use super::words::{clean, of_body};
 pub enum Refusal {
     /// The offering has no such components, or they are not billed by use. The whole call was refused.
     InvalidComponents(Vec<String>),
-    /// Single items (of the list that the caller gave, counted from 0) and what is wrong with each.
+    /// Single items (of the list that the caller gave, counted from 0) and what is wrong with each, led by the name
+    /// of the component or user.
     Items(Vec<(usize, String)>),
     /// The resource is being created, has erred or is terminated.
     ResourceState(String),
@@ -94,11 +95,8 @@ impl fmt::Display for Refusal {
                 write!(f, "the offering does not take usage of {}", names.join(", "))
             }
             Refusal::Items(items) => {
-                for (at, (index, words)) in items.iter().enumerate() {
-                    let comma = if at == 0 { "" } else { "; " };
-                    write!(f, "{comma}item {}: {words}", index + 1)?;
-                }
-                Ok(())
+                let words: Vec<_> = items.iter().map(|(_, words)| words.as_str()).collect();
+                f.write_str(&words.join("; "))
             }
             Refusal::Field { field, words } => write!(f, "{field}: {words}"),
             Refusal::ResourceState(words)

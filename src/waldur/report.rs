@@ -103,13 +103,11 @@ impl Client {
         order.sort_by_key(|at| report.usages.get(*at).map(|item| &item.component));
         let body = set_usage_body(report, &order)
             .map_err(|refusal| Failure::Refused { call: what.clone(), refusal })?;
-        self.post(&what, &format!("{USAGES}set_usage/"), &body).await.map_err(|failure| match failure {
-            Failure::Refused { call, refusal: Refusal::Items(items) } => {
-                let given = |at: usize| order.get(at).copied().unwrap_or(at);
-                let items = items.into_iter().map(|(at, words)| (given(at), words)).collect();
-                Failure::Refused { call, refusal: Refusal::Items(items) }
-            }
-            failure => failure,
+        self.post(&what, &format!("{USAGES}set_usage/"), &body).await.map_err(|failure| {
+            named(failure, |at| {
+                let given = order.get(at).copied().unwrap_or(at);
+                (given, report.usages.get(given).map(|item| item.component.as_str()))
+            })
         })
     }
 
@@ -133,13 +131,29 @@ impl Client {
         for (at, user) in users.iter().enumerate() {
             match user_body(user) {
                 Ok(body) => usages.push(body),
-                Err(words) => bad.push((at, words)),
+                Err(words) => bad.push((at, format!("{}: {words}", user.username.escape_debug()))),
             }
         }
         if !bad.is_empty() {
             return Err(refused(&what, bad));
         }
-        self.post(&what, &format!("{USAGES}{row}/set_user_usages/"), &UsersBody { usages }).await
+        let path = format!("{USAGES}{row}/set_user_usages/");
+        let name = |at: usize| (at, users.get(at).map(|user| user.username.as_str()));
+        self.post(&what, &path, &UsersBody { usages }).await.map_err(|failure| named(failure, name))
+    }
+}
+
+/// The failure with each of its items under the place and name that the caller knows it by.
+fn named<'a>(failure: Failure, name: impl Fn(usize) -> (usize, Option<&'a str>)) -> Failure {
+    match failure {
+        Failure::Refused { call, refusal: Refusal::Items(items) } => {
+            let items = items.into_iter().map(|(at, words)| match name(at) {
+                (at, Some(name)) => (at, format!("{}: {words}", name.escape_debug())),
+                (at, None) => (at, words),
+            });
+            Failure::Refused { call, refusal: Refusal::Items(items.collect()) }
+        }
+        failure => failure,
     }
 }
 
@@ -162,12 +176,12 @@ fn set_usage_body<'a>(report: &'a SetUsage, order: &[usize]) -> Result<SetUsageB
     for (at, item) in order.iter().filter_map(|at| Some((*at, report.usages.get(*at)?))) {
         // The server would take the last of the two without a word (observed).
         if before.replace(&item.component) == Some(&item.component) {
-            bad.push((at, format!("{} is there twice", item.component)));
+            bad.push((at, format!("{}: is there twice", item.component)));
             continue;
         }
         match item_body(item) {
             Ok(body) => usages.push(body),
-            Err(words) => bad.push((at, words)),
+            Err(words) => bad.push((at, format!("{}: {words}", item.component))),
         }
     }
     if !bad.is_empty() {

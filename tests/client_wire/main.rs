@@ -74,7 +74,7 @@ fn headed(status: &str, headers: &str, body: &str) -> String {
 }
 
 async fn failure(server: &Server) -> Failure {
-    client_of(&server).set_usage(&report()).await.unwrap_err()
+    client_of(server).set_usage(&report()).await.unwrap_err()
 }
 
 #[tokio::test]
@@ -324,7 +324,7 @@ async fn a_refusal_names_the_items_as_the_caller_gave_them() {
     let Failure::Refused { refusal: Refusal::Items(items), .. } = failure(&server).await else {
         panic!("not refused by items")
     };
-    assert_eq!(items, [(1, "amount: A valid number is required.".to_owned())]);
+    assert_eq!(items, [(1, "cpu: amount: A valid number is required.".to_owned())]);
 }
 
 #[tokio::test]
