@@ -1,7 +1,21 @@
-//! placeholder
+//! `waldur-usage-agent` measures what customers consume on a provider's machines and makes Waldur's bill agree with
+//! it. Data flows one way, through these rooms; each imports only rooms above it (tests/house.rs checks).
+//!
+//! - [`config`]: the file that the operator writes, and the one clock. No room asks the system for the time but it.
+//! - [`metering`]: from readings to amounts. Pure: no I/O, no clock, no float. Where the money is.
+//! - [`collectors`]: what looks at the world and returns readings. They know nothing of Waldur.
+//! - [`ledger`]: one SQLite file: readings, statements, and what Waldur is known to hold. The only state.
+//! - [`waldur`]: the API's types, the client, and errors as the server means them.
+//! - [`submitter`]: compares what should be with what Waldur was last known to hold, and closes the difference.
+//! - [`daemon`]: the tasks, signals, systemd, health and metrics.
+//! - [`cli`]: one file a command.
+//!
+//! It is a library only so that tests and benchmarks can reach the rooms; there is no promise about its items.
+
 pub mod cli;
 pub mod collectors;
 pub mod config;
+pub mod daemon;
 pub mod ledger;
 pub mod metering;
 pub mod submitter;

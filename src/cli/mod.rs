@@ -1,2 +1,178 @@
-//! One file a command.
+//! The command line: one file a command. Each makes the parts it needs, does its work, and says how it ended.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+mod check;
+mod collect;
+pub mod exit;
+mod explain;
+mod flush;
+mod parked;
+mod recount;
+mod run;
+pub mod setup;
+mod status;
+mod table;
 pub mod usages;
+
+use exit::{Exit, Failed};
+use setup::Setup;
+use usages::UsagesError;
+
+use crate::waldur::failure::Failure;
+
+/// Meters what customers consume on a provider's machines, and makes Waldur's bill agree with it.
+///
+/// Collectors measure on their schedules; readings are kept in a local ledger; statements are reported to Waldur as
+/// totals of the billing period. Start with `check`, then `collect --dry-run`, then `flush`, then `run`.
+#[derive(Debug, Parser)]
+#[command(name = "waldur-usage-agent", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// The configuration file, YAML or JSON [default: /etc/waldur-usage-agent/agent.yaml].
+    #[arg(long, global = true, value_name = "FILE", env = "WALDUR_USAGE_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// How much is logged to stderr.
+    #[arg(long, global = true, value_enum, default_value_t, env = "WALDUR_USAGE_AGENT_LOG", hide_env_values = true)]
+    log: LogLevel,
+    /// How it is logged.
+    #[arg(long, global = true, value_enum, default_value_t, env = "WALDUR_USAGE_AGENT_LOG_FORMAT", hide_env_values = true)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes; of several, the first that applies:
+  78  the configuration, or the ledger's file, can't be used
+  77  the token was refused, or may not report
+  69  a collector failed
+  75  something is still pending
+  65  something is parked, held or stranded
+   0  none of these";
+
+#[derive(Debug, Clone, Copy, ValueEnum, Default)]
+enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum, Default)]
+enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    Flush(flush::Flush),
+    Collect(collect::Collect),
+    Check(check::Check),
+    Status(status::Status),
+    Explain(explain::Explain),
+    Recount(recount::Recount),
+    Parked(parked::Parked),
+    Resolve(parked::Resolve),
+    Usages(usages::Usages),
+}
+
+impl Cli {
+    /// Runs the command and says how it ended, as an exit code.
+    pub fn main() -> u8 {
+        let cli = match Cli::try_parse() {
+            Ok(cli) => cli,
+            Err(error) => {
+                let _ = error.print();
+                return if error.use_stderr() { Exit::Usage.code() } else { Exit::Ok.code() };
+            }
+        };
+        log_to_stderr(cli.log, cli.log_format);
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("waldur-usage-agent: can't start: {error}");
+                return Exit::Pending.code();
+            }
+        };
+        let ended = runtime.block_on(cli.execute());
+        // Nothing that still runs on another thread holds anything that is not in the ledger.
+        runtime.shutdown_background();
+        match ended {
+            Ok(exit) => exit.code(),
+            Err(failed) => {
+                eprintln!("waldur-usage-agent: {}", failed.message);
+                failed.exit.code()
+            }
+        }
+    }
+
+    async fn execute(self) -> Result<Exit, Failed> {
+        let path = self.config.as_deref();
+        let mut out = std::io::stdout();
+        let out: &mut dyn Write = &mut out;
+        let ended = match self.command {
+            Command::Check(command) => command.run(path, out).await,
+            Command::Run(command) => command.run(path).await,
+            Command::Flush(command) => command.run(&Setup::load(path)?, out).await,
+            Command::Collect(command) => command.run(&Setup::load(path)?, out).await,
+            Command::Status(command) => command.run(&Setup::load(path)?, out).await,
+            Command::Explain(command) => command.run(&Setup::load(path)?, out).await,
+            Command::Recount(command) => command.run(&Setup::load(path)?, out),
+            Command::Parked(command) => command.run(&Setup::load(path)?, out),
+            Command::Resolve(command) => command.run(&Setup::load(path)?, out),
+            Command::Usages(command) => {
+                let client = Setup::load(path)?.client()?;
+                command.run(&client, out).await.map(|()| Exit::Ok).map_err(Failed::from)
+            }
+        };
+        // `status | head` closes the pipe: that is no failure.
+        match ended {
+            Err(failed) if failed.broken_pipe => Ok(Exit::Ok),
+            ended => ended,
+        }
+    }
+}
+
+impl From<UsagesError> for Failed {
+    fn from(error: UsagesError) -> Self {
+        match error {
+            UsagesError::Output(error) => error.into(),
+            UsagesError::Waldur(failure) => {
+                let exit = match &failure {
+                    Failure::Token { .. } | Failure::Forbidden { .. } => Exit::Token,
+                    Failure::Missing { .. } | Failure::Refused { .. } => Exit::Stuck,
+                    Failure::Endpoint { .. } | Failure::Redirected { .. } => Exit::Config,
+                    _ => Exit::Pending,
+                };
+                Failed::new(exit, failure.to_string())
+            }
+        }
+    }
+}
+
+fn log_to_stderr(level: LogLevel, format: LogFormat) {
+    let level = match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    // The journal has its own clock and needs no colour.
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let done = match format {
+        LogFormat::Json => log.json().try_init(),
+        LogFormat::Text if journal => log.without_time().with_ansi(false).try_init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+    drop(done);
+}

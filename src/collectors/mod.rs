@@ -15,6 +15,7 @@ use crate::metering::reading::{Kind, Reading};
 
 mod blocking;
 pub mod cgroup;
+pub mod definition;
 pub mod exec;
 pub mod filesystem;
 mod names;

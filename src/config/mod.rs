@@ -7,5 +7,6 @@ pub mod clock;
 pub mod duration;
 pub mod schedule;
 pub mod section;
+pub mod settings;
 pub mod template;
 pub mod waldur;

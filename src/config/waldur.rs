@@ -198,21 +198,6 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// `90`, `90s`, `2m` or `1h`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let text = text.trim();
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err(format!("`{text}` is not a time such as 90s or 2m")),
-    };
-    let number: u64 =
-        digits.trim().parse().map_err(|_| format!("`{text}` is not a time such as 90s or 2m"))?;
-    number.checked_mul(unit).map(Duration::from_secs).ok_or_else(|| format!("`{text}` is too long"))
-}
-
 /// Whether a text can be sent as a token at all: not empty, without blanks, line breaks or NUL inside.
 pub fn check_token(text: &str) -> Result<(), &'static str> {
     if text.is_empty() {

@@ -55,6 +55,13 @@ pub struct Recorded {
     pub restated: usize,
 }
 
+impl Recorded {
+    /// Whether the collector failed, wholly or in part.
+    pub fn is_failure(&self) -> bool {
+        self.failed.is_some() || !self.problems.is_empty()
+    }
+}
+
 /// A reading from further ahead than this is a clock gone wrong.
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 /// Nobody sold computing through Waldur before; a machine that boots in 1970 did not measure anything then.
@@ -72,12 +79,21 @@ impl Ledger {
 
     /// Records a run, says what it would change, and takes it all back.
     pub fn rehearse(&mut self, run: Run) -> Result<Recorded, LedgerError> {
-        let path = self.path.clone();
-        let wrap = |error| LedgerError::from_sqlite(&path, error);
-        let transaction = self.connection.transaction().map_err(wrap)?;
-        let recorded = record(&transaction, &self.rulebook, run).map_err(wrap)?;
-        transaction.rollback().map_err(wrap)?;
-        Ok(recorded)
+        self.rehearse_and(run, |_| Ok(())).map(|(recorded, ())| recorded)
+    }
+
+    /// Records a run, looks at what the ledger then says, and takes it all back.
+    pub fn rehearse_and<T>(
+        &mut self,
+        run: Run,
+        look: impl FnOnce(&mut Ledger) -> Result<T, LedgerError>,
+    ) -> Result<(Recorded, T), LedgerError> {
+        let wrap = |path: &std::path::Path, error| LedgerError::from_sqlite(path, error);
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| wrap(&self.path, error))?;
+        let recorded = record(&self.connection, &self.rulebook, run).map_err(|error| wrap(&self.path, error));
+        let both = recorded.and_then(|recorded| Ok((recorded, look(self)?)));
+        self.connection.execute_batch("ROLLBACK").map_err(|error| wrap(&self.path, error))?;
+        both
     }
 
     /// What the collector's last successful run left behind.

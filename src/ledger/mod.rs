@@ -19,6 +19,7 @@ use crate::metering::period::BillingZone;
 
 pub mod catalog;
 pub mod error;
+pub mod explain;
 pub mod ingest;
 pub mod lock;
 pub mod outbox;
@@ -97,6 +98,15 @@ impl Ledger {
         connection.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024).map_err(wrap)?;
         connection.set_prepared_statement_cache_capacity(64);
         Ok(Ledger { connection, path: path.to_owned(), rulebook })
+    }
+
+    /// A ledger that is gone when it is dropped: for looking without keeping.
+    pub fn in_memory(rulebook: Rulebook) -> Result<Ledger, LedgerError> {
+        let path = PathBuf::from(":memory:");
+        let wrap = |error| LedgerError::from_sqlite(Path::new(":memory:"), error);
+        let mut connection = Connection::open_in_memory().map_err(wrap)?;
+        schema::migrate(&mut connection).map_err(wrap)?;
+        Ok(Ledger { connection, path, rulebook })
     }
 
     /// Opens the file to read only: `status` beside a daemon, or as another user.

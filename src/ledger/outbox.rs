@@ -68,6 +68,20 @@ pub struct Trouble {
     pub since: Timestamp,
 }
 
+/// A trouble and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TroubleAt {
+    pub resource: Uuid,
+    pub period: String,
+    /// '' is all of the resource's statement.
+    pub component: String,
+    /// '' is the total.
+    pub user: String,
+    /// What was refused.
+    pub amount: Option<Decimal>,
+    pub trouble: Trouble,
+}
+
 /// When something may be tried again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
@@ -256,6 +270,33 @@ impl Ledger {
         })
     }
 
+    /// Everything that is held, parked or stranded.
+    pub fn troubles(&self) -> Result<Vec<TroubleAt>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT resource, period, component, user, amount, state, reason, words, since FROM trouble
+                     ORDER BY resource, period, component, user",
+                )?
+                .query_map([], |row| {
+                    Ok(TroubleAt {
+                        resource: uuid_column(row, 0)?,
+                        period: row.get(1)?,
+                        component: row.get(2)?,
+                        user: row.get(3)?,
+                        amount: decimal(row.get(4)?),
+                        trouble: Trouble {
+                            state: row.get(5)?,
+                            reason: row.get(6)?,
+                            words: row.get(7)?,
+                            since: instant(row.get(8)?),
+                        },
+                    })
+                })?
+                .collect()
+        })
+    }
+
     /// Resources that are in trouble for this reason.
     pub fn resources_in_trouble(&self, reason: &str) -> Result<Vec<Uuid>, LedgerError> {
         self.look(|connection| {
@@ -263,6 +304,29 @@ impl Ledger {
                 .prepare_cached("SELECT DISTINCT resource FROM trouble WHERE reason = ?")?
                 .query_map([reason], |row| uuid_column(row, 0))?
                 .collect()
+        })
+    }
+
+    /// A person decided that Waldur is to agree with the ledger in the months that this resource is held for.
+    pub fn decide_overwrite(&mut self, resource: Uuid, reason: &str, now: Timestamp) -> Result<(), LedgerError> {
+        let (uuid, cause) = (resource.to_string(), reason.to_owned());
+        self.transact(|connection, _| {
+            connection.execute(
+                "INSERT OR REPLACE INTO decision (resource, period, decision, at)
+                 SELECT DISTINCT resource, period, 'overwrite', ?3 FROM trouble WHERE resource = ?1 AND reason = ?2",
+                params![uuid, cause, micros(now)],
+            )?;
+            Ok(())
+        })?;
+        self.clear_trouble(Some(resource), &[reason])?;
+        Ok(())
+    }
+
+    pub fn decided_overwrite(&self, key: StatementKey) -> Result<bool, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached("SELECT 1 FROM decision WHERE resource = ?1 AND period = ?2")?
+                .exists(params![key.resource.to_string(), key.period.to_string()])
         })
     }
 
@@ -297,6 +361,15 @@ impl Ledger {
                     Ok(Retry { failures: row.get(0)?, next: instant(row.get(1)?), words: row.get(2)? })
                 })
                 .optional()
+        })
+    }
+
+    /// The earliest instant at which something that was put off may be tried again.
+    pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.look(|connection| {
+            connection.query_row("SELECT min(next) FROM retry", [], |row| {
+                row.get::<_, Option<i64>>(0).map(|next| next.map(instant))
+            })
         })
     }
 

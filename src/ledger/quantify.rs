@@ -118,14 +118,14 @@ fn count(
 }
 
 /// What must be known of a series to count it.
-struct SeriesFacts {
+pub(super) struct SeriesFacts {
     measures: Vec<Measure>,
-    timeline: Timeline,
+    pub(super) timeline: Timeline,
     resource: Option<String>,
 }
 
 impl SeriesFacts {
-    fn of(connection: &Connection, rulebook: &Rulebook, series: i64) -> rusqlite::Result<Self> {
+    pub(super) fn of(connection: &Connection, rulebook: &Rulebook, series: i64) -> rusqlite::Result<Self> {
         let (collector, name, kind, resource): (String, String, String, Option<String>) = connection
             .prepare_cached(
                 "SELECT source.collector, source.name, source.kind, target.resource
@@ -329,16 +329,16 @@ fn trail_before(connection: &Connection, series: i64, before: i64) -> rusqlite::
 }
 
 /// Points of series ?1, with their runs' facts; `condition` may use ?2.
-fn points_where(condition: &str, order: &str) -> String {
+pub(super) fn points_where(condition: &str, order: &str) -> String {
     format!(
         "SELECT reading.at, reading.start, reading.value, reading.epoch, reading.began,
-                run.previous, run.listed, run.max_gap
+                run.previous, run.listed, run.max_gap, reading.id
          FROM reading JOIN run ON run.id = reading.run
          WHERE reading.series = ?1 AND {condition} ORDER BY reading.at {order}, reading.id {order}"
     )
 }
 
-fn point(row: &Row<'_>) -> rusqlite::Result<Point> {
+pub(super) fn point(row: &Row<'_>) -> rusqlite::Result<Point> {
     Ok(Point {
         at: instant(row.get(0)?),
         start: row.get::<_, Option<i64>>(1)?.map(instant),

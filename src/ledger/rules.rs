@@ -57,6 +57,12 @@ pub(super) fn place(
 }
 
 impl Ledger {
+    /// Takes over new rules, of a configuration that was read again.
+    pub fn change_rules(&mut self, rulebook: Rulebook, now: Timestamp) -> Result<(), LedgerError> {
+        self.rulebook = rulebook;
+        self.apply_rules(now)
+    }
+
     /// Carries out what has changed in the rules since the ledger was last written.
     pub fn apply_rules(&mut self, now: Timestamp) -> Result<(), LedgerError> {
         self.transact(|connection, rulebook| {

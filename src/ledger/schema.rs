@@ -200,6 +200,15 @@ CREATE TABLE trouble (
     PRIMARY KEY (resource, period, component, user)
 ) WITHOUT ROWID;
 
+-- A person's decision about a conflict.
+CREATE TABLE decision (
+    resource TEXT NOT NULL,
+    period TEXT NOT NULL,
+    decision TEXT NOT NULL CHECK (decision IN ('overwrite')),
+    at INTEGER NOT NULL,
+    PRIMARY KEY (resource, period)
+) WITHOUT ROWID;
+
 -- When a resource may be tried again.
 CREATE TABLE retry (
     resource TEXT PRIMARY KEY,    -- '' is the server

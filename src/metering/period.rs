@@ -80,6 +80,10 @@ impl BillingZone {
         BillingZone(TimeZone::UTC)
     }
 
+    pub fn of(zone: TimeZone) -> Self {
+        BillingZone(zone)
+    }
+
     /// The zone with this IANA name.
     pub fn named(name: &str) -> Result<Self, String> {
         TimeZone::get(name)

@@ -177,7 +177,8 @@ impl Cycle {
         let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
         let held: BTreeMap<String, Held> =
             rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
-        let overwrite = self.of.on_conflict == OnConflict::Overwrite;
+        let decided = self.ledger(move |ledger| ledger.decided_overwrite(key)).await?;
+        let overwrite = decided || self.of.on_conflict == OnConflict::Overwrite;
         for finding in reconcile(&statement, &held, overwrite) {
             self.carry_out(&statement, finding).await?;
         }

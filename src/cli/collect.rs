@@ -1,0 +1,234 @@
+//! `collect`: sample now, and show the readings and the amounts they make.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::exit::{Exit, Failed};
+use super::setup::{Setup, count};
+use super::table::table;
+use crate::collectors::definition::Definition;
+use crate::daemon::sample::{Said, ask};
+use crate::ledger::ingest::Recorded;
+use crate::ledger::outbox::Statement;
+use crate::ledger::{Ledger, SharedLedger};
+use crate::metering::reading::{Reading, Span};
+
+/// Sample now, and show the readings and the amounts they make.
+///
+/// The readings are recorded like those of a scheduled run; nothing is sent. With --dry-run nothing is recorded
+/// either: it shows which amounts the readings would change, and how.
+#[derive(Debug, Args)]
+pub struct Collect {
+    /// Collectors to run; all if none is named.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Record nothing; only show what would change.
+    #[arg(long)]
+    dry_run: bool,
+    /// Where sources with history start reading, e.g. 2026-11-01T00:00:00Z; else the start of the billing period.
+    #[arg(long, value_name = "INSTANT")]
+    since: Option<Timestamp>,
+    /// For machines.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Collect {
+    pub async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+        let chosen = choose(setup, &self.names)?;
+        let ledger = SharedLedger::new(setup.ledger()?);
+        let mut exit = Exit::Ok;
+        let mut shown = Vec::new();
+        for definition in chosen {
+            let since = self.since.or(definition.since).unwrap_or_else(|| setup.period_start());
+            let Said { run, readings, notes } = ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
+            let dry_run = self.dry_run;
+            let (before, recorded, after) = ledger
+                .with(move |ledger| {
+                    let before = amounts(ledger)?;
+                    let (recorded, after) = match dry_run {
+                        true => ledger.rehearse_and(run, amounts)?,
+                        false => (ledger.record(run)?, amounts(ledger)?),
+                    };
+                    Ok((before, recorded, after))
+                })
+                .await?;
+            let sampled = Sampled { readings, notes, recorded };
+            if sampled.recorded.is_failure() {
+                exit = exit.min(Exit::Collector);
+            }
+            let changes = changes(&before, &after);
+            if self.json {
+                shown.push(as_json(definition, &sampled, &changes));
+            } else {
+                show(out, definition, &sampled, &changes, self.dry_run)?;
+            }
+        }
+        if self.json {
+            writeln!(out, "{:#}", json!({ "dry_run": self.dry_run, "collectors": shown }))?;
+        }
+        Ok(exit)
+    }
+}
+
+/// What one collector said and what it changed.
+#[derive(Debug)]
+struct Sampled {
+    readings: Vec<Reading>,
+    notes: Vec<String>,
+    recorded: Recorded,
+}
+
+fn choose<'a>(setup: &'a Setup, names: &[String]) -> Result<Vec<&'a Definition>, Failed> {
+    let known = || setup.definitions.iter().map(|definition| definition.name.as_str()).collect::<Vec<_>>().join(", ");
+    for name in names {
+        if !setup.definitions.iter().any(|definition| definition.name == *name) {
+            return Err(Failed::new(Exit::Usage, format!("there is no collector `{name}`; there are: {}", known())));
+        }
+    }
+    let chosen = setup.definitions.iter().filter(|d| names.is_empty() || names.contains(&d.name));
+    Ok(chosen.collect())
+}
+
+/// (resource, period, component, user) to (exact, posted).
+type Amounts = BTreeMap<(String, String, String, String), (String, String)>;
+
+fn amounts(ledger: &mut Ledger) -> Result<Amounts, crate::ledger::LedgerError> {
+    let mut found = Amounts::new();
+    for Statement { key, components, users, .. } in ledger.statements(None)? {
+        let place = |component: &str, user: &str| {
+            (key.resource.to_string(), key.period.to_string(), component.to_owned(), user.to_owned())
+        };
+        let posted = |posted: Option<rust_decimal::Decimal>| posted.map_or("-".to_owned(), |p| format!("{p:.2}"));
+        for (component, entry) in components {
+            found.insert(place(&component, ""), (entry.exact, posted(entry.posted)));
+        }
+        for ((component, user), entry) in users {
+            found.insert(place(&component, &user), (entry.exact, posted(entry.posted)));
+        }
+    }
+    Ok(found)
+}
+
+type Change = ((String, String, String, String), Option<(String, String)>, Option<(String, String)>);
+
+fn changes(before: &Amounts, after: &Amounts) -> Vec<Change> {
+    let keys: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    keys.into_iter()
+        .map(|key| (key.clone(), before.get(key).cloned(), after.get(key).cloned()))
+        .filter(|(_, before, after)| before != after)
+        .collect()
+}
+
+fn show(
+    out: &mut dyn Write,
+    definition: &Definition,
+    sampled: &Sampled,
+    changes: &[Change],
+    dry_run: bool,
+) -> Result<(), Failed> {
+    let recorded = &sampled.recorded;
+    writeln!(out, "{} ({})", definition.name, definition.plugin.name)?;
+    if let Some(error) = &recorded.failed {
+        writeln!(out, "  failed: {error}\n  Its last known amounts stand as they are.")?;
+        return Ok(());
+    }
+    for problem in &recorded.problems {
+        writeln!(out, "  problem: {problem}")?;
+    }
+    for note in &sampled.notes {
+        writeln!(out, "  note: {note}")?;
+    }
+    if !sampled.readings.is_empty() {
+        let mut rows = table(["reading", "kind", "value", "unit", "when", "labels", "id"]);
+        for reading in sampled.readings.iter().take(SHOWN) {
+            rows.add_row([
+                reading.name.clone(),
+                reading.kind.to_string(),
+                reading.value.normalize().to_string(),
+                reading.unit.clone().unwrap_or_default(),
+                when(reading),
+                labels(reading),
+                reading.id.clone().unwrap_or_default(),
+            ]);
+        }
+        writeln!(out, "{rows}")?;
+        if sampled.readings.len() > SHOWN {
+            writeln!(out, "  ... and {} more (--json shows all)", sampled.readings.len() - SHOWN)?;
+        }
+    }
+    for bad in &recorded.quarantined {
+        writeln!(out, "  quarantined, not billed: {}: {}", bad.reason, bad.what)?;
+    }
+    let verb = if dry_run { "would be" } else { "were" };
+    let counted = count(recorded.readings, "reading");
+    writeln!(out, "  {counted}: {} {verb} new, {} {verb} corrected", recorded.new, recorded.corrected)?;
+    if changes.is_empty() {
+        writeln!(out, "  no amount {}", if dry_run { "would change" } else { "changed" })?;
+        return Ok(());
+    }
+    let mut rows = table(["resource", "period", "component", "user", "before", "after", "posted as"]);
+    for ((resource, period, component, user), before, after) in changes {
+        let exact = |side: &Option<(String, String)>| side.as_ref().map_or("-".to_owned(), |(exact, _)| exact.clone());
+        let posted = after.as_ref().map_or("-".to_owned(), |(_, posted)| posted.clone());
+        let user = if user.is_empty() { "(total)" } else { user };
+        rows.add_row([resource, period, component, user, &exact(before), &exact(after), &posted]);
+    }
+    writeln!(out, "{rows}")?;
+    Ok(())
+}
+
+/// Readings shown to a person.
+const SHOWN: usize = 50;
+
+fn when(reading: &Reading) -> String {
+    match reading.span {
+        Span::At(at) => at.to_string(),
+        Span::Interval { start, end } => format!("{start} to {end}"),
+    }
+}
+
+fn labels(reading: &Reading) -> String {
+    reading.labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+}
+
+fn as_json(definition: &Definition, sampled: &Sampled, changes: &[Change]) -> serde_json::Value {
+    let recorded = &sampled.recorded;
+    let readings: Vec<_> = sampled
+        .readings
+        .iter()
+        .map(|reading| {
+            json!({
+                "name": reading.name, "kind": reading.kind.name(), "value": reading.value.normalize().to_string(),
+                "unit": reading.unit, "start": reading.span.start().to_string(), "end": reading.span.end().to_string(),
+                "labels": reading.labels, "id": reading.id,
+            })
+        })
+        .collect();
+    let quarantined: Vec<_> =
+        recorded.quarantined.iter().map(|bad| json!({ "what": bad.what, "reason": bad.reason })).collect();
+    let changes: Vec<_> = changes
+        .iter()
+        .map(|((resource, period, component, user), before, after)| {
+            let side = |side: &Option<(String, String)>| {
+                side.as_ref().map(|(exact, posted)| json!({ "amount": exact, "posted": posted }))
+            };
+            json!({
+                "resource": resource, "period": period, "component": component,
+                "user": if user.is_empty() { None } else { Some(user) },
+                "before": side(before), "after": side(after),
+            })
+        })
+        .collect();
+    json!({
+        "name": definition.name,
+        "outcome": if recorded.failed.is_some() { "failed" } else if recorded.problems.is_empty() { "ok" } else { "partial" },
+        "error": recorded.failed, "problems": recorded.problems, "notes": sampled.notes,
+        "readings": readings, "new": recorded.new, "corrected": recorded.corrected,
+        "quarantined": quarantined, "changes": changes,
+    })
+}

@@ -1,0 +1,242 @@
+//! `explain`: for a person in a billing dispute, from the posted number back to the readings it came from.
+
+use std::io::Write;
+
+use clap::Args;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::exit::{Exit, Failed};
+use super::setup::Setup;
+use super::table::table;
+use crate::ledger::Ledger;
+use crate::ledger::catalog::KnownResource;
+use crate::ledger::explain::SeriesPart;
+use crate::ledger::outbox::Entry;
+use crate::metering::exact::Exact;
+use crate::metering::period::BillingPeriod;
+
+/// From a posted number back through rounding, factor, users and resets to the readings it came from.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The resource: its UUID in any form, its backend id, or its name if only one has it.
+    resource: String,
+    /// The component's type.
+    component: String,
+    /// The billing period, such as 2026-11; otherwise the current one.
+    #[arg(long, value_name = "YYYY-MM")]
+    period: Option<BillingPeriod>,
+    /// One user's share instead of the total.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// For machines.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Explain {
+    pub async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+        let ledger = setup.ledger_to_read()?;
+        let period = self.period.unwrap_or_else(|| setup.rulebook.zone.period_of(setup.clock.now()));
+        let (resource, known) = find(&ledger, &self.resource)?;
+        let parts = ledger.explain(resource, &self.component, period, self.user.as_deref())?;
+        let mut statements = ledger.statements(Some(period))?;
+        statements.retain(|statement| statement.key.resource == resource);
+        let entries: Vec<Entry> = statements
+            .into_iter()
+            .filter_map(|mut statement| match &self.user {
+                None => statement.components.remove(&self.component),
+                Some(user) => statement.users.remove(&(self.component.clone(), user.clone())),
+            })
+            .collect();
+        if entries.is_empty() {
+            return Err(Failed::new(
+                Exit::Usage,
+                format!("the ledger has no amount of {} for {} in {period}", self.component, self.resource),
+            ));
+        }
+        let unit = known.as_ref().and_then(|known| {
+            let components = ledger.components(known.offering).ok()?;
+            components.into_iter().find(|c| c.component == self.component).map(|c| c.measured_unit)
+        });
+        let calls = ledger.calls(resource, period)?;
+        let calls: Vec<_> = calls.into_iter().filter(|call| call.amounts.contains(&self.component)).collect();
+        let shown = Shown { resource, known, period, unit, entries, parts, calls, of: self };
+        if shown.of.json { writeln!(out, "{:#}", shown.json())? } else { shown.text(out)? }
+        Ok(Exit::Ok)
+    }
+}
+
+/// The resource that a person means.
+pub fn find(ledger: &Ledger, wanted: &str) -> Result<(Uuid, Option<KnownResource>), Failed> {
+    let mut found = ledger.find_resources(wanted)?;
+    match (found.len(), Uuid::parse_str(wanted)) {
+        (1, _) => {
+            let known = found.remove(0);
+            Ok((known.uuid, Some(known)))
+        }
+        (0, Ok(uuid)) => Ok((uuid, None)),
+        (0, Err(_)) => Err(Failed::new(Exit::Usage, format!("no known resource has the UUID, backend id or name `{wanted}`"))),
+        _ => {
+            let which: Vec<_> = found.iter().map(|known| format!("{} ({})", known.uuid, known.name)).collect();
+            Err(Failed::new(Exit::Usage, format!("`{wanted}` may be any of: {}; name it by its UUID", which.join(", "))))
+        }
+    }
+}
+
+struct Shown {
+    resource: Uuid,
+    known: Option<KnownResource>,
+    period: BillingPeriod,
+    unit: Option<String>,
+    entries: Vec<Entry>,
+    parts: Vec<SeriesPart>,
+    calls: Vec<crate::ledger::outbox::Call>,
+    of: Explain,
+}
+
+impl Shown {
+    /// The exact amount of the whole month: plan periods together.
+    fn amount(&self) -> Exact {
+        self.entries.iter().filter_map(|entry| entry.exact.parse::<Exact>().ok()).sum()
+    }
+
+    fn posted(&self) -> Option<String> {
+        let posted: Option<Vec<_>> = self.entries.iter().map(|entry| entry.posted).collect();
+        posted.map(|posted| format!("{:.2}", posted.into_iter().sum::<rust_decimal::Decimal>()))
+    }
+
+    fn text(&self, out: &mut dyn Write) -> Result<(), Failed> {
+        let name = self.known.as_ref().map_or_else(|| self.resource.to_string(), |k| format!("{} ({})", k.name, k.uuid));
+        let of = &self.of;
+        let whose = of.user.as_ref().map_or(String::new(), |user| format!(", share of {user}"));
+        writeln!(out, "{} of {name}, {}{whose}", of.component, self.period)?;
+        let unit = self.unit.as_deref().unwrap_or_default();
+        writeln!(out, "  posted    {} {unit}", self.posted().unwrap_or_else(|| "nothing: it can't be posted".to_owned()))?;
+        writeln!(out, "  exactly   {}", self.amount())?;
+        for entry in &self.entries {
+            match &entry.acknowledged {
+                Some(held) => writeln!(out, "  Waldur    {:.2}, {} at {}", held.amount, held.how, held.at)?,
+                None => writeln!(out, "  Waldur    not known to hold it yet")?,
+            }
+            if let Some(trouble) = &entry.trouble {
+                writeln!(out, "  {}      {}: {}", trouble.state, trouble.reason, trouble.words)?;
+            }
+        }
+        for part in &self.parts {
+            let labels: Vec<_> = part.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            writeln!(
+                out,
+                "\nfrom collector {}, {} {} {{{}}}{}",
+                part.collector,
+                part.kind,
+                part.reading,
+                labels.join(", "),
+                part.user.as_ref().map_or(String::new(), |user| format!(", user {user}")),
+            )?;
+            writeln!(
+                out,
+                "  {} = {} {}, x factor {} = {}",
+                part.measure,
+                part.quantity,
+                part.unit.as_deref().unwrap_or_default(),
+                part.factor,
+                part.amount
+            )?;
+            let counted = &part.counted;
+            if counted.covered + counted.missed > 0 {
+                let seconds = |micros: i64| Exact::ratio(micros.into(), 1_000_000).map_or_else(String::new, |s| s.to_string());
+                writeln!(out, "  covered {} s, left out {} s in {} gaps", seconds(counted.covered), seconds(counted.missed), counted.gaps)?;
+            }
+            let mut rows = table(["read at", "from", "id", "value", "adds", "in other months", "note"]);
+            let skipped = part.readings.len().saturating_sub(SHOWN);
+            for reading in part.readings.iter().skip(skipped) {
+                let note = match (&reading.value, reading.reset, reading.missed > 0) {
+                    (None, _, _) => "gone: a complete run did not see it",
+                    (_, true, _) => "reset: counted from zero",
+                    (_, _, true) => "gap before it left out",
+                    _ => "",
+                };
+                rows.add_row([
+                    reading.at.to_string(),
+                    reading.start.map_or(String::new(), |start| start.to_string()),
+                    reading.id.clone(),
+                    reading.value.clone().unwrap_or_else(|| "-".to_owned()),
+                    reading.added.to_string(),
+                    reading.added_elsewhere.to_string(),
+                    note.to_owned(),
+                ]);
+            }
+            if skipped > 0 {
+                writeln!(out, "  ({skipped} earlier readings not shown; --json has all)")?;
+            }
+            writeln!(out, "{rows}")?;
+        }
+        if !self.calls.is_empty() {
+            writeln!(out, "\nreported by")?;
+            let skipped = self.calls.len().saturating_sub(SHOWN);
+            let mut rows = table(["at", "call", "amounts", "outcome"]);
+            for call in self.calls.iter().skip(skipped) {
+                rows.add_row([&call.at.to_string(), &call.call, &call.amounts, &call.outcome]);
+            }
+            writeln!(out, "{rows}")?;
+        }
+        Ok(())
+    }
+
+    fn json(&self) -> Value {
+        let readings: Vec<Value> = self
+            .parts
+            .iter()
+            .flat_map(|part| {
+                part.readings.iter().map(move |reading| {
+                    json!({
+                        "collector": part.collector, "name": part.reading, "kind": part.kind.name(), "labels": part.labels,
+                        "user": part.user, "at": reading.at.to_string(),
+                        "start": reading.start.map(|start| start.to_string()),
+                        "id": if reading.id.is_empty() { None } else { Some(&reading.id) },
+                        "value": reading.value, "adds": reading.added.to_string(),
+                        "adds_to_other_periods": reading.added_elsewhere.to_string(),
+                        "reset": reading.reset, "gap_microseconds": reading.missed,
+                    })
+                })
+            })
+            .collect();
+        let series: Vec<Value> = self
+            .parts
+            .iter()
+            .map(|part| {
+                json!({
+                    "collector": part.collector, "reading": part.reading, "kind": part.kind.name(), "unit": part.unit,
+                    "labels": part.labels, "user": part.user, "measure": part.measure,
+                    "quantity": part.quantity.to_string(), "factor": part.factor.to_string(),
+                    "amount": part.amount.to_string(), "resets": part.counted.resets, "gaps": part.counted.gaps,
+                    "covered_microseconds": part.counted.covered, "missed_microseconds": part.counted.missed,
+                })
+            })
+            .collect();
+        let calls: Vec<Value> = self
+            .calls
+            .iter()
+            .map(|call| {
+                json!({
+                    "at": call.at.to_string(), "call": call.call, "amounts": call.amounts, "outcome": call.outcome,
+                    "words": call.words,
+                })
+            })
+            .collect();
+        let first = self.parts.first();
+        let held: Vec<_> = self.entries.iter().filter_map(|entry| entry.acknowledged.as_ref()).collect();
+        json!({
+            "resource": self.resource, "component": self.of.component, "period": self.period.to_string(),
+            "user": self.of.user, "amount": self.amount().to_string(), "posted": self.posted(), "unit": self.unit,
+            "factor": first.map(|part| part.factor.to_string()),
+            "rounding": first.map_or("half_even", |part| part.rounding.name()),
+            "acknowledged": held.iter().map(|held| format!("{:.2}", held.amount)).collect::<Vec<_>>(),
+            "series": series, "readings": readings, "calls": calls,
+        })
+    }
+}
+
+/// Rows shown to a person.
+const SHOWN: usize = 40;

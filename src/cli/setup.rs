@@ -1,0 +1,118 @@
+//! From a configuration file to the parts that a command needs; every mistake in the file is told at once.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::exit::{Exit, Failed};
+use crate::collectors::definition::Definition;
+use crate::config::clock::{SharedClock, process_clock};
+use crate::config::section::Problem;
+use crate::config::settings::{Loaded, Settings};
+use crate::ledger::{Ledger, Rulebook, SharedLedger};
+use crate::metering::period::BillingZone;
+use crate::submitter::{OnConflict, Submitter};
+use crate::waldur::client::Client;
+
+/// All parts, made of a file without mistakes.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub settings: Arc<Settings>,
+    pub definitions: Arc<Vec<Definition>>,
+    pub rulebook: Arc<Rulebook>,
+    pub clock: SharedClock,
+}
+
+/// What a file says, with its mistakes.
+#[derive(Debug)]
+pub struct Read {
+    pub origin: String,
+    pub settings: Option<Settings>,
+    pub definitions: Vec<Definition>,
+    pub problems: Vec<Problem>,
+}
+
+/// Reads and checks the whole file.
+pub fn read(path: Option<&Path>) -> Result<Read, Failed> {
+    let loaded = Loaded::find(path).map_err(|message| Failed::new(Exit::Config, message))?;
+    let zone = loaded.settings.as_ref().map(|settings| settings.waldur.billing_timezone.clone());
+    let zone = zone.unwrap_or(jiff::tz::TimeZone::UTC);
+    let definitions =
+        loaded.collectors.into_iter().filter_map(|section| Definition::from_section(section, &zone)).collect();
+    Ok(Read {
+        origin: loaded.origin,
+        settings: loaded.settings,
+        definitions,
+        problems: loaded.problems.list(),
+    })
+}
+
+impl Setup {
+    /// Reads the file; if anything is wrong with it, says all of it.
+    pub fn load(path: Option<&Path>) -> Result<Setup, Failed> {
+        let read = read(path)?;
+        match (read.settings, read.problems.as_slice()) {
+            (Some(settings), []) => Ok(Setup::of(settings, read.definitions)),
+            (_, problems) => {
+                let mut message = format!("{} has {}:", read.origin, count(problems.len(), "mistake"));
+                for problem in problems {
+                    message += &format!("\n  {problem}");
+                }
+                Err(Failed::new(Exit::Config, message))
+            }
+        }
+    }
+
+    pub fn of(settings: Settings, definitions: Vec<Definition>) -> Setup {
+        let zone = BillingZone::of(settings.waldur.billing_timezone.clone());
+        let rules = definitions.iter().map(|definition| definition.rules.clone()).collect();
+        Setup {
+            settings: Arc::new(settings),
+            definitions: Arc::new(definitions),
+            rulebook: Arc::new(Rulebook { zone, rules }),
+            clock: process_clock(),
+        }
+    }
+
+    /// Opens the ledger to write, and carries out what changed in the rules.
+    pub fn ledger(&self) -> Result<Ledger, Failed> {
+        let mut ledger = Ledger::open(&self.settings.ledger, (*self.rulebook).clone())?;
+        ledger.apply_rules(self.clock.now())?;
+        Ok(ledger)
+    }
+
+    pub fn ledger_to_read(&self) -> Result<Ledger, Failed> {
+        Ok(Ledger::open_to_read(&self.settings.ledger, (*self.rulebook).clone())?)
+    }
+
+    pub fn client(&self) -> Result<Client, Failed> {
+        Client::new(&self.settings.waldur, self.clock.clone()).map_err(|error| Failed::new(Exit::Config, error.to_string()))
+    }
+
+    pub fn submitter(&self, client: Arc<Client>, ledger: SharedLedger) -> Submitter {
+        Submitter {
+            client,
+            ledger,
+            clock: self.clock.clone(),
+            rulebook: self.rulebook.clone(),
+            on_conflict: if self.settings.overwrite_conflicts { OnConflict::Overwrite } else { OnConflict::Hold },
+        }
+    }
+
+    /// The start of the billing period that is running.
+    pub fn period_start(&self) -> Timestamp {
+        let zone = &self.rulebook.zone;
+        zone.start(zone.period_of(self.clock.now()))
+    }
+
+    /// Environment variables that no program of a collector may see.
+    pub fn withhold(&self) -> Vec<String> {
+        self.settings.waldur.token.env_name().map(str::to_owned).into_iter().collect()
+    }
+}
+
+/// "1 mistake", "3 mistakes".
+pub fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}

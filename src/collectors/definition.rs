@@ -1,0 +1,89 @@
+//! One collector of the configuration file, with all that belongs to it: its plugin, its schedule, its rules.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::{Collector, PLUGINS, Plugin};
+use crate::config::schedule::Schedule;
+use crate::config::section::Section;
+use crate::config::settings::time_zone;
+use crate::metering::meter::Rules;
+
+/// A collector that can be run.
+#[derive(Debug)]
+pub struct Definition {
+    pub name: String,
+    pub plugin: &'static Plugin,
+    pub schedule: Schedule,
+    /// Where reading starts in a source with history, if not at the start of the billing period.
+    pub since: Option<Timestamp>,
+    pub rules: Rules,
+    pub collector: Box<dyn Collector>,
+}
+
+impl Definition {
+    /// Reads a collector's section to its end. Every mistake in it is recorded, not only the first.
+    pub fn from_section(mut section: Section, billing_zone: &TimeZone) -> Option<Definition> {
+        let name = section.name().to_owned();
+        let plugin = section.require_with("plugin", "which kind of collector it is", |text| {
+            PLUGINS.iter().find(|plugin| plugin.name == text).ok_or_else(|| {
+                let known: Vec<_> = PLUGINS.iter().map(|plugin| plugin.name).collect();
+                format!("there is no plugin `{text}`; known: {}", known.join(", "))
+            })
+        });
+        let zone = time_zone(&mut section).unwrap_or_else(|| billing_zone.clone());
+        let schedule = section.require_with("schedule", "when to look, such as \"*/5 * * * *\" or every 30s", |text| {
+            Schedule::parse(text, zone)
+        });
+        let since = section.parse_with("since", |text| {
+            text.parse::<Timestamp>().map_err(|_| format!("`{text}` is not an instant such as 2026-11-01T00:00:00Z"))
+        });
+        let rules = Rules::from_section(&mut section);
+        let Some(plugin) = plugin else {
+            // Its other keys are unknown only because the plugin is; one mistake is enough.
+            return None;
+        };
+        let collector = (plugin.build)(&mut section);
+        if let (Some(collector), Some(rules)) = (&collector, &rules) {
+            check_rules(&section, collector.as_ref(), rules);
+        }
+        section.finish();
+        let (mut rules, schedule) = (rules?, schedule?);
+        rules.default_max_gap = Some(schedule.usual_distance() * 3);
+        Some(Definition { name, plugin, schedule, since, rules, collector: collector? })
+    }
+}
+
+/// Checks what can be known before the collector has run: that the readings and labels that the rules speak of exist.
+fn check_rules(section: &Section, collector: &dyn Collector, rules: &Rules) {
+    let offers = collector.offers();
+    for meter in &rules.meters {
+        let Some(offered) = offers.iter().find(|offered| offered.name == meter.reading) else {
+            if !offers.is_empty() {
+                let known: Vec<_> = offers.iter().map(|offered| offered.name).collect();
+                section.problem(
+                    "meters",
+                    format!(
+                        "the meter {} wants a reading `{}`, which this collector does not make; it makes {}",
+                        meter.component,
+                        meter.reading,
+                        known.join(", ")
+                    ),
+                );
+            }
+            continue;
+        };
+        if let Err(why) = meter.measure(offered.kind) {
+            section.problem("meters", why);
+        }
+    }
+    let labels = collector.labels();
+    for label in rules.labels() {
+        if !labels.is_empty() && !labels.contains(&label) {
+            section.problem(
+                "",
+                format!("`{{{label}}}` is no label of this collector's readings; they carry {}", labels.join(", ")),
+            );
+        }
+    }
+}

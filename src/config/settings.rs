@@ -1,0 +1,180 @@
+//! What stands outside the collectors in the configuration file: the server, the ledger, when to submit, where to
+//! listen. And where the file itself is found.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::schedule::Schedule;
+use super::section::{Problems, Section};
+use super::waldur::WaldurSettings;
+
+/// Where the file is looked for when nobody says.
+pub const DEFAULT_PATH: &str = "/etc/waldur-usage-agent/agent.yaml";
+const DEFAULT_LEDGER: &str = "/var/lib/waldur-usage-agent/ledger.db";
+const DEFAULT_SUBMIT: &str = "*/15 * * * *";
+
+/// Everything outside the collectors.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub waldur: WaldurSettings,
+    pub ledger: PathBuf,
+    pub submit: Schedule,
+    /// Whether another hand's number in Waldur is overwritten, instead of held for a person.
+    pub overwrite_conflicts: bool,
+    /// Where health and metrics are served.
+    pub listen: Option<SocketAddr>,
+}
+
+/// A file that was read: what it says, and what is wrong with it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What the operator would call it.
+    pub origin: String,
+    pub settings: Option<Settings>,
+    /// The collectors' sections, for the rooms that understand them.
+    pub collectors: Vec<Section>,
+    pub problems: Problems,
+}
+
+impl Loaded {
+    /// Reads the text of a configuration file. It may be JSON too, which is YAML.
+    pub fn parse(origin: &str, text: &str) -> Loaded {
+        let (mut root, problems) = Section::parse(text);
+        let collectors = root.named_sections("collectors");
+        if collectors.is_empty() && problems.list().is_empty() {
+            root.problem("", "`collectors` is missing or empty: without one nothing is measured");
+        }
+        let settings = settings(&mut root);
+        root.finish();
+        Loaded { origin: origin.to_owned(), settings, collectors, problems }
+    }
+
+    /// Reads the file, or, where there is none at the default place, what the environment says.
+    pub fn find(path: Option<&Path>) -> Result<Loaded, String> {
+        let named = path.map(Path::to_owned);
+        let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Loaded::parse(&path.display().to_string(), &text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
+                match from_environment(|name| std::env::var(name).ok()) {
+                    Some(text) => Ok(Loaded::parse("the environment", &text)),
+                    None => Err(format!(
+                        "there is no configuration file at {DEFAULT_PATH}. Name one with --config FILE, or set \
+                         WALDUR_URL, WALDUR_RESOURCE and WALDUR_METERS in the environment"
+                    )),
+                }
+            }
+            Err(error) => Err(format!("can't read the configuration file {}: {error}", path.display())),
+        }
+    }
+}
+
+fn settings(root: &mut Section) -> Option<Settings> {
+    let waldur = match root.section("waldur") {
+        Some(mut section) => {
+            let settings = WaldurSettings::from_section(&mut section);
+            section.finish();
+            settings
+        }
+        None => {
+            root.problem("", "`waldur` is missing: say at least `waldur: { url: https://... }`");
+            None
+        }
+    };
+    let ledger = root.parse_with("ledger", |text| match Path::new(text) {
+        path if path.is_absolute() || text.starts_with("./") => Ok(path.to_owned()),
+        _ => Err(format!("`{text}` must be an absolute path")),
+    });
+    let listen = root.parse_with("listen", |text| {
+        text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not an address such as 127.0.0.1:9464"))
+    });
+    let zone = waldur.as_ref().map(|waldur| waldur.billing_timezone.clone()).unwrap_or(jiff::tz::TimeZone::UTC);
+    let mut schedule = Schedule::parse(DEFAULT_SUBMIT, zone.clone()).ok();
+    let mut overwrite = None;
+    if let Some(mut submit) = root.section("submit") {
+        let zone = time_zone(&mut submit).unwrap_or(zone);
+        if submit.has("schedule") {
+            schedule = submit.parse_with("schedule", |text| Schedule::parse(text, zone));
+        }
+        overwrite = submit.parse_with("on_conflict", |text| match text {
+            "hold" => Ok(false),
+            "overwrite" => Ok(true),
+            other => Err(format!("`{other}` is no way to treat a conflict; known: hold, overwrite")),
+        });
+        submit.finish();
+    }
+    Some(Settings {
+        waldur: waldur?,
+        ledger: ledger.unwrap_or_else(|| PathBuf::from(DEFAULT_LEDGER)),
+        submit: schedule?,
+        overwrite_conflicts: overwrite.unwrap_or(false),
+        listen,
+    })
+}
+
+/// The time zone of a schedule, from the key `timezone` beside it.
+pub fn time_zone(section: &mut Section) -> Option<jiff::tz::TimeZone> {
+    section.parse_with("timezone", |text| {
+        jiff::tz::TimeZone::get(text).map_err(|_| format!("`{text}` is not a time zone such as UTC or Europe/Tallinn"))
+    })
+}
+
+/// The few keys of a sidecar, from the environment, as the file that they stand for. `None` without WALDUR_URL.
+fn from_environment(get: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let url = get("WALDUR_URL")?;
+    // JSON strings are YAML strings: whatever stands in a variable stays one value.
+    let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
+    let mut file = format!("waldur:\n  url: {}\n", quoted(&url));
+    for (name, key) in [
+        ("WALDUR_TOKEN_FILE", "token_file"),
+        ("WALDUR_BILLING_TIMEZONE", "billing_timezone"),
+        ("WALDUR_ALLOW_HTTP", "allow_http"),
+        ("WALDUR_CA_FILE", "ca_file"),
+    ] {
+        if let Some(value) = get(name) {
+            let value = if key == "allow_http" { value } else { quoted(&value) };
+            file += &format!("  {key}: {value}\n");
+        }
+    }
+    for (name, key) in [("WALDUR_LEDGER", "ledger"), ("WALDUR_LISTEN", "listen")] {
+        if let Some(value) = get(name) {
+            file += &format!("{key}: {}\n", quoted(&value));
+        }
+    }
+    if let Some(value) = get("WALDUR_SUBMIT_SCHEDULE") {
+        file += &format!("submit: {{ schedule: {} }}\n", quoted(&value));
+    }
+    file += "collectors:\n  container:\n    plugin: cgroup\n    slices: self\n";
+    let schedule = get("WALDUR_SCHEDULE").unwrap_or_else(|| "every 1m".to_owned());
+    file += &format!("    schedule: {}\n", quoted(&schedule));
+    if let Some(value) = get("WALDUR_CGROUP_ROOT") {
+        file += &format!("    root: {}\n", quoted(&value));
+    }
+    if let Some(value) = get("WALDUR_RESOURCE") {
+        file += &format!("    resource: {}\n", quoted(&value));
+    }
+    if let Some(value) = get("WALDUR_METERS") {
+        file += &format!("    meters: {value}\n");
+    }
+    Some(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sidecar_needs_no_file() {
+        let variables = [
+            ("WALDUR_URL", "https://waldur.example.com"),
+            ("WALDUR_RESOURCE", "5e2f0000-0000-4000-8000-000000000003"),
+            ("WALDUR_METERS", "{ cpu_hours: { reading: cpu_seconds, factor: 1/3600 } }"),
+            ("WALDUR_LEDGER", "/data/ledger.db"),
+        ];
+        let get = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+        let loaded = Loaded::parse("the environment", &from_environment(get).unwrap());
+        assert_eq!(loaded.problems.list(), []);
+        assert_eq!(loaded.settings.unwrap().ledger, Path::new("/data/ledger.db"));
+        assert_eq!(loaded.collectors.len(), 1);
+    }
+}

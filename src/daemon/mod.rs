@@ -1,0 +1,321 @@
+//! The tasks that run: collectors on their schedules, the submitter on its own, signals, systemd, health and metrics.
+//!
+//! One task a collector, so that none waits for another and none overlaps itself; one for the submitter. They share
+//! nothing but the ledger. A reload ends the tasks and starts new ones from the new file; the ledger stays open.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_stream::StreamExt;
+
+use crate::collectors::definition::Definition;
+use crate::config::clock::SharedClock;
+use crate::config::schedule::Schedule;
+use crate::config::settings::Settings;
+use crate::ledger::{Ledger, Rulebook, SharedLedger};
+use crate::metering::period::BillingZone;
+use crate::submitter::{CycleOptions, OnConflict, Submitter};
+use crate::waldur::client::Client;
+
+pub mod sample;
+mod serve;
+mod systemd;
+
+/// What one configuration file makes.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    pub settings: Arc<Settings>,
+    pub definitions: Arc<Vec<Definition>>,
+    pub rulebook: Arc<Rulebook>,
+    pub clock: SharedClock,
+    pub client: Arc<Client>,
+}
+
+/// Reads the configuration file again; the error is for the operator.
+pub type Loader = Box<dyn Fn() -> Result<Agent, String> + Send + Sync>;
+
+/// How long what is under way may take after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(10);
+/// A wait is never longer, so that a clock that was set, or a machine that slept, is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// How long before a month's end the boundary readings are taken and submitted: before the guard of servers that
+/// decide the month themselves, with time to send.
+const BEFORE_MONTH_END: SignedDuration = SignedDuration::from_mins(5);
+
+/// What the tasks tell of themselves; the watchdog is fed by it, not by a timer.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// Passes of the tasks' loops.
+    beats: AtomicU64,
+    pub cycles: AtomicU64,
+    pub runs: AtomicU64,
+    pub run_failures: AtomicU64,
+    pub sent: AtomicU64,
+}
+
+impl Pulse {
+    fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs until a signal ends it.
+pub async fn run(load: Loader) -> Result<(), String> {
+    let agent = load()?;
+    let path = agent.settings.ledger.clone();
+    let mut ledger = Ledger::open(&path, (*agent.rulebook).clone()).map_err(|error| error.to_string())?;
+    ledger.apply_rules(agent.clock.now()).map_err(|error| error.to_string())?;
+    let ledger = SharedLedger::new(ledger);
+    let pulse = Arc::new(Pulse::default());
+    let mut signals = signal_hook_tokio::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
+        .map_err(|error| format!("can't listen to signals: {error}"))?;
+    let mut tasks = Tasks::start(&agent, &ledger, &pulse);
+    let mut server = serve::start(&agent, &ledger, &pulse).await?;
+    let collectors = agent.definitions.len();
+    tracing::info!(
+        "Ready: {collectors} collectors, ledger {}, reporting to {}.",
+        path.display(),
+        agent.client.api()
+    );
+    systemd::ready(&format!("{collectors} collectors; reporting to {}", agent.client.api()));
+    let mut watchdog = systemd::Watchdog::new();
+    let mut current = agent;
+    loop {
+        let signal = tokio::select! {
+            signal = signals.next() => signal,
+            () = watchdog.wait() => {
+                watchdog.feed(&pulse, tasks.alive());
+                continue;
+            }
+        };
+        match signal {
+            Some(SIGHUP) => {
+                systemd::reloading();
+                match load() {
+                    Ok(agent) if agent.settings.ledger != current.settings.ledger => {
+                        tracing::error!(
+                            "The new configuration names another ledger ({}); that takes a restart. The old one stays at work.",
+                            agent.settings.ledger.display()
+                        );
+                    }
+                    Ok(agent) => {
+                        tasks.stop(DRAIN).await;
+                        drop(server);
+                        let (rulebook, now) = ((*agent.rulebook).clone(), agent.clock.now());
+                        let applied = ledger.with(move |ledger| ledger.change_rules(rulebook, now)).await;
+                        if let Err(error) = applied {
+                            tracing::error!("The new rules are not carried out yet: {error}");
+                        }
+                        tasks = Tasks::start(&agent, &ledger, &pulse);
+                        server = serve::start(&agent, &ledger, &pulse).await?;
+                        tracing::info!("Reloaded: {} collectors.", agent.definitions.len());
+                        current = agent;
+                    }
+                    Err(error) => tracing::error!("The new configuration is not used, the old one stays at work: {error}"),
+                }
+                systemd::ready("reloaded");
+            }
+            Some(SIGUSR1) => tasks.hurry.notify_waiters(),
+            _ => break,
+        }
+    }
+    tracing::info!("Stopping: finishing what is under way.");
+    systemd::stopping();
+    tasks.stop(DRAIN).await;
+    drop(server);
+    Ok(())
+}
+
+/// The running tasks of one configuration.
+struct Tasks {
+    set: JoinSet<()>,
+    stop: watch::Sender<bool>,
+    /// Wakes everything at once.
+    hurry: Arc<Notify>,
+}
+
+impl Tasks {
+    fn start(agent: &Agent, ledger: &SharedLedger, pulse: &Arc<Pulse>) -> Tasks {
+        let (stop, stopped) = watch::channel(false);
+        let hurry = Arc::new(Notify::new());
+        let mut set = JoinSet::new();
+        for index in 0..agent.definitions.len() {
+            let part = Part {
+                agent: agent.clone(),
+                ledger: ledger.clone(),
+                pulse: pulse.clone(),
+                stopped: stopped.clone(),
+                hurry: hurry.clone(),
+            };
+            set.spawn(part.collect(index));
+        }
+        let part = Part {
+            agent: agent.clone(),
+            ledger: ledger.clone(),
+            pulse: pulse.clone(),
+            stopped,
+            hurry: hurry.clone(),
+        };
+        set.spawn(part.submit());
+        Tasks { set, stop, hurry }
+    }
+
+    /// Whether no task has ended by itself.
+    fn alive(&mut self) -> bool {
+        self.set.try_join_next().is_none()
+    }
+
+    /// Lets what is under way finish, for so long; then ends it. The ledger makes either safe.
+    async fn stop(&mut self, patience: Duration) {
+        let _ = self.stop.send(true);
+        let all = async { while self.set.join_next().await.is_some() {} };
+        if tokio::time::timeout(patience, all).await.is_err() {
+            tracing::warn!("Something did not finish in time and is ended; nothing recorded is lost.");
+            self.set.shutdown().await;
+        }
+    }
+}
+
+/// What one task works with.
+struct Part {
+    agent: Agent,
+    ledger: SharedLedger,
+    pulse: Arc<Pulse>,
+    stopped: watch::Receiver<bool>,
+    hurry: Arc<Notify>,
+}
+
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Due,
+    Hurry,
+    Stopped,
+}
+
+impl Part {
+    /// Runs one collector on its schedule, for ever.
+    async fn collect(mut self, index: usize) {
+        let definitions = self.agent.definitions.clone();
+        let definition = &definitions[index];
+        let zone = self.agent.rulebook.zone.clone();
+        // The first look is at once: what began while the agent was away is seen as early as can be.
+        let mut due = self.agent.clock.now();
+        let mut failing = false;
+        loop {
+            match self.wait_until(due).await {
+                Woken::Stopped => return,
+                Woken::Due | Woken::Hurry => {}
+            }
+            failing = self.sample(definition, failing).await;
+            due = next_run(&definition.schedule, &zone, self.agent.clock.now());
+        }
+    }
+
+    async fn sample(&self, definition: &Definition, was_failing: bool) -> bool {
+        let zone = &self.agent.rulebook.zone;
+        let since = definition.since.unwrap_or_else(|| zone.start(zone.period_of(self.agent.clock.now())));
+        let withhold = self.agent.settings.waldur.token.env_name().map(str::to_owned).into_iter().collect();
+        self.pulse.runs.fetch_add(1, Ordering::Relaxed);
+        let name = &definition.name;
+        let problem = match sample::sample(definition, &self.ledger, &self.agent.clock, since, withhold).await {
+            Ok(recorded) => {
+                for bad in &recorded.quarantined {
+                    tracing::warn!("Collector {name}: a reading is quarantined and not billed: {}: {}", bad.reason, bad.what);
+                }
+                if recorded.corrected > 0 {
+                    tracing::info!("Collector {name}: {} readings were corrected by their source.", recorded.corrected);
+                }
+                recorded.failed.or_else(|| (!recorded.problems.is_empty()).then(|| recorded.problems.join("; ")))
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        if problem.is_some() {
+            self.pulse.run_failures.fetch_add(1, Ordering::Relaxed);
+        }
+        // One line a change of state; `status` has the rest.
+        match (&problem, was_failing) {
+            (Some(problem), false) => {
+                tracing::warn!("Collector {name} fails, its last known amounts stand: {problem}");
+            }
+            (None, true) => tracing::info!("Collector {name} works again."),
+            _ => {}
+        }
+        problem.is_some()
+    }
+
+    /// Submits on its schedule, for ever, and soon after the start.
+    async fn submit(mut self) {
+        let submitter = Submitter {
+            client: self.agent.client.clone(),
+            ledger: self.ledger.clone(),
+            clock: self.agent.clock.clone(),
+            rulebook: self.agent.rulebook.clone(),
+            on_conflict: if self.agent.settings.overwrite_conflicts { OnConflict::Overwrite } else { OnConflict::Hold },
+        };
+        let zone = self.agent.rulebook.zone.clone();
+        let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now());
+        loop {
+            let hurry = match self.wait_until(due).await {
+                Woken::Stopped => return,
+                Woken::Due => false,
+                Woken::Hurry => true,
+            };
+            match submitter.cycle(CycleOptions { ignore_backoff: hurry }).await {
+                Ok(report) => {
+                    self.pulse.cycles.fetch_add(1, Ordering::Relaxed);
+                    self.pulse.sent.fetch_add(report.sent.len() as u64, Ordering::Relaxed);
+                    if !report.sent.is_empty() {
+                        tracing::info!("Reported {} amounts in {} requests.", report.sent.len(), report.requests);
+                    }
+                }
+                Err(error) => tracing::error!("Submission could not go on: {error}"),
+            }
+            due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now());
+            // What an earlier failure put off is not left until the next round of the schedule.
+            if let Ok(Some(retry)) = self.ledger.with(|ledger| ledger.next_retry()).await {
+                due = due.min(retry.max(self.agent.clock.now() + SignedDuration::from_secs(1)));
+            }
+        }
+    }
+
+    /// Waits for an instant of the wall clock, however it is set meanwhile.
+    async fn wait_until(&mut self, due: Timestamp) -> Woken {
+        loop {
+            self.pulse.beat();
+            if *self.stopped.borrow() {
+                return Woken::Stopped;
+            }
+            let left = due.duration_since(self.agent.clock.now());
+            let Ok(left) = Duration::try_from(left) else { return Woken::Due };
+            if left.is_zero() {
+                return Woken::Due;
+            }
+            let until = Instant::now() + left.min(LONGEST_SLEEP).max(Duration::from_millis(1));
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                () = self.hurry.notified() => return Woken::Hurry,
+                changed = self.stopped.changed() => {
+                    if changed.is_err() || *self.stopped.borrow() {
+                        return Woken::Stopped;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// When a schedule is next due: by its own rule, and besides shortly before and right after the end of the month, so
+/// that usage is cut as close to the boundary as can be.
+fn next_run(schedule: &Schedule, zone: &BillingZone, now: Timestamp) -> Timestamp {
+    let end = zone.end(zone.period_of(now));
+    let before_end = end.saturating_sub(BEFORE_MONTH_END).unwrap_or(end);
+    let by_rule = schedule.next_after(now).unwrap_or(Timestamp::MAX);
+    [by_rule, before_end, end].into_iter().filter(|at| *at > now).min().unwrap_or(by_rule)
+}
