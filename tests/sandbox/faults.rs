@@ -239,13 +239,35 @@ fn another_hand_writes_rows_past_every_rule() {
 
 #[test]
 fn without_a_file_it_holds_a_small_marketplace_and_ends_with_0_on_sigterm() {
-    let mut server = Server::start(&[], include_str!("../../config/sandbox.yaml"));
+    let mut server = Server::launch(&[]);
     let reply =
         server.get_as("sandbox-token", "/api/marketplace-provider-resources/?backend_id=this-machine");
     assert_eq!(reply.json()[0]["uuid"], "5e2f0000000040008000000000000003");
     let id = i32::try_from(server.id()).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM).unwrap();
     assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn the_documented_example_is_a_marketplace() {
+    let page = include_str!("../../docs/sandbox.md");
+    let example = page.split("```yaml").nth(1).unwrap().split("```").next().unwrap();
+    let server = Server::start(&["--now", "2026-11-10T12:00:00Z"], example);
+    let list = server.get_as("secret", USAGES).json();
+    assert_eq!((&list[0]["usage"], &list[0]["billing_period"]), (&json!("32.00"), &json!("2026-10-01")));
+    assert_eq!(server.get_as("secret", SHARES).json()[0]["username"], "alice");
+}
+
+#[test]
+fn a_file_that_refers_to_nothing_is_refused_with_its_reason() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "resources: [{ offering: Nowhere }]").unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_waldur-sandbox"))
+        .args(["--marketplace", file.path().to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "waldur-sandbox: no offering Nowhere\n");
 }
 
 #[test]
