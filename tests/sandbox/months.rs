@@ -127,6 +127,9 @@ fn touching_an_ended_period_bills_its_usage_twice() {
     assert_eq!(server.rows(B), []);
     assert_eq!(server.rows(A), [row("cpu_hours", "2026-11-01", "121.00")]);
     assert_eq!(server.billed(A, "cpu_hours"), ["100.00", "121.00"]);
+    let usages = json!([{ "type": "cpu_hours", "amount": "130" }]);
+    assert_eq!(server.post(SET_USAGE, &json!({ "plan_period": old, "usages": usages })).status, 201);
+    assert_eq!(server.billed(A, "cpu_hours"), ["100.00", "130.00"]);
 }
 
 #[test]
@@ -197,13 +200,16 @@ fn a_resubmission_moves_a_row_without_plan_period_to_the_right_one_and_removes_s
     });
     server.admin("/sandbox/resources", &spec);
     assert_eq!(server.post_as("staff", SET_USAGE, &body(100)).status, 201);
+    assert_eq!(server.billed(resource, "cpu_hours"), [""; 0]);
     let june = server.held(resource)["plan_periods"][0]["uuid"].clone();
+    let moved = server.held(resource)["rows"][0]["uuid"].clone();
     let by_period =
-        json!({ "plan_period": june, "date": old, "usages": [{ "type": "cpu_hours", "amount": 200 }] });
+        json!({ "plan_period": june, "date": old, "usages": [{ "type": "cpu_hours", "amount": 100 }] });
     assert_eq!(server.post_as("staff", SET_USAGE, &by_period).status, 201);
     let held = server.held(resource);
     assert_eq!(held["rows"].as_array().unwrap().len(), 1);
-    assert_eq!((&held["rows"][0]["plan_period"], &held["rows"][0]["usage"]), (&june, &json!("200.00")));
+    assert_eq!((&held["rows"][0]["plan_period"], &held["rows"][0]["uuid"]), (&june, &moved));
+    assert_eq!(server.billed(resource, "cpu_hours"), ["100.00"]);
     // By resource the right place is none again: the stray goes.
     assert_eq!(server.post_as("staff", SET_USAGE, &body(300)).status, 201);
     let held = server.held(resource);

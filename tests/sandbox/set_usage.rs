@@ -290,6 +290,7 @@ fn an_annual_limit_counts_the_replaced_row_twice_and_commits_half_of_the_call() 
     let november = |kind, usage| row(kind, "2026-11-01", usage);
     assert_eq!(server.rows(A), [november("capped", "50.00"), november("cpu_hours", "61.00")]);
     assert_eq!(server.held(A)["current_usages"], json!({ "capped": "50.00" }));
+    assert_eq!(server.get(&server.row_address(A, "cpu_hours")).status, 200);
 }
 
 #[test]
