@@ -362,6 +362,27 @@ fn a_chunked_body_is_seen_as_empty() {
 }
 
 #[test]
+fn a_large_body_is_accepted() {
+    let server = Server::classic();
+    let padding = " ".repeat(15 << 20);
+    let body = format!(r#"{{"resource":"{A}",{padding}"usages":[{{"type":"cpu_hours","amount":1}}]}}"#);
+    assert_eq!(server.post_text("provider", SET_USAGE, &body).status, 201);
+}
+
+#[test]
+fn a_plan_given_to_a_resource_lets_it_report() {
+    let planless = "5e2f0000-0000-4000-8000-000000000003";
+    let server = Server::classic();
+    assert_eq!(server.report(planless, "cpu_hours", "1").status, 500);
+    server.admin(&format!("/sandbox/resources/{planless}"), &json!({ "plan": true }));
+    assert_eq!(server.report(planless, "cpu_hours", "1").status, 201);
+    assert_eq!(server.billed(planless, "cpu_hours"), ["1.00"]);
+    server.admin(&format!("/sandbox/resources/{planless}"), &json!({ "plan": false }));
+    assert_eq!(server.report(planless, "cpu_hours", "2").status, 500);
+    assert_eq!(server.rows(planless), [row("cpu_hours", "2026-11-01", "1.00")]);
+}
+
+#[test]
 fn a_form_is_accepted_and_other_media_types_are_not() {
     let server = Server::classic();
     let send = |media: &str, body: &str| {
