@@ -118,12 +118,18 @@ fn touching_an_ended_period_bills_its_usage_twice() {
     server.report(A, "cpu_hours", "100");
     let old = server.held(A)["plan_periods"][0]["uuid"].clone();
     server.admin(&format!("/sandbox/resources/{A}"), &json!({ "switch_plan": true }));
-    let body = |amount: &str| json!({ "plan_period": old, "resource": "ignored".len(), "usages": [{ "type": "cpu_hours", "amount": amount }] });
-    let mut by_period = body("121");
-    by_period.as_object_mut().unwrap().remove("resource");
-    assert_eq!(server.post(SET_USAGE, &by_period).status, 201);
+    // Both given: the plan period wins.
+    let usages = json!([{ "type": "cpu_hours", "amount": "121" }]);
+    assert_eq!(
+        server.post(SET_USAGE, &json!({ "plan_period": old, "resource": B, "usages": usages })).status,
+        201
+    );
+    assert_eq!(server.rows(B), []);
     assert_eq!(server.rows(A), [row("cpu_hours", "2026-11-01", "121.00")]);
     assert_eq!(server.billed(A, "cpu_hours"), ["100.00", "121.00"]);
+    let usages = json!([{ "type": "cpu_hours", "amount": "130" }]);
+    assert_eq!(server.post(SET_USAGE, &json!({ "plan_period": old, "usages": usages })).status, 201);
+    assert_eq!(server.billed(A, "cpu_hours"), ["100.00", "130.00"]);
 }
 
 #[test]
@@ -179,6 +185,39 @@ fn a_resource_that_became_active_later_in_the_month_uses_the_later_plan_period()
     assert_eq!(held["rows"][1]["plan_period"], Value::Null);
     assert_eq!(server.billed(resource, "cpu_hours"), ["5.00"]);
     assert_eq!(server.rows(resource).len(), 2);
+}
+
+#[test]
+fn a_resubmission_moves_a_row_without_plan_period_to_the_right_one_and_removes_strays() {
+    let resource = "5e2f0000-0000-4000-8000-0000000000bb";
+    let server = Server::current();
+    let old = "2026-03-15T10:00:00Z";
+    let body = |amount: u16| json!({ "resource": resource, "date": old, "usages": [{ "type": "cpu_hours", "amount": amount }] });
+    // A row under no plan period, because none held in March; and one under a period that began in June.
+    let spec = json!({
+        "uuid": resource, "offering": "Cluster", "backend_id": "moved",
+        "plan_periods": [{ "start": "2026-06-01T00:00:00Z" }],
+    });
+    server.admin("/sandbox/resources", &spec);
+    assert_eq!(server.post_as("staff", SET_USAGE, &body(100)).status, 201);
+    assert_eq!(server.billed(resource, "cpu_hours"), [""; 0]);
+    let june = server.held(resource)["plan_periods"][0]["uuid"].clone();
+    let moved = server.held(resource)["rows"][0]["uuid"].clone();
+    let by_period =
+        json!({ "plan_period": june, "date": old, "usages": [{ "type": "cpu_hours", "amount": 100 }] });
+    assert_eq!(server.post_as("staff", SET_USAGE, &by_period).status, 201);
+    let held = server.held(resource);
+    assert_eq!(held["rows"].as_array().unwrap().len(), 1);
+    assert_eq!((&held["rows"][0]["plan_period"], &held["rows"][0]["uuid"]), (&june, &moved));
+    assert_eq!(server.billed(resource, "cpu_hours"), ["100.00"]);
+    // By resource the right place is none again: the stray goes.
+    assert_eq!(server.post_as("staff", SET_USAGE, &body(300)).status, 201);
+    let held = server.held(resource);
+    assert_eq!(held["rows"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&held["rows"][0]["plan_period"], &held["rows"][0]["usage"]),
+        (&Value::Null, &json!("300.00"))
+    );
 }
 
 #[test]

@@ -88,9 +88,14 @@ impl Server {
     pub(crate) fn start(arguments: &[&str], marketplace: &str) -> Self {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), marketplace).unwrap();
+        let file = file.path().to_str().unwrap();
+        Self::launch(&[&["--marketplace", file], arguments].concat())
+    }
+
+    /// With these arguments and no more.
+    pub(crate) fn launch(arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_waldur-sandbox"))
-            .args(["--listen", "127.0.0.1:0", "--marketplace"])
-            .arg(file.path())
+            .args(["--listen", "127.0.0.1:0"])
             .args(arguments)
             .stdout(Stdio::piped())
             .spawn()

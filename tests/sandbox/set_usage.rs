@@ -290,6 +290,7 @@ fn an_annual_limit_counts_the_replaced_row_twice_and_commits_half_of_the_call() 
     let november = |kind, usage| row(kind, "2026-11-01", usage);
     assert_eq!(server.rows(A), [november("capped", "50.00"), november("cpu_hours", "61.00")]);
     assert_eq!(server.held(A)["current_usages"], json!({ "capped": "50.00" }));
+    assert_eq!(server.get(&server.row_address(A, "cpu_hours")).status, 200);
 }
 
 #[test]
@@ -358,6 +359,27 @@ fn a_chunked_body_is_seen_as_empty() {
     let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     let reply = server.send("POST", SET_USAGE, &headers, chunked.as_bytes());
     assert_eq!(reply.pair(), (400, json!({ "usages": ["This field is required."] })));
+}
+
+#[test]
+fn a_large_body_is_accepted() {
+    let server = Server::classic();
+    let padding = " ".repeat(15 << 20);
+    let body = format!(r#"{{"resource":"{A}",{padding}"usages":[{{"type":"cpu_hours","amount":1}}]}}"#);
+    assert_eq!(server.post_text("provider", SET_USAGE, &body).status, 201);
+}
+
+#[test]
+fn a_plan_given_to_a_resource_lets_it_report() {
+    let planless = "5e2f0000-0000-4000-8000-000000000003";
+    let server = Server::classic();
+    assert_eq!(server.report(planless, "cpu_hours", "1").status, 500);
+    server.admin(&format!("/sandbox/resources/{planless}"), &json!({ "plan": true }));
+    assert_eq!(server.report(planless, "cpu_hours", "1").status, 201);
+    assert_eq!(server.billed(planless, "cpu_hours"), ["1.00"]);
+    server.admin(&format!("/sandbox/resources/{planless}"), &json!({ "plan": false }));
+    assert_eq!(server.report(planless, "cpu_hours", "2").status, 500);
+    assert_eq!(server.rows(planless), [row("cpu_hours", "2026-11-01", "1.00")]);
 }
 
 #[test]

@@ -135,7 +135,13 @@ fn change_resource(world: &mut World, name: &str, spec: ResourceChange) -> Resul
     resource.name = spec.name.unwrap_or_else(|| resource.name.clone());
     match spec.plan {
         Some(false) => resource.plan = None,
-        Some(true) if resource.plan.is_none() => resource.plan = Some(plan_of(resource.offering, 1)),
+        Some(true) if resource.plan.is_none() => {
+            let plan = plan_of(resource.offering, 1);
+            resource.plan = Some(plan.clone());
+            if !resource.plan_periods.iter().any(|p| p.holds(now)) {
+                resource.plan_periods.push(PlanPeriod { uuid: Uuid::new_v4(), plan, start: now, end: None });
+            }
+        }
         _ => {}
     }
     if spec.end_plan || spec.switch_plan {

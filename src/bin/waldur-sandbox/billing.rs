@@ -12,7 +12,7 @@ use crate::clock::month_before;
 use crate::world::{Api, Billing, InvoiceItem, Missing, Row, World};
 
 /// The first amount that overflows a real invoice item (A §1, the 500s).
-const OVERFLOW: Decimal = Decimal::from_parts(0xd4a5_1000, 0xe8, 0, false, 0);
+const OVERFLOW: i64 = 1_000_000_000_000;
 
 /// The server's own error: a page without a word of why.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) fn try_bill(world: &mut World, home: usize, row: Uuid, changed: bool)
     // Only usage-based components are billed by usage, and only within a plan period (A §1, §4).
     let usage_based = offering.component(&row.kind).is_some_and(|c| c.billing == Billing::Usage);
     let (Some(period), true, true) = (row.plan_period, usage_based, changed) else { return Ok(()) };
-    if row.usage.abs() >= OVERFLOW {
+    if row.usage.abs() >= Decimal::from(OVERFLOW) {
         return Err(Broken);
     }
     if resource.broken.contains(&(row.kind.clone(), row.month)) {

@@ -15,6 +15,8 @@ pub(crate) struct Clock {
     frozen: bool,
     /// A constant error of the server's clock.
     skew: SignedDuration,
+    /// What a request that is being processed goes by: it never sees two different moments, or months.
+    held: Option<Timestamp>,
 }
 
 impl Clock {
@@ -24,13 +26,25 @@ impl Clock {
     )]
     pub(crate) fn starting(now: Option<Timestamp>) -> Self {
         let origin = now.unwrap_or_else(Timestamp::now);
-        Self { origin, since: Instant::now(), frozen: false, skew: SignedDuration::ZERO }
+        Self { origin, since: Instant::now(), frozen: false, skew: SignedDuration::ZERO, held: None }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
+        if let Some(held) = self.held {
+            return held;
+        }
         let shown = later(self.unskewed(), self.skew);
         // The server stores microseconds; a finer clock would never be read back equal.
         Timestamp::from_microsecond(shown.as_microsecond()).unwrap_or(shown)
+    }
+
+    /// Stands still until `release`.
+    pub(crate) fn hold(&mut self) {
+        self.held = Some(self.now());
+    }
+
+    pub(crate) fn release(&mut self) {
+        self.held = None;
     }
 
     fn unskewed(&self) -> Timestamp {

@@ -255,14 +255,25 @@ async fn take_turn(app: &App, asked: &Asked) -> Answer {
         Some(turn) => Some(turn.lock_owned().await),
         None => None,
     };
-    tokio::time::sleep(Duration::from_millis(latency)).await;
+    pause(latency).await;
     let first = {
         let world = app.world();
         if api::is_first_of_month(&world, asked) { world.first_of_month_ms } else { 0 }
     };
-    tokio::time::sleep(Duration::from_millis(first)).await;
+    pause(first).await;
     // The month is decided now, when the call is processed, not when it came in (A §4).
-    api::answer(&mut app.world(), asked)
+    let mut world = app.world();
+    world.clock.hold();
+    let answer = api::answer(&mut world, asked);
+    world.clock.release();
+    answer
+}
+
+/// No pause is none at all: even the shortest sleep lasts until the timer's next tick.
+async fn pause(ms: u64) {
+    if ms > 0 {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
 }
 
 fn respond(answer: Answer, date: Option<String>, head: bool) -> Response {

@@ -41,14 +41,16 @@ fn write(world: &mut World, caller: &Caller, report: &Report) -> Answer {
         return Answer::broken();
     };
     let first = !world.invoices.contains(&(customer, report.month));
-    let saved: Vec<(usize, Resource)> = world
-        .resources
-        .iter()
-        .enumerate()
-        .filter(|(at, r)| *at == report.home || (first && r.customer.uuid == customer))
-        .map(|(at, r)| (at, r.clone()))
+    // The first report of a month makes an invoice, which may touch every resource of the customer.
+    let touched = if first { 0..world.resources.len() } else { report.home..report.home + 1 };
+    let saved: Vec<(usize, Resource)> = touched
+        .filter_map(|at| Some((at, world.resources.get(at)?)))
+        .filter(|(_, resource)| resource.customer.uuid == customer)
+        .map(|(at, resource)| (at, resource.clone()))
         .collect();
-    match write_items(world, caller, report) {
+    let written = write_items(world, caller, report);
+    world.index(report.home);
+    match written {
         Ok(Ok(())) => {}
         Ok(Err(over_limit)) => return over_limit,
         Err(Broken) => {
@@ -88,6 +90,7 @@ fn write_items(world: &mut World, caller: &Caller, report: &Report) -> Result<Re
     } else {
         Vec::new()
     };
+    billing::wreck(world, home, report.month, &lost);
     for item in &report.items {
         if let Err(refusal) = within_limit(world, home, item) {
             return Ok(Err(refusal));
@@ -98,16 +101,15 @@ fn write_items(world: &mut World, caller: &Caller, report: &Report) -> Result<Re
         }
         let api = world.api;
         let Some(resource) = world.resources.get_mut(home) else { return Err(Broken) };
-        if api == Api::Current {
-            consolidate(resource, &item.kind, report.month, plan_period, &world.zone);
-        }
+        let moved =
+            api == Api::Current && consolidate(resource, &item.kind, report.month, plan_period, &world.zone);
         let key = |row: &&mut Row| {
             row.kind == item.kind && row.month == report.month && row.plan_period == plan_period
         };
         let (uuid, changed) = match resource.rows.iter_mut().find(key) {
             Some(row) => {
                 let kept = lost.contains(&item.kind);
-                let changed = !kept && row.usage != item.amount;
+                let changed = !kept && (moved || row.usage != item.amount);
                 row.usage = if kept { row.usage } else { item.amount };
                 row.description.clone_from(&item.description);
                 row.missing = item.missing;
@@ -134,8 +136,6 @@ fn write_items(world: &mut World, caller: &Caller, report: &Report) -> Result<Re
         };
         billing::try_bill(world, home, uuid, changed)?;
     }
-    billing::wreck(world, home, report.month, &lost);
-    world.index(home);
     Ok(Ok(()))
 }
 
@@ -189,23 +189,36 @@ fn plan_period(world: &mut World, report: &Report) -> Option<Uuid> {
 }
 
 /// A resubmission moves a row without plan period to the right one and removes old duplicates: rows under a
-/// period that has nothing to do with the month (B1). Rows of earlier periods in the month stay.
-fn consolidate(resource: &mut Resource, kind: &str, month: Date, plan_period: Option<Uuid>, zone: &TimeZone) {
+/// period that has nothing to do with the month (B1). Rows of earlier periods in the month stay. Tells whether a
+/// row was moved, which makes it billable.
+fn consolidate(
+    resource: &mut Resource,
+    kind: &str,
+    month: Date,
+    plan_period: Option<Uuid>,
+    zone: &TimeZone,
+) -> bool {
     let (start, end) = (clock::month_start(month, zone), clock::month_start(clock::month_after(month), zone));
-    let periods = resource.plan_periods.clone();
-    let touches = |uuid: Uuid| {
-        let period = periods.iter().find(|p| p.uuid == uuid);
-        period.is_some_and(|p| p.start < end && p.end.is_none_or(|ended| ended > start))
-    };
+    let touching: Vec<Option<Uuid>> = resource
+        .plan_periods
+        .iter()
+        .filter(|p| p.start < end && p.end.is_none_or(|ended| ended > start))
+        .map(|p| Some(p.uuid))
+        .collect();
     let here = |row: &Row| row.kind == kind && row.month == month;
     let right = resource.rows.iter().any(|row| here(row) && row.plan_period == plan_period);
-    if !right && let Some(stray) = resource.rows.iter_mut().find(|row| here(row) && row.plan_period.is_none())
-    {
-        stray.plan_period = plan_period;
-    }
-    resource
-        .rows
-        .retain(|row| !here(row) || row.plan_period == plan_period || row.plan_period.is_some_and(touches));
+    let stray = resource.rows.iter_mut().find(|row| here(row) && row.plan_period.is_none());
+    let moved = match stray.filter(|_| !right) {
+        Some(stray) => {
+            stray.plan_period = plan_period;
+            true
+        }
+        None => false,
+    };
+    let stays = |period: Option<Uuid>| period == plan_period || touching.contains(&period);
+    resource.rows.retain(|row| !here(row) || stays(row.plan_period));
+    resource.items.retain(|item| item.kind != kind || item.month != month || stays(Some(item.plan_period)));
+    moved
 }
 
 /// A classic server's limits, with its mistake: the row about to be replaced is counted too (A §3).
