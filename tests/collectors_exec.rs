@@ -1,4 +1,5 @@
 //! Real programs through the exec collector: what counts, what does not, and that nothing is left running.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests, too")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

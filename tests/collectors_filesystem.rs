@@ -1,4 +1,5 @@
 //! Real directories and mounts through the filesystem collector.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests, too")]
 
 use std::collections::BTreeSet;
 use std::fs;
