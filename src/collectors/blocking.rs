@@ -15,6 +15,11 @@ impl Stop {
         self.0.load(Ordering::Relaxed)
     }
 
+    #[cfg(test)]
+    pub(super) fn already() -> Stop {
+        Stop(Arc::new(AtomicBool::new(true)))
+    }
+
     /// For work that returns early: nobody will read this error.
     pub(super) fn check(&self) -> Result<(), CollectorError> {
         if self.asked() { Err(CollectorError("stopped before it was done".to_owned())) } else { Ok(()) }

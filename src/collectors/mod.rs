@@ -113,7 +113,8 @@ pub trait Collector: Send + Sync + Debug {
     /// The readings it can make; empty if only running it tells (`exec`).
     fn offers(&self) -> &[Offered];
 
-    /// Labels that every reading carries, to check templates against; empty if only running it tells.
+    /// Labels that its readings may carry (some only where they apply, such as the user of a user's slice), to check
+    /// templates against; empty if only running it tells.
     fn labels(&self) -> &[&'static str];
 
     /// What decides which series a complete run lists (globs, roots). While it is unchanged, a series that was not

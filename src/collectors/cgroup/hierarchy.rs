@@ -245,11 +245,11 @@ impl Hierarchies {
 /// A note if a group is listed beside one that holds it: the outer one's numbers contain the inner one's.
 fn nested(groups: &BTreeMap<String, Group>) -> Option<String> {
     let mut pairs = groups.keys().filter_map(|inner| {
-        let outer = groups.keys().find(|outer| {
-            let is_root = outer.as_str() == "." && inner.as_str() != ".";
-            is_root || inner.strip_prefix(outer.as_str()).is_some_and(|rest| rest.starts_with('/'))
-        })?;
-        Some((outer, inner))
+        let above = Path::new(inner).ancestors().skip(1).filter_map(Path::to_str);
+        // The path of the root is `.`; the last of the ancestors is empty.
+        let outer = above.map(|outer| if outer.is_empty() { "." } else { outer });
+        let outer = outer.filter(|outer| outer != inner && groups.contains_key(*outer)).last()?;
+        Some((outer.to_owned(), inner))
     });
     let (outer, inner) = pairs.next()?;
     let more = match pairs.count() {

@@ -36,6 +36,9 @@ pub(super) struct Transfers {
 /// `major:minor` and what it did.
 pub(super) type Devices = BTreeMap<String, Transfers>;
 
+/// Reads and writes by device.
+pub(super) type ReadsAndWrites = BTreeMap<String, (Option<u64>, Option<u64>)>;
+
 /// Version 2's `io.stat`: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`. Some kernels leave out the line
 /// break after a device that did nothing (`8:16 8:0 rbytes=1 ...`), so devices are told by their form.
 pub(super) fn io_stat(text: &str) -> Result<Devices, String> {
@@ -65,9 +68,8 @@ pub(super) fn io_stat(text: &str) -> Result<Devices, String> {
 }
 
 /// Version 1's `blkio.throttle.io_service_bytes` (or `io_serviced`): `8:0 Read 123`, and a total that nobody needs.
-/// Reads and writes by device.
-pub(super) fn blkio(text: &str) -> Result<BTreeMap<String, (Option<u64>, Option<u64>)>, String> {
-    let mut devices: BTreeMap<String, (Option<u64>, Option<u64>)> = BTreeMap::new();
+pub(super) fn blkio(text: &str) -> Result<ReadsAndWrites, String> {
+    let mut devices = ReadsAndWrites::new();
     for line in text.lines() {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         let [name, operation @ ("Read" | "Write"), value] = words[..] else { continue };

@@ -254,7 +254,7 @@ impl Reader<'_> {
         for entry in walkdir::WalkDir::new(dir) {
             let entry = match entry {
                 Ok(entry) => entry,
-                Err(error) if error.io_error().is_some_and(|error| is_gone(error)) => continue,
+                Err(error) if error.io_error().is_some_and(is_gone) => continue,
                 Err(error) => {
                     return self
                         .batch
