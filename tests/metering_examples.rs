@@ -1,5 +1,7 @@
 //! Every worked example of docs/metering.md, read from the page itself: what it says is what is billed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by failing")]
+
 use std::collections::BTreeMap;
 
 use jiff::civil::DateTime;

@@ -1,5 +1,7 @@
 //! What once billed a wrong amount, each under a name that says how. (More stand as rows in docs/metering.md.)
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by failing")]
+
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use waldur_usage_agent::metering::measure::{
