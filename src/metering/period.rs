@@ -105,16 +105,24 @@ impl BillingZone {
 
     /// The period that holds this instant.
     pub fn period_of(&self, at: Timestamp) -> BillingPeriod {
+        self.month_of(at).period
+    }
+
+    /// The whole month that holds this instant.
+    fn month_of(&self, at: Timestamp) -> Segment {
         let local = at.to_zoned(self.0.clone()).date();
-        let guess = BillingPeriod { year: local.year(), month: local.month() };
+        let shown = BillingPeriod { year: local.year(), month: local.month() };
+        let (start, end) = (self.start(shown), self.end(shown));
         // Where clocks go back over midnight of the first, the calendar shows the old month once more after the new
         // one began; the starts decide.
-        if at < self.start(guess) {
-            guess.previous()
-        } else if at >= self.end(guess) {
-            guess.next()
+        if at < start {
+            let period = shown.previous();
+            Segment { start: self.start(period), end: start, period }
+        } else if at >= end {
+            let period = shown.next();
+            Segment { start: end, end: self.end(period), period }
         } else {
-            guess
+            Segment { start, end, period: shown }
         }
     }
 
@@ -165,14 +173,12 @@ impl Timeline {
 
     /// The segment that holds this instant.
     pub fn segment_at(&self, at: Timestamp) -> Segment {
-        let period = self.zone.period_of(at);
+        let month = self.zone.month_of(at);
         let later = self.cuts.partition_point(|cut| *cut <= at);
-        let start = self.zone.start(period);
-        let end = self.zone.end(period);
         Segment {
-            start: later.checked_sub(1).map_or(start, |cut| self.cuts[cut].max(start)),
-            end: self.cuts.get(later).map_or(end, |cut| (*cut).min(end)),
-            period,
+            start: later.checked_sub(1).map_or(month.start, |cut| self.cuts[cut].max(month.start)),
+            end: self.cuts.get(later).map_or(month.end, |cut| (*cut).min(month.end)),
+            period: month.period,
         }
     }
 
