@@ -121,7 +121,11 @@ impl Exact {
             }
             Fraction(ref number) => {
                 let scale = power_of_ten(places);
-                Exact(Fraction(BigRational::new((number * &scale).floor().to_integer(), scale)))
+                let floor = (number * &scale).floor().to_integer();
+                match floor.to_i128() {
+                    Some(mantissa) => Exact::short(mantissa, places),
+                    None => Exact(Fraction(BigRational::new(floor, scale))),
+                }
             }
         }
     }

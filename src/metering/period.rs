@@ -370,6 +370,7 @@ mod tests {
             }
         }
         assert_eq!(period("1970-01").previous(), period("1970-01"));
+        assert_eq!(period("9998-12").next().to_string(), "9999-01");
         let last = std::iter::successors(Some(period("9998-12")), |p| Some(p.next())).nth(100).unwrap();
         assert_eq!(last.next(), last);
         last.first_day();
