@@ -121,7 +121,7 @@ impl Example {
 }
 
 fn instant(text: &str, year: i16, zone: &TimeZone) -> Timestamp {
-    let text = if text.len() == 11 { format!("{year}-{text}") } else { text.to_owned() };
+    let text = if text.as_bytes()[2] == b'-' { format!("{year}-{text}") } else { text.to_owned() };
     let civil: DateTime = text.replace(' ', "T").parse().unwrap();
     zone.to_ambiguous_timestamp(civil).unambiguous().unwrap()
 }
