@@ -172,7 +172,7 @@ fn any_decimal() -> impl Strategy<Value = (i128, u32)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 5_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// The short form and its overflow into fractions are invisible: all is as with fractions alone.
     #[test]
