@@ -1,6 +1,8 @@
 //! The metering core against the naive oracle, exactly, on random series. A failure prints a shrunk series: keep it in
 //! metering_regressions.rs under a name that says what was wrong.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by failing")]
+
 mod oracle;
 
 use std::collections::BTreeMap;
@@ -76,7 +78,7 @@ struct Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let small = (any::<u8>(), any::<u32>());
-    (small.clone(), small.clone(), small, any::<u8>()).prop_map(|(distance, value, life, run)| Step {
+    (small, small, small, any::<u8>()).prop_map(|(distance, value, life, run)| Step {
         distance,
         value,
         life,

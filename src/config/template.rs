@@ -90,3 +90,51 @@ impl FromStr for Template {
         Ok(Template { text: text.to_owned(), parts })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(template: &str) -> Result<String, String> {
+        let labels = [("user", "alice"), ("a}", "odd"), ("project.id", "p-1"), ("empty", "")];
+        let labels = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect();
+        template.parse::<Template>().unwrap().render(&labels)
+    }
+
+    #[test]
+    fn labels_are_put_in_where_they_are_named() {
+        for (template, text) in [
+            ("", ""),
+            ("plain", "plain"),
+            ("{user}", "alice"),
+            ("u-{user}@{project.id}!", "u-alice@p-1!"),
+            ("{user}{user}", "alicealice"),
+            ("{empty}", ""),
+            ("{{user}}", "{user}"),
+            ("{{{user}}}", "{alice}"),
+            ("ü{user}ß", "üaliceß"),
+        ] {
+            assert_eq!(render(template), Ok(text.to_owned()), "{template}");
+            assert_eq!(template.parse::<Template>().unwrap().to_string(), template);
+        }
+        assert_eq!(render("{user}-{nobody}-{none}"), Err("nobody".to_owned()));
+        let template: Template = "{user}-{project.id}".parse().unwrap();
+        assert_eq!(template.labels().collect::<Vec<_>>(), ["user", "project.id"]);
+        assert_eq!(template.as_str(), "{user}-{project.id}");
+    }
+
+    #[test]
+    fn a_brace_that_does_not_fit_is_refused() {
+        // The last but two: a label that is never closed behind a brace that is.
+        for text in
+            ["{", "{user", "a{", "{}", "{a b}", "{a\tb}", "{a{b}", "}}{user", "{user}{project", "a{{{b"]
+        {
+            let message = format!("`{text}` has a `{{` that is not followed by a label and `}}`");
+            assert_eq!(text.parse::<Template>(), Err(message));
+        }
+        for text in ["}", "user}", "{user}}", "a}b"] {
+            let message = format!("`{text}` has a `}}` without a `{{`");
+            assert_eq!(text.parse::<Template>(), Err(message));
+        }
+    }
+}

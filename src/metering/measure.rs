@@ -203,10 +203,11 @@ impl Trail {
         let Some(value) = point.value else { return Vec::new() };
         let ended = self.previous.as_ref().is_some_and(|previous| previous.value.is_none());
         let before = self.present.as_ref().and_then(|present| Some((present, present.value?)));
+        // Not `value - level`: a difference of two decimals of 28 digits may need more, and would be rounded.
+        let rise = before.map_or_else(Exact::zero, |(_, level)| Exact::from(value) - Exact::from(level));
         match before {
-            Some((present, level)) if same_life(present, point, ended) && value >= level => {
-                // Not `value - level`: a difference of two decimals of 28 digits may need more, and would be rounded.
-                spread(Exact::from(value) - Exact::from(level), present.at, point.at, timeline)
+            Some((present, _)) if same_life(present, point, ended) && !rise.is_negative() => {
+                spread(rise, present.at, point.at, timeline)
             }
             // A new life while we watched: all it counts is usage, since it began or since the last look.
             Some((present, _)) if !ended => {
@@ -325,14 +326,16 @@ fn line(pieces: &[Piece], level: Decimal, next: Decimal) -> Vec<Exact> {
         return Vec::new();
     };
     let whole = i128::from(micros_between(first.from, last.to));
-    let (level, rise) = (Exact::from(level), Exact::from(next) - Exact::from(level));
+    let (level, next) = (Exact::from(level), Exact::from(next));
+    let half = Exact::short(5, 1);
+    let mut rest = (level.clone() + next.clone()) * half * seconds(micros_between(first.from, last.to));
+    let rise = next - level.clone();
     // The area under the line from its start to an instant.
     let area_to = |to: Timestamp| {
         let micros = micros_between(first.from, to);
         let half_way = Exact::ratio(micros.into(), 2 * whole).unwrap_or_else(Exact::zero);
         (level.clone() + rise.clone() * half_way) * seconds(micros)
     };
-    let mut rest = area_to(last.to);
     let mut parts = Vec::with_capacity(pieces.len());
     for piece in earlier {
         let part = (area_to(piece.to) - area_to(piece.from)).floor_to(VALUE_PLACES);
@@ -359,7 +362,10 @@ fn gap(from: Timestamp, to: Timestamp, timeline: &Timeline) -> Vec<(Segment, Qua
 }
 
 fn seconds(micros: i64) -> Exact {
-    Exact::ratio(micros.into(), 1_000_000).unwrap_or_else(Exact::zero)
+    match micros % 1_000_000 {
+        0 => Exact::from(micros / 1_000_000),
+        _ => Exact::short(micros.into(), 6),
+    }
 }
 
 /// Whether the counter went on from one point to the next, as far as lives tell. Where the source says nothing of

@@ -337,3 +337,6 @@ fn target_rule(section: &mut Section) -> Option<TargetRule> {
 fn uuid(text: &str) -> Result<Uuid, String> {
     Uuid::parse_str(text).map_err(|_| format!("`{text}` is not a UUID"))
 }
+
+#[cfg(test)]
+mod tests;

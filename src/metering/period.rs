@@ -109,16 +109,24 @@ impl BillingZone {
 
     /// The period that holds this instant.
     pub fn period_of(&self, at: Timestamp) -> BillingPeriod {
+        self.month_of(at).period
+    }
+
+    /// The whole month that holds this instant.
+    fn month_of(&self, at: Timestamp) -> Segment {
         let local = at.to_zoned(self.0.clone()).date();
-        let guess = BillingPeriod { year: local.year(), month: local.month() };
+        let shown = BillingPeriod { year: local.year(), month: local.month() };
+        let (start, end) = (self.start(shown), self.end(shown));
         // Where clocks go back over midnight of the first, the calendar shows the old month once more after the new
         // one began; the starts decide.
-        if at < self.start(guess) {
-            guess.previous()
-        } else if at >= self.end(guess) {
-            guess.next()
+        if at < start {
+            let period = shown.previous();
+            Segment { start: self.start(period), end: start, period }
+        } else if at >= end {
+            let period = shown.next();
+            Segment { start: end, end: self.end(period), period }
         } else {
-            guess
+            Segment { start, end, period: shown }
         }
     }
 
@@ -169,14 +177,12 @@ impl Timeline {
 
     /// The segment that holds this instant.
     pub fn segment_at(&self, at: Timestamp) -> Segment {
-        let period = self.zone.period_of(at);
+        let month = self.zone.month_of(at);
         let later = self.cuts.partition_point(|cut| *cut <= at);
-        let start = self.zone.start(period);
-        let end = self.zone.end(period);
         Segment {
-            start: later.checked_sub(1).map_or(start, |cut| self.cuts[cut].max(start)),
-            end: self.cuts.get(later).map_or(end, |cut| (*cut).min(end)),
-            period,
+            start: later.checked_sub(1).map_or(month.start, |cut| self.cuts[cut].max(month.start)),
+            end: self.cuts.get(later).map_or(month.end, |cut| (*cut).min(month.end)),
+            period: month.period,
         }
     }
 
@@ -212,4 +218,180 @@ impl Piece {
 /// Microseconds from `from` to `to`; the resolution of all times in the ledger.
 pub fn micros_between(from: Timestamp, to: Timestamp) -> i64 {
     to.as_microsecond() - from.as_microsecond()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn period(text: &str) -> BillingPeriod {
+        text.parse().unwrap()
+    }
+
+    fn zone(name: &str) -> BillingZone {
+        BillingZone::named(name).unwrap()
+    }
+
+    #[test]
+    fn periods_are_read_and_written_as_waldur_does() {
+        assert_eq!(period("2026-11").to_string(), "2026-11");
+        assert_eq!(period("2026-11-01"), period("2026-11"));
+        assert_eq!(period("2026-01-01"), period("2026-01"));
+        assert_eq!(period("2026-01").to_string(), "2026-01");
+        assert_eq!(period("2026-11").first_day().to_string(), "2026-11-01");
+        assert!(BillingPeriod::new(1970, 1).is_some() && BillingPeriod::new(9998, 12).is_some());
+        let bad = [
+            "",
+            "2026",
+            "2026-00",
+            "2026-13",
+            "2026-1",
+            "2026-11-02",
+            "2026-1-01",
+            "26-11",
+            "1969-12",
+            "9999-01",
+            "+026-11",
+            "2026-+1",
+            "2026-11-01-01",
+            "2026/11",
+            "november",
+        ];
+        for text in bad {
+            let message = format!("`{text}` is not a billing period such as 2026-11");
+            assert_eq!(text.parse::<BillingPeriod>(), Err(message));
+        }
+    }
+
+    #[test]
+    fn months_follow_each_other_through_the_years() {
+        assert_eq!(period("2026-12").next(), period("2027-01"));
+        assert_eq!(period("2026-11").next(), period("2026-12"));
+        assert_eq!(period("2027-01").previous(), period("2026-12"));
+        assert_eq!(period("2026-12").previous(), period("2026-11"));
+        let all: Vec<_> =
+            std::iter::successors(Some(period("1970-01")), |p| Some(p.next())).take(1000).collect();
+        assert!(all.windows(2).all(|pair| pair[1].previous() == pair[0] && pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn months_begin_at_midnight_of_the_zone() {
+        let starts = [
+            ("UTC", "2026-03", "2026-03-01T00:00:00Z"),
+            ("Europe/Tallinn", "2026-03", "2026-02-28T22:00:00Z"),
+            ("Europe/Tallinn", "2026-04", "2026-03-31T21:00:00Z"),
+            ("America/New_York", "2026-11", "2026-11-01T04:00:00Z"),
+            ("America/New_York", "2026-12", "2026-12-01T05:00:00Z"),
+            ("Asia/Kathmandu", "2026-01", "2025-12-31T18:15:00Z"),
+            ("Australia/Lord_Howe", "2026-01", "2025-12-31T13:00:00Z"),
+            ("Australia/Lord_Howe", "2026-07", "2026-06-30T13:30:00Z"),
+            ("Pacific/Apia", "2011-12", "2011-12-01T10:00:00Z"),
+            ("Pacific/Apia", "2012-01", "2011-12-31T10:00:00Z"),
+        ];
+        for (name, month, start) in starts {
+            let (zone, month) = (zone(name), period(month));
+            let start = at(start);
+            assert_eq!(zone.start(month), start, "{name} {month}");
+            assert_eq!(zone.end(month.previous()), start);
+            assert_eq!(zone.period_of(start), month);
+            assert_eq!(zone.period_of(start - jiff::SignedDuration::from_nanos(1)), month.previous());
+        }
+    }
+
+    /// In Newfoundland 00:01 of 2009-11-01 became 23:01 of October: November has begun, and its first midnight counts.
+    #[test]
+    fn where_clocks_go_back_over_midnight_the_month_has_begun() {
+        let zone = zone("America/St_Johns");
+        let start = at("2009-11-01T02:30:00Z");
+        assert_eq!(zone.start(period("2009-11")), start);
+        let shows_october = at("2009-11-01T03:00:00Z");
+        assert_eq!(shows_october.to_zoned(TimeZone::get("America/St_Johns").unwrap()).month(), 10);
+        assert_eq!(zone.period_of(shows_october), period("2009-11"));
+        let timeline = Timeline::new(zone, Vec::new());
+        assert_eq!(timeline.pieces(start, at("2009-11-01T05:00:00Z")).len(), 1);
+    }
+
+    /// In Damascus 2005-04-01 began at 01:00.
+    #[test]
+    fn where_clocks_jump_over_midnight_the_month_begins_after_the_gap() {
+        let zone = zone("Asia/Damascus");
+        assert_eq!(zone.start(period("2005-04")), at("2005-03-31T22:00:00Z"));
+        assert_eq!(zone.period_of(at("2005-03-31T22:00:00Z")), period("2005-04"));
+        assert_eq!(zone.period_of(at("2005-03-31T21:59:59Z")), period("2005-03"));
+    }
+
+    #[test]
+    fn a_zone_knows_its_name_and_an_unknown_one_is_refused() {
+        assert_eq!(zone("Europe/Tallinn").name(), "Europe/Tallinn");
+        assert_eq!(BillingZone::utc().name(), "UTC");
+        assert_eq!(
+            BillingZone::named("Europe/Talinn"),
+            Err("`Europe/Talinn` is not a time zone such as UTC or Europe/Tallinn".to_owned())
+        );
+    }
+
+    #[test]
+    fn segments_lie_between_months_and_cuts() {
+        let (first, second) = (at("2026-01-10T00:00:00Z"), at("2026-01-20T00:00:00Z"));
+        let month = (at("2026-01-01T00:00:00Z"), at("2026-02-01T00:00:00Z"));
+        // In any order, twice, and on the boundary of a month: each cuts once.
+        let timeline = Timeline::new(BillingZone::utc(), vec![second, first, second, month.1]);
+        let segment = |text: &str| {
+            let segment = timeline.segment_at(at(text));
+            assert!(segment.holds(at(text)));
+            (segment.start, segment.end)
+        };
+        assert_eq!(segment("2026-01-05T00:00:00Z"), (month.0, first));
+        assert_eq!(segment("2026-01-10T00:00:00Z"), (first, second));
+        assert_eq!(segment("2026-01-20T00:00:00Z"), (second, month.1));
+        assert_eq!(segment("2026-02-01T00:00:00Z"), (month.1, at("2026-03-01T00:00:00Z")));
+        assert_eq!(segment("2025-12-31T00:00:00Z"), (at("2025-12-01T00:00:00Z"), month.0));
+        assert!(!timeline.segment_at(month.0).holds(first));
+        let pieces = timeline.pieces(at("2026-01-09T00:00:00Z"), at("2026-02-02T00:00:00Z"));
+        let days: Vec<_> = pieces.iter().map(|piece| piece.micros() / 86_400_000_000).collect();
+        assert_eq!(days, [1, 10, 12, 1]);
+        assert!(pieces.windows(2).all(|pair| pair[0].to == pair[1].from));
+        assert_eq!(timeline.pieces(first, first), []);
+        assert_eq!(timeline.pieces(second, first), []);
+    }
+
+    /// No reading may carry such a time, but a wrong clock or row must not hang or bring down the agent either.
+    #[test]
+    fn the_ends_of_time_are_no_trap() {
+        for name in ["UTC", "Pacific/Apia", "America/New_York"] {
+            let timeline = Timeline::new(zone(name), Vec::new());
+            for time in
+                [Timestamp::MIN, Timestamp::MAX, at("9999-12-15T00:00:00Z"), at("-009999-01-20T00:00:00Z")]
+            {
+                timeline.segment_at(time);
+                let hour = jiff::SignedDuration::from_hours(1);
+                let near = time.saturating_sub(hour).unwrap();
+                assert!(timeline.pieces(near, time.saturating_add(hour).unwrap()).len() < 3);
+            }
+        }
+        assert_eq!(period("1970-01").previous(), period("1970-01"));
+        assert_eq!(period("9998-12").next().to_string(), "9999-01");
+        let last = std::iter::successors(Some(period("9998-12")), |p| Some(p.next())).nth(100).unwrap();
+        assert_eq!(last.next(), last);
+        last.first_day();
+    }
+
+    #[test]
+    fn a_total_is_of_one_period() {
+        let zone = zone("Europe/Tallinn");
+        let start = zone.start(period("2026-01"));
+        let end = zone.end(period("2026-01"));
+        assert_eq!(zone.check_total(start, end), Ok(()));
+        assert_eq!(zone.check_total(start, start), Ok(()));
+        assert_eq!(
+            zone.check_total(start, end + jiff::SignedDuration::from_micros(1)),
+            Err(format!(
+                "a total is of one billing period, and this one reaches from {start} past the end of 2026-01"
+            ))
+        );
+    }
 }

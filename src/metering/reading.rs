@@ -189,3 +189,127 @@ pub fn parse_value(text: &str) -> Result<Decimal, String> {
     }
     exact.to_decimal().ok_or_else(|| format!("`{text}` has more digits than can be kept exactly (28)"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn reading(kind: Kind, value: &str) -> Reading {
+        Reading::new("r", kind, value.parse().unwrap(), at("2026-01-10T10:00:00Z"))
+    }
+
+    fn refused(reading: Reading) -> String {
+        reading.checked().unwrap_err()
+    }
+
+    #[test]
+    fn what_can_be_metered_passes_unchanged() {
+        let start = at("2026-01-10T09:00:00Z");
+        let end = at("2026-01-10T10:00:00Z");
+        for kind in [Kind::Counter, Kind::Gauge, Kind::Delta, Kind::Total] {
+            let whole = reading(kind, "12.000000000001").label("user", "alice").unit("s");
+            assert_eq!(whole.clone().checked(), Ok(whole));
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        for kind in [Kind::Delta, Kind::Total] {
+            for start in [start, end] {
+                let over = Reading { span: Span::Interval { start, end }, ..reading(kind, "-1") };
+                assert_eq!((over.span.start(), over.span.end()), (start, end));
+                assert_eq!(over.clone().checked(), Ok(over));
+            }
+        }
+        for value in ["0", "-0", "79228162514264337593543950335", "1.0000000000000000000000"] {
+            assert!(reading(Kind::Counter, value).checked().is_ok(), "{value}");
+        }
+        assert!(reading(Kind::Gauge, "-3").checked().is_ok());
+        let at = reading(Kind::Gauge, "1").span;
+        assert_eq!(at.start(), at.end());
+    }
+
+    #[test]
+    fn what_can_never_be_metered_is_refused_in_words() {
+        assert_eq!(refused(reading(Kind::Counter, "-0.5")), "a counter can't be negative (-0.5)");
+        assert_eq!(
+            refused(reading(Kind::Gauge, "0.0000000000001")),
+            "0.0000000000001 has more than 12 digits after the point"
+        );
+        let backwards = Span::Interval { start: at("2026-01-10T10:00:00Z"), end: at("2026-01-10T09:00:00Z") };
+        assert_eq!(
+            refused(Reading { span: backwards, ..reading(Kind::Delta, "1") }),
+            "it ends at 2026-01-10T09:00:00Z, before it starts at 2026-01-10T10:00:00Z"
+        );
+        let over = Span::Interval { start: at("2026-01-10T09:00:00Z"), end: at("2026-01-10T10:00:00Z") };
+        for kind in [Kind::Counter, Kind::Gauge] {
+            let text = format!("a {kind} is read at an instant (`at`), not over an interval");
+            assert_eq!(refused(Reading { span: over, ..reading(kind, "1") }), text);
+        }
+        let over_and_small = Reading { span: over, ..reading(Kind::Delta, "0.0000000000001") };
+        assert!(over_and_small.checked().is_err());
+        assert_eq!(refused(Reading { name: String::new(), ..reading(Kind::Gauge, "1") }), "it has no name");
+    }
+
+    #[test]
+    fn no_text_is_longer_than_500_bytes_or_has_a_nul() {
+        let with = |text: &str| {
+            let plain = || reading(Kind::Gauge, "1");
+            let epoch = Epoch { id: Some(text.to_owned()), began: None };
+            [
+                Reading { name: text.to_owned(), ..plain() },
+                plain().label("l", text),
+                plain().label(text, "v"),
+                plain().unit(text),
+                Reading { id: Some(text.to_owned()), ..plain() },
+                Reading { epoch, ..plain() },
+            ]
+        };
+        for reading in with(&"x".repeat(500)) {
+            assert!(reading.checked().is_ok());
+        }
+        for reading in with(&"x".repeat(501)) {
+            assert_eq!(refused(reading), "a name, label, unit or id has more than 500 bytes");
+        }
+        for reading in with("a\0b") {
+            assert_eq!(refused(reading), "a name, label, unit or id contains a NUL character");
+        }
+    }
+
+    /// Beyond the years that billing periods are made for there is no month to bill, and arithmetic on them has no end.
+    #[test]
+    fn a_time_out_of_all_months_is_refused() {
+        let seen = |at: Timestamp| Reading { span: Span::At(at), ..reading(Kind::Delta, "1") }.checked();
+        for good in ["1970-01-02T00:00:00Z", "9998-12-30T00:00:00Z"] {
+            assert!(seen(at(good)).is_ok(), "{good}");
+        }
+        for bad in
+            ["1970-01-01T23:59:59Z", "0001-01-01T00:00:00Z", "9998-12-30T00:00:01Z", "9999-12-30T00:00:00Z"]
+        {
+            assert_eq!(seen(at(bad)).unwrap_err(), format!("its time {bad} is not between 1970 and 9998"));
+        }
+        let interval = Span::Interval { start: Timestamp::MIN, end: at("2026-01-01T00:00:00Z") };
+        assert!(Reading { span: interval, ..reading(Kind::Delta, "1") }.checked().is_err());
+    }
+
+    #[test]
+    fn values_are_read_without_a_float_and_never_rounded() {
+        for (text, value) in
+            [("12", "12"), ("12.50", "12.5"), ("1.5e3", "1500"), ("-1e-12", "-0.000000000001")]
+        {
+            assert_eq!(parse_value(text).unwrap().to_string(), value);
+        }
+        for text in ["", "x", "1/2", "12 s", "1/0", "NaN"] {
+            assert_eq!(parse_value(text), Err(format!("`{text}` is not a decimal number")));
+        }
+        let long = "9234567890123456789012345678.9";
+        assert_eq!(parse_value(long), Err(format!("`{long}` has more digits than can be kept exactly (28)")));
+    }
+
+    #[test]
+    fn an_unknown_kind_is_refused_with_the_known_ones() {
+        let message = "`histogram` is no kind; known: counter, gauge, delta, total";
+        assert_eq!("histogram".parse::<Kind>(), Err(message.to_owned()));
+    }
+}

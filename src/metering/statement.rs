@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use num_bigint::BigInt;
-use num_traits::{Signed, ToPrimitive};
+use num_traits::ToPrimitive;
 use rust_decimal::Decimal;
 
 use super::exact::{Exact, Rounding, cents_to_decimal};
@@ -90,7 +90,8 @@ impl Amounts {
 const CENTS_LIMIT: i128 = 100_000_000_000_000_000_000;
 
 fn postable(cents: &BigInt, exact: &Exact) -> Result<Decimal, Unpostable> {
-    if cents.is_negative() {
+    // The exact amount decides: -0.001 is not 0.00 but a sign that something is wrong.
+    if exact.is_negative() {
         return Err(Unpostable::Negative(exact.to_string()));
     }
     match cents_to_decimal(cents) {

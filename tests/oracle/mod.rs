@@ -3,7 +3,7 @@
 //! It knows the whole list of observations of a series and looks at each pair of neighbours against each stretch of
 //! time, in fractions. It shares no code with src/metering and is never clever: where the two differ, read the docs.
 
-#![allow(unreachable_pub, reason = "a module of a test: nothing is reachable from outside")]
+#![allow(unreachable_pub, dead_code, reason = "shared by tests that each use a part of it")]
 
 pub mod calendar;
 
