@@ -27,7 +27,7 @@ use crate::waldur::usages::UsageFilter;
 /// Collectors are tried, and what they would report is shown; nothing is recorded or sent. With --offline only what
 /// needs neither the network nor the collectors' sources is checked.
 #[derive(Debug, Args)]
-pub struct Check {
+pub(super) struct Check {
     /// Check the file alone.
     #[arg(long)]
     offline: bool,
@@ -76,7 +76,7 @@ impl Findings {
 }
 
 impl Check {
-    pub async fn run(self, path: Option<&Path>, out: &mut dyn Write) -> Result<Exit, Failed> {
+    pub(super) async fn run(self, path: Option<&Path>, out: &mut dyn Write) -> Result<Exit, Failed> {
         let Read { origin, settings, definitions, problems } = read(path)?;
         let mut found = Findings::default();
         for problem in &problems {
@@ -95,8 +95,11 @@ impl Check {
         }
         let exit = found.exit.unwrap_or(Exit::Ok);
         if self.json {
-            let lines: Vec<_> =
-                found.lines.iter().map(|(mark, line)| json!({ "result": mark.name(), "message": line })).collect();
+            let lines: Vec<_> = found
+                .lines
+                .iter()
+                .map(|(mark, line)| json!({ "result": mark.name(), "message": line }))
+                .collect();
             writeln!(out, "{:#}", json!({ "findings": lines, "exit": exit.code() }))?;
             return Ok(exit);
         }
@@ -163,7 +166,8 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<BTreeSe
     let ledger = SharedLedger::new(Ledger::in_memory((*setup.rulebook).clone())?);
     for definition in setup.definitions.iter() {
         let since = definition.since.unwrap_or_else(|| setup.period_start());
-        let Said { run, readings, notes } = ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
+        let Said { run, readings, notes } =
+            ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
         let name = &definition.name;
         match run.outcome {
             RunOutcome::Failed(error) => {
@@ -198,7 +202,9 @@ fn describe(
     let mut nowhere = BTreeSet::new();
     for reading in readings {
         match definition.rules.place(&reading.labels) {
-            Place::At { target: crate::metering::meter::Target::BackendId { offering, backend_id }, .. } => {
+            Place::At {
+                target: crate::metering::meter::Target::BackendId { offering, backend_id }, ..
+            } => {
                 seen.insert((offering, backend_id));
             }
             Place::At { .. } | Place::Ignored => {}
@@ -213,7 +219,10 @@ fn describe(
     for meter in &definition.rules.meters {
         let mut of_meter = readings.iter().filter(|reading| reading.name == meter.reading).peekable();
         let Some(first) = of_meter.peek() else {
-            found.warning(format!("collector {name}: no reading `{}` now, so nothing for {}", meter.reading, meter.component));
+            found.warning(format!(
+                "collector {name}: no reading `{}` now, so nothing for {}",
+                meter.reading, meter.component
+            ));
             continue;
         };
         let kind = first.kind;
@@ -241,7 +250,8 @@ fn check_token(me: &Me, found: &mut Findings) {
              cron, use a token without a lifetime"
         )),
     }
-    let reports = me.permissions.iter().any(|p| ["OFFERING.MANAGER", "CUSTOMER.OWNER"].contains(&p.role_name.as_str()));
+    let reports =
+        me.permissions.iter().any(|p| ["OFFERING.MANAGER", "CUSTOMER.OWNER"].contains(&p.role_name.as_str()));
     if !me.is_staff && !reports {
         found.problem(
             Exit::Token,
@@ -257,7 +267,9 @@ fn check_clock(setup: &Setup, client: &Client, found: &mut Findings) {
     };
     let line = format!("clock: the server is {} s ahead of this machine", skew.as_secs());
     if skew.abs() > SignedDuration::from_secs(30) {
-        found.warning(format!("{line}; synchronise them (chrony, systemd-timesyncd): readings carry this machine's time"));
+        found.warning(format!(
+            "{line}; synchronise them (chrony, systemd-timesyncd): readings carry this machine's time"
+        ));
     } else {
         found.good(line);
     }
@@ -271,7 +283,8 @@ async fn check_offerings(
     seen: &BTreeSet<(Uuid, String)>,
     found: &mut Findings,
 ) {
-    let offerings: BTreeSet<Uuid> = setup.rulebook.rules.iter().filter_map(|rules| rules.offering()).collect();
+    let offerings: BTreeSet<Uuid> =
+        setup.rulebook.rules.iter().filter_map(|rules| rules.offering()).collect();
     for offering in offerings {
         let known = match client.offering(offering).await {
             Err(Failure::Missing { .. }) => client.public_offering(offering).await,
@@ -282,7 +295,10 @@ async fn check_offerings(
             Err(Failure::Missing { .. }) => {
                 found.problem(
                     Exit::Stuck,
-                    format!("offering {offering}: Waldur has none with this UUID, or user {} may not see it", me.username),
+                    format!(
+                        "offering {offering}: Waldur has none with this UUID, or user {} may not see it",
+                        me.username
+                    ),
                 );
                 continue;
             }
@@ -305,9 +321,15 @@ async fn check_offerings(
                 } else {
                     found.good(format!("offering {}: {}", known.name, count(resources.len(), "resource")));
                 }
-                let ids: BTreeSet<&str> = resources.iter().map(|resource| resource.backend_id.as_str()).collect();
-                for (_, backend_id) in seen.iter().filter(|(of, id)| *of == offering && !ids.contains(id.as_str())) {
-                    found.warning(format!("offering {}: no resource has the backend id {backend_id}: unmatched", known.name));
+                let ids: BTreeSet<&str> =
+                    resources.iter().map(|resource| resource.backend_id.as_str()).collect();
+                for (_, backend_id) in
+                    seen.iter().filter(|(of, id)| *of == offering && !ids.contains(id.as_str()))
+                {
+                    found.warning(format!(
+                        "offering {}: no resource has the backend id {backend_id}: unmatched",
+                        known.name
+                    ));
                 }
             }
             Err(failure) => tell_failure(found, &failure),
@@ -323,12 +345,19 @@ fn check_components(offering: &Offering, meters: &BTreeSet<&str>, found: &mut Fi
                 let known: Vec<_> = offering.components.iter().map(|c| c.component.as_str()).collect();
                 found.problem(
                     Exit::Stuck,
-                    format!("offering {} has no component `{meter}`; it has {}", offering.name, known.join(", ")),
+                    format!(
+                        "offering {} has no component `{meter}`; it has {}",
+                        offering.name,
+                        known.join(", ")
+                    ),
                 );
             }
             Some(component) if ["usage", "limit"].contains(&component.billing_type.as_str()) => {
                 let unit = &component.measured_unit;
-                found.good(format!("component {meter} of {}: billed by {}, in {unit}", offering.name, component.billing_type));
+                found.good(format!(
+                    "component {meter} of {}: billed by {}, in {unit}",
+                    offering.name, component.billing_type
+                ));
             }
             Some(component) if component.billing_type == "one" => found.warning(format!(
                 "component {meter} of {} is a one-time one: only newer servers take reports for it",
@@ -346,7 +375,8 @@ fn check_components(offering: &Offering, meters: &BTreeSet<&str>, found: &mut Fi
 }
 
 async fn check_resources(setup: &Setup, client: &Client, found: &mut Findings) {
-    let resources: BTreeSet<Uuid> = setup.rulebook.rules.iter().filter_map(|rules| rules.fixed_resource()).collect();
+    let resources: BTreeSet<Uuid> =
+        setup.rulebook.rules.iter().filter_map(|rules| rules.fixed_resource()).collect();
     for uuid in resources {
         match client.resource(uuid).await {
             Ok(resource) => {
@@ -383,7 +413,10 @@ async fn check_time_zone(setup: &Setup, client: &Client, found: &mut Findings) {
     for rules in &setup.rulebook.rules {
         let filter = match (rules.fixed_resource(), rules.offering()) {
             (Some(resource), _) => UsageFilter { resource: Some(resource), ..UsageFilter::default() },
-            (None, Some(offering)) => UsageFilter { offering: Some(offering), ..UsageFilter::of_month(zone.period_of(now).first_day()) },
+            (None, Some(offering)) => UsageFilter {
+                offering: Some(offering),
+                ..UsageFilter::of_month(zone.period_of(now).first_day())
+            },
             (None, None) => continue,
         };
         let Ok(rows) = client.list_usages(&filter).await else { return };
@@ -407,10 +440,18 @@ async fn check_time_zone(setup: &Setup, client: &Client, found: &mut Findings) {
 fn tell_failure(found: &mut Findings, failure: &Failure) {
     let (exit, remedy) = match failure {
         Failure::Token { .. } => (Exit::Token, "put a valid token where the configuration says it is"),
-        Failure::Forbidden { .. } => (Exit::Token, "give the token's user the role OFFERING.MANAGER on the offering"),
-        Failure::Certificate { .. } => (Exit::Pending, "name the server's authority in `waldur.ca_file`, or mend its certificate"),
-        Failure::NotSent { .. } => (Exit::Pending, "check `waldur.url`, the name service, the network and the proxy"),
-        Failure::Redirected { .. } | Failure::Endpoint { .. } => (Exit::Config, "check `waldur.url`: is a Waldur there?"),
+        Failure::Forbidden { .. } => {
+            (Exit::Token, "give the token's user the role OFFERING.MANAGER on the offering")
+        }
+        Failure::Certificate { .. } => {
+            (Exit::Pending, "name the server's authority in `waldur.ca_file`, or mend its certificate")
+        }
+        Failure::NotSent { .. } => {
+            (Exit::Pending, "check `waldur.url`, the name service, the network and the proxy")
+        }
+        Failure::Redirected { .. } | Failure::Endpoint { .. } => {
+            (Exit::Config, "check `waldur.url`: is a Waldur there?")
+        }
         _ => (Exit::Pending, "try again; if it stays, look at the server"),
     };
     found.problem(exit, format!("{failure}\nwhat to do: {remedy}"));

@@ -22,7 +22,7 @@ use crate::metering::reading::{Reading, Span};
 /// The readings are recorded like those of a scheduled run; nothing is sent. With --dry-run nothing is recorded
 /// either: it shows which amounts the readings would change, and how.
 #[derive(Debug, Args)]
-pub struct Collect {
+pub(super) struct Collect {
     /// Collectors to run; all if none is named.
     #[arg(value_name = "NAME")]
     names: Vec<String>,
@@ -38,14 +38,15 @@ pub struct Collect {
 }
 
 impl Collect {
-    pub async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+    pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         let chosen = choose(setup, &self.names)?;
         let ledger = SharedLedger::new(setup.ledger()?);
         let mut exit = Exit::Ok;
         let mut shown = Vec::new();
         for definition in chosen {
             let since = self.since.or(definition.since).unwrap_or_else(|| setup.period_start());
-            let Said { run, readings, notes } = ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
+            let Said { run, readings, notes } =
+                ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
             let dry_run = self.dry_run;
             let (before, recorded, after) = ledger
                 .with(move |ledger| {
@@ -84,10 +85,14 @@ struct Sampled {
 }
 
 fn choose<'a>(setup: &'a Setup, names: &[String]) -> Result<Vec<&'a Definition>, Failed> {
-    let known = || setup.definitions.iter().map(|definition| definition.name.as_str()).collect::<Vec<_>>().join(", ");
+    let known =
+        || setup.definitions.iter().map(|definition| definition.name.as_str()).collect::<Vec<_>>().join(", ");
     for name in names {
         if !setup.definitions.iter().any(|definition| definition.name == *name) {
-            return Err(Failed::new(Exit::Usage, format!("there is no collector `{name}`; there are: {}", known())));
+            return Err(Failed::new(
+                Exit::Usage,
+                format!("there is no collector `{name}`; there are: {}", known()),
+            ));
         }
     }
     let chosen = setup.definitions.iter().filter(|d| names.is_empty() || names.contains(&d.name));
@@ -103,7 +108,8 @@ fn amounts(ledger: &mut Ledger) -> Result<Amounts, crate::ledger::LedgerError> {
         let place = |component: &str, user: &str| {
             (key.resource.to_string(), key.period.to_string(), component.to_owned(), user.to_owned())
         };
-        let posted = |posted: Option<rust_decimal::Decimal>| posted.map_or("-".to_owned(), |p| format!("{p:.2}"));
+        let posted =
+            |posted: Option<rust_decimal::Decimal>| posted.map_or("-".to_owned(), |p| format!("{p:.2}"));
         for (component, entry) in components {
             found.insert(place(&component, ""), (entry.exact, posted(entry.posted)));
         }
@@ -173,7 +179,9 @@ fn show(
     }
     let mut rows = table(["resource", "period", "component", "user", "before", "after", "posted as"]);
     for ((resource, period, component, user), before, after) in changes {
-        let exact = |side: &Option<(String, String)>| side.as_ref().map_or("-".to_owned(), |(exact, _)| exact.clone());
+        let exact = |side: &Option<(String, String)>| {
+            side.as_ref().map_or("-".to_owned(), |(exact, _)| exact.clone())
+        };
         let posted = after.as_ref().map_or("-".to_owned(), |(_, posted)| posted.clone());
         let user = if user.is_empty() { "(total)" } else { user };
         rows.add_row([resource, period, component, user, &exact(before), &exact(after), &posted]);

@@ -18,7 +18,7 @@ use crate::metering::period::BillingPeriod;
 
 /// From a posted number back through rounding, factor, users and resets to the readings it came from.
 #[derive(Debug, Args)]
-pub struct Explain {
+pub(super) struct Explain {
     /// The resource: its UUID in any form, its backend id, or its name if only one has it.
     resource: String,
     /// The component's type.
@@ -35,7 +35,7 @@ pub struct Explain {
 }
 
 impl Explain {
-    pub async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+    pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         let ledger = setup.ledger_to_read()?;
         let period = self.period.unwrap_or_else(|| setup.rulebook.zone.period_of(setup.clock.now()));
         let (resource, known) = find(&ledger, &self.resource)?;
@@ -62,13 +62,17 @@ impl Explain {
         let calls = ledger.calls(resource, period)?;
         let calls: Vec<_> = calls.into_iter().filter(|call| call.amounts.contains(&self.component)).collect();
         let shown = Shown { resource, known, period, unit, entries, parts, calls, of: self };
-        if shown.of.json { writeln!(out, "{:#}", shown.json())? } else { shown.text(out)? }
+        if shown.of.json {
+            writeln!(out, "{:#}", shown.json())?
+        } else {
+            shown.text(out)?
+        }
         Ok(Exit::Ok)
     }
 }
 
 /// The resource that a person means.
-pub fn find(ledger: &Ledger, wanted: &str) -> Result<(Uuid, Option<KnownResource>), Failed> {
+pub(super) fn find(ledger: &Ledger, wanted: &str) -> Result<(Uuid, Option<KnownResource>), Failed> {
     let mut found = ledger.find_resources(wanted)?;
     match (found.len(), Uuid::parse_str(wanted)) {
         (1, _) => {
@@ -76,10 +80,17 @@ pub fn find(ledger: &Ledger, wanted: &str) -> Result<(Uuid, Option<KnownResource
             Ok((known.uuid, Some(known)))
         }
         (0, Ok(uuid)) => Ok((uuid, None)),
-        (0, Err(_)) => Err(Failed::new(Exit::Usage, format!("no known resource has the UUID, backend id or name `{wanted}`"))),
+        (0, Err(_)) => Err(Failed::new(
+            Exit::Usage,
+            format!("no known resource has the UUID, backend id or name `{wanted}`"),
+        )),
         _ => {
-            let which: Vec<_> = found.iter().map(|known| format!("{} ({})", known.uuid, known.name)).collect();
-            Err(Failed::new(Exit::Usage, format!("`{wanted}` may be any of: {}; name it by its UUID", which.join(", "))))
+            let which: Vec<_> =
+                found.iter().map(|known| format!("{} ({})", known.uuid, known.name)).collect();
+            Err(Failed::new(
+                Exit::Usage,
+                format!("`{wanted}` may be any of: {}; name it by its UUID", which.join(", ")),
+            ))
         }
     }
 }
@@ -107,12 +118,19 @@ impl Shown {
     }
 
     fn text(&self, out: &mut dyn Write) -> Result<(), Failed> {
-        let name = self.known.as_ref().map_or_else(|| self.resource.to_string(), |k| format!("{} ({})", k.name, k.uuid));
+        let name = self
+            .known
+            .as_ref()
+            .map_or_else(|| self.resource.to_string(), |k| format!("{} ({})", k.name, k.uuid));
         let of = &self.of;
         let whose = of.user.as_ref().map_or(String::new(), |user| format!(", share of {user}"));
         writeln!(out, "{} of {name}, {}{whose}", of.component, self.period)?;
         let unit = self.unit.as_deref().unwrap_or_default();
-        writeln!(out, "  posted    {} {unit}", self.posted().unwrap_or_else(|| "nothing: it can't be posted".to_owned()))?;
+        writeln!(
+            out,
+            "  posted    {} {unit}",
+            self.posted().unwrap_or_else(|| "nothing: it can't be posted".to_owned())
+        )?;
         writeln!(out, "  exactly   {}", self.amount())?;
         for entry in &self.entries {
             match &entry.acknowledged {
@@ -145,8 +163,16 @@ impl Shown {
             )?;
             let counted = &part.counted;
             if counted.covered + counted.missed > 0 {
-                let seconds = |micros: i64| Exact::ratio(micros.into(), 1_000_000).map_or_else(String::new, |s| s.to_string());
-                writeln!(out, "  covered {} s, left out {} s in {} gaps", seconds(counted.covered), seconds(counted.missed), counted.gaps)?;
+                let seconds = |micros: i64| {
+                    Exact::ratio(micros.into(), 1_000_000).map_or_else(String::new, |s| s.to_string())
+                };
+                writeln!(
+                    out,
+                    "  covered {} s, left out {} s in {} gaps",
+                    seconds(counted.covered),
+                    seconds(counted.missed),
+                    counted.gaps
+                )?;
             }
             let mut rows = table(["read at", "from", "id", "value", "adds", "in other months", "note"]);
             let skipped = part.readings.len().saturating_sub(SHOWN);

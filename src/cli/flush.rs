@@ -22,7 +22,7 @@ use crate::waldur::failure::Failure;
 /// With --collect every collector is run first. It may run beside a daemon on the same ledger: whoever submits holds
 /// a lock, the other waits. An earlier failure's backoff is not waited for; a Retry-After is, within the deadline.
 #[derive(Debug, Args)]
-pub struct Flush {
+pub(super) struct Flush {
     /// Run every collector first.
     #[arg(long)]
     collect: bool,
@@ -35,7 +35,7 @@ pub struct Flush {
 }
 
 impl Flush {
-    pub async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+    pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         let client = Arc::new(setup.client()?);
         let ledger = SharedLedger::new(setup.ledger()?);
         let mut exit = Exit::Ok;
@@ -47,7 +47,8 @@ impl Flush {
                 if recorded.is_failure() {
                     exit = exit.min(Exit::Collector);
                     let problems = recorded.failed.into_iter().chain(recorded.problems);
-                    failed.extend(problems.map(|problem| format!("collector {}: {problem}", definition.name)));
+                    failed
+                        .extend(problems.map(|problem| format!("collector {}: {problem}", definition.name)));
                 }
             }
         }
@@ -69,13 +70,24 @@ impl Flush {
                 }
             }
             (paused, busy) = (report.paused, report.busy);
-            let refused = matches!(&paused, Some(Failure::Token { .. } | Failure::Forbidden { .. } | Failure::Certificate { .. } | Failure::Redirected { .. } | Failure::Endpoint { .. }));
+            let refused = matches!(
+                &paused,
+                Some(
+                    Failure::Token { .. }
+                        | Failure::Forbidden { .. }
+                        | Failure::Certificate { .. }
+                        | Failure::Redirected { .. }
+                        | Failure::Endpoint { .. }
+                )
+            );
             let waiting = ledger.with(|ledger| ledger.pending()).await?.len();
             if refused || waiting == 0 && !busy {
                 break;
             }
             let rest = match &paused {
-                Some(failure) => failure.retry_after().and_then(|wait| Duration::try_from(wait).ok()).unwrap_or(RETRY),
+                Some(failure) => {
+                    failure.retry_after().and_then(|wait| Duration::try_from(wait).ok()).unwrap_or(RETRY)
+                }
                 None if progress => Duration::ZERO,
                 None => RETRY,
             };
@@ -113,7 +125,10 @@ impl Flush {
             writeln!(out, "Waldur is left alone for now: {failure}")?;
         }
         if busy {
-            writeln!(out, "Another process is submitting for this ledger, and did not finish before the deadline.")?;
+            writeln!(
+                out,
+                "Another process is submitting for this ledger, and did not finish before the deadline."
+            )?;
         }
         left.show(out)?;
         Ok(exit)
@@ -152,7 +167,7 @@ fn sent_json(sent: &Sent) -> serde_json::Value {
 
 /// What is left after submitting.
 #[derive(Debug, Default)]
-pub struct Standing {
+pub(super) struct Standing {
     pub pending: usize,
     pub held: usize,
     pub parked: usize,
@@ -161,7 +176,7 @@ pub struct Standing {
 }
 
 impl Standing {
-    pub fn exit(&self) -> Exit {
+    pub(super) fn exit(&self) -> Exit {
         if self.pending > 0 {
             Exit::Pending
         } else if self.held + self.parked + self.stranded > 0 {
@@ -187,7 +202,7 @@ impl Standing {
 }
 
 /// Counts what is left.
-pub async fn standing(ledger: &SharedLedger) -> Result<Standing, Failed> {
+pub(super) async fn standing(ledger: &SharedLedger) -> Result<Standing, Failed> {
     let standing = ledger
         .with(|ledger| {
             let mut standing = Standing { pending: ledger.pending()?.len(), ..Standing::default() };

@@ -35,10 +35,24 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "FILE", env = "WALDUR_USAGE_AGENT_CONFIG")]
     config: Option<PathBuf>,
     /// How much is logged to stderr.
-    #[arg(long, global = true, value_enum, default_value_t, env = "WALDUR_USAGE_AGENT_LOG", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "WALDUR_USAGE_AGENT_LOG",
+        hide_env_values = true
+    )]
     log: LogLevel,
     /// How it is logged.
-    #[arg(long, global = true, value_enum, default_value_t, env = "WALDUR_USAGE_AGENT_LOG_FORMAT", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "WALDUR_USAGE_AGENT_LOG_FORMAT",
+        hide_env_values = true
+    )]
     log_format: LogFormat,
     #[command(subcommand)]
     command: Command,

@@ -13,7 +13,7 @@ use crate::submitter::trouble::Reason;
 
 /// What Waldur refused, and what to do with it.
 #[derive(Debug, Args)]
-pub struct Parked {
+pub(super) struct Parked {
     #[command(subcommand)]
     command: ParkedCommand,
 }
@@ -34,14 +34,18 @@ enum ParkedCommand {
 }
 
 impl Parked {
-    pub fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+    pub(super) fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         match self.command {
             ParkedCommand::List { json } => list(setup, json, out),
             ParkedCommand::Retry { resource } => {
                 let mut ledger = setup.ledger()?;
-                let resource = resource.map(|wanted| find(&ledger, &wanted)).transpose()?.map(|(uuid, _)| uuid);
-                let reasons: Vec<&str> =
-                    Reason::ALL.into_iter().filter(|reason| *reason != Reason::Conflict).map(Reason::name).collect();
+                let resource =
+                    resource.map(|wanted| find(&ledger, &wanted)).transpose()?.map(|(uuid, _)| uuid);
+                let reasons: Vec<&str> = Reason::ALL
+                    .into_iter()
+                    .filter(|reason| *reason != Reason::Conflict)
+                    .map(Reason::name)
+                    .collect();
                 let lifted = ledger.clear_trouble(resource, &reasons)?;
                 writeln!(out, "{} will be tried again with the next submission.", count(lifted, "thing"))?;
                 Ok(Exit::Ok)
@@ -92,7 +96,8 @@ fn list(setup: &Setup, json: bool, out: &mut dyn Write) -> Result<Exit, Failed> 
         ]);
     }
     writeln!(out, "{rows}")?;
-    let reasons: std::collections::BTreeSet<&str> = troubles.iter().map(|at| at.trouble.reason.as_str()).collect();
+    let reasons: std::collections::BTreeSet<&str> =
+        troubles.iter().map(|at| at.trouble.reason.as_str()).collect();
     for reason in reasons {
         writeln!(out, "{reason}: {}", remedy(reason))?;
     }
@@ -104,7 +109,7 @@ fn list(setup: &Setup, json: bool, out: &mut dyn Write) -> Result<Exit, Failed> 
 /// `resolve RESOURCE... overwrite` makes Waldur agree with the ledger, which is right for sources with full history;
 /// `resolve RESOURCE... hold` goes on holding. With --all it is for every resource in conflict.
 #[derive(Debug, Args)]
-pub struct Resolve {
+pub(super) struct Resolve {
     /// Resources (UUID, backend id or unique name), and last the decision: overwrite or hold.
     #[arg(value_name = "RESOURCE... DECISION", required = true)]
     words: Vec<String>,
@@ -114,22 +119,26 @@ pub struct Resolve {
 }
 
 impl Resolve {
-    pub fn run(mut self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+    pub(super) fn run(mut self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         let overwrite = match self.words.pop().as_deref() {
             Some("overwrite") => true,
             Some("hold") => false,
             other => {
                 let said = other.unwrap_or_default();
-                return Err(Failed::new(Exit::Usage, format!("`{said}` is no decision; known: overwrite, hold")));
+                return Err(Failed::new(
+                    Exit::Usage,
+                    format!("`{said}` is no decision; known: overwrite, hold"),
+                ));
             }
         };
         let mut ledger = setup.ledger()?;
         let conflicts = ledger.resources_in_trouble(Reason::Conflict.name())?;
         let chosen = match (self.all, self.words.as_slice()) {
             (true, []) => conflicts.clone(),
-            (false, wanted @ [_, ..]) => {
-                wanted.iter().map(|wanted| Ok(find(&ledger, wanted)?.0)).collect::<Result<Vec<_>, Failed>>()?
-            }
+            (false, wanted @ [_, ..]) => wanted
+                .iter()
+                .map(|wanted| Ok(find(&ledger, wanted)?.0))
+                .collect::<Result<Vec<_>, Failed>>()?,
             _ => return Err(Failed::new(Exit::Usage, "name resources, or say --all; not both")),
         };
         for resource in chosen {
@@ -137,7 +146,10 @@ impl Resolve {
                 writeln!(out, "{resource}: not in conflict")?;
             } else if overwrite {
                 ledger.decide_overwrite(resource, Reason::Conflict.name(), setup.clock.now())?;
-                writeln!(out, "{resource}: Waldur will be made to agree with the ledger by the next submission")?;
+                writeln!(
+                    out,
+                    "{resource}: Waldur will be made to agree with the ledger by the next submission"
+                )?;
             } else {
                 writeln!(out, "{resource}: stays held")?;
             }

@@ -12,7 +12,7 @@ use crate::metering::period::BillingPeriod;
 
 /// Count everything again from the readings; exit 0 if the ledger agrees, 1 if it differs.
 #[derive(Debug, Args)]
-pub struct Recount {
+pub(super) struct Recount {
     /// Show only this billing period, such as 2026-11.
     #[arg(long, value_name = "YYYY-MM")]
     period: Option<BillingPeriod>,
@@ -22,10 +22,11 @@ pub struct Recount {
 }
 
 impl Recount {
-    pub fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+    pub(super) fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         let mut ledger = Ledger::open(&setup.settings.ledger, (*setup.rulebook).clone())?;
         let now = setup.clock.now();
-        let mut differences = if self.write { ledger.recount_all(now)? } else { ledger.recount_rehearsal(now)? };
+        let mut differences =
+            if self.write { ledger.recount_all(now)? } else { ledger.recount_rehearsal(now)? };
         if let Some(period) = self.period {
             differences.retain(|difference| difference.period == period.to_string());
         }

@@ -14,10 +14,10 @@ use crate::daemon::{Agent, Loader};
 /// SIGTERM stops after what is under way, within ten seconds. Under systemd it says when it is ready and that it is
 /// alive (Type=notify, WatchdogSec).
 #[derive(Debug, Args)]
-pub struct Run {}
+pub(super) struct Run {}
 
 impl Run {
-    pub async fn run(self, path: Option<&Path>) -> Result<Exit, Failed> {
+    pub(super) async fn run(self, path: Option<&Path>) -> Result<Exit, Failed> {
         let path: Option<PathBuf> = path.map(Path::to_owned);
         let load: Loader = Box::new(move || {
             let setup = Setup::load(path.as_deref()).map_err(|failed| failed.message)?;

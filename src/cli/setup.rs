@@ -38,8 +38,11 @@ pub fn read(path: Option<&Path>) -> Result<Read, Failed> {
     let loaded = Loaded::find(path).map_err(|message| Failed::new(Exit::Config, message))?;
     let zone = loaded.settings.as_ref().map(|settings| settings.waldur.billing_timezone.clone());
     let zone = zone.unwrap_or(jiff::tz::TimeZone::UTC);
-    let definitions =
-        loaded.collectors.into_iter().filter_map(|section| Definition::from_section(section, &zone)).collect();
+    let definitions = loaded
+        .collectors
+        .into_iter()
+        .filter_map(|section| Definition::from_section(section, &zone))
+        .collect();
     Ok(Read {
         origin: loaded.origin,
         settings: loaded.settings,
@@ -87,7 +90,8 @@ impl Setup {
     }
 
     pub fn client(&self) -> Result<Client, Failed> {
-        Client::new(&self.settings.waldur, self.clock.clone()).map_err(|error| Failed::new(Exit::Config, error.to_string()))
+        Client::new(&self.settings.waldur, self.clock.clone())
+            .map_err(|error| Failed::new(Exit::Config, error.to_string()))
     }
 
     pub fn submitter(&self, client: Arc<Client>, ledger: SharedLedger) -> Submitter {
@@ -96,7 +100,11 @@ impl Setup {
             ledger,
             clock: self.clock.clone(),
             rulebook: self.rulebook.clone(),
-            on_conflict: if self.settings.overwrite_conflicts { OnConflict::Overwrite } else { OnConflict::Hold },
+            on_conflict: if self.settings.overwrite_conflicts {
+                OnConflict::Overwrite
+            } else {
+                OnConflict::Hold
+            },
         }
     }
 

@@ -17,7 +17,7 @@ use crate::metering::period::BillingPeriod;
 
 /// Show per resource and component: the amount, what Waldur holds, when, what waits and why.
 #[derive(Debug, Args)]
-pub struct Status {
+pub(super) struct Status {
     /// A billing period such as 2026-11; otherwise the current one, and older ones with something left.
     #[arg(long, value_name = "YYYY-MM")]
     period: Option<BillingPeriod>,
@@ -33,7 +33,7 @@ pub struct Status {
 }
 
 impl Status {
-    pub async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+    pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         loop {
             let ledger = setup.ledger_to_read()?;
             let view = View::of(&ledger, setup, self.period)?;
@@ -96,9 +96,11 @@ impl View {
         }
         let mut collectors = Vec::new();
         for definition in setup.definitions.iter() {
-            collectors.push((ledger.collector_report(&definition.name)?, definition.schedule.text().to_owned()));
+            collectors
+                .push((ledger.collector_report(&definition.name)?, definition.schedule.text().to_owned()));
         }
-        let failing = collectors.iter().any(|(c, _)| c.last.as_ref().is_some_and(|last| last.outcome != "ok"));
+        let failing =
+            collectors.iter().any(|(c, _)| c.last.as_ref().is_some_and(|last| last.outcome != "ok"));
         let entries = || statements.iter().flat_map(|(s, _)| s.components.values().chain(s.users.values()));
         let exit = if failing {
             Exit::Collector
@@ -148,9 +150,23 @@ impl View {
         if self.statements.is_empty() {
             writeln!(out, "No amounts yet.")?;
         } else {
-            let mut rows = table(["resource", "period", "component", "user", "amount", "to post", "Waldur holds", "since", "state"]);
+            let mut rows = table([
+                "resource",
+                "period",
+                "component",
+                "user",
+                "amount",
+                "to post",
+                "Waldur holds",
+                "since",
+                "state",
+            ]);
             for (statement, named) in &self.statements {
-                let shown = if named.name.is_empty() { statement.key.resource.to_string() } else { named.name.clone() };
+                let shown = if named.name.is_empty() {
+                    statement.key.resource.to_string()
+                } else {
+                    named.name.clone()
+                };
                 for ((component, user), entry) in entries(statement, users) {
                     let acknowledged = entry.acknowledged.as_ref();
                     rows.add_row([
@@ -193,7 +209,13 @@ impl View {
             writeln!(out, "\nUnmatched (kept, and reported once Waldur has a resource for them):")?;
             let mut rows = table(["collector", "backend id", "offering", "series", "why"]);
             for one in &self.unmatched {
-                rows.add_row([&one.collector, &one.backend_id, &one.offering, &one.series.to_string(), &one.why]);
+                rows.add_row([
+                    &one.collector,
+                    &one.backend_id,
+                    &one.offering,
+                    &one.series.to_string(),
+                    &one.why,
+                ]);
             }
             writeln!(out, "{rows}")?;
         }
@@ -216,7 +238,8 @@ impl View {
                     shown["users"] = users.into();
                     shown
                 };
-                let components: Vec<Value> = statement.components.iter().map(|(c, e)| component(c, e)).collect();
+                let components: Vec<Value> =
+                    statement.components.iter().map(|(c, e)| component(c, e)).collect();
                 json!({
                     "resource": statement.key.resource, "name": named.name, "backend_id": named.backend_id,
                     "customer": named.customer, "period": statement.key.period.to_string(),
@@ -283,7 +306,8 @@ fn state(entry: &Entry, named: &Named) -> (String, Option<String>) {
         return ("held".to_owned(), Some(problem.clone()));
     }
     if entry.to_send() {
-        let why = named.retry.as_ref().map(|retry| format!("tried again after {}: {}", retry.next, retry.words));
+        let why =
+            named.retry.as_ref().map(|retry| format!("tried again after {}: {}", retry.next, retry.words));
         return ("pending".to_owned(), why);
     }
     ("agreed".to_owned(), None)

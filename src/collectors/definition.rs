@@ -32,11 +32,13 @@ impl Definition {
             })
         });
         let zone = time_zone(&mut section).unwrap_or_else(|| billing_zone.clone());
-        let schedule = section.require_with("schedule", "when to look, such as \"*/5 * * * *\" or every 30s", |text| {
-            Schedule::parse(text, zone)
-        });
+        let schedule =
+            section.require_with("schedule", "when to look, such as \"*/5 * * * *\" or every 30s", |text| {
+                Schedule::parse(text, zone)
+            });
         let since = section.parse_with("since", |text| {
-            text.parse::<Timestamp>().map_err(|_| format!("`{text}` is not an instant such as 2026-11-01T00:00:00Z"))
+            text.parse::<Timestamp>()
+                .map_err(|_| format!("`{text}` is not an instant such as 2026-11-01T00:00:00Z"))
         });
         let rules = Rules::from_section(&mut section);
         let Some(plugin) = plugin else {
@@ -82,7 +84,10 @@ fn check_rules(section: &Section, collector: &dyn Collector, rules: &Rules) {
         if !labels.is_empty() && !labels.contains(&label) {
             section.problem(
                 "",
-                format!("`{{{label}}}` is no label of this collector's readings; they carry {}", labels.join(", ")),
+                format!(
+                    "`{{{label}}}` is no label of this collector's readings; they carry {}",
+                    labels.join(", ")
+                ),
             );
         }
     }

@@ -88,7 +88,8 @@ fn settings(root: &mut Section) -> Option<Settings> {
     let listen = root.parse_with("listen", |text| {
         text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not an address such as 127.0.0.1:9464"))
     });
-    let zone = waldur.as_ref().map(|waldur| waldur.billing_timezone.clone()).unwrap_or(jiff::tz::TimeZone::UTC);
+    let zone =
+        waldur.as_ref().map(|waldur| waldur.billing_timezone.clone()).unwrap_or(jiff::tz::TimeZone::UTC);
     let mut schedule = Schedule::parse(DEFAULT_SUBMIT, zone.clone()).ok();
     let mut overwrite = None;
     if let Some(mut submit) = root.section("submit") {
@@ -115,7 +116,8 @@ fn settings(root: &mut Section) -> Option<Settings> {
 /// The time zone of a schedule, from the key `timezone` beside it.
 pub fn time_zone(section: &mut Section) -> Option<jiff::tz::TimeZone> {
     section.parse_with("timezone", |text| {
-        jiff::tz::TimeZone::get(text).map_err(|_| format!("`{text}` is not a time zone such as UTC or Europe/Tallinn"))
+        jiff::tz::TimeZone::get(text)
+            .map_err(|_| format!("`{text}` is not a time zone such as UTC or Europe/Tallinn"))
     })
 }
 

@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
+use super::duration::parse_duration;
 use super::section::Section;
 
 /// The first call of a month makes the customer's whole invoice and was seen to take 20 to 40 s, and whatever
@@ -89,7 +90,7 @@ impl WaldurSettings {
                 None
             }
         };
-        let timeout = or_default(section, "timeout", DEFAULT_TIMEOUT, |text| match parse_duration(text)? {
+        let timeout = or_default(section, "timeout", DEFAULT_TIMEOUT, |text| match duration(text)? {
             timeout if timeout < Duration::from_secs(1) => Err("must be at least one second".to_owned()),
             timeout if timeout > Duration::from_secs(3600) => Err("must be at most an hour".to_owned()),
             timeout => Ok(timeout),
@@ -198,6 +199,11 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
+/// A length of time in the form that timers take.
+fn duration(text: &str) -> Result<Duration, String> {
+    Duration::try_from(parse_duration(text)?).map_err(|_| format!("`{text}` is too long"))
+}
+
 /// Whether a text can be sent as a token at all: not empty, without blanks, line breaks or NUL inside.
 pub fn check_token(text: &str) -> Result<(), &'static str> {
     if text.is_empty() {
@@ -294,16 +300,6 @@ mod tests {
         assert!(settings.is_none());
         assert_eq!(problems.len(), 6, "{problems:#?}");
         assert!(problems[5].contains("did you mean `timeout`"), "{problems:#?}");
-    }
-
-    #[test]
-    fn times_are_read_in_seconds_minutes_and_hours() {
-        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        assert_eq!(parse_duration("45"), Ok(Duration::from_secs(45)));
-        for wrong in ["", "s", "-1s", "1.5h", "2 weeks", "99999999999999999999h", "9999999999999999999h"] {
-            assert!(parse_duration(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

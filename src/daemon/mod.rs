@@ -117,7 +117,9 @@ pub async fn run(load: Loader) -> Result<(), String> {
                         tracing::info!("Reloaded: {} collectors.", agent.definitions.len());
                         current = agent;
                     }
-                    Err(error) => tracing::error!("The new configuration is not used, the old one stays at work: {error}"),
+                    Err(error) => tracing::error!(
+                        "The new configuration is not used, the old one stays at work: {error}"
+                    ),
                 }
                 systemd::ready("reloaded");
             }
@@ -224,15 +226,25 @@ impl Part {
         let withhold = self.agent.settings.waldur.token.env_name().map(str::to_owned).into_iter().collect();
         self.pulse.runs.fetch_add(1, Ordering::Relaxed);
         let name = &definition.name;
-        let problem = match sample::sample(definition, &self.ledger, &self.agent.clock, since, withhold).await {
+        let problem = match sample::sample(definition, &self.ledger, &self.agent.clock, since, withhold).await
+        {
             Ok(recorded) => {
                 for bad in &recorded.quarantined {
-                    tracing::warn!("Collector {name}: a reading is quarantined and not billed: {}: {}", bad.reason, bad.what);
+                    tracing::warn!(
+                        "Collector {name}: a reading is quarantined and not billed: {}: {}",
+                        bad.reason,
+                        bad.what
+                    );
                 }
                 if recorded.corrected > 0 {
-                    tracing::info!("Collector {name}: {} readings were corrected by their source.", recorded.corrected);
+                    tracing::info!(
+                        "Collector {name}: {} readings were corrected by their source.",
+                        recorded.corrected
+                    );
                 }
-                recorded.failed.or_else(|| (!recorded.problems.is_empty()).then(|| recorded.problems.join("; ")))
+                recorded
+                    .failed
+                    .or_else(|| (!recorded.problems.is_empty()).then(|| recorded.problems.join("; ")))
             }
             Err(error) => Some(error.to_string()),
         };
@@ -257,7 +269,11 @@ impl Part {
             ledger: self.ledger.clone(),
             clock: self.agent.clock.clone(),
             rulebook: self.agent.rulebook.clone(),
-            on_conflict: if self.agent.settings.overwrite_conflicts { OnConflict::Overwrite } else { OnConflict::Hold },
+            on_conflict: if self.agent.settings.overwrite_conflicts {
+                OnConflict::Overwrite
+            } else {
+                OnConflict::Hold
+            },
         };
         let zone = self.agent.rulebook.zone.clone();
         let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now());
@@ -272,7 +288,11 @@ impl Part {
                     self.pulse.cycles.fetch_add(1, Ordering::Relaxed);
                     self.pulse.sent.fetch_add(report.sent.len() as u64, Ordering::Relaxed);
                     if !report.sent.is_empty() {
-                        tracing::info!("Reported {} amounts in {} requests.", report.sent.len(), report.requests);
+                        tracing::info!(
+                            "Reported {} amounts in {} requests.",
+                            report.sent.len(),
+                            report.requests
+                        );
                     }
                 }
                 Err(error) => tracing::error!("Submission could not go on: {error}"),

@@ -39,7 +39,11 @@ struct Shared {
 }
 
 /// Starts to listen, if the configuration says where.
-pub(super) async fn start(agent: &Agent, ledger: &SharedLedger, pulse: &Arc<Pulse>) -> Result<Server, String> {
+pub(super) async fn start(
+    agent: &Agent,
+    ledger: &SharedLedger,
+    pulse: &Arc<Pulse>,
+) -> Result<Server, String> {
     let Some(address) = agent.settings.listen else { return Ok(Server(None)) };
     let listener = tokio::net::TcpListener::bind(address)
         .await
@@ -89,13 +93,22 @@ impl EncodeLabelSet for Label {
 }
 
 async fn gather(shared: &Shared) -> Result<String, LedgerError> {
-    let names: Vec<String> = shared.agent.definitions.iter().map(|definition| definition.name.clone()).collect();
+    let names: Vec<String> =
+        shared.agent.definitions.iter().map(|definition| definition.name.clone()).collect();
     let (pending, troubles, unmatched, collectors, paused) = shared
         .ledger
         .with(move |ledger| {
-            let collectors =
-                names.iter().map(|name| ledger.collector_report(name)).collect::<Result<Vec<_>, LedgerError>>()?;
-            Ok((ledger.pending()?.len(), ledger.troubles()?, ledger.unmatched()?.len(), collectors, ledger.retry(None)?))
+            let collectors = names
+                .iter()
+                .map(|name| ledger.collector_report(name))
+                .collect::<Result<Vec<_>, LedgerError>>()?;
+            Ok((
+                ledger.pending()?.len(),
+                ledger.troubles()?,
+                ledger.unmatched()?.len(),
+                collectors,
+                ledger.retry(None)?,
+            ))
         })
         .await?;
     let mut registry = Registry::with_prefix("waldur_usage_agent");
@@ -104,9 +117,24 @@ async fn gather(shared: &Shared) -> Result<String, LedgerError> {
         metric.set(value);
         registry.register(name, help, metric);
     };
-    gauge(&mut registry, "pending_statements", "Statements that Waldur is not known to agree with", pending as i64);
-    gauge(&mut registry, "unmatched_backend_ids", "Backend ids that Waldur knows no resource for", unmatched as i64);
-    gauge(&mut registry, "waldur_paused", "1 while the server is left alone after a failure", i64::from(paused.is_some()));
+    gauge(
+        &mut registry,
+        "pending_statements",
+        "Statements that Waldur is not known to agree with",
+        pending as i64,
+    );
+    gauge(
+        &mut registry,
+        "unmatched_backend_ids",
+        "Backend ids that Waldur knows no resource for",
+        unmatched as i64,
+    );
+    gauge(
+        &mut registry,
+        "waldur_paused",
+        "1 while the server is left alone after a failure",
+        i64::from(paused.is_some()),
+    );
     let states: Family<Label, Gauge> = Family::default();
     for state in ["held", "parked", "stranded"] {
         let number = troubles.iter().filter(|at| at.trouble.state == state).count();
@@ -120,7 +148,11 @@ async fn gather(shared: &Shared) -> Result<String, LedgerError> {
         success.get_or_create(&label).set(collector.last_success.map_or(0, |at| at.as_second()));
         failing.get_or_create(&label).set(collector.failures_since);
     }
-    registry.register("collector_last_success_timestamp_seconds", "When the collector last succeeded", success);
+    registry.register(
+        "collector_last_success_timestamp_seconds",
+        "When the collector last succeeded",
+        success,
+    );
     registry.register("collector_failures_since_success", "Failed runs since the last success", failing);
     let counts = [
         ("collector_runs", "Runs of collectors since the start", &shared.pulse.runs),

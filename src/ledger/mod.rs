@@ -30,7 +30,7 @@ pub mod rules;
 mod schema;
 pub mod statements;
 
-pub use error::LedgerError;
+pub use error::{LedgerError, LedgerTrouble};
 
 /// The rules by which readings become amounts, all collectors' together.
 #[derive(Debug, Clone)]

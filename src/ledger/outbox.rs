@@ -308,7 +308,12 @@ impl Ledger {
     }
 
     /// A person decided that Waldur is to agree with the ledger in the months that this resource is held for.
-    pub fn decide_overwrite(&mut self, resource: Uuid, reason: &str, now: Timestamp) -> Result<(), LedgerError> {
+    pub fn decide_overwrite(
+        &mut self,
+        resource: Uuid,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
         let (uuid, cause) = (resource.to_string(), reason.to_owned());
         self.transact(|connection, _| {
             connection.execute(
