@@ -107,6 +107,11 @@ impl BillingZone {
         self.start(period.next())
     }
 
+    /// The calendar day of this instant.
+    pub fn date_of(&self, at: Timestamp) -> Date {
+        at.to_zoned(self.0.clone()).date()
+    }
+
     /// The period that holds this instant.
     pub fn period_of(&self, at: Timestamp) -> BillingPeriod {
         self.month_of(at).period
