@@ -407,3 +407,10 @@ proptest! {
         prop_assert_eq!(recount(measure, &twice, &timeline), recount(measure, &once, &timeline));
     }
 }
+
+#[test]
+fn the_oracle_shares_no_code_with_the_core() {
+    for file in [include_str!("oracle/mod.rs"), include_str!("oracle/calendar.rs")] {
+        assert!(!file.contains("waldur_usage_agent") && !file.contains("path ="));
+    }
+}
