@@ -315,8 +315,10 @@ fn hold() -> impl Strategy<Value = Hold> {
     })
 }
 
+/// `METERING_TIMES=20 cargo test --test metering_oracle` looks twenty times as long.
 fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    let times = std::env::var("METERING_TIMES").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    ProptestConfig { cases: cases * times, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {

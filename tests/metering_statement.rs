@@ -27,7 +27,7 @@ fn cent() -> Exact {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn shares_sum_to_the_total_and_nobody_is_off_by_a_cent(
