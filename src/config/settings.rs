@@ -95,6 +95,10 @@ fn settings(root: &mut Section) -> Option<Settings> {
     let listen = root.parse_with("listen", |text| {
         text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not an address such as 127.0.0.1:9464"))
     });
+    let retention = root.parse_with("retention", |text| match parse_duration(text)? {
+        short if short < SHORTEST_RETENTION => Err("must be at least 7d: readings come late".to_owned()),
+        retention => Ok(retention),
+    });
     let zone =
         waldur.as_ref().map(|waldur| waldur.billing_timezone.clone()).unwrap_or(jiff::tz::TimeZone::UTC);
     let mut schedule = Schedule::parse(DEFAULT_SUBMIT, zone.clone()).ok();
