@@ -272,12 +272,12 @@ impl World {
 
     /// One try, no waiting.
     pub fn flush_once(&self) -> Done {
-        self.agent(&["flush", "--collect", "--deadline", "0s"])
+        self.agent(&["flush", "--collect", "--deadline", "1s"])
     }
 
     /// Dies of SIGKILL at the named point.
     pub fn flush_killed_at(&self, point: &str) -> Done {
-        let mut command = self.command(&["flush", "--collect", "--deadline", "0s"]);
+        let mut command = self.command(&["flush", "--collect", "--deadline", "1s"]);
         command.env("WALDUR_USAGE_AGENT_FAIL_POINT", point).output().unwrap().into()
     }
 
