@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -148,6 +149,8 @@ pub struct World {
     pub address: String,
     pub folder: tempfile::TempDir,
     arguments: Vec<String>,
+    /// How far `in_time` has gone.
+    seconds: Cell<u32>,
 }
 
 /// What differs from the usual world.
@@ -177,7 +180,7 @@ impl World {
         let sandbox = Sandbox::start(&folder.path().join("marketplace.yaml"), "127.0.0.1:0", &arguments);
         let address = sandbox.address.clone();
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let world = World { sandbox: Some(sandbox), address, folder, arguments };
+        let world = World { sandbox: Some(sandbox), address, folder, arguments, seconds: Cell::new(0) };
         world.admin("POST", "/sandbox/clock", &json!({ "freeze": true }));
         world.now(setting.now);
         world.write("token", TOKEN);
@@ -199,6 +202,18 @@ impl World {
     pub fn now(&self, now: &str) {
         self.sandbox_clock(now);
         self.agent_clock(now);
+    }
+
+    /// Lets both clocks go on from noon, two seconds at a time, until the condition holds.
+    #[track_caller]
+    pub fn in_time(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        until(what, || {
+            let seconds = self.seconds.get() + 2;
+            self.seconds.set(seconds);
+            self.now(&format!("2026-11-10T12:{:02}:{:02}Z", seconds / 60, seconds % 60));
+            pause(Duration::from_millis(100));
+            condition()
+        });
     }
 
     pub fn sandbox_clock(&self, now: &str) {
@@ -350,7 +365,8 @@ impl World {
     pub fn shares(&self, resource: &str) -> Vec<String> {
         let mut shares = Vec::new();
         for row in self.held(resource)["rows"].as_array().unwrap() {
-            let (kind, month) = (row["type"].as_str().unwrap(), &row["billing_period"].as_str().unwrap()[..7]);
+            let (kind, month) =
+                (row["type"].as_str().unwrap(), &row["billing_period"].as_str().unwrap()[..7]);
             for (user, share) in row["users"].as_object().unwrap() {
                 shares.push(format!("{user} {kind} {month} {}", share["usage"].as_str().unwrap()));
             }
@@ -395,7 +411,8 @@ impl World {
 
     /// The bodies of the accepted `set_usage` calls, each as `type=amount` in the order sent.
     pub fn reports(&self) -> Vec<String> {
-        let calls = self.posts_since(0).into_iter().filter(|r| r.path.ends_with("/set_usage/") && r.status == 201);
+        let calls =
+            self.posts_since(0).into_iter().filter(|r| r.path.ends_with("/set_usage/") && r.status == 201);
         calls.map(|call| amounts(&call.body)).collect()
     }
 
@@ -416,7 +433,8 @@ impl World {
 /// `type=amount` of a `set_usage` body, in the order sent.
 pub fn amounts(body: &Value) -> String {
     let usages = body["usages"].as_array().unwrap().iter();
-    let each = usages.map(|usage| format!("{}={}", usage["type"].as_str().unwrap(), usage["amount"].as_str().unwrap()));
+    let each = usages
+        .map(|usage| format!("{}={}", usage["type"].as_str().unwrap(), usage["amount"].as_str().unwrap()));
     each.collect::<Vec<_>>().join(" ")
 }
 
@@ -476,7 +494,10 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the test talks to other processes, nothing else runs on its thread")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the test talks to other processes, nothing else runs on its thread"
+)]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }
