@@ -47,6 +47,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// How long before a month's end the boundary readings are taken and submitted: before the guard of servers that
 /// decide the month themselves, with time to send.
 const BEFORE_MONTH_END: SignedDuration = SignedDuration::from_mins(5);
+/// The last submission of a month, for what was collected or failed since: just before that guard.
+const LAST_CALL: SignedDuration = SignedDuration::from_mins(2);
 
 /// What the tasks tell of themselves; the watchdog is fed by it, not by a timer.
 #[derive(Debug, Default)]
@@ -145,7 +147,7 @@ struct Tasks {
 impl Tasks {
     fn start(agent: &Agent, ledger: &SharedLedger, pulse: &Arc<Pulse>) -> Tasks {
         let (stop, stopped) = watch::channel(false);
-        let hurry = Arc::new(Notify::new());
+        let (hurry, collected) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let mut set = JoinSet::new();
         for index in 0..agent.definitions.len() {
             let part = Part {
@@ -154,6 +156,7 @@ impl Tasks {
                 pulse: pulse.clone(),
                 stopped: stopped.clone(),
                 hurry: hurry.clone(),
+                collected: collected.clone(),
             };
             set.spawn(part.collect(index));
         }
@@ -163,6 +166,7 @@ impl Tasks {
             pulse: pulse.clone(),
             stopped,
             hurry: hurry.clone(),
+            collected,
         };
         set.spawn(part.submit());
         Tasks { set, stop, hurry }
@@ -191,6 +195,9 @@ struct Part {
     pulse: Arc<Pulse>,
     stopped: watch::Receiver<bool>,
     hurry: Arc<Notify>,
+    /// From collectors to the submitter: what was just collected is to be submitted now. Both wake at once, so without
+    /// it the submission could come first and leave the last readings of a month behind.
+    collected: Arc<Notify>,
 }
 
 /// Why a wait ended.
@@ -211,12 +218,16 @@ impl Part {
         let mut due = self.agent.clock.now();
         let mut failing = false;
         loop {
-            match self.wait_until(due).await {
-                Woken::Stopped => return,
-                Woken::Due | Woken::Hurry => {}
+            let woken = self.wait_until(due, None).await;
+            if woken == Woken::Stopped {
+                return;
             }
+            let closing = due == before_end(&zone, due, BEFORE_MONTH_END);
             failing = self.sample(definition, failing).await;
-            due = next_run(&definition.schedule, &zone, self.agent.clock.now());
+            if closing || woken == Woken::Hurry {
+                self.collected.notify_one();
+            }
+            due = next_run(&definition.schedule, &zone, self.agent.clock.now(), &[BEFORE_MONTH_END]);
         }
     }
 
@@ -276,10 +287,12 @@ impl Part {
             },
         };
         let zone = self.agent.rulebook.zone.clone();
-        let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now());
+        let collected = self.collected.clone();
+        let closing = [BEFORE_MONTH_END, LAST_CALL];
+        let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now(), &closing);
         let mut compacted = Timestamp::MIN;
         loop {
-            let hurry = match self.wait_until(due).await {
+            let hurry = match self.wait_until(due, Some(&collected)).await {
                 Woken::Stopped => return,
                 Woken::Due => false,
                 Woken::Hurry => true,
@@ -299,7 +312,7 @@ impl Part {
                 Err(error) => tracing::error!("Submission could not go on: {error}"),
             }
             self.compact(&mut compacted).await;
-            due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now());
+            due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now(), &closing);
             // What an earlier failure put off is not left until the next round of the schedule.
             if let Ok(Some(retry)) = self.ledger.with(|ledger| ledger.next_retry()).await {
                 due = due.min(retry.max(self.agent.clock.now() + SignedDuration::from_secs(1)));
@@ -327,8 +340,8 @@ impl Part {
         }
     }
 
-    /// Waits for an instant of the wall clock, however it is set meanwhile.
-    async fn wait_until(&mut self, due: Timestamp) -> Woken {
+    /// Waits for an instant of the wall clock, however it is set meanwhile, or until something was `collected`.
+    async fn wait_until(&mut self, due: Timestamp, collected: Option<&Notify>) -> Woken {
         loop {
             self.pulse.beat();
             if *self.stopped.borrow() {
@@ -343,6 +356,7 @@ impl Part {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
                 () = self.hurry.notified() => return Woken::Hurry,
+                () = notified(collected) => return Woken::Hurry,
                 changed = self.stopped.changed() => {
                     if changed.is_err() || *self.stopped.borrow() {
                         return Woken::Stopped;
@@ -355,9 +369,22 @@ impl Part {
 
 /// When a schedule is next due: by its own rule, and besides shortly before and right after the end of the month, so
 /// that usage is cut as close to the boundary as can be.
-fn next_run(schedule: &Schedule, zone: &BillingZone, now: Timestamp) -> Timestamp {
-    let end = zone.end(zone.period_of(now));
-    let before_end = end.saturating_sub(BEFORE_MONTH_END).unwrap_or(end);
+fn next_run(schedule: &Schedule, zone: &BillingZone, now: Timestamp, before: &[SignedDuration]) -> Timestamp {
     let by_rule = schedule.next_after(now).unwrap_or(Timestamp::MAX);
-    [by_rule, before_end, end].into_iter().filter(|at| *at > now).min().unwrap_or(by_rule)
+    let closing = before.iter().map(|before| before_end(zone, now, *before));
+    let others = closing.chain([zone.end(zone.period_of(now))]);
+    others.filter(|at| *at > now).fold(by_rule, Timestamp::min)
+}
+
+/// The instant that lies so long before the end of the month.
+fn before_end(zone: &BillingZone, now: Timestamp, before: SignedDuration) -> Timestamp {
+    let end = zone.end(zone.period_of(now));
+    end.saturating_sub(before).unwrap_or(end)
+}
+
+async fn notified(notify: Option<&Notify>) {
+    match notify {
+        Some(notify) => notify.notified().await,
+        None => std::future::pending().await,
+    }
 }
