@@ -215,6 +215,25 @@ fn a_daemon_reports_by_itself_shortly_before_the_month_ends_and_nothing_old_afte
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
 }
 
+#[test]
+fn the_closing_submission_waits_for_the_closing_look() {
+    let world = World::of(Setting { api: CLASSIC, now: "2026-11-30T23:54:57Z", ..Setting::default() });
+    let collector = world.collector("source", "readings", &cpu_hours_of_a());
+    // A source that takes its time: longer than a submission.
+    let file = world.path("readings").display().to_string();
+    let collector = collector.replace(&format!("[cat, {file}]"), &format!("[sh, -c, 'cat {file}; sleep 1']"));
+    let head = world.head("");
+    world
+        .write("agent.yaml", &format!("{head}submit: {{ schedule: \"@hourly\" }}\ncollectors:\n{collector}"));
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Ready");
+    let looks = || world.agent(&["status", "--json"]).json()["collectors"][0]["last_run"].clone();
+    until("the first look", || looks() == "2026-11-30T23:54:57Z");
+    world.readings(&[november_job()]);
+    world.now("2026-11-30T23:55:00Z");
+    until("the report before the end", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
+}
+
 /// 200 resources with 3 components of 10 users each.
 #[test]
 fn two_hundred_resources_cost_no_more_requests_than_they_must() {
