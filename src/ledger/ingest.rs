@@ -140,7 +140,8 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
         }
         recorded.readings += 1;
     }
-    if complete {
+    // A quarantined line may be that of a series that is missed: then nothing is concluded from what was not seen.
+    if complete && recorded.quarantined.is_empty() {
         end_unseen(connection, &run, run_id, &mut touched)?;
     }
     let restate = quantify::update(connection, rulebook, &touched)?;
@@ -168,7 +169,7 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
 /// What is known now of the collector's earlier runs, to be kept with this one.
 fn facts(connection: &Connection, rulebook: &Rulebook, run: &Run) -> rusqlite::Result<RunFacts> {
     let mut query = connection.prepare_cached(
-        "SELECT at, lists_everything, scope FROM run
+        "SELECT at, lists_everything AND quarantined = 0, scope FROM run
          WHERE collector = ?1 AND outcome = 'ok' AND at < ?2 ORDER BY at DESC LIMIT ?3",
     )?;
     let earlier = query

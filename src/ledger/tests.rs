@@ -194,3 +194,44 @@ fn a_foreign_file_is_left_untouched() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
+
+fn minutes(start: Timestamp, minutes: i64) -> Timestamp {
+    start + SignedDuration::from_mins(minutes)
+}
+
+#[test]
+fn a_quarantined_line_ends_no_series() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T12:00:00Z");
+    ledger.record(seen(start, vec![counter("alice", 0, start)])).unwrap();
+    let time = minutes(start, 5);
+    let mut run = seen(time, Vec::new());
+    if let RunOutcome::Seen { quarantined, .. } = &mut run.outcome {
+        quarantined
+            .push(crate::collectors::Quarantined { what: "cpu_seconds 12,5".into(), reason: "bad".into() });
+    }
+    ledger.record(run).unwrap();
+    let time = minutes(start, 10);
+    ledger.record(seen(time, vec![counter("alice", 3600, time)])).unwrap();
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
+}
+
+#[test]
+fn a_series_whose_first_line_was_quarantined_did_not_begin_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T12:00:00Z");
+    let mut run = seen(start, Vec::new());
+    if let RunOutcome::Seen { quarantined, lists_everything, .. } = &mut run.outcome {
+        quarantined
+            .push(crate::collectors::Quarantined { what: "cpu_seconds x".into(), reason: "bad".into() });
+        *lists_everything = true;
+    }
+    ledger.record(run).unwrap();
+    for (minute, value) in [(5, 7_200_000), (10, 7_203_600)] {
+        let time = minutes(start, minute);
+        ledger.record(seen(time, vec![counter("alice", value, time)])).unwrap();
+    }
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
+}
