@@ -66,6 +66,8 @@ impl Recorded {
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 /// Nobody sold computing through Waldur before; a machine that boots in 1970 did not measure anything then.
 const EARLIEST_SECOND: i64 = 1_262_304_000; // 2010-01-01T00:00:00Z
+/// No run takes longer; it only bounds where to look.
+const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(24);
 /// How many of a collector's runs say what its usual distance is.
 const RECENT_RUNS: usize = 11;
 /// Quarantined lines kept for a person to look at, a collector.
@@ -109,7 +111,7 @@ impl Ledger {
 
 fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::Result<Recorded> {
     let mut recorded = Recorded::default();
-    let (readings, quarantined, problems, checkpoint, lists_everything) = match run.outcome.clone() {
+    let (mut readings, quarantined, mut problems, checkpoint, lists_everything) = match run.outcome.clone() {
         RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything } => {
             (readings, quarantined, problems, checkpoint, lists_everything)
         }
@@ -120,6 +122,15 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
         }
     };
     recorded.quarantined = quarantined;
+    if let Some(ended) = ended_later(connection, &run)? {
+        readings.retain(|reading| !is_momentary(reading, &run));
+        problems.push(format!(
+            "the run began at {}, but an earlier run of this collector ended at {ended}: the clock was set back, or two \
+             ran at once. What it saw of the moment is not used, because a counter would seem to have been reset; \
+             counters catch up with the first run after {ended}",
+            run.at
+        ));
+    }
     let complete = problems.is_empty();
     let facts = facts(connection, rulebook, &run)?;
     let outcome = if complete { "ok" } else { "partial" };
@@ -164,6 +175,25 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
     )?;
     recorded.problems = problems;
     Ok(recorded)
+}
+
+/// When a run that is already recorded ended, if that was after this one began. Then the order of their instants is
+/// not the order in which they looked.
+fn ended_later(connection: &Connection, run: &Run) -> rusqlite::Result<Option<Timestamp>> {
+    connection
+        .prepare_cached(
+            "SELECT max(finished) FROM run
+             WHERE collector = ?1 AND at > ?2 - ?3 AND finished > ?2 AND outcome <> 'failed'",
+        )?
+        .query_row(params![run.collector, micros(run.at), LONGEST_RUN.as_micros() as i64], |row| {
+            Ok(row.get::<_, Option<i64>>(0)?.map(instant))
+        })
+}
+
+/// Whether a reading is a look at the moment of the run, whose place among others hangs on that instant alone. What a
+/// source dates itself, and deltas, which need no neighbours, stay what they are.
+fn is_momentary(reading: &Reading, run: &Run) -> bool {
+    reading.span == Span::At(run.at) && reading.kind != Kind::Delta
 }
 
 /// What is known now of the collector's earlier runs, to be kept with this one.

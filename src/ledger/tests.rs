@@ -235,3 +235,35 @@ fn a_series_whose_first_line_was_quarantined_did_not_begin_after_it() {
     }
     assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
 }
+
+#[test]
+fn a_clock_that_goes_back_makes_no_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T12:00:00Z");
+    for (minute, value) in
+        [(0, 1_000_000), (5, 1_000_100), (-30, 1_000_200), (-25, 1_000_300), (10, 1_000_400)]
+    {
+        let time = minutes(start, minute);
+        ledger.record(seen(time, vec![counter("alice", value, time)])).unwrap();
+    }
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1/9 Some(0.11)");
+}
+
+#[test]
+fn runs_that_overlap_make_no_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T12:00:00Z");
+    let second = |s: i64| start + SignedDuration::from_secs(s);
+    let run = |began: i64, finished: i64, value: i64| Run {
+        finished: second(finished),
+        ..seen(second(began), vec![counter("alice", value, second(began))])
+    };
+    ledger.record(run(-300, -299, 1_000_000)).unwrap();
+    // A slow run looks at its 25th second; a quick one beside it at the 11th, and is recorded first.
+    ledger.record(run(10, 12, 1_000_011)).unwrap();
+    ledger.record(run(0, 30, 1_000_025)).unwrap();
+    ledger.record(run(300, 301, 1_000_360)).unwrap();
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "0.1 Some(0.10)");
+}
