@@ -267,3 +267,24 @@ fn runs_that_overlap_make_no_reset() {
     ledger.record(run(300, 301, 1_000_360)).unwrap();
     assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "0.1 Some(0.10)");
 }
+
+fn plain(value: i64, time: Timestamp) -> Reading {
+    Reading::new("cpu_seconds", Kind::Counter, value.into(), time).label("host", "a")
+}
+
+#[test]
+fn a_changed_factor_of_either_meter_of_a_component_is_carried_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let two = |factor: &str| {
+        rulebook(&format!(
+            "collectors:\n  c:\n    resource: {RESOURCE}\n    meters:\n      a: {{ component: cpu_hours, reading: cpu_seconds, factor: {factor} }}\n      b: {{ component: cpu_hours, reading: other, factor: 1 }}\n"
+        ))
+    };
+    let mut ledger = open(&folder, two("1"));
+    let start = at("2026-11-10T12:00:00Z");
+    ledger.record(seen(start, vec![plain(0, start)])).unwrap();
+    let time = minutes(start, 5);
+    ledger.record(seen(time, vec![plain(10, time)])).unwrap();
+    ledger.change_rules(two("2"), time).unwrap();
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "20 Some(20.00)");
+}
