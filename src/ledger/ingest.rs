@@ -295,14 +295,14 @@ impl<'a> Store<'a> {
         let series = self.series(source, &reading)?;
         let row = Row::of(&reading);
         let before = self.known(source, series, &row)?;
-        if let Some((old_series, old)) = &before {
+        if let Some((old_series, old, facts)) = &before {
             if *old_series == series && *old == row {
                 return Ok(Put::Same);
             }
             self.connection
                 .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at = ?2 AND id = ?3")?
                 .execute(params![old_series, old.at, old.id])?;
-            touched.removed(*old_series, kind, old.point());
+            touched.removed(*old_series, kind, Point { run: *facts, ..old.point() });
         }
         self.connection
             .prepare_cached(
@@ -328,7 +328,7 @@ impl<'a> Store<'a> {
         }
         touched.added(series, kind, row.point());
         // A marker that the series was not seen is no reading; one that takes its place is new.
-        let new = before.is_none_or(|(_, old)| old.value.is_none());
+        let new = before.is_none_or(|(_, old, _)| old.value.is_none());
         Ok(if new { Put::New } else { Put::Corrected })
     }
 
@@ -376,8 +376,9 @@ impl<'a> Store<'a> {
         Ok(self.connection.last_insert_rowid())
     }
 
-    /// The row that has this reading's identity, if there is one: by its id, else by series and time.
-    fn known(&self, source: i64, series: i64, row: &Row) -> rusqlite::Result<Option<(i64, Row)>> {
+    /// The row that has this reading's identity, if there is one: by its id, else by series and time. With what was
+    /// known when it came in and decides how far back it may have counted.
+    fn known(&self, source: i64, series: i64, row: &Row) -> rusqlite::Result<Option<(i64, Row, RunFacts)>> {
         let mut place = (series, row.at);
         if !row.id.is_empty() {
             let found = self
@@ -392,7 +393,9 @@ impl<'a> Store<'a> {
         }
         self.connection
             .prepare_cached(
-                "SELECT at, id, start, value, epoch, began FROM reading WHERE series = ?1 AND at = ?2 AND id = ?3",
+                "SELECT reading.at, reading.id, start, value, epoch, began, run.listed
+                 FROM reading JOIN run ON run.id = reading.run
+                 WHERE series = ?1 AND reading.at = ?2 AND reading.id = ?3",
             )?
             .query_row(params![place.0, place.1, row.id], |row| {
                 Ok((
@@ -405,6 +408,7 @@ impl<'a> Store<'a> {
                         epoch: row.get(4)?,
                         began: row.get(5)?,
                     },
+                    RunFacts { listed: row.get::<_, Option<i64>>(6)?.map(instant), ..RunFacts::default() },
                 ))
             })
             .optional()
@@ -438,7 +442,8 @@ impl Row {
         }
     }
 
-    /// The row as metering sees it, for what came and went; the run's facts matter only where they are read back.
+    /// The row as metering sees it, for what came and went. The run's facts are read back with what is there; what goes
+    /// takes its own along, because they say how far back it reached.
     fn point(&self) -> Point {
         Point {
             at: instant(self.at),

@@ -288,3 +288,27 @@ fn a_changed_factor_of_either_meter_of_a_component_is_carried_out() {
     ledger.change_rules(two("2"), time).unwrap();
     assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "20 Some(20.00)");
 }
+
+fn listing(mut run: Run) -> Run {
+    if let RunOutcome::Seen { lists_everything, .. } = &mut run.outcome {
+        *lists_everything = true;
+    }
+    run
+}
+
+#[test]
+fn a_corrected_first_reading_gives_what_a_recount_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-01T00:00:00Z");
+    ledger.record(listing(seen(minutes(start, -5), vec![]))).unwrap();
+    let time = minutes(start, 5);
+    ledger.record(listing(seen(time, vec![counter("alice", 7200, time)]))).unwrap();
+    let later = minutes(start, 10);
+    ledger
+        .record(listing(seen(later, vec![counter("alice", 3600, time), counter("alice", 3600, later)])))
+        .unwrap();
+    let found = amounts(&ledger);
+    ledger.recount_all(later).unwrap();
+    assert_eq!(found, amounts(&ledger));
+}
