@@ -68,6 +68,8 @@ impl Recorded {
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 /// Nobody sold computing through Waldur before; a machine that boots in 1970 did not measure anything then.
 const EARLIEST_SECOND: i64 = 1_262_304_000; // 2010-01-01T00:00:00Z
+/// No run takes longer; it only bounds where to look.
+const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(24);
 /// How many of a collector's runs say what its usual distance is.
 const RECENT_RUNS: usize = 11;
 /// Quarantined lines kept for a person to look at, a collector.
@@ -111,7 +113,7 @@ impl Ledger {
 
 fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::Result<Recorded> {
     let mut recorded = Recorded::default();
-    let (readings, quarantined, problems, checkpoint, lists_everything) = match run.outcome.clone() {
+    let (mut readings, quarantined, mut problems, checkpoint, lists_everything) = match run.outcome.clone() {
         RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything } => {
             (readings, quarantined, problems, checkpoint, lists_everything)
         }
@@ -122,6 +124,15 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
         }
     };
     recorded.quarantined = quarantined;
+    if let Some(ended) = ended_later(connection, &run)? {
+        readings.retain(|reading| !is_momentary(reading, &run));
+        problems.push(format!(
+            "the run began at {}, but an earlier run of this collector ended at {ended}: the clock was set back, or two \
+             ran at once. What it saw of the moment is not used, because a counter would seem to have been reset; \
+             counters catch up with the first run after {ended}",
+            run.at
+        ));
+    }
     let complete = problems.is_empty();
     let facts = facts(connection, rulebook, &run)?;
     let outcome = if complete { "ok" } else { "partial" };
@@ -143,7 +154,8 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
         }
         recorded.readings += 1;
     }
-    if complete {
+    // A quarantined line may be that of a series that is missed: then nothing is concluded from what was not seen.
+    if complete && recorded.quarantined.is_empty() {
         end_unseen(connection, &run, run_id, &mut touched)?;
     }
     let restate = quantify::update(connection, rulebook, &touched)?;
@@ -168,10 +180,29 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
     Ok(recorded)
 }
 
+/// When a run that is already recorded ended, if that was after this one began. Then the order of their instants is
+/// not the order in which they looked.
+fn ended_later(connection: &Connection, run: &Run) -> rusqlite::Result<Option<Timestamp>> {
+    connection
+        .prepare_cached(
+            "SELECT max(finished) FROM run
+             WHERE collector = ?1 AND at > ?2 - ?3 AND finished > ?2 AND outcome <> 'failed'",
+        )?
+        .query_row(params![run.collector, micros(run.at), LONGEST_RUN.as_micros() as i64], |row| {
+            Ok(row.get::<_, Option<i64>>(0)?.map(instant))
+        })
+}
+
+/// Whether a reading is a look at the moment of the run, whose place among others hangs on that instant alone. What a
+/// source dates itself, and deltas, which need no neighbours, stay what they are.
+fn is_momentary(reading: &Reading, run: &Run) -> bool {
+    reading.span == Span::At(run.at) && reading.kind != Kind::Delta
+}
+
 /// What is known now of the collector's earlier runs, to be kept with this one.
 fn facts(connection: &Connection, rulebook: &Rulebook, run: &Run) -> rusqlite::Result<RunFacts> {
     let mut query = connection.prepare_cached(
-        "SELECT at, lists_everything, scope FROM run
+        "SELECT at, lists_everything AND quarantined = 0, scope FROM run
          WHERE collector = ?1 AND outcome = 'ok' AND at < ?2 ORDER BY at DESC LIMIT ?3",
     )?;
     let earlier = query
@@ -275,14 +306,14 @@ impl<'a> Store<'a> {
             None => {}
         }
         let before = self.known(source, series, &row)?;
-        if let Some((old_series, old)) = &before {
+        if let Some((old_series, old, facts)) = &before {
             if *old_series == series && *old == row {
                 return Ok(Put::Same);
             }
             self.connection
                 .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at = ?2 AND id = ?3")?
                 .execute(params![old_series, old.at, old.id])?;
-            touched.removed(*old_series, kind, old.point());
+            touched.removed(*old_series, kind, Point { run: *facts, ..old.point() });
         }
         self.connection
             .prepare_cached(
@@ -308,7 +339,7 @@ impl<'a> Store<'a> {
         }
         touched.added(series, kind, row.point());
         // A marker that the series was not seen is no reading; one that takes its place is new.
-        let new = before.is_none_or(|(_, old)| old.value.is_none());
+        let new = before.is_none_or(|(_, old, _)| old.value.is_none());
         Ok(if new { Put::New } else { Put::Corrected })
     }
 
@@ -370,8 +401,9 @@ impl<'a> Store<'a> {
         Ok((self.connection.last_insert_rowid(), None))
     }
 
-    /// The row that has this reading's identity, if there is one: by its id, else by series and time.
-    fn known(&self, source: i64, series: i64, row: &Row) -> rusqlite::Result<Option<(i64, Row)>> {
+    /// The row that has this reading's identity, if there is one: by its id, else by series and time. With what was
+    /// known when it came in and decides how far back it may have counted.
+    fn known(&self, source: i64, series: i64, row: &Row) -> rusqlite::Result<Option<(i64, Row, RunFacts)>> {
         let mut place = (series, row.at);
         if !row.id.is_empty() {
             let found = self
@@ -386,7 +418,9 @@ impl<'a> Store<'a> {
         }
         self.connection
             .prepare_cached(
-                "SELECT at, id, start, value, epoch, began FROM reading WHERE series = ?1 AND at = ?2 AND id = ?3",
+                "SELECT reading.at, reading.id, start, value, epoch, began, run.listed
+                 FROM reading JOIN run ON run.id = reading.run
+                 WHERE series = ?1 AND reading.at = ?2 AND reading.id = ?3",
             )?
             .query_row(params![place.0, place.1, row.id], |row| {
                 Ok((
@@ -399,6 +433,7 @@ impl<'a> Store<'a> {
                         epoch: row.get(4)?,
                         began: row.get(5)?,
                     },
+                    RunFacts { listed: row.get::<_, Option<i64>>(6)?.map(instant), ..RunFacts::default() },
                 ))
             })
             .optional()
@@ -432,7 +467,8 @@ impl Row {
         }
     }
 
-    /// The row as metering sees it, for what came and went; the run's facts matter only where they are read back.
+    /// The row as metering sees it, for what came and went. The run's facts are read back with what is there; what goes
+    /// takes its own along, because they say how far back it reached.
     fn point(&self) -> Point {
         Point {
             at: instant(self.at),

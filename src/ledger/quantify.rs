@@ -43,7 +43,8 @@ impl Touched {
     }
 
     fn change(&mut self, series: i64, kind: Kind, point: &Point) -> &mut Change {
-        let from = point.start.into_iter().chain(point.epoch.began).fold(point.at, Timestamp::min);
+        let began = point.start.into_iter().chain(point.epoch.began).chain(point.run.listed);
+        let from = began.fold(point.at, Timestamp::min);
         let fresh = Change { kind, from, to: point.at, added: Vec::new(), removed: Vec::new() };
         let change = self.series.entry(series).or_insert(fresh);
         change.from = change.from.min(from);

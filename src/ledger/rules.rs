@@ -144,18 +144,17 @@ pub(super) fn statements_of(
 /// All that decides what is counted and how it becomes amounts.
 fn measures_text(rulebook: &Rulebook, rules: &Rules) -> String {
     let kinds = [Kind::Counter, Kind::Gauge, Kind::Delta, Kind::Total];
-    let mut text: BTreeMap<String, String> = BTreeMap::new();
-    text.insert("billing_timezone".to_owned(), rulebook.zone.name().to_owned());
+    let mut text: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    text.insert("billing_timezone".to_owned(), vec![rulebook.zone.name().to_owned()]);
     for meter in &rules.meters {
         let measures: Vec<String> = kinds
             .iter()
             .filter_map(|kind| meter.measure(*kind).ok())
             .map(|measure| measure.to_string())
             .collect();
-        text.insert(
-            meter.component.clone(),
-            format!("{} {:?} x {} {}", meter.reading, measures, meter.factor, meter.rounding.name()),
-        );
+        // Several meters may make one component.
+        let how = format!("{} {:?} x {} {}", meter.reading, measures, meter.factor, meter.rounding.name());
+        text.entry(meter.component.clone()).or_default().push(how);
     }
     serde_json::to_string(&text).unwrap_or_default()
 }

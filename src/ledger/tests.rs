@@ -265,3 +265,121 @@ fn compacted_months_keep_their_amounts_and_history_read_again_never_counts_twice
     assert_ne!(amounts(&ledger)["2026-11 cpu_hours"], before["2026-11 cpu_hours"]);
     assert_eq!(ledger.recount_all(next).unwrap(), []);
 }
+
+fn minutes(start: Timestamp, minutes: i64) -> Timestamp {
+    start + SignedDuration::from_mins(minutes)
+}
+
+#[test]
+fn a_quarantined_line_ends_no_series() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T12:00:00Z");
+    ledger.record(seen(start, vec![counter("alice", 0, start)])).unwrap();
+    let time = minutes(start, 5);
+    let mut run = seen(time, Vec::new());
+    if let RunOutcome::Seen { quarantined, .. } = &mut run.outcome {
+        quarantined
+            .push(crate::collectors::Quarantined { what: "cpu_seconds 12,5".into(), reason: "bad".into() });
+    }
+    ledger.record(run).unwrap();
+    let time = minutes(start, 10);
+    ledger.record(seen(time, vec![counter("alice", 3600, time)])).unwrap();
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
+}
+
+#[test]
+fn a_series_whose_first_line_was_quarantined_did_not_begin_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T12:00:00Z");
+    let mut run = seen(start, Vec::new());
+    if let RunOutcome::Seen { quarantined, lists_everything, .. } = &mut run.outcome {
+        quarantined
+            .push(crate::collectors::Quarantined { what: "cpu_seconds x".into(), reason: "bad".into() });
+        *lists_everything = true;
+    }
+    ledger.record(run).unwrap();
+    for (minute, value) in [(5, 7_200_000), (10, 7_203_600)] {
+        let time = minutes(start, minute);
+        ledger.record(seen(time, vec![counter("alice", value, time)])).unwrap();
+    }
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
+}
+
+#[test]
+fn a_clock_that_goes_back_makes_no_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T12:00:00Z");
+    for (minute, value) in
+        [(0, 1_000_000), (5, 1_000_100), (-30, 1_000_200), (-25, 1_000_300), (10, 1_000_400)]
+    {
+        let time = minutes(start, minute);
+        ledger.record(seen(time, vec![counter("alice", value, time)])).unwrap();
+    }
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1/9 Some(0.11)");
+}
+
+#[test]
+fn runs_that_overlap_make_no_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T12:00:00Z");
+    let second = |s: i64| start + SignedDuration::from_secs(s);
+    let run = |began: i64, finished: i64, value: i64| Run {
+        finished: second(finished),
+        ..seen(second(began), vec![counter("alice", value, second(began))])
+    };
+    ledger.record(run(-300, -299, 1_000_000)).unwrap();
+    // A slow run looks at its 25th second; a quick one beside it at the 11th, and is recorded first.
+    ledger.record(run(10, 12, 1_000_011)).unwrap();
+    ledger.record(run(0, 30, 1_000_025)).unwrap();
+    ledger.record(run(300, 301, 1_000_360)).unwrap();
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "0.1 Some(0.10)");
+}
+
+fn plain(value: i64, time: Timestamp) -> Reading {
+    Reading::new("cpu_seconds", Kind::Counter, value.into(), time).label("host", "a")
+}
+
+#[test]
+fn a_changed_factor_of_either_meter_of_a_component_is_carried_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let two = |factor: &str| {
+        rulebook(&format!(
+            "collectors:\n  c:\n    resource: {RESOURCE}\n    meters:\n      a: {{ component: cpu_hours, reading: cpu_seconds, factor: {factor} }}\n      b: {{ component: cpu_hours, reading: other, factor: 1 }}\n"
+        ))
+    };
+    let mut ledger = open(&folder, two("1"));
+    let start = at("2026-11-10T12:00:00Z");
+    ledger.record(seen(start, vec![plain(0, start)])).unwrap();
+    let time = minutes(start, 5);
+    ledger.record(seen(time, vec![plain(10, time)])).unwrap();
+    ledger.change_rules(two("2"), time).unwrap();
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "20 Some(20.00)");
+}
+
+fn listing(mut run: Run) -> Run {
+    if let RunOutcome::Seen { lists_everything, .. } = &mut run.outcome {
+        *lists_everything = true;
+    }
+    run
+}
+
+#[test]
+fn a_corrected_first_reading_gives_what_a_recount_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-01T00:00:00Z");
+    ledger.record(listing(seen(minutes(start, -5), vec![]))).unwrap();
+    let time = minutes(start, 5);
+    ledger.record(listing(seen(time, vec![counter("alice", 7200, time)]))).unwrap();
+    let later = minutes(start, 10);
+    ledger
+        .record(listing(seen(later, vec![counter("alice", 3600, time), counter("alice", 3600, later)])))
+        .unwrap();
+    let found = amounts(&ledger);
+    ledger.recount_all(later).unwrap();
+    assert_eq!(found, amounts(&ledger));
+}
