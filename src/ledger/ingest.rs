@@ -78,7 +78,13 @@ const QUARANTINE_KEPT: i64 = 200;
 impl Ledger {
     /// Records a run and everything that follows from it.
     pub fn record(&mut self, run: Run) -> Result<Recorded, LedgerError> {
-        self.transact(|connection, rulebook| record(connection, rulebook, run))
+        let recorded = self.transact(|connection, rulebook| {
+            let recorded = record(connection, rulebook, run)?;
+            crate::fail_point("before a run is committed");
+            Ok(recorded)
+        })?;
+        crate::fail_point("after a run is committed");
+        Ok(recorded)
     }
 
     /// Records a run, says what it would change, and takes it all back.

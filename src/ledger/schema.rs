@@ -235,10 +235,11 @@ CREATE TABLE intent (
     PRIMARY KEY (resource, period, part, component, user)
 ) WITHOUT ROWID;
 
--- What is not sent, and why: held and stranded (component and user '' for all of the resource), parked.
+-- What is not sent, and why: held and stranded (component and user '' for all of the part), parked.
 CREATE TABLE trouble (
     resource TEXT NOT NULL,
-    period TEXT NOT NULL,         -- '' for every period
+    period TEXT NOT NULL,
+    part INTEGER NOT NULL,
     component TEXT NOT NULL,
     user TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('held', 'parked', 'stranded')),
@@ -246,7 +247,7 @@ CREATE TABLE trouble (
     words TEXT NOT NULL,
     amount TEXT,                  -- what was refused
     since INTEGER NOT NULL,
-    PRIMARY KEY (resource, period, component, user)
+    PRIMARY KEY (resource, period, part, component, user)
 ) WITHOUT ROWID;
 
 -- A person's decision about a conflict.
