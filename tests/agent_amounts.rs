@@ -70,7 +70,14 @@ fn what_was_used_in_a_past_month_is_stranded_and_never_booked_in_the_new_one() {
     for api in BOTH {
         let world = World::new(api);
         world.configure(&cpu_hours_of_a());
-        world.readings(&[job("cpu_seconds", "1", "2026-10-10T00:00:00Z", "2026-10-10T02:00:00Z", "7200", &[])]);
+        world.readings(&[job(
+            "cpu_seconds",
+            "1",
+            "2026-10-10T00:00:00Z",
+            "2026-10-10T02:00:00Z",
+            "7200",
+            &[],
+        )]);
         world.flush().exits(65);
         assert_eq!(world.rows(A), [""; 0]);
         assert_eq!(world.posts_since(0).len(), 0);
@@ -85,7 +92,8 @@ fn gauge(aggregate: &str) -> World {
     world.configure(&format!(
         "    resource: {A}\n    meters:\n      ram_gb_hours: {{ reading: memory, aggregate: {aggregate} }}\n"
     ));
-    let at = |time: &str, value: &str| reading("memory", "gauge", &format!("2026-11-10T{time}:00Z"), value, &[]);
+    let at =
+        |time: &str, value: &str| reading("memory", "gauge", &format!("2026-11-10T{time}:00Z"), value, &[]);
     world.readings(&[at("10:00", "8"), at("10:30", "2"), at("11:00", "5"), at("11:30", "5")]);
     world.flush().exits(0);
     world
@@ -133,13 +141,17 @@ fn several_meters_and_collectors_add_up_on_one_component() {
          system: {{ component: cpu_hours, reading: system_seconds, factor: 1/1800 }}\n"
     );
     let other = format!("    resource: {A}\n    meters:\n      cpu_hours: {{ reading: hours }}\n");
-    let collectors = world.collector("one", "readings", &user_and_system) + &world.collector("two", "more", &other);
+    let collectors =
+        world.collector("one", "readings", &user_and_system) + &world.collector("two", "more", &other);
     world.write("agent.yaml", &format!("{}collectors:\n{collectors}", world.head("")));
     let mut lines = series("user_seconds", "counter", &["0", "3600"], &[("core", "0")]);
     lines.extend(series("user_seconds", "counter", &["0", "1800"], &[("core", "1")]));
     lines.extend(series("system_seconds", "counter", &["0", "900"], &[]));
     world.readings(&lines);
-    world.write("more", &job("hours", "7", "2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z", "0.125", &[]).to_string());
+    world.write(
+        "more",
+        &job("hours", "7", "2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z", "0.125", &[]).to_string(),
+    );
     world.flush().exits(0);
     // 1 + 0.5 + 900/1800 + 0.125 = 2.125: half to the even cent.
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.12"]);
@@ -193,7 +205,14 @@ fn a_job_corrected_downwards_is_posted_lower() {
         let world = World::new(api);
         world.configure(&cpu_hours_by_user());
         let with = |seconds: &str| {
-            job("cpu_seconds", "7", "2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z", seconds, &[("user", "alice")])
+            job(
+                "cpu_seconds",
+                "7",
+                "2026-11-03T00:00:00Z",
+                "2026-11-03T01:00:00Z",
+                seconds,
+                &[("user", "alice")],
+            )
         };
         world.readings(&[with("7200")]);
         world.flush().exits(0);
@@ -251,7 +270,9 @@ fn description_and_policy_go_along_with_every_report() {
         (CURRENT, "missing_usage_policy: reuse", json!("reuse"), json!("reuse")),
     ] {
         let world = World::new(api);
-        let meter = format!("{{ reading: cpu_seconds, factor: 1/3600, description: \"measured, not guessed\", {key} }}");
+        let meter = format!(
+            "{{ reading: cpu_seconds, factor: 1/3600, description: \"measured, not guessed\", {key} }}"
+        );
         world.configure(&format!("    resource: {A}\n    meters:\n      cpu_hours: {meter}\n"));
         for values in [&["0", "3600"][..], &["0", "3600", "7200"][..]] {
             world.readings(&counter(values, &[]));
@@ -356,7 +377,14 @@ fn by_backend_id() -> String {
 }
 
 fn of_account(account: &str, seconds: &str) -> serde_json::Value {
-    job("cpu_seconds", account, "2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z", seconds, &[("account", account)])
+    job(
+        "cpu_seconds",
+        account,
+        "2026-11-03T00:00:00Z",
+        "2026-11-03T01:00:00Z",
+        seconds,
+        &[("account", account)],
+    )
 }
 
 #[test]
@@ -380,7 +408,10 @@ fn an_unmatched_backend_id_is_kept_and_reported_once_the_resource_appears() {
         // A warning, no failure.
         world.flush().exits(0).says("1 backend id: unmatched: Waldur knows no such resource");
         world.agent(&["status"]).exits(0).says("Unmatched").says("newcomer");
-        world.post("resources", json!({ "name": "Newcomer", "backend_id": "newcomer", "offering": "Cluster" }));
+        world.post(
+            "resources",
+            json!({ "name": "Newcomer", "backend_id": "newcomer", "offering": "Cluster" }),
+        );
         world.readings(&[]);
         // The listing is asked again after ten minutes.
         world.now("2026-11-10T12:11:00Z");
@@ -415,7 +446,9 @@ fn a_report_carries_all_components_of_its_resource_sorted() {
             "    resource: {A}\n    meters:\n      storage_gb: {{ reading: c }}\n      cpu_hours: {{ reading: a }}\n      \
              gpu_hours: {{ reading: b }}\n"
         ));
-        let at = |name: &str, value: &str| job(name, "1", "2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z", value, &[]);
+        let at = |name: &str, value: &str| {
+            job(name, "1", "2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z", value, &[])
+        };
         world.readings(&[at("c", "3"), at("b", "2"), at("a", "1")]);
         world.flush().exits(0);
         world.readings(&[at("b", "4")]);
@@ -423,7 +456,10 @@ fn a_report_carries_all_components_of_its_resource_sorted() {
         // Whole statements: also what did not change, because the server keeps the latest set as `current_usages`.
         assert_eq!(
             world.reports(),
-            ["cpu_hours=1.00 gpu_hours=2.00 storage_gb=3.00", "cpu_hours=1.00 gpu_hours=4.00 storage_gb=3.00"]
+            [
+                "cpu_hours=1.00 gpu_hours=2.00 storage_gb=3.00",
+                "cpu_hours=1.00 gpu_hours=4.00 storage_gb=3.00"
+            ]
         );
         let current = world.held(A)["current_usages"].clone();
         assert_eq!(current.as_object().unwrap().len(), 3, "{current}");

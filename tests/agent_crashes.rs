@@ -62,11 +62,7 @@ fn points(api: &str) -> Vec<&'static str> {
 /// What the sandbox must hold in the end, whatever happened on the way.
 fn assert_first_amounts(world: &World, point: &str) {
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 0.03"], "{point}");
-    assert_eq!(
-        world.shares(A),
-        ["alice cpu_hours 2026-11 0.02", "bob cpu_hours 2026-11 0.01"],
-        "{point}"
-    );
+    assert_eq!(world.shares(A), ["alice cpu_hours 2026-11 0.02", "bob cpu_hours 2026-11 0.01"], "{point}");
     assert_eq!(world.billed(A), ["cpu_hours 2026-11 0.03"], "{point}");
 }
 
@@ -108,7 +104,11 @@ fn killed_at_any_step_of_a_later_report_the_next_run_makes_it_right() {
             assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.53"], "{api}, {point}");
             assert_eq!(
                 world.shares(A),
-                ["alice cpu_hours 2026-11 1.02", "bob cpu_hours 2026-11 0.01", "carol cpu_hours 2026-11 0.50"],
+                [
+                    "alice cpu_hours 2026-11 1.02",
+                    "bob cpu_hours 2026-11 0.01",
+                    "carol cpu_hours 2026-11 0.50"
+                ],
                 "{api}, {point}"
             );
             assert_eq!(world.billed(A), ["cpu_hours 2026-11 1.53"], "{api}, {point}");
@@ -141,7 +141,10 @@ fn killed_after_the_call_it_reads_the_outcome_before_it_sends_again() {
         let mark = world.mark();
         world.flush().exits(0);
         let requests = world.requests_since(mark);
-        assert!(requests.iter().any(|r| r.path.starts_with("/api/marketplace-component-usages/?")), "{requests:#?}");
+        assert!(
+            requests.iter().any(|r| r.path.starts_with("/api/marketplace-component-usages/?")),
+            "{requests:#?}"
+        );
         // It was there: nothing is sent twice.
         assert!(!requests.iter().any(Request::is_post), "{requests:#?}");
     }
@@ -180,7 +183,10 @@ fn a_daemon_killed_at_random_moments_thirty_times_ends_with_exact_amounts() {
             .collector("source", "readings", &cpu_hours_by_user())
             .replace("schedule: \"@hourly\"", "schedule: every 1s");
         let head = world.head("timeout: 2s");
-        world.write("agent.yaml", &format!("{head}submit: {{ schedule: every 1s }}\ncollectors:\n{collector}"));
+        world.write(
+            "agent.yaml",
+            &format!("{head}submit: {{ schedule: every 1s }}\ncollectors:\n{collector}"),
+        );
         // A little slow, so that most moments are amidst something.
         world.post("settings", serde_json::json!({ "latency_ms": 5 }));
         // Repeatable chance: a linear congruence.

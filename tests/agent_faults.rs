@@ -218,9 +218,10 @@ fn one_resource_in_trouble_does_not_delay_the_other() {
         }
         world.no_faults();
         world.flush().exits(0);
-        assert_eq!((world.rows(A), world.billed(A)), (vec!["cpu_hours 2026-11 1.00".to_owned()], vec![
-            "cpu_hours 2026-11 1.00".to_owned()
-        ]));
+        assert_eq!(
+            (world.rows(A), world.billed(A)),
+            (vec!["cpu_hours 2026-11 1.00".to_owned()], vec!["cpu_hours 2026-11 1.00".to_owned()])
+        );
     }
 }
 

@@ -61,7 +61,8 @@ fn over_midnight_the_new_month_begins_at_zero_and_the_old_one_keeps_what_was_agr
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 0.13"], "{api}");
         assert_eq!(world.billed(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 0.13"], "{api}");
         // 1.5 + 1 + 3.8666 = 6.3666 were used in November; the difference waits for a person.
-        let november = world.agent(&["explain", A, "cpu_hours", "--period", "2026-11", "--json"]).exits(0).json();
+        let november =
+            world.agent(&["explain", A, "cpu_hours", "--period", "2026-11", "--json"]).exits(0).json();
         assert_eq!(november["posted"], "6.37", "{api}");
         assert_eq!(november["acknowledged"], json!(["1.50"]), "{api}");
         let mark = world.mark();
@@ -160,7 +161,8 @@ fn a_daemon_reports_by_itself_shortly_before_the_month_ends_and_nothing_old_afte
     let world = World::of(Setting { api: CLASSIC, now: "2026-11-30T23:54:57Z", ..Setting::default() });
     let collector = world.collector("source", "readings", &cpu_hours_of_a());
     let head = world.head("");
-    world.write("agent.yaml", &format!("{head}submit: {{ schedule: \"@hourly\" }}\ncollectors:\n{collector}"));
+    world
+        .write("agent.yaml", &format!("{head}submit: {{ schedule: \"@hourly\" }}\ncollectors:\n{collector}"));
     let daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Ready");
     world.readings(&[november_job()]);
@@ -186,7 +188,8 @@ fn two_hundred_resources_cost_no_more_requests_than_they_must() {
          cpu_hours: {{ reading: a }}\n      gpu_hours: {{ reading: b }}\n      ram_gb_hours: {{ reading: c }}\n"
     ));
     let mut lines = Vec::new();
-    let ids = (0..198).map(|index| format!("p{index}")).chain(["project-a".to_owned(), "project-b".to_owned()]);
+    let ids =
+        (0..198).map(|index| format!("p{index}")).chain(["project-a".to_owned(), "project-b".to_owned()]);
     for account in ids {
         for (name, value) in [("a", "1"), ("b", "2"), ("c", "3")] {
             for user in 0..10 {
@@ -201,7 +204,10 @@ fn two_hundred_resources_cost_no_more_requests_than_they_must() {
     let cold = world.requests_since(0).len();
     // 200 reports, 600 bulk calls, 200 looks at plan periods, and 10 to find everything.
     assert!(cold <= 1_010, "{cold}");
-    assert_eq!(world.rows("p7"), ["cpu_hours 2026-11 10.00", "gpu_hours 2026-11 20.00", "ram_gb_hours 2026-11 30.00"]);
+    assert_eq!(
+        world.rows("p7"),
+        ["cpu_hours 2026-11 10.00", "gpu_hours 2026-11 20.00", "ram_gb_hours 2026-11 30.00"]
+    );
     assert_eq!(world.shares("p197").len(), 30);
     let mark = world.mark();
     world.flush().exits(0).says("Nothing was sent.");

@@ -350,7 +350,8 @@ impl World {
     pub fn shares(&self, resource: &str) -> Vec<String> {
         let mut shares = Vec::new();
         for row in self.held(resource)["rows"].as_array().unwrap() {
-            let (kind, month) = (row["type"].as_str().unwrap(), &row["billing_period"].as_str().unwrap()[..7]);
+            let (kind, month) =
+                (row["type"].as_str().unwrap(), &row["billing_period"].as_str().unwrap()[..7]);
             for (user, share) in row["users"].as_object().unwrap() {
                 shares.push(format!("{user} {kind} {month} {}", share["usage"].as_str().unwrap()));
             }
@@ -395,7 +396,8 @@ impl World {
 
     /// The bodies of the accepted `set_usage` calls, each as `type=amount` in the order sent.
     pub fn reports(&self) -> Vec<String> {
-        let calls = self.posts_since(0).into_iter().filter(|r| r.path.ends_with("/set_usage/") && r.status == 201);
+        let calls =
+            self.posts_since(0).into_iter().filter(|r| r.path.ends_with("/set_usage/") && r.status == 201);
         calls.map(|call| amounts(&call.body)).collect()
     }
 
@@ -416,7 +418,8 @@ impl World {
 /// `type=amount` of a `set_usage` body, in the order sent.
 pub fn amounts(body: &Value) -> String {
     let usages = body["usages"].as_array().unwrap().iter();
-    let each = usages.map(|usage| format!("{}={}", usage["type"].as_str().unwrap(), usage["amount"].as_str().unwrap()));
+    let each = usages
+        .map(|usage| format!("{}={}", usage["type"].as_str().unwrap(), usage["amount"].as_str().unwrap()));
     each.collect::<Vec<_>>().join(" ")
 }
 
@@ -476,7 +479,10 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the test talks to other processes, nothing else runs on its thread")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the test talks to other processes, nothing else runs on its thread"
+)]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }
