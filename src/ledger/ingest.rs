@@ -287,6 +287,11 @@ impl<'a> Store<'a> {
         if let Some(reason) = implausible(&reading, self.run.at.max(self.run.finished)) {
             return refuse(&reading, reason);
         }
+        if reading.kind == Kind::Total
+            && let Err(reason) = self.rulebook.zone.check_total(reading.span.start(), reading.span.end())
+        {
+            return refuse(&reading, reason);
+        }
         let (source, kind) = self.source(&reading)?;
         if kind != reading.kind {
             let reason = format!("it is a {}, but earlier readings of that name were a {kind}", reading.kind);
