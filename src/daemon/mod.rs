@@ -277,6 +277,7 @@ impl Part {
         };
         let zone = self.agent.rulebook.zone.clone();
         let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now());
+        let mut compacted = Timestamp::MIN;
         loop {
             let hurry = match self.wait_until(due).await {
                 Woken::Stopped => return,
@@ -297,11 +298,32 @@ impl Part {
                 }
                 Err(error) => tracing::error!("Submission could not go on: {error}"),
             }
+            self.compact(&mut compacted).await;
             due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now());
             // What an earlier failure put off is not left until the next round of the schedule.
             if let Ok(Some(retry)) = self.ledger.with(|ledger| ledger.next_retry()).await {
                 due = due.min(retry.max(self.agent.clock.now() + SignedDuration::from_secs(1)));
             }
+        }
+    }
+
+    /// Once a day, puts away the readings of a long past month.
+    async fn compact(&self, last: &mut Timestamp) {
+        let (now, keep) = (self.agent.clock.now(), self.agent.settings.retention);
+        if now.duration_since(*last).abs() < SignedDuration::from_hours(24) {
+            return;
+        }
+        *last = now;
+        match self.ledger.with(move |ledger| ledger.compact(now, keep)).await {
+            Ok(done) if done.readings > 0 => {
+                tracing::info!(
+                    "{} readings of {} series are daily subtotals now.",
+                    done.readings,
+                    done.series
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("Old readings are not compacted: {error}"),
         }
     }
 

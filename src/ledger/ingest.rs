@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::quantify::{self, Touched};
 use super::rules::{Placed, place};
-use super::{Ledger, LedgerError, Rulebook, instant, micros, statements};
+use super::{Ledger, LedgerError, Rulebook, compact, instant, micros, statements};
 use crate::collectors::Quarantined;
 use crate::metering::measure::{Point, RunFacts};
 use crate::metering::reading::{Epoch, Kind, Reading, Span};
@@ -48,6 +48,8 @@ pub struct Recorded {
     pub new: usize,
     /// Readings whose value, interval or labels replaced known ones.
     pub corrected: usize,
+    /// Readings for months that are compacted: recorded, not counted.
+    pub late: usize,
     pub quarantined: Vec<Quarantined>,
     pub problems: Vec<String>,
     pub failed: Option<String>,
@@ -76,7 +78,13 @@ const QUARANTINE_KEPT: i64 = 200;
 impl Ledger {
     /// Records a run and everything that follows from it.
     pub fn record(&mut self, run: Run) -> Result<Recorded, LedgerError> {
-        self.transact(|connection, rulebook| record(connection, rulebook, run))
+        let recorded = self.transact(|connection, rulebook| {
+            let recorded = record(connection, rulebook, run)?;
+            crate::fail_point("before a run is committed");
+            Ok(recorded)
+        })?;
+        crate::fail_point("after a run is committed");
+        Ok(recorded)
     }
 
     /// Records a run, says what it would change, and takes it all back.
@@ -143,6 +151,7 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
         match store.put(reading, &mut touched)? {
             Put::New => recorded.new += 1,
             Put::Corrected => recorded.corrected += 1,
+            Put::Late => recorded.late += 1,
             Put::Same => {}
             Put::Refused(bad) => {
                 recorded.quarantined.push(bad);
@@ -262,6 +271,7 @@ enum Put {
     New,
     Corrected,
     Same,
+    Late,
     Refused(Quarantined),
 }
 
@@ -297,8 +307,15 @@ impl<'a> Store<'a> {
             let reason = format!("it is a {}, but earlier readings of that name were a {kind}", reading.kind);
             return refuse(&reading, reason);
         }
-        let series = self.series(source, &reading)?;
+        let (series, compacted) = self.series(source, &reading)?;
         let row = Row::of(&reading);
+        let spent = compact::spent(self.connection, source, series, &row)?;
+        match spent {
+            Some(earlier) if earlier.same => return Ok(Put::Same),
+            Some(earlier) => return self.late(series, &row, Some(earlier.value)),
+            None if compacted.is_some_and(|until| row.at < until) => return self.late(series, &row, None),
+            None => {}
+        }
         let before = self.known(source, series, &row)?;
         if let Some((old_series, old, facts)) = &before {
             if *old_series == series && *old == row {
@@ -356,18 +373,32 @@ impl<'a> Store<'a> {
         Ok(known)
     }
 
-    fn series(&self, source: i64, reading: &Reading) -> rusqlite::Result<i64> {
-        let labels = labels_text(&reading.labels);
-        let known: Option<i64> = self
+    /// Records a reading of a month that is compacted; it changes no amount.
+    fn late(&self, series: i64, row: &Row, earlier: Option<String>) -> rusqlite::Result<Put> {
+        let new = self
             .connection
-            .prepare_cached("SELECT id FROM series WHERE source = ?1 AND labels = ?2")?
-            .query_row(params![source, labels], |row| row.get(0))
+            .prepare_cached(
+                "INSERT INTO late_correction (series, at, id, start, value, earlier, run)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (series, at, id) DO UPDATE SET value = ?5, run = ?7 WHERE value <> ?5",
+            )?
+            .execute(params![series, row.at, row.id, row.start, row.value, earlier, self.run_id])?;
+        Ok(if new > 0 { Put::Late } else { Put::Same })
+    }
+
+    /// The series of a reading, and until when it is compacted.
+    fn series(&self, source: i64, reading: &Reading) -> rusqlite::Result<(i64, Option<i64>)> {
+        let labels = labels_text(&reading.labels);
+        let known: Option<(i64, Option<i64>)> = self
+            .connection
+            .prepare_cached("SELECT id, compacted FROM series WHERE source = ?1 AND labels = ?2")?
+            .query_row(params![source, labels], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        if let Some(series) = known {
+        if let Some((series, compacted)) = known {
             self.connection
                 .prepare_cached("UPDATE series SET live = 1, last_run = ?2 WHERE id = ?1")?
                 .execute([series, self.run_id])?;
-            return Ok(series);
+            return Ok((series, compacted));
         }
         let placed = match self.rulebook.of(&self.run.collector) {
             Some(rules) => place(self.connection, rules, &reading.labels, self.run.finished)?,
@@ -378,7 +409,7 @@ impl<'a> Store<'a> {
                 "INSERT INTO series (source, labels, target, user, nowhere, last_run) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
             .execute(params![source, labels, placed.target, placed.user, placed.nowhere, self.run_id])?;
-        Ok(self.connection.last_insert_rowid())
+        Ok((self.connection.last_insert_rowid(), None))
     }
 
     /// The row that has this reading's identity, if there is one: by its id, else by series and time. With what was
@@ -422,11 +453,11 @@ impl<'a> Store<'a> {
 
 /// A reading as a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Row {
-    at: i64,
-    id: String,
-    start: Option<i64>,
-    value: Option<String>,
+pub(super) struct Row {
+    pub(super) at: i64,
+    pub(super) id: String,
+    pub(super) start: Option<i64>,
+    pub(super) value: Option<String>,
     epoch: Option<String>,
     began: Option<i64>,
 }

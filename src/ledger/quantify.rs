@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use rust_decimal::Decimal;
 
 use super::ingest::Restate;
-use super::{Rulebook, instant, micros};
+use super::{Rulebook, compact, instant, micros};
 use crate::metering::exact::Exact;
 use crate::metering::measure::{self, Measure, Point, Quantity, RunFacts, Trail};
 use crate::metering::period::{Segment, Timeline};
@@ -90,6 +90,10 @@ pub(super) fn recount(
         .collect::<rusqlite::Result<_>>()?;
     connection.prepare_cached("DELETE FROM quantity WHERE series = ?")?.execute([series])?;
     for &measure in &facts.measures {
+        for ((segment, period), quantity) in compact::subtotals(connection, series, measure)? {
+            put(connection, series, measure, instant(segment), &period, &quantity)?;
+            periods.insert(period);
+        }
         for (segment, quantity) in count(connection, &facts, series, measure)? {
             periods.insert(segment.period.to_string());
             store(connection, series, measure, segment, &quantity)?;
@@ -111,7 +115,7 @@ fn count(
     let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
     let mut rows = query.query(params![series, i64::MIN])?;
     while let Some(row) = rows.next()? {
-        for (segment, part) in trail.advance(measure, point(row)?, &facts.timeline) {
+        for (segment, part) in facts.advance(&mut trail, measure, point(row)?) {
             quantities.entry(segment).or_default().absorb(part);
         }
     }
@@ -123,17 +127,20 @@ pub(super) struct SeriesFacts {
     measures: Vec<Measure>,
     pub(super) timeline: Timeline,
     resource: Option<String>,
+    /// Before this instant only subtotals are left, and they stand.
+    compacted: Timestamp,
 }
 
 impl SeriesFacts {
     pub(super) fn of(connection: &Connection, rulebook: &Rulebook, series: i64) -> rusqlite::Result<Self> {
-        let (collector, name, kind, resource): (String, String, String, Option<String>) = connection
+        let (collector, name, kind, resource, compacted): (String, String, String, Option<String>, Option<i64>) =
+            connection
             .prepare_cached(
-                "SELECT source.collector, source.name, source.kind, target.resource
+                "SELECT source.collector, source.name, source.kind, target.resource, series.compacted
                  FROM series JOIN source ON source.id = series.source LEFT JOIN target ON target.id = series.target
                  WHERE series.id = ?",
             )?
-            .query_row([series], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+            .query_row([series], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
         let cuts = match &resource {
             Some(resource) => cuts(connection, resource)?,
             None => Vec::new(),
@@ -142,7 +149,19 @@ impl SeriesFacts {
             measures: measures(rulebook, &collector, &name, kind.parse().ok()),
             timeline: Timeline::new(rulebook.zone.clone(), cuts),
             resource,
+            compacted: compacted.map_or(Timestamp::MIN, instant),
         })
+    }
+
+    pub(super) fn measures(&self) -> &[Measure] {
+        &self.measures
+    }
+
+    /// What a point adds, but for what it would add to months that are compacted: that is in their subtotals.
+    fn advance(&self, trail: &mut Trail, measure: Measure, point: Point) -> Vec<(Segment, Quantity)> {
+        let mut parts = trail.advance(measure, point, &self.timeline);
+        parts.retain(|(segment, _)| segment.start >= self.compacted);
+        parts
     }
 
     fn restate(&self, periods: impl IntoIterator<Item = String>, restate: &mut Restate) {
@@ -188,13 +207,18 @@ fn exchange(
     change: &Change,
 ) -> rusqlite::Result<BTreeSet<String>> {
     let mut sums: BTreeMap<Segment, Exact> = BTreeMap::new();
+    let parts = |point: &Point| {
+        let mut parts = measure::sum(point, &facts.timeline);
+        parts.retain(|(segment, _)| segment.start >= facts.compacted);
+        parts
+    };
     for point in &change.added {
-        for (segment, part) in measure::sum(point, &facts.timeline) {
+        for (segment, part) in parts(point) {
             *sums.entry(segment).or_insert_with(Exact::zero) += part.sum;
         }
     }
     for point in &change.removed {
-        for (segment, part) in measure::sum(point, &facts.timeline) {
+        for (segment, part) in parts(point) {
             *sums.entry(segment).or_insert_with(Exact::zero) -= part.sum;
         }
     }
@@ -221,7 +245,7 @@ fn append(
     let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
     let mut rows = query.query(params![series, first])?;
     while let Some(row) = rows.next()? {
-        for (segment, part) in trail.advance(measure, point(row)?, &facts.timeline) {
+        for (segment, part) in facts.advance(&mut trail, measure, point(row)?) {
             parts.entry(segment).or_default().absorb(part);
         }
     }
@@ -277,7 +301,7 @@ fn recount_around(
         facts.timeline.pieces(from, to).into_iter().map(|piece| piece.segment).collect();
     segments.insert(facts.timeline.segment_at(to));
     let mut periods = BTreeSet::new();
-    for segment in segments {
+    for segment in segments.into_iter().filter(|segment| segment.start >= facts.compacted) {
         let quantity = count_segment(connection, facts, series, measure, segment)?;
         connection
             .prepare_cached("DELETE FROM quantity WHERE series = ?1 AND measure = ?2 AND segment = ?3")?
@@ -314,7 +338,7 @@ fn count_segment(
         if point.at >= segment.end && point.value.is_some() {
             beyond = Some(point.at);
         }
-        for (found, part) in trail.advance(measure, point, &facts.timeline) {
+        for (found, part) in facts.advance(&mut trail, measure, point) {
             if found == segment {
                 quantity.get_or_insert_default().absorb(part);
             }
@@ -324,7 +348,7 @@ fn count_segment(
 }
 
 /// The points that the next one needs to know of.
-fn trail_before(connection: &Connection, series: i64, before: i64) -> rusqlite::Result<Trail> {
+pub(super) fn trail_before(connection: &Connection, series: i64, before: i64) -> rusqlite::Result<Trail> {
     let last = |condition: &str| {
         connection
             .prepare_cached(&format!("{} LIMIT 1", points_where(condition, "DESC")))?
@@ -404,11 +428,22 @@ fn store(
     segment: Segment,
     quantity: &Quantity,
 ) -> rusqlite::Result<()> {
+    put(connection, series, measure, segment.start, &segment.period.to_string(), quantity)
+}
+
+fn put(
+    connection: &Connection,
+    series: i64,
+    measure: Measure,
+    segment: Timestamp,
+    period: &str,
+    quantity: &Quantity,
+) -> rusqlite::Result<()> {
     if *quantity == Quantity::default() {
         // As if nothing had ever been counted: what a recount would find.
         connection
             .prepare_cached("DELETE FROM quantity WHERE series = ?1 AND measure = ?2 AND segment = ?3")?
-            .execute(params![series, measure.to_string(), micros(segment.start)])?;
+            .execute(params![series, measure.to_string(), micros(segment)])?;
         return Ok(());
     }
     connection
@@ -420,8 +455,8 @@ fn store(
         .execute(params![
             series,
             measure.to_string(),
-            micros(segment.start),
-            segment.period.to_string(),
+            micros(segment),
+            period,
             quantity.sum.to_string(),
             quantity.max.map(|max| max.to_string()),
             quantity.last.map(|last| last.to_string()),

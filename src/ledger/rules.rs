@@ -70,6 +70,9 @@ impl Ledger {
             for rules in &rulebook.rules {
                 apply(connection, rulebook, rules, now, &mut restate)?;
             }
+            // Months that are over were billed by the rules of their time.
+            let current = rulebook.zone.period_of(now).to_string();
+            restate.retain(|(_, period)| *period >= current);
             statements::restate_all(connection, rulebook, &restate, now)?;
             Ok(())
         })

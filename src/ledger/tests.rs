@@ -195,6 +195,77 @@ fn a_foreign_file_is_left_untouched() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
+#[test]
+fn compacted_months_keep_their_amounts_and_history_read_again_never_counts_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = rulebook(&format!(
+        "collectors:\n  c:\n    resource: {RESOURCE}\n    user: '{{user}}'\n    meters:\n      cpu_hours: {{ reading: cpu_seconds, factor: 1/3600 }}\n      job_hours: {{ reading: job_seconds, factor: 1/3600 }}\n      ram: {{ reading: ram, aggregate: integral, on_gap: hold }}\n"
+    ));
+    let mut ledger = open(&folder, rules);
+    let history = || {
+        let mut readings = Vec::new();
+        for hour in 0..1500 {
+            let time = at("2026-09-15T00:30:00Z") + SignedDuration::from_hours(hour);
+            let mut cpu = counter("alice", hour * 7 % 1000, time);
+            cpu.epoch.id = Some(format!("3f0e7a52-1c1d-4a5b-9d0b-6c1d2f7e91b3/{}", hour / 100));
+            readings.push(cpu);
+            let mut ram = Reading::new("ram", Kind::Gauge, (hour % 13).into(), time);
+            ram.epoch.id = Some("3f0e7a52-1c1d-4a5b-9d0b-6c1d2f7e91b3/17".to_owned());
+            readings.push(ram);
+            readings.push(Reading {
+                id: Some(format!("job-{hour}")),
+                span: Span::Interval { start: time - SignedDuration::from_hours(30), end: time },
+                ..Reading::new("job_seconds", Kind::Delta, (hour * 3).into(), time)
+            });
+        }
+        readings
+    };
+    ledger.record(seen(at("2026-11-20T00:00:00Z"), history())).unwrap();
+    let before = amounts(&ledger);
+    assert_eq!(before.keys().filter(|key| key.starts_with("2026-09")).count(), 4);
+    for key in ledger.pending().unwrap() {
+        let statement = ledger.statement(key).unwrap().unwrap();
+        let totals = statement.components.iter().map(|(c, e)| (c.clone(), String::new(), e.posted));
+        let users = statement.users.iter().map(|((c, u), e)| (c.clone(), u.clone(), e.posted));
+        let all = totals.chain(users).map(|(component, user, posted)| super::outbox::Amount {
+            component,
+            user,
+            amount: posted.unwrap(),
+        });
+        ledger.acknowledge(key, all.collect(), "accepted", at("2026-11-20T00:00:00Z")).unwrap();
+    }
+    let size = |ledger: &Ledger| std::fs::metadata(ledger.path()).unwrap().len();
+    ledger.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    let (large, keep) = (size(&ledger), SignedDuration::from_hours(24 * 10));
+    // September ended 20 days before the 20th of October; nothing is due earlier.
+    assert_eq!(ledger.compact(at("2026-10-10T00:00:00Z"), keep).unwrap().readings, 0);
+    let september = ledger.compact(at("2026-11-20T00:00:00Z"), keep).unwrap();
+    // 16 days less half an hour: 384 hours; of three series, of which two keep their last reading.
+    assert_eq!(september.readings, 384 * 3 - 2);
+    let october = ledger.compact(at("2026-11-20T00:00:00Z"), keep).unwrap();
+    assert_eq!(october.readings, 744 * 3);
+    assert_eq!(ledger.compact(at("2026-11-20T00:00:00Z"), keep).unwrap().readings, 0, "November runs");
+    assert!(size(&ledger) < large * 4 / 5, "{} of {large}", size(&ledger));
+    assert_eq!(amounts(&ledger), before);
+    assert_eq!(ledger.recount_all(at("2026-11-20T00:00:00Z")).unwrap(), []);
+    assert_eq!(amounts(&ledger), before);
+    // All of it again: nothing is new, nothing changes.
+    let again = ledger.record(seen(at("2026-11-20T01:00:00Z"), history())).unwrap();
+    assert_eq!((again.new, again.corrected, again.late, again.restated), (0, 0, 0, 0));
+    // Another value for a compacted reading, and one that was never seen: recorded, not counted.
+    let mut late = history().swap_remove(2);
+    late.value = 9999.into();
+    let unseen = counter("alice", 5, at("2026-09-20T00:00:01Z"));
+    let outcome = ledger.record(seen(at("2026-11-20T02:00:00Z"), vec![late, unseen])).unwrap();
+    assert_eq!((outcome.new, outcome.corrected, outcome.late), (0, 0, 2));
+    assert_eq!(amounts(&ledger), before);
+    // November goes on from October's last reading.
+    let next = at("2026-11-20T03:00:00Z");
+    ledger.record(seen(next, vec![counter("alice", 999_999, next)])).unwrap();
+    assert_ne!(amounts(&ledger)["2026-11 cpu_hours"], before["2026-11 cpu_hours"]);
+    assert_eq!(ledger.recount_all(next).unwrap(), []);
+}
+
 fn minutes(start: Timestamp, minutes: i64) -> Timestamp {
     start + SignedDuration::from_mins(minutes)
 }

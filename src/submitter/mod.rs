@@ -168,9 +168,11 @@ impl Cycle {
         if due.is_empty() {
             return self.all_is_well().await;
         }
+        crate::fail_point("after discovery");
         if !self.look_at_plans(&due).await? {
             return Ok(());
         }
+        crate::fail_point("after plans are known");
         // A look at the plans may have cut statements anew.
         let due = self.due(options).await?;
         let due = self.clone().read_first(due).await?;

@@ -85,6 +85,7 @@ impl Cycle {
                 return Ok(keys.iter().copied().collect());
             }
         };
+        crate::fail_point("after rows are read");
         for &key in keys {
             let none = Vec::new();
             let of_key = rows.get(&(key.resource, key.period)).unwrap_or(&none);
@@ -182,6 +183,7 @@ impl Cycle {
         for finding in reconcile(&statement, &held, overwrite) {
             self.carry_out(&statement, finding).await?;
         }
+        crate::fail_point("before rows are kept");
         let rows: Vec<(String, Uuid)> = rows.iter().map(|(c, row)| (c.clone(), row.uuid)).collect();
         let moved = self
             .ledger(move |ledger| {

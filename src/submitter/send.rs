@@ -216,11 +216,13 @@ impl Cycle {
             })
             .collect();
         let intents = amounts.clone();
+        crate::fail_point("before totals are intended");
         self.ledger(move |ledger| ledger.intend(key, intents, now)).await?;
         crate::fail_point("before set_usage");
         let outcome = self.of.client.set_usage(&report).await;
         crate::fail_point("after set_usage");
         self.note_call(key, "set_usage", &amounts, &outcome).await?;
+        crate::fail_point("before totals are acknowledged");
         match outcome {
             Ok(()) => {
                 self.answered();
@@ -230,6 +232,7 @@ impl Cycle {
                     ledger.acknowledge(key, amounts, "accepted", now)
                 })
                 .await?;
+                crate::fail_point("after totals are acknowledged");
                 Ok(true)
             }
             Err(failure) => self.after_failure(statement, &report, amounts, failure).await,

@@ -175,7 +175,9 @@ impl Cycle {
             self.answered();
             self.say_sent(key, &amounts);
             let now = self.of.clock.now();
+            crate::fail_point("before shares are acknowledged");
             self.ledger(move |ledger| ledger.acknowledge(key, amounts, "accepted", now)).await?;
+            crate::fail_point("after shares are acknowledged");
         }
         Ok(())
     }
