@@ -258,7 +258,12 @@ fn compacted_months_keep_their_amounts_and_history_read_again_never_counts_twice
     let unseen = counter("alice", 5, at("2026-09-20T00:00:01Z"));
     let outcome = ledger.record(seen(at("2026-11-20T02:00:00Z"), vec![late, unseen])).unwrap();
     assert_eq!((outcome.new, outcome.corrected, outcome.late), (0, 0, 2));
-    assert_eq!(amounts(&ledger), before);
+    // (That run did not see the other series, so November's gauge is held until then; the months before stand.)
+    let past = |mut amounts: BTreeMap<String, String>| {
+        amounts.retain(|key, _| !key.starts_with("2026-11"));
+        amounts
+    };
+    assert_eq!(past(amounts(&ledger)), past(before.clone()));
     // November goes on from October's last reading.
     let next = at("2026-11-20T03:00:00Z");
     ledger.record(seen(next, vec![counter("alice", 999_999, next)])).unwrap();
