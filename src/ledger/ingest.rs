@@ -306,8 +306,8 @@ impl<'a> Store<'a> {
         if let Some(reason) = implausible(&reading, self.run.at.max(self.run.finished)) {
             return refuse(&reading, reason);
         }
-        if let (Kind::Total, Span::Interval { start, end }) = (reading.kind, reading.span)
-            && let Err(reason) = self.rulebook.zone.check_total(start, end)
+        if reading.kind == Kind::Total
+            && let Err(reason) = self.rulebook.zone.check_total(reading.span.start(), reading.span.end())
         {
             return refuse(&reading, reason);
         }

@@ -343,14 +343,18 @@ fn recount_around(
 ) -> rusqlite::Result<BTreeSet<String>> {
     let neighbour = |condition: &str, at: Timestamp| {
         connection
-            .prepare_cached(&format!(
-                "SELECT at FROM reading WHERE series = ?1 AND value IS NOT NULL AND {condition} LIMIT 1"
-            ))?
+            .prepare_cached(&format!("SELECT at FROM reading WHERE series = ?1 AND {condition} LIMIT 1"))?
             .query_row([series, micros(at)], |row| row.get(0).map(instant))
             .optional()
     };
-    let before = neighbour("at < ?2 ORDER BY at DESC", change.from)?.unwrap_or(change.from);
-    let to = neighbour("at > ?2 ORDER BY at", change.to)?.unwrap_or(change.to);
+    let before =
+        neighbour("value IS NOT NULL AND at < ?2 ORDER BY at DESC", change.from)?.unwrap_or(change.from);
+    // Up to the next present one, or where there is none, to where the series was seen to be gone.
+    let next = match neighbour("value IS NOT NULL AND at > ?2 ORDER BY at", change.to)? {
+        Some(next) => Some(next),
+        None => neighbour("at > ?2 ORDER BY at", change.to)?,
+    };
+    let to = next.unwrap_or(change.to);
     // A life may have begun before its first reading, and which reading is the first may have changed.
     let began: Option<Timestamp> = connection
         .prepare_cached(
@@ -361,9 +365,11 @@ fn recount_around(
         .query_row([series, micros(before), micros(to)], |row| row.get::<_, Option<i64>>(0))?
         .map(instant);
     let mut from = began.map_or(before, |began| began.min(before));
-    // A total speaks of its period from the first instant on.
+    // A total speaks of its period from the first instant on, and the last word on one may be dated with the first
+    // instant of the next.
     let zone = facts.timeline.zone();
-    from = from.min(zone.start(zone.period_of(from)));
+    let just_before = from.saturating_sub(SignedDuration::from_micros(1)).unwrap_or(from);
+    from = from.min(zone.start(zone.period_of(just_before)));
 
     let mut segments: BTreeSet<Segment> =
         facts.timeline.pieces(from, to).into_iter().map(|piece| piece.segment).collect();
@@ -396,16 +402,20 @@ fn count_segment(
     let mut quantity: Option<Quantity> = None;
     let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
     let mut rows = query.query(params![series, start])?;
+    let mut beyond: Option<Timestamp> = None;
     while let Some(row) = rows.next()? {
         let point = point(row)?;
-        let beyond = point.at >= segment.end && point.value.is_some();
+        // Several of one instant may each speak of the segment before it: totals do.
+        if beyond.is_some_and(|beyond| point.at > beyond) {
+            break;
+        }
+        if point.at >= segment.end && point.value.is_some() {
+            beyond = Some(point.at);
+        }
         for (found, part) in facts.advance(&mut trail, measure, point) {
             if found == segment {
                 quantity.get_or_insert_default().absorb(part);
             }
-        }
-        if beyond {
-            break;
         }
     }
     Ok(quantity)
