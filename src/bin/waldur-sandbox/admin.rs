@@ -59,7 +59,8 @@ pub(crate) fn serve(app: &App, asked: &Asked) -> Answer {
         _ => return Answer::detail(404, "The sandbox has no such thing."),
     };
     match done {
-        Ok(body) => Answer::json(200, &body),
+        // People read these with curl.
+        Ok(body) => Answer { body: format!("{body:#}\n").into_bytes(), ..Answer::json(200, &body) },
         Err(error) => Answer::detail(400, &error),
     }
 }
