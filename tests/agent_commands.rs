@@ -26,8 +26,9 @@ fn assert_keys(value: &Value, keys: &[&str]) {
 #[test]
 fn every_command_teaches_its_use() {
     let world = World::new(CURRENT);
-    let commands =
-        ["", "run", "flush", "collect", "check", "status", "explain", "recount", "parked", "resolve", "usages"];
+    let commands = [
+        "", "run", "flush", "collect", "check", "status", "explain", "recount", "parked", "resolve", "usages",
+    ];
     let nested = ["parked list", "parked retry", "usages list", "usages show"];
     for command in commands.iter().chain(&nested) {
         let mut words: Vec<&str> = command.split_whitespace().collect();
@@ -53,7 +54,10 @@ fn status_json_has_what_scripts_need() {
     assert_keys(statement, &["resource", "name", "backend_id", "period", "state", "components"]);
     assert_eq!((&statement["resource"], &statement["period"]), (&json!(A), &json!("2026-11")));
     let component = &statement["components"][0];
-    assert_keys(component, &["component", "amount", "posted", "acknowledged", "acknowledged_at", "state", "users"]);
+    assert_keys(
+        component,
+        &["component", "amount", "posted", "acknowledged", "acknowledged_at", "state", "users"],
+    );
     assert_eq!(component["amount"], "11/360");
     assert_eq!((&component["posted"], &component["acknowledged"]), (&json!("0.03"), &json!("0.03")));
     assert_eq!(component["state"], "agreed");
@@ -73,7 +77,17 @@ fn flush_json_says_what_was_sent_and_what_is_left() {
     let flushed = world.agent(&["flush", "--collect", "--json"]).exits(0).json();
     assert_keys(
         &flushed,
-        &["sent", "requests", "pending", "held", "parked", "stranded", "unmatched", "collector_failures", "exit"],
+        &[
+            "sent",
+            "requests",
+            "pending",
+            "held",
+            "parked",
+            "stranded",
+            "unmatched",
+            "collector_failures",
+            "exit",
+        ],
     );
     assert_eq!(
         flushed["sent"][0],
@@ -93,7 +107,10 @@ fn collect_shows_readings_and_the_amounts_they_make_and_a_dry_run_keeps_nothing(
         let tried = world.agent(&["collect", "--dry-run", "--json"]).exits(0).json();
         assert_eq!(tried["dry_run"], true);
         let source = &tried["collectors"][0];
-        assert_keys(source, &["name", "outcome", "error", "readings", "new", "corrected", "quarantined", "changes"]);
+        assert_keys(
+            source,
+            &["name", "outcome", "error", "readings", "new", "corrected", "quarantined", "changes"],
+        );
         assert_eq!((&source["new"], source["readings"].as_array().unwrap().len()), (&json!(6), 6));
         let total = source["changes"].as_array().unwrap().iter().find(|change| change["user"] == json!(null));
         assert_eq!(total.unwrap()["after"], json!({ "amount": "11/360", "posted": "0.03" }));
@@ -131,7 +148,19 @@ fn explain_json_leads_from_the_amount_to_readings_and_calls() {
     let explained = world.agent(&["explain", "project-a", "cpu_hours", "--json"]).exits(0).json();
     assert_keys(
         &explained,
-        &["resource", "component", "period", "user", "amount", "posted", "unit", "factor", "rounding", "readings", "calls"],
+        &[
+            "resource",
+            "component",
+            "period",
+            "user",
+            "amount",
+            "posted",
+            "unit",
+            "factor",
+            "rounding",
+            "readings",
+            "calls",
+        ],
     );
     assert_eq!(explained["amount"], "11/360");
     assert_eq!(explained["posted"], "0.03");
@@ -163,7 +192,8 @@ fn parked_list_json_has_reason_words_and_remedy() {
     world.readings(&counter(&["0", "5"], &[]));
     world.flush().exits(65);
     let list = world.agent(&["parked", "list", "--json"]).exits(65).json();
-    let keys = ["resource", "period", "component", "user", "amount", "state", "reason", "words", "since", "remedy"];
+    let keys =
+        ["resource", "period", "component", "user", "amount", "state", "reason", "words", "since", "remedy"];
     assert_keys(&list[0], &keys);
     assert_eq!(list[0]["amount"], "5.00");
     let empty = reported();
@@ -178,18 +208,29 @@ fn usages_are_listed_and_shown_as_waldur_holds_them() {
         world.configure(&cpu_hours_of_a());
         world.readings(&counter(&["0", "3600"], &[]));
         world.flush().exits(0);
-        world.post("rows", json!({ "resource": B, "type": "gpu_hours", "usage": "7.5", "billing_period": "2026-10-01" }));
+        world.post(
+            "rows",
+            json!({ "resource": B, "type": "gpu_hours", "usage": "7.5", "billing_period": "2026-10-01" }),
+        );
         let all = world.agent(&["usages", "list", "--json"]).exits(0).json();
         assert_eq!(all.as_array().unwrap().len(), 2, "{api}");
         let filtered = |filter: &[&str]| {
             let words = [&["usages", "list", "--json"], filter].concat();
             let rows = world.agent(&words).exits(0).json();
-            rows.as_array().unwrap().iter().map(|row| row["usage"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+            rows.as_array()
+                .unwrap()
+                .iter()
+                .map(|row| row["usage"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
         };
         assert_eq!(filtered(&["--type", "cpu_hours"]), ["1.00"], "{api}");
         assert_eq!(filtered(&["--billing-period", "2026-10"]), ["7.50"], "{api}");
         // Filters that an old server ignores are applied here.
-        assert_eq!(filtered(&["--billing_period_month", "10", "--billing_period_year", "2026"]), ["7.50"], "{api}");
+        assert_eq!(
+            filtered(&["--billing_period_month", "10", "--billing_period_year", "2026"]),
+            ["7.50"],
+            "{api}"
+        );
         assert_eq!(filtered(&["--resource-uuid", B]), ["7.50"], "{api}");
         assert_eq!(filtered(&["--o=-usage"]), ["7.50", "1.00"], "{api}");
         assert_eq!(filtered(&["--o", "usage"]), ["1.00", "7.50"], "{api}");
@@ -280,7 +321,8 @@ fn a_collectors_program_never_sees_the_token() {
     let file = world.path("token").display().to_string();
     let text = text.replace(&format!("token_file: {file}"), "token_env: MY_SECRET");
     world.write("agent.yaml", &text);
-    let done: Done = world.command(&["collect"]).env("MY_SECRET", TOKEN).env("HARMLESS", "seen").output().unwrap().into();
+    let done: Done =
+        world.command(&["collect"]).env("MY_SECRET", TOKEN).env("HARMLESS", "seen").output().unwrap().into();
     done.exits(69).says("seen").says_not(TOKEN);
 }
 
@@ -291,14 +333,16 @@ fn recount_finds_a_ledger_that_was_tampered_with_and_repairs_it() {
     let path = world.path("ledger.db");
     let python = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1])\n\
                   c.execute(\"UPDATE line SET exact = '7', posted = '7.00' WHERE user = ''\")\nc.commit()\n";
-    let tampered = std::process::Command::new("python3").args(["-c", python, path.to_str().unwrap()]).status();
+    let tampered =
+        std::process::Command::new("python3").args(["-c", python, path.to_str().unwrap()]).status();
     if !tampered.is_ok_and(|status| status.success()) {
         return skip("recount_finds_a_ledger_that_was_tampered_with_and_repairs_it", "python3 with sqlite3");
     }
     world.agent(&["recount"]).exits(1).says("11/360").says("--write repairs");
     world.agent(&["recount", "--write"]).exits(1).says("repaired");
     world.agent(&["recount"]).exits(0);
-    let posted = world.agent(&["status", "--json"]).json()["statements"][0]["components"][0]["posted"].clone();
+    let posted =
+        world.agent(&["status", "--json"]).json()["statements"][0]["components"][0]["posted"].clone();
     assert_eq!(posted, "0.03");
 }
 
@@ -323,9 +367,10 @@ fn every_request_carries_what_the_server_needs() {
                 head.push(byte[0]);
             }
             let head = String::from_utf8(head).unwrap().to_lowercase();
-            let length = head.split("content-length: ").nth(1).map_or(0, |rest| {
-                rest.split("\r\n").next().unwrap().parse::<usize>().unwrap()
-            });
+            let length = head
+                .split("content-length: ")
+                .nth(1)
+                .map_or(0, |rest| rest.split("\r\n").next().unwrap().parse::<usize>().unwrap());
             let mut body = vec![0; length];
             stream.read_exact(&mut body).unwrap();
             let mut there = std::net::TcpStream::connect(&real).unwrap();

@@ -22,7 +22,10 @@ fn ready(waldur: &str, more: &str) -> World {
 fn configure(world: &World, waldur: &str, more: &str, keys: &str) {
     let collector = world.collector("source", "readings", keys).replace("\"@hourly\"", "every 1s");
     let head = world.head(waldur);
-    world.write("agent.yaml", &format!("{head}submit: {{ schedule: every 1s }}\n{more}collectors:\n{collector}"));
+    world.write(
+        "agent.yaml",
+        &format!("{head}submit: {{ schedule: every 1s }}\n{more}collectors:\n{collector}"),
+    );
 }
 
 fn http(address: &str, path: &str) -> (u16, String) {
@@ -97,7 +100,8 @@ fn sigterm_lets_the_call_under_way_finish_and_ends_with_0() {
 #[test]
 fn sigterm_does_not_wait_for_ever_for_a_server_that_hangs() {
     let world = ready("", "");
-    world.fault(json!({ "match": { "path": "/set_usage/" }, "when": "after", "action": { "hang": 120_000 } }));
+    world
+        .fault(json!({ "match": { "path": "/set_usage/" }, "when": "after", "action": { "hang": 120_000 } }));
     let mut daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Ready");
     until("the first look", || world.agent(&["status"]).out.contains("cpu_hours"));
@@ -178,7 +182,9 @@ fn health_readiness_and_metrics_are_served() {
     assert!(before.contains("waldur_usage_agent_collector_failures_since_success{collector=\"source\"} 0\n"));
     world.now("2026-11-10T12:00:05Z");
     until("the report", || http(&address, "/ready").1 == "ready, 0 statements pending\n");
-    until("the cycle's end", || http(&address, "/metrics").1.contains("waldur_usage_agent_amounts_reported_total 3\n"));
+    until("the cycle's end", || {
+        http(&address, "/metrics").1.contains("waldur_usage_agent_amounts_reported_total 3\n")
+    });
     let after = http(&address, "/metrics").1;
     for line in [
         "pending_statements 0",
@@ -243,7 +249,13 @@ fn two_flushes_at_once_send_everything_once() {
     let mut both = Vec::new();
     for _ in 0..2 {
         let mut command = world.command(&["flush", "--collect", "--deadline", "20s"]);
-        both.push(command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap());
+        both.push(
+            command
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap(),
+        );
     }
     for one in both {
         Done::from(one.wait_with_output().unwrap()).exits(0);
@@ -287,9 +299,15 @@ fn one_failing_collector_does_not_keep_the_other_from_being_reported() {
     let world = World::new(CURRENT);
     let good = world.collector("good", "readings", &cpu_hours_of_a()).replace("\"@hourly\"", "every 1s");
     let bad = world.collector("bad", "nowhere", &cpu_hours_of_a()).replace("\"@hourly\"", "every 1s");
-    let slow = format!("  slow:\n    plugin: exec\n    schedule: every 1s\n    command: [sleep, \"3600\"]\n{}", cpu_hours_of_a());
+    let slow = format!(
+        "  slow:\n    plugin: exec\n    schedule: every 1s\n    command: [sleep, \"3600\"]\n{}",
+        cpu_hours_of_a()
+    );
     let head = world.head("");
-    world.write("agent.yaml", &format!("{head}submit: {{ schedule: every 1s }}\ncollectors:\n{slow}{bad}{good}"));
+    world.write(
+        "agent.yaml",
+        &format!("{head}submit: {{ schedule: every 1s }}\ncollectors:\n{slow}{bad}{good}"),
+    );
     world.readings(&counter(&["0", "3600"], &[]));
     let mut daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Collector bad fails");

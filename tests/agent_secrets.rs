@@ -60,7 +60,8 @@ fn no_error_tells_the_token() {
     for status in [400, 401, 403, 404, 500, 502] {
         for body in [echo.clone(), json!({ "detail": echo }).to_string(), json!([echo]).to_string()] {
             world.fault(json!({ "action": { "status": status, "body": body } }));
-            for command in [&["flush", "--collect", "--deadline", "1s"][..], &["check"], &["usages", "list"]] {
+            for command in [&["flush", "--collect", "--deadline", "1s"][..], &["check"], &["usages", "list"]]
+            {
                 world.agent(&[command, &["--log", "trace"]].concat()).says_not(TOKEN);
             }
         }

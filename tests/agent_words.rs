@@ -250,7 +250,9 @@ fn as_nobody(world: &World, test: &str, arguments: &[&str]) -> Option<Done> {
         .env("WALDUR_USAGE_AGENT_CONFIG", world.path("agent.yaml"))
         .output();
     match output {
-        Ok(output) if output.status.code() != Some(127) && output.status.code() != Some(1) => Some(output.into()),
+        Ok(output) if output.status.code() != Some(127) && output.status.code() != Some(1) => {
+            Some(output.into())
+        }
         _ => {
             skip(test, "another user can't be taken on (needs root and setpriv)");
             None
@@ -312,7 +314,11 @@ fn a_file_that_is_no_ledger_is_refused_and_left_untouched() {
     for bytes in [b"my thesis, chapter one".to_vec(), vec![7; 4096]] {
         std::fs::write(world.path("ledger.db"), &bytes).unwrap();
         for command in [&["flush"][..], &["status"], &["check"], &["collect"], &["run"], &["recount"]] {
-            world.agent(command).exits(78).says("is not a ledger of waldur-usage-agent").says("left untouched");
+            world
+                .agent(command)
+                .exits(78)
+                .says("is not a ledger of waldur-usage-agent")
+                .says("left untouched");
         }
         assert_eq!(std::fs::read(world.path("ledger.db")).unwrap(), bytes);
     }
@@ -358,7 +364,11 @@ fn a_typo_in_a_key_is_78_with_its_line_and_the_nearest_key() {
     let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
     world.write("agent.yaml", &text.replace("token_file", "tokn_file"));
     for command in [&["flush"][..], &["check"], &["check", "--offline"], &["run"], &["status"]] {
-        world.agent(command).exits(78).says("line 3").says("unknown key `tokn_file`; did you mean `token_file`?");
+        world
+            .agent(command)
+            .exits(78)
+            .says("line 3")
+            .says("unknown key `tokn_file`; did you mean `token_file`?");
     }
     assert_eq!(world.requests_since(0).len(), 0);
 }
@@ -396,7 +406,8 @@ fn several_mistakes_are_told_at_once() {
 fn another_hands_row_is_a_conflict_until_a_person_decides() {
     for api in BOTH {
         let world = ready(api);
-        world.post("rows", json!({ "resource": A, "type": "cpu_hours", "usage": "40.00", "modified_by": 77 }));
+        world
+            .post("rows", json!({ "resource": A, "type": "cpu_hours", "usage": "40.00", "modified_by": 77 }));
         let done = world.flush().exits(65).says("another hand").says("40.00").says("modified by 77");
         done.says("It is held: nothing of it is sent until you decide");
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 40.00"]);
@@ -462,7 +473,8 @@ fn a_limit_is_told_in_the_servers_words_and_stops_only_its_component() {
         "    resource: {A}\n    meters:\n      capped: {{ reading: a }}\n      cpu_hours: {{ reading: b }}\n      \
          storage_gb: {{ reading: c }}\n"
     ));
-    let one = |name: &str, value: &str| job(name, "1", "2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z", value, &[]);
+    let one =
+        |name: &str, value: &str| job(name, "1", "2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z", value, &[]);
     world.readings(&[one("a", "60"), one("b", "1"), one("c", "5")]);
     world.flush().exits(0);
     // The server adds 70 to the 60 that it is about to replace, and refuses.
@@ -480,7 +492,10 @@ fn a_failing_collector_is_69_and_its_last_amounts_stand() {
     let world = ready(CURRENT);
     world.flush().exits(0);
     let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
-    world.write("agent.yaml", &text.replace("command: [cat,", "command: [sh, -c, 'echo broken pipe >&2; exit 3',"));
+    world.write(
+        "agent.yaml",
+        &text.replace("command: [cat,", "command: [sh, -c, 'echo broken pipe >&2; exit 3',"),
+    );
     world.flush().exits(69).says("collector source").says("3").says("broken pipe");
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
     world.agent(&["status"]).exits(69).says("broken pipe");

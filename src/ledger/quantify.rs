@@ -76,6 +76,12 @@ impl Touched {
         Ok(())
     }
 
+    /// Whether an instant lies behind all readings of a series that was met.
+    pub(super) fn is_behind(&self, series: i64, at: Timestamp) -> bool {
+        let met = self.series.get(&series).filter(|change| change.met.kind != Kind::Delta);
+        met.is_some_and(|change| change.last.is_none_or(|last| last < at))
+    }
+
     pub(super) fn added(&mut self, series: i64, point: Point) {
         let Some(change) = self.series.get_mut(&series) else { return };
         change.in_order &= change.last.is_none_or(|last| last < point.at);
