@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::config::clock::SharedClock;
@@ -294,11 +295,43 @@ impl Cycle {
     }
 }
 
-/// Groups keys by resource: one resource is worked on by one task at a time.
-fn by_resource(due: Vec<StatementKey>) -> BTreeMap<Uuid, BTreeSet<StatementKey>> {
+/// Works on statements: never two of one resource at once, and no more resources at once than calls may be under way.
+/// So what is decided before a call (the guard above all) is decided when its turn has come: in a queue behind ten
+/// thousand others it would be hours old, and the call would land in the next month.
+async fn in_turns<W>(
+    cycle: Arc<Cycle>,
+    due: Vec<StatementKey>,
+    work: impl Fn(Arc<Cycle>, StatementKey) -> W + Copy + Send + 'static,
+) -> Result<(), CycleError>
+where
+    W: Future<Output = Result<(), CycleError>> + Send,
+{
     let mut groups: BTreeMap<Uuid, BTreeSet<StatementKey>> = BTreeMap::new();
     for key in due {
         groups.entry(key.resource).or_default().insert(key);
     }
-    groups
+    let places = cycle.of.client.max_in_flight().clamp(1, groups.len().max(1));
+    let waiting = Arc::new(Mutex::new(groups.into_values()));
+    let mut tasks = JoinSet::new();
+    for _ in 0..places {
+        let (cycle, waiting) = (cycle.clone(), waiting.clone());
+        tasks.spawn(async move {
+            let mut first = Ok(());
+            loop {
+                let next = waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
+                let Some(keys) = next else { return first };
+                for key in keys {
+                    first = first.and(work(cycle.clone(), key).await);
+                }
+            }
+        });
+    }
+    let mut first = Ok(());
+    while let Some(done) = tasks.join_next().await {
+        match done {
+            Ok(result) => first = first.and(result),
+            Err(error) => tracing::error!("A submission task ended unexpectedly: {error}"),
+        }
+    }
+    first
 }

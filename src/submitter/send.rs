@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rust_decimal::Decimal;
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::guard::{self, Passage};
 use super::trouble::Reason;
-use super::{Cycle, CycleError, SERVER_ERRORS, Sent, by_resource};
+use super::{Cycle, CycleError, SERVER_ERRORS, Sent, in_turns};
 use crate::ledger::catalog::KnownComponent;
 use crate::ledger::outbox::{Amount, Call, Statement, StatementKey};
 use crate::waldur::failure::Failure;
@@ -20,19 +19,9 @@ use crate::waldur::refusal::Refusal;
 use crate::waldur::report::{ComponentAmount, SetUsage};
 
 impl Cycle {
-    /// Sends the totals of all these statements: few at once (the client has so many seats), never two of one resource.
+    /// Sends the totals of all these statements.
     pub(super) async fn send_all(self: Arc<Self>, due: Vec<StatementKey>) -> Result<(), CycleError> {
-        let mut tasks = JoinSet::new();
-        for (_, keys) in by_resource(due) {
-            let cycle = self.clone();
-            tasks.spawn(async move {
-                for key in keys {
-                    cycle.send_totals(key).await?;
-                }
-                Ok::<(), CycleError>(())
-            });
-        }
-        join(tasks).await
+        in_turns(self, due, |cycle, key| async move { cycle.send_totals(key).await }).await
     }
 
     async fn send_totals(&self, key: StatementKey) -> Result<(), CycleError> {
@@ -365,7 +354,8 @@ impl Cycle {
             return Ok(true);
         }
         for usage in &report.usages {
-            let alone = SetUsage { usages: vec![usage.clone()], ..report.clone() };
+            // Each at its own time: the month may have come to its end meanwhile.
+            let Some(alone) = self.address(statement, vec![usage.clone()]).await? else { return Ok(false) };
             if !Box::pin(self.call(statement, alone)).await? {
                 return Ok(false);
             }
@@ -458,16 +448,4 @@ fn is_limited(component: &KnownComponent) -> bool {
     component.billing_type == "usage"
         && component.limit_period.is_some()
         && amount.is_some_and(|amount| !amount.is_zero())
-}
-
-/// Waits for all tasks; the first error of our own side ends the cycle once the others are done.
-pub(super) async fn join(mut tasks: JoinSet<Result<(), CycleError>>) -> Result<(), CycleError> {
-    let mut first = Ok(());
-    while let Some(done) = tasks.join_next().await {
-        match done {
-            Ok(result) => first = first.and(result),
-            Err(error) => tracing::error!("A submission task ended unexpectedly: {error}"),
-        }
-    }
-    first
 }
