@@ -220,3 +220,24 @@ async fn what_waits_for_its_turn_over_midnight_is_not_sent_into_the_next_month()
     // Those under way when the clock was set could not be called back; no other may follow.
     assert!(misfiled.len() <= 2, "{misfiled:?}");
 }
+
+#[tokio::test]
+async fn a_component_that_appears_later_does_not_overwrite_another_hand() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world
+        .admin(
+            "rows",
+            &format!(
+                r#"{{"resource": "{A}", "type": "ram_gb_hours", "usage": "300.00", "billing_period": "2026-11-01"}}"#
+            ),
+        )
+        .await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(A, "cpu", "", 100)]).await;
+    world.cycle().await;
+    world.see("2026-11-10T14:00:00Z", &[(A, "cpu", "", 110), (A, "ram", "", 0)]).await;
+    world.see("2026-11-10T15:00:00Z", &[(A, "cpu", "", 120), (A, "ram", "", 5)]).await;
+    world.cycle().await;
+    assert_eq!(one(&world.held(A).await, "2026-11 ram_gb_hours"), "300.00");
+    assert_eq!(world.troubles().await, ["2026-11  conflict"]);
+}

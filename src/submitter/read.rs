@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::reconcile::{Finding, Held, reconcile};
 use super::trouble::Reason;
 use super::{Cycle, CycleError, OnConflict};
-use crate::ledger::outbox::{Amount, Statement, StatementKey};
+use crate::ledger::outbox::{Amount, Entry, Statement, StatementKey};
 use crate::metering::period::BillingPeriod;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::UsageRow;
@@ -25,7 +25,7 @@ pub(super) type Rows = BTreeMap<(Uuid, BillingPeriod), Vec<UsageRow>>;
 const SINGLY: usize = 2;
 
 impl Cycle {
-    /// Reads what the server holds of statements of which nothing is known yet, or of which something was sent and no
+    /// Reads what the server holds of components of which nothing is known yet, or of which something was sent and no
     /// outcome learnt. Returns the statements that may go on.
     pub(super) async fn read_first(
         self: Arc<Self>,
@@ -34,10 +34,11 @@ impl Cycle {
         let mut unread = Vec::new();
         for &key in &due {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            let entries = || statement.components.values().chain(statement.users.values());
-            let known = entries().any(|entry| entry.acknowledged.is_some());
-            let unclear = entries().any(|entry| entry.intended.is_some());
-            if !known || unclear {
+            // Component by component: one that a meter brings in mid-month may be another hand's until then.
+            let never_read = |entry: &Entry| entry.acknowledged.is_none() && entry.to_send();
+            let unknown = statement.components.values().any(never_read);
+            let unclear = statement.components.values().any(|entry| entry.intended.is_some());
+            if unknown || unclear {
                 unread.push(key);
             }
         }
