@@ -241,3 +241,39 @@ async fn a_component_that_appears_later_does_not_overwrite_another_hand() {
     assert_eq!(one(&world.held(A).await, "2026-11 ram_gb_hours"), "300.00");
     assert_eq!(world.troubles().await, ["2026-11  conflict"]);
 }
+
+#[tokio::test]
+async fn a_server_that_honours_dates_is_known_by_it_with_many_resources() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    let resources = many(&world, 6).await;
+    let all = |value: i64| resources.iter().map(|r| (r.as_str(), "cpu", "", value)).collect::<Vec<_>>();
+    world.see("2026-11-10T12:00:00Z", &all(0)).await;
+    world.see("2026-11-10T13:00:00Z", &all(10)).await;
+    world.cycle().await;
+    world.see("2026-11-10T14:00:00Z", &all(20)).await;
+    world.cycle().await;
+    let dated = world.submitter.ledger.with(|ledger| ledger.server_fact("dated")).await.unwrap();
+    assert_eq!(dated.map(|(value, _)| value).as_deref(), Some("yes"));
+}
+
+#[tokio::test]
+async fn a_server_that_learns_to_honour_dates_is_known_by_it_a_day_later() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world
+        .submitter
+        .ledger
+        .with(|ledger| ledger.put_server_fact("dated", "no", at("2026-11-10T12:00:00Z")))
+        .await
+        .unwrap();
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "", 0)]).await;
+    for (now, value, dated) in [
+        ("2026-11-10T13:00:00Z", 10, "no"),
+        ("2026-11-11T11:00:00Z", 20, "no"),
+        ("2026-11-11T13:00:00Z", 30, "yes"),
+    ] {
+        world.see(now, &[(A, "cpu", "", value)]).await;
+        world.cycle().await;
+        let fact = world.submitter.ledger.with(|ledger| ledger.server_fact("dated")).await.unwrap();
+        assert_eq!(fact.map(|(value, _)| value).as_deref(), Some(dated), "{now}");
+    }
+}

@@ -108,6 +108,11 @@ struct State {
     answered: bool,
 }
 
+/// The server fact that holds the latest accepted report with a `date` of which it is not known whether the server
+/// honours it: its resource and the instant in microseconds.
+const DATE_PROBE: &str = "date_probe";
+/// How long a server is believed not to honour dates: it may be a newer one tomorrow.
+const UNDATED_FOR: SignedDuration = SignedDuration::from_hours(24);
 /// After so many unclear outcomes in a row the server itself is left alone for a while.
 const UNCLEAR_IN_A_ROW: u32 = 3;
 /// A resource that alone meets server errors is held after so many.
@@ -142,7 +147,9 @@ impl Submitter {
         let now = self.clock.now();
         Ok(ServerTime {
             now: now.saturating_add(skew).unwrap_or(now),
-            dated: dated.map(|(value, _)| value == "yes"),
+            dated: dated
+                .filter(|(value, at)| value == "yes" || now.duration_since(*at).abs() < UNDATED_FOR)
+                .map(|(value, _)| value == "yes"),
         })
     }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::reconcile::{Finding, Held, reconcile};
 use super::trouble::Reason;
-use super::{Cycle, CycleError, OnConflict};
+use super::{Cycle, CycleError, DATE_PROBE, OnConflict};
 use crate::ledger::outbox::{Amount, Entry, Statement, StatementKey};
 use crate::metering::period::BillingPeriod;
 use crate::waldur::failure::Failure;
@@ -65,9 +65,11 @@ impl Cycle {
             }
         }
         let dated = self.of.server_time().await?.dated;
-        if dated.is_none() && wanted.is_empty() {
-            // The row of any report that was just accepted tells.
-            wanted.extend(due.first());
+        if dated.is_none() {
+            // The row of the report that was accepted last tells.
+            let probe = self.date_probe().await?.map(|(resource, _)| resource);
+            let probed = due.iter().find(|key| Some(key.resource) == probe && !wanted.contains(key));
+            wanted.extend(probed);
         }
         self.read_and_settle(&wanted).await?;
         Ok(())
@@ -90,7 +92,7 @@ impl Cycle {
         for &key in keys {
             let none = Vec::new();
             let of_key = rows.get(&(key.resource, key.period)).unwrap_or(&none);
-            self.learn_dated(of_key).await?;
+            self.learn_dated(key, of_key).await?;
             let of_key = match self.rows_of_part(key, of_key).await? {
                 Ok(rows) => rows,
                 Err(failure) => {
@@ -242,24 +244,34 @@ impl Cycle {
         Ok(())
     }
 
-    /// Whether the server took the instant that a report carried: then it is a dated one.
-    async fn learn_dated(&self, rows: &[UsageRow]) -> Result<(), CycleError> {
+    /// The latest accepted report of which it is to be learnt whether its date was honoured.
+    async fn date_probe(&self) -> Result<Option<(Uuid, i64)>, CycleError> {
+        let fact = self.ledger(|ledger| ledger.server_fact(DATE_PROBE)).await?;
+        Ok(fact.and_then(|(text, _)| {
+            let (resource, micros) = text.split_once(' ')?;
+            Some((resource.parse().ok()?, micros.parse().ok()?))
+        }))
+    }
+
+    /// Whether the server took the instant that a report carried: then it is a dated one. Only the rows of that very
+    /// report tell: others carry other dates, and another hand's row its own.
+    async fn learn_dated(&self, key: StatementKey, rows: &[UsageRow]) -> Result<(), CycleError> {
         let now = self.of.clock.now();
+        if self.of.server_time().await?.dated.is_some() {
+            return Ok(());
+        }
+        let Some((_, probe)) = self.date_probe().await?.filter(|(resource, _)| *resource == key.resource)
+        else {
+            return Ok(());
+        };
         let dates: BTreeSet<i64> = rows.iter().filter_map(|row| Some(row.date?.as_microsecond())).collect();
-        self.ledger(move |ledger| {
-            let probe = ledger.server_fact("date_probe")?.and_then(|(text, _)| text.parse::<i64>().ok());
-            let known = ledger.server_fact("dated")?;
-            let (Some(probe), None) = (probe, known) else { return Ok(()) };
-            if dates.contains(&probe) {
-                ledger.put_server_fact("dated", "yes", now)?;
-            } else if dates.iter().any(|date| *date > probe - 1_000_000) {
-                // A row that was written at or after the probe carries the server's own time instead.
-                ledger.put_server_fact("dated", "no", now)?;
-            }
-            Ok(())
-        })
-        .await?;
-        Ok(())
+        // A row that was written at or after the probe carries the server's own time instead.
+        let verdict = match dates.contains(&probe) {
+            true => "yes",
+            false if dates.iter().any(|date| *date > probe - 1_000_000) => "no",
+            false => return Ok(()),
+        };
+        Ok(self.ledger(move |ledger| ledger.put_server_fact("dated", verdict, now)).await?)
     }
 
     /// Where the statement's part lies: the plan period that covers it, when that ends, and whether the month is split.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::guard::{self, Passage};
 use super::trouble::Reason;
-use super::{Cycle, CycleError, SERVER_ERRORS, Sent, in_turns};
+use super::{Cycle, CycleError, DATE_PROBE, SERVER_ERRORS, Sent, in_turns};
 use crate::ledger::catalog::KnownComponent;
 use crate::ledger::outbox::{Amount, Call, Statement, StatementKey};
 use crate::waldur::failure::Failure;
@@ -156,7 +156,7 @@ impl Cycle {
         statement: &Statement,
         usages: Vec<ComponentAmount>,
     ) -> Result<Option<SetUsage>, CycleError> {
-        let (key, now) = (statement.key, self.of.clock.now());
+        let key = statement.key;
         let server = self.of.server_time().await?;
         let part = self.part_of(key).await?;
         let passage = guard::passage(&self.of.rulebook.zone, key.period, key.part, part.end, &server);
@@ -183,8 +183,6 @@ impl Cycle {
                 // A probe: if the row comes back with exactly this instant, the server honours dates.
                 let whole = date.as_microsecond() - date.as_microsecond().rem_euclid(1_000_000);
                 let probe = whole + fastrand::i64(1..1_000_000);
-                self.ledger(move |ledger| ledger.put_server_fact("date_probe", &probe.to_string(), now))
-                    .await?;
                 jiff::Timestamp::from_microsecond(probe).ok()
             }
         };
@@ -195,6 +193,7 @@ impl Cycle {
     /// Sends the call. True: there may be more to send for this statement now.
     async fn call(&self, statement: &Statement, report: SetUsage) -> Result<bool, CycleError> {
         let (key, now) = (statement.key, self.of.clock.now());
+        let unknown = self.of.server_time().await?.dated.is_none();
         let amounts: Vec<Amount> = report
             .usages
             .iter()
@@ -216,8 +215,13 @@ impl Cycle {
             Ok(()) => {
                 self.answered();
                 self.say_sent(key, &amounts);
+                // Only a report that was accepted tells whether its date was honoured.
+                let probe = report.date.map(|date| format!("{} {}", key.resource, date.as_microsecond()));
                 self.ledger(move |ledger| {
                     ledger.set_retry(Some(key.resource), None)?;
+                    if let Some(probe) = probe.filter(|_| unknown) {
+                        ledger.put_server_fact(DATE_PROBE, &probe, now)?;
+                    }
                     ledger.acknowledge(key, amounts, "accepted", now)
                 })
                 .await?;
