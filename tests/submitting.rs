@@ -277,3 +277,21 @@ async fn a_server_that_learns_to_honour_dates_is_known_by_it_a_day_later() {
         assert_eq!(fact.map(|(value, _)| value).as_deref(), Some(dated), "{now}");
     }
 }
+
+#[tokio::test]
+async fn after_a_users_share_failed_and_went_through_nothing_is_waited_for() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world
+        .admin(
+            "faults",
+            r#"{"faults": [{"match": {"path": "set_user_usages"}, "when": "before", "action": {"status": 503}, "times": 1}]}"#,
+        )
+        .await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "alice", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(A, "cpu", "alice", 100)]).await;
+    world.cycle().await;
+    world.cycle().await;
+    let (pending, next) =
+        world.submitter.ledger.with(|ledger| Ok((ledger.pending()?, ledger.next_retry()?))).await.unwrap();
+    assert_eq!((pending, next), (vec![], None));
+}

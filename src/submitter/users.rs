@@ -164,7 +164,11 @@ impl Cycle {
             self.say_sent(key, &amounts);
             let now = self.of.clock.now();
             crate::fail_point("before shares are acknowledged");
-            self.ledger(move |ledger| ledger.acknowledge(key, amounts, "accepted", now)).await?;
+            self.ledger(move |ledger| {
+                ledger.set_retry(Some(key.resource), None)?;
+                ledger.acknowledge(key, amounts, "accepted", now)
+            })
+            .await?;
             crate::fail_point("after shares are acknowledged");
         }
         Ok(())
