@@ -295,3 +295,31 @@ async fn after_a_users_share_failed_and_went_through_nothing_is_waited_for() {
         world.submitter.ledger.with(|ledger| Ok((ledger.pending()?, ledger.next_retry()?))).await.unwrap();
     assert_eq!((pending, next), (vec![], None));
 }
+
+#[tokio::test]
+async fn a_500_that_always_comes_back_for_one_resource_is_waited_for_ever_longer_and_then_held() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    let other = "5e2f0000-0000-4000-8000-000000000002";
+    let broken = A.replace('-', "");
+    world
+        .admin(
+            "faults",
+            &format!(
+                r#"{{"faults": [{{"match": {{"path": "set_usage", "body": "{broken}"}}, "when": "before", "action": {{"status": 500}}}}]}}"#
+            ),
+        )
+        .await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "", 0), (other, "cpu", "", 0)]).await;
+    let mut failures = Vec::new();
+    for minute in 1..=8 {
+        let now = format!("2026-11-10T12:{minute:02}:00Z");
+        world.see(&now, &[(A, "cpu", "", 10), (other, "cpu", "", minute)]).await;
+        world.cycle().await;
+        let retry =
+            world.submitter.ledger.with(|ledger| ledger.retry(Some(A.parse().unwrap()))).await.unwrap();
+        failures.push(retry.map_or(0, |retry| retry.failures));
+    }
+    assert_eq!(failures[..5], [1, 2, 3, 4, 5]);
+    assert_eq!(world.troubles().await, ["2026-11  server_error"]);
+    assert_eq!(one(&world.held(other).await, "2026-11 cpu_hours"), "8.00");
+}

@@ -105,6 +105,8 @@ struct State {
     /// Resources in a row whose call had no clear outcome: a server in trouble, not a resource.
     unclear_in_a_row: u32,
     forbidden: Vec<Failure>,
+    /// Statements that met one server error too many, and its words.
+    broken: Vec<(StatementKey, String)>,
     answered: bool,
 }
 
@@ -189,6 +191,7 @@ impl Cycle {
             return Ok(());
         }
         self.clone().read_back(&due).await?;
+        self.hold_broken().await?;
         self.clone().send_users(due).await?;
         if self.stopped() { Ok(()) } else { self.all_is_well().await }
     }

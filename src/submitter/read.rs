@@ -177,13 +177,16 @@ impl Cycle {
 
     /// Keeps what the rows say of one statement.
     async fn settle(&self, key: StatementKey, rows: &BTreeMap<String, Row>) -> Result<(), CycleError> {
-        let now = self.of.clock.now();
         let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
         let held: BTreeMap<String, Held> =
             rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
         let decided = self.ledger(move |ledger| ledger.decided_overwrite(key)).await?;
         let overwrite = decided || self.of.on_conflict == OnConflict::Overwrite;
-        for finding in reconcile(&statement, &held, overwrite) {
+        let findings = reconcile(&statement, &held, overwrite);
+        // Where it went through after all, the failure is over. One that left nothing behind goes on being one: it is
+        // waited for ever longer, until a call succeeds.
+        let over = findings.iter().any(|finding| matches!(finding, Finding::Known { .. }));
+        for finding in findings {
             self.carry_out(&statement, finding).await?;
         }
         crate::fail_point("before rows are kept");
@@ -209,13 +212,9 @@ impl Cycle {
                 key.resource
             ));
         }
-        self.ledger(move |ledger| {
-            if ledger.statement(key)?.is_some_and(|s| !s.components.values().any(|e| e.intended.is_some())) {
-                ledger.set_retry(Some(key.resource), None)?;
-            }
-            Ok(now)
-        })
-        .await?;
+        if over {
+            self.ledger(move |ledger| ledger.set_retry(Some(key.resource), None)).await?;
+        }
         Ok(())
     }
 

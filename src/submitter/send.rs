@@ -13,7 +13,7 @@ use super::guard::{self, Passage};
 use super::trouble::Reason;
 use super::{Cycle, CycleError, DATE_PROBE, SERVER_ERRORS, Sent, in_turns};
 use crate::ledger::catalog::KnownComponent;
-use crate::ledger::outbox::{Amount, Call, Statement, StatementKey};
+use crate::ledger::outbox::{Amount, Call, Entry, Statement, StatementKey};
 use crate::waldur::failure::Failure;
 use crate::waldur::refusal::Refusal;
 use crate::waldur::report::{ComponentAmount, SetUsage};
@@ -76,11 +76,11 @@ impl Cycle {
     async fn next_call(&self, statement: &Statement) -> Result<Option<Vec<ComponentAmount>>, CycleError> {
         let known = self.components_of(statement.key.resource).await?;
         let limited = |component: &String| known.get(component).is_some_and(is_limited);
-        let to_send = |entry: &&crate::ledger::outbox::Entry| entry.to_send();
+        let to_send = |entry: &&Entry| entry.to_send();
         let alone = statement.components.iter().find(|(c, entry)| limited(c) && to_send(entry));
         let together =
             statement.components.iter().filter(|(c, entry)| !limited(c) && entry.trouble.is_none());
-        let chosen: Vec<(&String, &crate::ledger::outbox::Entry)> = match alone {
+        let chosen: Vec<(&String, &Entry)> = match alone {
             Some(one) => vec![one],
             None if statement.components.iter().any(|(c, entry)| !limited(c) && to_send(&entry)) => {
                 together.collect()
@@ -243,14 +243,10 @@ impl Cycle {
         if failure.may_be_applied() && failure.refusal().is_none() {
             // The intents stay: they are read back before anything else is sent for this resource.
             let failures = self.ledger(move |ledger| ledger.retry(Some(key.resource))).await?;
-            let alone = self.state().answered;
             if matches!(failure, Failure::Unknown { status: Some(500), .. })
-                && alone
                 && failures.is_some_and(|retry| retry.failures + 1 >= SERVER_ERRORS)
             {
-                self.trouble(key, "", Reason::ServerError, failure.to_string(), None).await?;
-                self.ledger(move |ledger| ledger.take_back(key, amounts)).await?;
-                return Ok(false);
+                self.state().broken.push((key, failure.to_string()));
             }
             self.put_off(key.resource, failure).await?;
             return Ok(false);
@@ -365,6 +361,22 @@ impl Cycle {
             }
         }
         Ok(false)
+    }
+
+    /// Holds resources that meet server errors again and again, if others got through: then it is not the server.
+    pub(super) async fn hold_broken(&self) -> Result<(), CycleError> {
+        let (broken, answered) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.broken), state.answered)
+        };
+        for (key, words) in broken.into_iter().filter(|_| answered) {
+            let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
+            // Read back, it may have gone through all the same.
+            if statement.is_some_and(|statement| statement.components.values().any(Entry::to_send)) {
+                self.trouble(key, "", Reason::ServerError, words, None).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn strand(&self, statement: &Statement, words: String) -> Result<(), CycleError> {
