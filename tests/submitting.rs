@@ -323,3 +323,60 @@ async fn a_500_that_always_comes_back_for_one_resource_is_waited_for_ever_longer
     assert_eq!(world.troubles().await, ["2026-11  server_error"]);
     assert_eq!(one(&world.held(other).await, "2026-11 cpu_hours"), "8.00");
 }
+
+#[tokio::test]
+async fn a_plan_switch_strands_the_last_bit_of_the_old_plan_and_nothing_of_the_new() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(A, "cpu", "", 100)]).await;
+    world.cycle().await;
+    assert_eq!(one(&world.held(A).await, "2026-11 cpu_hours"), "100.00");
+    world.set("2026-11-10T13:30:00Z").await;
+    world.admin(&format!("resources/{A}"), r#"{"switch_plan": true}"#).await;
+    world.see("2026-11-10T14:00:00Z", &[(A, "cpu", "", 200)]).await;
+    // The listing of resources is older than an hour: the switch is seen before anything is sent.
+    world.set("2026-11-10T14:30:00Z").await;
+    world.cycle().await;
+    world.see("2026-11-10T15:00:00Z", &[(A, "cpu", "", 260)]).await;
+    world.cycle().await;
+    // 13:30 to 15:00: 50 + 60.
+    assert_eq!(one(&world.held(A).await, "2026-11 cpu_hours"), "100.00 110.00");
+}
+
+#[tokio::test]
+async fn a_plan_switched_unseen_is_repaired() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(A, "cpu", "", 100)]).await;
+    world.cycle().await;
+    world.set("2026-11-10T13:10:00Z").await;
+    world.admin(&format!("resources/{A}"), r#"{"switch_plan": true}"#).await;
+    world.see("2026-11-10T13:20:00Z", &[(A, "cpu", "", 120)]).await;
+    world.cycle().await;
+    world.see("2026-11-10T15:20:00Z", &[(A, "cpu", "", 180)]).await;
+    world.cycle().await;
+    world.see("2026-11-10T16:20:00Z", &[(A, "cpu", "", 200)]).await;
+    world.cycle().await;
+    assert_eq!(one(&world.held(A).await, "2026-11 cpu_hours"), "100.00 90.00");
+}
+
+#[tokio::test]
+async fn usage_from_before_the_first_plan_period_does_not_undo_what_came_after() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    let uuid = "5e2f0000-0000-4000-8000-000000000199";
+    world
+        .admin(
+            "resources",
+            &format!(
+                r#"{{"uuid": "{uuid}", "name": "late", "offering": "{OFFERING}", "created": "2026-11-10T12:30:00Z"}}"#
+            ),
+        )
+        .await;
+    world.see("2026-11-10T12:00:00Z", &[(uuid, "cpu", "", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(uuid, "cpu", "", 100)]).await;
+    world.see("2026-11-10T14:00:00Z", &[(uuid, "cpu", "", 130)]).await;
+    world.cycle().await;
+    world.see("2026-11-10T15:00:00Z", &[(uuid, "cpu", "", 140)]).await;
+    world.cycle().await;
+    assert_eq!(one(&world.held(uuid).await, "2026-11 cpu_hours"), "140.00");
+}

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::reconcile::{Finding, Held, reconcile};
 use super::trouble::Reason;
 use super::{Cycle, CycleError, DATE_PROBE, OnConflict};
+use crate::ledger::catalog::KnownPlanPeriod;
 use crate::ledger::outbox::{Amount, Entry, Statement, StatementKey};
 use crate::metering::period::BillingPeriod;
 use crate::waldur::failure::Failure;
@@ -181,7 +182,11 @@ impl Cycle {
         let held: BTreeMap<String, Held> =
             rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
         let decided = self.ledger(move |ledger| ledger.decided_overwrite(key)).await?;
-        let overwrite = decided || self.of.on_conflict == OnConflict::Overwrite;
+        // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is.
+        let part = self.part_of(key).await?;
+        let server = self.of.server_time().await?;
+        let ended = part.split && part.end.is_some_and(|end| end <= server.now);
+        let overwrite = decided || ended || self.of.on_conflict == OnConflict::Overwrite;
         let findings = reconcile(&statement, &held, overwrite);
         // Where it went through after all, the failure is over. One that left nothing behind goes on being one: it is
         // waited for ever longer, until a call succeeds.
@@ -278,12 +283,14 @@ impl Cycle {
         let zone = self.of.rulebook.zone.clone();
         let periods = self.ledger(move |ledger| ledger.plan_periods(key.resource)).await?;
         let (start, end) = (zone.start(key.period), zone.end(key.period));
-        let covering =
-            periods.iter().rfind(|p| p.start <= key.part && p.end.is_none_or(|end| end > key.part));
+        let covers = |p: &&KnownPlanPeriod| p.start <= key.part && p.end.is_none_or(|end| end > key.part);
+        // What was used before the first plan period is filed under it.
+        let covering = periods.iter().rfind(covers).or(periods.first());
+        let first = periods.first().map(|period| period.start);
         Ok(Part {
             plan_period: covering.map(|period| period.uuid),
             end: covering.and_then(|period| period.end),
-            split: periods.iter().any(|period| period.start > start && period.start < end),
+            split: periods.iter().any(|p| Some(p.start) > first && p.start > start && p.start < end),
         })
     }
 }
