@@ -123,7 +123,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
                 }
                 systemd::ready("reloaded");
             }
-            Some(SIGUSR1) => tasks.hurry.notify_waiters(),
+            Some(SIGUSR1) => tasks.hurry.send_modify(|times| *times += 1),
             _ => break,
         }
     }
@@ -138,14 +138,15 @@ pub async fn run(load: Loader) -> Result<(), String> {
 struct Tasks {
     set: JoinSet<()>,
     stop: watch::Sender<bool>,
-    /// Wakes everything at once.
-    hurry: Arc<Notify>,
+    /// Wakes everything at once, also what is busy, as soon as it is not.
+    hurry: watch::Sender<u64>,
 }
 
 impl Tasks {
     fn start(agent: &Agent, ledger: &SharedLedger, pulse: &Arc<Pulse>) -> Tasks {
         let (stop, stopped) = watch::channel(false);
-        let hurry = Arc::new(Notify::new());
+        let (hurry, hurried) = watch::channel(0);
+        let sampled = Arc::new(Notify::new());
         let mut set = JoinSet::new();
         for index in 0..agent.definitions.len() {
             let part = Part {
@@ -153,7 +154,8 @@ impl Tasks {
                 ledger: ledger.clone(),
                 pulse: pulse.clone(),
                 stopped: stopped.clone(),
-                hurry: hurry.clone(),
+                hurry: hurried.clone(),
+                sampled: sampled.clone(),
             };
             set.spawn(part.collect(index));
         }
@@ -162,7 +164,8 @@ impl Tasks {
             ledger: ledger.clone(),
             pulse: pulse.clone(),
             stopped,
-            hurry: hurry.clone(),
+            hurry: hurried,
+            sampled,
         };
         set.spawn(part.submit());
         Tasks { set, stop, hurry }
@@ -190,7 +193,9 @@ struct Part {
     ledger: SharedLedger,
     pulse: Arc<Pulse>,
     stopped: watch::Receiver<bool>,
-    hurry: Arc<Notify>,
+    hurry: watch::Receiver<u64>,
+    /// A collector has looked at a moment that matters, and what it saw is to be submitted at once.
+    sampled: Arc<Notify>,
 }
 
 /// Why a wait ended.
@@ -211,11 +216,15 @@ impl Part {
         let mut due = self.agent.clock.now();
         let mut failing = false;
         loop {
-            match self.wait_until(due).await {
+            let matters = match self.wait_until(due).await {
                 Woken::Stopped => return,
-                Woken::Due | Woken::Hurry => {}
-            }
+                Woken::Due => is_near_boundary(&zone, due),
+                Woken::Hurry => true,
+            };
             failing = self.sample(definition, failing).await;
+            if matters {
+                self.sampled.notify_one();
+            }
             due = next_run(&definition.schedule, &zone, self.agent.clock.now());
         }
     }
@@ -279,7 +288,12 @@ impl Part {
         let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now());
         let mut compacted = Timestamp::MIN;
         loop {
-            let hurry = match self.wait_until(due).await {
+            let sampled = self.sampled.clone();
+            let woken = tokio::select! {
+                woken = self.wait_until(due) => woken,
+                () = sampled.notified() => Woken::Due,
+            };
+            let hurry = match woken {
                 Woken::Stopped => return,
                 Woken::Due => false,
                 Woken::Hurry => true,
@@ -342,7 +356,7 @@ impl Part {
             let until = Instant::now() + left.min(LONGEST_SLEEP).max(Duration::from_millis(1));
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
-                () = self.hurry.notified() => return Woken::Hurry,
+                Ok(()) = self.hurry.changed() => return Woken::Hurry,
                 changed = self.stopped.changed() => {
                     if changed.is_err() || *self.stopped.borrow() {
                         return Woken::Stopped;
@@ -351,6 +365,13 @@ impl Part {
             }
         }
     }
+}
+
+/// Whether this is one of the instants at which usage is cut and submitted for the month's sake.
+fn is_near_boundary(zone: &BillingZone, due: Timestamp) -> bool {
+    let period = zone.period_of(due);
+    let before_end = zone.end(period).saturating_sub(BEFORE_MONTH_END).unwrap_or(due);
+    due == before_end || due == zone.start(period)
 }
 
 /// When a schedule is next due: by its own rule, and besides shortly before and right after the end of the month, so

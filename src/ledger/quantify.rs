@@ -272,10 +272,14 @@ impl SeriesFacts {
     }
 }
 
-/// Where the months of this resource are cut: at switches of its plan.
+/// Where the months of this resource are cut: at switches of its plan. Its first plan period is no switch: the server
+/// files under it what was used of that month before it began, too (documented), and there is no other to file it under.
 pub(super) fn cuts(connection: &Connection, resource: &str) -> rusqlite::Result<Vec<Timestamp>> {
     connection
-        .prepare_cached("SELECT start FROM plan_period WHERE resource = ?1")?
+        .prepare_cached(
+            "SELECT start FROM plan_period WHERE resource = ?1
+             AND start > (SELECT min(start) FROM plan_period WHERE resource = ?1)",
+        )?
         .query_map([resource], |row| row.get(0).map(instant))?
         .collect()
 }
