@@ -125,7 +125,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
                 }
                 systemd::ready("reloaded");
             }
-            Some(SIGUSR1) => tasks.hurry.notify_waiters(),
+            Some(SIGUSR1) => tasks.hurry.send_modify(|times| *times += 1),
             _ => break,
         }
     }
@@ -140,14 +140,15 @@ pub async fn run(load: Loader) -> Result<(), String> {
 struct Tasks {
     set: JoinSet<()>,
     stop: watch::Sender<bool>,
-    /// Wakes everything at once.
-    hurry: Arc<Notify>,
+    /// Wakes everything at once, also what is busy, as soon as it is not.
+    hurry: watch::Sender<u64>,
 }
 
 impl Tasks {
     fn start(agent: &Agent, ledger: &SharedLedger, pulse: &Arc<Pulse>) -> Tasks {
         let (stop, stopped) = watch::channel(false);
-        let (hurry, collected) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (hurry, hurried) = watch::channel(0);
+        let sampled = Arc::new(Notify::new());
         let mut set = JoinSet::new();
         for index in 0..agent.definitions.len() {
             let part = Part {
@@ -155,8 +156,8 @@ impl Tasks {
                 ledger: ledger.clone(),
                 pulse: pulse.clone(),
                 stopped: stopped.clone(),
-                hurry: hurry.clone(),
-                collected: collected.clone(),
+                hurry: hurried.clone(),
+                sampled: sampled.clone(),
             };
             set.spawn(part.collect(index));
         }
@@ -165,8 +166,8 @@ impl Tasks {
             ledger: ledger.clone(),
             pulse: pulse.clone(),
             stopped,
-            hurry: hurry.clone(),
-            collected,
+            hurry: hurried,
+            sampled,
         };
         set.spawn(part.submit());
         Tasks { set, stop, hurry }
@@ -194,10 +195,9 @@ struct Part {
     ledger: SharedLedger,
     pulse: Arc<Pulse>,
     stopped: watch::Receiver<bool>,
-    hurry: Arc<Notify>,
-    /// From collectors to the submitter: what was just collected is to be submitted now. Both wake at once, so without
-    /// it the submission could come first and leave the last readings of a month behind.
-    collected: Arc<Notify>,
+    hurry: watch::Receiver<u64>,
+    /// A collector has looked at a moment that matters, and what it saw is to be submitted at once.
+    sampled: Arc<Notify>,
 }
 
 /// Why a wait ended.
@@ -218,14 +218,14 @@ impl Part {
         let mut due = self.agent.clock.now();
         let mut failing = false;
         loop {
-            let woken = self.wait_until(due, None).await;
-            if woken == Woken::Stopped {
-                return;
-            }
-            let closing = due == before_end(&zone, due, BEFORE_MONTH_END);
+            let matters = match self.wait_until(due).await {
+                Woken::Stopped => return,
+                Woken::Due => is_near_boundary(&zone, due),
+                Woken::Hurry => true,
+            };
             failing = self.sample(definition, failing).await;
-            if closing || woken == Woken::Hurry {
-                self.collected.notify_one();
+            if matters {
+                self.sampled.notify_one();
             }
             due = next_run(&definition.schedule, &zone, self.agent.clock.now(), &[BEFORE_MONTH_END]);
         }
@@ -287,12 +287,16 @@ impl Part {
             },
         };
         let zone = self.agent.rulebook.zone.clone();
-        let collected = self.collected.clone();
         let closing = [BEFORE_MONTH_END, LAST_CALL];
         let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now(), &closing);
         let mut compacted = Timestamp::MIN;
         loop {
-            let hurry = match self.wait_until(due, Some(&collected)).await {
+            let sampled = self.sampled.clone();
+            let woken = tokio::select! {
+                woken = self.wait_until(due) => woken,
+                () = sampled.notified() => Woken::Due,
+            };
+            let hurry = match woken {
                 Woken::Stopped => return,
                 Woken::Due => false,
                 Woken::Hurry => true,
@@ -340,8 +344,8 @@ impl Part {
         }
     }
 
-    /// Waits for an instant of the wall clock, however it is set meanwhile, or until something was `collected`.
-    async fn wait_until(&mut self, due: Timestamp, collected: Option<&Notify>) -> Woken {
+    /// Waits for an instant of the wall clock, however it is set meanwhile.
+    async fn wait_until(&mut self, due: Timestamp) -> Woken {
         loop {
             self.pulse.beat();
             if *self.stopped.borrow() {
@@ -355,8 +359,7 @@ impl Part {
             let until = Instant::now() + left.min(LONGEST_SLEEP).max(Duration::from_millis(1));
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
-                () = self.hurry.notified() => return Woken::Hurry,
-                () = notified(collected) => return Woken::Hurry,
+                Ok(()) = self.hurry.changed() => return Woken::Hurry,
                 changed = self.stopped.changed() => {
                     if changed.is_err() || *self.stopped.borrow() {
                         return Woken::Stopped;
@@ -367,24 +370,18 @@ impl Part {
     }
 }
 
+/// Whether this is one of the instants at which usage is cut and submitted for the month's sake.
+fn is_near_boundary(zone: &BillingZone, due: Timestamp) -> bool {
+    let period = zone.period_of(due);
+    let before_end = zone.end(period).saturating_sub(BEFORE_MONTH_END).unwrap_or(due);
+    due == before_end || due == zone.start(period)
+}
+
 /// When a schedule is next due: by its own rule, and besides shortly before and right after the end of the month, so
 /// that usage is cut as close to the boundary as can be.
 fn next_run(schedule: &Schedule, zone: &BillingZone, now: Timestamp, before: &[SignedDuration]) -> Timestamp {
-    let by_rule = schedule.next_after(now).unwrap_or(Timestamp::MAX);
-    let closing = before.iter().map(|before| before_end(zone, now, *before));
-    let others = closing.chain([zone.end(zone.period_of(now))]);
-    others.filter(|at| *at > now).fold(by_rule, Timestamp::min)
-}
-
-/// The instant that lies so long before the end of the month.
-fn before_end(zone: &BillingZone, now: Timestamp, before: SignedDuration) -> Timestamp {
     let end = zone.end(zone.period_of(now));
-    end.saturating_sub(before).unwrap_or(end)
-}
-
-async fn notified(notify: Option<&Notify>) {
-    match notify {
-        Some(notify) => notify.notified().await,
-        None => std::future::pending().await,
-    }
+    let by_rule = schedule.next_after(now).unwrap_or(Timestamp::MAX);
+    let closing = before.iter().map(|before| end.saturating_sub(*before).unwrap_or(end));
+    closing.chain([end]).filter(|at| *at > now).fold(by_rule, Timestamp::min)
 }

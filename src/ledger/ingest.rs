@@ -331,14 +331,18 @@ impl<'a> Store<'a> {
                 None => {}
             }
         }
-        let before = self.known(source, series, &row)?;
+        touched.meet(self.connection, &met)?;
+        // What lies behind all that is known of its series, and has no id of its own, was not seen before.
+        let before = match row.id.is_empty() && touched.is_behind(series, instant(row.at)) {
+            true => None,
+            false => self.known(source, series, &row)?,
+        };
         if let Some((old_series, old, _)) = &before
             && *old_series == series
             && *old == row
         {
             return Ok(Put::Same);
         }
-        touched.meet(self.connection, &met)?;
         if let Some((old_series, old, facts)) = &before {
             if *old_series != series {
                 touched.meet(self.connection, &self.met(*old_series, source, kind)?)?;

@@ -371,12 +371,17 @@ impl Ledger {
         })
     }
 
-    /// The earliest instant at which something that was put off may be tried again.
+    /// The earliest instant at which something that was put off may be tried again: the server, or a resource of which
+    /// there is something to send.
     pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
         self.look(|connection| {
-            connection.query_row("SELECT min(next) FROM retry", [], |row| {
-                row.get::<_, Option<i64>>(0).map(|next| next.map(instant))
-            })
+            connection.query_row(
+                "SELECT min(next) FROM retry WHERE resource = '' OR EXISTS (
+                    SELECT 1 FROM statement INDEXED BY statement_pending
+                    WHERE statement.resource = retry.resource AND revision > agreed)",
+                [],
+                |row| row.get::<_, Option<i64>>(0).map(|next| next.map(instant)),
+            )
         })
     }
 

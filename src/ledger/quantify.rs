@@ -76,6 +76,12 @@ impl Touched {
         Ok(())
     }
 
+    /// Whether an instant lies behind all readings of a series that was met.
+    pub(super) fn is_behind(&self, series: i64, at: Timestamp) -> bool {
+        let met = self.series.get(&series).filter(|change| change.met.kind != Kind::Delta);
+        met.is_some_and(|change| change.last.is_none_or(|last| last < at))
+    }
+
     pub(super) fn added(&mut self, series: i64, point: Point) {
         let Some(change) = self.series.get_mut(&series) else { return };
         change.in_order &= change.last.is_none_or(|last| last < point.at);
@@ -266,10 +272,14 @@ impl SeriesFacts {
     }
 }
 
-/// Where the months of this resource are cut: at switches of its plan.
+/// Where the months of this resource are cut: at switches of its plan. Its first plan period is no switch: the server
+/// files under it what was used of that month before it began, too (documented), and there is no other to file it under.
 pub(super) fn cuts(connection: &Connection, resource: &str) -> rusqlite::Result<Vec<Timestamp>> {
     connection
-        .prepare_cached("SELECT start FROM plan_period WHERE resource = ?1")?
+        .prepare_cached(
+            "SELECT start FROM plan_period WHERE resource = ?1
+             AND start > (SELECT min(start) FROM plan_period WHERE resource = ?1)",
+        )?
         .query_map([resource], |row| row.get(0).map(instant))?
         .collect()
 }

@@ -496,3 +496,41 @@ fn whatever_comes_in_the_cheap_way_gives_what_a_recount_gives() {
 }
 
 const SEEDS: u64 = 100;
+
+#[test]
+fn what_is_no_longer_pending_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let now = at("2026-11-10T12:00:00Z");
+    let retry = super::outbox::Retry { failures: 1, next: now, words: "x".to_owned() };
+    ledger.set_retry(Some(Uuid::from_u128(1)), Some(retry)).unwrap();
+    assert_eq!(ledger.next_retry().unwrap(), None);
+}
+
+fn drafts(text: &str) -> Rulebook {
+    rulebook(text)
+}
+
+fn one_user_less(resource: &str, factor: &str) -> String {
+    format!(
+        "    resource: {resource}\n    meters:\n      cpu_hours: {{ reading: cpu_seconds, factor: {factor} }}\n"
+    )
+}
+
+#[test]
+fn the_first_plan_period_of_a_resource_is_no_switch() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = drafts(&format!("collectors:\n  c:\n{}", one_user_less(RESOURCE, "1")));
+    let mut ledger = open(&folder, rules);
+    let start = at("2026-11-10T12:00:00Z");
+    for (minute, value) in [(0, 0), (5, 100), (15, 130)] {
+        let time = minutes(start, minute);
+        ledger.record(seen(time, vec![plain(value, time)])).unwrap();
+    }
+    let period =
+        super::catalog::KnownPlanPeriod { uuid: Uuid::from_u128(3), start: minutes(start, 10), end: None };
+    let resource = Uuid::parse_str(RESOURCE).unwrap();
+    ledger.put_plan_periods(resource, vec![period], ("2026-11", ""), minutes(start, 16)).unwrap();
+    let parts: Vec<_> = ledger.statements(None).unwrap().iter().map(|s| s.key.part.to_string()).collect();
+    assert_eq!(parts, ["2026-11-01T00:00:00Z"]);
+}

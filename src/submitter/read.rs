@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::reconcile::{Finding, Held, reconcile};
 use super::trouble::Reason;
-use super::{Cycle, CycleError, OnConflict};
+use super::{Cycle, CycleError, DATE_PROBE, OnConflict};
+use crate::ledger::catalog::KnownPlanPeriod;
 use crate::ledger::outbox::{Amount, Entry, Statement, StatementKey};
 use crate::metering::period::BillingPeriod;
 use crate::waldur::failure::Failure;
@@ -25,7 +26,7 @@ pub(super) type Rows = BTreeMap<(Uuid, BillingPeriod), Vec<UsageRow>>;
 const SINGLY: usize = 2;
 
 impl Cycle {
-    /// Reads what the server holds of statements of which nothing is known yet, or of which something was sent and no
+    /// Reads what the server holds of components of which nothing is known yet, or of which something was sent and no
     /// outcome learnt. Returns the statements that may go on.
     pub(super) async fn read_first(
         self: Arc<Self>,
@@ -34,10 +35,11 @@ impl Cycle {
         let mut unread = Vec::new();
         for &key in &due {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            let entries = || statement.components.values().chain(statement.users.values());
-            let known = entries().any(|entry| entry.acknowledged.is_some());
-            let unclear = entries().any(|entry| entry.intended.is_some());
-            if !known || unclear {
+            // Component by component: one that a meter brings in mid-month may be another hand's until then.
+            let never_read = |entry: &Entry| entry.acknowledged.is_none() && entry.to_send();
+            let unknown = statement.components.values().any(never_read);
+            let unclear = statement.components.values().any(|entry| entry.intended.is_some());
+            if unknown || unclear {
                 unread.push(key);
             }
         }
@@ -65,9 +67,11 @@ impl Cycle {
             }
         }
         let dated = self.of.server_time().await?.dated;
-        if dated.is_none() && wanted.is_empty() {
-            // The row of any report that was just accepted tells.
-            wanted.extend(due.first());
+        if dated.is_none() {
+            // The row of the report that was accepted last tells.
+            let probe = self.date_probe().await?.map(|(resource, _)| resource);
+            let probed = due.iter().find(|key| Some(key.resource) == probe && !wanted.contains(key));
+            wanted.extend(probed);
         }
         self.read_and_settle(&wanted).await?;
         Ok(())
@@ -90,7 +94,7 @@ impl Cycle {
         for &key in keys {
             let none = Vec::new();
             let of_key = rows.get(&(key.resource, key.period)).unwrap_or(&none);
-            self.learn_dated(of_key).await?;
+            self.learn_dated(key, of_key).await?;
             let of_key = match self.rows_of_part(key, of_key).await? {
                 Ok(rows) => rows,
                 Err(failure) => {
@@ -175,14 +179,21 @@ impl Cycle {
 
     /// Keeps what the rows say of one statement.
     async fn settle(&self, key: StatementKey, rows: &BTreeMap<String, Row>) -> Result<(), CycleError> {
-        let now = self.of.clock.now();
         let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
         let held: BTreeMap<String, Held> =
             rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
         self.look_for_misfiled(&statement, &held).await?;
         let decided = self.ledger(move |ledger| ledger.decided_overwrite(key)).await?;
-        let overwrite = decided || self.of.on_conflict == OnConflict::Overwrite;
-        for finding in reconcile(&statement, &held, overwrite) {
+        // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is.
+        let part = self.part_of(key).await?;
+        let server = self.of.server_time().await?;
+        let ended = part.split && part.end.is_some_and(|end| end <= server.now);
+        let overwrite = decided || ended || self.of.on_conflict == OnConflict::Overwrite;
+        let findings = reconcile(&statement, &held, overwrite);
+        // Where it went through after all, the failure is over. One that left nothing behind goes on being one: it is
+        // waited for ever longer, until a call succeeds.
+        let over = findings.iter().any(|finding| matches!(finding, Finding::Known { .. }));
+        for finding in findings {
             self.carry_out(&statement, finding).await?;
         }
         crate::fail_point("before rows are kept");
@@ -208,13 +219,9 @@ impl Cycle {
                 key.resource
             ));
         }
-        self.ledger(move |ledger| {
-            if ledger.statement(key)?.is_some_and(|s| !s.components.values().any(|e| e.intended.is_some())) {
-                ledger.set_retry(Some(key.resource), None)?;
-            }
-            Ok(now)
-        })
-        .await?;
+        if over {
+            self.ledger(move |ledger| ledger.set_retry(Some(key.resource), None)).await?;
+        }
         Ok(())
     }
 
@@ -278,24 +285,34 @@ impl Cycle {
         Ok(())
     }
 
-    /// Whether the server took the instant that a report carried: then it is a dated one.
-    async fn learn_dated(&self, rows: &[UsageRow]) -> Result<(), CycleError> {
+    /// The latest accepted report of which it is to be learnt whether its date was honoured.
+    async fn date_probe(&self) -> Result<Option<(Uuid, i64)>, CycleError> {
+        let fact = self.ledger(|ledger| ledger.server_fact(DATE_PROBE)).await?;
+        Ok(fact.and_then(|(text, _)| {
+            let (resource, micros) = text.split_once(' ')?;
+            Some((resource.parse().ok()?, micros.parse().ok()?))
+        }))
+    }
+
+    /// Whether the server took the instant that a report carried: then it is a dated one. Only the rows of that very
+    /// report tell: others carry other dates, and another hand's row its own.
+    async fn learn_dated(&self, key: StatementKey, rows: &[UsageRow]) -> Result<(), CycleError> {
         let now = self.of.clock.now();
+        if self.of.server_time().await?.dated.is_some() {
+            return Ok(());
+        }
+        let Some((_, probe)) = self.date_probe().await?.filter(|(resource, _)| *resource == key.resource)
+        else {
+            return Ok(());
+        };
         let dates: BTreeSet<i64> = rows.iter().filter_map(|row| Some(row.date?.as_microsecond())).collect();
-        self.ledger(move |ledger| {
-            let probe = ledger.server_fact("date_probe")?.and_then(|(text, _)| text.parse::<i64>().ok());
-            let known = ledger.server_fact("dated")?;
-            let (Some(probe), None) = (probe, known) else { return Ok(()) };
-            if dates.contains(&probe) {
-                ledger.put_server_fact("dated", "yes", now)?;
-            } else if dates.iter().any(|date| *date > probe - 1_000_000) {
-                // A row that was written at or after the probe carries the server's own time instead.
-                ledger.put_server_fact("dated", "no", now)?;
-            }
-            Ok(())
-        })
-        .await?;
-        Ok(())
+        // A row that was written at or after the probe carries the server's own time instead.
+        let verdict = match dates.contains(&probe) {
+            true => "yes",
+            false if dates.iter().any(|date| *date > probe - 1_000_000) => "no",
+            false => return Ok(()),
+        };
+        Ok(self.ledger(move |ledger| ledger.put_server_fact("dated", verdict, now)).await?)
     }
 
     /// Where the statement's part lies: the plan period that covers it, when that ends, and whether the month is split.
@@ -303,12 +320,14 @@ impl Cycle {
         let zone = self.of.rulebook.zone.clone();
         let periods = self.ledger(move |ledger| ledger.plan_periods(key.resource)).await?;
         let (start, end) = (zone.start(key.period), zone.end(key.period));
-        let covering =
-            periods.iter().rfind(|p| p.start <= key.part && p.end.is_none_or(|end| end > key.part));
+        let covers = |p: &&KnownPlanPeriod| p.start <= key.part && p.end.is_none_or(|end| end > key.part);
+        // What was used before the first plan period is filed under it.
+        let covering = periods.iter().rfind(covers).or(periods.first());
+        let first = periods.first().map(|period| period.start);
         Ok(Part {
             plan_period: covering.map(|period| period.uuid),
             end: covering.and_then(|period| period.end),
-            split: periods.iter().any(|period| period.start > start && period.start < end),
+            split: periods.iter().any(|p| Some(p.start) > first && p.start > start && p.start < end),
         })
     }
 }

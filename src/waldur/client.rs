@@ -47,6 +47,7 @@ pub struct Client {
     clock: SharedClock,
     skew: SkewMeter,
     seats: Semaphore,
+    max_in_flight: usize,
     sent: AtomicU64,
     timeout: Duration,
 }
@@ -82,6 +83,7 @@ impl Client {
             clock,
             skew: SkewMeter::default(),
             seats: Semaphore::new(settings.max_in_flight),
+            max_in_flight: settings.max_in_flight,
             sent: AtomicU64::new(0),
             timeout: settings.timeout,
         })
@@ -95,6 +97,11 @@ impl Client {
     /// The same with its uncertainty and when it was measured.
     pub fn measured_skew(&self) -> Option<Skew> {
         self.skew.current()
+    }
+
+    /// How many calls may be under way at once; more than these wait their turn.
+    pub fn max_in_flight(&self) -> usize {
+        self.max_in_flight
     }
 
     /// How many requests were sent so far.
