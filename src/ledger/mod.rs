@@ -187,8 +187,32 @@ impl SharedLedger {
     }
 }
 
+/// How often to look whether a file without a mark gets one, before it is taken for a foreign one.
+const LOOKS: u32 = 40;
+
+/// Whether the file is a SQLite database that no program has marked as its own.
+fn is_unmarked(path: &Path) -> bool {
+    let mut header = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(100).read_to_end(&mut header));
+    read.is_ok()
+        && header.starts_with(b"SQLite format 3\0")
+        && header.get(60..64) == Some(&[0; 4])
+        && header.get(68..72) == Some(&[0; 4])
+}
+
 /// Looks at the first bytes of the file without opening it as a database, so that a foreign file stays untouched.
 fn inspect(path: &Path) -> Result<(), LedgerError> {
+    for _ in 0..LOOKS {
+        if !is_unmarked(path) {
+            break;
+        }
+        // Most likely another process of ours is just making it: its pages come before its mark.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "at most a second, for a file that is about to be refused"
+        )]
+        std::thread::sleep(Duration::from_millis(25));
+    }
     let mut header = Vec::new();
     match std::fs::File::open(path) {
         Ok(file) => {
