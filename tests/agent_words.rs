@@ -327,6 +327,22 @@ fn a_file_that_is_no_ledger_is_refused_and_left_untouched() {
 }
 
 #[test]
+fn another_programs_database_is_refused_and_left_untouched() {
+    let world = ready(CURRENT);
+    let path = world.path("ledger.db");
+    let python = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1])\nc.execute('CREATE TABLE photos (a)')\nc.commit()\n";
+    let made = Command::new("python3").args(["-c", python, path.to_str().unwrap()]).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return skip("another_programs_database_is_refused_and_left_untouched", "python3 with sqlite3");
+    }
+    let bytes = std::fs::read(&path).unwrap();
+    for command in [&["flush"][..], &["status"], &["run"]] {
+        world.agent(command).exits(78).says("another program's SQLite database").says("left untouched");
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
 fn a_ledger_of_a_newer_version_is_refused_and_left_untouched() {
     let world = ready(CURRENT);
     world.flush().exits(0);
