@@ -88,6 +88,11 @@ pub(super) fn recount(
         .prepare_cached("SELECT DISTINCT period FROM quantity WHERE series = ?")?
         .query_map([series], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
+    if !facts.configured {
+        // Nothing says any more how it is counted: what was counted stands.
+        facts.restate(periods, restate);
+        return Ok(());
+    }
     connection.prepare_cached("DELETE FROM quantity WHERE series = ?")?.execute([series])?;
     for &measure in &facts.measures {
         for ((segment, period), quantity) in compact::subtotals(connection, series, measure)? {
@@ -125,6 +130,8 @@ fn count(
 /// What must be known of a series to count it.
 pub(super) struct SeriesFacts {
     measures: Vec<Measure>,
+    /// Whether the configuration still has its collector.
+    configured: bool,
     pub(super) timeline: Timeline,
     resource: Option<String>,
     /// Before this instant only subtotals are left, and they stand.
@@ -147,6 +154,7 @@ impl SeriesFacts {
         };
         Ok(SeriesFacts {
             measures: measures(rulebook, &collector, &name, kind.parse().ok()),
+            configured: rulebook.of(&collector).is_some(),
             timeline: Timeline::new(rulebook.zone.clone(), cuts),
             resource,
             compacted: compacted.map_or(Timestamp::MIN, instant),

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
 
 use super::ingest::Restate;
 use super::quantify::{cuts, quantity};
@@ -40,6 +41,9 @@ struct Line {
     problem: Option<String>,
 }
 
+/// By part and component.
+type Parts = BTreeMap<i64, BTreeMap<String, Amounts>>;
+
 /// (component, user); user '' is the total.
 type Lines = BTreeMap<(String, String), Line>;
 
@@ -50,11 +54,10 @@ fn restate_one(
     period: &str,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
-    let mut parts = amounts(connection, rulebook, resource, period)?;
-    let known: Vec<i64> = connection
-        .prepare_cached("SELECT part FROM statement WHERE resource = ?1 AND period = ?2")?
-        .query_map(params![resource, period], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+    let (mut parts, gone) = amounts(connection, rulebook, resource, period)?;
+    let orphans = components_of(connection, &gone)?;
+    move_parts(connection, rulebook, resource, period)?;
+    let known: Vec<i64> = known_parts(connection, resource, period)?;
     for part in known {
         // A part that has nothing left is a statement of zeros.
         parts.entry(part).or_default();
@@ -64,7 +67,7 @@ fn restate_one(
         let mut lines = lines(components);
         let key = (resource, period, part);
         let before = load(connection, key)?;
-        keep_standing(connection, rulebook, key, &before, &mut lines)?;
+        keep_standing(connection, rulebook, key, &before, &orphans, &mut lines)?;
         if lines == before {
             continue;
         }
@@ -73,14 +76,71 @@ fn restate_one(
     Ok(changed)
 }
 
-/// The exact amounts of all components of one resource in one period, by part.
+fn known_parts(connection: &Connection, resource: &str, period: &str) -> rusqlite::Result<Vec<i64>> {
+    connection
+        .prepare_cached("SELECT part FROM statement WHERE resource = ?1 AND period = ?2")?
+        .query_map(params![resource, period], |row| row.get(0))?
+        .collect()
+}
+
+/// Where a part begins may change: with the billing time zone, or with what is known of plan periods. It is still the
+/// same row of the server's, so what is known of that goes along; a statement of zeros under the old name would undo it.
+fn move_parts(
+    connection: &Connection,
+    rulebook: &Rulebook,
+    resource: &str,
+    period: &str,
+) -> rusqlite::Result<()> {
+    let Ok(billing_period) = period.parse::<BillingPeriod>() else { return Ok(()) };
+    let timeline = Timeline::new(rulebook.zone.clone(), cuts(connection, resource)?);
+    let start = rulebook.zone.start(billing_period);
+    for part in known_parts(connection, resource, period)? {
+        let segment = timeline.segment_at(super::instant(part));
+        let proper =
+            if segment.period == billing_period { micros(segment.start.max(start)) } else { micros(start) };
+        if proper == part {
+            continue;
+        }
+        for table in ["statement", "line", "acknowledgement", "intent", "trouble", "usage_row"] {
+            let of_part = "resource = ?1 AND period = ?2 AND part = ?3";
+            connection.execute(
+                &format!("UPDATE OR IGNORE {table} SET part = ?4 WHERE {of_part}"),
+                params![resource, period, part, proper],
+            )?;
+            connection
+                .execute(&format!("DELETE FROM {table} WHERE {of_part}"), params![resource, period, part])?;
+        }
+    }
+    Ok(())
+}
+
+/// What these collectors, which the configuration no longer has, made when it had them.
+fn components_of(
+    connection: &Connection,
+    collectors: &BTreeSet<String>,
+) -> rusqlite::Result<BTreeMap<String, String>> {
+    let mut components = BTreeMap::new();
+    for collector in collectors {
+        let measures: Option<String> = connection
+            .prepare_cached("SELECT measures FROM collector WHERE name = ?")?
+            .query_row([collector], |row| row.get(0))
+            .optional()?;
+        let measures: BTreeMap<String, serde_json::Value> =
+            measures.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        components.extend(measures.into_keys().map(|component| (component, collector.clone())));
+    }
+    Ok(components)
+}
+
+/// The exact amounts of all components of one resource in one period, by part; and which collectors that the
+/// configuration no longer has measured something of it.
 fn amounts(
     connection: &Connection,
     rulebook: &Rulebook,
     resource: &str,
     period: &str,
-) -> rusqlite::Result<BTreeMap<i64, BTreeMap<String, Amounts>>> {
-    let Ok(billing_period) = period.parse::<BillingPeriod>() else { return Ok(BTreeMap::new()) };
+) -> rusqlite::Result<(Parts, BTreeSet<String>)> {
+    let Ok(billing_period) = period.parse::<BillingPeriod>() else { return Ok(Default::default()) };
     let timeline = Timeline::new(rulebook.zone.clone(), cuts(connection, resource)?);
     let start = rulebook.zone.start(billing_period);
 
@@ -97,8 +157,13 @@ fn amounts(
          WHERE target.resource = ?1 AND quantity.period = ?2 ORDER BY series.id, quantity.segment",
     )?;
     let mut rows = query.query(params![resource, period])?;
+    let mut gone = BTreeSet::new();
     while let Some(row) = rows.next()? {
         let (collector, name): (String, String) = (row.get(1)?, row.get(2)?);
+        if rulebook.of(&collector).is_none() {
+            gone.insert(collector);
+            continue;
+        }
         let Ok(kind) = row.get::<_, String>(3)?.parse::<Kind>() else { continue };
         let segment = super::instant(row.get(5)?);
         let part = micros(timeline.segment_at(segment).start.max(start));
@@ -137,7 +202,7 @@ fn amounts(
             *amounts.users.entry(user).or_insert_with(Exact::zero) += amount;
         }
     }
-    Ok(parts)
+    Ok((parts, gone))
 }
 
 /// Which meters are for readings of this name, as places in the rulebook.
@@ -179,38 +244,44 @@ pub fn two_decimals(amount: rust_decimal::Decimal) -> String {
     format!("{amount:.2}")
 }
 
-/// What stood in the statement and has no readings any more. Where some meter still makes the component, it has
-/// become zero. Where none does (a collector was removed or renamed), it stands as it was: what the configuration no
-/// longer speaks of is not taken back from a bill in silence.
+/// What stood in the statement and has no readings any more. Where some meter still makes the component of this resource,
+/// it has become zero. Where none does (a meter or collector was removed or renamed), it stands as it was: what the
+/// configuration no longer speaks of is not taken back from a bill in silence. And what a collector that is gone shared
+/// with one that is there is neither known nor zero: it is not sent until a person has said how it goes on.
 fn keep_standing(
     connection: &Connection,
     rulebook: &Rulebook,
     (resource, period, part): (&str, &str, i64),
     before: &Lines,
+    orphans: &BTreeMap<String, String>,
     lines: &mut Lines,
 ) -> rusqlite::Result<()> {
-    let metered: BTreeSet<&str> = rulebook
-        .rules
-        .iter()
-        .flat_map(|rules| rules.meters.iter().map(|meter| meter.component.as_str()))
-        .collect();
-    for ((component, user), line) in before {
-        if lines.contains_key(&(component.clone(), user.clone())) {
-            continue;
-        }
-        let sent: Option<i64> = connection
+    let metered = metered(connection, rulebook, resource)?;
+    let sent = |component: &str, user: &str| {
+        connection
             .prepare_cached(
                 "SELECT 1 FROM acknowledgement
                  WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5
                  UNION ALL SELECT 1 FROM intent
                  WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5 LIMIT 1",
             )?
-            .query_row(params![resource, period, part, component, user], |row| row.get(0))
-            .optional()?;
-        if sent.is_none() {
+            .exists(params![resource, period, part, component, user])
+    };
+    for ((component, _), line) in lines.iter_mut() {
+        let Some(collector) = orphans.get(component) else { continue };
+        if sent(component, "")? {
+            let problem = format!(
+                "part of it was measured by the collector `{collector}`, which is no longer configured: what has been \
+                 reported stands; configure it again under that name to go on this month"
+            );
+            *line = Line { posted: None, problem: Some(problem), ..line.clone() };
+        }
+    }
+    for ((component, user), line) in before {
+        if lines.contains_key(&(component.clone(), user.clone())) || !sent(component, user)? {
             continue;
         }
-        let line = if metered.contains(component.as_str()) {
+        let line = if metered.contains(component.as_str()) && !orphans.contains_key(component) {
             Line { exact: "0".to_owned(), posted: Some("0.00".to_owned()), problem: None }
         } else {
             line.clone()
@@ -218,6 +289,22 @@ fn keep_standing(
         lines.insert((component.clone(), user.clone()), line);
     }
     Ok(())
+}
+
+/// The components that some collector may make of this resource.
+fn metered<'a>(
+    connection: &Connection,
+    rulebook: &'a Rulebook,
+    resource: &str,
+) -> rusqlite::Result<BTreeSet<&'a str>> {
+    let offering: Option<String> = connection
+        .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
+        .query_row([resource], |row| row.get(0))
+        .optional()?;
+    let offering = offering.and_then(|text| Uuid::parse_str(&text).ok()).filter(|uuid| !uuid.is_nil());
+    let resource = Uuid::parse_str(resource).unwrap_or_default();
+    let rules = rulebook.rules.iter().filter(|rules| rules.may_bill(resource, offering));
+    Ok(rules.flat_map(|rules| rules.meters.iter().map(|meter| meter.component.as_str())).collect())
 }
 
 fn load(connection: &Connection, (resource, period, part): (&str, &str, i64)) -> rusqlite::Result<Lines> {
