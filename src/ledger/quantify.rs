@@ -165,6 +165,11 @@ pub(super) fn recount(
         .prepare_cached("SELECT DISTINCT period FROM quantity WHERE series = ?")?
         .query_map([series], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
+    if !facts.counted.configured {
+        // Nothing says any more how it is counted: what was counted stands.
+        facts.restate(periods, restate);
+        return Ok(());
+    }
     connection.prepare_cached("DELETE FROM quantity WHERE series = ?")?.execute([series])?;
     for &measure in facts.measures() {
         for ((segment, period), quantity) in compact::subtotals(connection, series, measure)? {
@@ -205,6 +210,8 @@ struct Counted {
     /// Each way of counting once.
     measures: Rc<[Measure]>,
     components: Rc<[String]>,
+    /// Whether the configuration still has the collector.
+    configured: bool,
 }
 
 impl Counted {
@@ -212,13 +219,18 @@ impl Counted {
         let (collector, name, kind): (String, String, String) = connection
             .prepare_cached("SELECT collector, name, kind FROM source WHERE id = ?")?
             .query_row([source], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let (Some(rules), Ok(kind)) = (rulebook.of(&collector), kind.parse::<Kind>()) else {
-            return Ok(Counted::default());
+        let Some(rules) = rulebook.of(&collector) else { return Ok(Counted::default()) };
+        let Ok(kind) = kind.parse::<Kind>() else {
+            return Ok(Counted { configured: true, ..Counted::default() });
         };
         let meters = || rules.meters.iter().filter(|meter| meter.reading == name);
         let measures: BTreeSet<Measure> = meters().filter_map(|meter| meter.measure(kind).ok()).collect();
         let components: BTreeSet<String> = meters().map(|meter| meter.component.clone()).collect();
-        Ok(Counted { measures: measures.into_iter().collect(), components: components.into_iter().collect() })
+        Ok(Counted {
+            measures: measures.into_iter().collect(),
+            components: components.into_iter().collect(),
+            configured: true,
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
 
 use super::ingest::Restate;
 use super::quantify::{cuts, quantity};
@@ -25,12 +26,16 @@ pub(super) fn restate_all(
     restate: &Restate,
     now: Timestamp,
 ) -> rusqlite::Result<usize> {
-    let mut makers: HashMap<&str, Vec<Maker<'_>>> = HashMap::new();
+    let orphans = orphans(connection, rulebook)?;
+    let mut makers: HashMap<&str, Makers<'_>> = HashMap::new();
     let mut changed: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (resource, period, component) in restate {
         let makers = match makers.entry(component) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(makers_of(connection, rulebook, component)?),
+            Entry::Vacant(new) => new.insert(Makers {
+                all: makers_of(connection, rulebook, component)?,
+                gone: orphans.get(component).cloned().unwrap_or_default(),
+            }),
         };
         let place = Place { resource, period, component };
         if restate_one(connection, rulebook, makers, place, now)? {
@@ -46,6 +51,13 @@ struct Place<'a> {
     resource: &'a str,
     period: &'a str,
     component: &'a str,
+}
+
+/// All that makes a component.
+struct Makers<'a> {
+    all: Vec<Maker<'a>>,
+    /// Collectors that made it, and that the configuration no longer has.
+    gone: Vec<String>,
 }
 
 /// A meter, and the source whose series it meters.
@@ -77,6 +89,25 @@ fn makers_of<'a>(
     Ok(makers)
 }
 
+/// Collectors that the configuration no longer has, by the components that they made when it had them.
+fn orphans(connection: &Connection, rulebook: &Rulebook) -> rusqlite::Result<HashMap<String, Vec<String>>> {
+    let mut orphans: HashMap<String, Vec<String>> = HashMap::new();
+    let mut query = connection.prepare_cached("SELECT name, measures FROM collector")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let (collector, measures): (String, String) = (row.get(0)?, row.get(1)?);
+        if rulebook.of(&collector).is_some() {
+            continue;
+        }
+        let measures: BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(&measures).unwrap_or_default();
+        for component in measures.into_keys() {
+            orphans.entry(component).or_default().push(collector.clone());
+        }
+    }
+    Ok(orphans)
+}
+
 /// One line of a statement, as a row has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Line {
@@ -91,27 +122,25 @@ type Lines = BTreeMap<String, Line>;
 fn restate_one(
     connection: &Connection,
     rulebook: &Rulebook,
-    makers: &[Maker<'_>],
+    makers: &Makers<'_>,
     place: Place<'_>,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
-    let mut parts: BTreeMap<i64, Option<Amounts>> = amounts(connection, rulebook, makers, place)?
-        .into_iter()
-        .map(|(part, amounts)| (part, Some(amounts)))
-        .collect();
-    let known: Vec<i64> = connection
-        .prepare_cached("SELECT part FROM statement WHERE resource = ?1 AND period = ?2")?
-        .query_map(params![place.resource, place.period], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    for part in known {
+    let Ok(period) = place.period.parse::<BillingPeriod>() else { return Ok(false) };
+    let timeline = Timeline::new(rulebook.zone.clone(), cuts(connection, place.resource)?);
+    let amounts = amounts(connection, &timeline, period, &makers.all, place)?;
+    let mut parts: BTreeMap<i64, Option<Amounts>> =
+        amounts.into_iter().map(|(part, amounts)| (part, Some(amounts))).collect();
+    for part in known_parts(connection, &timeline, period, place)? {
         // A part that has nothing left is a statement of zeros.
         parts.entry(part).or_default();
     }
+    let orphan = orphan(connection, &makers.gone, place)?;
     let mut changed = false;
     for (part, amounts) in parts {
         let mut lines = amounts.map(lines).unwrap_or_default();
         let before = load(connection, place, part)?;
-        keep_standing(connection, !makers.is_empty(), place, part, &before, &mut lines)?;
+        keep_standing(connection, rulebook, orphan, place, part, &before, &mut lines)?;
         if lines != before {
             changed |= store(connection, place, part, &before, &lines, now)?;
         }
@@ -119,16 +148,74 @@ fn restate_one(
     Ok(changed)
 }
 
+/// The parts that there are statements of. Where a part begins may change, with the billing time zone or with what is
+/// known of plan periods. It is still the same row of the server's, so what is known of that goes along; a statement of
+/// zeros under the old name would undo it.
+fn known_parts(
+    connection: &Connection,
+    timeline: &Timeline,
+    period: BillingPeriod,
+    place: Place<'_>,
+) -> rusqlite::Result<Vec<i64>> {
+    let parts: Vec<i64> = connection
+        .prepare_cached("SELECT part FROM statement WHERE resource = ?1 AND period = ?2")?
+        .query_map(params![place.resource, place.period], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut proper = Vec::with_capacity(parts.len());
+    for part in parts {
+        let segment = timeline.segment_at(super::instant(part));
+        let start = if segment.period == period { segment.start } else { timeline.zone().start(period) };
+        let start = micros(start);
+        if start != part {
+            for table in ["statement", "line", "acknowledgement", "intent", "trouble", "usage_row"] {
+                let of_part = "resource = ?1 AND period = ?2 AND part = ?3";
+                connection.execute(
+                    &format!("UPDATE OR IGNORE {table} SET part = ?4 WHERE {of_part}"),
+                    params![place.resource, place.period, part, start],
+                )?;
+                connection.execute(
+                    &format!("DELETE FROM {table} WHERE {of_part}"),
+                    params![place.resource, place.period, part],
+                )?;
+            }
+        }
+        proper.push(start);
+    }
+    Ok(proper)
+}
+
+/// A collector that measured something of this and is no longer configured.
+fn orphan<'a>(
+    connection: &Connection,
+    gone: &'a [String],
+    place: Place<'_>,
+) -> rusqlite::Result<Option<&'a str>> {
+    for collector in gone {
+        let measured = connection
+            .prepare_cached(
+                "SELECT 1 FROM target JOIN series ON series.target = target.id
+                 JOIN source ON source.id = series.source AND source.collector = ?3
+                 JOIN quantity ON quantity.series = series.id AND quantity.period = ?2
+                 WHERE target.resource = ?1 LIMIT 1",
+            )?
+            .exists(params![place.resource, place.period, collector])?;
+        if measured {
+            return Ok(Some(collector));
+        }
+    }
+    Ok(None)
+}
+
 /// The exact amounts of the component, by part of the month.
 fn amounts(
     connection: &Connection,
-    rulebook: &Rulebook,
+    timeline: &Timeline,
+    period: BillingPeriod,
     makers: &[Maker<'_>],
     place: Place<'_>,
 ) -> rusqlite::Result<BTreeMap<i64, Amounts>> {
     let mut parts: BTreeMap<i64, Amounts> = BTreeMap::new();
-    let Ok(period) = place.period.parse::<BillingPeriod>() else { return Ok(parts) };
-    let timeline = Timeline::new(rulebook.zone.clone(), cuts(connection, place.resource)?);
+    let zone = timeline.zone();
     let mut query = connection.prepare_cached(
         "SELECT series.id, series.user, quantity.segment, quantity.sum, quantity.max, quantity.last,
                 quantity.covered, quantity.missed, quantity.gaps, quantity.resets
@@ -137,7 +224,7 @@ fn amounts(
                             AND quantity.segment >= ?5 AND quantity.segment < ?6
          WHERE target.resource = ?1 AND quantity.period = ?2 ORDER BY series.id, quantity.segment",
     )?;
-    let (start, end) = (micros(rulebook.zone.start(period)), micros(rulebook.zone.end(period)));
+    let (start, end) = (micros(zone.start(period)), micros(zone.end(period)));
     for maker in makers {
         // Quantities of one series in one part are put together first: a mean is of all its time.
         let mut by_series: BTreeMap<(i64, i64), (Quantity, Option<String>)> = BTreeMap::new();
@@ -193,36 +280,61 @@ pub fn two_decimals(amount: rust_decimal::Decimal) -> String {
     format!("{amount:.2}")
 }
 
-/// What stood in the statement and has no readings any more. Where some meter still makes the component, it has
-/// become zero. Where none does (a collector was removed or renamed), it stands as it was: what the configuration no
-/// longer speaks of is not taken back from a bill in silence.
+/// What stood in the statement and has no readings any more. Where some meter still makes the component of this
+/// resource, it has become zero. Where none does, or where part of it was measured by a collector that was removed or
+/// renamed, it stands as it was: what the configuration no longer speaks of is not taken back from a bill in silence.
 fn keep_standing(
     connection: &Connection,
-    metered: bool,
+    rulebook: &Rulebook,
+    orphan: Option<&str>,
     place: Place<'_>,
     part: i64,
     before: &Lines,
     lines: &mut Lines,
 ) -> rusqlite::Result<()> {
-    for (user, line) in before {
-        if lines.contains_key(user) {
-            continue;
-        }
-        let sent = connection
+    let sent = |user: &str| {
+        connection
             .prepare_cached(
                 "SELECT 1 FROM acknowledgement
                  WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5
                  UNION ALL SELECT 1 FROM intent
                  WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5 LIMIT 1",
             )?
-            .exists(params![place.resource, place.period, part, place.component, user])?;
-        if !sent {
+            .exists(params![place.resource, place.period, part, place.component, user])
+    };
+    if let Some(collector) = orphan
+        && !lines.is_empty()
+        && sent("")?
+    {
+        let problem = format!(
+            "part of it was measured by the collector `{collector}`, which is no longer configured: what has been \
+             reported stands; configure it again under that name to go on this month"
+        );
+        for line in lines.values_mut() {
+            *line = Line { posted: None, problem: Some(problem.clone()), ..line.clone() };
+        }
+    }
+    for (user, line) in before {
+        if lines.contains_key(user) || !sent(user)? {
             continue;
         }
         let zero = Line { exact: "0".to_owned(), posted: Some("0.00".to_owned()), problem: None };
-        lines.insert(user.clone(), if metered { zero } else { line.clone() });
+        let stands = orphan.is_some() || !metered(connection, rulebook, place)?;
+        lines.insert(user.clone(), if stands { line.clone() } else { zero });
     }
     Ok(())
+}
+
+/// Whether some meter makes this component of this resource.
+fn metered(connection: &Connection, rulebook: &Rulebook, place: Place<'_>) -> rusqlite::Result<bool> {
+    let Ok(resource) = Uuid::parse_str(place.resource) else { return Ok(false) };
+    let offering: Option<String> = connection
+        .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
+        .query_row([place.resource], |row| row.get(0))
+        .optional()?;
+    let offering = offering.and_then(|text| Uuid::parse_str(&text).ok()).filter(|uuid| !uuid.is_nil());
+    let mut rules = rulebook.rules.iter().filter(|rules| rules.may_bill(resource, offering));
+    Ok(rules.any(|rules| rules.meters.iter().any(|meter| meter.component == place.component)))
 }
 
 fn load(connection: &Connection, place: Place<'_>, part: i64) -> rusqlite::Result<Lines> {
