@@ -151,6 +151,27 @@ fn killed_after_the_call_it_reads_the_outcome_before_it_sends_again() {
 }
 
 #[test]
+fn killed_after_a_later_call_it_reads_the_outcome_before_it_sends_again() {
+    for api in BOTH {
+        let world = World::new(api);
+        world.configure(&cpu_hours_of_a());
+        world.readings(&counter(&["0", "3600"], &[]));
+        world.flush().exits(0);
+        world.readings(&counter(&["0", "3600", "7200"], &[]));
+        world.flush_killed_at("after set_usage").exits(137);
+        let mark = world.mark();
+        world.flush().exits(0);
+        let requests = world.requests_since(mark);
+        assert!(
+            requests.iter().any(|r| r.path.starts_with("/api/marketplace-component-usages/?")),
+            "{requests:#?}"
+        );
+        assert!(!requests.iter().any(Request::is_post), "{requests:#?}");
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.00"]);
+    }
+}
+
+#[test]
 fn a_run_that_was_not_committed_left_nothing_and_one_that_was_is_whole() {
     let world = World::new(CURRENT);
     world.configure(&cpu_hours_of_a());

@@ -157,6 +157,46 @@ fn in_the_first_and_last_hour_of_tallinns_month_reports_land_in_it() {
 }
 
 #[test]
+fn a_report_that_landed_in_another_month_is_noticed_and_not_repeated() {
+    // 02:30 UTC of 1 November is October still in New York, where the server bills.
+    let world =
+        World::of(Setting { now: "2026-11-01T02:30:00Z", zone: "America/New_York", ..Setting::default() });
+    world.configure(&cpu_hours_of_a());
+    world.readings(&[job("cpu_seconds", "1", "2026-11-01T01:00:00Z", "2026-11-01T02:00:00Z", "3600", &[])]);
+    let done = world.flush().exits(65).says("keeps no row of it in that month");
+    done.says("the latest report is in 2026-10-01").says("billing_timezone: UTC").says("1 amount: held");
+    assert_eq!(world.posts_since(0).len(), 1);
+    world.agent(&["parked", "list"]).exits(65).says("wrong_month").says("set `billing_timezone`");
+    let mark = world.mark();
+    world.flush().exits(65);
+    assert_eq!(world.posts_since(mark).len(), 0);
+    assert_eq!(
+        world.agent(&["status", "--json"]).exits(65).json()["statements"][0]["components"][0]["state"],
+        "held"
+    );
+}
+
+#[test]
+fn each_months_first_report_is_read_back_in_its_month() {
+    let world = at(CURRENT, "2026-11-22T12:00:00Z");
+    world.readings(&[november_job()]);
+    world.flush().exits(0);
+    world.now("2026-12-02T12:00:00Z");
+    let mark = world.mark();
+    world.readings(&[
+        november_job(),
+        job("cpu_seconds", "dec", "2026-12-01T00:00:00Z", "2026-12-01T01:00:00Z", "3600", &[]),
+    ]);
+    world.flush().exits(0);
+    let requests = world.requests_since(mark);
+    let sent = requests.iter().position(|r| r.path.ends_with("/set_usage/")).unwrap();
+    let read = |r: &Request| {
+        r.path.starts_with("/api/marketplace-component-usages/?") && r.path.contains("2026-12-01")
+    };
+    assert!(requests[sent..].iter().any(read), "{requests:#?}");
+}
+
+#[test]
 fn a_daemon_reports_by_itself_shortly_before_the_month_ends_and_nothing_old_after_it() {
     let world = World::of(Setting { api: CLASSIC, now: "2026-11-30T23:54:57Z", ..Setting::default() });
     let collector = world.collector("source", "readings", &cpu_hours_of_a());
@@ -173,6 +213,25 @@ fn a_daemon_reports_by_itself_shortly_before_the_month_ends_and_nothing_old_afte
     daemon.signal("USR1");
     until("the stranding", || world.agent(&["parked", "list"]).out.contains("period_ended"));
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
+}
+
+#[test]
+fn the_closing_submission_waits_for_the_closing_look() {
+    let world = World::of(Setting { api: CLASSIC, now: "2026-11-30T23:54:57Z", ..Setting::default() });
+    let collector = world.collector("source", "readings", &cpu_hours_of_a());
+    // A source that takes its time: longer than a submission.
+    let file = world.path("readings").display().to_string();
+    let collector = collector.replace(&format!("[cat, {file}]"), &format!("[sh, -c, 'cat {file}; sleep 1']"));
+    let head = world.head("");
+    world
+        .write("agent.yaml", &format!("{head}submit: {{ schedule: \"@hourly\" }}\ncollectors:\n{collector}"));
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Ready");
+    let looks = || world.agent(&["status", "--json"]).json()["collectors"][0]["last_run"].clone();
+    until("the first look", || looks() == "2026-11-30T23:54:57Z");
+    world.readings(&[november_job()]);
+    world.now("2026-11-30T23:55:00Z");
+    until("the report before the end", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
 }
 
 /// 200 resources with 3 components of 10 users each.

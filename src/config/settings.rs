@@ -158,7 +158,16 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Option<String> {
     if let Some(value) = get("WALDUR_SUBMIT_SCHEDULE") {
         file += &format!("submit: {{ schedule: {} }}\n", quoted(&value));
     }
-    file += "collectors:\n  container:\n    plugin: cgroup\n    slices: self\n";
+    // A pod's group, by its uid, as the kubelet names it with either of its cgroup drivers.
+    let slices = match (get("WALDUR_SLICES"), get("WALDUR_POD_UID")) {
+        (Some(glob), _) => quoted(&glob),
+        (None, Some(uid)) => {
+            let uid: String = uid.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+            format!(r#"["**/*pod{uid}", "**/*pod{}.slice"]"#, uid.replace('-', "_"))
+        }
+        (None, None) => "self".to_owned(),
+    };
+    file += &format!("collectors:\n  container:\n    plugin: cgroup\n    slices: {slices}\n");
     let schedule = get("WALDUR_SCHEDULE").unwrap_or_else(|| "every 1m".to_owned());
     file += &format!("    schedule: {}\n", quoted(&schedule));
     if let Some(value) = get("WALDUR_CGROUP_ROOT") {

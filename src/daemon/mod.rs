@@ -47,6 +47,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// How long before a month's end the boundary readings are taken and submitted: before the guard of servers that
 /// decide the month themselves, with time to send.
 const BEFORE_MONTH_END: SignedDuration = SignedDuration::from_mins(5);
+/// The last submission of a month, for what was collected or failed since: just before that guard.
+const LAST_CALL: SignedDuration = SignedDuration::from_mins(2);
 
 /// What the tasks tell of themselves; the watchdog is fed by it, not by a timer.
 #[derive(Debug, Default)]
@@ -225,7 +227,7 @@ impl Part {
             if matters {
                 self.sampled.notify_one();
             }
-            due = next_run(&definition.schedule, &zone, self.agent.clock.now());
+            due = next_run(&definition.schedule, &zone, self.agent.clock.now(), &[BEFORE_MONTH_END]);
         }
     }
 
@@ -285,7 +287,8 @@ impl Part {
             },
         };
         let zone = self.agent.rulebook.zone.clone();
-        let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now());
+        let closing = [BEFORE_MONTH_END, LAST_CALL];
+        let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now(), &closing);
         let mut compacted = Timestamp::MIN;
         loop {
             let sampled = self.sampled.clone();
@@ -313,7 +316,7 @@ impl Part {
                 Err(error) => tracing::error!("Submission could not go on: {error}"),
             }
             self.compact(&mut compacted).await;
-            due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now());
+            due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now(), &closing);
             // What an earlier failure put off is not left until the next round of the schedule.
             if let Ok(Some(retry)) = self.ledger.with(|ledger| ledger.next_retry()).await {
                 due = due.min(retry.max(self.agent.clock.now() + SignedDuration::from_secs(1)));
@@ -376,9 +379,9 @@ fn is_near_boundary(zone: &BillingZone, due: Timestamp) -> bool {
 
 /// When a schedule is next due: by its own rule, and besides shortly before and right after the end of the month, so
 /// that usage is cut as close to the boundary as can be.
-fn next_run(schedule: &Schedule, zone: &BillingZone, now: Timestamp) -> Timestamp {
+fn next_run(schedule: &Schedule, zone: &BillingZone, now: Timestamp, before: &[SignedDuration]) -> Timestamp {
     let end = zone.end(zone.period_of(now));
-    let before_end = end.saturating_sub(BEFORE_MONTH_END).unwrap_or(end);
     let by_rule = schedule.next_after(now).unwrap_or(Timestamp::MAX);
-    [by_rule, before_end, end].into_iter().filter(|at| *at > now).min().unwrap_or(by_rule)
+    let closing = before.iter().map(|before| end.saturating_sub(*before).unwrap_or(end));
+    closing.chain([end]).filter(|at| *at > now).fold(by_rule, Timestamp::min)
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::quantify::{self, Touched};
+use super::quantify::{self, Met, Touched};
 use super::rules::{Placed, place};
 use super::{Ledger, LedgerError, Rulebook, compact, instant, micros, statements};
 use crate::collectors::Quarantined;
@@ -146,7 +146,7 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
     let run_id = insert_run(connection, &run, outcome, message.as_deref(), lists_everything, facts)?;
 
     let mut touched = Touched::default();
-    let mut store = Store::new(connection, rulebook, &run, run_id);
+    let mut store = Store::new(connection, rulebook, &run, run_id, facts);
     for reading in readings {
         match store.put(reading, &mut touched)? {
             Put::New => recorded.new += 1,
@@ -162,9 +162,9 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
     }
     // A quarantined line may be that of a series that is missed: then nothing is concluded from what was not seen.
     if complete && recorded.quarantined.is_empty() {
-        end_unseen(connection, &run, run_id, &mut touched)?;
+        store.end_unseen(&mut touched)?;
     }
-    let restate = quantify::update(connection, rulebook, &touched)?;
+    let restate = quantify::update(connection, rulebook, touched)?;
     recorded.restated = statements::restate_all(connection, rulebook, &restate, run.finished)?;
     if complete {
         connection.execute(
@@ -281,12 +281,21 @@ struct Store<'a> {
     rulebook: &'a Rulebook,
     run: &'a Run,
     run_id: i64,
+    facts: RunFacts,
     sources: HashMap<String, (i64, Kind)>,
+    /// Series of which something came.
+    seen: HashSet<i64>,
 }
 
 impl<'a> Store<'a> {
-    fn new(connection: &'a Connection, rulebook: &'a Rulebook, run: &'a Run, run_id: i64) -> Self {
-        Store { connection, rulebook, run, run_id, sources: HashMap::new() }
+    fn new(
+        connection: &'a Connection,
+        rulebook: &'a Rulebook,
+        run: &'a Run,
+        run_id: i64,
+        facts: RunFacts,
+    ) -> Self {
+        Store { connection, rulebook, run, run_id, facts, sources: HashMap::new(), seen: HashSet::new() }
     }
 
     fn put(&mut self, reading: Reading, touched: &mut Touched) -> rusqlite::Result<Put> {
@@ -307,24 +316,41 @@ impl<'a> Store<'a> {
             let reason = format!("it is a {}, but earlier readings of that name were a {kind}", reading.kind);
             return refuse(&reading, reason);
         }
-        let (series, compacted) = self.series(source, &reading)?;
+        let met = self.series(source, kind, &reading)?;
+        let series = met.id;
+        self.seen.insert(series);
         let row = Row::of(&reading);
-        let spent = compact::spent(self.connection, source, series, &row)?;
-        match spent {
-            Some(earlier) if earlier.same => return Ok(Put::Same),
-            Some(earlier) => return self.late(series, &row, Some(earlier.value)),
-            None if compacted.is_some_and(|until| row.at < until) => return self.late(series, &row, None),
-            None => {}
+        // Only what has been compacted can have been spent.
+        if met.compacted.is_some() || !row.id.is_empty() {
+            match compact::spent(self.connection, source, series, &row)? {
+                Some(earlier) if earlier.same => return Ok(Put::Same),
+                Some(earlier) => return self.late(series, &row, Some(earlier.value)),
+                None if met.compacted.is_some_and(|until| row.at < until) => {
+                    return self.late(series, &row, None);
+                }
+                None => {}
+            }
         }
-        let before = self.known(source, series, &row)?;
+        touched.meet(self.connection, &met)?;
+        // What lies behind all that is known of its series, and has no id of its own, was not seen before.
+        let before = match row.id.is_empty() && touched.is_behind(series, instant(row.at)) {
+            true => None,
+            false => self.known(source, series, &row)?,
+        };
+        if let Some((old_series, old, _)) = &before
+            && *old_series == series
+            && *old == row
+        {
+            return Ok(Put::Same);
+        }
         if let Some((old_series, old, facts)) = &before {
-            if *old_series == series && *old == row {
-                return Ok(Put::Same);
+            if *old_series != series {
+                touched.meet(self.connection, &self.met(*old_series, source, kind)?)?;
             }
             self.connection
                 .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at = ?2 AND id = ?3")?
                 .execute(params![old_series, old.at, old.id])?;
-            touched.removed(*old_series, kind, Point { run: *facts, ..old.point() });
+            touched.removed(*old_series, old.point(*facts));
         }
         self.connection
             .prepare_cached(
@@ -348,7 +374,7 @@ impl<'a> Store<'a> {
                 )?
                 .execute(params![source, row.id, series, row.at])?;
         }
-        touched.added(series, kind, row.point());
+        touched.added(series, row.point(self.facts));
         // A marker that the series was not seen is no reading; one that takes its place is new.
         let new = before.is_none_or(|(_, old, _)| old.value.is_none());
         Ok(if new { Put::New } else { Put::Corrected })
@@ -386,19 +412,28 @@ impl<'a> Store<'a> {
         Ok(if new > 0 { Put::Late } else { Put::Same })
     }
 
-    /// The series of a reading, and until when it is compacted.
-    fn series(&self, source: i64, reading: &Reading) -> rusqlite::Result<(i64, Option<i64>)> {
+    /// The series of a reading; it is made if it is new.
+    fn series(&self, source: i64, kind: Kind, reading: &Reading) -> rusqlite::Result<Met> {
         let labels = labels_text(&reading.labels);
-        let known: Option<(i64, Option<i64>)> = self
+        let known = self
             .connection
-            .prepare_cached("SELECT id, compacted FROM series WHERE source = ?1 AND labels = ?2")?
-            .query_row(params![source, labels], |row| Ok((row.get(0)?, row.get(1)?)))
+            .prepare_cached(
+                "SELECT series.id, series.compacted, target.resource, series.live
+                 FROM series LEFT JOIN target ON target.id = series.target WHERE source = ?1 AND labels = ?2",
+            )?
+            .query_row(params![source, labels], |row| {
+                let met =
+                    Met { id: row.get(0)?, source, kind, compacted: row.get(1)?, resource: row.get(2)? };
+                Ok((met, row.get::<_, bool>(3)?))
+            })
             .optional()?;
-        if let Some((series, compacted)) = known {
-            self.connection
-                .prepare_cached("UPDATE series SET live = 1, last_run = ?2 WHERE id = ?1")?
-                .execute([series, self.run_id])?;
-            return Ok((series, compacted));
+        if let Some((met, live)) = known {
+            if !live {
+                self.connection
+                    .prepare_cached("UPDATE series SET live = 1 WHERE id = ?1")?
+                    .execute([met.id])?;
+            }
+            return Ok(met);
         }
         let placed = match self.rulebook.of(&self.run.collector) {
             Some(rules) => place(self.connection, rules, &reading.labels, self.run.finished)?,
@@ -406,10 +441,58 @@ impl<'a> Store<'a> {
         };
         self.connection
             .prepare_cached(
-                "INSERT INTO series (source, labels, target, user, nowhere, last_run) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO series (source, labels, target, user, nowhere) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
-            .execute(params![source, labels, placed.target, placed.user, placed.nowhere, self.run_id])?;
-        Ok((self.connection.last_insert_rowid(), None))
+            .execute(params![source, labels, placed.target, placed.user, placed.nowhere])?;
+        self.met(self.connection.last_insert_rowid(), source, kind)
+    }
+
+    fn met(&self, series: i64, source: i64, kind: Kind) -> rusqlite::Result<Met> {
+        self.connection
+            .prepare_cached(
+                "SELECT series.compacted, target.resource FROM series LEFT JOIN target ON target.id = series.target
+                 WHERE series.id = ?",
+            )?
+            .query_row([series], |row| {
+                Ok(Met { id: series, source, kind, compacted: row.get(0)?, resource: row.get(1)? })
+            })
+    }
+
+    /// A complete run that does not see a series ends it there.
+    fn end_unseen(&self, touched: &mut Touched) -> rusqlite::Result<()> {
+        let mut query = self.connection.prepare_cached(
+            "SELECT series.id, series.source, source.kind FROM series JOIN source ON source.id = series.source
+             WHERE source.collector = ?1 AND source.kind IN ('counter', 'gauge') AND series.live = 1",
+        )?;
+        let live = query
+            .query_map([&self.run.collector], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        for (series, source, kind) in live.into_iter().filter(|(series, _, _)| !self.seen.contains(series)) {
+            self.connection.prepare_cached("UPDATE series SET live = 0 WHERE id = ?1")?.execute([series])?;
+            let kind = if kind == Kind::Counter.name() { Kind::Counter } else { Kind::Gauge };
+            touched.meet(self.connection, &self.met(series, source, kind)?)?;
+            let marked = self
+                .connection
+                .prepare_cached(
+                    "INSERT INTO reading (series, at, id, value, run)
+                     SELECT ?1, ?2, '', NULL, ?3
+                     WHERE NOT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND at >= ?2)",
+                )?
+                .execute(params![series, micros(self.run.at), self.run_id])?;
+            if marked > 0 {
+                let gone = Point {
+                    at: self.run.at,
+                    start: None,
+                    value: None,
+                    epoch: Epoch::default(),
+                    run: self.facts,
+                };
+                touched.added(series, gone);
+            }
+        }
+        Ok(())
     }
 
     /// The row that has this reading's identity, if there is one: by its id, else by series and time. With what was
@@ -478,22 +561,16 @@ impl Row {
         }
     }
 
-    /// The row as metering sees it, for what came and went. The run's facts are read back with what is there; what goes
-    /// takes its own along, because they say how far back it reached.
-    fn point(&self) -> Point {
+    /// The row as metering sees it, with what is known of the run that brought it.
+    fn point(&self, run: RunFacts) -> Point {
         Point {
             at: instant(self.at),
             start: self.start.map(instant),
             value: self.value.as_ref().and_then(|text| text.parse().ok()),
             epoch: Epoch { id: self.epoch.clone(), began: self.began.map(instant) },
-            run: RunFacts::default(),
+            run,
         }
     }
-}
-
-/// What stands in a series where a complete run did not see it.
-fn marker(at: Timestamp) -> Point {
-    Point { at, start: None, value: None, epoch: Epoch::default(), run: RunFacts::default() }
 }
 
 /// Labels as the ledger keeps them: one text for one set of labels.
@@ -513,40 +590,6 @@ fn implausible(reading: &Reading, now: Timestamp) -> Option<String> {
     None
 }
 
-/// A complete run that does not see a series ends it there.
-fn end_unseen(
-    connection: &Connection,
-    run: &Run,
-    run_id: i64,
-    touched: &mut Touched,
-) -> rusqlite::Result<()> {
-    let mut query = connection.prepare_cached(
-        "SELECT series.id, source.kind FROM series JOIN source ON source.id = series.source
-         WHERE source.collector = ?1 AND source.kind IN ('counter', 'gauge') AND series.live = 1
-           AND series.last_run <> ?2",
-    )?;
-    let unseen = query
-        .query_map(params![run.collector, run_id], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    for (series, kind) in unseen {
-        connection.prepare_cached("UPDATE series SET live = 0 WHERE id = ?1")?.execute([series])?;
-        let marked = connection
-            .prepare_cached(
-                "INSERT INTO reading (series, at, id, value, run)
-                 SELECT ?1, ?2, '', NULL, ?3
-                 WHERE NOT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND at >= ?2)",
-            )?
-            .execute(params![series, micros(run.at), run_id])?;
-        if marked > 0 {
-            let kind = if kind == Kind::Counter.name() { Kind::Counter } else { Kind::Gauge };
-            touched.added(series, kind, marker(run.at));
-        }
-    }
-    Ok(())
-}
-
 fn keep_quarantined(connection: &Connection, run: &Run, bad: &[Quarantined]) -> rusqlite::Result<()> {
     for bad in bad.iter().take(QUARANTINE_KEPT as usize) {
         connection
@@ -563,5 +606,5 @@ fn keep_quarantined(connection: &Connection, run: &Run, bad: &[Quarantined]) -> 
     Ok(())
 }
 
-/// Resources to restate, each with the billing periods that changed.
-pub(super) type Restate = HashSet<(String, String)>;
+/// What to state anew: (resource, billing period, component).
+pub(super) type Restate = HashSet<(String, String, String)>;

@@ -4,7 +4,7 @@
 //! SQLite does; it keeps a daemon and a `flush` beside it from sending the same statement at once.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -15,6 +15,18 @@ use super::LedgerError;
 #[derive(Debug)]
 pub struct SubmitLock {
     _held: Flock<File>,
+}
+
+/// Whoever owns the ledger can open its lock, too, even if it was root who first submitted by hand: as SQLite does
+/// with its files.
+fn give_to_owner(file: &File, ledger: &Path) {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    if let Ok(owner) = ledger.metadata() {
+        let done = fchown(file, Some(owner.uid()), Some(owner.gid()));
+        drop(done);
+    }
 }
 
 impl SubmitLock {
@@ -30,6 +42,7 @@ impl SubmitLock {
             .mode(0o600)
             .open(path)
             .map_err(|error| LedgerError::from_io(path, "create the lock file of", &error))?;
+        give_to_owner(&file, ledger);
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(held) => Ok(Some(SubmitLock { _held: held })),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),

@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -166,22 +166,20 @@ impl Ledger {
 
 /// The ledger as tasks share it: one at a time, on a blocking thread, so that a slow disk never stops the others.
 #[derive(Debug, Clone)]
-pub struct SharedLedger(Arc<Mutex<Ledger>>);
+pub struct SharedLedger(Arc<tokio::sync::Mutex<Ledger>>);
 
 impl SharedLedger {
     pub fn new(ledger: Ledger) -> Self {
-        SharedLedger(Arc::new(Mutex::new(ledger)))
+        SharedLedger(Arc::new(tokio::sync::Mutex::new(ledger)))
     }
 
     pub async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let shared = self.0.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let mut ledger = shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            work(&mut ledger)
-        });
+        // Waiting takes no thread of its own, only working does: each thread costs memory for as long as it is kept.
+        let mut ledger = self.0.clone().lock_owned().await;
+        let task = tokio::task::spawn_blocking(move || work(&mut ledger));
         match task.await {
             Ok(result) => result,
             Err(error) => Err(LedgerError::interrupted(error.to_string())),

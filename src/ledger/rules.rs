@@ -72,7 +72,7 @@ impl Ledger {
             }
             // Months that are over were billed by the rules of their time.
             let current = rulebook.zone.period_of(now).to_string();
-            restate.retain(|(_, period)| *period >= current);
+            restate.retain(|(_, period, _)| *period >= current);
             statements::restate_all(connection, rulebook, &restate, now)?;
             Ok(())
         })
@@ -124,18 +124,19 @@ fn apply(
     Ok(())
 }
 
-/// Adds the statements that a series is part of.
+/// Adds the statements that a series is part of: all their components, because what it used to make is not told by the
+/// new rules.
 pub(super) fn statements_of(
     connection: &Connection,
     series: i64,
     restate: &mut Restate,
 ) -> rusqlite::Result<()> {
     let mut query = connection.prepare_cached(
-        "SELECT DISTINCT target.resource, quantity.period FROM series
-         JOIN target ON target.id = series.target JOIN quantity ON quantity.series = series.id
-         WHERE series.id = ? AND target.resource IS NOT NULL",
+        "SELECT DISTINCT line.resource, line.period, line.component FROM series
+         JOIN target ON target.id = series.target JOIN line ON line.resource = target.resource
+         WHERE series.id = ? AND line.user = ''",
     )?;
-    for row in query.query_map([series], |row| Ok((row.get(0)?, row.get(1)?)))? {
+    for row in query.query_map([series], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))? {
         restate.insert(row?);
     }
     Ok(())
@@ -157,4 +158,10 @@ fn measures_text(rulebook: &Rulebook, rules: &Rules) -> String {
         text.entry(meter.component.clone()).or_default().push(how);
     }
     serde_json::to_string(&text).unwrap_or_default()
+}
+
+/// Whether rules, as the ledger keeps them, make this component.
+pub(super) fn made(measures: &str, component: &str) -> bool {
+    let kept: BTreeMap<String, serde_json::Value> = serde_json::from_str(measures).unwrap_or_default();
+    kept.contains_key(component)
 }

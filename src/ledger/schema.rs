@@ -92,13 +92,12 @@ CREATE TABLE series (
     target INTEGER REFERENCES target,
     user TEXT,
     nowhere TEXT,                 -- why it has no target; '' if it is to be ignored
-    live INTEGER NOT NULL DEFAULT 1,
-    last_run INTEGER NOT NULL,
+    live INTEGER NOT NULL DEFAULT 1,  -- whether the last complete run saw it
     compacted INTEGER,            -- its readings before this instant are daily subtotals now
     UNIQUE (source, labels)
 );
-CREATE INDEX series_of_target ON series (target);
-CREATE INDEX series_live ON series (source, live, last_run);
+CREATE INDEX series_of_target ON series (target, source);
+CREATE INDEX series_live ON series (source) WHERE live = 1;
 
 CREATE TABLE reading (
     series INTEGER NOT NULL REFERENCES series,

@@ -47,16 +47,17 @@ impl Cycle {
         Ok(due.into_iter().filter(|key| !failed.contains(key)).collect())
     }
 
-    /// Reads back after sending: outcomes that are not clear, rows whose UUIDs users' amounts need, and, once, whether
-    /// the server honours `date`.
+    /// Reads back after sending: outcomes that are not clear, rows whose UUIDs users' amounts need, rows that were never
+    /// seen (the first report of a month shows whether it landed there), and, once, whether the server honours `date`.
     pub(super) async fn read_back(self: Arc<Self>, due: &[StatementKey]) -> Result<(), CycleError> {
         let mut wanted = Vec::new();
         for &key in due {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
             let unclear = statement.components.values().any(|entry| entry.intended.is_some());
             let mut rows_missing = false;
-            let components: BTreeSet<String> =
-                statement.users.iter().filter(|(_, e)| e.to_send()).map(|((c, _), _)| c.clone()).collect();
+            let of_users = statement.users.iter().filter(|(_, e)| e.to_send()).map(|((c, _), _)| c);
+            let accepted = statement.components.iter().filter(|(_, e)| was_accepted(e)).map(|(c, _)| c);
+            let components: BTreeSet<String> = of_users.chain(accepted).cloned().collect();
             for component in components {
                 let row = self.ledger(move |ledger| ledger.usage_row(key, &component)).await?;
                 rows_missing |= row.is_none();
@@ -181,6 +182,7 @@ impl Cycle {
         let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
         let held: BTreeMap<String, Held> =
             rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
+        self.look_for_misfiled(&statement, &held).await?;
         let decided = self.ledger(move |ledger| ledger.decided_overwrite(key)).await?;
         // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is.
         let part = self.part_of(key).await?;
@@ -219,6 +221,41 @@ impl Cycle {
         }
         if over {
             self.ledger(move |ledger| ledger.set_retry(Some(key.resource), None)).await?;
+        }
+        Ok(())
+    }
+
+    /// What the server accepted and does not show in the month meant landed in another: the server bills by other
+    /// months. It is not sent again, because each report overwrites the other month's amount.
+    async fn look_for_misfiled(
+        &self,
+        statement: &Statement,
+        held: &BTreeMap<String, Held>,
+    ) -> Result<(), CycleError> {
+        let key = statement.key;
+        for (component, entry) in statement.components.iter().filter(|(_, entry)| was_accepted(entry)) {
+            let of_component = component.clone();
+            let seen = self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?.is_some();
+            if seen || held.contains_key(component) {
+                continue;
+            }
+            let of_resource = UsageFilter {
+                resource: Some(key.resource),
+                component: Some(component.clone()),
+                ..UsageFilter::default()
+            };
+            let rows = self.of.client.list_usages(&of_resource).await.unwrap_or_default();
+            let there = rows.iter().max_by_key(|row| row.date).map_or_else(
+                || "and shows it in no other".to_owned(),
+                |row| format!("the latest report is in {}", row.billing_period),
+            );
+            let words = format!(
+                "Waldur accepted it for {} but keeps no row of it in that month, {there}: its months are not those of \
+                 `billing_timezone: {}`",
+                key.period,
+                self.of.rulebook.zone.name()
+            );
+            self.trouble(key, component, Reason::WrongMonth, words, entry.posted).await?;
         }
         Ok(())
     }
@@ -293,6 +330,11 @@ impl Cycle {
             split: periods.iter().any(|p| Some(p.start) > first && p.start > start && p.start < end),
         })
     }
+}
+
+/// Whether the server took a report that makes a row. What was only read back is a row already.
+fn was_accepted(entry: &Entry) -> bool {
+    entry.acknowledged.as_ref().is_some_and(|known| known.how == "accepted")
 }
 
 /// A row of the server, as far as it matters here.

@@ -98,10 +98,7 @@ impl Cycle {
                 let words = format!(
                     "the amount {amount} is 1,000,000,000,000 or more, which the server can't bill; is the meter's factor right?"
                 );
-                let (key, component, now) = (statement.key, component.clone(), self.of.clock.now());
-                let trouble = Reason::Amount.trouble(words, now);
-                self.ledger(move |ledger| ledger.set_trouble(key, &component, "", trouble, Some(amount)))
-                    .await?;
+                self.trouble(statement.key, component, Reason::Amount, words, Some(amount)).await?;
                 continue;
             }
             usages.push(self.with_options(statement.key.resource, component, amount).await?);

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -148,6 +149,8 @@ pub struct World {
     pub address: String,
     pub folder: tempfile::TempDir,
     arguments: Vec<String>,
+    /// How far `in_time` has gone.
+    seconds: Cell<u32>,
 }
 
 /// What differs from the usual world.
@@ -177,7 +180,7 @@ impl World {
         let sandbox = Sandbox::start(&folder.path().join("marketplace.yaml"), "127.0.0.1:0", &arguments);
         let address = sandbox.address.clone();
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let world = World { sandbox: Some(sandbox), address, folder, arguments };
+        let world = World { sandbox: Some(sandbox), address, folder, arguments, seconds: Cell::new(0) };
         world.admin("POST", "/sandbox/clock", &json!({ "freeze": true }));
         world.now(setting.now);
         world.write("token", TOKEN);
@@ -199,6 +202,18 @@ impl World {
     pub fn now(&self, now: &str) {
         self.sandbox_clock(now);
         self.agent_clock(now);
+    }
+
+    /// Lets both clocks go on from noon, two seconds at a time, until the condition holds.
+    #[track_caller]
+    pub fn in_time(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        until(what, || {
+            let seconds = self.seconds.get() + 2;
+            self.seconds.set(seconds);
+            self.now(&format!("2026-11-10T12:{:02}:{:02}Z", seconds / 60, seconds % 60));
+            pause(Duration::from_millis(100));
+            condition()
+        });
     }
 
     pub fn sandbox_clock(&self, now: &str) {

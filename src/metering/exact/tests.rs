@@ -1,3 +1,5 @@
+//! Tests of exact numbers: what is read, counted and rounded.
+
 use proptest::prelude::*;
 
 use super::*;

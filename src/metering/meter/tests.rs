@@ -1,3 +1,5 @@
+//! Tests of how meters and rules are read from the file, and of where series belong.
+
 use super::*;
 
 const OFFERING: &str = "91ab0f7e-1111-4222-8333-444455556666";

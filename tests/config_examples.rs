@@ -1,0 +1,205 @@
+//! Every configuration that we show works: the files in config/, and what stands in README.md and docs/ between
+//! fences of `yaml` and has a key `waldur`. Each is given to the binary; what is no configuration of the agent's (the
+//! sandbox's marketplace, the Kubernetes manifest) is looked at for what it is.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests, too")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+use serde_yaml::Value;
+
+const AGENT: &str = env!("CARGO_BIN_EXE_waldur-usage-agent");
+
+/// Files in config/ that are no configuration of the agent's.
+const OTHERS: [&str; 2] = ["sandbox.yaml", "kubernetes-sidecar.yaml"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn agent() -> Command {
+    let mut command = Command::new(AGENT);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WALDUR_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// What `check --offline` says of a file, and how it ends.
+fn check(file: &Path) -> (String, Option<i32>) {
+    let output = agent().arg("--config").arg(file).args(["check", "--offline"]).output().unwrap();
+    (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code())
+}
+
+fn check_text(text: &str) -> (String, Option<i32>) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("agent.yaml");
+    fs::write(&file, text).unwrap();
+    check(&file)
+}
+
+fn yaml_files() -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join("config")).unwrap();
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|kind| kind == "yaml"));
+    files.sort();
+    files
+}
+
+fn name(file: &Path) -> &str {
+    file.file_name().unwrap().to_str().unwrap()
+}
+
+/// All documents of a file, or the reason why it is no YAML.
+fn documents(text: &str) -> Result<Vec<Value>, serde_yaml::Error> {
+    serde_yaml::Deserializer::from_str(text).map(Value::deserialize).collect()
+}
+
+#[test]
+fn every_file_in_config_is_one_that_the_agent_takes() {
+    let files = yaml_files();
+    let ours: Vec<_> = files.iter().filter(|file| !OTHERS.contains(&name(file))).collect();
+    assert!(ours.len() >= 5, "{ours:?}");
+    for file in ours {
+        let (said, code) = check(file);
+        assert_eq!(code, Some(0), "{}: {said}", file.display());
+        assert!(said.contains("no mistakes"), "{said}");
+    }
+}
+
+#[test]
+fn every_configuration_in_the_documents_is_one_that_the_agent_takes() {
+    let pages =
+        walkdir::WalkDir::new(root().join("docs")).into_iter().map(|entry| entry.unwrap().into_path());
+    let pages = pages.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
+    let mut checked = BTreeSet::new();
+    for page in pages.chain([root().join("README.md")]) {
+        let text = fs::read_to_string(&page).unwrap();
+        // Every second part lies between fences; its first line is the language.
+        for block in text.split("\n```").skip(1).step_by(2) {
+            let (language, block) = block.split_once('\n').unwrap();
+            if language != "yaml" {
+                continue;
+            }
+            let parsed =
+                documents(block).unwrap_or_else(|error| panic!("{}: {error}\n{block}", page.display()));
+            if parsed.iter().any(|document| document.get("waldur").is_some()) {
+                let (said, code) = check_text(block);
+                assert_eq!(code, Some(0), "{}: {said}\n{block}", page.display());
+                checked.insert(page.clone());
+            }
+        }
+    }
+    assert!(checked.contains(&root().join("README.md")), "{checked:?}");
+    assert!(checked.len() >= 4, "{checked:?}");
+}
+
+#[test]
+fn the_annotated_example_explains_every_key() {
+    let example = fs::read_to_string(root().join("config/agent.yaml")).unwrap();
+    // A key that is like no other makes the agent list those that it knows there.
+    let odd = "x".repeat(80);
+    let collector = |plugin: &str| {
+        format!(
+            "  {plugin}:\n    plugin: {plugin}\n    {odd}: 1\n    schedule: '@daily'\n    slices: self\n    \
+             directories: /x\n    command: x\n    resource: {{ {odd}: 1 }}\n    \
+             meters: {{ m: {{ reading: r, {odd}: 1 }} }}\n"
+        )
+    };
+    let mut file =
+        format!("{odd}: 1\nwaldur: {{ url: 'https://w.example.com', {odd}: 1 }}\nsubmit: {{ {odd}: 1 }}\n");
+    file += "collectors:\n";
+    for plugin in waldur_usage_agent::collectors::PLUGINS {
+        file += &collector(plugin.name);
+    }
+    let (said, code) = check_text(&file);
+    assert_eq!(code, Some(78), "{said}");
+    let lists: Vec<_> = said.lines().filter_map(|line| line.split_once("; known here: ")).collect();
+    assert!(lists.len() >= 3 + 3, "{said}");
+    for (place, list) in lists {
+        for key in list.split(", ").map(|key| key.trim_matches('`')) {
+            assert!(
+                example.contains(&format!("{key}:")),
+                "config/agent.yaml is silent about `{key}` of {place}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_sandbox_starts_with_the_marketplace_in_config() {
+    let mut sandbox = Command::new(env!("CARGO_BIN_EXE_waldur-sandbox"))
+        .args(["--listen", "127.0.0.1:0", "--marketplace"])
+        .arg(root().join("config/sandbox.yaml"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(sandbox.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    sandbox.kill().unwrap();
+    sandbox.wait().unwrap();
+    assert!(line.starts_with("listening on http://127.0.0.1:"), "{line}");
+}
+
+/// The agent with the environment of the manifest's sidecar, on a node whose control groups are as systemd's driver,
+/// or as cgroupfs, lays them out.
+#[test]
+fn the_sidecar_of_the_manifest_finds_its_pod() {
+    let manifest = fs::read_to_string(root().join("config/kubernetes-sidecar.yaml")).unwrap();
+    let documents = documents(&manifest).unwrap();
+    assert!(
+        documents.iter().all(|document| document["kind"].is_string() && document["apiVersion"].is_string())
+    );
+    let deployment = documents.iter().find(|document| document["kind"] == "Deployment").unwrap();
+    let containers = deployment["spec"]["template"]["spec"]["containers"].as_sequence().unwrap();
+    let sidecar = containers.iter().find(|container| container["name"] == "usage").unwrap();
+    assert_eq!(sidecar["securityContext"]["runAsNonRoot"], true);
+    let variables = sidecar["env"].as_sequence().unwrap();
+
+    let uid = "0b1e6f5c-7a3d-4c7e-9d52-3f5a8c1e2b44";
+    let systemd = "kubepods.slice/kubepods-burstable.slice/\
+                   kubepods-burstable-pod0b1e6f5c_7a3d_4c7e_9d52_3f5a8c1e2b44.slice";
+    for pod in [systemd, "kubepods/besteffort/pod0b1e6f5c-7a3d-4c7e-9d52-3f5a8c1e2b44"] {
+        let node = tempfile::tempdir().unwrap();
+        let group = |path: &str, cpu: &str| {
+            let path = node.path().join(path);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("cgroup.controllers"), "cpu memory io pids\n").unwrap();
+            fs::write(path.join("cgroup.procs"), "").unwrap();
+            fs::write(path.join("cpu.stat"), format!("usage_usec {cpu}\nuser_usec 1\nsystem_usec 1\n"))
+                .unwrap();
+            fs::write(path.join("memory.current"), "1048576\n").unwrap();
+            fs::write(path.join("memory.stat"), "inactive_file 0\n").unwrap();
+        };
+        group("", "900000000");
+        group(pod, "70000000");
+        group(&format!("{pod}/cri-containerd-1.scope"), "40000000");
+        group(&format!("{pod}/cri-containerd-2.scope"), "30000000");
+        group(&format!("{}/kubepods-podother.slice", pod.split('/').next().unwrap()), "800000000");
+
+        let mut command = agent();
+        for variable in variables {
+            let name = variable["name"].as_str().unwrap();
+            let value = match name {
+                "WALDUR_POD_UID" => uid.to_owned(),
+                "WALDUR_CGROUP_ROOT" => node.path().display().to_string(),
+                "WALDUR_LEDGER" => node.path().join("ledger.db").display().to_string(),
+                _ => variable["value"].as_str().unwrap_or_else(|| panic!("{name}")).to_owned(),
+            };
+            command.env(name, value);
+        }
+        let output = command.args(["collect", "--json"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        let answer: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let text = answer.to_string();
+        assert!(text.contains(r#""name":"cpu_seconds""#) && text.contains(r#""value":"70""#), "{text}");
+        for other in ["900", "800", "40", "30"] {
+            assert!(!text.contains(&format!(r#""value":"{other}""#)), "{text}");
+        }
+    }
+}
