@@ -210,7 +210,7 @@ struct Counted {
     /// Each way of counting once.
     measures: Rc<[Measure]>,
     components: Rc<[String]>,
-    /// Whether the configuration still has the collector.
+    /// Whether the configuration still has its collector.
     configured: bool,
 }
 
@@ -219,9 +219,8 @@ impl Counted {
         let (collector, name, kind): (String, String, String) = connection
             .prepare_cached("SELECT collector, name, kind FROM source WHERE id = ?")?
             .query_row([source], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let Some(rules) = rulebook.of(&collector) else { return Ok(Counted::default()) };
-        let Ok(kind) = kind.parse::<Kind>() else {
-            return Ok(Counted { configured: true, ..Counted::default() });
+        let (Some(rules), Ok(kind)) = (rulebook.of(&collector), kind.parse::<Kind>()) else {
+            return Ok(Counted::default());
         };
         let meters = || rules.meters.iter().filter(|meter| meter.reading == name);
         let measures: BTreeSet<Measure> = meters().filter_map(|meter| meter.measure(kind).ok()).collect();

@@ -15,7 +15,7 @@ use super::quantify::{cuts, quantity};
 use super::{Rulebook, micros};
 use crate::metering::exact::Exact;
 use crate::metering::measure::{Measure, Quantity};
-use crate::metering::meter::Meter;
+use crate::metering::meter::{Meter, Rules};
 use crate::metering::period::{BillingPeriod, Timeline};
 use crate::metering::statement::Amounts;
 
@@ -26,16 +26,12 @@ pub(super) fn restate_all(
     restate: &Restate,
     now: Timestamp,
 ) -> rusqlite::Result<usize> {
-    let orphans = orphans(connection, rulebook)?;
     let mut makers: HashMap<&str, Makers<'_>> = HashMap::new();
     let mut changed: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (resource, period, component) in restate {
         let makers = match makers.entry(component) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Makers {
-                all: makers_of(connection, rulebook, component)?,
-                gone: orphans.get(component).cloned().unwrap_or_default(),
-            }),
+            Entry::Vacant(new) => new.insert(makers_of(connection, rulebook, component)?),
         };
         let place = Place { resource, period, component };
         if restate_one(connection, rulebook, makers, place, now)? {
@@ -53,13 +49,6 @@ struct Place<'a> {
     component: &'a str,
 }
 
-/// All that makes a component.
-struct Makers<'a> {
-    all: Vec<Maker<'a>>,
-    /// Collectors that made it, and that the configuration no longer has.
-    gone: Vec<String>,
-}
-
 /// A meter, and the source whose series it meters.
 struct Maker<'a> {
     source: i64,
@@ -67,12 +56,51 @@ struct Maker<'a> {
     measure: Measure,
 }
 
+/// What makes a component.
+struct Makers<'a> {
+    meters: Vec<Maker<'a>>,
+    /// The rules that have a meter for it.
+    rules: Vec<&'a Rules>,
+    /// Collectors that made it, and that the configuration no longer has.
+    gone: Vec<String>,
+}
+
+impl Makers<'_> {
+    /// Whether some collector may make the component of this resource.
+    fn are_for(&self, connection: &Connection, resource: &str) -> rusqlite::Result<bool> {
+        let offering: Option<String> = connection
+            .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
+            .query_row([resource], |row| row.get(0))
+            .optional()?;
+        let offering = offering.and_then(|text| Uuid::parse_str(&text).ok()).filter(|uuid| !uuid.is_nil());
+        let resource = Uuid::parse_str(resource).unwrap_or_default();
+        Ok(self.rules.iter().any(|rules| rules.may_bill(resource, offering)))
+    }
+
+    /// A collector that is gone and has measured some of this.
+    fn gone_from(&self, connection: &Connection, place: Place<'_>) -> rusqlite::Result<Option<&str>> {
+        for collector in &self.gone {
+            let measured = connection
+                .prepare_cached(
+                    "SELECT 1 FROM target JOIN series ON series.target = target.id
+                     JOIN source ON source.id = series.source JOIN quantity ON quantity.series = series.id
+                     WHERE target.resource = ?1 AND quantity.period = ?2 AND source.collector = ?3",
+                )?
+                .exists(params![place.resource, place.period, collector])?;
+            if measured {
+                return Ok(Some(collector));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// All meters that make a component, with their sources.
 fn makers_of<'a>(
     connection: &Connection,
     rulebook: &'a Rulebook,
     component: &str,
-) -> rusqlite::Result<Vec<Maker<'a>>> {
+) -> rusqlite::Result<Makers<'a>> {
     let mut makers = Vec::new();
     for rules in &rulebook.rules {
         for meter in rules.meters.iter().filter(|meter| meter.component == component) {
@@ -86,26 +114,14 @@ fn makers_of<'a>(
             }
         }
     }
-    Ok(makers)
-}
-
-/// Collectors that the configuration no longer has, by the components that they made when it had them.
-fn orphans(connection: &Connection, rulebook: &Rulebook) -> rusqlite::Result<HashMap<String, Vec<String>>> {
-    let mut orphans: HashMap<String, Vec<String>> = HashMap::new();
-    let mut query = connection.prepare_cached("SELECT name, measures FROM collector")?;
-    let mut rows = query.query([])?;
-    while let Some(row) = rows.next()? {
-        let (collector, measures): (String, String) = (row.get(0)?, row.get(1)?);
-        if rulebook.of(&collector).is_some() {
-            continue;
-        }
-        let measures: BTreeMap<String, serde_json::Value> =
-            serde_json::from_str(&measures).unwrap_or_default();
-        for component in measures.into_keys() {
-            orphans.entry(component).or_default().push(collector.clone());
-        }
-    }
-    Ok(orphans)
+    let makes = |rules: &&Rules| rules.meters.iter().any(|meter| meter.component == component);
+    let known: Vec<(String, String)> = connection
+        .prepare_cached("SELECT name, measures FROM collector ORDER BY name")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let gone = known.into_iter().filter(|(name, _)| rulebook.of(name).is_none());
+    let gone = gone.filter(|(_, measures)| super::rules::made(measures, component)).map(|(name, _)| name);
+    Ok(Makers { meters: makers, rules: rulebook.rules.iter().filter(makes).collect(), gone: gone.collect() })
 }
 
 /// One line of a statement, as a row has it.
@@ -128,19 +144,24 @@ fn restate_one(
 ) -> rusqlite::Result<bool> {
     let Ok(period) = place.period.parse::<BillingPeriod>() else { return Ok(false) };
     let timeline = Timeline::new(rulebook.zone.clone(), cuts(connection, place.resource)?);
-    let amounts = amounts(connection, &timeline, period, &makers.all, place)?;
     let mut parts: BTreeMap<i64, Option<Amounts>> =
-        amounts.into_iter().map(|(part, amounts)| (part, Some(amounts))).collect();
-    for part in known_parts(connection, &timeline, period, place)? {
+        amounts(connection, &timeline, &makers.meters, place, period)?
+            .into_iter()
+            .map(|(part, amounts)| (part, Some(amounts)))
+            .collect();
+    let known: Vec<i64> = connection
+        .prepare_cached("SELECT part FROM statement WHERE resource = ?1 AND period = ?2")?
+        .query_map(params![place.resource, place.period], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for part in known {
         // A part that has nothing left is a statement of zeros.
-        parts.entry(part).or_default();
+        parts.entry(move_part(connection, &timeline, place, period, part)?).or_default();
     }
-    let orphan = orphan(connection, &makers.gone, place)?;
     let mut changed = false;
     for (part, amounts) in parts {
         let mut lines = amounts.map(lines).unwrap_or_default();
         let before = load(connection, place, part)?;
-        keep_standing(connection, rulebook, orphan, place, part, &before, &mut lines)?;
+        keep_standing(connection, makers, place, part, &before, &mut lines)?;
         if lines != before {
             changed |= store(connection, place, part, &before, &lines, now)?;
         }
@@ -148,74 +169,44 @@ fn restate_one(
     Ok(changed)
 }
 
-/// The parts that there are statements of. Where a part begins may change, with the billing time zone or with what is
-/// known of plan periods. It is still the same row of the server's, so what is known of that goes along; a statement of
-/// zeros under the old name would undo it.
-fn known_parts(
+/// Where a part begins may change: with the billing time zone, or with what is known of plan periods. It is still the
+/// same row of the server's, so what is known of that goes along; a statement of zeros under the old name would undo it.
+fn move_part(
     connection: &Connection,
     timeline: &Timeline,
-    period: BillingPeriod,
     place: Place<'_>,
-) -> rusqlite::Result<Vec<i64>> {
-    let parts: Vec<i64> = connection
-        .prepare_cached("SELECT part FROM statement WHERE resource = ?1 AND period = ?2")?
-        .query_map(params![place.resource, place.period], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut proper = Vec::with_capacity(parts.len());
-    for part in parts {
-        let segment = timeline.segment_at(super::instant(part));
-        let start = if segment.period == period { segment.start } else { timeline.zone().start(period) };
-        let start = micros(start);
-        if start != part {
-            for table in ["statement", "line", "acknowledgement", "intent", "trouble", "usage_row"] {
-                let of_part = "resource = ?1 AND period = ?2 AND part = ?3";
-                connection.execute(
-                    &format!("UPDATE OR IGNORE {table} SET part = ?4 WHERE {of_part}"),
-                    params![place.resource, place.period, part, start],
-                )?;
-                connection.execute(
-                    &format!("DELETE FROM {table} WHERE {of_part}"),
-                    params![place.resource, place.period, part],
-                )?;
-            }
-        }
-        proper.push(start);
+    period: BillingPeriod,
+    part: i64,
+) -> rusqlite::Result<i64> {
+    let segment = timeline.segment_at(super::instant(part));
+    let start = timeline.zone().start(period);
+    let proper = micros(if segment.period == period { segment.start } else { start });
+    if proper == part {
+        return Ok(part);
+    }
+    for table in ["statement", "line", "acknowledgement", "intent", "trouble", "usage_row"] {
+        let of_part = "resource = ?1 AND period = ?2 AND part = ?3";
+        connection.execute(
+            &format!("UPDATE OR IGNORE {table} SET part = ?4 WHERE {of_part}"),
+            params![place.resource, place.period, part, proper],
+        )?;
+        connection.execute(
+            &format!("DELETE FROM {table} WHERE {of_part}"),
+            params![place.resource, place.period, part],
+        )?;
     }
     Ok(proper)
-}
-
-/// A collector that measured something of this and is no longer configured.
-fn orphan<'a>(
-    connection: &Connection,
-    gone: &'a [String],
-    place: Place<'_>,
-) -> rusqlite::Result<Option<&'a str>> {
-    for collector in gone {
-        let measured = connection
-            .prepare_cached(
-                "SELECT 1 FROM target JOIN series ON series.target = target.id
-                 JOIN source ON source.id = series.source AND source.collector = ?3
-                 JOIN quantity ON quantity.series = series.id AND quantity.period = ?2
-                 WHERE target.resource = ?1 LIMIT 1",
-            )?
-            .exists(params![place.resource, place.period, collector])?;
-        if measured {
-            return Ok(Some(collector));
-        }
-    }
-    Ok(None)
 }
 
 /// The exact amounts of the component, by part of the month.
 fn amounts(
     connection: &Connection,
     timeline: &Timeline,
-    period: BillingPeriod,
     makers: &[Maker<'_>],
     place: Place<'_>,
+    period: BillingPeriod,
 ) -> rusqlite::Result<BTreeMap<i64, Amounts>> {
     let mut parts: BTreeMap<i64, Amounts> = BTreeMap::new();
-    let zone = timeline.zone();
     let mut query = connection.prepare_cached(
         "SELECT series.id, series.user, quantity.segment, quantity.sum, quantity.max, quantity.last,
                 quantity.covered, quantity.missed, quantity.gaps, quantity.resets
@@ -224,6 +215,7 @@ fn amounts(
                             AND quantity.segment >= ?5 AND quantity.segment < ?6
          WHERE target.resource = ?1 AND quantity.period = ?2 ORDER BY series.id, quantity.segment",
     )?;
+    let zone = timeline.zone();
     let (start, end) = (micros(zone.start(period)), micros(zone.end(period)));
     for maker in makers {
         // Quantities of one series in one part are put together first: a mean is of all its time.
@@ -280,13 +272,13 @@ pub fn two_decimals(amount: rust_decimal::Decimal) -> String {
     format!("{amount:.2}")
 }
 
-/// What stood in the statement and has no readings any more. Where some meter still makes the component of this
-/// resource, it has become zero. Where none does, or where part of it was measured by a collector that was removed or
-/// renamed, it stands as it was: what the configuration no longer speaks of is not taken back from a bill in silence.
+/// What stood in the statement and has no readings any more. Where some meter still makes the component of this resource,
+/// it has become zero. Where none does (a meter or collector was removed or renamed), it stands as it was: what the
+/// configuration no longer speaks of is not taken back from a bill in silence. And what a collector that is gone shared
+/// with one that is there is neither known nor zero: it is not sent until a person has said how it goes on.
 fn keep_standing(
     connection: &Connection,
-    rulebook: &Rulebook,
-    orphan: Option<&str>,
+    makers: &Makers<'_>,
     place: Place<'_>,
     part: i64,
     before: &Lines,
@@ -302,7 +294,8 @@ fn keep_standing(
             )?
             .exists(params![place.resource, place.period, part, place.component, user])
     };
-    if let Some(collector) = orphan
+    let gone = makers.gone_from(connection, place)?;
+    if let Some(collector) = gone
         && !lines.is_empty()
         && sent("")?
     {
@@ -318,23 +311,14 @@ fn keep_standing(
         if lines.contains_key(user) || !sent(user)? {
             continue;
         }
-        let zero = Line { exact: "0".to_owned(), posted: Some("0.00".to_owned()), problem: None };
-        let stands = orphan.is_some() || !metered(connection, rulebook, place)?;
-        lines.insert(user.clone(), if stands { line.clone() } else { zero });
+        let line = if gone.is_none() && makers.are_for(connection, place.resource)? {
+            Line { exact: "0".to_owned(), posted: Some("0.00".to_owned()), problem: None }
+        } else {
+            line.clone()
+        };
+        lines.insert(user.clone(), line);
     }
     Ok(())
-}
-
-/// Whether some meter makes this component of this resource.
-fn metered(connection: &Connection, rulebook: &Rulebook, place: Place<'_>) -> rusqlite::Result<bool> {
-    let Ok(resource) = Uuid::parse_str(place.resource) else { return Ok(false) };
-    let offering: Option<String> = connection
-        .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
-        .query_row([place.resource], |row| row.get(0))
-        .optional()?;
-    let offering = offering.and_then(|text| Uuid::parse_str(&text).ok()).filter(|uuid| !uuid.is_nil());
-    let mut rules = rulebook.rules.iter().filter(|rules| rules.may_bill(resource, offering));
-    Ok(rules.any(|rules| rules.meters.iter().any(|meter| meter.component == place.component)))
 }
 
 fn load(connection: &Connection, place: Place<'_>, part: i64) -> rusqlite::Result<Lines> {

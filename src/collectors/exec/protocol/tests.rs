@@ -141,7 +141,10 @@ fn what_is_wrong_is_told_in_words() {
             r#"{"name":"a","kind":"delta","value":1,"start":1793872802,"end":1793872801}"#,
             "it ends at 2026-11-05T10:00:01Z, before it",
         ),
-        (r#"{"name":"a","kind":"gauge","value":1,"start":1793872801,"end":1793872802}"#, "a gauge is read at an instant"),
+        (
+            r#"{"name":"a","kind":"gauge","value":1,"start":1793872801,"end":1793872802}"#,
+            "a gauge is read at an instant",
+        ),
         (r#"{"name":"a","kind":"gauge","value":1,"labels":["x"]}"#, "`labels`: must be an object: "),
         (
             r#"{"name":"a","kind":"gauge","value":1,"labels":{"x":{}}}"#,
