@@ -165,6 +165,11 @@ pub(super) fn recount(
         .prepare_cached("SELECT DISTINCT period FROM quantity WHERE series = ?")?
         .query_map([series], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
+    if !facts.counted.configured {
+        // Nothing says any more how it is counted: what was counted stands.
+        facts.restate(periods, restate);
+        return Ok(());
+    }
     connection.prepare_cached("DELETE FROM quantity WHERE series = ?")?.execute([series])?;
     for &measure in facts.measures() {
         for ((segment, period), quantity) in compact::subtotals(connection, series, measure)? {
@@ -205,6 +210,8 @@ struct Counted {
     /// Each way of counting once.
     measures: Rc<[Measure]>,
     components: Rc<[String]>,
+    /// Whether the configuration still has its collector.
+    configured: bool,
 }
 
 impl Counted {
@@ -218,7 +225,11 @@ impl Counted {
         let meters = || rules.meters.iter().filter(|meter| meter.reading == name);
         let measures: BTreeSet<Measure> = meters().filter_map(|meter| meter.measure(kind).ok()).collect();
         let components: BTreeSet<String> = meters().map(|meter| meter.component.clone()).collect();
-        Ok(Counted { measures: measures.into_iter().collect(), components: components.into_iter().collect() })
+        Ok(Counted {
+            measures: measures.into_iter().collect(),
+            components: components.into_iter().collect(),
+            configured: true,
+        })
     }
 }
 

@@ -159,3 +159,9 @@ fn measures_text(rulebook: &Rulebook, rules: &Rules) -> String {
     }
     serde_json::to_string(&text).unwrap_or_default()
 }
+
+/// Whether rules, as the ledger keeps them, make this component.
+pub(super) fn made(measures: &str, component: &str) -> bool {
+    let kept: BTreeMap<String, serde_json::Value> = serde_json::from_str(measures).unwrap_or_default();
+    kept.contains_key(component)
+}

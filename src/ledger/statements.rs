@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
 
 use super::ingest::Restate;
 use super::quantify::{cuts, quantity};
 use super::{Rulebook, micros};
 use crate::metering::exact::Exact;
 use crate::metering::measure::{Measure, Quantity};
-use crate::metering::meter::Meter;
+use crate::metering::meter::{Meter, Rules};
 use crate::metering::period::{BillingPeriod, Timeline};
 use crate::metering::statement::Amounts;
 
@@ -25,7 +26,7 @@ pub(super) fn restate_all(
     restate: &Restate,
     now: Timestamp,
 ) -> rusqlite::Result<usize> {
-    let mut makers: HashMap<&str, Vec<Maker<'_>>> = HashMap::new();
+    let mut makers: HashMap<&str, Makers<'_>> = HashMap::new();
     let mut changed: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (resource, period, component) in restate {
         let makers = match makers.entry(component) {
@@ -55,12 +56,51 @@ struct Maker<'a> {
     measure: Measure,
 }
 
+/// What makes a component.
+struct Makers<'a> {
+    meters: Vec<Maker<'a>>,
+    /// The rules that have a meter for it.
+    rules: Vec<&'a Rules>,
+    /// Collectors that made it, and that the configuration no longer has.
+    gone: Vec<String>,
+}
+
+impl Makers<'_> {
+    /// Whether some collector may make the component of this resource.
+    fn are_for(&self, connection: &Connection, resource: &str) -> rusqlite::Result<bool> {
+        let offering: Option<String> = connection
+            .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
+            .query_row([resource], |row| row.get(0))
+            .optional()?;
+        let offering = offering.and_then(|text| Uuid::parse_str(&text).ok()).filter(|uuid| !uuid.is_nil());
+        let resource = Uuid::parse_str(resource).unwrap_or_default();
+        Ok(self.rules.iter().any(|rules| rules.may_bill(resource, offering)))
+    }
+
+    /// A collector that is gone and has measured some of this.
+    fn gone_from(&self, connection: &Connection, place: Place<'_>) -> rusqlite::Result<Option<&str>> {
+        for collector in &self.gone {
+            let measured = connection
+                .prepare_cached(
+                    "SELECT 1 FROM target JOIN series ON series.target = target.id
+                     JOIN source ON source.id = series.source JOIN quantity ON quantity.series = series.id
+                     WHERE target.resource = ?1 AND quantity.period = ?2 AND source.collector = ?3",
+                )?
+                .exists(params![place.resource, place.period, collector])?;
+            if measured {
+                return Ok(Some(collector));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// All meters that make a component, with their sources.
 fn makers_of<'a>(
     connection: &Connection,
     rulebook: &'a Rulebook,
     component: &str,
-) -> rusqlite::Result<Vec<Maker<'a>>> {
+) -> rusqlite::Result<Makers<'a>> {
     let mut makers = Vec::new();
     for rules in &rulebook.rules {
         for meter in rules.meters.iter().filter(|meter| meter.component == component) {
@@ -74,7 +114,14 @@ fn makers_of<'a>(
             }
         }
     }
-    Ok(makers)
+    let makes = |rules: &&Rules| rules.meters.iter().any(|meter| meter.component == component);
+    let known: Vec<(String, String)> = connection
+        .prepare_cached("SELECT name, measures FROM collector ORDER BY name")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let gone = known.into_iter().filter(|(name, _)| rulebook.of(name).is_none());
+    let gone = gone.filter(|(_, measures)| super::rules::made(measures, component)).map(|(name, _)| name);
+    Ok(Makers { meters: makers, rules: rulebook.rules.iter().filter(makes).collect(), gone: gone.collect() })
 }
 
 /// One line of a statement, as a row has it.
@@ -91,27 +138,30 @@ type Lines = BTreeMap<String, Line>;
 fn restate_one(
     connection: &Connection,
     rulebook: &Rulebook,
-    makers: &[Maker<'_>],
+    makers: &Makers<'_>,
     place: Place<'_>,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
-    let mut parts: BTreeMap<i64, Option<Amounts>> = amounts(connection, rulebook, makers, place)?
-        .into_iter()
-        .map(|(part, amounts)| (part, Some(amounts)))
-        .collect();
+    let Ok(period) = place.period.parse::<BillingPeriod>() else { return Ok(false) };
+    let timeline = Timeline::new(rulebook.zone.clone(), cuts(connection, place.resource)?);
+    let mut parts: BTreeMap<i64, Option<Amounts>> =
+        amounts(connection, &timeline, &makers.meters, place, period)?
+            .into_iter()
+            .map(|(part, amounts)| (part, Some(amounts)))
+            .collect();
     let known: Vec<i64> = connection
         .prepare_cached("SELECT part FROM statement WHERE resource = ?1 AND period = ?2")?
         .query_map(params![place.resource, place.period], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     for part in known {
         // A part that has nothing left is a statement of zeros.
-        parts.entry(part).or_default();
+        parts.entry(move_part(connection, &timeline, place, period, part)?).or_default();
     }
     let mut changed = false;
     for (part, amounts) in parts {
         let mut lines = amounts.map(lines).unwrap_or_default();
         let before = load(connection, place, part)?;
-        keep_standing(connection, !makers.is_empty(), place, part, &before, &mut lines)?;
+        keep_standing(connection, makers, place, part, &before, &mut lines)?;
         if lines != before {
             changed |= store(connection, place, part, &before, &lines, now)?;
         }
@@ -119,16 +169,44 @@ fn restate_one(
     Ok(changed)
 }
 
+/// Where a part begins may change: with the billing time zone, or with what is known of plan periods. It is still the
+/// same row of the server's, so what is known of that goes along; a statement of zeros under the old name would undo it.
+fn move_part(
+    connection: &Connection,
+    timeline: &Timeline,
+    place: Place<'_>,
+    period: BillingPeriod,
+    part: i64,
+) -> rusqlite::Result<i64> {
+    let segment = timeline.segment_at(super::instant(part));
+    let start = timeline.zone().start(period);
+    let proper = micros(if segment.period == period { segment.start } else { start });
+    if proper == part {
+        return Ok(part);
+    }
+    for table in ["statement", "line", "acknowledgement", "intent", "trouble", "usage_row"] {
+        let of_part = "resource = ?1 AND period = ?2 AND part = ?3";
+        connection.execute(
+            &format!("UPDATE OR IGNORE {table} SET part = ?4 WHERE {of_part}"),
+            params![place.resource, place.period, part, proper],
+        )?;
+        connection.execute(
+            &format!("DELETE FROM {table} WHERE {of_part}"),
+            params![place.resource, place.period, part],
+        )?;
+    }
+    Ok(proper)
+}
+
 /// The exact amounts of the component, by part of the month.
 fn amounts(
     connection: &Connection,
-    rulebook: &Rulebook,
+    timeline: &Timeline,
     makers: &[Maker<'_>],
     place: Place<'_>,
+    period: BillingPeriod,
 ) -> rusqlite::Result<BTreeMap<i64, Amounts>> {
     let mut parts: BTreeMap<i64, Amounts> = BTreeMap::new();
-    let Ok(period) = place.period.parse::<BillingPeriod>() else { return Ok(parts) };
-    let timeline = Timeline::new(rulebook.zone.clone(), cuts(connection, place.resource)?);
     let mut query = connection.prepare_cached(
         "SELECT series.id, series.user, quantity.segment, quantity.sum, quantity.max, quantity.last,
                 quantity.covered, quantity.missed, quantity.gaps, quantity.resets
@@ -137,7 +215,8 @@ fn amounts(
                             AND quantity.segment >= ?5 AND quantity.segment < ?6
          WHERE target.resource = ?1 AND quantity.period = ?2 ORDER BY series.id, quantity.segment",
     )?;
-    let (start, end) = (micros(rulebook.zone.start(period)), micros(rulebook.zone.end(period)));
+    let zone = timeline.zone();
+    let (start, end) = (micros(zone.start(period)), micros(zone.end(period)));
     for maker in makers {
         // Quantities of one series in one part are put together first: a mean is of all its time.
         let mut by_series: BTreeMap<(i64, i64), (Quantity, Option<String>)> = BTreeMap::new();
@@ -193,34 +272,51 @@ pub fn two_decimals(amount: rust_decimal::Decimal) -> String {
     format!("{amount:.2}")
 }
 
-/// What stood in the statement and has no readings any more. Where some meter still makes the component, it has
-/// become zero. Where none does (a collector was removed or renamed), it stands as it was: what the configuration no
-/// longer speaks of is not taken back from a bill in silence.
+/// What stood in the statement and has no readings any more. Where some meter still makes the component of this resource,
+/// it has become zero. Where none does (a meter or collector was removed or renamed), it stands as it was: what the
+/// configuration no longer speaks of is not taken back from a bill in silence. And what a collector that is gone shared
+/// with one that is there is neither known nor zero: it is not sent until a person has said how it goes on.
 fn keep_standing(
     connection: &Connection,
-    metered: bool,
+    makers: &Makers<'_>,
     place: Place<'_>,
     part: i64,
     before: &Lines,
     lines: &mut Lines,
 ) -> rusqlite::Result<()> {
-    for (user, line) in before {
-        if lines.contains_key(user) {
-            continue;
-        }
-        let sent = connection
+    let sent = |user: &str| {
+        connection
             .prepare_cached(
                 "SELECT 1 FROM acknowledgement
                  WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5
                  UNION ALL SELECT 1 FROM intent
                  WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5 LIMIT 1",
             )?
-            .exists(params![place.resource, place.period, part, place.component, user])?;
-        if !sent {
+            .exists(params![place.resource, place.period, part, place.component, user])
+    };
+    let gone = makers.gone_from(connection, place)?;
+    if let Some(collector) = gone
+        && !lines.is_empty()
+        && sent("")?
+    {
+        let problem = format!(
+            "part of it was measured by the collector `{collector}`, which is no longer configured: what has been \
+             reported stands; configure it again under that name to go on this month"
+        );
+        for line in lines.values_mut() {
+            *line = Line { posted: None, problem: Some(problem.clone()), ..line.clone() };
+        }
+    }
+    for (user, line) in before {
+        if lines.contains_key(user) || !sent(user)? {
             continue;
         }
-        let zero = Line { exact: "0".to_owned(), posted: Some("0.00".to_owned()), problem: None };
-        lines.insert(user.clone(), if metered { zero } else { line.clone() });
+        let line = if gone.is_none() && makers.are_for(connection, place.resource)? {
+            Line { exact: "0".to_owned(), posted: Some("0.00".to_owned()), problem: None }
+        } else {
+            line.clone()
+        };
+        lines.insert(user.clone(), line);
     }
     Ok(())
 }
