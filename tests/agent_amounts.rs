@@ -495,6 +495,31 @@ fn a_plan_switch_in_mid_month_leaves_the_earlier_usage_with_the_earlier_plan() {
 }
 
 #[test]
+fn a_plan_switch_a_few_minutes_before_a_report_is_noticed_in_time() {
+    for api in BOTH {
+        let world = World::new(api);
+        world.configure(&cpu_hours_by_user());
+        let used = |id: &str, time: &str, seconds: &str| {
+            job("cpu_seconds", id, time, time, seconds, &[("user", "alice")])
+        };
+        world.readings(&[used("1", "2026-11-03T00:00:00Z", "7200")]);
+        world.flush().exits(0);
+        world.now("2026-11-10T12:05:00Z");
+        world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+        world.now("2026-11-10T12:15:00Z");
+        world.readings(&[used("2", "2026-11-10T12:10:00Z", "10800")]);
+        world.flush().exits(0);
+        // The whole month's 5 h under the new plan, beside the 2 h under the old one, would be 7.
+        assert_eq!(world.billed(A), ["cpu_hours 2026-11 2.00", "cpu_hours 2026-11 3.00"], "{api}");
+        assert_eq!(
+            world.shares(A),
+            ["alice cpu_hours 2026-11 2.00", "alice cpu_hours 2026-11 3.00"],
+            "{api}"
+        );
+    }
+}
+
+#[test]
 fn a_counter_that_runs_over_a_plan_switch_is_split_there() {
     let world = World::new(CURRENT);
     world.configure(&cpu_hours_of_a());
