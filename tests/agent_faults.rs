@@ -263,3 +263,28 @@ fn another_hand_that_writes_while_an_outcome_is_unknown_is_seen() {
     world.flush().exits(65).says("another hand");
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 7.00"]);
 }
+
+#[test]
+fn a_reload_keeps_the_daemon_alive_also_where_its_address_is_taken() {
+    let world = ready(CLASSIC);
+    let port = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        (listener.local_addr().unwrap(), listener)
+    };
+    let config = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let (address, listener) = port();
+    drop(listener);
+    world.write("agent.yaml", &format!("listen: {address}\n{config}"));
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Ready");
+    for times in 1..=10 {
+        daemon.signal("HUP");
+        until("the reload", || daemon.log().matches("Reloaded").count() == times);
+    }
+    assert!(!daemon.log().contains("are not served"), "{}", daemon.log());
+    let (taken, _listener) = port();
+    world.write("agent.yaml", &format!("listen: {taken}\n{config}"));
+    daemon.signal("HUP");
+    daemon.until_it_says("Health and metrics are not served: can't listen on");
+    until("the reload", || daemon.log().matches("Reloaded").count() == 11);
+}

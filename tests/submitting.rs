@@ -380,3 +380,23 @@ async fn usage_from_before_the_first_plan_period_does_not_undo_what_came_after()
     world.cycle().await;
     assert_eq!(one(&world.held(uuid).await, "2026-11 cpu_hours"), "140.00");
 }
+
+#[tokio::test]
+async fn a_correction_by_another_hand_in_mid_month_is_not_overwritten() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(A, "cpu", "", 100)]).await;
+    world.cycle().await;
+    world
+        .admin(
+            "rows",
+            &format!(
+                r#"{{"resource": "{A}", "type": "cpu_hours", "usage": "7.00", "billing_period": "2026-11-01"}}"#
+            ),
+        )
+        .await;
+    world.see("2026-11-11T13:00:00Z", &[(A, "cpu", "", 110)]).await;
+    world.cycle().await;
+    assert_eq!(one(&world.held(A).await, "2026-11 cpu_hours"), "7.00");
+    assert_eq!(world.troubles().await, ["2026-11  conflict"]);
+}

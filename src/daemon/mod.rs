@@ -108,14 +108,18 @@ pub async fn run(load: Loader) -> Result<(), String> {
                     }
                     Ok(agent) => {
                         tasks.stop(DRAIN).await;
-                        drop(server);
+                        server.close().await;
                         let (rulebook, now) = ((*agent.rulebook).clone(), agent.clock.now());
                         let applied = ledger.with(move |ledger| ledger.change_rules(rulebook, now)).await;
                         if let Err(error) = applied {
                             tracing::error!("The new rules are not carried out yet: {error}");
                         }
                         tasks = Tasks::start(&agent, &ledger, &pulse);
-                        server = serve::start(&agent, &ledger, &pulse).await?;
+                        // Reporting goes on without health and metrics rather than not at all.
+                        server = serve::start(&agent, &ledger, &pulse).await.unwrap_or_else(|error| {
+                            tracing::error!("Health and metrics are not served: {error}");
+                            serve::Server::none()
+                        });
                         tracing::info!("Reloaded: {} collectors.", agent.definitions.len());
                         current = agent;
                     }

@@ -23,6 +23,21 @@ use crate::ledger::{LedgerError, SharedLedger};
 #[derive(Debug)]
 pub(super) struct Server(Option<JoinHandle<()>>);
 
+impl Server {
+    /// None: after a reload whose address can't be had.
+    pub(super) fn none() -> Self {
+        Server(None)
+    }
+
+    /// Ends it, and gives its address free before it returns.
+    pub(super) async fn close(mut self) {
+        if let Some(task) = self.0.take() {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(task) = &self.0 {

@@ -417,7 +417,7 @@ fn file_under_new_part(
         connection.execute(
             &format!(
                 "UPDATE OR REPLACE {table} SET part = ?4
-                 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at >= ?4"
+                 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?4"
             ),
             params![resource, period.to_string(), micros(part), micros(cut)],
         )?;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -25,13 +26,22 @@ pub(super) type Rows = BTreeMap<(Uuid, BillingPeriod), Vec<UsageRow>>;
 /// Up to so many resources are asked for one by one; more, by a listing of their offering.
 const SINGLY: usize = 2;
 
+/// How long what is known of the server's rows is believed. After that they are looked at once more before anything is
+/// written over them: a person may have corrected one, or another agent may report beside this one.
+const ROWS_FOR: SignedDuration = SignedDuration::from_hours(6);
+/// The server fact that says when that was.
+const ROWS_READ: &str = "rows_read";
+
 impl Cycle {
-    /// Reads what the server holds of components of which nothing is known yet, or of which something was sent and no
-    /// outcome learnt. Returns the statements that may go on.
+    /// Reads what the server holds of components of which nothing is known yet, or nothing new for hours, or of which
+    /// something was sent and no outcome learnt. Returns the statements that may go on.
     pub(super) async fn read_first(
         self: Arc<Self>,
         due: Vec<StatementKey>,
     ) -> Result<Vec<StatementKey>, CycleError> {
+        let now = self.of.clock.now();
+        let looked = self.ledger(|ledger| ledger.server_fact(ROWS_READ)).await?;
+        let stale = looked.is_none_or(|(_, at)| now.duration_since(at).abs() >= ROWS_FOR);
         let mut unread = Vec::new();
         for &key in &due {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
@@ -39,11 +49,14 @@ impl Cycle {
             let never_read = |entry: &Entry| entry.acknowledged.is_none() && entry.to_send();
             let unknown = statement.components.values().any(never_read);
             let unclear = statement.components.values().any(|entry| entry.intended.is_some());
-            if unknown || unclear {
+            if unknown || unclear || stale {
                 unread.push(key);
             }
         }
         let failed = self.read_and_settle(&unread).await?;
+        if stale && failed.is_empty() {
+            self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, "", now)).await?;
+        }
         Ok(due.into_iter().filter(|key| !failed.contains(key)).collect())
     }
 
@@ -162,7 +175,9 @@ impl Cycle {
                 },
             }
         };
-        let all: Vec<&UsageRow> = rows.iter().collect();
+        // Where one component has several rows and we know of no switch of plan, the newest is the one that was written.
+        let mut all: Vec<&UsageRow> = rows.iter().collect();
+        all.sort_by_key(|row| row.date);
         let Some(plan_period) = cut.plan_period.filter(|_| cut.split) else {
             return Ok(Ok(all.into_iter().map(|row| (row.component.clone(), plain(row))).collect()));
         };
