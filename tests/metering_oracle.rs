@@ -315,8 +315,10 @@ fn hold() -> impl Strategy<Value = Hold> {
     })
 }
 
+/// `METERING_TIMES=20 cargo test --test metering_oracle` looks twenty times as long.
 fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    let times = std::env::var("METERING_TIMES").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    ProptestConfig { cases: cases * times, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {
@@ -405,5 +407,12 @@ proptest! {
         let twice: Vec<Point> = once.iter().flat_map(|p| [p.clone(), p.clone()]).collect();
         let timeline = Timeline::new(ZONES[frame.zone].zone.clone(), Vec::new());
         prop_assert_eq!(recount(measure, &twice, &timeline), recount(measure, &once, &timeline));
+    }
+}
+
+#[test]
+fn the_oracle_shares_no_code_with_the_core() {
+    for file in [include_str!("oracle/mod.rs"), include_str!("oracle/calendar.rs")] {
+        assert!(!file.contains("waldur_usage_agent") && !file.contains("path ="));
     }
 }

@@ -1,8 +1,10 @@
 //! `explain`: for a person in a billing dispute, from the posted number back to the readings it came from.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use clap::Args;
+use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -12,8 +14,8 @@ use super::table::table;
 use crate::ledger::Ledger;
 use crate::ledger::catalog::KnownResource;
 use crate::ledger::explain::SeriesPart;
-use crate::ledger::outbox::Entry;
-use crate::metering::exact::Exact;
+use crate::ledger::outbox::{Entry, Statement};
+use crate::metering::exact::{Exact, Rounding, cents_to_decimal};
 use crate::metering::period::BillingPeriod;
 
 /// From a posted number back through rounding, factor, users and resets to the readings it came from.
@@ -42,6 +44,7 @@ impl Explain {
         let parts = ledger.explain(resource, &self.component, period, self.user.as_deref())?;
         let mut statements = ledger.statements(Some(period))?;
         statements.retain(|statement| statement.key.resource == resource);
+        let shares = shares(&statements, &self.component);
         let entries: Vec<Entry> = statements
             .into_iter()
             .filter_map(|mut statement| match &self.user {
@@ -61,7 +64,7 @@ impl Explain {
         });
         let calls = ledger.calls(resource, period)?;
         let calls: Vec<_> = calls.into_iter().filter(|call| call.amounts.contains(&self.component)).collect();
-        let shown = Shown { resource, known, period, unit, entries, parts, calls, of: self };
+        let shown = Shown { resource, known, period, unit, entries, shares, parts, calls, of: self };
         if shown.of.json {
             writeln!(out, "{:#}", shown.json())?
         } else {
@@ -69,6 +72,48 @@ impl Explain {
         }
         Ok(Exit::Ok)
     }
+}
+
+/// A user's part of a total, or what carries no user.
+struct Share {
+    /// `None`: unattributed.
+    user: Option<String>,
+    exact: Exact,
+    posted: Option<Decimal>,
+    /// What rounding it by itself would give. Where that differs, the rest of a hundredth went to the largest
+    /// remainders, so that the shares sum to the total.
+    alone: String,
+}
+
+/// The shares of a component, from all parts of the month.
+fn shares(statements: &[Statement], component: &str) -> Vec<Share> {
+    let mut shares: BTreeMap<Option<String>, (Exact, Option<Decimal>)> = BTreeMap::new();
+    for statement in statements {
+        let Some(total) = statement.components.get(component) else { continue };
+        let mut rest = (total.exact.parse::<Exact>().unwrap_or_else(|_| Exact::zero()), total.posted);
+        for ((_, user), entry) in statement.users.iter().filter(|((of, _), _)| of == component) {
+            let Ok(exact) = entry.exact.parse::<Exact>() else { continue };
+            rest.0 -= exact.clone();
+            rest.1 = rest.1.zip(entry.posted).map(|(rest, posted)| rest - posted);
+            let share =
+                shares.entry(Some(user.clone())).or_insert_with(|| (Exact::zero(), Some(Decimal::ZERO)));
+            share.0 += exact;
+            share.1 = share.1.zip(entry.posted).map(|(share, posted)| share + posted);
+        }
+        let share = shares.entry(None).or_insert_with(|| (Exact::zero(), Some(Decimal::ZERO)));
+        share.0 += rest.0;
+        share.1 = share.1.zip(rest.1).map(|(share, rest)| share + rest);
+    }
+    shares
+        .into_iter()
+        .filter(|(user, (exact, _))| user.is_some() || !exact.is_zero())
+        .map(|(user, (exact, posted))| Share { user, alone: two_places(&exact), exact, posted })
+        .collect()
+}
+
+fn two_places(exact: &Exact) -> String {
+    let cents = exact.round(2, Rounding::HalfEven);
+    cents_to_decimal(&cents).map_or_else(|| exact.to_string(), |amount| format!("{amount:.2}"))
 }
 
 /// The resource that a person means.
@@ -101,6 +146,7 @@ struct Shown {
     period: BillingPeriod,
     unit: Option<String>,
     entries: Vec<Entry>,
+    shares: Vec<Share>,
     parts: Vec<SeriesPart>,
     calls: Vec<crate::ledger::outbox::Call>,
     of: Explain,
@@ -140,6 +186,17 @@ impl Shown {
             if let Some(trouble) = &entry.trouble {
                 writeln!(out, "  {}      {}: {}", trouble.state, trouble.reason, trouble.words)?;
             }
+        }
+        if self.of.user.is_none() && self.shares.iter().any(|share| share.user.is_some()) {
+            writeln!(out, "\nshared out as")?;
+            let mut rows = table(["user", "exactly", "rounded alone", "posted", "note"]);
+            for share in &self.shares {
+                let posted = share.posted.map_or("-".to_owned(), |posted| format!("{posted:.2}"));
+                let note = if posted == share.alone { "" } else { "adjusted: the shares sum to the total" };
+                let user = share.user.clone().unwrap_or_else(|| "(unattributed)".to_owned());
+                rows.add_row([&user, &share.exact.to_string(), &share.alone, &posted, note]);
+            }
+            writeln!(out, "{rows}")?;
         }
         for part in &self.parts {
             let labels: Vec<_> = part.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -251,6 +308,17 @@ impl Shown {
                 })
             })
             .collect();
+        let shares: Vec<Value> = self
+            .shares
+            .iter()
+            .map(|share| {
+                let posted = share.posted.map(|posted| format!("{posted:.2}"));
+                json!({
+                    "user": share.user, "amount": share.exact.to_string(), "rounded_alone": share.alone,
+                    "adjusted": posted.as_ref() != Some(&share.alone), "posted": posted,
+                })
+            })
+            .collect();
         let first = self.parts.first();
         let held: Vec<_> = self.entries.iter().filter_map(|entry| entry.acknowledged.as_ref()).collect();
         json!({
@@ -259,7 +327,7 @@ impl Shown {
             "factor": first.map(|part| part.factor.to_string()),
             "rounding": first.map_or("half_even", |part| part.rounding.name()),
             "acknowledged": held.iter().map(|held| format!("{:.2}", held.amount)).collect::<Vec<_>>(),
-            "series": series, "readings": readings, "calls": calls,
+            "shares": shares, "series": series, "readings": readings, "calls": calls,
         })
     }
 }

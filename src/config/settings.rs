@@ -4,6 +4,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use jiff::SignedDuration;
+
+use super::duration::parse_duration;
 use super::schedule::Schedule;
 use super::section::{Problems, Section};
 use super::waldur::WaldurSettings;
@@ -12,6 +15,8 @@ use super::waldur::WaldurSettings;
 pub const DEFAULT_PATH: &str = "/etc/waldur-usage-agent/agent.yaml";
 const DEFAULT_LEDGER: &str = "/var/lib/waldur-usage-agent/ledger.db";
 const DEFAULT_SUBMIT: &str = "*/15 * * * *";
+const DEFAULT_RETENTION: SignedDuration = SignedDuration::from_hours(90 * 24);
+const SHORTEST_RETENTION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Everything outside the collectors.
 #[derive(Debug, Clone)]
@@ -23,6 +28,8 @@ pub struct Settings {
     pub overwrite_conflicts: bool,
     /// Where health and metrics are served.
     pub listen: Option<SocketAddr>,
+    /// How long after a month's end its readings are kept one by one; then as daily subtotals.
+    pub retention: SignedDuration,
 }
 
 /// A file that was read: what it says, and what is wrong with it.
@@ -88,6 +95,10 @@ fn settings(root: &mut Section) -> Option<Settings> {
     let listen = root.parse_with("listen", |text| {
         text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not an address such as 127.0.0.1:9464"))
     });
+    let retention = root.parse_with("retention", |text| match parse_duration(text)? {
+        short if short < SHORTEST_RETENTION => Err("must be at least 7d: readings come late".to_owned()),
+        retention => Ok(retention),
+    });
     let zone =
         waldur.as_ref().map(|waldur| waldur.billing_timezone.clone()).unwrap_or(jiff::tz::TimeZone::UTC);
     let mut schedule = Schedule::parse(DEFAULT_SUBMIT, zone.clone()).ok();
@@ -110,6 +121,7 @@ fn settings(root: &mut Section) -> Option<Settings> {
         submit: schedule?,
         overwrite_conflicts: overwrite.unwrap_or(false),
         listen,
+        retention: retention.unwrap_or(DEFAULT_RETENTION),
     })
 }
 

@@ -47,6 +47,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// How long before a month's end the boundary readings are taken and submitted: before the guard of servers that
 /// decide the month themselves, with time to send.
 const BEFORE_MONTH_END: SignedDuration = SignedDuration::from_mins(5);
+/// The last submission of a month, for what was collected or failed since: just before that guard.
+const LAST_CALL: SignedDuration = SignedDuration::from_mins(2);
 
 /// What the tasks tell of themselves; the watchdog is fed by it, not by a timer.
 #[derive(Debug, Default)]
@@ -123,7 +125,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
                 }
                 systemd::ready("reloaded");
             }
-            Some(SIGUSR1) => tasks.hurry.notify_waiters(),
+            Some(SIGUSR1) => tasks.hurry.send_modify(|times| *times += 1),
             _ => break,
         }
     }
@@ -138,14 +140,15 @@ pub async fn run(load: Loader) -> Result<(), String> {
 struct Tasks {
     set: JoinSet<()>,
     stop: watch::Sender<bool>,
-    /// Wakes everything at once.
-    hurry: Arc<Notify>,
+    /// Wakes everything at once, also what is busy, as soon as it is not.
+    hurry: watch::Sender<u64>,
 }
 
 impl Tasks {
     fn start(agent: &Agent, ledger: &SharedLedger, pulse: &Arc<Pulse>) -> Tasks {
         let (stop, stopped) = watch::channel(false);
-        let hurry = Arc::new(Notify::new());
+        let (hurry, hurried) = watch::channel(0);
+        let sampled = Arc::new(Notify::new());
         let mut set = JoinSet::new();
         for index in 0..agent.definitions.len() {
             let part = Part {
@@ -153,7 +156,8 @@ impl Tasks {
                 ledger: ledger.clone(),
                 pulse: pulse.clone(),
                 stopped: stopped.clone(),
-                hurry: hurry.clone(),
+                hurry: hurried.clone(),
+                sampled: sampled.clone(),
             };
             set.spawn(part.collect(index));
         }
@@ -162,7 +166,8 @@ impl Tasks {
             ledger: ledger.clone(),
             pulse: pulse.clone(),
             stopped,
-            hurry: hurry.clone(),
+            hurry: hurried,
+            sampled,
         };
         set.spawn(part.submit());
         Tasks { set, stop, hurry }
@@ -190,7 +195,9 @@ struct Part {
     ledger: SharedLedger,
     pulse: Arc<Pulse>,
     stopped: watch::Receiver<bool>,
-    hurry: Arc<Notify>,
+    hurry: watch::Receiver<u64>,
+    /// A collector has looked at a moment that matters, and what it saw is to be submitted at once.
+    sampled: Arc<Notify>,
 }
 
 /// Why a wait ended.
@@ -211,12 +218,16 @@ impl Part {
         let mut due = self.agent.clock.now();
         let mut failing = false;
         loop {
-            match self.wait_until(due).await {
+            let matters = match self.wait_until(due).await {
                 Woken::Stopped => return,
-                Woken::Due | Woken::Hurry => {}
-            }
+                Woken::Due => is_near_boundary(&zone, due),
+                Woken::Hurry => true,
+            };
             failing = self.sample(definition, failing).await;
-            due = next_run(&definition.schedule, &zone, self.agent.clock.now());
+            if matters {
+                self.sampled.notify_one();
+            }
+            due = next_run(&definition.schedule, &zone, self.agent.clock.now(), &[BEFORE_MONTH_END]);
         }
     }
 
@@ -276,9 +287,16 @@ impl Part {
             },
         };
         let zone = self.agent.rulebook.zone.clone();
-        let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now());
+        let closing = [BEFORE_MONTH_END, LAST_CALL];
+        let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now(), &closing);
+        let mut compacted = Timestamp::MIN;
         loop {
-            let hurry = match self.wait_until(due).await {
+            let sampled = self.sampled.clone();
+            let woken = tokio::select! {
+                woken = self.wait_until(due) => woken,
+                () = sampled.notified() => Woken::Due,
+            };
+            let hurry = match woken {
                 Woken::Stopped => return,
                 Woken::Due => false,
                 Woken::Hurry => true,
@@ -297,11 +315,32 @@ impl Part {
                 }
                 Err(error) => tracing::error!("Submission could not go on: {error}"),
             }
-            due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now());
+            self.compact(&mut compacted).await;
+            due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now(), &closing);
             // What an earlier failure put off is not left until the next round of the schedule.
             if let Ok(Some(retry)) = self.ledger.with(|ledger| ledger.next_retry()).await {
                 due = due.min(retry.max(self.agent.clock.now() + SignedDuration::from_secs(1)));
             }
+        }
+    }
+
+    /// Once a day, puts away the readings of a long past month.
+    async fn compact(&self, last: &mut Timestamp) {
+        let (now, keep) = (self.agent.clock.now(), self.agent.settings.retention);
+        if now.duration_since(*last).abs() < SignedDuration::from_hours(24) {
+            return;
+        }
+        *last = now;
+        match self.ledger.with(move |ledger| ledger.compact(now, keep)).await {
+            Ok(done) if done.readings > 0 => {
+                tracing::info!(
+                    "{} readings of {} series are daily subtotals now.",
+                    done.readings,
+                    done.series
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("Old readings are not compacted: {error}"),
         }
     }
 
@@ -320,7 +359,7 @@ impl Part {
             let until = Instant::now() + left.min(LONGEST_SLEEP).max(Duration::from_millis(1));
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
-                () = self.hurry.notified() => return Woken::Hurry,
+                Ok(()) = self.hurry.changed() => return Woken::Hurry,
                 changed = self.stopped.changed() => {
                     if changed.is_err() || *self.stopped.borrow() {
                         return Woken::Stopped;
@@ -331,11 +370,18 @@ impl Part {
     }
 }
 
+/// Whether this is one of the instants at which usage is cut and submitted for the month's sake.
+fn is_near_boundary(zone: &BillingZone, due: Timestamp) -> bool {
+    let period = zone.period_of(due);
+    let before_end = zone.end(period).saturating_sub(BEFORE_MONTH_END).unwrap_or(due);
+    due == before_end || due == zone.start(period)
+}
+
 /// When a schedule is next due: by its own rule, and besides shortly before and right after the end of the month, so
 /// that usage is cut as close to the boundary as can be.
-fn next_run(schedule: &Schedule, zone: &BillingZone, now: Timestamp) -> Timestamp {
+fn next_run(schedule: &Schedule, zone: &BillingZone, now: Timestamp, before: &[SignedDuration]) -> Timestamp {
     let end = zone.end(zone.period_of(now));
-    let before_end = end.saturating_sub(BEFORE_MONTH_END).unwrap_or(end);
     let by_rule = schedule.next_after(now).unwrap_or(Timestamp::MAX);
-    [by_rule, before_end, end].into_iter().filter(|at| *at > now).min().unwrap_or(by_rule)
+    let closing = before.iter().map(|before| end.saturating_sub(*before).unwrap_or(end));
+    closing.chain([end]).filter(|at| *at > now).fold(by_rule, Timestamp::min)
 }

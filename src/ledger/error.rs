@@ -91,6 +91,8 @@ impl LedgerError {
                 "the ledger {shown} can't be written ({error}): it, its directory or its file system is read-only for \
                  this user. Nothing was collected or sent."
             )),
+            // Where SQLite can't grow its shared memory or its log it does not say why.
+            Some(ErrorCode::SystemIoFailure) if has_no_room(path) => Self::full(path),
             Some(ErrorCode::SystemIoFailure) => Self::passing(format!(
                 "the disk failed under the ledger {shown} ({error}); what was committed before is kept, and it is tried \
                  again. If this stays, check the disk."
@@ -115,4 +117,10 @@ impl LedgerError {
     fn unusable(message: String) -> Self {
         Self { kind: LedgerTrouble::Unusable, message }
     }
+}
+
+/// Whether the file system of the ledger has no block left.
+fn has_no_room(path: &Path) -> bool {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    nix::sys::statvfs::statvfs(folder).is_ok_and(|disk| disk.blocks_available() == 0)
 }

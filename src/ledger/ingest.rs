@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::quantify::{self, Touched};
+use super::quantify::{self, Met, Touched};
 use super::rules::{Placed, place};
-use super::{Ledger, LedgerError, Rulebook, instant, micros, statements};
+use super::{Ledger, LedgerError, Rulebook, compact, instant, micros, statements};
 use crate::collectors::Quarantined;
 use crate::metering::measure::{Point, RunFacts};
 use crate::metering::reading::{Epoch, Kind, Reading, Span};
@@ -48,6 +48,8 @@ pub struct Recorded {
     pub new: usize,
     /// Readings whose value, interval or labels replaced known ones.
     pub corrected: usize,
+    /// Readings for months that are compacted: recorded, not counted.
+    pub late: usize,
     pub quarantined: Vec<Quarantined>,
     pub problems: Vec<String>,
     pub failed: Option<String>,
@@ -66,6 +68,8 @@ impl Recorded {
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 /// Nobody sold computing through Waldur before; a machine that boots in 1970 did not measure anything then.
 const EARLIEST_SECOND: i64 = 1_262_304_000; // 2010-01-01T00:00:00Z
+/// No run takes longer; it only bounds where to look.
+const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(24);
 /// How many of a collector's runs say what its usual distance is.
 const RECENT_RUNS: usize = 11;
 /// Quarantined lines kept for a person to look at, a collector.
@@ -74,7 +78,13 @@ const QUARANTINE_KEPT: i64 = 200;
 impl Ledger {
     /// Records a run and everything that follows from it.
     pub fn record(&mut self, run: Run) -> Result<Recorded, LedgerError> {
-        self.transact(|connection, rulebook| record(connection, rulebook, run))
+        let recorded = self.transact(|connection, rulebook| {
+            let recorded = record(connection, rulebook, run)?;
+            crate::fail_point("before a run is committed");
+            Ok(recorded)
+        })?;
+        crate::fail_point("after a run is committed");
+        Ok(recorded)
     }
 
     /// Records a run, says what it would change, and takes it all back.
@@ -109,7 +119,7 @@ impl Ledger {
 
 fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::Result<Recorded> {
     let mut recorded = Recorded::default();
-    let (readings, quarantined, problems, checkpoint, lists_everything) = match run.outcome.clone() {
+    let (mut readings, quarantined, mut problems, checkpoint, lists_everything) = match run.outcome.clone() {
         RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything } => {
             (readings, quarantined, problems, checkpoint, lists_everything)
         }
@@ -120,6 +130,15 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
         }
     };
     recorded.quarantined = quarantined;
+    if let Some(ended) = ended_later(connection, &run)? {
+        readings.retain(|reading| !is_momentary(reading, &run));
+        problems.push(format!(
+            "the run began at {}, but an earlier run of this collector ended at {ended}: the clock was set back, or two \
+             ran at once. What it saw of the moment is not used, because a counter would seem to have been reset; \
+             counters catch up with the first run after {ended}",
+            run.at
+        ));
+    }
     let complete = problems.is_empty();
     let facts = facts(connection, rulebook, &run)?;
     let outcome = if complete { "ok" } else { "partial" };
@@ -127,11 +146,12 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
     let run_id = insert_run(connection, &run, outcome, message.as_deref(), lists_everything, facts)?;
 
     let mut touched = Touched::default();
-    let mut store = Store::new(connection, rulebook, &run, run_id);
+    let mut store = Store::new(connection, rulebook, &run, run_id, facts);
     for reading in readings {
         match store.put(reading, &mut touched)? {
             Put::New => recorded.new += 1,
             Put::Corrected => recorded.corrected += 1,
+            Put::Late => recorded.late += 1,
             Put::Same => {}
             Put::Refused(bad) => {
                 recorded.quarantined.push(bad);
@@ -140,10 +160,11 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
         }
         recorded.readings += 1;
     }
-    if complete {
-        end_unseen(connection, &run, run_id, &mut touched)?;
+    // A quarantined line may be that of a series that is missed: then nothing is concluded from what was not seen.
+    if complete && recorded.quarantined.is_empty() {
+        store.end_unseen(&mut touched)?;
     }
-    let restate = quantify::update(connection, rulebook, &touched)?;
+    let restate = quantify::update(connection, rulebook, touched)?;
     recorded.restated = statements::restate_all(connection, rulebook, &restate, run.finished)?;
     if complete {
         connection.execute(
@@ -165,10 +186,29 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
     Ok(recorded)
 }
 
+/// When a run that is already recorded ended, if that was after this one began. Then the order of their instants is
+/// not the order in which they looked.
+fn ended_later(connection: &Connection, run: &Run) -> rusqlite::Result<Option<Timestamp>> {
+    connection
+        .prepare_cached(
+            "SELECT max(finished) FROM run
+             WHERE collector = ?1 AND at > ?2 - ?3 AND finished > ?2 AND outcome <> 'failed'",
+        )?
+        .query_row(params![run.collector, micros(run.at), LONGEST_RUN.as_micros() as i64], |row| {
+            Ok(row.get::<_, Option<i64>>(0)?.map(instant))
+        })
+}
+
+/// Whether a reading is a look at the moment of the run, whose place among others hangs on that instant alone. What a
+/// source dates itself, and deltas, which need no neighbours, stay what they are.
+fn is_momentary(reading: &Reading, run: &Run) -> bool {
+    reading.span == Span::At(run.at) && reading.kind != Kind::Delta
+}
+
 /// What is known now of the collector's earlier runs, to be kept with this one.
 fn facts(connection: &Connection, rulebook: &Rulebook, run: &Run) -> rusqlite::Result<RunFacts> {
     let mut query = connection.prepare_cached(
-        "SELECT at, lists_everything, scope FROM run
+        "SELECT at, lists_everything AND quarantined = 0, scope FROM run
          WHERE collector = ?1 AND outcome = 'ok' AND at < ?2 ORDER BY at DESC LIMIT ?3",
     )?;
     let earlier = query
@@ -231,6 +271,7 @@ enum Put {
     New,
     Corrected,
     Same,
+    Late,
     Refused(Quarantined),
 }
 
@@ -240,12 +281,21 @@ struct Store<'a> {
     rulebook: &'a Rulebook,
     run: &'a Run,
     run_id: i64,
+    facts: RunFacts,
     sources: HashMap<String, (i64, Kind)>,
+    /// Series of which something came.
+    seen: HashSet<i64>,
 }
 
 impl<'a> Store<'a> {
-    fn new(connection: &'a Connection, rulebook: &'a Rulebook, run: &'a Run, run_id: i64) -> Self {
-        Store { connection, rulebook, run, run_id, sources: HashMap::new() }
+    fn new(
+        connection: &'a Connection,
+        rulebook: &'a Rulebook,
+        run: &'a Run,
+        run_id: i64,
+        facts: RunFacts,
+    ) -> Self {
+        Store { connection, rulebook, run, run_id, facts, sources: HashMap::new(), seen: HashSet::new() }
     }
 
     fn put(&mut self, reading: Reading, touched: &mut Touched) -> rusqlite::Result<Put> {
@@ -256,22 +306,51 @@ impl<'a> Store<'a> {
         if let Some(reason) = implausible(&reading, self.run.at.max(self.run.finished)) {
             return refuse(&reading, reason);
         }
+        if reading.kind == Kind::Total
+            && let Err(reason) = self.rulebook.zone.check_total(reading.span.start(), reading.span.end())
+        {
+            return refuse(&reading, reason);
+        }
         let (source, kind) = self.source(&reading)?;
         if kind != reading.kind {
             let reason = format!("it is a {}, but earlier readings of that name were a {kind}", reading.kind);
             return refuse(&reading, reason);
         }
-        let series = self.series(source, &reading)?;
+        let met = self.series(source, kind, &reading)?;
+        let series = met.id;
+        self.seen.insert(series);
         let row = Row::of(&reading);
-        let before = self.known(source, series, &row)?;
-        if let Some((old_series, old)) = &before {
-            if *old_series == series && *old == row {
-                return Ok(Put::Same);
+        // Only what has been compacted can have been spent.
+        if met.compacted.is_some() || !row.id.is_empty() {
+            match compact::spent(self.connection, source, series, &row)? {
+                Some(earlier) if earlier.same => return Ok(Put::Same),
+                Some(earlier) => return self.late(series, &row, Some(earlier.value)),
+                None if met.compacted.is_some_and(|until| row.at < until) => {
+                    return self.late(series, &row, None);
+                }
+                None => {}
+            }
+        }
+        touched.meet(self.connection, &met)?;
+        // What lies behind all that is known of its series, and has no id of its own, was not seen before.
+        let before = match row.id.is_empty() && touched.is_behind(series, instant(row.at)) {
+            true => None,
+            false => self.known(source, series, &row)?,
+        };
+        if let Some((old_series, old, _)) = &before
+            && *old_series == series
+            && *old == row
+        {
+            return Ok(Put::Same);
+        }
+        if let Some((old_series, old, facts)) = &before {
+            if *old_series != series {
+                touched.meet(self.connection, &self.met(*old_series, source, kind)?)?;
             }
             self.connection
                 .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at = ?2 AND id = ?3")?
                 .execute(params![old_series, old.at, old.id])?;
-            touched.removed(*old_series, kind, old.point());
+            touched.removed(*old_series, old.point(*facts));
         }
         self.connection
             .prepare_cached(
@@ -295,9 +374,9 @@ impl<'a> Store<'a> {
                 )?
                 .execute(params![source, row.id, series, row.at])?;
         }
-        touched.added(series, kind, row.point());
+        touched.added(series, row.point(self.facts));
         // A marker that the series was not seen is no reading; one that takes its place is new.
-        let new = before.is_none_or(|(_, old)| old.value.is_none());
+        let new = before.is_none_or(|(_, old, _)| old.value.is_none());
         Ok(if new { Put::New } else { Put::Corrected })
     }
 
@@ -320,18 +399,41 @@ impl<'a> Store<'a> {
         Ok(known)
     }
 
-    fn series(&self, source: i64, reading: &Reading) -> rusqlite::Result<i64> {
-        let labels = labels_text(&reading.labels);
-        let known: Option<i64> = self
+    /// Records a reading of a month that is compacted; it changes no amount.
+    fn late(&self, series: i64, row: &Row, earlier: Option<String>) -> rusqlite::Result<Put> {
+        let new = self
             .connection
-            .prepare_cached("SELECT id FROM series WHERE source = ?1 AND labels = ?2")?
-            .query_row(params![source, labels], |row| row.get(0))
+            .prepare_cached(
+                "INSERT INTO late_correction (series, at, id, start, value, earlier, run)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (series, at, id) DO UPDATE SET value = ?5, run = ?7 WHERE value <> ?5",
+            )?
+            .execute(params![series, row.at, row.id, row.start, row.value, earlier, self.run_id])?;
+        Ok(if new > 0 { Put::Late } else { Put::Same })
+    }
+
+    /// The series of a reading; it is made if it is new.
+    fn series(&self, source: i64, kind: Kind, reading: &Reading) -> rusqlite::Result<Met> {
+        let labels = labels_text(&reading.labels);
+        let known = self
+            .connection
+            .prepare_cached(
+                "SELECT series.id, series.compacted, target.resource, series.live
+                 FROM series LEFT JOIN target ON target.id = series.target WHERE source = ?1 AND labels = ?2",
+            )?
+            .query_row(params![source, labels], |row| {
+                let met =
+                    Met { id: row.get(0)?, source, kind, compacted: row.get(1)?, resource: row.get(2)? };
+                Ok((met, row.get::<_, bool>(3)?))
+            })
             .optional()?;
-        if let Some(series) = known {
-            self.connection
-                .prepare_cached("UPDATE series SET live = 1, last_run = ?2 WHERE id = ?1")?
-                .execute([series, self.run_id])?;
-            return Ok(series);
+        if let Some((met, live)) = known {
+            if !live {
+                self.connection
+                    .prepare_cached("UPDATE series SET live = 1 WHERE id = ?1")?
+                    .execute([met.id])?;
+            }
+            return Ok(met);
         }
         let placed = match self.rulebook.of(&self.run.collector) {
             Some(rules) => place(self.connection, rules, &reading.labels, self.run.finished)?,
@@ -339,14 +441,63 @@ impl<'a> Store<'a> {
         };
         self.connection
             .prepare_cached(
-                "INSERT INTO series (source, labels, target, user, nowhere, last_run) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO series (source, labels, target, user, nowhere) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
-            .execute(params![source, labels, placed.target, placed.user, placed.nowhere, self.run_id])?;
-        Ok(self.connection.last_insert_rowid())
+            .execute(params![source, labels, placed.target, placed.user, placed.nowhere])?;
+        self.met(self.connection.last_insert_rowid(), source, kind)
     }
 
-    /// The row that has this reading's identity, if there is one: by its id, else by series and time.
-    fn known(&self, source: i64, series: i64, row: &Row) -> rusqlite::Result<Option<(i64, Row)>> {
+    fn met(&self, series: i64, source: i64, kind: Kind) -> rusqlite::Result<Met> {
+        self.connection
+            .prepare_cached(
+                "SELECT series.compacted, target.resource FROM series LEFT JOIN target ON target.id = series.target
+                 WHERE series.id = ?",
+            )?
+            .query_row([series], |row| {
+                Ok(Met { id: series, source, kind, compacted: row.get(0)?, resource: row.get(1)? })
+            })
+    }
+
+    /// A complete run that does not see a series ends it there.
+    fn end_unseen(&self, touched: &mut Touched) -> rusqlite::Result<()> {
+        let mut query = self.connection.prepare_cached(
+            "SELECT series.id, series.source, source.kind FROM series JOIN source ON source.id = series.source
+             WHERE source.collector = ?1 AND source.kind IN ('counter', 'gauge') AND series.live = 1",
+        )?;
+        let live = query
+            .query_map([&self.run.collector], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        for (series, source, kind) in live.into_iter().filter(|(series, _, _)| !self.seen.contains(series)) {
+            self.connection.prepare_cached("UPDATE series SET live = 0 WHERE id = ?1")?.execute([series])?;
+            let kind = if kind == Kind::Counter.name() { Kind::Counter } else { Kind::Gauge };
+            touched.meet(self.connection, &self.met(series, source, kind)?)?;
+            let marked = self
+                .connection
+                .prepare_cached(
+                    "INSERT INTO reading (series, at, id, value, run)
+                     SELECT ?1, ?2, '', NULL, ?3
+                     WHERE NOT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND at >= ?2)",
+                )?
+                .execute(params![series, micros(self.run.at), self.run_id])?;
+            if marked > 0 {
+                let gone = Point {
+                    at: self.run.at,
+                    start: None,
+                    value: None,
+                    epoch: Epoch::default(),
+                    run: self.facts,
+                };
+                touched.added(series, gone);
+            }
+        }
+        Ok(())
+    }
+
+    /// The row that has this reading's identity, if there is one: by its id, else by series and time. With what was
+    /// known when it came in and decides how far back it may have counted.
+    fn known(&self, source: i64, series: i64, row: &Row) -> rusqlite::Result<Option<(i64, Row, RunFacts)>> {
         let mut place = (series, row.at);
         if !row.id.is_empty() {
             let found = self
@@ -361,7 +512,9 @@ impl<'a> Store<'a> {
         }
         self.connection
             .prepare_cached(
-                "SELECT at, id, start, value, epoch, began FROM reading WHERE series = ?1 AND at = ?2 AND id = ?3",
+                "SELECT reading.at, reading.id, start, value, epoch, began, run.listed
+                 FROM reading JOIN run ON run.id = reading.run
+                 WHERE series = ?1 AND reading.at = ?2 AND reading.id = ?3",
             )?
             .query_row(params![place.0, place.1, row.id], |row| {
                 Ok((
@@ -374,6 +527,7 @@ impl<'a> Store<'a> {
                         epoch: row.get(4)?,
                         began: row.get(5)?,
                     },
+                    RunFacts { listed: row.get::<_, Option<i64>>(6)?.map(instant), ..RunFacts::default() },
                 ))
             })
             .optional()
@@ -382,11 +536,11 @@ impl<'a> Store<'a> {
 
 /// A reading as a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Row {
-    at: i64,
-    id: String,
-    start: Option<i64>,
-    value: Option<String>,
+pub(super) struct Row {
+    pub(super) at: i64,
+    pub(super) id: String,
+    pub(super) start: Option<i64>,
+    pub(super) value: Option<String>,
     epoch: Option<String>,
     began: Option<i64>,
 }
@@ -407,21 +561,16 @@ impl Row {
         }
     }
 
-    /// The row as metering sees it, for what came and went; the run's facts matter only where they are read back.
-    fn point(&self) -> Point {
+    /// The row as metering sees it, with what is known of the run that brought it.
+    fn point(&self, run: RunFacts) -> Point {
         Point {
             at: instant(self.at),
             start: self.start.map(instant),
             value: self.value.as_ref().and_then(|text| text.parse().ok()),
             epoch: Epoch { id: self.epoch.clone(), began: self.began.map(instant) },
-            run: RunFacts::default(),
+            run,
         }
     }
-}
-
-/// What stands in a series where a complete run did not see it.
-fn marker(at: Timestamp) -> Point {
-    Point { at, start: None, value: None, epoch: Epoch::default(), run: RunFacts::default() }
 }
 
 /// Labels as the ledger keeps them: one text for one set of labels.
@@ -441,40 +590,6 @@ fn implausible(reading: &Reading, now: Timestamp) -> Option<String> {
     None
 }
 
-/// A complete run that does not see a series ends it there.
-fn end_unseen(
-    connection: &Connection,
-    run: &Run,
-    run_id: i64,
-    touched: &mut Touched,
-) -> rusqlite::Result<()> {
-    let mut query = connection.prepare_cached(
-        "SELECT series.id, source.kind FROM series JOIN source ON source.id = series.source
-         WHERE source.collector = ?1 AND source.kind IN ('counter', 'gauge') AND series.live = 1
-           AND series.last_run <> ?2",
-    )?;
-    let unseen = query
-        .query_map(params![run.collector, run_id], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    for (series, kind) in unseen {
-        connection.prepare_cached("UPDATE series SET live = 0 WHERE id = ?1")?.execute([series])?;
-        let marked = connection
-            .prepare_cached(
-                "INSERT INTO reading (series, at, id, value, run)
-                 SELECT ?1, ?2, '', NULL, ?3
-                 WHERE NOT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND at >= ?2)",
-            )?
-            .execute(params![series, micros(run.at), run_id])?;
-        if marked > 0 {
-            let kind = if kind == Kind::Counter.name() { Kind::Counter } else { Kind::Gauge };
-            touched.added(series, kind, marker(run.at));
-        }
-    }
-    Ok(())
-}
-
 fn keep_quarantined(connection: &Connection, run: &Run, bad: &[Quarantined]) -> rusqlite::Result<()> {
     for bad in bad.iter().take(QUARANTINE_KEPT as usize) {
         connection
@@ -491,5 +606,5 @@ fn keep_quarantined(connection: &Connection, run: &Run, bad: &[Quarantined]) -> 
     Ok(())
 }
 
-/// Resources to restate, each with the billing periods that changed.
-pub(super) type Restate = HashSet<(String, String)>;
+/// What to state anew: (resource, billing period, component).
+pub(super) type Restate = HashSet<(String, String, String)>;

@@ -216,7 +216,8 @@ impl Ledger {
         })
     }
 
-    /// Holds, parks or strands something: a component or user of it, or (both '') all of a resource's statement.
+    /// Holds, parks or strands something of a statement: a component or user of it, or (both '') all of it. Only of
+    /// this part: what an ended plan period can't take any more says nothing of the one that runs.
     pub fn set_trouble(
         &mut self,
         key: StatementKey,
@@ -229,9 +230,9 @@ impl Ledger {
         self.transact(|connection, _| {
             connection
                 .prepare_cached(
-                    "INSERT INTO trouble (resource, period, component, user, state, reason, words, amount, since)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-                     ON CONFLICT (resource, period, component, user)
+                    "INSERT INTO trouble (resource, period, component, user, state, reason, words, amount, since, part)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+                     ON CONFLICT (resource, period, part, component, user)
                      DO UPDATE SET state = ?5, reason = ?6, words = ?7, amount = ?8",
                 )?
                 .execute(params![
@@ -243,7 +244,8 @@ impl Ledger {
                     trouble.reason,
                     trouble.words,
                     amount.map(two_decimals),
-                    micros(trouble.since)
+                    micros(trouble.since),
+                    micros(key.part)
                 ])?;
             settle(connection, key)
         })
@@ -261,7 +263,7 @@ impl Ledger {
                 &format!(
                     "UPDATE statement SET agreed = min(agreed, revision - 1) WHERE EXISTS (
                         SELECT 1 FROM trouble WHERE trouble.resource = statement.resource
-                        AND trouble.period = statement.period AND {chosen})",
+                        AND trouble.period = statement.period AND trouble.part = statement.part AND {chosen})",
                 )
                 .replace("(?1 IS NULL OR resource = ?1)", "(?1 IS NULL OR trouble.resource = ?1)"),
                 params![resource, reasons],
@@ -276,7 +278,7 @@ impl Ledger {
             connection
                 .prepare_cached(
                     "SELECT resource, period, component, user, amount, state, reason, words, since FROM trouble
-                     ORDER BY resource, period, component, user",
+                     ORDER BY resource, period, part, component, user",
                 )?
                 .query_map([], |row| {
                     Ok(TroubleAt {
@@ -369,12 +371,17 @@ impl Ledger {
         })
     }
 
-    /// The earliest instant at which something that was put off may be tried again.
+    /// The earliest instant at which something that was put off may be tried again: the server, or a resource of which
+    /// there is something to send.
     pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
         self.look(|connection| {
-            connection.query_row("SELECT min(next) FROM retry", [], |row| {
-                row.get::<_, Option<i64>>(0).map(|next| next.map(instant))
-            })
+            connection.query_row(
+                "SELECT min(next) FROM retry WHERE resource = '' OR EXISTS (
+                    SELECT 1 FROM statement INDEXED BY statement_pending
+                    WHERE statement.resource = retry.resource AND revision > agreed)",
+                [],
+                |row| row.get::<_, Option<i64>>(0).map(|next| next.map(instant)),
+            )
         })
     }
 
@@ -572,7 +579,7 @@ fn statement(connection: &Connection, key: StatementKey) -> rusqlite::Result<Opt
     while let Some(row) = rows.next()? {
         entries.entry((row.get(0)?, row.get(1)?)).or_default().intended = decimal(row.get(2)?);
     }
-    let troubles = troubles(connection, &columns.0, &columns.1)?;
+    let troubles = troubles(connection, &columns)?;
     for ((component, user), entry) in &mut entries {
         let of_all = troubles.get(&(String::new(), String::new()));
         let of_component = troubles.get(&(component.clone(), String::new()));
@@ -587,14 +594,14 @@ fn statement(connection: &Connection, key: StatementKey) -> rusqlite::Result<Opt
 
 fn troubles(
     connection: &Connection,
-    resource: &str,
-    period: &str,
+    (resource, period, part): &(String, String, i64),
 ) -> rusqlite::Result<BTreeMap<(String, String), Trouble>> {
     connection
         .prepare_cached(
-            "SELECT component, user, state, reason, words, since FROM trouble WHERE resource = ?1 AND period = ?2",
+            "SELECT component, user, state, reason, words, since FROM trouble
+             WHERE resource = ?1 AND period = ?2 AND part = ?3",
         )?
-        .query_map(params![resource, period], |row| {
+        .query_map(params![resource, period, part], |row| {
             let trouble = Trouble {
                 state: row.get(2)?,
                 reason: row.get(3)?,

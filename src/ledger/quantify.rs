@@ -3,18 +3,30 @@
 //! A reading that comes last in its series only adds what it adds. Any other (late, corrected, removed) has the
 //! segments around it counted again from the readings. Both are `Trail::advance`, so both give what a recount gives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use rust_decimal::Decimal;
 
 use super::ingest::Restate;
-use super::{Rulebook, instant, micros};
+use super::{Rulebook, compact, instant, micros};
 use crate::metering::exact::Exact;
 use crate::metering::measure::{self, Measure, Point, Quantity, RunFacts, Trail};
 use crate::metering::period::{Segment, Timeline};
 use crate::metering::reading::{Epoch, Kind};
+
+/// A series as it was met while a run was put away.
+#[derive(Debug, Clone)]
+pub(super) struct Met {
+    pub(super) id: i64,
+    pub(super) source: i64,
+    pub(super) kind: Kind,
+    pub(super) resource: Option<String>,
+    pub(super) compacted: Option<i64>,
+}
 
 /// What a run did to the readings of each series.
 #[derive(Debug, Default)]
@@ -24,7 +36,13 @@ pub(super) struct Touched {
 
 #[derive(Debug)]
 struct Change {
-    kind: Kind,
+    met: Met,
+    /// How far the series was read before the run.
+    trail: Trail,
+    /// The last instant that it has a reading of.
+    last: Option<Timestamp>,
+    /// Whether all that happened is that readings came in behind all others, each behind the one before.
+    in_order: bool,
     /// From the earliest to the latest instant that a touched reading speaks of.
     from: Timestamp,
     to: Timestamp,
@@ -34,21 +52,57 @@ struct Change {
 }
 
 impl Touched {
-    pub(super) fn added(&mut self, series: i64, kind: Kind, point: Point) {
-        self.change(series, kind, &point).added.push(point);
+    /// Notes how a series stands; to be called before the first of its readings is put away or replaced.
+    pub(super) fn meet(&mut self, connection: &Connection, met: &Met) -> rusqlite::Result<()> {
+        if self.series.contains_key(&met.id) {
+            return Ok(());
+        }
+        // A delta needs no neighbours.
+        let trail = match met.kind {
+            Kind::Delta => Trail::default(),
+            _ => trail_before(connection, met.id, i64::MAX)?,
+        };
+        let change = Change {
+            met: met.clone(),
+            last: trail.previous.as_ref().map(|point| point.at),
+            trail,
+            in_order: true,
+            from: Timestamp::MAX,
+            to: Timestamp::MIN,
+            added: Vec::new(),
+            removed: Vec::new(),
+        };
+        self.series.insert(met.id, change);
+        Ok(())
     }
 
-    pub(super) fn removed(&mut self, series: i64, kind: Kind, point: Point) {
-        self.change(series, kind, &point).removed.push(point);
+    /// Whether an instant lies behind all readings of a series that was met.
+    pub(super) fn is_behind(&self, series: i64, at: Timestamp) -> bool {
+        let met = self.series.get(&series).filter(|change| change.met.kind != Kind::Delta);
+        met.is_some_and(|change| change.last.is_none_or(|last| last < at))
     }
 
-    fn change(&mut self, series: i64, kind: Kind, point: &Point) -> &mut Change {
-        let from = point.start.into_iter().chain(point.epoch.began).fold(point.at, Timestamp::min);
-        let fresh = Change { kind, from, to: point.at, added: Vec::new(), removed: Vec::new() };
-        let change = self.series.entry(series).or_insert(fresh);
-        change.from = change.from.min(from);
-        change.to = change.to.max(point.at);
-        change
+    pub(super) fn added(&mut self, series: i64, point: Point) {
+        let Some(change) = self.series.get_mut(&series) else { return };
+        change.in_order &= change.last.is_none_or(|last| last < point.at);
+        change.last = change.last.max(Some(point.at));
+        change.reach(&point);
+        change.added.push(point);
+    }
+
+    pub(super) fn removed(&mut self, series: i64, point: Point) {
+        let Some(change) = self.series.get_mut(&series) else { return };
+        change.in_order = false;
+        change.reach(&point);
+        change.removed.push(point);
+    }
+}
+
+impl Change {
+    fn reach(&mut self, point: &Point) {
+        let began = point.start.into_iter().chain(point.epoch.began).chain(point.run.listed);
+        self.from = began.fold(point.at, Timestamp::min).min(self.from);
+        self.to = self.to.max(point.at);
     }
 }
 
@@ -56,18 +110,42 @@ impl Touched {
 pub(super) fn update(
     connection: &Connection,
     rulebook: &Rulebook,
-    touched: &Touched,
+    touched: Touched,
 ) -> rusqlite::Result<Restate> {
     let mut restate = Restate::new();
-    for (&series, change) in &touched.series {
-        let facts = SeriesFacts::of(connection, rulebook, series)?;
-        for &measure in &facts.measures {
-            let done = if change.kind == Kind::Delta {
-                exchange(connection, &facts, series, measure, change)?
-            } else if let Some(first) = change.appended(connection, series)? {
-                append(connection, &facts, series, measure, first)?
+    let mut sources: HashMap<i64, Counted> = HashMap::new();
+    let mut timelines: HashMap<Option<String>, Timeline> = HashMap::new();
+    for (series, change) in touched.series {
+        if change.added.is_empty() && change.removed.is_empty() {
+            continue;
+        }
+        let source = match sources.entry(change.met.source) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Counted::of(connection, rulebook, change.met.source)?),
+        };
+        let timeline = match timelines.entry(change.met.resource.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let cuts = match new.key() {
+                    Some(resource) => cuts(connection, resource)?,
+                    None => Vec::new(),
+                };
+                new.insert(Timeline::new(rulebook.zone.clone(), cuts))
+            }
+        };
+        let facts = SeriesFacts {
+            counted: source.clone(),
+            timeline: timeline.clone(),
+            resource: change.met.resource.clone(),
+            compacted: change.met.compacted.map_or(Timestamp::MIN, instant),
+        };
+        for &measure in facts.measures() {
+            let done = if change.met.kind == Kind::Delta {
+                exchange(connection, &facts, series, measure, &change)?
+            } else if change.in_order {
+                append(connection, &facts, series, measure, &change)?
             } else {
-                recount_around(connection, &facts, series, measure, change)?
+                recount_around(connection, &facts, series, measure, &change)?
             };
             facts.restate(done, &mut restate);
         }
@@ -87,8 +165,17 @@ pub(super) fn recount(
         .prepare_cached("SELECT DISTINCT period FROM quantity WHERE series = ?")?
         .query_map([series], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
+    if !facts.counted.configured {
+        // Nothing says any more how it is counted: what was counted stands.
+        facts.restate(periods, restate);
+        return Ok(());
+    }
     connection.prepare_cached("DELETE FROM quantity WHERE series = ?")?.execute([series])?;
-    for &measure in &facts.measures {
+    for &measure in facts.measures() {
+        for ((segment, period), quantity) in compact::subtotals(connection, series, measure)? {
+            put(connection, series, measure, instant(segment), &period, &quantity)?;
+            periods.insert(period);
+        }
         for (segment, quantity) in count(connection, &facts, series, measure)? {
             periods.insert(segment.period.to_string());
             store(connection, series, measure, segment, &quantity)?;
@@ -110,72 +197,102 @@ fn count(
     let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
     let mut rows = query.query(params![series, i64::MIN])?;
     while let Some(row) = rows.next()? {
-        for (segment, part) in trail.advance(measure, point(row)?, &facts.timeline) {
+        for (segment, part) in facts.advance(&mut trail, measure, point(row)?) {
             quantities.entry(segment).or_default().absorb(part);
         }
     }
     Ok(quantities)
 }
 
+/// What is counted over the readings of one source, and which components that makes.
+#[derive(Debug, Clone, Default)]
+struct Counted {
+    /// Each way of counting once.
+    measures: Rc<[Measure]>,
+    components: Rc<[String]>,
+    /// Whether the configuration still has its collector.
+    configured: bool,
+}
+
+impl Counted {
+    fn of(connection: &Connection, rulebook: &Rulebook, source: i64) -> rusqlite::Result<Self> {
+        let (collector, name, kind): (String, String, String) = connection
+            .prepare_cached("SELECT collector, name, kind FROM source WHERE id = ?")?
+            .query_row([source], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let (Some(rules), Ok(kind)) = (rulebook.of(&collector), kind.parse::<Kind>()) else {
+            return Ok(Counted::default());
+        };
+        let meters = || rules.meters.iter().filter(|meter| meter.reading == name);
+        let measures: BTreeSet<Measure> = meters().filter_map(|meter| meter.measure(kind).ok()).collect();
+        let components: BTreeSet<String> = meters().map(|meter| meter.component.clone()).collect();
+        Ok(Counted {
+            measures: measures.into_iter().collect(),
+            components: components.into_iter().collect(),
+            configured: true,
+        })
+    }
+}
+
 /// What must be known of a series to count it.
 pub(super) struct SeriesFacts {
-    measures: Vec<Measure>,
+    counted: Counted,
     pub(super) timeline: Timeline,
     resource: Option<String>,
+    /// Before this instant only subtotals are left, and they stand.
+    compacted: Timestamp,
 }
 
 impl SeriesFacts {
     pub(super) fn of(connection: &Connection, rulebook: &Rulebook, series: i64) -> rusqlite::Result<Self> {
-        let (collector, name, kind, resource): (String, String, String, Option<String>) = connection
+        let (source, resource, compacted): (i64, Option<String>, Option<i64>) = connection
             .prepare_cached(
-                "SELECT source.collector, source.name, source.kind, target.resource
-                 FROM series JOIN source ON source.id = series.source LEFT JOIN target ON target.id = series.target
-                 WHERE series.id = ?",
+                "SELECT series.source, target.resource, series.compacted
+                 FROM series LEFT JOIN target ON target.id = series.target WHERE series.id = ?",
             )?
-            .query_row([series], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+            .query_row([series], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let cuts = match &resource {
             Some(resource) => cuts(connection, resource)?,
             None => Vec::new(),
         };
         Ok(SeriesFacts {
-            measures: measures(rulebook, &collector, &name, kind.parse().ok()),
+            counted: Counted::of(connection, rulebook, source)?,
             timeline: Timeline::new(rulebook.zone.clone(), cuts),
             resource,
+            compacted: compacted.map_or(Timestamp::MIN, instant),
         })
     }
 
+    pub(super) fn measures(&self) -> &[Measure] {
+        &self.counted.measures
+    }
+
+    /// What a point adds, but for what it would add to months that are compacted: that is in their subtotals.
+    fn advance(&self, trail: &mut Trail, measure: Measure, point: Point) -> Vec<(Segment, Quantity)> {
+        let mut parts = trail.advance(measure, point, &self.timeline);
+        parts.retain(|(segment, _)| segment.start >= self.compacted);
+        parts
+    }
+
     fn restate(&self, periods: impl IntoIterator<Item = String>, restate: &mut Restate) {
-        if let Some(resource) = &self.resource {
-            restate.extend(periods.into_iter().map(|period| (resource.clone(), period)));
+        let Some(resource) = &self.resource else { return };
+        for period in periods {
+            for component in self.counted.components.iter() {
+                restate.insert((resource.clone(), period.clone(), component.clone()));
+            }
         }
     }
 }
 
-/// What the meters of a collector count over the readings of this name, each way once.
-pub(super) fn measures(rulebook: &Rulebook, collector: &str, name: &str, kind: Option<Kind>) -> Vec<Measure> {
-    let (Some(rules), Some(kind)) = (rulebook.of(collector), kind) else { return Vec::new() };
-    let meters = rules.meters.iter().filter(|meter| meter.reading == name);
-    let measures: BTreeSet<Measure> = meters.filter_map(|meter| meter.measure(kind).ok()).collect();
-    measures.into_iter().collect()
-}
-
-/// Where the months of this resource are cut: at switches of its plan.
+/// Where the months of this resource are cut: at switches of its plan. Its first plan period is no switch: the server
+/// files under it what was used of that month before it began, too (documented), and there is no other to file it under.
 pub(super) fn cuts(connection: &Connection, resource: &str) -> rusqlite::Result<Vec<Timestamp>> {
     connection
-        .prepare_cached("SELECT start FROM plan_period WHERE resource = ?1")?
+        .prepare_cached(
+            "SELECT start FROM plan_period WHERE resource = ?1
+             AND start > (SELECT min(start) FROM plan_period WHERE resource = ?1)",
+        )?
         .query_map([resource], |row| row.get(0).map(instant))?
         .collect()
-}
-
-impl Change {
-    /// The first new instant, if all that happened is that readings came in behind everything known.
-    fn appended(&self, connection: &Connection, series: i64) -> rusqlite::Result<Option<i64>> {
-        let Some(first) = self.added.iter().map(|point| micros(point.at)).min() else { return Ok(None) };
-        let behind: i64 = connection
-            .prepare_cached("SELECT count(*) FROM reading WHERE series = ?1 AND at >= ?2")?
-            .query_row([series, first], |row| row.get(0))?;
-        Ok((self.removed.is_empty() && behind == self.added.len() as i64).then_some(first))
-    }
 }
 
 /// A delta needs no neighbours: what it adds can be taken back when it is replaced. Returns the periods that changed.
@@ -187,13 +304,18 @@ fn exchange(
     change: &Change,
 ) -> rusqlite::Result<BTreeSet<String>> {
     let mut sums: BTreeMap<Segment, Exact> = BTreeMap::new();
+    let parts = |point: &Point| {
+        let mut parts = measure::sum(point, &facts.timeline);
+        parts.retain(|(segment, _)| segment.start >= facts.compacted);
+        parts
+    };
     for point in &change.added {
-        for (segment, part) in measure::sum(point, &facts.timeline) {
+        for (segment, part) in parts(point) {
             *sums.entry(segment).or_insert_with(Exact::zero) += part.sum;
         }
     }
     for point in &change.removed {
-        for (segment, part) in measure::sum(point, &facts.timeline) {
+        for (segment, part) in parts(point) {
             *sums.entry(segment).or_insert_with(Exact::zero) -= part.sum;
         }
     }
@@ -207,20 +329,18 @@ fn exchange(
     Ok(periods)
 }
 
-/// Adds what the readings from `first` on add. Returns the periods that changed.
+/// Adds what readings behind all others add. Returns the periods that changed.
 fn append(
     connection: &Connection,
     facts: &SeriesFacts,
     series: i64,
     measure: Measure,
-    first: i64,
+    change: &Change,
 ) -> rusqlite::Result<BTreeSet<String>> {
-    let mut trail = trail_before(connection, series, first)?;
+    let mut trail = change.trail.clone();
     let mut parts: BTreeMap<Segment, Quantity> = BTreeMap::new();
-    let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
-    let mut rows = query.query(params![series, first])?;
-    while let Some(row) = rows.next()? {
-        for (segment, part) in trail.advance(measure, point(row)?, &facts.timeline) {
+    for point in &change.added {
+        for (segment, part) in facts.advance(&mut trail, measure, point.clone()) {
             parts.entry(segment).or_default().absorb(part);
         }
     }
@@ -244,14 +364,18 @@ fn recount_around(
 ) -> rusqlite::Result<BTreeSet<String>> {
     let neighbour = |condition: &str, at: Timestamp| {
         connection
-            .prepare_cached(&format!(
-                "SELECT at FROM reading WHERE series = ?1 AND value IS NOT NULL AND {condition} LIMIT 1"
-            ))?
+            .prepare_cached(&format!("SELECT at FROM reading WHERE series = ?1 AND {condition} LIMIT 1"))?
             .query_row([series, micros(at)], |row| row.get(0).map(instant))
             .optional()
     };
-    let before = neighbour("at < ?2 ORDER BY at DESC", change.from)?.unwrap_or(change.from);
-    let to = neighbour("at > ?2 ORDER BY at", change.to)?.unwrap_or(change.to);
+    let before =
+        neighbour("value IS NOT NULL AND at < ?2 ORDER BY at DESC", change.from)?.unwrap_or(change.from);
+    // Up to the next present one, or where there is none, to where the series was seen to be gone.
+    let next = match neighbour("value IS NOT NULL AND at > ?2 ORDER BY at", change.to)? {
+        Some(next) => Some(next),
+        None => neighbour("at > ?2 ORDER BY at", change.to)?,
+    };
+    let to = next.unwrap_or(change.to);
     // A life may have begun before its first reading, and which reading is the first may have changed.
     let began: Option<Timestamp> = connection
         .prepare_cached(
@@ -262,15 +386,17 @@ fn recount_around(
         .query_row([series, micros(before), micros(to)], |row| row.get::<_, Option<i64>>(0))?
         .map(instant);
     let mut from = began.map_or(before, |began| began.min(before));
-    // A total speaks of its period from the first instant on.
+    // A total speaks of its period from the first instant on, and the last word on one may be dated with the first
+    // instant of the next.
     let zone = facts.timeline.zone();
-    from = from.min(zone.start(zone.period_of(from)));
+    let just_before = from.saturating_sub(SignedDuration::from_micros(1)).unwrap_or(from);
+    from = from.min(zone.start(zone.period_of(just_before)));
 
     let mut segments: BTreeSet<Segment> =
         facts.timeline.pieces(from, to).into_iter().map(|piece| piece.segment).collect();
     segments.insert(facts.timeline.segment_at(to));
     let mut periods = BTreeSet::new();
-    for segment in segments {
+    for segment in segments.into_iter().filter(|segment| segment.start >= facts.compacted) {
         let quantity = count_segment(connection, facts, series, measure, segment)?;
         connection
             .prepare_cached("DELETE FROM quantity WHERE series = ?1 AND measure = ?2 AND segment = ?3")?
@@ -297,23 +423,27 @@ fn count_segment(
     let mut quantity: Option<Quantity> = None;
     let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
     let mut rows = query.query(params![series, start])?;
+    let mut beyond: Option<Timestamp> = None;
     while let Some(row) = rows.next()? {
         let point = point(row)?;
-        let beyond = point.at >= segment.end && point.value.is_some();
-        for (found, part) in trail.advance(measure, point, &facts.timeline) {
+        // Several of one instant may each speak of the segment before it: totals do.
+        if beyond.is_some_and(|beyond| point.at > beyond) {
+            break;
+        }
+        if point.at >= segment.end && point.value.is_some() {
+            beyond = Some(point.at);
+        }
+        for (found, part) in facts.advance(&mut trail, measure, point) {
             if found == segment {
                 quantity.get_or_insert_default().absorb(part);
             }
-        }
-        if beyond {
-            break;
         }
     }
     Ok(quantity)
 }
 
 /// The points that the next one needs to know of.
-fn trail_before(connection: &Connection, series: i64, before: i64) -> rusqlite::Result<Trail> {
+pub(super) fn trail_before(connection: &Connection, series: i64, before: i64) -> rusqlite::Result<Trail> {
     let last = |condition: &str| {
         connection
             .prepare_cached(&format!("{} LIMIT 1", points_where(condition, "DESC")))?
@@ -393,11 +523,22 @@ fn store(
     segment: Segment,
     quantity: &Quantity,
 ) -> rusqlite::Result<()> {
+    put(connection, series, measure, segment.start, &segment.period.to_string(), quantity)
+}
+
+fn put(
+    connection: &Connection,
+    series: i64,
+    measure: Measure,
+    segment: Timestamp,
+    period: &str,
+    quantity: &Quantity,
+) -> rusqlite::Result<()> {
     if *quantity == Quantity::default() {
         // As if nothing had ever been counted: what a recount would find.
         connection
             .prepare_cached("DELETE FROM quantity WHERE series = ?1 AND measure = ?2 AND segment = ?3")?
-            .execute(params![series, measure.to_string(), micros(segment.start)])?;
+            .execute(params![series, measure.to_string(), micros(segment)])?;
         return Ok(());
     }
     connection
@@ -409,8 +550,8 @@ fn store(
         .execute(params![
             series,
             measure.to_string(),
-            micros(segment.start),
-            segment.period.to_string(),
+            micros(segment),
+            period,
             quantity.sum.to_string(),
             quantity.max.map(|max| max.to_string()),
             quantity.last.map(|last| last.to_string()),

@@ -70,6 +70,9 @@ impl Ledger {
             for rules in &rulebook.rules {
                 apply(connection, rulebook, rules, now, &mut restate)?;
             }
+            // Months that are over were billed by the rules of their time.
+            let current = rulebook.zone.period_of(now).to_string();
+            restate.retain(|(_, period, _)| *period >= current);
             statements::restate_all(connection, rulebook, &restate, now)?;
             Ok(())
         })
@@ -121,18 +124,19 @@ fn apply(
     Ok(())
 }
 
-/// Adds the statements that a series is part of.
+/// Adds the statements that a series is part of: all their components, because what it used to make is not told by the
+/// new rules.
 pub(super) fn statements_of(
     connection: &Connection,
     series: i64,
     restate: &mut Restate,
 ) -> rusqlite::Result<()> {
     let mut query = connection.prepare_cached(
-        "SELECT DISTINCT target.resource, quantity.period FROM series
-         JOIN target ON target.id = series.target JOIN quantity ON quantity.series = series.id
-         WHERE series.id = ? AND target.resource IS NOT NULL",
+        "SELECT DISTINCT line.resource, line.period, line.component FROM series
+         JOIN target ON target.id = series.target JOIN line ON line.resource = target.resource
+         WHERE series.id = ? AND line.user = ''",
     )?;
-    for row in query.query_map([series], |row| Ok((row.get(0)?, row.get(1)?)))? {
+    for row in query.query_map([series], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))? {
         restate.insert(row?);
     }
     Ok(())
@@ -141,18 +145,23 @@ pub(super) fn statements_of(
 /// All that decides what is counted and how it becomes amounts.
 fn measures_text(rulebook: &Rulebook, rules: &Rules) -> String {
     let kinds = [Kind::Counter, Kind::Gauge, Kind::Delta, Kind::Total];
-    let mut text: BTreeMap<String, String> = BTreeMap::new();
-    text.insert("billing_timezone".to_owned(), rulebook.zone.name().to_owned());
+    let mut text: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    text.insert("billing_timezone".to_owned(), vec![rulebook.zone.name().to_owned()]);
     for meter in &rules.meters {
         let measures: Vec<String> = kinds
             .iter()
             .filter_map(|kind| meter.measure(*kind).ok())
             .map(|measure| measure.to_string())
             .collect();
-        text.insert(
-            meter.component.clone(),
-            format!("{} {:?} x {} {}", meter.reading, measures, meter.factor, meter.rounding.name()),
-        );
+        // Several meters may make one component.
+        let how = format!("{} {:?} x {} {}", meter.reading, measures, meter.factor, meter.rounding.name());
+        text.entry(meter.component.clone()).or_default().push(how);
     }
     serde_json::to_string(&text).unwrap_or_default()
+}
+
+/// Whether rules, as the ledger keeps them, make this component.
+pub(super) fn made(measures: &str, component: &str) -> bool {
+    let kept: BTreeMap<String, serde_json::Value> = serde_json::from_str(measures).unwrap_or_default();
+    kept.contains_key(component)
 }

@@ -92,12 +92,12 @@ CREATE TABLE series (
     target INTEGER REFERENCES target,
     user TEXT,
     nowhere TEXT,                 -- why it has no target; '' if it is to be ignored
-    live INTEGER NOT NULL DEFAULT 1,
-    last_run INTEGER NOT NULL,
+    live INTEGER NOT NULL DEFAULT 1,  -- whether the last complete run saw it
+    compacted INTEGER,            -- its readings before this instant are daily subtotals now
     UNIQUE (source, labels)
 );
-CREATE INDEX series_of_target ON series (target);
-CREATE INDEX series_live ON series (source, live, last_run);
+CREATE INDEX series_of_target ON series (target, source);
+CREATE INDEX series_live ON series (source) WHERE live = 1;
 
 CREATE TABLE reading (
     series INTEGER NOT NULL REFERENCES series,
@@ -118,6 +118,54 @@ CREATE TABLE identity (
     series INTEGER NOT NULL,
     at INTEGER NOT NULL,
     PRIMARY KEY (source, id)
+) WITHOUT ROWID;
+
+-- What readings of long past months added, a day each: what is left of them to explain the bill.
+CREATE TABLE subtotal (
+    series INTEGER NOT NULL REFERENCES series,
+    measure TEXT NOT NULL,
+    segment INTEGER NOT NULL,
+    day TEXT NOT NULL,            -- of the readings, in the billing time zone
+    period TEXT NOT NULL,
+    sum TEXT NOT NULL,
+    max TEXT,
+    last TEXT,
+    covered INTEGER NOT NULL,
+    missed INTEGER NOT NULL,
+    gaps INTEGER NOT NULL,
+    resets INTEGER NOT NULL,
+    readings INTEGER NOT NULL,
+    PRIMARY KEY (series, measure, segment, day)
+) WITHOUT ROWID;
+
+-- Identities of readings that are no longer kept, so that history read again never counts twice. Those with an id of
+-- their own by its hash:
+CREATE TABLE spent_id (
+    identity BLOB PRIMARY KEY,
+    value TEXT NOT NULL,
+    print BLOB NOT NULL,          -- of the value and the times
+    period TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- and those that are known by series and time:
+CREATE TABLE spent_sample (
+    series INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    start INTEGER,
+    value TEXT NOT NULL,
+    PRIMARY KEY (series, at)
+) WITHOUT ROWID;
+
+-- Readings that came for a compacted month: recorded, and not counted.
+CREATE TABLE late_correction (
+    series INTEGER NOT NULL REFERENCES series,
+    at INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    start INTEGER,
+    value TEXT NOT NULL,
+    earlier TEXT,                 -- the value that was counted, if one was
+    run INTEGER NOT NULL REFERENCES run,
+    PRIMARY KEY (series, at, id)
 ) WITHOUT ROWID;
 
 -- A cache of what the readings amount to (`recount` proves it).
@@ -186,10 +234,11 @@ CREATE TABLE intent (
     PRIMARY KEY (resource, period, part, component, user)
 ) WITHOUT ROWID;
 
--- What is not sent, and why: held and stranded (component and user '' for all of the resource), parked.
+-- What is not sent, and why: held and stranded (component and user '' for all of the part), parked.
 CREATE TABLE trouble (
     resource TEXT NOT NULL,
-    period TEXT NOT NULL,         -- '' for every period
+    period TEXT NOT NULL,
+    part INTEGER NOT NULL,
     component TEXT NOT NULL,
     user TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('held', 'parked', 'stranded')),
@@ -197,7 +246,7 @@ CREATE TABLE trouble (
     words TEXT NOT NULL,
     amount TEXT,                  -- what was refused
     since INTEGER NOT NULL,
-    PRIMARY KEY (resource, period, component, user)
+    PRIMARY KEY (resource, period, part, component, user)
 ) WITHOUT ROWID;
 
 -- A person's decision about a conflict.

@@ -3,19 +3,20 @@
 //! A statement is a function of the quantities and the rules. Its revision grows when a posted number changes, and
 //! only then is there anything to send. It never looks at what the server holds.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
 
 use super::ingest::Restate;
 use super::quantify::{cuts, quantity};
 use super::{Rulebook, micros};
 use crate::metering::exact::Exact;
-use crate::metering::measure::Quantity;
-use crate::metering::meter::Meter;
+use crate::metering::measure::{Measure, Quantity};
+use crate::metering::meter::{Meter, Rules};
 use crate::metering::period::{BillingPeriod, Timeline};
-use crate::metering::reading::Kind;
 use crate::metering::statement::Amounts;
 
 /// Makes these statements anew; returns how many changed.
@@ -25,11 +26,102 @@ pub(super) fn restate_all(
     restate: &Restate,
     now: Timestamp,
 ) -> rusqlite::Result<usize> {
-    let mut changed = 0;
-    for (resource, period) in restate {
-        changed += usize::from(restate_one(connection, rulebook, resource, period, now)?);
+    let mut makers: HashMap<&str, Makers<'_>> = HashMap::new();
+    let mut changed: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for (resource, period, component) in restate {
+        let makers = match makers.entry(component) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(makers_of(connection, rulebook, component)?),
+        };
+        let place = Place { resource, period, component };
+        if restate_one(connection, rulebook, makers, place, now)? {
+            changed.insert((resource, period));
+        }
     }
-    Ok(changed)
+    Ok(changed.len())
+}
+
+/// A component of a resource in a period.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    resource: &'a str,
+    period: &'a str,
+    component: &'a str,
+}
+
+/// A meter, and the source whose series it meters.
+struct Maker<'a> {
+    source: i64,
+    meter: &'a Meter,
+    measure: Measure,
+}
+
+/// What makes a component.
+struct Makers<'a> {
+    meters: Vec<Maker<'a>>,
+    /// The rules that have a meter for it.
+    rules: Vec<&'a Rules>,
+    /// Collectors that made it, and that the configuration no longer has.
+    gone: Vec<String>,
+}
+
+impl Makers<'_> {
+    /// Whether some collector may make the component of this resource.
+    fn are_for(&self, connection: &Connection, resource: &str) -> rusqlite::Result<bool> {
+        let offering: Option<String> = connection
+            .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
+            .query_row([resource], |row| row.get(0))
+            .optional()?;
+        let offering = offering.and_then(|text| Uuid::parse_str(&text).ok()).filter(|uuid| !uuid.is_nil());
+        let resource = Uuid::parse_str(resource).unwrap_or_default();
+        Ok(self.rules.iter().any(|rules| rules.may_bill(resource, offering)))
+    }
+
+    /// A collector that is gone and has measured some of this.
+    fn gone_from(&self, connection: &Connection, place: Place<'_>) -> rusqlite::Result<Option<&str>> {
+        for collector in &self.gone {
+            let measured = connection
+                .prepare_cached(
+                    "SELECT 1 FROM target JOIN series ON series.target = target.id
+                     JOIN source ON source.id = series.source JOIN quantity ON quantity.series = series.id
+                     WHERE target.resource = ?1 AND quantity.period = ?2 AND source.collector = ?3",
+                )?
+                .exists(params![place.resource, place.period, collector])?;
+            if measured {
+                return Ok(Some(collector));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// All meters that make a component, with their sources.
+fn makers_of<'a>(
+    connection: &Connection,
+    rulebook: &'a Rulebook,
+    component: &str,
+) -> rusqlite::Result<Makers<'a>> {
+    let mut makers = Vec::new();
+    for rules in &rulebook.rules {
+        for meter in rules.meters.iter().filter(|meter| meter.component == component) {
+            let source: Option<(i64, String)> = connection
+                .prepare_cached("SELECT id, kind FROM source WHERE collector = ?1 AND name = ?2")?
+                .query_row(params![rules.collector, meter.reading], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let Some((source, kind)) = source else { continue };
+            if let Some(measure) = kind.parse().ok().and_then(|kind| meter.measure(kind).ok()) {
+                makers.push(Maker { source, meter, measure });
+            }
+        }
+    }
+    let makes = |rules: &&Rules| rules.meters.iter().any(|meter| meter.component == component);
+    let known: Vec<(String, String)> = connection
+        .prepare_cached("SELECT name, measures FROM collector ORDER BY name")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let gone = known.into_iter().filter(|(name, _)| rulebook.of(name).is_none());
+    let gone = gone.filter(|(_, measures)| super::rules::made(measures, component)).map(|(name, _)| name);
+    Ok(Makers { meters: makers, rules: rulebook.rules.iter().filter(makes).collect(), gone: gone.collect() })
 }
 
 /// One line of a statement, as a row has it.
@@ -40,136 +132,137 @@ struct Line {
     problem: Option<String>,
 }
 
-/// (component, user); user '' is the total.
-type Lines = BTreeMap<(String, String), Line>;
+/// By user; '' is the total.
+type Lines = BTreeMap<String, Line>;
 
 fn restate_one(
     connection: &Connection,
     rulebook: &Rulebook,
-    resource: &str,
-    period: &str,
+    makers: &Makers<'_>,
+    place: Place<'_>,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
-    let mut parts = amounts(connection, rulebook, resource, period)?;
+    let Ok(period) = place.period.parse::<BillingPeriod>() else { return Ok(false) };
+    let timeline = Timeline::new(rulebook.zone.clone(), cuts(connection, place.resource)?);
+    let mut parts: BTreeMap<i64, Option<Amounts>> =
+        amounts(connection, &timeline, &makers.meters, place, period)?
+            .into_iter()
+            .map(|(part, amounts)| (part, Some(amounts)))
+            .collect();
     let known: Vec<i64> = connection
         .prepare_cached("SELECT part FROM statement WHERE resource = ?1 AND period = ?2")?
-        .query_map(params![resource, period], |row| row.get(0))?
+        .query_map(params![place.resource, place.period], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     for part in known {
         // A part that has nothing left is a statement of zeros.
-        parts.entry(part).or_default();
+        parts.entry(move_part(connection, &timeline, place, period, part)?).or_default();
     }
     let mut changed = false;
-    for (part, components) in parts {
-        let mut lines = lines(components);
-        let key = (resource, period, part);
-        let before = load(connection, key)?;
-        keep_standing(connection, rulebook, key, &before, &mut lines)?;
-        if lines == before {
-            continue;
+    for (part, amounts) in parts {
+        let mut lines = amounts.map(lines).unwrap_or_default();
+        let before = load(connection, place, part)?;
+        keep_standing(connection, makers, place, part, &before, &mut lines)?;
+        if lines != before {
+            changed |= store(connection, place, part, &before, &lines, now)?;
         }
-        changed |= store(connection, key, &before, &lines, now)?;
     }
     Ok(changed)
 }
 
-/// The exact amounts of all components of one resource in one period, by part.
+/// Where a part begins may change: with the billing time zone, or with what is known of plan periods. It is still the
+/// same row of the server's, so what is known of that goes along; a statement of zeros under the old name would undo it.
+fn move_part(
+    connection: &Connection,
+    timeline: &Timeline,
+    place: Place<'_>,
+    period: BillingPeriod,
+    part: i64,
+) -> rusqlite::Result<i64> {
+    let segment = timeline.segment_at(super::instant(part));
+    let start = timeline.zone().start(period);
+    let proper = micros(if segment.period == period { segment.start } else { start });
+    if proper == part {
+        return Ok(part);
+    }
+    for table in ["statement", "line", "acknowledgement", "intent", "trouble", "usage_row"] {
+        let of_part = "resource = ?1 AND period = ?2 AND part = ?3";
+        connection.execute(
+            &format!("UPDATE OR IGNORE {table} SET part = ?4 WHERE {of_part}"),
+            params![place.resource, place.period, part, proper],
+        )?;
+        connection.execute(
+            &format!("DELETE FROM {table} WHERE {of_part}"),
+            params![place.resource, place.period, part],
+        )?;
+    }
+    Ok(proper)
+}
+
+/// The exact amounts of the component, by part of the month.
 fn amounts(
     connection: &Connection,
-    rulebook: &Rulebook,
-    resource: &str,
-    period: &str,
-) -> rusqlite::Result<BTreeMap<i64, BTreeMap<String, Amounts>>> {
-    let Ok(billing_period) = period.parse::<BillingPeriod>() else { return Ok(BTreeMap::new()) };
-    let timeline = Timeline::new(rulebook.zone.clone(), cuts(connection, resource)?);
-    let start = rulebook.zone.start(billing_period);
-
-    // Quantities of one series and meter in one part are put together first: a mean is of all its time.
-    type Key = (i64, i64, usize, usize);
-    let mut by_meter: BTreeMap<Key, (Quantity, Kind, Option<String>)> = BTreeMap::new();
-    let mut meters: HashMap<(String, String), Vec<(usize, usize)>> = HashMap::new();
+    timeline: &Timeline,
+    makers: &[Maker<'_>],
+    place: Place<'_>,
+    period: BillingPeriod,
+) -> rusqlite::Result<BTreeMap<i64, Amounts>> {
+    let mut parts: BTreeMap<i64, Amounts> = BTreeMap::new();
     let mut query = connection.prepare_cached(
-        "SELECT series.id, source.collector, source.name, source.kind, series.user, quantity.segment,
-                quantity.measure, quantity.sum, quantity.max, quantity.last, quantity.covered, quantity.missed,
-                quantity.gaps, quantity.resets
-         FROM target JOIN series ON series.target = target.id JOIN source ON source.id = series.source
-         JOIN quantity ON quantity.series = series.id
+        "SELECT series.id, series.user, quantity.segment, quantity.sum, quantity.max, quantity.last,
+                quantity.covered, quantity.missed, quantity.gaps, quantity.resets
+         FROM target CROSS JOIN series ON series.target = target.id AND series.source = ?3
+         CROSS JOIN quantity ON quantity.series = series.id AND quantity.measure = ?4
+                            AND quantity.segment >= ?5 AND quantity.segment < ?6
          WHERE target.resource = ?1 AND quantity.period = ?2 ORDER BY series.id, quantity.segment",
     )?;
-    let mut rows = query.query(params![resource, period])?;
-    while let Some(row) = rows.next()? {
-        let (collector, name): (String, String) = (row.get(1)?, row.get(2)?);
-        let Ok(kind) = row.get::<_, String>(3)?.parse::<Kind>() else { continue };
-        let segment = super::instant(row.get(5)?);
-        let part = micros(timeline.segment_at(segment).start.max(start));
-        let measure: String = row.get(6)?;
-        let of_reading = meters
-            .entry((collector, name))
-            .or_insert_with_key(|(collector, name)| meters_of(rulebook, collector, name));
-        for &(rules, meter) in of_reading.iter() {
-            let counts = rulebook.rules[rules].meters[meter].measure(kind);
-            if counts.is_ok_and(|counts| counts.to_string() == measure) {
-                let entry = by_meter
-                    .entry((part, row.get(0)?, rules, meter))
-                    .or_insert_with(|| (Quantity::default(), kind, None));
-                entry.0.absorb(quantity(row, 7)?);
-                entry.2 = row.get(4)?;
-            }
+    let zone = timeline.zone();
+    let (start, end) = (micros(zone.start(period)), micros(zone.end(period)));
+    for maker in makers {
+        // Quantities of one series in one part are put together first: a mean is of all its time.
+        let mut by_series: BTreeMap<(i64, i64), (Quantity, Option<String>)> = BTreeMap::new();
+        let measure = maker.measure.to_string();
+        let mut rows =
+            query.query(params![place.resource, place.period, maker.source, measure, start, end])?;
+        while let Some(row) = rows.next()? {
+            let part = micros(timeline.segment_at(super::instant(row.get(2)?)).start);
+            let entry = by_series.entry((part, row.get(0)?)).or_default();
+            entry.0.absorb(quantity(row, 3)?);
+            entry.1 = row.get(1)?;
         }
-    }
-
-    let mut parts: BTreeMap<i64, BTreeMap<String, Amounts>> = BTreeMap::new();
-    for ((part, _, rules, meter), (quantity, kind, user)) in by_meter {
-        let meter: &Meter = &rulebook.rules[rules].meters[meter];
-        let Ok(measure) = meter.measure(kind) else { continue };
-        let Some(value) = quantity.value(measure) else { continue };
-        let amount = value * meter.factor.clone();
-        let components = parts.entry(part).or_default();
-        let amounts = components.entry(meter.component.clone()).or_insert_with(|| Amounts {
-            total: Exact::zero(),
-            users: BTreeMap::new(),
-            additive: true,
-            rounding: meter.rounding,
-        });
-        amounts.total += amount.clone();
-        amounts.additive &= Meter::additive(measure);
-        if let Some(user) = user {
-            *amounts.users.entry(user).or_insert_with(Exact::zero) += amount;
+        for ((part, _), (quantity, user)) in by_series {
+            let Some(value) = quantity.value(maker.measure) else { continue };
+            let amount = value * maker.meter.factor.clone();
+            let amounts = parts.entry(part).or_insert_with(|| Amounts {
+                total: Exact::zero(),
+                users: BTreeMap::new(),
+                additive: true,
+                rounding: maker.meter.rounding,
+            });
+            amounts.total += amount.clone();
+            amounts.additive &= Meter::additive(maker.measure);
+            if let Some(user) = user {
+                *amounts.users.entry(user).or_insert_with(Exact::zero) += amount;
+            }
         }
     }
     Ok(parts)
 }
 
-/// Which meters are for readings of this name, as places in the rulebook.
-fn meters_of(rulebook: &Rulebook, collector: &str, name: &str) -> Vec<(usize, usize)> {
-    let mut found = Vec::new();
-    for (rules, of) in rulebook.rules.iter().enumerate().filter(|(_, rules)| rules.collector == collector) {
-        let meters = of.meters.iter().enumerate();
-        found.extend(meters.filter(|(_, meter)| meter.reading == name).map(|(meter, _)| (rules, meter)));
-    }
-    found
-}
-
-fn lines(components: BTreeMap<String, Amounts>) -> Lines {
+fn lines(amounts: Amounts) -> Lines {
+    let (posted, problem) = match amounts.posted() {
+        Ok(posted) => (Some(posted), None),
+        Err(why) => (None, Some(why.to_string())),
+    };
+    let line = |exact: &Exact, posted: Option<rust_decimal::Decimal>| Line {
+        exact: exact.to_string(),
+        posted: posted.map(two_decimals),
+        problem: problem.clone(),
+    };
     let mut lines = Lines::new();
-    for (component, amounts) in components {
-        let (posted, problem) = match amounts.posted() {
-            Ok(posted) => (Some(posted), None),
-            Err(why) => (None, Some(why.to_string())),
-        };
-        let line = |exact: &Exact, posted: Option<rust_decimal::Decimal>| Line {
-            exact: exact.to_string(),
-            posted: posted.map(two_decimals),
-            problem: problem.clone(),
-        };
-        lines.insert(
-            (component.clone(), String::new()),
-            line(&amounts.total, posted.as_ref().map(|p| p.total)),
-        );
-        for (user, exact) in &amounts.users {
-            let share = posted.as_ref().and_then(|posted| posted.users.get(user).copied());
-            lines.insert((component.clone(), user.clone()), line(exact, share));
-        }
+    lines.insert(String::new(), line(&amounts.total, posted.as_ref().map(|posted| posted.total)));
+    for (user, exact) in &amounts.users {
+        let share = posted.as_ref().and_then(|posted| posted.users.get(user).copied());
+        lines.insert(user.clone(), line(exact, share));
     }
     lines
 }
@@ -179,56 +272,63 @@ pub fn two_decimals(amount: rust_decimal::Decimal) -> String {
     format!("{amount:.2}")
 }
 
-/// What stood in the statement and has no readings any more. Where some meter still makes the component, it has
-/// become zero. Where none does (a collector was removed or renamed), it stands as it was: what the configuration no
-/// longer speaks of is not taken back from a bill in silence.
+/// What stood in the statement and has no readings any more. Where some meter still makes the component of this resource,
+/// it has become zero. Where none does (a meter or collector was removed or renamed), it stands as it was: what the
+/// configuration no longer speaks of is not taken back from a bill in silence. And what a collector that is gone shared
+/// with one that is there is neither known nor zero: it is not sent until a person has said how it goes on.
 fn keep_standing(
     connection: &Connection,
-    rulebook: &Rulebook,
-    (resource, period, part): (&str, &str, i64),
+    makers: &Makers<'_>,
+    place: Place<'_>,
+    part: i64,
     before: &Lines,
     lines: &mut Lines,
 ) -> rusqlite::Result<()> {
-    let metered: BTreeSet<&str> = rulebook
-        .rules
-        .iter()
-        .flat_map(|rules| rules.meters.iter().map(|meter| meter.component.as_str()))
-        .collect();
-    for ((component, user), line) in before {
-        if lines.contains_key(&(component.clone(), user.clone())) {
-            continue;
-        }
-        let sent: Option<i64> = connection
+    let sent = |user: &str| {
+        connection
             .prepare_cached(
                 "SELECT 1 FROM acknowledgement
                  WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5
                  UNION ALL SELECT 1 FROM intent
                  WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5 LIMIT 1",
             )?
-            .query_row(params![resource, period, part, component, user], |row| row.get(0))
-            .optional()?;
-        if sent.is_none() {
+            .exists(params![place.resource, place.period, part, place.component, user])
+    };
+    let gone = makers.gone_from(connection, place)?;
+    if let Some(collector) = gone
+        && !lines.is_empty()
+        && sent("")?
+    {
+        let problem = format!(
+            "part of it was measured by the collector `{collector}`, which is no longer configured: what has been \
+             reported stands; configure it again under that name to go on this month"
+        );
+        for line in lines.values_mut() {
+            *line = Line { posted: None, problem: Some(problem.clone()), ..line.clone() };
+        }
+    }
+    for (user, line) in before {
+        if lines.contains_key(user) || !sent(user)? {
             continue;
         }
-        let line = if metered.contains(component.as_str()) {
+        let line = if gone.is_none() && makers.are_for(connection, place.resource)? {
             Line { exact: "0".to_owned(), posted: Some("0.00".to_owned()), problem: None }
         } else {
             line.clone()
         };
-        lines.insert((component.clone(), user.clone()), line);
+        lines.insert(user.clone(), line);
     }
     Ok(())
 }
 
-fn load(connection: &Connection, (resource, period, part): (&str, &str, i64)) -> rusqlite::Result<Lines> {
+fn load(connection: &Connection, place: Place<'_>, part: i64) -> rusqlite::Result<Lines> {
     connection
         .prepare_cached(
-            "SELECT component, user, exact, posted, problem FROM line
-             WHERE resource = ?1 AND period = ?2 AND part = ?3",
+            "SELECT user, exact, posted, problem FROM line
+             WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4",
         )?
-        .query_map(params![resource, period, part], |row| {
-            let line = Line { exact: row.get(2)?, posted: row.get(3)?, problem: row.get(4)? };
-            Ok(((row.get(0)?, row.get(1)?), line))
+        .query_map(params![place.resource, place.period, part, place.component], |row| {
+            Ok((row.get(0)?, Line { exact: row.get(1)?, posted: row.get(2)?, problem: row.get(3)? }))
         })?
         .collect()
 }
@@ -236,12 +336,14 @@ fn load(connection: &Connection, (resource, period, part): (&str, &str, i64)) ->
 /// Writes what differs; the revision grows only if a posted number changed. Returns whether it did.
 fn store(
     connection: &Connection,
-    (resource, period, part): (&str, &str, i64),
+    place: Place<'_>,
+    part: i64,
     before: &Lines,
     lines: &Lines,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
-    for (component, user) in before.keys().filter(|key| !lines.contains_key(*key)) {
+    let Place { resource, period, component } = place;
+    for user in before.keys().filter(|user| !lines.contains_key(*user)) {
         connection
             .prepare_cached(
                 "DELETE FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5",
@@ -249,8 +351,8 @@ fn store(
             .execute(params![resource, period, part, component, user])?;
     }
     let mut posted_changed = false;
-    for (key @ (component, user), line) in lines {
-        let old = before.get(key);
+    for (user, line) in lines {
+        let old = before.get(user);
         if old == Some(line) {
             continue;
         }
@@ -262,12 +364,11 @@ fn store(
             )?
             .execute(params![resource, period, part, component, user, line.exact, line.posted, line.problem])?;
     }
-    let revision = i64::from(posted_changed);
     connection
         .prepare_cached(
             "INSERT INTO statement (resource, period, part, revision, agreed, changed) VALUES (?1, ?2, ?3, ?4, 0, ?5)
              ON CONFLICT (resource, period, part) DO UPDATE SET revision = revision + ?4, changed = ?5",
         )?
-        .execute(params![resource, period, part, revision, micros(now)])?;
+        .execute(params![resource, period, part, i64::from(posted_changed), micros(now)])?;
     Ok(posted_changed)
 }

@@ -194,3 +194,435 @@ fn a_foreign_file_is_left_untouched() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn compacted_months_keep_their_amounts_and_history_read_again_never_counts_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = rulebook(&format!(
+        "collectors:\n  c:\n    resource: {RESOURCE}\n    user: '{{user}}'\n    meters:\n      cpu_hours: {{ reading: cpu_seconds, factor: 1/3600 }}\n      job_hours: {{ reading: job_seconds, factor: 1/3600 }}\n      ram: {{ reading: ram, aggregate: integral, on_gap: hold }}\n"
+    ));
+    let mut ledger = open(&folder, rules);
+    let history = || {
+        let mut readings = Vec::new();
+        for hour in 0..1500 {
+            let time = at("2026-09-15T00:30:00Z") + SignedDuration::from_hours(hour);
+            let mut cpu = counter("alice", hour * 7 % 1000, time);
+            cpu.epoch.id = Some(format!("3f0e7a52-1c1d-4a5b-9d0b-6c1d2f7e91b3/{}", hour / 100));
+            readings.push(cpu);
+            let mut ram = Reading::new("ram", Kind::Gauge, (hour % 13).into(), time);
+            ram.epoch.id = Some("3f0e7a52-1c1d-4a5b-9d0b-6c1d2f7e91b3/17".to_owned());
+            readings.push(ram);
+            readings.push(Reading {
+                id: Some(format!("job-{hour}")),
+                span: Span::Interval { start: time - SignedDuration::from_hours(30), end: time },
+                ..Reading::new("job_seconds", Kind::Delta, (hour * 3).into(), time)
+            });
+        }
+        readings
+    };
+    ledger.record(seen(at("2026-11-20T00:00:00Z"), history())).unwrap();
+    let before = amounts(&ledger);
+    assert_eq!(before.keys().filter(|key| key.starts_with("2026-09")).count(), 4);
+    for key in ledger.pending().unwrap() {
+        let statement = ledger.statement(key).unwrap().unwrap();
+        let totals = statement.components.iter().map(|(c, e)| (c.clone(), String::new(), e.posted));
+        let users = statement.users.iter().map(|((c, u), e)| (c.clone(), u.clone(), e.posted));
+        let all = totals.chain(users).map(|(component, user, posted)| super::outbox::Amount {
+            component,
+            user,
+            amount: posted.unwrap(),
+        });
+        ledger.acknowledge(key, all.collect(), "accepted", at("2026-11-20T00:00:00Z")).unwrap();
+    }
+    let size = |ledger: &Ledger| std::fs::metadata(ledger.path()).unwrap().len();
+    ledger.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    let (large, keep) = (size(&ledger), SignedDuration::from_hours(24 * 10));
+    // September ended 20 days before the 20th of October; nothing is due earlier.
+    assert_eq!(ledger.compact(at("2026-10-10T00:00:00Z"), keep).unwrap().readings, 0);
+    let september = ledger.compact(at("2026-11-20T00:00:00Z"), keep).unwrap();
+    // 16 days less half an hour: 384 hours; of three series, of which two keep their last reading.
+    assert_eq!(september.readings, 384 * 3 - 2);
+    let october = ledger.compact(at("2026-11-20T00:00:00Z"), keep).unwrap();
+    assert_eq!(october.readings, 744 * 3);
+    assert_eq!(ledger.compact(at("2026-11-20T00:00:00Z"), keep).unwrap().readings, 0, "November runs");
+    assert!(size(&ledger) < large * 4 / 5, "{} of {large}", size(&ledger));
+    assert_eq!(amounts(&ledger), before);
+    assert_eq!(ledger.recount_all(at("2026-11-20T00:00:00Z")).unwrap(), []);
+    assert_eq!(amounts(&ledger), before);
+    // All of it again: nothing is new, nothing changes.
+    let again = ledger.record(seen(at("2026-11-20T01:00:00Z"), history())).unwrap();
+    assert_eq!((again.new, again.corrected, again.late, again.restated), (0, 0, 0, 0));
+    // Another value for a compacted reading, and one that was never seen: recorded, not counted.
+    let mut late = history().swap_remove(2);
+    late.value = 9999.into();
+    let unseen = counter("alice", 5, at("2026-09-20T00:00:01Z"));
+    let outcome = ledger.record(seen(at("2026-11-20T02:00:00Z"), vec![late, unseen])).unwrap();
+    assert_eq!((outcome.new, outcome.corrected, outcome.late), (0, 0, 2));
+    // (That run did not see the other series, so November's gauge is held until then; the months before stand.)
+    let past = |mut amounts: BTreeMap<String, String>| {
+        amounts.retain(|key, _| !key.starts_with("2026-11"));
+        amounts
+    };
+    assert_eq!(past(amounts(&ledger)), past(before.clone()));
+    // November goes on from October's last reading.
+    let next = at("2026-11-20T03:00:00Z");
+    ledger.record(seen(next, vec![counter("alice", 999_999, next)])).unwrap();
+    assert_ne!(amounts(&ledger)["2026-11 cpu_hours"], before["2026-11 cpu_hours"]);
+    assert_eq!(ledger.recount_all(next).unwrap(), []);
+}
+
+fn minutes(start: Timestamp, minutes: i64) -> Timestamp {
+    start + SignedDuration::from_mins(minutes)
+}
+
+#[test]
+fn a_quarantined_line_ends_no_series() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T12:00:00Z");
+    ledger.record(seen(start, vec![counter("alice", 0, start)])).unwrap();
+    let time = minutes(start, 5);
+    let mut run = seen(time, Vec::new());
+    if let RunOutcome::Seen { quarantined, .. } = &mut run.outcome {
+        quarantined
+            .push(crate::collectors::Quarantined { what: "cpu_seconds 12,5".into(), reason: "bad".into() });
+    }
+    ledger.record(run).unwrap();
+    let time = minutes(start, 10);
+    ledger.record(seen(time, vec![counter("alice", 3600, time)])).unwrap();
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
+}
+
+#[test]
+fn a_series_whose_first_line_was_quarantined_did_not_begin_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T12:00:00Z");
+    let mut run = seen(start, Vec::new());
+    if let RunOutcome::Seen { quarantined, lists_everything, .. } = &mut run.outcome {
+        quarantined
+            .push(crate::collectors::Quarantined { what: "cpu_seconds x".into(), reason: "bad".into() });
+        *lists_everything = true;
+    }
+    ledger.record(run).unwrap();
+    for (minute, value) in [(5, 7_200_000), (10, 7_203_600)] {
+        let time = minutes(start, minute);
+        ledger.record(seen(time, vec![counter("alice", value, time)])).unwrap();
+    }
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
+}
+
+#[test]
+fn a_clock_that_goes_back_makes_no_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T12:00:00Z");
+    for (minute, value) in
+        [(0, 1_000_000), (5, 1_000_100), (-30, 1_000_200), (-25, 1_000_300), (10, 1_000_400)]
+    {
+        let time = minutes(start, minute);
+        ledger.record(seen(time, vec![counter("alice", value, time)])).unwrap();
+    }
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1/9 Some(0.11)");
+}
+
+#[test]
+fn runs_that_overlap_make_no_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-10T12:00:00Z");
+    let second = |s: i64| start + SignedDuration::from_secs(s);
+    let run = |began: i64, finished: i64, value: i64| Run {
+        finished: second(finished),
+        ..seen(second(began), vec![counter("alice", value, second(began))])
+    };
+    ledger.record(run(-300, -299, 1_000_000)).unwrap();
+    // A slow run looks at its 25th second; a quick one beside it at the 11th, and is recorded first.
+    ledger.record(run(10, 12, 1_000_011)).unwrap();
+    ledger.record(run(0, 30, 1_000_025)).unwrap();
+    ledger.record(run(300, 301, 1_000_360)).unwrap();
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "0.1 Some(0.10)");
+}
+
+fn plain(value: i64, time: Timestamp) -> Reading {
+    Reading::new("cpu_seconds", Kind::Counter, value.into(), time).label("host", "a")
+}
+
+#[test]
+fn a_changed_factor_of_either_meter_of_a_component_is_carried_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let two = |factor: &str| {
+        rulebook(&format!(
+            "collectors:\n  c:\n    resource: {RESOURCE}\n    meters:\n      a: {{ component: cpu_hours, reading: cpu_seconds, factor: {factor} }}\n      b: {{ component: cpu_hours, reading: other, factor: 1 }}\n"
+        ))
+    };
+    let mut ledger = open(&folder, two("1"));
+    let start = at("2026-11-10T12:00:00Z");
+    ledger.record(seen(start, vec![plain(0, start)])).unwrap();
+    let time = minutes(start, 5);
+    ledger.record(seen(time, vec![plain(10, time)])).unwrap();
+    ledger.change_rules(two("2"), time).unwrap();
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "20 Some(20.00)");
+}
+
+fn listing(mut run: Run) -> Run {
+    if let RunOutcome::Seen { lists_everything, .. } = &mut run.outcome {
+        *lists_everything = true;
+    }
+    run
+}
+
+#[test]
+fn a_corrected_first_reading_gives_what_a_recount_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let start = at("2026-11-01T00:00:00Z");
+    ledger.record(listing(seen(minutes(start, -5), vec![]))).unwrap();
+    let time = minutes(start, 5);
+    ledger.record(listing(seen(time, vec![counter("alice", 7200, time)]))).unwrap();
+    let later = minutes(start, 10);
+    ledger
+        .record(listing(seen(later, vec![counter("alice", 3600, time), counter("alice", 3600, later)])))
+        .unwrap();
+    let found = amounts(&ledger);
+    ledger.recount_all(later).unwrap();
+    assert_eq!(found, amounts(&ledger));
+}
+
+#[test]
+fn a_total_of_two_months_is_quarantined() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = rulebook(&format!(
+        "collectors:\n  c:\n    resource: {RESOURCE}\n    meters: {{ a: {{ reading: t }} }}\n"
+    ));
+    let mut ledger = open(&folder, rules);
+    let total = |value: i64, start: &str, end: &str| Reading {
+        span: Span::Interval { start: at(start), end: at(end) },
+        ..Reading::new("t", Kind::Total, value.into(), at(end))
+    };
+    let readings = vec![
+        total(100, "2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z"),
+        total(9, "2026-11-01T00:00:00Z", "2026-11-01T01:00:00Z"),
+        total(110, "2026-10-01T00:00:00Z", "2026-11-01T02:00:00Z"),
+    ];
+    let recorded = ledger.record(seen(at("2026-11-01T02:00:00Z"), readings)).unwrap();
+    assert_eq!(recorded.quarantined.len(), 1);
+    let found = amounts(&ledger);
+    assert_eq!(
+        (found["2026-10 a"].as_str(), found["2026-11 a"].as_str()),
+        ("100 Some(100.00)", "9 Some(9.00)")
+    );
+}
+
+/// All that is counted, as the cache has it.
+fn counted(ledger: &Ledger) -> Vec<String> {
+    let mut query = ledger
+        .connection
+        .prepare(
+            "SELECT series, measure, segment, sum, max, last, covered, missed, gaps, resets FROM quantity
+             ORDER BY 1, 2, 3",
+        )
+        .unwrap();
+    let rows = query.query_map([], |row| {
+        let cell =
+            |column: usize| row.get::<_, rusqlite::types::Value>(column).map(|cell| format!("{cell:?}"));
+        (0..10).map(cell).collect::<rusqlite::Result<Vec<_>>>().map(|cells| cells.join(" "))
+    });
+    rows.unwrap().map(Result::unwrap).collect()
+}
+
+/// Runs in any order of time, of readings of every kind that come late, twice, corrected, under other labels, with and
+/// without lives, and runs that do not see a series.
+#[test]
+fn whatever_comes_in_the_cheap_way_gives_what_a_recount_gives() {
+    let rules = || {
+        rulebook(&format!(
+            "collectors:\n  c:\n    resource: {RESOURCE}\n    user: '{{user}}'\n    meters:\n      \
+             a: {{ reading: k, factor: 1/3600 }}\n      b: {{ reading: g, aggregate: integral }}\n      \
+             m: {{ reading: g, aggregate: max }}\n      l: {{ reading: g, aggregate: last }}\n      \
+             n: {{ reading: g, aggregate: mean, interpolation: linear, max_gap: 2h }}\n      \
+             d: {{ reading: d }}\n      t: {{ reading: t }}\n"
+        ))
+    };
+    let start = at("2026-10-31T18:00:00Z");
+    for seed in 0..SEEDS {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut ledger = Ledger::in_memory(rules()).unwrap();
+        ledger.apply_rules(start).unwrap();
+        let mut now = start;
+        for step in 0..25 {
+            now += SignedDuration::from_mins(random.i64(1..120));
+            let mut readings = Vec::new();
+            for _ in 0..random.usize(0..6) {
+                let time = if random.bool() {
+                    now
+                } else {
+                    start + SignedDuration::from_mins(random.i64(0..30) * 30).min(now.duration_since(start))
+                };
+                let (name, kind) =
+                    [("k", Kind::Counter), ("g", Kind::Gauge), ("d", Kind::Delta), ("t", Kind::Total)]
+                        [random.usize(0..4)];
+                let mut reading = Reading::new(name, kind, random.i64(0..50).into(), time)
+                    .label("user", ["alice", "bob"][random.usize(0..2)]);
+                if random.u8(0..4) == 0 {
+                    reading.id = Some(random.u8(0..5).to_string());
+                }
+                if kind == Kind::Delta || kind == Kind::Total && random.bool() {
+                    let back = time - SignedDuration::from_mins(random.i64(0..300));
+                    reading.span = Span::Interval { start: back, end: time };
+                }
+                if kind == Kind::Counter && random.u8(0..3) == 0 {
+                    reading.epoch.id = random.bool().then(|| random.u8(0..3).to_string());
+                    reading.epoch.began =
+                        random.bool().then(|| time - SignedDuration::from_mins(random.i64(-10..400)));
+                }
+                readings.push(reading);
+            }
+            let mut run = seen(now, readings);
+            if let RunOutcome::Seen { lists_everything, problems, .. } = &mut run.outcome {
+                *lists_everything = random.bool();
+                if random.u8(0..4) == 0 {
+                    problems.push("x".to_owned());
+                }
+            }
+            ledger.record(run).unwrap();
+            let kept = counted(&ledger);
+            ledger.recount_all(now).unwrap();
+            let recounted = counted(&ledger);
+            let differs: Vec<_> = kept.iter().filter(|row| !recounted.contains(row)).collect();
+            assert!(kept == recounted, "seed {seed}, step {step}: {differs:?}");
+        }
+    }
+}
+
+const SEEDS: u64 = 100;
+
+#[test]
+fn what_is_no_longer_pending_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let now = at("2026-11-10T12:00:00Z");
+    let retry = super::outbox::Retry { failures: 1, next: now, words: "x".to_owned() };
+    ledger.set_retry(Some(Uuid::from_u128(1)), Some(retry)).unwrap();
+    assert_eq!(ledger.next_retry().unwrap(), None);
+}
+
+fn drafts(text: &str) -> Rulebook {
+    rulebook(text)
+}
+
+fn one_user_less(resource: &str, factor: &str) -> String {
+    format!(
+        "    resource: {resource}\n    meters:\n      cpu_hours: {{ reading: cpu_seconds, factor: {factor} }}\n"
+    )
+}
+
+#[test]
+fn the_first_plan_period_of_a_resource_is_no_switch() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = drafts(&format!("collectors:\n  c:\n{}", one_user_less(RESOURCE, "1")));
+    let mut ledger = open(&folder, rules);
+    let start = at("2026-11-10T12:00:00Z");
+    for (minute, value) in [(0, 0), (5, 100), (15, 130)] {
+        let time = minutes(start, minute);
+        ledger.record(seen(time, vec![plain(value, time)])).unwrap();
+    }
+    let period =
+        super::catalog::KnownPlanPeriod { uuid: Uuid::from_u128(3), start: minutes(start, 10), end: None };
+    let resource = Uuid::parse_str(RESOURCE).unwrap();
+    ledger.put_plan_periods(resource, vec![period], ("2026-11", ""), minutes(start, 16)).unwrap();
+    let parts: Vec<_> = ledger.statements(None).unwrap().iter().map(|s| s.key.part.to_string()).collect();
+    assert_eq!(parts, ["2026-11-01T00:00:00Z"]);
+}
+
+const OTHER: &str = "5e2f0000-0000-4000-8000-000000000001";
+
+#[test]
+fn what_a_removed_collector_measured_stands_though_another_makes_that_component_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let c = format!("  c:\n{}", one_user_less(RESOURCE, "1"));
+    let rest = format!(
+        "  d:\n    resource: {RESOURCE}\n    meters: {{ ram: {{ reading: ram, factor: 1 }} }}\n  e:\n{}",
+        one_user_less(OTHER, "1")
+    );
+    let mut ledger = open(&folder, drafts(&format!("collectors:\n{c}{rest}")));
+    let start = at("2026-11-10T12:00:00Z");
+    ledger.record(seen(start, vec![plain(0, start)])).unwrap();
+    let time = minutes(start, 5);
+    ledger.record(seen(time, vec![plain(10, time)])).unwrap();
+    let key = ledger.pending().unwrap()[0];
+    let amount = super::outbox::Amount {
+        component: "cpu_hours".to_owned(),
+        user: String::new(),
+        amount: "10.00".parse().unwrap(),
+    };
+    ledger.acknowledge(key, vec![amount], "accepted", time).unwrap();
+    ledger.change_rules(drafts(&format!("collectors:\n{rest}")), time).unwrap();
+    for (minute, value) in [(10, 0), (15, 7)] {
+        let time = minutes(start, minute);
+        let ram = Reading::new("ram", Kind::Counter, value.into(), time);
+        ledger.record(Run { collector: "d".to_owned(), ..seen(time, vec![ram]) }).unwrap();
+    }
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "10 Some(10.00)");
+    assert_eq!(amounts(&ledger)["2026-11 ram"], "7 Some(7.00)");
+}
+
+#[test]
+fn a_renamed_collector_takes_nothing_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &str| drafts(&format!("collectors:\n  {name}:\n{}", one_user_less(RESOURCE, "1")));
+    let mut ledger = open(&folder, named("c"));
+    let start = at("2026-11-10T12:00:00Z");
+    for (minute, value) in [(0, 0), (5, 100)] {
+        let time = minutes(start, minute);
+        ledger.record(seen(time, vec![plain(value, time)])).unwrap();
+    }
+    let key = ledger.pending().unwrap()[0];
+    let amount = super::outbox::Amount {
+        component: "cpu_hours".to_owned(),
+        user: String::new(),
+        amount: "100.00".parse().unwrap(),
+    };
+    ledger.acknowledge(key, vec![amount], "accepted", start).unwrap();
+    ledger.change_rules(named("d"), minutes(start, 6)).unwrap();
+    for (minute, value) in [(10, 105), (15, 110)] {
+        let time = minutes(start, minute);
+        ledger.record(Run { collector: "d".to_owned(), ..seen(time, vec![plain(value, time)]) }).unwrap();
+        ledger.recount_all(time).unwrap();
+    }
+    // Nothing is sent, and why is told.
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "5 None");
+    let problem = ledger.statement(key).unwrap().unwrap().components["cpu_hours"].problem.clone().unwrap();
+    assert!(problem.contains("measured by the collector `c`, which is no longer configured"), "{problem}");
+    // With both of them there it goes on, and all that was measured counts.
+    let both = format!("  c:\n{}  d:\n{}", one_user_less(RESOURCE, "1"), one_user_less(RESOURCE, "1"));
+    ledger.change_rules(drafts(&format!("collectors:\n{both}")), minutes(start, 16)).unwrap();
+    let time = minutes(start, 20);
+    ledger.record(Run { collector: "d".to_owned(), ..seen(time, vec![plain(115, time)]) }).unwrap();
+    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "110 Some(110.00)");
+}
+
+#[test]
+fn another_billing_time_zone_changes_no_amount_that_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = || drafts(&format!("collectors:\n  c:\n{}", one_user_less(RESOURCE, "1")));
+    let mut ledger = open(&folder, rules());
+    let start = at("2026-11-10T12:00:00Z");
+    for (minute, value) in [(0, 0), (5, 100)] {
+        let time = minutes(start, minute);
+        ledger.record(seen(time, vec![plain(value, time)])).unwrap();
+    }
+    let key = ledger.pending().unwrap()[0];
+    let amount = super::outbox::Amount {
+        component: "cpu_hours".to_owned(),
+        user: String::new(),
+        amount: "100.00".parse().unwrap(),
+    };
+    ledger.acknowledge(key, vec![amount], "accepted", start).unwrap();
+    let zone = BillingZone::named("Europe/Tallinn").unwrap();
+    ledger.change_rules(Rulebook { zone, ..rules() }, minutes(start, 6)).unwrap();
+    assert_eq!(ledger.pending().unwrap(), []);
+    let statements = ledger.statements(None).unwrap();
+    let parts: Vec<_> = statements.iter().map(|s| s.key.part.to_string()).collect();
+    assert_eq!(parts, ["2026-10-31T22:00:00Z"]);
+}

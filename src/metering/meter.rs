@@ -305,6 +305,15 @@ impl Rules {
         }
     }
 
+    /// Whether its series may belong to this resource, as far as the rules tell. `offering` is the resource's, if known.
+    pub fn may_bill(&self, resource: Uuid, offering: Option<Uuid>) -> bool {
+        match (self.offering(), self.fixed_resource()) {
+            (Some(of), _) => offering.is_none_or(|offering| offering == of),
+            (None, Some(fixed)) => fixed == resource,
+            (None, None) => true,
+        }
+    }
+
     /// What decides where series belong, as text: when it changes, the ledger places them anew.
     pub fn placement(&self) -> String {
         format!("{:?} {:?} {:?}", self.target, self.user.as_ref().map(Template::as_str), self.ignore)

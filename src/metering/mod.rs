@@ -4,6 +4,10 @@
 //! [`measure::Measure`] into quantities, one a [`period::Segment`]. A [`meter::Meter`]'s factor makes them amounts of a
 //! component, and [`statement`] rounds those, once, to what is posted. All arithmetic is [`exact::Exact`].
 //! The formulas, with worked examples, are in docs/metering.md; tests/ holds an independent oracle for them.
+//!
+//! Mutations that no test notices, because they change no number: whatever only decides in which form an `Exact` stands
+//! (`aligned` that gives up, `neg` that always makes fractions, a multiplication by 10^0 in `decimal`, the whole seconds
+//! in `measure::seconds`).
 
 #![deny(clippy::float_arithmetic, clippy::float_cmp)]
 

@@ -107,6 +107,11 @@ impl BillingZone {
         self.start(period.next())
     }
 
+    /// The calendar day of this instant.
+    pub fn date_of(&self, at: Timestamp) -> Date {
+        at.to_zoned(self.0.clone()).date()
+    }
+
     /// The period that holds this instant.
     pub fn period_of(&self, at: Timestamp) -> BillingPeriod {
         self.month_of(at).period
@@ -364,9 +369,13 @@ mod tests {
     fn the_ends_of_time_are_no_trap() {
         for name in ["UTC", "Pacific/Apia", "America/New_York"] {
             let timeline = Timeline::new(zone(name), Vec::new());
-            for time in
-                [Timestamp::MIN, Timestamp::MAX, at("9999-12-15T00:00:00Z"), at("-009999-01-20T00:00:00Z")]
-            {
+            for time in [
+                Timestamp::MIN,
+                Timestamp::MAX,
+                at("9999-12-15T00:00:00Z"),
+                at("9999-12-01T00:00:00Z"),
+                at("-009999-01-20T00:00:00Z"),
+            ] {
                 timeline.segment_at(time);
                 let hour = jiff::SignedDuration::from_hours(1);
                 let near = time.saturating_sub(hour).unwrap();

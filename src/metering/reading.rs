@@ -139,8 +139,14 @@ impl Reading {
         self
     }
 
-    /// The reading if it can be metered, else why not.
-    pub fn checked(self) -> Result<Self, String> {
+    /// The reading if it can be metered, else why not. Its times are cut to microseconds, as the ledger keeps them: what
+    /// is counted now must be what a recount finds.
+    pub fn checked(mut self) -> Result<Self, String> {
+        self.span = match self.span {
+            Span::At(at) => Span::At(to_micros(at)),
+            Span::Interval { start, end } => Span::Interval { start: to_micros(start), end: to_micros(end) },
+        };
+        self.epoch.began = self.epoch.began.map(to_micros);
         for time in [self.span.start(), self.span.end()] {
             if !(EARLIEST..=LATEST).contains(&time.as_second()) {
                 return Err(format!("its time {time} is not between 1970 and 9998"));
@@ -178,6 +184,10 @@ impl Reading {
         }
         Ok(self)
     }
+}
+
+fn to_micros(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }
 
 /// Reads a value such as `12`, `12.50` or `1.5e3` without ever going through a float; more than 28 digits are
@@ -291,6 +301,20 @@ mod tests {
         }
         let interval = Span::Interval { start: Timestamp::MIN, end: at("2026-01-01T00:00:00Z") };
         assert!(Reading { span: interval, ..reading(Kind::Delta, "1") }.checked().is_err());
+    }
+
+    /// What is counted from a reading that just came in was counted with nanoseconds, and a recount without.
+    #[test]
+    fn times_are_cut_to_what_the_ledger_keeps() {
+        let fine = at("2026-01-10T10:00:00.123456789Z");
+        let cut = at("2026-01-10T10:00:00.123456Z");
+        let epoch = Epoch { id: None, began: Some(fine) };
+        let counter =
+            Reading { span: Span::At(fine), epoch, ..reading(Kind::Counter, "1") }.checked().unwrap();
+        assert_eq!((counter.span, counter.epoch.began), (Span::At(cut), Some(cut)));
+        let over = Span::Interval { start: fine, end: fine };
+        let delta = Reading { span: over, ..reading(Kind::Delta, "1") }.checked().unwrap();
+        assert_eq!(delta.span, Span::Interval { start: cut, end: cut });
     }
 
     #[test]

@@ -15,8 +15,9 @@ use crate::waldur::types::{Component, Offering, Plan, Resource};
 
 /// How long a listing of resources serves before an unmatched backend id asks for another.
 const RESOURCES_FOR: SignedDuration = SignedDuration::from_mins(10);
-/// How long they serve while something is to be sent: a resource's state and plan may have changed.
-const RESOURCES_IN_USE_FOR: SignedDuration = SignedDuration::from_hours(1);
+/// How long they serve while something is to be sent: a report after a plan switch that was not noticed would bill the
+/// whole month once more under the new plan. So there is a listing, which is cheap, before the reports of each cycle.
+const RESOURCES_IN_USE_FOR: SignedDuration = SignedDuration::from_secs(60);
 /// How long a measure of the server's clock serves.
 const CLOCK_FOR: SignedDuration = SignedDuration::from_mins(10);
 /// How long the components and users of an offering serve.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::config::clock::SharedClock;
@@ -104,9 +105,16 @@ struct State {
     /// Resources in a row whose call had no clear outcome: a server in trouble, not a resource.
     unclear_in_a_row: u32,
     forbidden: Vec<Failure>,
+    /// Statements that met one server error too many, and its words.
+    broken: Vec<(StatementKey, String)>,
     answered: bool,
 }
 
+/// The server fact that holds the latest accepted report with a `date` of which it is not known whether the server
+/// honours it: its resource and the instant in microseconds.
+const DATE_PROBE: &str = "date_probe";
+/// How long a server is believed not to honour dates: it may be a newer one tomorrow.
+const UNDATED_FOR: SignedDuration = SignedDuration::from_hours(24);
 /// After so many unclear outcomes in a row the server itself is left alone for a while.
 const UNCLEAR_IN_A_ROW: u32 = 3;
 /// A resource that alone meets server errors is held after so many.
@@ -141,7 +149,9 @@ impl Submitter {
         let now = self.clock.now();
         Ok(ServerTime {
             now: now.saturating_add(skew).unwrap_or(now),
-            dated: dated.map(|(value, _)| value == "yes"),
+            dated: dated
+                .filter(|(value, at)| value == "yes" || now.duration_since(*at).abs() < UNDATED_FOR)
+                .map(|(value, _)| value == "yes"),
         })
     }
 
@@ -168,9 +178,11 @@ impl Cycle {
         if due.is_empty() {
             return self.all_is_well().await;
         }
+        crate::fail_point("after discovery");
         if !self.look_at_plans(&due).await? {
             return Ok(());
         }
+        crate::fail_point("after plans are known");
         // A look at the plans may have cut statements anew.
         let due = self.due(options).await?;
         let due = self.clone().read_first(due).await?;
@@ -179,6 +191,7 @@ impl Cycle {
             return Ok(());
         }
         self.clone().read_back(&due).await?;
+        self.hold_broken().await?;
         self.clone().send_users(due).await?;
         if self.stopped() { Ok(()) } else { self.all_is_well().await }
     }
@@ -292,11 +305,43 @@ impl Cycle {
     }
 }
 
-/// Groups keys by resource: one resource is worked on by one task at a time.
-fn by_resource(due: Vec<StatementKey>) -> BTreeMap<Uuid, BTreeSet<StatementKey>> {
+/// Works on statements: never two of one resource at once, and no more resources at once than calls may be under way.
+/// So what is decided before a call (the guard above all) is decided when its turn has come: in a queue behind ten
+/// thousand others it would be hours old, and the call would land in the next month.
+async fn in_turns<W>(
+    cycle: Arc<Cycle>,
+    due: Vec<StatementKey>,
+    work: impl Fn(Arc<Cycle>, StatementKey) -> W + Copy + Send + 'static,
+) -> Result<(), CycleError>
+where
+    W: Future<Output = Result<(), CycleError>> + Send,
+{
     let mut groups: BTreeMap<Uuid, BTreeSet<StatementKey>> = BTreeMap::new();
     for key in due {
         groups.entry(key.resource).or_default().insert(key);
     }
-    groups
+    let places = cycle.of.client.max_in_flight().clamp(1, groups.len().max(1));
+    let waiting = Arc::new(Mutex::new(groups.into_values()));
+    let mut tasks = JoinSet::new();
+    for _ in 0..places {
+        let (cycle, waiting) = (cycle.clone(), waiting.clone());
+        tasks.spawn(async move {
+            let mut first = Ok(());
+            loop {
+                let next = waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
+                let Some(keys) = next else { return first };
+                for key in keys {
+                    first = first.and(work(cycle.clone(), key).await);
+                }
+            }
+        });
+    }
+    let mut first = Ok(());
+    while let Some(done) = tasks.join_next().await {
+        match done {
+            Ok(result) => first = first.and(result),
+            Err(error) => tracing::error!("A submission task ended unexpectedly: {error}"),
+        }
+    }
+    first
 }

@@ -11,8 +11,9 @@ use uuid::Uuid;
 
 use super::reconcile::{Finding, Held, reconcile};
 use super::trouble::Reason;
-use super::{Cycle, CycleError, OnConflict};
-use crate::ledger::outbox::{Amount, Statement, StatementKey};
+use super::{Cycle, CycleError, DATE_PROBE, OnConflict};
+use crate::ledger::catalog::KnownPlanPeriod;
+use crate::ledger::outbox::{Amount, Entry, Statement, StatementKey};
 use crate::metering::period::BillingPeriod;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::UsageRow;
@@ -25,7 +26,7 @@ pub(super) type Rows = BTreeMap<(Uuid, BillingPeriod), Vec<UsageRow>>;
 const SINGLY: usize = 2;
 
 impl Cycle {
-    /// Reads what the server holds of statements of which nothing is known yet, or of which something was sent and no
+    /// Reads what the server holds of components of which nothing is known yet, or of which something was sent and no
     /// outcome learnt. Returns the statements that may go on.
     pub(super) async fn read_first(
         self: Arc<Self>,
@@ -34,10 +35,11 @@ impl Cycle {
         let mut unread = Vec::new();
         for &key in &due {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            let entries = || statement.components.values().chain(statement.users.values());
-            let known = entries().any(|entry| entry.acknowledged.is_some());
-            let unclear = entries().any(|entry| entry.intended.is_some());
-            if !known || unclear {
+            // Component by component: one that a meter brings in mid-month may be another hand's until then.
+            let never_read = |entry: &Entry| entry.acknowledged.is_none() && entry.to_send();
+            let unknown = statement.components.values().any(never_read);
+            let unclear = statement.components.values().any(|entry| entry.intended.is_some());
+            if unknown || unclear {
                 unread.push(key);
             }
         }
@@ -45,16 +47,17 @@ impl Cycle {
         Ok(due.into_iter().filter(|key| !failed.contains(key)).collect())
     }
 
-    /// Reads back after sending: outcomes that are not clear, rows whose UUIDs users' amounts need, and, once, whether
-    /// the server honours `date`.
+    /// Reads back after sending: outcomes that are not clear, rows whose UUIDs users' amounts need, rows that were never
+    /// seen (the first report of a month shows whether it landed there), and, once, whether the server honours `date`.
     pub(super) async fn read_back(self: Arc<Self>, due: &[StatementKey]) -> Result<(), CycleError> {
         let mut wanted = Vec::new();
         for &key in due {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
             let unclear = statement.components.values().any(|entry| entry.intended.is_some());
             let mut rows_missing = false;
-            let components: BTreeSet<String> =
-                statement.users.iter().filter(|(_, e)| e.to_send()).map(|((c, _), _)| c.clone()).collect();
+            let of_users = statement.users.iter().filter(|(_, e)| e.to_send()).map(|((c, _), _)| c);
+            let accepted = statement.components.iter().filter(|(_, e)| was_accepted(e)).map(|(c, _)| c);
+            let components: BTreeSet<String> = of_users.chain(accepted).cloned().collect();
             for component in components {
                 let row = self.ledger(move |ledger| ledger.usage_row(key, &component)).await?;
                 rows_missing |= row.is_none();
@@ -64,9 +67,11 @@ impl Cycle {
             }
         }
         let dated = self.of.server_time().await?.dated;
-        if dated.is_none() && wanted.is_empty() {
-            // The row of any report that was just accepted tells.
-            wanted.extend(due.first());
+        if dated.is_none() {
+            // The row of the report that was accepted last tells.
+            let probe = self.date_probe().await?.map(|(resource, _)| resource);
+            let probed = due.iter().find(|key| Some(key.resource) == probe && !wanted.contains(key));
+            wanted.extend(probed);
         }
         self.read_and_settle(&wanted).await?;
         Ok(())
@@ -85,10 +90,11 @@ impl Cycle {
                 return Ok(keys.iter().copied().collect());
             }
         };
+        crate::fail_point("after rows are read");
         for &key in keys {
             let none = Vec::new();
             let of_key = rows.get(&(key.resource, key.period)).unwrap_or(&none);
-            self.learn_dated(of_key).await?;
+            self.learn_dated(key, of_key).await?;
             let of_key = match self.rows_of_part(key, of_key).await? {
                 Ok(rows) => rows,
                 Err(failure) => {
@@ -173,15 +179,24 @@ impl Cycle {
 
     /// Keeps what the rows say of one statement.
     async fn settle(&self, key: StatementKey, rows: &BTreeMap<String, Row>) -> Result<(), CycleError> {
-        let now = self.of.clock.now();
         let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
         let held: BTreeMap<String, Held> =
             rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
+        self.look_for_misfiled(&statement, &held).await?;
         let decided = self.ledger(move |ledger| ledger.decided_overwrite(key)).await?;
-        let overwrite = decided || self.of.on_conflict == OnConflict::Overwrite;
-        for finding in reconcile(&statement, &held, overwrite) {
+        // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is.
+        let part = self.part_of(key).await?;
+        let server = self.of.server_time().await?;
+        let ended = part.split && part.end.is_some_and(|end| end <= server.now);
+        let overwrite = decided || ended || self.of.on_conflict == OnConflict::Overwrite;
+        let findings = reconcile(&statement, &held, overwrite);
+        // Where it went through after all, the failure is over. One that left nothing behind goes on being one: it is
+        // waited for ever longer, until a call succeeds.
+        let over = findings.iter().any(|finding| matches!(finding, Finding::Known { .. }));
+        for finding in findings {
             self.carry_out(&statement, finding).await?;
         }
+        crate::fail_point("before rows are kept");
         let rows: Vec<(String, Uuid)> = rows.iter().map(|(c, row)| (c.clone(), row.uuid)).collect();
         let moved = self
             .ledger(move |ledger| {
@@ -204,13 +219,44 @@ impl Cycle {
                 key.resource
             ));
         }
-        self.ledger(move |ledger| {
-            if ledger.statement(key)?.is_some_and(|s| !s.components.values().any(|e| e.intended.is_some())) {
-                ledger.set_retry(Some(key.resource), None)?;
+        if over {
+            self.ledger(move |ledger| ledger.set_retry(Some(key.resource), None)).await?;
+        }
+        Ok(())
+    }
+
+    /// What the server accepted and does not show in the month meant landed in another: the server bills by other
+    /// months. It is not sent again, because each report overwrites the other month's amount.
+    async fn look_for_misfiled(
+        &self,
+        statement: &Statement,
+        held: &BTreeMap<String, Held>,
+    ) -> Result<(), CycleError> {
+        let key = statement.key;
+        for (component, entry) in statement.components.iter().filter(|(_, entry)| was_accepted(entry)) {
+            let of_component = component.clone();
+            let seen = self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?.is_some();
+            if seen || held.contains_key(component) {
+                continue;
             }
-            Ok(now)
-        })
-        .await?;
+            let of_resource = UsageFilter {
+                resource: Some(key.resource),
+                component: Some(component.clone()),
+                ..UsageFilter::default()
+            };
+            let rows = self.of.client.list_usages(&of_resource).await.unwrap_or_default();
+            let there = rows.iter().max_by_key(|row| row.date).map_or_else(
+                || "and shows it in no other".to_owned(),
+                |row| format!("the latest report is in {}", row.billing_period),
+            );
+            let words = format!(
+                "Waldur accepted it for {} but keeps no row of it in that month, {there}: its months are not those of \
+                 `billing_timezone: {}`",
+                key.period,
+                self.of.rulebook.zone.name()
+            );
+            self.trouble(key, component, Reason::WrongMonth, words, entry.posted).await?;
+        }
         Ok(())
     }
 
@@ -239,24 +285,34 @@ impl Cycle {
         Ok(())
     }
 
-    /// Whether the server took the instant that a report carried: then it is a dated one.
-    async fn learn_dated(&self, rows: &[UsageRow]) -> Result<(), CycleError> {
+    /// The latest accepted report of which it is to be learnt whether its date was honoured.
+    async fn date_probe(&self) -> Result<Option<(Uuid, i64)>, CycleError> {
+        let fact = self.ledger(|ledger| ledger.server_fact(DATE_PROBE)).await?;
+        Ok(fact.and_then(|(text, _)| {
+            let (resource, micros) = text.split_once(' ')?;
+            Some((resource.parse().ok()?, micros.parse().ok()?))
+        }))
+    }
+
+    /// Whether the server took the instant that a report carried: then it is a dated one. Only the rows of that very
+    /// report tell: others carry other dates, and another hand's row its own.
+    async fn learn_dated(&self, key: StatementKey, rows: &[UsageRow]) -> Result<(), CycleError> {
         let now = self.of.clock.now();
+        if self.of.server_time().await?.dated.is_some() {
+            return Ok(());
+        }
+        let Some((_, probe)) = self.date_probe().await?.filter(|(resource, _)| *resource == key.resource)
+        else {
+            return Ok(());
+        };
         let dates: BTreeSet<i64> = rows.iter().filter_map(|row| Some(row.date?.as_microsecond())).collect();
-        self.ledger(move |ledger| {
-            let probe = ledger.server_fact("date_probe")?.and_then(|(text, _)| text.parse::<i64>().ok());
-            let known = ledger.server_fact("dated")?;
-            let (Some(probe), None) = (probe, known) else { return Ok(()) };
-            if dates.contains(&probe) {
-                ledger.put_server_fact("dated", "yes", now)?;
-            } else if dates.iter().any(|date| *date > probe - 1_000_000) {
-                // A row that was written at or after the probe carries the server's own time instead.
-                ledger.put_server_fact("dated", "no", now)?;
-            }
-            Ok(())
-        })
-        .await?;
-        Ok(())
+        // A row that was written at or after the probe carries the server's own time instead.
+        let verdict = match dates.contains(&probe) {
+            true => "yes",
+            false if dates.iter().any(|date| *date > probe - 1_000_000) => "no",
+            false => return Ok(()),
+        };
+        Ok(self.ledger(move |ledger| ledger.put_server_fact("dated", verdict, now)).await?)
     }
 
     /// Where the statement's part lies: the plan period that covers it, when that ends, and whether the month is split.
@@ -264,14 +320,21 @@ impl Cycle {
         let zone = self.of.rulebook.zone.clone();
         let periods = self.ledger(move |ledger| ledger.plan_periods(key.resource)).await?;
         let (start, end) = (zone.start(key.period), zone.end(key.period));
-        let covering =
-            periods.iter().rfind(|p| p.start <= key.part && p.end.is_none_or(|end| end > key.part));
+        let covers = |p: &&KnownPlanPeriod| p.start <= key.part && p.end.is_none_or(|end| end > key.part);
+        // What was used before the first plan period is filed under it.
+        let covering = periods.iter().rfind(covers).or(periods.first());
+        let first = periods.first().map(|period| period.start);
         Ok(Part {
             plan_period: covering.map(|period| period.uuid),
             end: covering.and_then(|period| period.end),
-            split: periods.iter().any(|period| period.start > start && period.start < end),
+            split: periods.iter().any(|p| Some(p.start) > first && p.start > start && p.start < end),
         })
     }
+}
+
+/// Whether the server took a report that makes a row. What was only read back is a row already.
+fn was_accepted(entry: &Entry) -> bool {
+    entry.acknowledged.as_ref().is_some_and(|known| known.how == "accepted")
 }
 
 /// A row of the server, as far as it matters here.

@@ -7,32 +7,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rust_decimal::Decimal;
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::guard::{self, Passage};
 use super::trouble::Reason;
-use super::{Cycle, CycleError, SERVER_ERRORS, Sent, by_resource};
+use super::{Cycle, CycleError, DATE_PROBE, SERVER_ERRORS, Sent, in_turns};
 use crate::ledger::catalog::KnownComponent;
-use crate::ledger::outbox::{Amount, Call, Statement, StatementKey};
+use crate::ledger::outbox::{Amount, Call, Entry, Statement, StatementKey};
 use crate::waldur::failure::Failure;
 use crate::waldur::refusal::Refusal;
 use crate::waldur::report::{ComponentAmount, SetUsage};
 
 impl Cycle {
-    /// Sends the totals of all these statements: few at once (the client has so many seats), never two of one resource.
+    /// Sends the totals of all these statements.
     pub(super) async fn send_all(self: Arc<Self>, due: Vec<StatementKey>) -> Result<(), CycleError> {
-        let mut tasks = JoinSet::new();
-        for (_, keys) in by_resource(due) {
-            let cycle = self.clone();
-            tasks.spawn(async move {
-                for key in keys {
-                    cycle.send_totals(key).await?;
-                }
-                Ok::<(), CycleError>(())
-            });
-        }
-        join(tasks).await
+        in_turns(self, due, |cycle, key| async move { cycle.send_totals(key).await }).await
     }
 
     async fn send_totals(&self, key: StatementKey) -> Result<(), CycleError> {
@@ -87,11 +76,11 @@ impl Cycle {
     async fn next_call(&self, statement: &Statement) -> Result<Option<Vec<ComponentAmount>>, CycleError> {
         let known = self.components_of(statement.key.resource).await?;
         let limited = |component: &String| known.get(component).is_some_and(is_limited);
-        let to_send = |entry: &&crate::ledger::outbox::Entry| entry.to_send();
+        let to_send = |entry: &&Entry| entry.to_send();
         let alone = statement.components.iter().find(|(c, entry)| limited(c) && to_send(entry));
         let together =
             statement.components.iter().filter(|(c, entry)| !limited(c) && entry.trouble.is_none());
-        let chosen: Vec<(&String, &crate::ledger::outbox::Entry)> = match alone {
+        let chosen: Vec<(&String, &Entry)> = match alone {
             Some(one) => vec![one],
             None if statement.components.iter().any(|(c, entry)| !limited(c) && to_send(&entry)) => {
                 together.collect()
@@ -109,10 +98,7 @@ impl Cycle {
                 let words = format!(
                     "the amount {amount} is 1,000,000,000,000 or more, which the server can't bill; is the meter's factor right?"
                 );
-                let (key, component, now) = (statement.key, component.clone(), self.of.clock.now());
-                let trouble = Reason::Amount.trouble(words, now);
-                self.ledger(move |ledger| ledger.set_trouble(key, &component, "", trouble, Some(amount)))
-                    .await?;
+                self.trouble(statement.key, component, Reason::Amount, words, Some(amount)).await?;
                 continue;
             }
             usages.push(self.with_options(statement.key.resource, component, amount).await?);
@@ -167,7 +153,7 @@ impl Cycle {
         statement: &Statement,
         usages: Vec<ComponentAmount>,
     ) -> Result<Option<SetUsage>, CycleError> {
-        let (key, now) = (statement.key, self.of.clock.now());
+        let key = statement.key;
         let server = self.of.server_time().await?;
         let part = self.part_of(key).await?;
         let passage = guard::passage(&self.of.rulebook.zone, key.period, key.part, part.end, &server);
@@ -194,8 +180,6 @@ impl Cycle {
                 // A probe: if the row comes back with exactly this instant, the server honours dates.
                 let whole = date.as_microsecond() - date.as_microsecond().rem_euclid(1_000_000);
                 let probe = whole + fastrand::i64(1..1_000_000);
-                self.ledger(move |ledger| ledger.put_server_fact("date_probe", &probe.to_string(), now))
-                    .await?;
                 jiff::Timestamp::from_microsecond(probe).ok()
             }
         };
@@ -206,6 +190,7 @@ impl Cycle {
     /// Sends the call. True: there may be more to send for this statement now.
     async fn call(&self, statement: &Statement, report: SetUsage) -> Result<bool, CycleError> {
         let (key, now) = (statement.key, self.of.clock.now());
+        let unknown = self.of.server_time().await?.dated.is_none();
         let amounts: Vec<Amount> = report
             .usages
             .iter()
@@ -216,20 +201,28 @@ impl Cycle {
             })
             .collect();
         let intents = amounts.clone();
+        crate::fail_point("before totals are intended");
         self.ledger(move |ledger| ledger.intend(key, intents, now)).await?;
         crate::fail_point("before set_usage");
         let outcome = self.of.client.set_usage(&report).await;
         crate::fail_point("after set_usage");
         self.note_call(key, "set_usage", &amounts, &outcome).await?;
+        crate::fail_point("before totals are acknowledged");
         match outcome {
             Ok(()) => {
                 self.answered();
                 self.say_sent(key, &amounts);
+                // Only a report that was accepted tells whether its date was honoured.
+                let probe = report.date.map(|date| format!("{} {}", key.resource, date.as_microsecond()));
                 self.ledger(move |ledger| {
                     ledger.set_retry(Some(key.resource), None)?;
+                    if let Some(probe) = probe.filter(|_| unknown) {
+                        ledger.put_server_fact(DATE_PROBE, &probe, now)?;
+                    }
                     ledger.acknowledge(key, amounts, "accepted", now)
                 })
                 .await?;
+                crate::fail_point("after totals are acknowledged");
                 Ok(true)
             }
             Err(failure) => self.after_failure(statement, &report, amounts, failure).await,
@@ -247,14 +240,10 @@ impl Cycle {
         if failure.may_be_applied() && failure.refusal().is_none() {
             // The intents stay: they are read back before anything else is sent for this resource.
             let failures = self.ledger(move |ledger| ledger.retry(Some(key.resource))).await?;
-            let alone = self.state().answered;
             if matches!(failure, Failure::Unknown { status: Some(500), .. })
-                && alone
                 && failures.is_some_and(|retry| retry.failures + 1 >= SERVER_ERRORS)
             {
-                self.trouble(key, "", Reason::ServerError, failure.to_string(), None).await?;
-                self.ledger(move |ledger| ledger.take_back(key, amounts)).await?;
-                return Ok(false);
+                self.state().broken.push((key, failure.to_string()));
             }
             self.put_off(key.resource, failure).await?;
             return Ok(false);
@@ -362,12 +351,29 @@ impl Cycle {
             return Ok(true);
         }
         for usage in &report.usages {
-            let alone = SetUsage { usages: vec![usage.clone()], ..report.clone() };
+            // Each at its own time: the month may have come to its end meanwhile.
+            let Some(alone) = self.address(statement, vec![usage.clone()]).await? else { return Ok(false) };
             if !Box::pin(self.call(statement, alone)).await? {
                 return Ok(false);
             }
         }
         Ok(false)
+    }
+
+    /// Holds resources that meet server errors again and again, if others got through: then it is not the server.
+    pub(super) async fn hold_broken(&self) -> Result<(), CycleError> {
+        let (broken, answered) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.broken), state.answered)
+        };
+        for (key, words) in broken.into_iter().filter(|_| answered) {
+            let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
+            // Read back, it may have gone through all the same.
+            if statement.is_some_and(|statement| statement.components.values().any(Entry::to_send)) {
+                self.trouble(key, "", Reason::ServerError, words, None).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn strand(&self, statement: &Statement, words: String) -> Result<(), CycleError> {
@@ -455,16 +461,4 @@ fn is_limited(component: &KnownComponent) -> bool {
     component.billing_type == "usage"
         && component.limit_period.is_some()
         && amount.is_some_and(|amount| !amount.is_zero())
-}
-
-/// Waits for all tasks; the first error of our own side ends the cycle once the others are done.
-pub(super) async fn join(mut tasks: JoinSet<Result<(), CycleError>>) -> Result<(), CycleError> {
-    let mut first = Ok(());
-    while let Some(done) = tasks.join_next().await {
-        match done {
-            Ok(result) => first = first.and(result),
-            Err(error) => tracing::error!("A submission task ended unexpectedly: {error}"),
-        }
-    }
-    first
 }

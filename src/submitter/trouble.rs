@@ -128,7 +128,7 @@ impl Reason {
                 "it can only be billed by hand now, by Waldur's staff; the amounts stay here"
             }
             Reason::WrongMonth => {
-                "set `billing_timezone` to the server's time zone, and have the misfiled row corrected in Waldur"
+                "set `billing_timezone` to the server's time zone, have the misfiled row corrected in Waldur, then `parked retry`"
             }
         }
     }

@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rust_decimal::Decimal;
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::send::join;
 use super::trouble::Reason;
-use super::{Cycle, CycleError, by_resource};
+use super::{Cycle, CycleError, in_turns};
 use crate::ledger::outbox::{Amount, StatementKey};
 use crate::waldur::failure::Failure;
 use crate::waldur::refusal::Refusal;
@@ -18,17 +16,7 @@ use crate::waldur::report::UserAmount;
 
 impl Cycle {
     pub(super) async fn send_users(self: Arc<Self>, due: Vec<StatementKey>) -> Result<(), CycleError> {
-        let mut tasks = JoinSet::new();
-        for (_, keys) in by_resource(due) {
-            let cycle = self.clone();
-            tasks.spawn(async move {
-                for key in keys {
-                    cycle.users_of(key).await?;
-                }
-                Ok::<(), CycleError>(())
-            });
-        }
-        join(tasks).await
+        in_turns(self, due, |cycle, key| async move { cycle.users_of(key).await }).await
     }
 
     async fn users_of(&self, key: StatementKey) -> Result<(), CycleError> {
@@ -175,7 +163,13 @@ impl Cycle {
             self.answered();
             self.say_sent(key, &amounts);
             let now = self.of.clock.now();
-            self.ledger(move |ledger| ledger.acknowledge(key, amounts, "accepted", now)).await?;
+            crate::fail_point("before shares are acknowledged");
+            self.ledger(move |ledger| {
+                ledger.set_retry(Some(key.resource), None)?;
+                ledger.acknowledge(key, amounts, "accepted", now)
+            })
+            .await?;
+            crate::fail_point("after shares are acknowledged");
         }
         Ok(())
     }

@@ -47,6 +47,7 @@ pub struct Client {
     clock: SharedClock,
     skew: SkewMeter,
     seats: Semaphore,
+    max_in_flight: usize,
     sent: AtomicU64,
     timeout: Duration,
 }
@@ -82,6 +83,7 @@ impl Client {
             clock,
             skew: SkewMeter::default(),
             seats: Semaphore::new(settings.max_in_flight),
+            max_in_flight: settings.max_in_flight,
             sent: AtomicU64::new(0),
             timeout: settings.timeout,
         })
@@ -95,6 +97,11 @@ impl Client {
     /// The same with its uncertainty and when it was measured.
     pub fn measured_skew(&self) -> Option<Skew> {
         self.skew.current()
+    }
+
+    /// How many calls may be under way at once; more than these wait their turn.
+    pub fn max_in_flight(&self) -> usize {
+        self.max_in_flight
     }
 
     /// How many requests were sent so far.
@@ -161,9 +168,19 @@ impl Client {
         if matches!(first, Err(Failure::Token { .. }))
             && let Some(token) = self.token.after_refusal(&token)
         {
-            return self.send(&call, &token).await;
+            return self.send(&call, &token).await.map_err(|failure| self.name_token(failure));
         }
-        first
+        first.map_err(|failure| self.name_token(failure))
+    }
+
+    /// Whoever reads that the token was refused wants to know which: where it is kept.
+    fn name_token(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Token { call, words } => {
+                Failure::Token { call, words: format!("{words} (the token of {})", self.token.place()) }
+            }
+            failure => failure,
+        }
     }
 
     async fn send(&self, call: &Call<'_>, token: &SecretString) -> Result<Answer, Failure> {
@@ -229,7 +246,9 @@ impl Client {
             return Failure::Certificate { call, words: clean(&tls.to_string()) };
         }
         if connecting || error.is_builder() {
-            return Failure::NotSent { call, words: innermost(&error) };
+            let (host, port) = (self.api.host_str().unwrap_or_default(), self.api.port_or_known_default());
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            return Failure::NotSent { call, words: format!("{host}{port}: {}", innermost(&error)) };
         }
         let words = match error.is_timeout() {
             true => format!("no whole answer within {} s", self.timeout.as_secs()),

@@ -80,6 +80,14 @@ impl TokenSource {
         Ok(TokenSource { place, held: Mutex::new(Held { token: Arc::new(token), stamp }) })
     }
 
+    /// Where it is kept, for people.
+    pub fn place(&self) -> String {
+        match &self.place {
+            Place::File(path) => format!("the file {}", path.display()),
+            Place::Env(name) => format!("the environment's {name}"),
+        }
+    }
+
     /// The token to send now. A file is looked at each time, and read if it has changed. One that has become
     /// unreadable leaves the last good token in use: somebody may be in the middle of replacing it, and a token
     /// that is no longer valid is the server's to refuse.

@@ -1,0 +1,186 @@
+//! What the ledger costs: ingest against the plainest possible insert of the same rows with the same durability, and
+//! statements brought up to date. Run with `cargo bench --bench ledger`; figures are ratios within one run.
+
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, params};
+use waldur_usage_agent::config::section::Section;
+use waldur_usage_agent::ledger::catalog::KnownResource;
+use waldur_usage_agent::ledger::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::{Ledger, Rulebook};
+use waldur_usage_agent::metering::meter::Rules;
+use waldur_usage_agent::metering::period::BillingZone;
+use waldur_usage_agent::metering::reading::{Kind, Reading};
+
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+const OFFERING: &str = "91ab0000-0000-4000-8000-000000000001";
+const COMPONENTS: [&str; 4] = ["cpu_seconds", "gpu_seconds", "io_bytes", "net_bytes"];
+
+fn main() -> Outcome {
+    // `cargo test --benches` only asks whether it still runs.
+    let small = cfg!(debug_assertions);
+    ingest(if small { 2_000 } else { 100_000 })?;
+    statements(if small { 20 } else { 10_000 })?;
+    month(if small { 50 } else { 8_640 })
+}
+
+fn rulebook() -> Rulebook {
+    let mut yaml = format!(
+        "collectors:\n  c:\n    resource: {{ offering: {OFFERING}, backend_id: '{{account}}' }}\n    user: '{{user}}'\n    meters:\n"
+    );
+    for component in COMPONENTS {
+        yaml += &format!("      {component}_used: {{ reading: {component}, factor: 1/3600 }}\n");
+    }
+    let (mut root, problems) = Section::parse(&yaml);
+    let rules = root.named_sections("collectors").iter_mut().filter_map(Rules::from_section).collect();
+    assert_eq!(problems.list(), []);
+    Rulebook { zone: BillingZone::utc(), rules }
+}
+
+fn start() -> Timestamp {
+    Timestamp::constant(1_793_491_200, 0)
+}
+
+fn minute(number: i64) -> Timestamp {
+    start() + SignedDuration::from_mins(number)
+}
+
+fn open(folder: &tempfile::TempDir, resources: usize) -> Outcome<Ledger> {
+    let mut ledger = Ledger::open(&folder.path().join("ledger.db"), rulebook())?;
+    ledger.apply_rules(start())?;
+    let offering = OFFERING.parse()?;
+    let known = (0..resources).map(|n| KnownResource {
+        uuid: uuid::Uuid::from_u128(n as u128 + 1),
+        offering,
+        name: format!("resource {n}"),
+        backend_id: format!("a{n}"),
+        state: "OK".to_owned(),
+        plan: None,
+        customer: String::new(),
+        project: String::new(),
+    });
+    ledger.put_resources(known.collect(), Some(offering), start())?;
+    Ok(ledger)
+}
+
+fn run(at: Timestamp, readings: Vec<Reading>) -> Run {
+    let outcome = RunOutcome::Seen {
+        readings,
+        quarantined: Vec::new(),
+        problems: Vec::new(),
+        checkpoint: None,
+        lists_everything: false,
+    };
+    Run { collector: "c".to_owned(), at, finished: at, scope: String::new(), outcome }
+}
+
+fn reading(account: usize, user: usize, component: &str, value: i64, at: Timestamp) -> Reading {
+    Reading::new(component, Kind::Counter, value.into(), at)
+        .label("account", format!("a{account}"))
+        .label("user", format!("u{user}"))
+}
+
+/// New readings of known series, in batches of 1,000, a transaction each.
+fn ingest(rows: usize) -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let batch = |round: i64| -> Vec<Reading> {
+        (0..1_000)
+            .map(|n| reading(n / 10, n % 10, "cpu_seconds", round * 60 + n as i64, minute(round)))
+            .collect()
+    };
+    let plain = Connection::open(folder.path().join("plain.db"))?;
+    plain.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+         CREATE TABLE reading (account TEXT, user TEXT, name TEXT, at INTEGER, value TEXT,
+                               PRIMARY KEY (account, user, name, at)) WITHOUT ROWID",
+    )?;
+    let insert = |readings: Vec<Reading>| -> Outcome {
+        let transaction = plain.unchecked_transaction()?;
+        for r in readings {
+            let at = r.span.end().as_microsecond();
+            transaction
+                .prepare_cached("INSERT INTO reading VALUES (?1, ?2, ?3, ?4, ?5)")?
+                .execute(params![r.labels["account"], r.labels["user"], r.name, at, r.value.to_string()])?;
+        }
+        Ok(transaction.commit()?)
+    };
+    let mut ledger = open(&folder, 100)?;
+    ledger.record(run(start(), batch(0)))?;
+    insert(batch(0))?;
+    let (mut plainly, mut ours) = (Duration::ZERO, Duration::ZERO);
+    for round in 1..=rows as i64 / 1_000 {
+        let (theirs, readings) = (batch(round), batch(round));
+        let began = Instant::now();
+        insert(theirs)?;
+        plainly += began.elapsed();
+        let began = Instant::now();
+        ledger.record(run(minute(round), readings))?;
+        ours += began.elapsed();
+    }
+    let rate = |time: Duration| rows as f64 / time.as_secs_f64();
+    let (ours, plainly) = (rate(ours), rate(plainly));
+    println!(
+        "ingest: {ours:.0} readings/s, the plainest insert {plainly:.0} rows/s: ratio {:.2}",
+        ours / plainly
+    );
+    Ok(())
+}
+
+/// One new reading for each of `resources`, each of which has 4 components x 10 users.
+fn statements(resources: usize) -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut ledger = open(&folder, resources)?;
+    for round in 0..2 {
+        let mut readings = Vec::new();
+        for resource in 0..resources {
+            for component in COMPONENTS {
+                readings.extend(
+                    (0..10).map(|user| reading(resource, user, component, round * 100, minute(round))),
+                );
+            }
+        }
+        ledger.record(run(minute(round), readings))?;
+    }
+    let one = (0..resources).map(|r| reading(r, r % 10, "cpu_seconds", 5_000, minute(2))).collect();
+    // A run that did not see everything: nothing is concluded of the series that it leaves out.
+    let mut partial = run(minute(2), one);
+    if let RunOutcome::Seen { problems, .. } = &mut partial.outcome {
+        problems.push("the rest was not read".to_owned());
+    }
+    let began = Instant::now();
+    let recorded = ledger.record(partial)?;
+    println!(
+        "statements: {} of {resources} brought up to date in {:.2?}",
+        recorded.restated,
+        began.elapsed()
+    );
+    Ok(())
+}
+
+/// What the next reading of one resource costs early in a month, and after `readings` more.
+fn month(readings: i64) -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut ledger = open(&folder, 1)?;
+    let mut cost = |number: i64| -> Outcome<Duration> {
+        let began = Instant::now();
+        ledger
+            .record(run(minute(number), vec![reading(0, 0, "cpu_seconds", number * 60, minute(number))]))?;
+        Ok(began.elapsed())
+    };
+    let mut average = |from: i64| -> Outcome<Duration> {
+        let costs = (from..from + 20).map(&mut cost).collect::<Outcome<Vec<_>>>()?;
+        Ok(costs.iter().sum::<Duration>() / 20)
+    };
+    let early = average(0)?;
+    for number in (20..readings).step_by(20) {
+        average(number)?;
+    }
+    let late = average(readings)?;
+    let ratio = late.as_secs_f64() / early.as_secs_f64();
+    println!(
+        "month: a run of one reading costs {early:.2?} at first, {late:.2?} after {readings}: ratio {ratio:.2}"
+    );
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! What a proxy, a network or a dying worker does to a call, before or after the server has committed it: the amounts
+//! end up right, nothing is counted twice, and an unknown outcome is read back before anything is sent again.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
+mod agent;
+
+use agent::*;
+use serde_json::{Value, json};
+
+const WHENS: [&str; 2] = ["before", "after"];
+
+fn is_report(request: &Request) -> bool {
+    request.is_post() && request.path.ends_with("/set_usage/")
+}
+
+fn reads_rows(request: &Request) -> bool {
+    request.method == "GET" && request.path.starts_with("/api/marketplace-component-usages/?")
+}
+
+/// Between two reports of the one resource the rows are read.
+#[track_caller]
+fn assert_read_back_between_reports(world: &World, case: &str) {
+    let mut read = true;
+    for request in world.requests_since(0) {
+        if is_report(&request) {
+            assert!(read, "{case}: sent again unread: {:#?}", world.requests_since(0));
+            read = false;
+        }
+        read |= reads_rows(&request);
+    }
+}
+
+#[track_caller]
+fn assert_right(world: &World, case: &str) {
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 0.03"], "{case}");
+    assert_eq!(world.billed(A), ["cpu_hours 2026-11 0.03"], "{case}");
+    assert_eq!(world.shares(A), ["alice cpu_hours 2026-11 0.02", "bob cpu_hours 2026-11 0.01"], "{case}");
+    let mark = world.mark();
+    world.flush().exits(0).says("Nothing was sent.");
+    assert_eq!(world.posts_since(mark).len(), 0, "{case}");
+}
+
+fn ready(api: &str) -> World {
+    let world = World::new(api);
+    world.configure_with("timeout: 1s", &cpu_hours_by_user());
+    world.readings(&alice_and_bob());
+    world
+}
+
+/// The calls with totals suffer for a while, then no more.
+fn totals_suffer(action: &Value) {
+    for api in BOTH {
+        for when in WHENS {
+            let case = format!("{api}, {when}, {action}");
+            let world = ready(api);
+            world.fault(json!({ "match": { "path": "/set_usage/" }, "when": when, "action": action }));
+            let first = world.flush_once();
+            // What was committed shows when it is read back, unless the server asked to be left alone.
+            let expected = if when == "after" && first.code == 0 { 0 } else { 75 };
+            let first = first.exits(expected);
+            if expected == 75 {
+                assert!(first.out.contains("still pending"), "{case}: {first:#?}");
+            }
+            world.no_faults();
+            world.flush().exits(0);
+            assert_read_back_between_reports(&world, &case);
+            if when == "after" {
+                let reports = world.requests_since(0).iter().filter(|r| is_report(r)).count();
+                assert_eq!(reports, 1, "{case}: sent again although it was there");
+            }
+            assert_right(&world, &case);
+        }
+    }
+}
+
+/// The calls with users' shares suffer.
+fn shares_suffer(action: &Value) {
+    for api in BOTH {
+        for when in WHENS {
+            let case = format!("{api}, {when}, {action}");
+            let world = ready(api);
+            world.fault(json!({ "match": { "path": "/set_user_usage" }, "when": when, "action": action }));
+            world.flush_once().exits(75).says("still pending");
+            assert_eq!(world.rows(A), ["cpu_hours 2026-11 0.03"], "{case}");
+            world.no_faults();
+            world.flush().exits(0);
+            assert_right(&world, &case);
+        }
+    }
+}
+
+#[test]
+fn a_500_leaves_totals_right() {
+    totals_suffer(&json!({ "status": 500, "body": "<h1>Server Error (500)</h1>" }));
+}
+
+#[test]
+fn a_502_of_a_proxy_leaves_totals_right() {
+    totals_suffer(&json!({ "status": 502, "body": "<html><h1>Bad Gateway</h1></html>" }));
+}
+
+#[test]
+fn a_503_with_retry_after_leaves_totals_right() {
+    totals_suffer(&json!({ "status": 503, "headers": { "Retry-After": "1" } }));
+}
+
+#[test]
+fn a_429_of_a_proxy_leaves_totals_right() {
+    totals_suffer(&json!({ "status": 429, "headers": { "Retry-After": "1" } }));
+}
+
+#[test]
+fn a_dropped_connection_leaves_totals_right() {
+    totals_suffer(&json!("drop"));
+}
+
+#[test]
+fn a_server_that_hangs_leaves_totals_right() {
+    totals_suffer(&json!({ "hang": 60_000 }));
+}
+
+#[test]
+fn a_truncated_answer_leaves_totals_right() {
+    // A 201 has no body: half of it is all of it.
+    for api in BOTH {
+        let world = ready(api);
+        world.fault(json!({ "match": { "method": "GET" }, "action": "truncate", "when": "after" }));
+        world.flush_once().exits(75);
+        world.fault(json!({ "match": { "path": "/set_usage/" }, "action": "truncate", "when": "after" }));
+        world.flush_once();
+        world.no_faults();
+        world.flush().exits(0);
+        assert_right(&world, api);
+    }
+}
+
+#[test]
+fn a_500_leaves_shares_right() {
+    shares_suffer(&json!({ "status": 500, "body": "<h1>Server Error (500)</h1>" }));
+}
+
+#[test]
+fn a_503_with_retry_after_leaves_shares_right() {
+    shares_suffer(&json!({ "status": 503, "headers": { "Retry-After": "1" } }));
+}
+
+#[test]
+fn a_dropped_connection_leaves_shares_right() {
+    shares_suffer(&json!("drop"));
+}
+
+#[test]
+fn a_server_that_hangs_leaves_shares_right() {
+    shares_suffer(&json!({ "hang": 60_000 }));
+}
+
+#[test]
+fn a_server_that_refuses_everything_for_a_while_is_waited_for() {
+    for status in [500, 502, 503, 429] {
+        let world = ready(CURRENT);
+        world.fault(json!({ "action": { "status": status, "body": "out of order" } }));
+        world.flush_once().exits(75).says(&status.to_string());
+        world.no_faults();
+        world.flush().exits(0);
+        assert_right(&world, &status.to_string());
+    }
+}
+
+#[test]
+fn a_retry_after_is_waited_out_within_the_deadline() {
+    let world = ready(CURRENT);
+    world.fault(json!({
+        "match": { "path": "/set_usage/" }, "action": { "status": 503, "headers": { "Retry-After": "2" } }, "times": 1
+    }));
+    let begun = std::time::Instant::now();
+    world.agent(&["flush", "--collect", "--deadline", "20s"]).exits(0);
+    let took = begun.elapsed().as_secs_f64();
+    assert!((2.0..10.0).contains(&took), "{took}");
+    assert_right(&world, "Retry-After: 2");
+}
+
+#[test]
+fn a_retry_after_beyond_the_deadline_is_not_waited_for() {
+    let world = ready(CURRENT);
+    world.fault(json!({
+        "match": { "path": "/set_usage/" }, "action": { "status": 503, "headers": { "Retry-After": "3600" } }
+    }));
+    let begun = std::time::Instant::now();
+    world.agent(&["flush", "--collect", "--deadline", "20s"]).exits(75).says("asks for 3600 s of rest");
+    assert!(begun.elapsed().as_secs() < 10);
+    let reports = world.requests_since(0).iter().filter(|r| is_report(r)).count();
+    assert_eq!(reports, 1, "it was asked for rest");
+}
+
+#[test]
+fn one_resource_in_trouble_does_not_delay_the_other() {
+    for api in BOTH {
+        let world = World::new(api);
+        let keys = format!(
+            "    resource: {{ offering: {OFFERING}, backend_id: \"{{account}}\" }}\n    meters:\n      \
+             cpu_hours: {{ reading: cpu_seconds, factor: 1/3600 }}\n"
+        );
+        world.configure(&keys);
+        let one = |account: &str| {
+            let (start, end) = ("2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z");
+            job("cpu_seconds", account, start, end, "3600", &[("account", account)])
+        };
+        world.readings(&[one("project-a"), one("project-b")]);
+        let of_a = A.replace('-', "");
+        for spelling in [A, of_a.as_str()] {
+            // Whichever way the agent writes it.
+            world.fault(json!({
+                "match": { "path": "/set_usage/", "body": spelling }, "action": { "status": 500, "body": "x" }
+            }));
+            world.flush_once();
+            assert_eq!(world.rows(B), ["cpu_hours 2026-11 1.00"], "{api}");
+        }
+        world.no_faults();
+        world.flush().exits(0);
+        assert_eq!(
+            (world.rows(A), world.billed(A)),
+            (vec!["cpu_hours 2026-11 1.00".to_owned()], vec!["cpu_hours 2026-11 1.00".to_owned()])
+        );
+    }
+}
+
+#[test]
+fn a_growing_amount_through_an_hour_of_faults_ends_exact() {
+    for api in BOTH {
+        let world = ready(api);
+        let mut values: Vec<String> = vec!["0".to_owned()];
+        let actions = [
+            json!({ "status": 500, "body": "x" }),
+            json!("drop"),
+            json!({ "status": 504, "body": "<h1>Gateway Time-out</h1>" }),
+            json!({ "status": 429, "headers": { "Retry-After": "1" } }),
+        ];
+        for (round, action) in actions.iter().cycle().take(8).enumerate() {
+            values.push((3600 * (round + 1)).to_string());
+            let texts: Vec<&str> = values.iter().map(String::as_str).collect();
+            world.readings(&counter(&texts, &[("user", "alice")]));
+            let when = WHENS[round / 4];
+            world.fault(json!({ "match": { "method": "POST" }, "when": when, "action": action }));
+            world.flush_once();
+        }
+        world.no_faults();
+        world.flush().exits(0);
+        assert_read_back_between_reports(&world, api);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 8.00"]);
+        assert_eq!(world.billed(A), ["cpu_hours 2026-11 8.00"]);
+        assert_eq!(world.shares(A), ["alice cpu_hours 2026-11 8.00"]);
+    }
+}
+
+#[test]
+fn another_hand_that_writes_while_an_outcome_is_unknown_is_seen() {
+    let world = ready(CURRENT);
+    world.fault(json!({ "match": { "path": "/set_usage/" }, "action": "drop" }));
+    world.flush_once().exits(75);
+    world.no_faults();
+    world.post("rows", json!({ "resource": A, "type": "cpu_hours", "usage": "7.00", "modified_by": 99 }));
+    world.flush().exits(65).says("another hand");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 7.00"]);
+}

@@ -1,0 +1,382 @@
+//! The submitter against the sandbox: the same ledger and server, at the moments when a bill can go wrong.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use uuid::Uuid;
+use waldur_usage_agent::config::clock::ManualClock;
+use waldur_usage_agent::config::section::Section;
+use waldur_usage_agent::config::waldur::WaldurSettings;
+use waldur_usage_agent::ledger::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::{Ledger, Rulebook, SharedLedger};
+use waldur_usage_agent::metering::meter::Rules;
+use waldur_usage_agent::metering::period::BillingZone;
+use waldur_usage_agent::metering::reading::{Kind, Reading};
+use waldur_usage_agent::submitter::{CycleOptions, CycleReport, OnConflict, Submitter};
+use waldur_usage_agent::waldur::client::Client;
+
+const OFFERING: &str = "91ab0000-0000-4000-8000-000000000001";
+const A: &str = "5e2f0000-0000-4000-8000-000000000001";
+const ONE: &str = "
+    meters:
+      cpu_hours: { reading: cpu }
+      ram_gb_hours: { reading: ram }
+      gpu_hours: { reading: gpu }
+";
+
+/// A sandbox, and an agent's ledger and submitter that share its time: both clocks stand still until they are set.
+struct World {
+    process: Child,
+    url: String,
+    _folder: tempfile::TempDir,
+    clock: Arc<ManualClock>,
+    submitter: Submitter,
+    http: reqwest::Client,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// `a` is measured under its resource's UUID, as are all others: the label `r` says which.
+fn rulebook(meters: &str) -> Rulebook {
+    let text = format!("collectors:\n  c:\n    resource: \"{{r}}\"\n    user: \"{{user}}\"{meters}");
+    let (mut root, problems) = Section::parse(&text);
+    let mut rules: Vec<Rules> = Vec::new();
+    for mut section in root.named_sections("collectors") {
+        rules.extend(Rules::from_section(&mut section));
+        section.finish();
+    }
+    root.finish();
+    assert_eq!(problems.list(), []);
+    Rulebook { zone: BillingZone::utc(), rules }
+}
+
+impl World {
+    async fn new(now: &str, arguments: &[&str]) -> World {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_waldur-sandbox"))
+            .args(["--listen", "127.0.0.1:0", "--now", now])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim().strip_prefix("listening on ").unwrap().to_owned();
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        std::fs::write(&token, "sandbox-token").unwrap();
+        let (mut section, _) =
+            Section::parse(&format!("url: {url}\ntoken_file: {}\ntimeout: 5s\n", token.display()));
+        let settings = WaldurSettings::from_section(&mut section).unwrap();
+        let clock = Arc::new(ManualClock::at(at(now)));
+        let rulebook = rulebook(ONE);
+        let ledger = Ledger::open(&folder.path().join("ledger.db"), rulebook.clone()).unwrap();
+        let submitter = Submitter {
+            client: Arc::new(Client::new(&settings, clock.clone()).unwrap()),
+            ledger: SharedLedger::new(ledger),
+            clock: clock.clone(),
+            rulebook: Arc::new(rulebook),
+            on_conflict: OnConflict::Hold,
+        };
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+        let world = World { process, url, _folder: folder, clock, submitter, http };
+        world.submitter.ledger.with(move |ledger| ledger.apply_rules(Timestamp::UNIX_EPOCH)).await.unwrap();
+        world.admin("clock", r#"{"freeze": true}"#).await;
+        world.set(now).await;
+        world
+    }
+
+    async fn admin(&self, path: &str, body: &str) {
+        let request = self.http.post(format!("{}/sandbox/{path}", self.url)).body(body.to_owned());
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        assert!(status.is_success(), "{status}: {}", answer.text().await.unwrap());
+    }
+
+    async fn set(&self, now: &str) {
+        self.clock.set(at(now));
+        self.admin("clock", &format!(r#"{{"now": "{now}"}}"#)).await;
+    }
+
+    /// A run that saw these counters: resource, reading, user, value.
+    async fn see(&self, now: &str, counters: &[(&str, &str, &str, i64)]) {
+        self.set(now).await;
+        let readings = counters
+            .iter()
+            .map(|(resource, name, user, value)| {
+                let reading =
+                    Reading::new(name, Kind::Counter, (*value).into(), at(now)).label("r", *resource);
+                if user.is_empty() { reading } else { reading.label("user", *user) }
+            })
+            .collect();
+        let run = Run {
+            collector: "c".to_owned(),
+            at: at(now),
+            finished: at(now),
+            scope: String::new(),
+            outcome: RunOutcome::Seen {
+                readings,
+                quarantined: Vec::new(),
+                problems: Vec::new(),
+                checkpoint: None,
+                lists_everything: false,
+            },
+        };
+        self.submitter.ledger.with(move |ledger| ledger.record(run)).await.unwrap();
+    }
+
+    async fn cycle(&self) -> CycleReport {
+        self.submitter.cycle(CycleOptions { ignore_backoff: true }).await.unwrap()
+    }
+
+    /// What the server holds, as `month component` or, of a part of a month, in the order in which it was made.
+    async fn held(&self, resource: &str) -> BTreeMap<String, Vec<String>> {
+        let request = self.http.get(format!("{}/sandbox/state", self.url));
+        let text = request.send().await.unwrap().text().await.unwrap();
+        let state: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let wanted: Uuid = resource.parse().unwrap();
+        let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for one in state["resources"].as_array().unwrap() {
+            if one["uuid"].as_str().and_then(|uuid| uuid.parse::<Uuid>().ok()) != Some(wanted) {
+                continue;
+            }
+            for row in one["rows"].as_array().unwrap() {
+                let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+                let usage: Decimal = text("usage").parse().unwrap();
+                let month = text("billing_period").chars().take(7).collect::<String>();
+                held.entry(format!("{month} {}", text("type"))).or_default().push(format!("{usage:.2}"));
+            }
+        }
+        held
+    }
+
+    async fn troubles(&self) -> Vec<String> {
+        let troubles = self.submitter.ledger.with(|ledger| ledger.troubles()).await.unwrap();
+        troubles
+            .into_iter()
+            .map(|at| format!("{} {} {}", at.period, at.component, at.trouble.reason))
+            .collect()
+    }
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn one(held: &BTreeMap<String, Vec<String>>, key: &str) -> String {
+    held.get(key).map(|all| all.join(" ")).unwrap_or_default()
+}
+
+async fn many(world: &World, number: u32) -> Vec<String> {
+    let mut resources = Vec::new();
+    for n in 0..number {
+        let uuid = format!("5e2f0000-0000-4000-8000-0000000001{n:02}");
+        world
+            .admin(
+                "resources",
+                &format!(
+                    r#"{{"uuid": "{uuid}", "name": "r{n}", "backend_id": "r{n}", "offering": "{OFFERING}"}}"#
+                ),
+            )
+            .await;
+        resources.push(uuid);
+    }
+    resources
+}
+
+#[tokio::test]
+async fn what_waits_for_its_turn_over_midnight_is_not_sent_into_the_next_month() {
+    let world = World::new("2026-11-30T23:50:00Z", &["--api", "classic"]).await;
+    let resources = many(&world, 12).await;
+    let all = |value: i64| resources.iter().map(|r| (r.as_str(), "cpu", "", value)).collect::<Vec<_>>();
+    world.see("2026-11-30T23:40:00Z", &all(0)).await;
+    world.see("2026-11-30T23:50:00Z", &all(10)).await;
+    world.admin("settings", r#"{"latency_ms": 300}"#).await;
+    let midnight = async {
+        // Until the first reports have arrived.
+        for _ in 0..600 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            if one(&world.held(&resources[0]).await, "2026-11 cpu_hours") == "10.00" {
+                break;
+            }
+        }
+        world.set("2026-12-01T00:00:05Z").await;
+    };
+    tokio::join!(world.cycle(), midnight);
+    let mut misfiled = Vec::new();
+    for resource in &resources {
+        misfiled.extend(world.held(resource).await.into_iter().filter(|(key, _)| key.starts_with("2026-12")));
+    }
+    // Those under way when the clock was set could not be called back; no other may follow.
+    assert!(misfiled.len() <= 2, "{misfiled:?}");
+}
+
+#[tokio::test]
+async fn a_component_that_appears_later_does_not_overwrite_another_hand() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world
+        .admin(
+            "rows",
+            &format!(
+                r#"{{"resource": "{A}", "type": "ram_gb_hours", "usage": "300.00", "billing_period": "2026-11-01"}}"#
+            ),
+        )
+        .await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(A, "cpu", "", 100)]).await;
+    world.cycle().await;
+    world.see("2026-11-10T14:00:00Z", &[(A, "cpu", "", 110), (A, "ram", "", 0)]).await;
+    world.see("2026-11-10T15:00:00Z", &[(A, "cpu", "", 120), (A, "ram", "", 5)]).await;
+    world.cycle().await;
+    assert_eq!(one(&world.held(A).await, "2026-11 ram_gb_hours"), "300.00");
+    assert_eq!(world.troubles().await, ["2026-11  conflict"]);
+}
+
+#[tokio::test]
+async fn a_server_that_honours_dates_is_known_by_it_with_many_resources() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    let resources = many(&world, 6).await;
+    let all = |value: i64| resources.iter().map(|r| (r.as_str(), "cpu", "", value)).collect::<Vec<_>>();
+    world.see("2026-11-10T12:00:00Z", &all(0)).await;
+    world.see("2026-11-10T13:00:00Z", &all(10)).await;
+    world.cycle().await;
+    world.see("2026-11-10T14:00:00Z", &all(20)).await;
+    world.cycle().await;
+    let dated = world.submitter.ledger.with(|ledger| ledger.server_fact("dated")).await.unwrap();
+    assert_eq!(dated.map(|(value, _)| value).as_deref(), Some("yes"));
+}
+
+#[tokio::test]
+async fn a_server_that_learns_to_honour_dates_is_known_by_it_a_day_later() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world
+        .submitter
+        .ledger
+        .with(|ledger| ledger.put_server_fact("dated", "no", at("2026-11-10T12:00:00Z")))
+        .await
+        .unwrap();
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "", 0)]).await;
+    for (now, value, dated) in [
+        ("2026-11-10T13:00:00Z", 10, "no"),
+        ("2026-11-11T11:00:00Z", 20, "no"),
+        ("2026-11-11T13:00:00Z", 30, "yes"),
+    ] {
+        world.see(now, &[(A, "cpu", "", value)]).await;
+        world.cycle().await;
+        let fact = world.submitter.ledger.with(|ledger| ledger.server_fact("dated")).await.unwrap();
+        assert_eq!(fact.map(|(value, _)| value).as_deref(), Some(dated), "{now}");
+    }
+}
+
+#[tokio::test]
+async fn after_a_users_share_failed_and_went_through_nothing_is_waited_for() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world
+        .admin(
+            "faults",
+            r#"{"faults": [{"match": {"path": "set_user_usages"}, "when": "before", "action": {"status": 503}, "times": 1}]}"#,
+        )
+        .await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "alice", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(A, "cpu", "alice", 100)]).await;
+    world.cycle().await;
+    world.cycle().await;
+    let (pending, next) =
+        world.submitter.ledger.with(|ledger| Ok((ledger.pending()?, ledger.next_retry()?))).await.unwrap();
+    assert_eq!((pending, next), (vec![], None));
+}
+
+#[tokio::test]
+async fn a_500_that_always_comes_back_for_one_resource_is_waited_for_ever_longer_and_then_held() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    let other = "5e2f0000-0000-4000-8000-000000000002";
+    let broken = A.replace('-', "");
+    world
+        .admin(
+            "faults",
+            &format!(
+                r#"{{"faults": [{{"match": {{"path": "set_usage", "body": "{broken}"}}, "when": "before", "action": {{"status": 500}}}}]}}"#
+            ),
+        )
+        .await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "", 0), (other, "cpu", "", 0)]).await;
+    let mut failures = Vec::new();
+    for minute in 1..=8 {
+        let now = format!("2026-11-10T12:{minute:02}:00Z");
+        world.see(&now, &[(A, "cpu", "", 10), (other, "cpu", "", minute)]).await;
+        world.cycle().await;
+        let retry =
+            world.submitter.ledger.with(|ledger| ledger.retry(Some(A.parse().unwrap()))).await.unwrap();
+        failures.push(retry.map_or(0, |retry| retry.failures));
+    }
+    assert_eq!(failures[..5], [1, 2, 3, 4, 5]);
+    assert_eq!(world.troubles().await, ["2026-11  server_error"]);
+    assert_eq!(one(&world.held(other).await, "2026-11 cpu_hours"), "8.00");
+}
+
+#[tokio::test]
+async fn a_plan_switch_strands_the_last_bit_of_the_old_plan_and_nothing_of_the_new() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(A, "cpu", "", 100)]).await;
+    world.cycle().await;
+    assert_eq!(one(&world.held(A).await, "2026-11 cpu_hours"), "100.00");
+    world.set("2026-11-10T13:30:00Z").await;
+    world.admin(&format!("resources/{A}"), r#"{"switch_plan": true}"#).await;
+    world.see("2026-11-10T14:00:00Z", &[(A, "cpu", "", 200)]).await;
+    // The listing of resources is older than an hour: the switch is seen before anything is sent.
+    world.set("2026-11-10T14:30:00Z").await;
+    world.cycle().await;
+    world.see("2026-11-10T15:00:00Z", &[(A, "cpu", "", 260)]).await;
+    world.cycle().await;
+    // 13:30 to 15:00: 50 + 60.
+    assert_eq!(one(&world.held(A).await, "2026-11 cpu_hours"), "100.00 110.00");
+}
+
+#[tokio::test]
+async fn a_plan_switched_unseen_is_repaired() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(A, "cpu", "", 100)]).await;
+    world.cycle().await;
+    world.set("2026-11-10T13:10:00Z").await;
+    world.admin(&format!("resources/{A}"), r#"{"switch_plan": true}"#).await;
+    world.see("2026-11-10T13:20:00Z", &[(A, "cpu", "", 120)]).await;
+    world.cycle().await;
+    world.see("2026-11-10T15:20:00Z", &[(A, "cpu", "", 180)]).await;
+    world.cycle().await;
+    world.see("2026-11-10T16:20:00Z", &[(A, "cpu", "", 200)]).await;
+    world.cycle().await;
+    assert_eq!(one(&world.held(A).await, "2026-11 cpu_hours"), "100.00 90.00");
+}
+
+#[tokio::test]
+async fn usage_from_before_the_first_plan_period_does_not_undo_what_came_after() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    let uuid = "5e2f0000-0000-4000-8000-000000000199";
+    world
+        .admin(
+            "resources",
+            &format!(
+                r#"{{"uuid": "{uuid}", "name": "late", "offering": "{OFFERING}", "created": "2026-11-10T12:30:00Z"}}"#
+            ),
+        )
+        .await;
+    world.see("2026-11-10T12:00:00Z", &[(uuid, "cpu", "", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(uuid, "cpu", "", 100)]).await;
+    world.see("2026-11-10T14:00:00Z", &[(uuid, "cpu", "", 130)]).await;
+    world.cycle().await;
+    world.see("2026-11-10T15:00:00Z", &[(uuid, "cpu", "", 140)]).await;
+    world.cycle().await;
+    assert_eq!(one(&world.held(uuid).await, "2026-11 cpu_hours"), "140.00");
+}
