@@ -59,7 +59,9 @@ impl Flush {
         let mut requests = 0;
         let mut paused: Option<Failure>;
         let mut busy;
+        let mut rounds = 0;
         loop {
+            rounds += 1;
             let report = submitter.cycle(CycleOptions { ignore_backoff: true }).await?;
             requests += report.requests;
             let progress = !report.sent.is_empty();
@@ -88,7 +90,7 @@ impl Flush {
                 Some(failure) => {
                     failure.retry_after().and_then(|wait| Duration::try_from(wait).ok()).unwrap_or(RETRY)
                 }
-                None if progress => Duration::ZERO,
+                None if progress && rounds < ROUNDS => Duration::ZERO,
                 None => RETRY,
             };
             if tokio::time::Instant::now() + rest >= end {
@@ -135,6 +137,8 @@ impl Flush {
     }
 }
 
+/// After so many rounds that each got on, there is a rest between them all the same.
+const ROUNDS: u32 = 10;
 /// How long to wait before trying again where the server did not say.
 const RETRY: Duration = Duration::from_secs(1);
 

@@ -277,7 +277,7 @@ impl Part {
         problem.is_some()
     }
 
-    /// Submits on its schedule, for ever, and soon after the start.
+    /// Submits on its schedule, for ever.
     async fn submit(mut self) {
         let submitter = Submitter {
             client: self.agent.client.clone(),

@@ -370,5 +370,14 @@ fn store(
              ON CONFLICT (resource, period, part) DO UPDATE SET revision = revision + ?4, changed = ?5",
         )?
         .execute(params![resource, period, part, i64::from(posted_changed), micros(now)])?;
+    if posted_changed {
+        // What was refused for the number's own sake is another number now, and is tried again by itself.
+        connection
+            .prepare_cached(
+                "DELETE FROM trouble WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+                 AND reason = 'amount'",
+            )?
+            .execute(params![resource, period, part, component])?;
+    }
     Ok(posted_changed)
 }
