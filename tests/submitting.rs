@@ -400,3 +400,52 @@ async fn a_correction_by_another_hand_in_mid_month_is_not_overwritten() {
     assert_eq!(one(&world.held(A).await, "2026-11 cpu_hours"), "7.00");
     assert_eq!(world.troubles().await, ["2026-11  conflict"]);
 }
+
+/// The operator left `billing_timezone` at UTC; the server's months are New York's. One report may have to show it: all
+/// others of that cycle must not follow it into October, where each erases a month's bill.
+#[tokio::test]
+async fn one_report_of_a_new_month_is_read_back_before_the_others_follow() {
+    let world = World::new("2026-10-31T22:00:00Z", &["--timezone", "America/New_York"]).await;
+    let resources = many(&world, 5).await;
+    let all = |value: i64| resources.iter().map(|r| (r.as_str(), "cpu", "", value)).collect::<Vec<_>>();
+    world.see("2026-10-31T22:00:00Z", &all(0)).await;
+    world.see("2026-10-31T23:00:00Z", &all(500)).await;
+    world.cycle().await;
+    world.see("2026-11-01T00:15:00Z", &all(500)).await;
+    world.see("2026-11-01T00:30:00Z", &all(501)).await;
+    world.cycle().await;
+    world.cycle().await;
+    let mut erased = 0;
+    for resource in &resources {
+        erased += u32::from(one(&world.held(resource).await, "2026-10 cpu_hours") != "500.00");
+    }
+    assert!(erased <= 1, "October of {erased} resources was overwritten by November's first hour");
+    assert!(world.troubles().await.iter().any(|trouble| trouble.ends_with("wrong_month")));
+}
+
+/// The row that shares go to is remembered; after a plan switch that nobody has seen yet it is the old plan's.
+#[tokio::test]
+async fn after_an_unseen_plan_switch_shares_stand_on_the_rows_of_their_plans() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "alice", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(A, "cpu", "alice", 100)]).await;
+    world.cycle().await;
+    world.set("2026-11-10T13:10:00Z").await;
+    world.admin(&format!("resources/{A}"), r#"{"switch_plan": true}"#).await;
+    world.see("2026-11-10T13:20:00Z", &[(A, "cpu", "alice", 120)]).await;
+    world.cycle().await;
+    world.see("2026-11-10T15:20:00Z", &[(A, "cpu", "alice", 180)]).await;
+    world.cycle().await;
+    world.see("2026-11-10T16:20:00Z", &[(A, "cpu", "alice", 200)]).await;
+    world.cycle().await;
+    assert_eq!(one(&world.held(A).await, "2026-11 cpu_hours"), "100.00 90.00");
+    let client = &world.submitter.client;
+    let shares = client
+        .list_user_usages(A.parse().unwrap(), "cpu_hours", "2026-11-01".parse().unwrap())
+        .await
+        .unwrap();
+    let mut shares: Vec<String> =
+        shares.iter().map(|share| format!("{} {:.2}", share.username, share.usage)).collect();
+    shares.sort();
+    assert_eq!(shares, ["alice 100.00", "alice 90.00"]);
+}

@@ -23,6 +23,7 @@ use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 
 mod backoff;
+mod canary;
 mod discover;
 pub mod guard;
 mod read;
@@ -186,6 +187,9 @@ impl Cycle {
         // A look at the plans may have cut statements anew.
         let due = self.due(options).await?;
         let due = self.clone().read_first(due).await?;
+        if !self.month_is_right(&due).await? {
+            return Ok(());
+        }
         self.clone().send_all(due.clone()).await?;
         if self.stopped() {
             return Ok(());

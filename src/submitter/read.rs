@@ -91,7 +91,10 @@ impl Cycle {
     }
 
     /// Reads the rows of these statements and settles what they say. Returns those that could not be read.
-    async fn read_and_settle(&self, keys: &[StatementKey]) -> Result<BTreeSet<StatementKey>, CycleError> {
+    pub(super) async fn read_and_settle(
+        &self,
+        keys: &[StatementKey],
+    ) -> Result<BTreeSet<StatementKey>, CycleError> {
         let mut failed = BTreeSet::new();
         if keys.is_empty() || self.stopped() {
             return Ok(if self.stopped() { keys.iter().copied().collect() } else { failed });

@@ -24,7 +24,7 @@ impl Cycle {
         in_turns(self, due, |cycle, key| async move { cycle.send_totals(key).await }).await
     }
 
-    async fn send_totals(&self, key: StatementKey) -> Result<(), CycleError> {
+    pub(super) async fn send_totals(&self, key: StatementKey) -> Result<(), CycleError> {
         // Each round leaves at least one component less to send, or ends.
         for _ in 0..64 {
             if self.stopped() {
