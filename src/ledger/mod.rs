@@ -267,7 +267,11 @@ fn inspect(path: &Path) -> Result<(), LedgerError> {
     if !header.starts_with(b"SQLite format 3\0") || header.len() < 100 {
         return Err(LedgerError::foreign(path, "it is not a SQLite database"));
     }
-    let (version, application) = (word(60), word(68));
+    let (pages, version, application) = (word(28), word(60), word(68));
+    // Without a table yet, and nobody's: a ledger that another process is making now, or was killed while it did.
+    if pages <= 1 && version == 0 && application == 0 {
+        return Ok(());
+    }
     if application != schema::APPLICATION_ID {
         return Err(LedgerError::foreign(path, "it is another program's SQLite database"));
     }

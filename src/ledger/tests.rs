@@ -626,3 +626,16 @@ fn another_billing_time_zone_changes_no_amount_that_stands() {
     let parts: Vec<_> = statements.iter().map(|s| s.key.part.to_string()).collect();
     assert_eq!(parts, ["2026-10-31T22:00:00Z"]);
 }
+
+#[test]
+fn a_ledger_whose_making_was_cut_off_is_made_to_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    // What is on the disk between the first two steps of making one.
+    let begun = rusqlite::Connection::open(&path).unwrap();
+    begun.pragma_update(None, "auto_vacuum", "INCREMENTAL").unwrap();
+    drop(begun);
+    assert_eq!(&std::fs::read(&path).unwrap()[..15], b"SQLite format 3");
+    let ledger = open(&folder, cpu());
+    assert_eq!(ledger.pending().unwrap(), []);
+}
