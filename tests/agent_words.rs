@@ -75,7 +75,7 @@ fn an_unknown_component_is_parked_in_the_servers_words_and_the_others_go_through
         world.flush().exits(65).says("2 amounts: parked");
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"], "{api}");
         let list = world.agent(&["parked", "list"]).exits(65);
-        list.says("unknown_component").says("cpu_hour").says("fee").says("does not take usage of");
+        list.says("unknown_component").says("cpu_hour").says("fee").says("These components are invalid: ");
         world.agent(&["check"]).exits(65).says("no component `cpu_hour`").says("billed as `fixed`");
         // Not asked again and again.
         let mark = world.mark();

@@ -165,7 +165,7 @@ mod tests {
         let refusal = Refusal::InvalidComponents(vec!["gpu".into()]);
         assert_eq!(
             Failure::Refused { call: call.clone(), refusal }.to_string(),
-            "POST set_usage for resource 5e2f: refused: the offering does not take usage of gpu"
+            "POST set_usage for resource 5e2f: refused: These components are invalid: gpu."
         );
         let unknown = Failure::Unknown {
             call: call.clone(),

@@ -92,7 +92,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::InvalidComponents(names) => {
-                write!(f, "the offering does not take usage of {}", names.join(", "))
+                write!(f, "These components are invalid: {}.", names.join(", "))
             }
             Refusal::Items(items) => {
                 let words: Vec<_> = items.iter().map(|(_, words)| words.as_str()).collect();
