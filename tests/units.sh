@@ -27,18 +27,19 @@ for unit in *.service *.timer; do
     systemd-analyze verify --man=no --recursive-errors=no "./$unit"
     echo "$unit: right"
 done
+# Of 100: 20 is an exposure of 2.0, and "OK" begins at 4.9. With the drop-in that may read all directories.
 for unit in *.service; do
-    # Of 100; 15 is "OK" at 1.5, and what an agent needs that talks to a server and reads file systems.
-    if ! systemd-analyze security --offline=true --threshold=15 "./$unit" >"$unit.security"; then
-        grep -v '^✓' "$unit.security" >&2
+    if ! systemd-analyze security --offline=true --no-pager --threshold=20 "./$unit" >"$unit.security"; then
+        cat "$unit.security" >&2
         exit 1
     fi
     grep 'Overall exposure level' "$unit.security" | sed 's/^[^O]*//'
 done
 
+cd "$OLDPWD"
 # From the user on, down to [Install], but for what only a daemon has.
 shut_in() { sed -n '/^DynamicUser=/,/^\[Install\]/p' "$1" | grep -vE '^(#.*|Environment=.*|\[.*|)$'; }
-if ! diff <(shut_in waldur-usage-agent.service) <(shut_in waldur-usage-agent-flush.service); then
+if ! diff <(shut_in systemd/waldur-usage-agent.service) <(shut_in systemd/waldur-usage-agent-flush.service); then
     echo "units.sh: the two services are not shut in alike" >&2
     exit 1
 fi
