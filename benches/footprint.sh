@@ -25,6 +25,7 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 
+: >"$work/sandbox.out"
 "$bin/waldur-sandbox" --listen 127.0.0.1:0 >"$work/sandbox.out" &
 sandbox=$!
 until grep -q '^listening on ' "$work/sandbox.out"; do

@@ -40,6 +40,7 @@ run() { # arguments of podman run, then those of the container
     podman --cgroup-manager=cgroupfs --runtime runc "${store[@]}" run --rm --network=host --read-only --cap-drop=all \
         --security-opt=no-new-privileges --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 "$@"
 }
+: >"$work/sandbox.out"
 "$work/context/out/bin/waldur-sandbox" --listen 127.0.0.1:0 >"$work/sandbox.out" &
 sandbox=$!
 until grep -q '^listening on ' "$work/sandbox.out"; do

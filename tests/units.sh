@@ -42,9 +42,10 @@ for unit in *.service; do
     shut "$unit" 15 "by itself"
 done
 
+cd "$OLDPWD"
 # From the user on, down to [Install], but for what only a daemon has.
 shut_in() { sed -n '/^DynamicUser=/,/^\[Install\]/p' "$1" | grep -vE '^(#.*|Environment=.*|\[.*|)$'; }
-if ! diff <(shut_in waldur-usage-agent.service) <(shut_in waldur-usage-agent-flush.service); then
+if ! diff <(shut_in systemd/waldur-usage-agent.service) <(shut_in systemd/waldur-usage-agent-flush.service); then
     echo "units.sh: the two services are not shut in alike" >&2
     exit 1
 fi
