@@ -62,7 +62,7 @@ struct View {
     statements: Vec<(Statement, Named)>,
     collectors: Vec<(CollectorReport, String)>,
     unmatched: Vec<crate::ledger::report::Unmatched>,
-    resting: Option<crate::ledger::outbox::Retry>,
+    resting: Option<crate::ledger::server::Retry>,
     skew: Option<String>,
 }
 
@@ -72,7 +72,7 @@ struct Named {
     name: String,
     backend_id: String,
     customer: String,
-    retry: Option<crate::ledger::outbox::Retry>,
+    retry: Option<crate::ledger::server::Retry>,
 }
 
 impl View {
@@ -243,7 +243,7 @@ impl View {
                 json!({
                     "resource": statement.key.resource, "name": named.name, "backend_id": named.backend_id,
                     "customer": named.customer, "period": statement.key.period.to_string(),
-                    "plan_period_start": statement.key.part.to_string(), "state": statement.state,
+                    "plan_period_start": statement.key.part.to_string(), "state": whole_state(statement),
                     "revision": statement.revision, "components": components,
                     "retry_after": named.retry.as_ref().map(|retry| retry.next.to_string()),
                 })
@@ -311,6 +311,16 @@ fn state(entry: &Entry, named: &Named) -> (String, Option<String>) {
         return ("pending".to_owned(), why);
     }
     ("agreed".to_owned(), None)
+}
+
+/// One word for a whole statement: pending while anything is to be sent, else what keeps something back, else agreed.
+fn whole_state(statement: &Statement) -> &str {
+    let entries = || statement.components.values().chain(statement.users.values());
+    if entries().any(Entry::to_send) {
+        return "pending";
+    }
+    let kept_back = entries().filter(|entry| entry.differs()).find_map(|entry| entry.trouble.as_ref());
+    kept_back.map_or("agreed", |trouble| &trouble.state)
 }
 
 fn entry_json(kind: &str, name: &str, entry: &Entry, named: &Named) -> Value {

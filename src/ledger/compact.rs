@@ -10,8 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::ingest::Row;
 use super::quantify::{SeriesFacts, load, point, points_where, quantity, trail_before};
+use super::store::Row;
 use super::{Ledger, LedgerError, Rulebook, instant, micros};
 use crate::metering::measure::{Measure, Quantity};
 use crate::metering::period::{BillingPeriod, Segment};

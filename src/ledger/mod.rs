@@ -32,7 +32,10 @@ pub mod recount;
 pub mod report;
 pub mod rules;
 mod schema;
+pub mod server;
 pub mod statements;
+mod store;
+pub mod trouble;
 
 pub use error::{LedgerError, LedgerTrouble};
 

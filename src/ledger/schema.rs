@@ -191,7 +191,6 @@ CREATE TABLE statement (
     part INTEGER NOT NULL,        -- the first instant of the part
     revision INTEGER NOT NULL,    -- grows with each change
     agreed INTEGER NOT NULL,      -- the revision that the server was last known to hold
-    state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'closing', 'agreed', 'closed')),
     changed INTEGER NOT NULL,
     PRIMARY KEY (resource, period, part)
 ) WITHOUT ROWID;

@@ -502,7 +502,7 @@ fn what_is_no_longer_pending_is_not_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let mut ledger = open(&folder, cpu());
     let now = at("2026-11-10T12:00:00Z");
-    let retry = super::outbox::Retry { failures: 1, next: now, words: "x".to_owned() };
+    let retry = super::server::Retry { failures: 1, next: now, words: "x".to_owned() };
     ledger.set_retry(Some(Uuid::from_u128(1)), Some(retry)).unwrap();
     assert_eq!(ledger.next_retry().unwrap(), None);
 }

@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use crate::config::clock::SharedClock;
 use crate::ledger::lock::SubmitLock;
-use crate::ledger::outbox::{Retry, StatementKey};
+use crate::ledger::outbox::StatementKey;
+use crate::ledger::server::Retry;
 use crate::ledger::{Ledger, LedgerError, Rulebook, SharedLedger};
 use crate::metering::period::BillingPeriod;
 use crate::waldur::client::Client;

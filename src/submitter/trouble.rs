@@ -1,6 +1,6 @@
 //! Why something is not sent: a closed list, the same words in the ledger, in `status`, in metrics and in the docs.
 
-use crate::ledger::outbox::Trouble;
+use crate::ledger::trouble::Trouble;
 use jiff::Timestamp;
 
 /// What kind of waiting it is (design, section 1).

@@ -1,0 +1,123 @@
+//! What was learnt of the server: its clock and capabilities, its rows, and when it may be tried again.
+
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension, params};
+use uuid::Uuid;
+
+use super::catalog::uuid_column;
+use super::outbox::StatementKey;
+use super::{Ledger, LedgerError, instant, micros};
+
+/// When something may be tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    pub failures: i64,
+    pub next: Timestamp,
+    pub words: String,
+}
+
+impl Ledger {
+    /// When a resource (or, with `None`, the server) may be tried again.
+    pub fn retry(&self, resource: Option<Uuid>) -> Result<Option<Retry>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached("SELECT failures, next, words FROM retry WHERE resource = ?")?
+                .query_row([retry_key(resource)], |row| {
+                    Ok(Retry { failures: row.get(0)?, next: instant(row.get(1)?), words: row.get(2)? })
+                })
+                .optional()
+        })
+    }
+
+    /// The earliest instant at which something that was put off may be tried again: the server, or a resource of which
+    /// there is something to send.
+    pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.look(|connection| {
+            connection.query_row(
+                "SELECT min(next) FROM retry WHERE resource = '' OR EXISTS (
+                    SELECT 1 FROM statement INDEXED BY statement_pending
+                    WHERE statement.resource = retry.resource AND revision > agreed)",
+                [],
+                |row| row.get::<_, Option<i64>>(0).map(|next| next.map(instant)),
+            )
+        })
+    }
+
+    pub fn set_retry(&mut self, resource: Option<Uuid>, retry: Option<Retry>) -> Result<(), LedgerError> {
+        self.transact(|connection, _| {
+            match retry {
+                Some(retry) => connection.execute(
+                    "INSERT OR REPLACE INTO retry (resource, failures, next, words) VALUES (?1, ?2, ?3, ?4)",
+                    params![retry_key(resource), retry.failures, micros(retry.next), retry.words],
+                )?,
+                None => connection.execute("DELETE FROM retry WHERE resource = ?", [retry_key(resource)])?,
+            };
+            Ok(())
+        })
+    }
+
+    /// The server's row of a component, where users' amounts go.
+    pub fn usage_row(&self, key: StatementKey, component: &str) -> Result<Option<Uuid>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT uuid FROM usage_row WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4",
+                )?
+                .query_row(
+                    params![key.resource.to_string(), key.period.to_string(), micros(key.part), component],
+                    |row| uuid_column(row, 0),
+                )
+                .optional()
+        })
+    }
+
+    pub fn put_usage_row(
+        &mut self,
+        key: StatementKey,
+        component: &str,
+        row: Uuid,
+    ) -> Result<(), LedgerError> {
+        let component = component.to_owned();
+        self.transact(|connection, _| {
+            connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO usage_row (resource, period, part, component, uuid)
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?
+                .execute(params![
+                    key.resource.to_string(),
+                    key.period.to_string(),
+                    micros(key.part),
+                    component,
+                    row.to_string()
+                ])?;
+            Ok(())
+        })
+    }
+
+    /// Something that was learnt of the server, and when.
+    pub fn server_fact(&self, name: &str) -> Result<Option<(String, Timestamp)>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .query_row("SELECT value, at FROM server WHERE key = ?", [name], |row| {
+                    Ok((row.get(0)?, instant(row.get(1)?)))
+                })
+                .optional()
+        })
+    }
+
+    pub fn put_server_fact(&mut self, name: &str, value: &str, now: Timestamp) -> Result<(), LedgerError> {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.transact(|connection, _| {
+            connection.execute(
+                "INSERT OR REPLACE INTO server (key, value, at) VALUES (?1, ?2, ?3)",
+                params![name, value, micros(now)],
+            )?;
+            Ok(())
+        })
+    }
+}
+
+fn retry_key(resource: Option<Uuid>) -> String {
+    resource.map(|uuid| uuid.to_string()).unwrap_or_default()
+}
