@@ -205,6 +205,9 @@ fn a_daemon_reports_by_itself_shortly_before_the_month_ends_and_nothing_old_afte
         .write("agent.yaml", &format!("{head}submit: {{ schedule: \"@hourly\" }}\ncollectors:\n{collector}"));
     let daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Ready");
+    // Only then has it planned its next round, too.
+    let looks = || world.agent(&["status", "--json"]).json()["collectors"][0]["last_run"].clone();
+    until("the first look", || looks() == "2026-11-30T23:54:57Z");
     world.readings(&[november_job()]);
     world.now("2026-11-30T23:55:00Z");
     until("the report before the end", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
