@@ -116,6 +116,12 @@ fn two_places(exact: &Exact) -> String {
     cents_to_decimal(&cents).map_or_else(|| exact.to_string(), |amount| format!("{amount:.2}"))
 }
 
+/// The unit of a series' quantity: that of its readings, but for an integral, which is of levels over hours.
+fn unit_of_quantity(part: &SeriesPart) -> String {
+    let unit = part.unit.clone().unwrap_or_default();
+    if part.measure.starts_with("integral") && !unit.is_empty() { format!("{unit}*h") } else { unit }
+}
+
 /// The resource that a person means.
 pub(super) fn find(ledger: &Ledger, wanted: &str) -> Result<(Uuid, Option<KnownResource>), Failed> {
     let mut found = ledger.find_resources(wanted)?;
@@ -214,7 +220,7 @@ impl Shown {
                 "  {} = {} {}, x factor {} = {}",
                 part.measure,
                 part.quantity,
-                part.unit.as_deref().unwrap_or_default(),
+                unit_of_quantity(part),
                 part.factor,
                 part.amount
             )?;
