@@ -83,11 +83,6 @@ impl Ledger {
         Ok(recorded)
     }
 
-    /// Records a run, says what it would change, and takes it all back.
-    pub fn rehearse(&mut self, run: Run) -> Result<Recorded, LedgerError> {
-        self.rehearse_and(run, |_| Ok(())).map(|(recorded, ())| recorded)
-    }
-
     /// Records a run, looks at what the ledger then says, and takes it all back.
     pub fn rehearse_and<T>(
         &mut self,

@@ -319,14 +319,8 @@ fn exchange(
             *sums.entry(segment).or_insert_with(Exact::zero) -= part.sum;
         }
     }
-    let mut periods = BTreeSet::new();
-    for (segment, sum) in sums {
-        let mut quantity = load(connection, series, measure, segment.start)?.unwrap_or_default();
-        quantity.sum += sum;
-        store(connection, series, measure, segment, &quantity)?;
-        periods.insert(segment.period.to_string());
-    }
-    Ok(periods)
+    let parts = sums.into_iter().map(|(segment, sum)| (segment, Quantity { sum, ..Quantity::default() }));
+    add(connection, series, measure, parts)
 }
 
 /// Adds what readings behind all others add. Returns the periods that changed.
@@ -344,6 +338,16 @@ fn append(
             parts.entry(segment).or_default().absorb(part);
         }
     }
+    add(connection, series, measure, parts)
+}
+
+/// Adds parts to what is kept of their segments. Returns the periods that changed.
+fn add(
+    connection: &Connection,
+    series: i64,
+    measure: Measure,
+    parts: impl IntoIterator<Item = (Segment, Quantity)>,
+) -> rusqlite::Result<BTreeSet<String>> {
     let mut periods = BTreeSet::new();
     for (segment, part) in parts {
         let mut quantity = load(connection, series, measure, segment.start)?.unwrap_or_default();

@@ -403,6 +403,20 @@ impl Cycle {
         amount: Option<Decimal>,
     ) -> Result<(), CycleError> {
         let what = if component.is_empty() { "all of it".to_owned() } else { component.to_owned() };
+        self.keep_back(key, what, (component, ""), reason, words, amount).await
+    }
+
+    /// Records why something of a statement is not sent, of a component or of a user of it, and says so by the name
+    /// that people know it by.
+    pub(super) async fn keep_back(
+        &self,
+        key: StatementKey,
+        what: String,
+        (component, user): (&str, &str),
+        reason: Reason,
+        words: String,
+        amount: Option<Decimal>,
+    ) -> Result<(), CycleError> {
         self.note(format!(
             "resource {}, {what}, {}: {}: {words}. What to do: {}",
             key.resource,
@@ -410,8 +424,9 @@ impl Cycle {
             reason.state().name(),
             reason.remedy()
         ));
-        let (component, trouble) = (component.to_owned(), reason.trouble(words, self.of.clock.now()));
-        Ok(self.ledger(move |ledger| ledger.set_trouble(key, &component, "", trouble, amount)).await?)
+        let (component, user) = (component.to_owned(), user.to_owned());
+        let trouble = reason.trouble(words, self.of.clock.now());
+        Ok(self.ledger(move |ledger| ledger.set_trouble(key, &component, &user, trouble, amount)).await?)
     }
 
     pub(super) fn say_sent(&self, key: StatementKey, amounts: &[Amount]) {

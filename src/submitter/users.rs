@@ -215,15 +215,7 @@ impl Cycle {
         reason: Reason,
         words: String,
     ) -> Result<(), CycleError> {
-        self.note(format!(
-            "resource {}, {component} of user {user}, {}: {}: {words}. What to do: {}",
-            key.resource,
-            key.period,
-            reason.state().name(),
-            reason.remedy()
-        ));
-        let (component, user) = (component.to_owned(), user.to_owned());
-        let trouble = reason.trouble(words, self.of.clock.now());
-        Ok(self.ledger(move |ledger| ledger.set_trouble(key, &component, &user, trouble, None)).await?)
+        let what = format!("{component} of user {user}");
+        self.keep_back(key, what, (component, user), reason, words, None).await
     }
 }
