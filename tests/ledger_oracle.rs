@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::LazyLock;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use num_bigint::BigInt;
 use num_rational::BigRational;
 use proptest::prelude::*;
@@ -145,6 +145,8 @@ struct Case {
     /// Whether lines are reported, or plans switched: what was reported before a switch that was not known of yet is of
     /// the new plan, which is no matter of amounts.
     reports: bool,
+    /// Whether past months are compacted in the end.
+    compacts: bool,
     steps: Vec<Step>,
 }
 
@@ -176,14 +178,15 @@ fn case(restarts: bool) -> impl Strategy<Value = Case> {
         .prop_map(|(component, how, factor, gap)| MeterDraw { component, how, factor, gap });
     let meters = prop::collection::vec(meter, SOURCES.len()..2 * SOURCES.len());
     let where_and_when = (0..6_u8, 0..8_u8, -300_000..300_000_i32);
-    (where_and_when, meters, any::<[u8; 3]>(), any::<bool>(), steps(restarts)).prop_map(
-        |((zone, month, lead), meters, roundings, reports, steps)| Case {
+    (where_and_when, meters, any::<[u8; 3]>(), any::<(bool, bool)>(), steps(restarts)).prop_map(
+        |((zone, month, lead), meters, roundings, (reports, compacts), steps)| Case {
             zone,
             month,
             lead,
             meters,
             roundings,
             reports,
+            compacts,
             steps,
         },
     )
@@ -315,6 +318,17 @@ fn value_of((how, n): (u8, u32), kind: Kind, level: Decimal) -> Decimal {
     if negative { -value } else { value }
 }
 
+/// What a run tells of itself.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    takes: i64,
+    failed: bool,
+    partial: bool,
+    quarantined: bool,
+    scope: &'static str,
+    lists_everything: bool,
+}
+
 /// The agent's ledger, the oracle's, and what is needed to draw the next step.
 struct Bench<'a> {
     case: &'a Case,
@@ -379,9 +393,49 @@ impl<'a> Bench<'a> {
             self.compare()?;
         }
         self.compare()?;
+        self.recount()?;
+        self.compare()?;
+        if self.case.compacts { self.compact() } else { Ok(()) }
+    }
+
+    /// Past months are compacted: no line changes, history that is read again counts nothing, a recount agrees, and what
+    /// comes after it counts as if they were not.
+    fn compact(&mut self) -> Result<(), TestCaseError> {
+        self.report();
+        self.now = self.naive.runs.iter().map(|run| run.finished).fold(self.now, i64::max) + 1;
+        let cut = self.calendar.stretches(self.now, self.now, &[])[0].start;
+        while self.ledger.compact(at(self.now), SignedDuration::ZERO).expect("it is compacted").series > 0 {}
+        self.compare()?;
+        for collector in ["site", "node"] {
+            let kept = self.naive.kept(collector);
+            let all = self.drawn.iter().filter(|(source, _)| SOURCES[*source].0 == collector);
+            let again =
+                all.map(|(_, reading)| reading).filter(|reading| kept.contains(&naive_reading(reading)));
+            self.record(collector, again.cloned().collect(), Told { partial: true, ..Told::default() });
+        }
+        self.compare()?;
+        self.recount()?;
+        for (collector, minutes) in [("site", 1), ("node", 2), ("site", 5), ("node", 3)] {
+            self.now += minutes * MINUTE;
+            let levels: Vec<_> = self.levels.iter().map(|(key, level)| (*key, *level)).collect();
+            let readings = levels.into_iter().filter(|((source, _), _)| SOURCES[*source].0 == collector);
+            let readings = readings.map(|((source, whose), level)| {
+                let (_, name, kind) = SOURCES[source];
+                let value = level + Decimal::from(minutes);
+                Reading { labels: labels(whose), ..Reading::new(name, kind, value, at(self.now)) }
+            });
+            self.record(collector, readings.collect(), Told::default());
+        }
+        // In past months a series that had no reading there, and so nothing to compact, may still get something.
+        let of_new = |lines: naive::Lines| lines.into_iter().filter(|(key, _)| key.2 >= cut).collect();
+        same(&of_new(self.found()?), &of_new(self.naive.lines()))?;
+        self.recount()
+    }
+
+    fn recount(&mut self) -> Result<(), TestCaseError> {
         let differences = self.ledger.recount_all(at(self.now)).expect("a recount");
         prop_assert_eq!(differences, [], "a recount agrees");
-        self.compare()
+        Ok(())
     }
 
     fn run(&mut self, collector: u8, (far, by): (u8, u32), how: u8, draws: &[Draw]) {
@@ -401,40 +455,47 @@ impl<'a> Bench<'a> {
             // The clock was set back.
             _ => -(by % HOUR),
         };
-        let finished = self.now + [0, 0, 0, SECOND, 7 * MINUTE][usize::from(how) % 5];
         let readings: Vec<Reading> = draws.iter().filter_map(|draw| self.draw(collector, draw)).collect();
-        let failed = how >= 240;
-        let partial = (224..240).contains(&how);
-        let quarantined = (212..224).contains(&how);
-        let scope = if (196..212).contains(&how) { "another" } else { "" };
-        let lists_everything = how & 8 != 0;
+        let told = Told {
+            takes: [0, 0, 0, SECOND, 7 * MINUTE][usize::from(how) % 5],
+            failed: how >= 240,
+            partial: (224..240).contains(&how),
+            quarantined: (212..224).contains(&how),
+            scope: if (196..212).contains(&how) { "another" } else { "" },
+            lists_everything: how & 8 != 0,
+        };
+        self.record(collector, readings, told);
+    }
+
+    fn record(&mut self, collector: &str, readings: Vec<Reading>, told: Told) {
+        let finished = self.now + told.takes;
         self.naive.runs.push(naive::Run {
             collector: collector.to_owned(),
             at: self.now,
             finished,
-            failed,
-            partial,
-            quarantined,
-            lists_everything,
-            scope: scope.to_owned(),
+            failed: told.failed,
+            partial: told.partial,
+            quarantined: told.quarantined,
+            lists_everything: told.lists_everything,
+            scope: told.scope.to_owned(),
             readings: readings.iter().map(naive_reading).collect(),
         });
         let bad = Quarantined { what: "line 7".to_owned(), reason: "it is no reading".to_owned() };
-        let outcome = match failed {
+        let outcome = match told.failed {
             true => RunOutcome::Failed("no answer".to_owned()),
             false => RunOutcome::Seen {
                 readings,
-                quarantined: if quarantined { vec![bad] } else { Vec::new() },
-                problems: if partial { vec!["a part was not read".to_owned()] } else { Vec::new() },
+                quarantined: if told.quarantined { vec![bad] } else { Vec::new() },
+                problems: if told.partial { vec!["a part was not read".to_owned()] } else { Vec::new() },
                 checkpoint: None,
-                lists_everything,
+                lists_everything: told.lists_everything,
             },
         };
         let run = Run {
             collector: collector.to_owned(),
             at: at(self.now),
             finished: at(finished),
-            scope: scope.to_owned(),
+            scope: told.scope.to_owned(),
             outcome,
         };
         self.ledger.record(run).expect("a run is recorded");
@@ -551,6 +612,11 @@ impl<'a> Bench<'a> {
     }
 
     fn compare(&self) -> Result<(), TestCaseError> {
+        same(&self.found()?, &self.naive.lines())
+    }
+
+    /// The lines of the ledger.
+    fn found(&self) -> Result<naive::Lines, TestCaseError> {
         let mut found = naive::Lines::new();
         for statement in self.ledger.statements(None).expect("statements") {
             let totals = statement.components.iter().map(|(c, entry)| ((c.clone(), String::new()), entry));
@@ -565,18 +631,17 @@ impl<'a> Bench<'a> {
                 found.insert(key_of(&statement, component, user), line);
             }
         }
-        let wanted = self.naive.lines();
-        let keys: BTreeSet<_> = found.keys().chain(wanted.keys()).collect();
-        for key in keys {
-            prop_assert_eq!(
-                found.get(key),
-                wanted.get(key),
-                "left: the ledger's; right: the oracle's; {:?}",
-                key
-            );
-        }
-        Ok(())
+        Ok(found)
     }
+}
+
+fn same(found: &naive::Lines, wanted: &naive::Lines) -> Result<(), TestCaseError> {
+    let keys: BTreeSet<_> = found.keys().chain(wanted.keys()).collect();
+    for key in keys {
+        let (found, wanted) = (found.get(key), wanted.get(key));
+        prop_assert_eq!(found, wanted, "left: the ledger's; right: the oracle's; {:?}", key);
+    }
+    Ok(())
 }
 
 fn amounts_of(statement: &Statement) -> Vec<Amount> {
@@ -644,34 +709,93 @@ proptest! {
     }
 }
 
-/// A step that is held through gaps never asks how long one is: both meters count one and the same, once.
-#[test]
-fn two_meters_that_hold_through_gaps_of_other_lengths_count_once() {
-    let text = format!(
-        "collectors:\n  node:\n    resource: {}\n    meters:\n      a: {{ reading: seats, aggregate: integral, on_gap: \
-         hold }}\n      b: {{ reading: seats, aggregate: integral, on_gap: hold, max_gap: 15m }}\n",
-        resource(0)
-    );
+/// A ledger in memory of one collector, `c`, with these meters.
+fn ledger_of(meters: &str) -> Ledger {
+    let text = format!("collectors:\n  c:\n    resource: {}\n    meters: {{ {meters} }}\n", resource(0));
     let (mut root, problems) = Section::parse(&text);
     let rules = root.named_sections("collectors").iter_mut().filter_map(Rules::from_section).collect();
     assert_eq!(problems.list(), []);
     let mut ledger = Ledger::in_memory(Rulebook { zone: BillingZone::utc(), rules }).unwrap();
-    for (time, seats) in [("2026-11-10T10:00:00Z", 6), ("2026-11-10T12:00:00Z", 0)] {
-        let time: Timestamp = time.parse().unwrap();
-        let outcome = RunOutcome::Seen {
-            readings: vec![Reading::new("seats", Kind::Gauge, seats.into(), time)],
-            quarantined: Vec::new(),
-            problems: Vec::new(),
-            checkpoint: None,
-            lists_everything: false,
-        };
-        let (collector, scope) = ("node".to_owned(), String::new());
-        ledger.record(Run { collector, at: time, finished: time, scope, outcome }).unwrap();
-    }
+    ledger.apply_rules(at(0)).unwrap();
+    ledger
+}
+
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn record(ledger: &mut Ledger, now: &str, reading: Reading) {
+    let outcome = RunOutcome::Seen {
+        readings: vec![reading],
+        quarantined: Vec::new(),
+        problems: Vec::new(),
+        checkpoint: None,
+        lists_everything: false,
+    };
+    let (collector, scope) = ("c".to_owned(), String::new());
+    ledger.record(Run { collector, at: time(now), finished: time(now), scope, outcome }).unwrap();
+}
+
+/// Month, component and exact amount of each total.
+fn totals(ledger: &Ledger) -> Vec<String> {
     let statements = ledger.statements(None).unwrap();
-    let amounts: Vec<_> =
-        statements[0].components.iter().map(|(c, entry)| (c.as_str(), entry.exact.as_str())).collect();
-    assert_eq!(amounts, [("a", "12"), ("b", "12")], "6 seats for 2 hours");
+    let of = |s: &Statement| {
+        let period = s.key.period;
+        let lines =
+            s.components.iter().map(|(component, entry)| format!("{period} {component} {}", entry.exact));
+        lines.collect::<Vec<_>>()
+    };
+    statements.iter().flat_map(of).collect()
+}
+
+/// Everything is reported, and all months that ended before `now` are compacted.
+fn compact(ledger: &mut Ledger, now: &str) {
+    for statement in ledger.statements(None).unwrap() {
+        ledger.acknowledge(statement.key, amounts_of(&statement), "accepted", time(now)).unwrap();
+    }
+    while ledger.compact(time(now), SignedDuration::ZERO).unwrap().series > 0 {}
+}
+
+/// A step that is held through gaps never asks how long one is: both meters count one and the same, once.
+#[test]
+fn two_meters_that_hold_through_gaps_of_other_lengths_count_once() {
+    let hold = "reading: seats, aggregate: integral, on_gap: hold";
+    let mut ledger = ledger_of(&format!("a: {{ {hold} }}, b: {{ {hold}, max_gap: 15m }}"));
+    for (at, seats) in [("2026-11-10T10:00:00Z", 6), ("2026-11-10T12:00:00Z", 0)] {
+        record(&mut ledger, at, Reading::new("seats", Kind::Gauge, seats.into(), time(at)));
+    }
+    assert_eq!(totals(&ledger), ["2026-11 a 12", "2026-11 b 12"], "6 seats for 2 hours");
+}
+
+/// The next month starts from the last reading of a compacted one, also where readings have ids.
+#[test]
+fn a_gauge_whose_readings_have_ids_goes_on_after_its_month_was_compacted() {
+    let mut ledger = ledger_of("a: { reading: seats, aggregate: integral }");
+    let seats = |at: &str| Reading {
+        id: Some(format!("look of {at}")),
+        ..Reading::new("seats", Kind::Gauge, 6.into(), time(at))
+    };
+    record(&mut ledger, "2026-10-31T22:00:00Z", seats("2026-10-31T22:00:00Z"));
+    record(&mut ledger, "2026-10-31T23:00:00Z", seats("2026-10-31T23:00:00Z"));
+    compact(&mut ledger, "2026-11-01T00:30:00Z");
+    record(&mut ledger, "2026-11-01T01:00:00Z", seats("2026-11-01T01:00:00Z"));
+    // October: the hour from 22:00 on; what the reading of November adds to it came too late.
+    assert_eq!(totals(&ledger), ["2026-10 a 6", "2026-11 a 6"]);
+}
+
+/// What a month's jobs used in the month before, which has no reading of its own, is kept with theirs.
+#[test]
+fn a_job_that_reaches_back_into_a_month_without_readings_is_still_there_after_compaction() {
+    let mut ledger = ledger_of("h: { reading: jobs, factor: 1/3600 }");
+    let job = Reading {
+        id: Some("7".to_owned()),
+        span: Span::Interval { start: time("2026-09-30T23:00:00Z"), end: time("2026-10-01T02:00:00Z") },
+        ..Reading::new("jobs", Kind::Delta, 10_800.into(), time("2026-10-01T02:00:00Z"))
+    };
+    record(&mut ledger, "2026-10-01T02:00:00Z", job);
+    compact(&mut ledger, "2026-11-02T00:00:00Z");
+    assert_eq!(ledger.recount_all(time("2026-11-02T00:00:00Z")).unwrap(), []);
+    assert_eq!(totals(&ledger), ["2026-09 h 1", "2026-10 h 2"]);
 }
 
 #[test]

@@ -267,7 +267,12 @@ impl SeriesFacts {
     }
 
     /// What a point adds, but for what it would add to months that are compacted: that is in their subtotals.
-    fn advance(&self, trail: &mut Trail, measure: Measure, point: Point) -> Vec<(Segment, Quantity)> {
+    pub(super) fn advance(
+        &self,
+        trail: &mut Trail,
+        measure: Measure,
+        point: Point,
+    ) -> Vec<(Segment, Quantity)> {
         let mut parts = trail.advance(measure, point, &self.timeline);
         parts.retain(|(segment, _)| segment.start >= self.compacted);
         parts

@@ -229,6 +229,26 @@ impl Ledger<'_> {
         entries
     }
 
+    /// The readings of a collector that count.
+    pub fn kept(&self, collector: &str) -> Vec<Reading> {
+        let of_it = self.entries().into_iter().filter(|e| e.collector == collector);
+        let readings = of_it.filter_map(|e| {
+            let Observation { at, start, value, life, began, .. } = e.seen;
+            Some(Reading {
+                name: e.name,
+                kind: e.kind,
+                labels: e.labels,
+                at,
+                start,
+                value: value?,
+                id: e.id,
+                life,
+                began,
+            })
+        });
+        readings.collect()
+    }
+
     fn is_of_two_months(&self, reading: &Reading) -> bool {
         let Some(start) = reading.start.filter(|_| reading.kind == Kind::Total) else { return false };
         let months = self.calendar.stretches(start, start, &[]);
