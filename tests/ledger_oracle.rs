@@ -692,7 +692,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(2_000))]
+    #![proptest_config(config(3_200))]
 
     #[test]
     fn every_line_is_the_oracles(case in case(false)) {
@@ -701,7 +701,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(500))]
+    #![proptest_config(config(800))]
 
     #[test]
     fn every_line_is_the_oracles_through_restarts(case in case(true)) {
@@ -781,6 +781,23 @@ fn a_gauge_whose_readings_have_ids_goes_on_after_its_month_was_compacted() {
     record(&mut ledger, "2026-11-01T01:00:00Z", seats("2026-11-01T01:00:00Z"));
     // October: the hour from 22:00 on; what the reading of November adds to it came too late.
     assert_eq!(totals(&ledger), ["2026-10 a 6", "2026-11 a 6"]);
+}
+
+/// The last word on a month is its amount, also where the first on the next is of the same instant and comes before it.
+#[test]
+fn two_totals_of_the_instant_between_two_months_are_each_of_their_own() {
+    let mut ledger = ledger_of("t: { reading: used }");
+    let (middle, end) = ("2026-11-15T00:00:00Z", "2026-12-01T00:00:00Z");
+    let total = |value: i64, at: &str| Reading::new("used", Kind::Total, value.into(), time(at));
+    let span = Span::Interval { start: time("2026-11-01T00:00:00Z"), end: time(end) };
+    let last_word = Reading { id: Some("november".to_owned()), span, ..total(100, end) };
+    for reading in [total(60, middle), total(3, end), last_word] {
+        record(&mut ledger, end, reading);
+    }
+    assert_eq!(totals(&ledger), ["2026-11 t 100", "2026-12 t 3"]);
+    compact(&mut ledger, "2026-12-02T00:00:00Z");
+    assert_eq!(ledger.recount_all(time("2026-12-02T00:00:00Z")).unwrap(), []);
+    assert_eq!(totals(&ledger), ["2026-11 t 100", "2026-12 t 3"]);
 }
 
 /// What a month's jobs used in the month before, which has no reading of its own, is kept with theirs.

@@ -119,9 +119,17 @@ fn subtotal(
     let mut trail = trail_before(connection, series, micros(start))?;
     let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
     let mut rows = query.query(params![series, micros(start)])?;
+    let mut beyond: Option<Timestamp> = None;
     while let Some(row) = rows.next()? {
         let point = point(row)?;
-        let (at, present) = (point.at, point.value.is_some());
+        let at = point.at;
+        // Several of one instant may each speak of the month before it: totals do.
+        if beyond.is_some_and(|beyond| at > beyond) && measure != Measure::Sum {
+            break;
+        }
+        if at >= end && point.value.is_some() {
+            beyond = Some(at);
+        }
         for (segment, part) in facts.advance(&mut trail, measure, point) {
             if segment.start < end {
                 // What a later reading adds to a month it adds to its last day.
@@ -131,9 +139,6 @@ fn subtotal(
                 entry.0.absorb(part);
                 entry.1 += i64::from(at < over);
             }
-        }
-        if at >= end && present && measure != Measure::Sum {
-            break;
         }
     }
     let mut segments: BTreeMap<Segment, Quantity> = BTreeMap::new();

@@ -467,13 +467,15 @@ pub(super) fn trail_before(connection: &Connection, series: i64, before: i64) ->
     Ok(Trail { previous, present })
 }
 
-/// Points of series ?1, with their runs' facts; `condition` may use ?2.
+/// Points of series ?1, with their runs' facts; `condition` may use ?2. Of one instant, what speaks of the time before it
+/// comes first: a total of the month that ends there must follow that month's, not the next one's.
 pub(super) fn points_where(condition: &str, order: &str) -> String {
     format!(
         "SELECT reading.at, reading.start, reading.value, reading.epoch, reading.began,
                 run.previous, run.listed, run.max_gap, reading.id
          FROM reading JOIN run ON run.id = reading.run
-         WHERE reading.series = ?1 AND {condition} ORDER BY reading.at {order}, reading.id {order}"
+         WHERE reading.series = ?1 AND {condition}
+         ORDER BY reading.at {order}, reading.start IS NULL {order}, reading.id {order}"
     )
 }
 
