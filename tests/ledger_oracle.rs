@@ -518,9 +518,17 @@ impl<'a> Bench<'a> {
                 let start = self.calendar.stretches(self.now, self.now, &[])[0].start;
                 start + [0, -1, 1][n as usize % 3]
             }
-            // Just what was seen before.
-            (14, Some(other)) => return Some(other.clone()),
+            // Just what was seen before, or with another value.
+            (14, Some(other)) => {
+                let mut again = other.clone();
+                if n % 2 == 1 {
+                    again.value = (again.value + Decimal::ONE).min(Decimal::from(u32::MAX));
+                }
+                return Some(again);
+            }
+            // Ahead of its time: too far, and as far as may be.
             (15, _) if n % 4 == 0 => self.now + 11 * MINUTE + n / 4 % 3 * MINUTE,
+            (15, _) if n % 4 == 1 => self.now + 5 * MINUTE,
             _ => self.now,
         };
         let level = self.levels.entry((source, draw.labels % LABELS.len() as u8)).or_default();
@@ -765,6 +773,20 @@ fn two_meters_that_hold_through_gaps_of_other_lengths_count_once() {
         record(&mut ledger, at, Reading::new("seats", Kind::Gauge, seats.into(), time(at)));
     }
     assert_eq!(totals(&ledger), ["2026-11 a 12", "2026-11 b 12"], "6 seats for 2 hours");
+}
+
+/// What is usual is the median of the last ten distances; here five of five minutes and five of an hour, whose longer
+/// middle one is an hour. So an hour is no gap; with one distance less it would be.
+#[test]
+fn the_last_ten_distances_say_what_is_usual() {
+    let mut ledger = ledger_of("a: { reading: seats, aggregate: integral }");
+    let mut now = time("2026-11-10T00:00:00Z");
+    for (number, minutes) in [0, 5, 5, 60, 5, 5, 5, 5, 5, 60, 60, 60, 60].into_iter().enumerate() {
+        now += SignedDuration::from_mins(minutes);
+        let name = if number < 11 { "other" } else { "seats" };
+        record(&mut ledger, &now.to_string(), Reading::new(name, Kind::Gauge, 6.into(), now));
+    }
+    assert_eq!(totals(&ledger), ["2026-11 a 6"], "6 seats for the last hour");
 }
 
 /// The next month starts from the last reading of a compacted one, also where readings have ids.

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use super::exit::{Exit, Failed};
 use super::setup::{Setup, count};
 use super::table::table;
+use crate::collectors::definition::Definition;
+use crate::daemon::due;
 use crate::ledger::Ledger;
 use crate::ledger::outbox::{Entry, Statement};
 use crate::ledger::report::CollectorReport;
@@ -60,11 +62,43 @@ struct View {
     exit: Exit,
     ledger: String,
     statements: Vec<(Statement, Named)>,
-    collectors: Vec<(CollectorReport, String)>,
+    collectors: Vec<Collector>,
     unmatched: Vec<crate::ledger::report::Unmatched>,
     resting: Option<crate::ledger::server::Retry>,
     skew: Option<String>,
 }
+
+/// How a collector keeps its schedule.
+#[derive(Debug)]
+struct Collector {
+    report: CollectorReport,
+    schedule: String,
+    /// When it is tried again after a failure.
+    retry: Option<jiff::Timestamp>,
+    /// The last time in this period that runs were missed for so long that it may have left a gap: how many, and
+    /// between which two.
+    missed: Option<(usize, jiff::Timestamp, jiff::Timestamp)>,
+    /// How many runs were due since the last one.
+    overdue: usize,
+}
+
+impl Collector {
+    fn of(ledger: &Ledger, setup: &Setup, definition: &Definition) -> Result<Collector, Failed> {
+        let (name, schedule) = (&definition.name, &definition.schedule);
+        let (report, pace, now) = (ledger.collector_report(name)?, ledger.pace(name)?, setup.clock.now());
+        let long = definition.rules.default_max_gap.unwrap_or(schedule.usual_distance());
+        let gaps = ledger.long_distances(name, setup.period_start(), long)?;
+        let missed = gaps.into_iter().map(|(from, to)| (due::missed(schedule, from, to), from, to));
+        let retry = due::retry_of(name, schedule, &pace);
+        let overdue =
+            pace.last.filter(|_| retry.is_none()).map_or(0, |(at, _)| due::missed(schedule, at, now));
+        let missed = missed.filter(|(runs, _, _)| *runs > 0).max_by_key(|(_, from, _)| *from);
+        Ok(Collector { report, schedule: schedule.text().to_owned(), retry, missed, overdue })
+    }
+}
+
+/// Fewer may be due, and the daemon just about to look.
+const OVERDUE: usize = 3;
 
 /// What a resource is called.
 #[derive(Debug, Default)]
@@ -96,11 +130,10 @@ impl View {
         }
         let mut collectors = Vec::new();
         for definition in setup.definitions.iter() {
-            collectors
-                .push((ledger.collector_report(&definition.name)?, definition.schedule.text().to_owned()));
+            collectors.push(Collector::of(ledger, setup, definition)?);
         }
         let failing =
-            collectors.iter().any(|(c, _)| c.last.as_ref().is_some_and(|last| last.outcome != "ok"));
+            collectors.iter().any(|c| c.report.last.as_ref().is_some_and(|last| last.outcome != "ok"));
         let entries = || statements.iter().flat_map(|(s, _)| s.components.values().chain(s.users.values()));
         let exit = if failing {
             Exit::Collector
@@ -124,7 +157,7 @@ impl View {
 
     fn show(&self, out: &mut dyn Write, users: bool) -> Result<(), Failed> {
         let mut rows = table(["collector", "schedule", "last run", "outcome", "readings", "last success"]);
-        for (collector, schedule) in &self.collectors {
+        for Collector { report: collector, schedule, .. } in &self.collectors {
             let instant = |at: Option<jiff::Timestamp>| at.map_or("never".to_owned(), seconds);
             let last = collector.last.as_ref();
             rows.add_row([
@@ -137,13 +170,23 @@ impl View {
             ]);
         }
         writeln!(out, "{rows}")?;
-        for (collector, _) in &self.collectors {
+        for Collector { report: collector, retry, missed, overdue, .. } in &self.collectors {
             if let Some(message) = collector.last.as_ref().and_then(|last| last.message.as_ref()) {
                 let times = count(collector.failures_since as usize, "run");
                 writeln!(out, "  {}: {message} ({times} since it last succeeded)", collector.name)?;
             }
             if let Some(last) = collector.last.as_ref().filter(|last| last.quarantined > 0) {
                 writeln!(out, "  {}: {} quarantined in the last run", collector.name, last.quarantined)?;
+            }
+            if let Some(retry) = retry {
+                writeln!(out, "  {}: the daemon tries it again at {}", collector.name, seconds(*retry))?;
+            }
+            if let Some((runs, from, to)) = missed {
+                let (runs, from, to) = (count(*runs, "run"), seconds(*from), seconds(*to));
+                writeln!(out, "  {}: missed {runs} between {from} and {to}", collector.name)?;
+            }
+            if *overdue >= OVERDUE {
+                writeln!(out, "  {}: {overdue} runs were due since; is the daemon at work?", collector.name)?;
             }
         }
         writeln!(out)?;
@@ -252,7 +295,7 @@ impl View {
         let collectors: Vec<Value> = self
             .collectors
             .iter()
-            .map(|(collector, schedule)| {
+            .map(|Collector { report: collector, schedule, retry, missed, overdue }| {
                 let last = collector.last.as_ref();
                 json!({
                     "name": collector.name, "schedule": schedule,
@@ -261,6 +304,11 @@ impl View {
                     "readings": last.map(|last| last.readings), "quarantined": last.map(|last| last.quarantined),
                     "last_success": collector.last_success.map(|at| at.to_string()),
                     "failures_since_success": collector.failures_since,
+                    "retry_after": retry.map(|at| at.to_string()),
+                    "missed": missed.map(|(runs, from, to)| {
+                        json!({ "runs": runs, "from": from.to_string(), "to": to.to_string() })
+                    }),
+                    "overdue": overdue,
                 })
             })
             .collect();

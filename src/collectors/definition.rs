@@ -36,6 +36,14 @@ impl Definition {
             section.require_with("schedule", "when to look, such as \"*/5 * * * *\" or every 30s", |text| {
                 Schedule::parse(text, zone)
             });
+        let schedule = match schedule {
+            Some(schedule) => Some(schedule.with_jitter(&mut section, &name)),
+            None => {
+                // Taken, so that it is no unknown key beside a schedule that is mistaken.
+                section.text("jitter");
+                None
+            }
+        };
         let since = section.parse_with("since", |text| {
             text.parse::<Timestamp>()
                 .map_err(|_| format!("`{text}` is not an instant such as 2026-11-01T00:00:00Z"))

@@ -6,12 +6,18 @@
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 /// Tells the time. Wall-clock time, because bills are made of calendar months.
 pub trait Clock: Send + Sync + Debug {
     fn now(&self) -> Timestamp;
+
+    /// How long at most to wait before it is looked at again: it may be set, and a machine may sleep.
+    fn trusted_for(&self) -> Duration {
+        Duration::from_secs(30)
+    }
 }
 
 pub type SharedClock = Arc<dyn Clock>;
@@ -68,5 +74,9 @@ impl Clock for FileClock {
     fn now(&self) -> Timestamp {
         let text = std::fs::read_to_string(&self.path).unwrap_or_default();
         text.trim().parse().unwrap_or_else(|_| SystemClock.now())
+    }
+
+    fn trusted_for(&self) -> Duration {
+        Duration::from_millis(50)
     }
 }

@@ -3,8 +3,9 @@
 //! The rules are those of crontab(5) and no others: five fields, Sunday is 0 or 7, day of month OR day of week. The
 //! crate that knows the pattern is asked about civil times only; what a civil time means on the two odd nights of the
 //! year is decided here, for every schedule alike: one that names its hours and minutes runs once just after a gap
-//! that swallows it, and once in an overlap. One with a `*` there follows the clock as it goes. Nothing here looks at
-//! a clock of its own.
+//! that swallows it, and once in an overlap. One with a `*` there follows the clock as it goes. With `jitter` all times of
+//! a schedule are put off alike, by as much as the host's and the schedule's names say, so that a hundred hosts with one
+//! configuration don't call at once and the distances stay even. Nothing here looks at a clock of its own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,13 +14,25 @@ use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
 
+use uuid::Uuid;
+
 use super::duration::parse_duration;
+use super::section::Section;
 
 /// Firings that tell what is usual for a schedule.
 const SAMPLE: usize = 64;
 
 /// A time from which every schedule is looked at once, so that the answer never depends on the day it is asked.
 const SAMPLE_FROM: Timestamp = Timestamp::constant(1_767_225_600, 0);
+
+/// Stable over versions of this program.
+const NAMESPACE: Uuid = Uuid::from_u128(0x3d0c_5b1a_9f64_4f0e_b7a2_61d8_2c94_e5f7);
+
+/// What tells this host from others: its machine id, and its name, because machines are cloned and containers have none.
+fn host() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    format!("{} {}", read("/etc/machine-id"), read("/proc/sys/kernel/hostname"))
+}
 
 /// Times at which something is due.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,6 +41,8 @@ pub struct Schedule {
     zone: TimeZone,
     rule: Rule,
     usual: SignedDuration,
+    /// By how much each of its times is put off.
+    shift: SignedDuration,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -46,14 +61,50 @@ impl Schedule {
             Some(length) => Rule::Every(parse_duration(length.trim())?),
             None => crontab(text)?,
         };
-        let mut schedule = Schedule { text: text.to_owned(), zone, rule, usual: SignedDuration::ZERO };
+        let none = SignedDuration::ZERO;
+        let mut schedule = Schedule { text: text.to_owned(), zone, rule, usual: none, shift: none };
         schedule.usual =
             schedule.sample().ok_or_else(|| format!("`{text}` never comes: there is no such day"))?;
         Ok(schedule)
     }
 
+    /// Takes the key `jitter` from the section that the schedule stands in. `name` tells the schedule from others of
+    /// this host.
+    pub fn with_jitter(self, section: &mut Section, name: &str) -> Schedule {
+        let usual = self.usual;
+        let jitter = section.parse_with("jitter", |text| match parse_duration(text)? {
+            long if long > usual => {
+                Err(format!("must not be longer than the schedule's usual distance ({usual:#})"))
+            }
+            jitter => Ok(jitter),
+        });
+        match jitter {
+            Some(jitter) => self.spread(jitter, &format!("{} {name}", host())),
+            None => self,
+        }
+    }
+
+    /// The same times, each later by a part of `jitter` that only `identity` decides: a restart does not move them.
+    fn spread(mut self, jitter: SignedDuration, identity: &str) -> Schedule {
+        let chance = Uuid::new_v5(&NAMESPACE, identity.as_bytes()).as_u64_pair().0;
+        let millis = u64::try_from(jitter.as_millis()).unwrap_or(0).max(1);
+        self.shift = SignedDuration::from_millis(i64::try_from(chance % millis).unwrap_or(0));
+        self
+    }
+
     /// The first time after `after` (never `after` itself). `None` only beyond the end of the calendar.
     pub fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
+        let plain = self.plain_after(after.checked_sub(self.shift).ok()?)?;
+        plain.checked_add(self.shift).ok()
+    }
+
+    /// How many of its times lie after `from` and not after `to`; no more than `most` are looked for.
+    pub fn times_between(&self, from: Timestamp, to: Timestamp, most: usize) -> usize {
+        let times = std::iter::successors(self.next_after(from), |time| self.next_after(*time));
+        times.take_while(|time| *time <= to).take(most).count()
+    }
+
+    fn plain_after(&self, after: Timestamp) -> Option<Timestamp> {
         match &self.rule {
             Rule::Every(length) => {
                 let length = Some(length.as_nanos()).filter(|length| *length > 0)?;
@@ -105,9 +156,9 @@ impl Schedule {
             return Some(length);
         }
         let mut distances: BTreeMap<SignedDuration, usize> = BTreeMap::new();
-        let mut last = self.next_after(SAMPLE_FROM)?;
+        let mut last = self.plain_after(SAMPLE_FROM)?;
         for _ in 0..SAMPLE {
-            let Some(next) = self.next_after(last) else { break };
+            let Some(next) = self.plain_after(last) else { break };
             *distances.entry(next.duration_since(last)).or_default() += 1;
             last = next;
         }

@@ -108,6 +108,7 @@ fn settings(root: &mut Section) -> Option<Settings> {
         if submit.has("schedule") {
             schedule = submit.parse_with("schedule", |text| Schedule::parse(text, zone));
         }
+        schedule = schedule.map(|schedule| schedule.with_jitter(&mut submit, "submit"));
         overwrite = submit.parse_with("on_conflict", |text| match text {
             "hold" => Ok(false),
             "overwrite" => Ok(true),

@@ -16,13 +16,15 @@ use tokio_stream::StreamExt;
 
 use crate::collectors::definition::Definition;
 use crate::config::clock::SharedClock;
-use crate::config::schedule::Schedule;
 use crate::config::settings::Settings;
+use crate::ledger::report::Pace;
 use crate::ledger::{Ledger, Rulebook, SharedLedger};
-use crate::metering::period::BillingZone;
 use crate::submitter::{CycleOptions, OnConflict, Submitter};
 use crate::waldur::client::Client;
 
+use due::{BEFORE_MONTH_END, is_near_boundary, missed, next_look, next_run};
+
+pub mod due;
 pub mod sample;
 mod serve;
 mod systemd;
@@ -42,11 +44,6 @@ pub type Loader = Box<dyn Fn() -> Result<Agent, String> + Send + Sync>;
 
 /// How long what is under way may take after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
-/// A wait is never longer, so that a clock that was set, or a machine that slept, is noticed.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-/// How long before a month's end the boundary readings are taken and submitted: before the guard of servers that
-/// decide the month themselves, with time to send.
-const BEFORE_MONTH_END: SignedDuration = SignedDuration::from_mins(5);
 /// The last submission of a month, for what was collected or failed since: just before that guard.
 const LAST_CALL: SignedDuration = SignedDuration::from_mins(2);
 
@@ -58,6 +55,8 @@ pub struct Pulse {
     pub cycles: AtomicU64,
     pub runs: AtomicU64,
     pub run_failures: AtomicU64,
+    /// Runs that were due and did not take place.
+    pub runs_missed: AtomicU64,
     pub sent: AtomicU64,
 }
 
@@ -204,6 +203,15 @@ struct Part {
     sampled: Arc<Notify>,
 }
 
+/// Whether a collector has been missing runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// Nothing is known yet: the agent has just started.
+    Away,
+    None,
+    Some,
+}
+
 /// Why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Woken {
@@ -221,18 +229,64 @@ impl Part {
         // The first look is at once: what began while the agent was away is seen as early as can be.
         let mut due = self.agent.clock.now();
         let mut failing = false;
+        let mut missing = Missing::Away;
         loop {
             let matters = match self.wait_until(due).await {
                 Woken::Stopped => return,
                 Woken::Due => is_near_boundary(&zone, due),
                 Woken::Hurry => true,
             };
+            missing = self.note_missed(definition, missing).await;
+            let looked = self.agent.clock.now();
             failing = self.sample(definition, failing).await;
             if matters {
                 self.sampled.notify_one();
             }
-            due = next_run(&definition.schedule, &zone, self.agent.clock.now(), &[BEFORE_MONTH_END]);
+            let pace = self.pace(definition).await;
+            let retry = due::retry_of(&definition.name, &definition.schedule, &pace);
+            due = next_look(&definition.schedule, &zone, looked, self.agent.clock.now(), retry);
         }
+    }
+
+    async fn pace(&self, definition: &Definition) -> Pace {
+        let name = definition.name.clone();
+        // A ledger that can't be read has been told of; the schedule goes on.
+        self.ledger.with(move |ledger| ledger.pace(&name)).await.unwrap_or_default()
+    }
+
+    /// Tells of runs that were due since the last one and did not take place, once for each time that it begins.
+    async fn note_missed(&self, definition: &Definition, before: Missing) -> Missing {
+        let pace = self.pace(definition).await;
+        // Where it failed, it was left alone.
+        let Some((last, ended)) = pace.last.filter(|_| pace.failed_in_a_row == 0) else {
+            return Missing::None;
+        };
+        let missed = missed(&definition.schedule, last, self.agent.clock.now());
+        if missed == 0 {
+            return Missing::None;
+        }
+        self.pulse.runs_missed.fetch_add(missed as u64, Ordering::Relaxed);
+        let took = ended.duration_since(last);
+        let why = match before {
+            Missing::Some => return Missing::Some,
+            Missing::Away => "the agent was not at work".to_owned(),
+            Missing::None if took >= definition.schedule.usual_distance() => {
+                format!("that one took {took:#}")
+            }
+            Missing::None => "the machine slept, or its clock was set".to_owned(),
+        };
+        let what = match pace.keeps_history {
+            true => "its source keeps history, and this run reads on from where the last one stopped",
+            false => {
+                "a counter goes on from its last reading; the level of a gauge is not known for what is longer than its \
+                 `max_gap`, and that is not billed"
+            }
+        };
+        let name = &definition.name;
+        tracing::warn!(
+            "Collector {name}: {missed} of its runs were missed since {last}, because {why}: {what}."
+        );
+        Missing::Some
     }
 
     async fn sample(&self, definition: &Definition, was_failing: bool) -> bool {
@@ -360,7 +414,8 @@ impl Part {
             if left.is_zero() {
                 return Woken::Due;
             }
-            let until = Instant::now() + left.min(LONGEST_SLEEP).max(Duration::from_millis(1));
+            let until =
+                Instant::now() + left.min(self.agent.clock.trusted_for()).max(Duration::from_millis(1));
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
                 Ok(()) = self.hurry.changed() => return Woken::Hurry,
@@ -372,20 +427,4 @@ impl Part {
             }
         }
     }
-}
-
-/// Whether this is one of the instants at which usage is cut and submitted for the month's sake.
-fn is_near_boundary(zone: &BillingZone, due: Timestamp) -> bool {
-    let period = zone.period_of(due);
-    let before_end = zone.end(period).saturating_sub(BEFORE_MONTH_END).unwrap_or(due);
-    due == before_end || due == zone.start(period)
-}
-
-/// When a schedule is next due: by its own rule, and besides shortly before and right after the end of the month, so
-/// that usage is cut as close to the boundary as can be.
-fn next_run(schedule: &Schedule, zone: &BillingZone, now: Timestamp, before: &[SignedDuration]) -> Timestamp {
-    let end = zone.end(zone.period_of(now));
-    let by_rule = schedule.next_after(now).unwrap_or(Timestamp::MAX);
-    let closing = before.iter().map(|before| end.saturating_sub(*before).unwrap_or(end));
-    closing.chain([end]).filter(|at| *at > now).fold(by_rule, Timestamp::min)
 }

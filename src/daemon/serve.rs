@@ -16,7 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 
-use super::{Agent, Pulse};
+use super::{Agent, Pulse, due};
 use crate::ledger::{LedgerError, SharedLedger};
 
 /// The server, until it is dropped.
@@ -115,7 +115,7 @@ async fn gather(shared: &Shared) -> Result<String, LedgerError> {
         .with(move |ledger| {
             let collectors = names
                 .iter()
-                .map(|name| ledger.collector_report(name))
+                .map(|name| Ok((ledger.collector_report(name)?, ledger.pace(name)?)))
                 .collect::<Result<Vec<_>, LedgerError>>()?;
             Ok((
                 ledger.pending()?.len(),
@@ -158,8 +158,13 @@ async fn gather(shared: &Shared) -> Result<String, LedgerError> {
     registry.register("troubles", "Amounts that wait for a person, by state", states);
     let success: Family<Label, Gauge> = Family::default();
     let failing: Family<Label, Gauge> = Family::default();
-    for collector in collectors {
+    let retries: Family<Label, Gauge> = Family::default();
+    for (collector, pace) in collectors {
+        let definition = shared.agent.definitions.iter().find(|known| known.name == collector.name);
+        let retry =
+            definition.and_then(|definition| due::retry_of(&definition.name, &definition.schedule, &pace));
         let label = Label("collector", collector.name);
+        retries.get_or_create(&label).set(retry.map_or(0, |at| at.as_second()));
         success.get_or_create(&label).set(collector.last_success.map_or(0, |at| at.as_second()));
         failing.get_or_create(&label).set(collector.failures_since);
     }
@@ -169,9 +174,15 @@ async fn gather(shared: &Shared) -> Result<String, LedgerError> {
         success,
     );
     registry.register("collector_failures_since_success", "Failed runs since the last success", failing);
+    registry.register(
+        "collector_retry_timestamp_seconds",
+        "When a collector that failed is tried again; 0 if it did not fail",
+        retries,
+    );
     let counts = [
         ("collector_runs", "Runs of collectors since the start", &shared.pulse.runs),
         ("collector_run_failures", "Failed runs of collectors since the start", &shared.pulse.run_failures),
+        ("collector_runs_missed", "Runs that were due and did not take place", &shared.pulse.runs_missed),
         ("submission_cycles", "Submission cycles since the start", &shared.pulse.cycles),
         ("amounts_reported", "Amounts that Waldur accepted since the start", &shared.pulse.sent),
     ];

@@ -1,7 +1,7 @@
 //! What a person or a machine may want to see of the ledger: the last runs, what is unmatched, what was quarantined.
 //! It only reads.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::OptionalExtension;
 
 use super::{Ledger, LedgerError, instant};
@@ -14,6 +14,17 @@ pub struct CollectorReport {
     /// When it last succeeded completely.
     pub last_success: Option<Timestamp>,
     pub failures_since: i64,
+}
+
+/// What decides when a collector is to look again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// When its last run began and ended.
+    pub last: Option<(Timestamp, Timestamp)>,
+    /// Runs that failed as a whole since one that did not.
+    pub failed_in_a_row: i64,
+    /// Whether it leaves a checkpoint behind, so that a later run reads what an earlier one missed.
+    pub keeps_history: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +96,54 @@ impl Ledger {
                 last_success: success.map(instant),
                 failures_since,
             })
+        })
+    }
+
+    /// Looks no further back than the last run that did not fail.
+    pub fn pace(&self, name: &str) -> Result<Pace, LedgerError> {
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT at, finished, outcome = 'failed' FROM run WHERE collector = ? ORDER BY at DESC, id DESC",
+            )?;
+            let mut rows = query.query([name])?;
+            let mut pace = Pace::default();
+            while let Some(row) = rows.next()? {
+                if pace.last.is_none() {
+                    pace.last = Some((instant(row.get(0)?), instant(row.get(1)?)));
+                }
+                if !row.get::<_, bool>(2)? {
+                    break;
+                }
+                pace.failed_in_a_row += 1;
+            }
+            pace.keeps_history = connection
+                .prepare_cached("SELECT 1 FROM collector WHERE name = ? AND checkpoint IS NOT NULL")?
+                .exists([name])?;
+            Ok(pace)
+        })
+    }
+
+    /// Neighbouring runs of a collector that lie further apart than this, the latest first; not where it failed and was
+    /// left alone.
+    pub fn long_distances(
+        &self,
+        name: &str,
+        since: Timestamp,
+        longer_than: SignedDuration,
+    ) -> Result<Vec<(Timestamp, Timestamp)>, LedgerError> {
+        let micros = longer_than.as_micros() as i64;
+        self.look(|connection| {
+            connection
+                .prepare(
+                    "SELECT before, at FROM (
+                        SELECT at, lag(at) OVER runs AS before, lag(outcome) OVER runs AS was FROM run
+                        WHERE collector = ?1 AND at >= ?2 WINDOW runs AS (ORDER BY at))
+                     WHERE at - before > ?3 AND was <> 'failed' ORDER BY at DESC LIMIT 50",
+                )?
+                .query_map(rusqlite::params![name, super::micros(since), micros], |row| {
+                    Ok((instant(row.get(0)?), instant(row.get(1)?)))
+                })?
+                .collect()
         })
     }
 

@@ -275,6 +275,62 @@ fn the_usual_distance_is_the_commonest() {
     }
 }
 
+#[test]
+fn jitter_puts_all_times_off_alike_and_a_restart_does_not_move_them() {
+    let plain = schedule("*/5 * * * *", "UTC");
+    let spread = |who: &str| plain.clone().spread(SignedDuration::from_mins(5), who);
+    let start = at("2026-11-05T10:00:00Z");
+    let offset = |schedule: &Schedule| schedule.next_after(start).unwrap().duration_since(start);
+    let mut offsets = std::collections::BTreeSet::new();
+    for host in 0..100 {
+        let schedule = spread(&format!("host {host}"));
+        let first = offset(&schedule);
+        assert!(first > SignedDuration::ZERO && first <= SignedDuration::from_mins(5), "{first:?}");
+        assert_eq!(offset(&spread(&format!("host {host}"))), first, "the same after a restart");
+        let mut last = start + first;
+        for _ in 0..3 {
+            let next = schedule.next_after(last).unwrap();
+            assert_eq!(next.duration_since(last), SignedDuration::from_mins(5), "even distances");
+            last = next;
+        }
+        offsets.insert(first);
+    }
+    // A hundred hosts in 300 seconds: over all of it, and hardly two at once.
+    assert!(offsets.len() > 95, "{offsets:?}");
+    assert!(offsets.first().unwrap().as_secs() < 30 && offsets.last().unwrap().as_secs() > 270);
+    assert_eq!(spread("x").usual_distance(), plain.usual_distance());
+}
+
+#[test]
+fn jitter_is_a_key_beside_the_schedule_and_not_longer_than_its_distance() {
+    let read = |text: &str| {
+        let (mut section, problems) = Section::parse(text);
+        let schedule = schedule("*/5 * * * *", "UTC").with_jitter(&mut section, "c");
+        section.finish();
+        (schedule.shift, problems.list().into_iter().map(|problem| problem.to_string()).collect::<Vec<_>>())
+    };
+    let (shift, problems) = read("jitter: 5m");
+    assert!(shift < SignedDuration::from_mins(5) && problems.is_empty(), "{shift:?} {problems:?}");
+    assert_eq!(read("{}"), (SignedDuration::ZERO, Vec::new()));
+    let (shift, problems) = read("jitter: 6m");
+    assert_eq!(shift, SignedDuration::ZERO);
+    assert!(
+        problems[0].contains("must not be longer than the schedule's usual distance (5m)"),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn times_between_two_instants_are_counted() {
+    let between =
+        |text: &str, from: &str, to: &str, most| schedule(text, "UTC").times_between(at(from), at(to), most);
+    let (ten, eleven) = ("2026-11-05T10:00:00Z", "2026-11-05T11:00:00Z");
+    assert_eq!(between("*/5 * * * *", ten, eleven, 100), 12);
+    assert_eq!(between("*/5 * * * *", ten, eleven, 7), 7);
+    assert_eq!(between("@daily", ten, eleven, 100), 0);
+    assert_eq!(between("every 1h", eleven, ten, 100), 0);
+}
+
 fn any_zone() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec![
         "UTC",
