@@ -16,11 +16,17 @@ use crate::collectors::definition::Definition;
 use crate::daemon::sample::{Said, ask};
 use crate::ledger::ingest::RunOutcome;
 use crate::ledger::{Ledger, SharedLedger};
-use crate::metering::meter::Place;
+use crate::metering::meter::{Place, Target};
+use crate::metering::reading::Reading;
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::{Me, Offering, Plan};
 use crate::waldur::usages::UsageFilter;
+
+use reports::Reports;
+
+mod reports;
+mod units;
 
 /// Find every problem at once, each with its remedy: the file, collectors, ledger, token, offerings, clock.
 ///
@@ -116,7 +122,7 @@ impl Check {
 
 async fn online(setup: &Setup, found: &mut Findings) -> Result<(), Failed> {
     check_ledger(setup, found);
-    let seen = check_collectors(setup, found).await?;
+    let mut reports = check_collectors(setup, found).await?;
     let client = match setup.client() {
         Ok(client) => client,
         Err(failed) => {
@@ -133,8 +139,9 @@ async fn online(setup: &Setup, found: &mut Findings) -> Result<(), Failed> {
     };
     check_token(&me, found);
     check_clock(setup, &client, found);
-    check_offerings(setup, &client, &me, &seen, found).await;
-    check_resources(setup, &client, found).await;
+    check_offerings(setup, &client, &me, &mut reports, found).await;
+    check_resources(setup, &client, &mut reports, found).await;
+    reports.tell(found);
     check_time_zone(setup, &client, found).await;
     Ok(())
 }
@@ -159,9 +166,9 @@ fn check_ledger(setup: &Setup, found: &mut Findings) {
     }
 }
 
-/// Tries each collector without recording anything. Returns the backend ids seen, by offering.
-async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<BTreeSet<(Uuid, String)>, Failed> {
-    let mut seen = BTreeSet::new();
+/// Tries each collector without recording anything. Returns what each would report.
+async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<Reports, Failed> {
+    let mut reports = Reports::default();
     // A ledger in memory: checkpoints are not consulted, and the real one is left alone.
     let ledger = SharedLedger::new(Ledger::in_memory((*setup.rulebook).clone())?);
     for definition in setup.definitions.iter() {
@@ -186,28 +193,20 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<BTreeSe
         for note in notes {
             found.warning(format!("collector {name}: {note}"));
         }
-        describe(definition, &readings, &mut seen, found);
+        describe(definition, &readings, &mut reports, found);
     }
-    Ok(seen)
+    Ok(reports)
 }
 
-/// What the collector would report, for which resource and component.
-fn describe(
-    definition: &Definition,
-    readings: &[crate::metering::reading::Reading],
-    seen: &mut BTreeSet<(Uuid, String)>,
-    found: &mut Findings,
-) {
+/// What each meter makes of the readings, and which of them belong nowhere.
+fn describe(definition: &Definition, readings: &[Reading], reports: &mut Reports, found: &mut Findings) {
     let name = &definition.name;
     let mut nowhere = BTreeSet::new();
+    let mut placed: Vec<(&Reading, Target)> = Vec::new();
     for reading in readings {
         match definition.rules.place(&reading.labels) {
-            Place::At {
-                target: crate::metering::meter::Target::BackendId { offering, backend_id }, ..
-            } => {
-                seen.insert((offering, backend_id));
-            }
-            Place::At { .. } | Place::Ignored => {}
+            Place::At { target, .. } => placed.push((reading, target)),
+            Place::Ignored => {}
             Place::Nowhere(why) => {
                 nowhere.insert(why);
             }
@@ -226,7 +225,7 @@ fn describe(
             continue;
         };
         let kind = first.kind;
-        let unit = first.unit.clone().unwrap_or_default();
+        let unit = first.unit.as_deref().unwrap_or("no unit");
         match meter.measure(kind) {
             Ok(measure) => {
                 let series = count(of_meter.count(), "reading");
@@ -235,6 +234,8 @@ fn describe(
                     "collector {name}: {series} of {} ({kind}, {unit}) make {} by {measure} x {factor}",
                     meter.reading, meter.component
                 ));
+                let of_meter = placed.iter().filter(|(reading, _)| reading.name == meter.reading);
+                reports.add(name, meter, measure, &of_meter.cloned().collect::<Vec<_>>());
             }
             Err(why) => found.problem(Exit::Config, format!("collector {name}: {why}")),
         }
@@ -280,9 +281,10 @@ async fn check_offerings(
     setup: &Setup,
     client: &Client,
     me: &Me,
-    seen: &BTreeSet<(Uuid, String)>,
+    reports: &mut Reports,
     found: &mut Findings,
 ) {
+    let seen = reports.backend_ids();
     let offerings: BTreeSet<Uuid> =
         setup.rulebook.rules.iter().filter_map(|rules| rules.offering()).collect();
     for offering in offerings {
@@ -311,6 +313,7 @@ async fn check_offerings(
         let components: BTreeSet<&str> =
             meters.flat_map(|rules| rules.meters.iter().map(|meter| meter.component.as_str())).collect();
         check_components(&known, &components, found);
+        reports.offering(&known);
         match client.resources(offering).await {
             Ok(resources) => {
                 if resources.is_empty() {
@@ -320,6 +323,10 @@ async fn check_offerings(
                     ));
                 } else {
                     found.good(format!("offering {}: {}", known.name, count(resources.len(), "resource")));
+                }
+                for resource in &resources {
+                    let target = Target::BackendId { offering, backend_id: resource.backend_id.clone() };
+                    reports.resource(target, &resource.name, offering);
                 }
                 let ids: BTreeSet<&str> =
                     resources.iter().map(|resource| resource.backend_id.as_str()).collect();
@@ -374,7 +381,7 @@ fn check_components(offering: &Offering, meters: &BTreeSet<&str>, found: &mut Fi
     }
 }
 
-async fn check_resources(setup: &Setup, client: &Client, found: &mut Findings) {
+async fn check_resources(setup: &Setup, client: &Client, reports: &mut Reports, found: &mut Findings) {
     let resources: BTreeSet<Uuid> =
         setup.rulebook.rules.iter().filter_map(|rules| rules.fixed_resource()).collect();
     for uuid in resources {
@@ -395,6 +402,8 @@ async fn check_resources(setup: &Setup, client: &Client, found: &mut Findings) {
                     let components: BTreeSet<&str> =
                         meters.flat_map(|rules| rules.meters.iter().map(|meter| meter.component.as_str())).collect();
                     check_components(&known, &components, found);
+                    reports.offering(&known);
+                    reports.resource(Target::Resource(uuid), &resource.name, offering);
                 }
             }
             Err(Failure::Missing { .. }) => found.problem(

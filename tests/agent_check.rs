@@ -1,0 +1,98 @@
+//! `check` tries each collector and says what it would report, for whom, and in which unit beside Waldur's own.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
+mod agent;
+
+use agent::*;
+use serde_json::Value;
+
+/// A reading now, with its unit.
+fn now(name: &str, kind: &str, value: &str, unit: &str, labels: &[(&str, &str)]) -> Value {
+    let mut reading = reading(name, kind, NOON, value, labels);
+    reading["unit"] = unit.into();
+    reading
+}
+
+#[test]
+fn it_shows_what_would_be_reported_for_whom_and_in_which_unit() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    world.readings(&[now("cpu_seconds", "counter", "160", "s", &[("user", "alice")])]);
+    world
+        .agent(&["check"])
+        .exits(0)
+        .says("collector source: 1 reading of cpu_seconds (counter, s) make cpu_hours by increase x 1/3600")
+        .says("would report cpu_hours for Project A, of 1 reading (160 s of alice for resource 5e2f0000")
+        .says("in `s` x 1/3600, beside Waldur's `h`")
+        .says_not("warning  collector");
+    // Nothing was recorded, nothing sent.
+    assert!(!world.path("ledger.db").exists());
+    assert_eq!(world.posts_since(0).len(), 0);
+}
+
+#[test]
+fn it_warns_where_the_units_plainly_disagree_and_nowhere_else() {
+    let world = World::new(CURRENT);
+    let account = |account: &'static str| [("account", account)];
+    world.configure(&format!(
+        "    resource: {{ offering: {OFFERING}, backend_id: \"{{account}}\" }}\n    meters:\n      \
+         cpu_hours: {{ reading: cpu }}\n      gpu_hours: {{ reading: gpu, factor: 2/3600 }}\n      \
+         ram_gb_hours: {{ reading: ram, aggregate: last, factor: 1/1000000000 }}\n"
+    ));
+    world.readings(&[
+        now("cpu", "counter", "160", "s", &account("project-a")),
+        now("cpu", "counter", "7", "s", &account("project-b")),
+        now("gpu", "counter", "5", "s", &account("project-b")),
+        now("ram", "gauge", "1000000000", "B", &account("project-b")),
+    ]);
+    let check = world.agent(&["check"]).exits(0);
+    let check = check
+        .says("would report cpu_hours for Project A, Project B, of 2 readings (160 s for backend id project-a of offering")
+        .says(
+            "warning  collector source: what it would report of cpu_hours is in `s` x 1, and Waldur measures it in `h`: it \
+             looks 3600 times too much; `factor: 1/3600` makes h of s",
+        )
+        .says("would report gpu_hours for Project B, of 1 reading")
+        .says("`GB*h` is by time, and `B` is not");
+    assert_eq!(
+        check.out.matches("what it would report").count(),
+        2,
+        "a weight of 2 is no mistake: {}",
+        check.out
+    );
+}
+
+#[test]
+fn each_collector_is_tried_and_each_failure_told_at_once() {
+    let world = World::new(CURRENT);
+    let program = |name: &str, command: &str| {
+        format!(
+            "  {name}:\n    plugin: exec\n    schedule: \"@hourly\"\n    command: {command}\n{}",
+            cpu_hours_of_a()
+        )
+    };
+    let good = world.collector("good", "readings", &cpu_hours_of_a());
+    let collectors = [
+        program("absent", "[/nowhere/program]"),
+        program("forbidden", &format!("[{}]", world.path("token").display())),
+        program("broken", "[sh, -c, \"echo licence server is down >&2; exit 3\"]"),
+        program("garbage", "[echo, hello]"),
+        good,
+    ];
+    let head = world.head("");
+    world.write("agent.yaml", &format!("{head}collectors:\n{}", collectors.concat()));
+    world.readings(&[now("cpu_seconds", "counter", "160", "s", &[])]);
+    let check = world.agent(&["check"]).exits(69);
+    let check = check
+        .says("collector absent: ")
+        .says("/nowhere/program")
+        .says("collector forbidden: ")
+        .says("Permission denied")
+        .says("licence server is down")
+        .says("collector garbage: quarantined: ")
+        .says("collector good: would report cpu_hours for Project A");
+    for collector in ["absent", "forbidden", "broken"] {
+        assert!(check.out.contains(&format!("problem  collector {collector}: ")), "{}", check.out);
+    }
+}
