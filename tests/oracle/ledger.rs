@@ -130,6 +130,9 @@ impl Entry {
     }
 }
 
+/// What one meter makes of one series: whose it is, how much, whether such shares sum to the total, and the rounding.
+type Share = (Option<String>, BigRational, bool, Rounding);
+
 /// A run that did not fail, as it went.
 struct Past {
     collector: String,
@@ -276,7 +279,7 @@ impl Ledger<'_> {
         all.sort();
         all.dedup();
         type Part = (String, (i16, i8), Instant, String);
-        let mut shares: BTreeMap<Part, Vec<(Option<String>, BigRational, bool, Rounding)>> = BTreeMap::new();
+        let mut shares: BTreeMap<Part, Vec<Share>> = BTreeMap::new();
         for (collector, name, labels) in all {
             let Some(resource) = self.place(&collector, &labels) else { continue };
             let mut series: Vec<&Entry> =
@@ -373,7 +376,7 @@ fn put(entries: &mut Vec<Entry>, collector: &str, reading: &Reading, facts: Fact
 }
 
 /// The lines that shares make: the total ('') and each user's.
-fn statement(shares: &[(Option<String>, BigRational, bool, Rounding)]) -> BTreeMap<String, Line> {
+fn statement(shares: &[Share]) -> BTreeMap<String, Line> {
     let mut users: BTreeMap<String, BigRational> = BTreeMap::new();
     let mut total = BigRational::zero();
     for (user, amount, _, _) in shares {
