@@ -17,14 +17,15 @@ use tokio_stream::StreamExt;
 use crate::collectors::definition::Definition;
 use crate::config::clock::SharedClock;
 use crate::config::settings::Settings;
-use crate::ledger::report::Pace;
 use crate::ledger::{Ledger, Rulebook, SharedLedger};
 use crate::submitter::{CycleOptions, OnConflict, Submitter};
 use crate::waldur::client::Client;
 
-use due::{BEFORE_MONTH_END, is_near_boundary, missed, next_look, next_run};
+use due::{BEFORE_MONTH_END, is_near_boundary, next_look, next_run};
+use missed::Missing;
 
 pub mod due;
+mod missed;
 pub mod sample;
 mod serve;
 mod systemd;
@@ -203,15 +204,6 @@ struct Part {
     sampled: Arc<Notify>,
 }
 
-/// Whether a collector has been missing runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Missing {
-    /// Nothing is known yet: the agent has just started.
-    Away,
-    None,
-    Some,
-}
-
 /// Why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Woken {
@@ -246,47 +238,6 @@ impl Part {
             let retry = due::retry_of(&definition.name, &definition.schedule, &pace);
             due = next_look(&definition.schedule, &zone, looked, self.agent.clock.now(), retry);
         }
-    }
-
-    async fn pace(&self, definition: &Definition) -> Pace {
-        let name = definition.name.clone();
-        // A ledger that can't be read has been told of; the schedule goes on.
-        self.ledger.with(move |ledger| ledger.pace(&name)).await.unwrap_or_default()
-    }
-
-    /// Tells of runs that were due since the last one and did not take place, once for each time that it begins.
-    async fn note_missed(&self, definition: &Definition, before: Missing) -> Missing {
-        let pace = self.pace(definition).await;
-        // Where it failed, it was left alone.
-        let Some((last, ended)) = pace.last.filter(|_| pace.failed_in_a_row == 0) else {
-            return Missing::None;
-        };
-        let missed = missed(&definition.schedule, last, self.agent.clock.now());
-        if missed == 0 {
-            return Missing::None;
-        }
-        self.pulse.runs_missed.fetch_add(missed as u64, Ordering::Relaxed);
-        let took = ended.duration_since(last);
-        let why = match before {
-            Missing::Some => return Missing::Some,
-            Missing::Away => "the agent was not at work".to_owned(),
-            Missing::None if took >= definition.schedule.usual_distance() => {
-                format!("that one took {took:#}")
-            }
-            Missing::None => "the machine slept, or its clock was set".to_owned(),
-        };
-        let what = match pace.keeps_history {
-            true => "its source keeps history, and this run reads on from where the last one stopped",
-            false => {
-                "a counter goes on from its last reading; the level of a gauge is not known for what is longer than its \
-                 `max_gap`, and that is not billed"
-            }
-        };
-        let name = &definition.name;
-        tracing::warn!(
-            "Collector {name}: {missed} of its runs were missed since {last}, because {why}: {what}."
-        );
-        Missing::Some
     }
 
     async fn sample(&self, definition: &Definition, was_failing: bool) -> bool {
