@@ -20,6 +20,8 @@ pub mod exec;
 pub mod filesystem;
 mod names;
 mod process;
+#[allow(dead_code, reason = "until the first collector asks")]
+mod web;
 
 /// Every plugin there is.
 pub const PLUGINS: &[Plugin] = &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN];
@@ -120,6 +122,11 @@ pub trait Collector: Send + Sync + Debug {
     /// What decides which series a complete run lists (globs, roots). While it is unchanged, a series that was not
     /// there before has begun since.
     fn scope(&self) -> String;
+
+    /// Environment variables that hold its secrets: no program that any collector starts gets them.
+    fn secret_env(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Looks once. Blocking work belongs on a blocking thread; the caller sets the overall time limit
     /// and drops the future when it is over, which must stop whatever was started.
