@@ -18,13 +18,13 @@ pub mod cgroup;
 pub mod definition;
 pub mod exec;
 pub mod filesystem;
+pub mod http;
 mod names;
 mod process;
-#[allow(dead_code, reason = "until the first collector asks")]
 mod web;
 
 /// Every plugin there is.
-pub const PLUGINS: &[Plugin] = &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN];
+pub const PLUGINS: &[Plugin] = &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN, http::PLUGIN];
 
 /// A kind of collector, as the registry knows it.
 #[derive(Debug, Clone, Copy)]

@@ -107,20 +107,32 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// What messages call the request.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Every header that is text, by its name in small letters.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (String, String)> {
+        self.headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+    }
+
+    /// Says that the body is not what it should be.
+    pub(super) fn garbage(&self, wanted: &str, words: &str) -> Trouble {
+        let kind = self.header("content-type").unwrap_or("no content type");
+        trouble::garbage(&self.name, wanted, kind, words, &self.body)
+    }
+
     /// The body as JSON.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Trouble> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            let kind = self.header("content-type").unwrap_or("no content type");
-            trouble::garbage(&self.name, "JSON", kind, &error.to_string(), &self.body)
-        })
+        serde_json::from_slice(&self.body).map_err(|error| self.garbage("JSON", &error.to_string()))
     }
 
     /// The body as text.
     pub(super) fn text(&self) -> Result<&str, Trouble> {
-        std::str::from_utf8(&self.body).map_err(|error| {
-            let kind = self.header("content-type").unwrap_or("no content type");
-            trouble::garbage(&self.name, "text", kind, &error.to_string(), &self.body)
-        })
+        std::str::from_utf8(&self.body).map_err(|error| self.garbage("text", &error.to_string()))
     }
 }
 
@@ -136,11 +148,13 @@ impl Web {
     }
 
     /// The address of `path` below the named one, with a query: `url: https://host/prefix` and `api/v1/query` make
-    /// `https://host/prefix/api/v1/query`. The named one's own query is kept before it.
+    /// `https://host/prefix/api/v1/query`. The named one's own query is kept before it, and without a path it is that.
     pub(super) fn at<'a>(&self, path: &str, query: impl IntoIterator<Item = (&'a str, &'a str)>) -> Url {
         let mut url = self.url.clone();
-        let base = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!("{base}/{}", path.trim_start_matches('/')));
+        if !path.is_empty() {
+            let base = url.path().trim_end_matches('/').to_owned();
+            url.set_path(&format!("{base}/{}", path.trim_start_matches('/')));
+        }
         let mut query = query.into_iter().peekable();
         if query.peek().is_some() {
             url.query_pairs_mut().extend_pairs(query);
