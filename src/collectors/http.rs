@@ -64,9 +64,9 @@ impl Http {
         for source in &self.sources {
             let done = before.as_ref().and_then(|before| before.done.get(&source.name)).copied();
             let windows = windows(source, &request, done)?;
-            if let (Some(_), Some((_, end))) = (source.step, windows.last()) {
-                let step = source.step.map_or(1, |step| step.length.as_secs());
-                after.done.insert(source.name.clone(), aligned(*end, step)?);
+            if let Some(step) = source.step {
+                let over = windows.last().map(|(_, end)| aligned(*end, step.length.as_secs())).transpose()?;
+                after.done.extend(over.or(done).map(|over| (source.name.clone(), over)));
             }
             for (start, end) in windows {
                 let fill = Fill { now: request.now, start, end, page: 0, offset: 0, cursor: String::new() };
@@ -119,7 +119,7 @@ impl Http {
                 (answer, seen)
             };
             rows += seen.rows;
-            match source.paging.onward(&answer, &seen, &mut fill, &url)? {
+            match source.paging.onward(&answer, &seen, &mut fill)? {
                 paging::Onward::Done => {
                     return match seen.total {
                         Some(total) if total != rows => Err(CollectorError(format!(
@@ -205,6 +205,3 @@ impl Collector for Http {
         Box::pin(self.run(request))
     }
 }
-
-#[cfg(test)]
-mod tests;

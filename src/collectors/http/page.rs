@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 use jmespath::Rcvar;
 use num_traits::ToPrimitive;
 use rust_decimal::Decimal;
@@ -201,18 +201,19 @@ impl Source {
             When::Between(start, end) => Span::Interval { start: time(start)?, end: time(end)? },
             When::From(start, lasts) => {
                 let start = time(start)?;
-                Span::Interval { start, end: after(start, *lasts)? }
+                let end = start.checked_add(*lasts).map_err(|error| error.to_string())?;
+                Span::Interval { start, end: end.min(fill.now).max(start) }
             }
         };
         let given = self.id.as_ref().map(|expr| worded(document, scope, expr)).transpose()?;
-        // A step that is not over yet is asked for again, and is the same reading, grown.
-        let id = match (self.step, given) {
-            (Some(_), Some(id)) => Some(format!("{} {id}", fill.start)),
-            (Some(_), None) => {
+        // What is not over yet is asked for again, and is the same reading, grown: where it ends is no part of what it is.
+        let id = match (span, given) {
+            (Span::Interval { start, .. }, None) => {
                 let labels = serde_json::to_string(&labels).map_err(|error| error.to_string())?;
-                Some(format!("{} {} {labels}", fill.start, self.name))
+                Some(format!("{start} {} {labels}", self.name))
             }
-            (None, given) => given,
+            (_, Some(id)) if self.step.is_some() => Some(format!("{} {id}", fill.start)),
+            (_, given) => given,
         };
         Ok(Row { labels, span, id })
     }
@@ -284,8 +285,4 @@ fn time(text: &str) -> Result<Timestamp, String> {
         }
         Err(_) => Err(why),
     })
-}
-
-fn after(start: Timestamp, lasts: SignedDuration) -> Result<Timestamp, String> {
-    start.checked_add(lasts).map_err(|error| error.to_string())
 }

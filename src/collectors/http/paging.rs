@@ -40,23 +40,22 @@ impl Paging {
         Ok(())
     }
 
-    /// Decides after a page. `url` is where it came from.
+    /// Decides after a page.
     pub(super) fn onward(
         &self,
         answer: &Answer,
         seen: &Seen,
         fill: &mut Fill,
-        url: &Url,
     ) -> Result<Onward, CollectorError> {
         let is_last = !seen.more.unwrap_or(seen.rows > 0);
         match self {
             Paging::None => Ok(Onward::Done),
             Paging::Link => match answer.header("link").and_then(next_link) {
-                Some(link) => to(answer, url, link),
+                Some(link) => to(answer, link),
                 None => Ok(Onward::Done),
             },
             Paging::Next(_) => match &seen.next {
-                Some(link) => to(answer, url, link),
+                Some(link) => to(answer, link),
                 None => Ok(Onward::Done),
             },
             Paging::Cursor(_) => match &seen.next {
@@ -84,7 +83,8 @@ impl Paging {
 
 /// The address that a server names, on the server that was asked: behind a proxy servers often name themselves by
 /// another scheme or port, and nobody else is to get the login.
-fn to(answer: &Answer, url: &Url, link: &str) -> Result<Onward, CollectorError> {
+fn to(answer: &Answer, link: &str) -> Result<Onward, CollectorError> {
+    let url = &answer.url;
     let wrong = |why: &str| CollectorError(format!("{}: the next page {why}", answer.name()));
     let named = url.join(link).map_err(|_| wrong("has no address that can be read"))?;
     if named.host_str() != url.host_str() {

@@ -141,14 +141,14 @@ fn source(mut keys: Section) -> Option<Source> {
     }
     let wanted: Vec<_> = keys.named_sections("readings").into_iter().map(reading).collect();
     let readings: Option<Vec<_>> = wanted.into_iter().collect();
-    let timed = matches!(step, Some(Some(_))) || !matches!(when, Some(When::Default)) || keys.has("id");
+    let timed = matches!(step, Some(Some(_))) || !matches!(when, Some(When::Default));
     for reading in readings.iter().flatten() {
         if reading.kind == Kind::Delta && !timed {
             keys.problem(
                 "readings",
                 format!(
                     "{} is a delta, so it must be said of when, or each run would count it again: `step`, `start` with \
-                     `end` or `lasts`, `at`, or an `id`",
+                     `end` or `lasts`, or `at`",
                     reading.name
                 ),
             );
@@ -163,7 +163,8 @@ fn source(mut keys: Section) -> Option<Source> {
             );
         }
     }
-    let read = Some(Source {
+    keys.finish();
+    Some(Source {
         name,
         path: path?,
         query: query?,
@@ -178,9 +179,7 @@ fn source(mut keys: Section) -> Option<Source> {
         step: step?,
         repeats: repeats?,
         readings: readings?,
-    });
-    keys.finish();
-    read
+    })
 }
 
 fn template(text: &str) -> Result<Template, String> {
