@@ -11,6 +11,7 @@
 mod agent;
 mod failures;
 mod server;
+mod tls;
 
 use std::path::Path;
 
