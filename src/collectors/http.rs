@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use super::web::{Ask, Session, Url, Web};
 use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking};
 use crate::config::section::Section;
+use crate::metering::reading::Kind;
 use fill::Fill;
 use page::Taken;
 use settings::{Paging, Source};
@@ -43,30 +43,24 @@ fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
     Some(Box::new(Http { web: web?, sources: sources? }))
 }
 
-/// How far the requests with a `step` have come.
-#[derive(Debug, Serialize, Deserialize)]
-struct Checkpoint {
-    /// Where reading began; asked for an earlier time, it begins there anew.
-    since: Timestamp,
-    /// All steps before it are over and were read, a request.
-    done: BTreeMap<String, Timestamp>,
-}
+/// How far the requests with a `step` have come: all steps before it are over and were read.
+type Checkpoint = BTreeMap<String, Timestamp>;
 
 impl Http {
     async fn run(&self, request: Request) -> Result<Batch, CollectorError> {
         let session = self.web.open()?;
-        let before: Option<Checkpoint> =
-            request.checkpoint.as_deref().and_then(|text| serde_json::from_str(text).ok());
-        let before = before.filter(|before| before.since <= request.since);
-        let since = before.as_ref().map_or(request.since, |before| before.since);
-        let mut after = Checkpoint { since, done: BTreeMap::new() };
+        // One that can't be read is as none: what is asked for again counts once.
+        let before =
+            request.checkpoint.as_deref().and_then(|text| serde_json::from_str::<Checkpoint>(text).ok());
+        let before = before.unwrap_or_default();
+        let mut after = Checkpoint::new();
         let mut taken = Taken::default();
         for source in &self.sources {
-            let done = before.as_ref().and_then(|before| before.done.get(&source.name)).copied();
+            let done = before.get(&source.name).copied();
             let windows = windows(source, &request, done)?;
             if let Some(step) = source.step {
                 let over = windows.last().map(|(_, end)| aligned(*end, step.length.as_secs())).transpose()?;
-                after.done.extend(over.or(done).map(|over| (source.name.clone(), over)));
+                after.extend(over.or(done).map(|over| (source.name.clone(), over)));
             }
             for (start, end) in windows {
                 let fill = Fill { now: request.now, start, end, page: 0, offset: 0, cursor: String::new() };
@@ -76,7 +70,7 @@ impl Http {
             }
         }
         let mut batch = taken.finish();
-        if !after.done.is_empty() {
+        if !after.is_empty() {
             let text = serde_json::to_string(&after).map_err(|error| CollectorError(error.to_string()))?;
             batch.checkpoint = Some(text);
         }
@@ -184,6 +178,11 @@ fn aligned(instant: Timestamp, seconds: i64) -> Result<Timestamp, CollectorError
 impl Collector for Http {
     fn offers(&self) -> &[Offered] {
         &[]
+    }
+
+    fn named(&self) -> Vec<(&str, Kind)> {
+        let wanted = self.sources.iter().flat_map(|source| &source.readings);
+        wanted.map(|wanted| (wanted.name.as_str(), wanted.kind)).collect()
     }
 
     fn labels(&self) -> &[&'static str] {

@@ -115,6 +115,11 @@ pub trait Collector: Send + Sync + Debug {
     /// The readings it can make; empty if only running it tells (`exec`).
     fn offers(&self) -> &[Offered];
 
+    /// The readings it makes whose names the operator chose, each with its kind.
+    fn named(&self) -> Vec<(&str, Kind)> {
+        Vec::new()
+    }
+
     /// Labels that its readings may carry (some only where they apply, such as the user of a user's slice), to check
     /// templates against; empty if only running it tells.
     fn labels(&self) -> &[&'static str];

@@ -300,4 +300,6 @@ fn mistakes_in_the_file_are_told_all_at_once() {
     let request = "        each: { row: answer.rows }\n        readings:\n          used: { kind: delta, value: row.v }\n";
     let said = world(&server, request).agent(&["check", "--offline"]).exits(78);
     said.says("used is a delta, so it must be said of when, or each run would count it again");
+    let said = world(&server, &ROWS.replace("used:", "usd:")).agent(&["check", "--offline"]).exits(78);
+    said.says("the meter cpu_hours wants a reading `used`, which this collector does not make; it makes usd");
 }
