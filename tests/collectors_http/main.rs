@@ -334,3 +334,94 @@ fn litellm_adds_up_what_is_spread_over_pages() {
     );
     assert!(server.heard()[0].has("authorization: Bearer sk-1234"));
 }
+
+/// A collector `api` of the resource A that asks the server, with these keys of its request and these meters.
+fn of_a(server: &Server, request: &str, meters: &str) -> World {
+    let world = World::new(CURRENT);
+    let keys = format!(
+        "collectors:\n  api:\n    plugin: http\n    schedule: \"@hourly\"\n    url: http://{}\n    requests:\n      \
+         rows:\n{request}    resource: {A}\n    meters: {{ {meters} }}\n",
+        server.address
+    );
+    world.write("agent.yaml", &(world.head("") + &keys));
+    world
+}
+
+#[test]
+fn no_digit_is_lost_on_the_way_to_the_amount() {
+    // As floats 0.1 + 0.2 is 0.30000000000000004, and 2^53 + 1 is 2^53.
+    let server = Server::start(|_| {
+        json(
+            r#"{"rows":[{"t":1794300000,"v":0.1},{"t":1794300001,"v":"0.2"},{"t":1794300002,"v":9007199254740993},
+                         {"t":1794300003,"v":123456789012.123456789012}]}"#,
+        )
+    });
+    let request = "        each: { row: answer.rows }\n        at: row.t\n        readings:\n          \
+                   used: { kind: delta, value: row.v }\n";
+    let world = of_a(&server, request, "cpu_hours: { reading: used, factor: 1/1000000 }");
+    world.flush().exits(0);
+    let explained = world.agent(&["explain", A, "cpu_hours", "--json"]).exits(0).json();
+    // 0.1 + 0.2 + 9007199254740993 + 123456789012.123456789012 = 9007322711530005.423456789012
+    assert_eq!(explained["amount"], "9007322711.530005423456789012", "{explained:#}");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 9007322711.53"]);
+}
+
+#[test]
+fn what_goes_on_is_one_reading_that_grows() {
+    let server = Server::start(|heard| {
+        let body: Value = serde_json::from_str(&heard.body).unwrap();
+        assert_eq!(body["filter"]["from"], "1793491200");
+        assert_eq!((&body["limit"], &body["text"]), (&serde_json::json!(10), &serde_json::json!("{x}")));
+        let used = match body["filter"]["to"].as_str().unwrap() {
+            "2026-11-10T12:00:00Z" => 3,
+            "2026-11-10T12:30:00Z" => 5,
+            other => panic!("{other}"),
+        };
+        json(format!(r#"{{"rows":[{{"day":"2026-11-09","v":2}},{{"day":"2026-11-10","v":{used}}}]}}"#))
+    });
+    let request = "        path: query\n        body: { filter: { from: \"{start:unix}\", to: \"{end}\" }, limit: 10, text: \
+                   \"{{x}}\" }\n        each: { row: answer.rows }\n        start: row.day\n        lasts: 1d\n        \
+                   readings:\n          used: { kind: delta, value: row.v }\n";
+    let world = of_a(&server, request, "cpu_hours: { reading: used }");
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 5.00"]);
+    world.now("2026-11-10T12:30:00Z");
+    let collector = collect(&world);
+    assert_eq!((&collector["new"], &collector["corrected"]), (&serde_json::json!(0), &serde_json::json!(1)));
+    assert_eq!(
+        readings(&collector),
+        [
+            "used delta 2 - 2026-11-09T00:00:00Z..2026-11-10T00:00:00Z ",
+            "used delta 5 - 2026-11-10T00:00:00Z..2026-11-10T12:30:00Z ",
+        ]
+    );
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 7.00"]);
+    world.agent(&["recount"]).exits(0);
+}
+
+#[test]
+fn an_outage_of_the_agent_is_made_up_for_and_nothing_counts_twice() {
+    // 24 an hour and day.
+    let server = Server::start(|heard| {
+        let day = |key: &str| {
+            let at = heard.line.find(key).unwrap() + key.len();
+            heard.line[at..at + 10].parse::<i64>().unwrap()
+        };
+        json(format!(r#"{{"used":{}}}"#, (day("from=") - day("to=")).abs() / 150))
+    });
+    let request = "        query: { from: \"{start:unix}\", to: \"{end:unix}\" }\n        step: 1d\n        \
+                   readings:\n          used: { kind: delta, value: answer.used }\n";
+    let world = of_a(&server, request, "cpu_hours: { reading: used }");
+    // One unit every 150 s is 24 an hour: 9.5 days are 9.5 x 24 x 24.
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 5472.00"]);
+    let before = server.lines().len();
+    world.now("2026-11-14T06:00:00Z");
+    world.flush().exits(0);
+    // 13.25 days.
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 7632.00"]);
+    // The day before the one that was not over, for what was written late, and on to the 14th.
+    assert_eq!(server.lines().len() - before, 6);
+    world.agent(&["recount"]).exits(0);
+}

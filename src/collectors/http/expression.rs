@@ -276,6 +276,8 @@ impl<'de> Visitor<'de> for PairsVisitor {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn document(json: &str) -> (Document, Scope) {
@@ -388,6 +390,27 @@ mod tests {
         assert_eq!(said, "objects and lists within each other, more than 64 deep");
         for broken in ["", "[1,", "{\"a\":}", "nul", "[1] 2", "{\"a\" 1}"] {
             assert!(Document::parse(broken.as_bytes()).is_err(), "{broken}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), like in r#"[\[\]{}:,"a0-9.eE\- ]{0,60}"#) {
+            for body in [bytes.as_slice(), like.as_bytes()] {
+                let Ok(document) = Document::parse(body) else { continue };
+                let scope = Scope::default().with("answer", document.root());
+                for expr in ["answer", "answer.a", "answer[0]", "items(answer)[0][1]", "answer[?a > `0`].a | [0]"] {
+                    let expr = Expr::parse(expr).unwrap();
+                    let _ = (document.value(&expr, &scope), document.list(&expr, &scope));
+                }
+            }
+        }
+
+        /// Every whole number and every decimal comes out as it went in.
+        #[test]
+        fn any_number_is_as_the_answer_wrote_it(text in "-?(0|[1-9][0-9]{0,27})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?") {
+            let body = format!("{{\"a\":[{text}]}}");
+            prop_assert_eq!(value(&body, "answer.a[0]"), number(&text));
         }
     }
 }

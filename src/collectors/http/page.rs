@@ -23,6 +23,9 @@ use crate::wire::words::of_body;
 /// Bad rows that are shown one by one.
 const MAX_SHOWN: usize = 1_000;
 
+/// Bytes of a number or a time, beyond which a text is none and is not repeated in a message.
+const LONGEST: usize = 100;
+
 /// What a run has read so far.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
@@ -260,6 +263,9 @@ fn worded(document: &Document, scope: &Scope, expr: &Expr) -> Result<String, Str
 }
 
 fn number(text: &str, round: Option<u32>) -> Result<Decimal, String> {
+    if text.len() > LONGEST {
+        return Err(format!("a text of {} bytes is not a decimal number", text.len()));
+    }
     let Some(places) = round else {
         let value = parse_value(text.trim())?;
         return match value.normalize().scale() > crate::metering::reading::VALUE_PLACES {
@@ -270,7 +276,8 @@ fn number(text: &str, round: Option<u32>) -> Result<Decimal, String> {
             false => Ok(value),
         };
     };
-    let exact: Exact = text.trim().parse().map_err(|_| format!("`{text}` is not a decimal number"))?;
+    let exact: Option<Exact> = text.trim().parse().ok().filter(|_| !text.contains('/'));
+    let exact = exact.ok_or_else(|| format!("`{text}` is not a decimal number"))?;
     let units = exact.round(places, Rounding::HalfEven).to_i128();
     units
         .and_then(|units| Decimal::try_from_i128_with_scale(units, places).ok())
@@ -279,10 +286,64 @@ fn number(text: &str, round: Option<u32>) -> Result<Decimal, String> {
 
 /// RFC 3339, seconds since 1970, or a date (with a time) without an offset, which is one of UTC.
 fn time(text: &str) -> Result<Timestamp, String> {
+    if text.len() > LONGEST {
+        return Err(format!("a text of {} bytes is no time", text.len()));
+    }
     instant(text).or_else(|why| match text.trim().parse::<DateTime>() {
         Ok(civil) => {
             civil.to_zoned(TimeZone::UTC).map(|zoned| zoned.timestamp()).map_err(|error| error.to_string())
         }
         Err(_) => Err(why),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_rounded_only_where_it_is_said_and_half_to_even() {
+        for (text, round, value) in [
+            ("0.1", None, "0.1"),
+            (" 12.50 ", None, "12.5"),
+            ("9007199254740993", None, "9007199254740993"),
+            ("123456789012345.123456789012", None, "123456789012345.123456789012"),
+            ("47.99999999999997", Some(9), "48.000000000"),
+            ("1e-05", Some(12), "0.000010000000"),
+            ("0.0000000000005", Some(12), "0.000000000000"),
+            ("0.0000000000015", Some(12), "0.000000000002"),
+            ("1.2345678901234567e-20", Some(12), "0.000000000000"),
+            ("-2.5", Some(0), "-2"),
+        ] {
+            assert_eq!(number(text, round).map(|value| value.to_string()), Ok(value.to_owned()), "{text}");
+        }
+        for (text, round) in
+            [("1/2", None), ("1/2", Some(2)), ("n/a", Some(2)), ("", None), ("1e9999", Some(2))]
+        {
+            assert_eq!(number(text, round), Err(format!("`{text}` is not a decimal number")));
+        }
+        assert!(number("0.1234567890123", None).unwrap_err().contains("`round: 12`"));
+        assert!(number("12345678901234567890123456789", Some(2)).unwrap_err().contains("(28)"));
+        assert_eq!(
+            number(&"9".repeat(101), None).unwrap_err(),
+            "a text of 101 bytes is not a decimal number"
+        );
+    }
+
+    #[test]
+    fn a_time_without_an_offset_is_one_of_utc() {
+        for (text, instant) in [
+            ("2026-11-05T10:00:00Z", "2026-11-05T10:00:00Z"),
+            ("2026-11-05T12:00:00+02:00", "2026-11-05T10:00:00Z"),
+            ("1793872800", "2026-11-05T10:00:00Z"),
+            ("1793872800.5", "2026-11-05T10:00:00.5Z"),
+            ("2012-10-08T20:10:44.587336", "2012-10-08T20:10:44.587336Z"),
+            ("2026-11-05 10:00:00", "2026-11-05T10:00:00Z"),
+            ("2026-11-05", "2026-11-05T00:00:00Z"),
+        ] {
+            assert_eq!(time(text).map(|time| time.to_string()), Ok(instant.to_owned()), "{text}");
+        }
+        assert!(time("1793872800000").unwrap_err().contains("are they milliseconds?"));
+        assert!(time("yesterday").unwrap_err().contains("`yesterday` is no time"));
+    }
 }
