@@ -60,7 +60,7 @@ impl Definition {
 fn check_rules(section: &Section, collector: &dyn Collector, rules: &Rules) {
     let offers = collector.offers();
     for meter in &rules.meters {
-        let Some(offered) = offers.iter().find(|offered| offered.name == meter.reading) else {
+        let Some(kind) = collector.kind_of(&meter.reading) else {
             if !offers.is_empty() {
                 let known: Vec<_> = offers.iter().map(|offered| offered.name).collect();
                 section.problem(
@@ -75,7 +75,7 @@ fn check_rules(section: &Section, collector: &dyn Collector, rules: &Rules) {
             }
             continue;
         };
-        if let Err(why) = meter.measure(offered.kind) {
+        if let Err(why) = meter.measure(kind) {
             section.problem("meters", why);
         }
     }

@@ -13,6 +13,7 @@ use super::quantify::{self, Touched};
 use super::store::{Put, Store};
 use super::{Ledger, LedgerError, Rulebook, instant, micros, statements};
 use crate::collectors::Quarantined;
+use crate::collectors::spool::Spool;
 use crate::metering::measure::RunFacts;
 use crate::metering::reading::{Kind, Reading, Span};
 
@@ -74,8 +75,13 @@ const QUARANTINE_KEPT: i64 = 200;
 impl Ledger {
     /// Records a run and everything that follows from it.
     pub fn record(&mut self, run: Run) -> Result<Recorded, LedgerError> {
+        self.record_all(run, &mut Spool::default())
+    }
+
+    /// Like `record`, of a run with more readings than memory should hold.
+    pub fn record_all(&mut self, run: Run, more: &mut Spool) -> Result<Recorded, LedgerError> {
         let recorded = self.transact(|connection, rulebook| {
-            let recorded = record(connection, rulebook, run)?;
+            let recorded = record(connection, rulebook, run, more)?;
             crate::fail_point("before a run is committed");
             Ok(recorded)
         })?;
@@ -87,11 +93,12 @@ impl Ledger {
     pub fn rehearse_and<T>(
         &mut self,
         run: Run,
+        more: &mut Spool,
         look: impl FnOnce(&mut Ledger) -> Result<T, LedgerError>,
     ) -> Result<(Recorded, T), LedgerError> {
         let wrap = |path: &std::path::Path, error| LedgerError::from_sqlite(path, error);
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| wrap(&self.path, error))?;
-        let recorded = record(&self.connection, &self.rulebook, run).map_err(|error| wrap(&self.path, error));
+        let recorded = record(&self.connection, &self.rulebook, run, more).map_err(|error| wrap(&self.path, error));
         let both = recorded.and_then(|recorded| Ok((recorded, look(self)?)));
         self.connection.execute_batch("ROLLBACK").map_err(|error| wrap(&self.path, error))?;
         both
@@ -108,9 +115,14 @@ impl Ledger {
     }
 }
 
-fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::Result<Recorded> {
+fn record(
+    connection: &Connection,
+    rulebook: &Rulebook,
+    run: Run,
+    more: &mut Spool,
+) -> rusqlite::Result<Recorded> {
     let mut recorded = Recorded::default();
-    let (mut readings, quarantined, mut problems, checkpoint, lists_everything) = match run.outcome.clone() {
+    let (readings, quarantined, mut problems, checkpoint, lists_everything) = match run.outcome.clone() {
         RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything } => {
             (readings, quarantined, problems, checkpoint, lists_everything)
         }
@@ -121,8 +133,8 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
         }
     };
     recorded.quarantined = quarantined;
-    if let Some(ended) = ended_later(connection, &run)? {
-        readings.retain(|reading| !is_momentary(reading, &run));
+    let ended_later = ended_later(connection, &run)?;
+    if let Some(ended) = ended_later {
         problems.push(format!(
             "the run began at {}, but an earlier run of this collector ended at {ended}: the clock was set back, or two \
              ran at once. What it saw of the moment is not used, because a counter would seem to have been reset; \
@@ -138,7 +150,13 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
 
     let mut touched = Touched::default();
     let mut store = Store::new(connection, rulebook, &run, run_id, facts);
-    for reading in readings {
+    // A reading that can't be read back undoes the run.
+    let lost = |error: std::io::Error| rusqlite::Error::ToSqlConversionFailure(error.into());
+    for reading in readings.into_iter().map(Ok).chain(more.read().map_err(lost)?) {
+        let reading = reading.map_err(lost)?;
+        if ended_later.is_some() && is_momentary(&reading, &run) {
+            continue;
+        }
         match store.put(reading, &mut touched)? {
             Put::New => recorded.new += 1,
             Put::Corrected => recorded.corrected += 1,
