@@ -188,7 +188,9 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<BTreeSe
         for note in notes {
             found.warning(format!("collector {name}: {note}"));
         }
-        let others = more.read().map_err(|error| Failed::new(Exit::Collector, format!("collector {name}: {error}")))?;
+        let others = more
+            .read()
+            .map_err(|error| Failed::new(Exit::Collector, format!("collector {name}: {error}")))?;
         let all = readings.into_iter().chain(others.map_while(Result::ok));
         describe(definition, all, &mut seen, found);
     }

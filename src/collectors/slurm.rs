@@ -231,8 +231,7 @@ impl Call<'_> {
         let mut gone: Vec<String> = reader.open.drain().collect();
         gone.sort_unstable();
         for id in gone {
-            let reason =
-                "it ran at the last look, and slurmdbd no longer knows it; what was counted until then stands";
+            let reason = "it ran at the last look, and slurmdbd no longer knows it; what was counted until then stands";
             reader.batch.quarantine(&id, reason);
         }
         Ok(reader)
@@ -342,4 +341,3 @@ impl Collector for Slurm {
         Box::pin(self.run(request))
     }
 }
-

@@ -132,7 +132,8 @@ impl Iterator for Lines {
         self.text.clear();
         let read = file.read_line(&mut self.text).and_then(|_| {
             let line: Line = serde_json::from_str(&self.text)?;
-            line.reading(self.last.as_ref()).ok_or_else(|| std::io::Error::other("it is not what was written"))
+            line.reading(self.last.as_ref())
+                .ok_or_else(|| std::io::Error::other("it is not what was written"))
         });
         if let Ok(reading) = &read {
             self.last = Some(reading.clone());
@@ -205,20 +206,21 @@ mod tests {
             (proptest::option::of(label()), proptest::option::of(100_000_000_000i64..2_000_000_000_000_000)),
             (100_000_000_000i64..2_000_000_000_000_000, 0..1_000_000i64),
         );
-        let made = one.prop_map(|((kind, name, digits, scale), unit, labels, id, (epoch, began), (at, long))| {
-            let kind = [Kind::Counter, Kind::Gauge, Kind::Delta, Kind::Total][kind];
-            let instant = |micros| Timestamp::from_microsecond(micros).unwrap();
-            let value = rust_decimal::Decimal::new(digits, scale);
-            let mut reading = Reading::new(&name, kind, value, instant(at));
-            if kind == Kind::Delta {
-                reading.span = Span::Interval { start: instant(at - long), end: instant(at) };
-            }
-            reading.unit = unit;
-            reading.labels = labels;
-            reading.id = id;
-            reading.epoch = Epoch { id: epoch, began: began.map(instant) };
-            reading
-        });
+        let made =
+            one.prop_map(|((kind, name, digits, scale), unit, labels, id, (epoch, began), (at, long))| {
+                let kind = [Kind::Counter, Kind::Gauge, Kind::Delta, Kind::Total][kind];
+                let instant = |micros| Timestamp::from_microsecond(micros).unwrap();
+                let value = rust_decimal::Decimal::new(digits, scale);
+                let mut reading = Reading::new(&name, kind, value, instant(at));
+                if kind == Kind::Delta {
+                    reading.span = Span::Interval { start: instant(at - long), end: instant(at) };
+                }
+                reading.unit = unit;
+                reading.labels = labels;
+                reading.id = id;
+                reading.epoch = Epoch { id: epoch, began: began.map(instant) };
+                reading
+            });
         proptest::collection::vec((made, 0..3usize), 0..20).prop_map(|readings| {
             let twins = readings.into_iter().flat_map(|(reading, twins)| {
                 (0..=twins).map(move |n| Reading { name: format!("{} {n}", reading.name), ..reading.clone() })

@@ -55,9 +55,7 @@ pub async fn ask(
             let outcome = RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything };
             (outcome, seen, more, notes)
         }
-        Err(error) => {
-            (RunOutcome::Failed(error.to_string()), Vec::new(), Spool::default(), Vec::new())
-        }
+        Err(error) => (RunOutcome::Failed(error.to_string()), Vec::new(), Spool::default(), Vec::new()),
     };
     let run = Run {
         collector: definition.name.clone(),

@@ -98,7 +98,8 @@ impl Ledger {
     ) -> Result<(Recorded, T), LedgerError> {
         let wrap = |path: &std::path::Path, error| LedgerError::from_sqlite(path, error);
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| wrap(&self.path, error))?;
-        let recorded = record(&self.connection, &self.rulebook, run, more).map_err(|error| wrap(&self.path, error));
+        let recorded =
+            record(&self.connection, &self.rulebook, run, more).map_err(|error| wrap(&self.path, error));
         let both = recorded.and_then(|recorded| Ok((recorded, look(self)?)));
         self.connection.execute_batch("ROLLBACK").map_err(|error| wrap(&self.path, error))?;
         both

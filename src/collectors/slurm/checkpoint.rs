@@ -24,10 +24,8 @@ impl Checkpoint {
     /// read up to anywhere.
     pub(super) fn parse(text: &str, scope: &str) -> Option<Checkpoint> {
         let written: Written = serde_json::from_str(text).ok()?;
-        (written.scope == scope).then(|| Checkpoint {
-            read_to: written.read_to,
-            running: written.running.into_iter().collect(),
-        })
+        (written.scope == scope)
+            .then(|| Checkpoint { read_to: written.read_to, running: written.running.into_iter().collect() })
     }
 
     pub(super) fn text(self, scope: &str) -> String {

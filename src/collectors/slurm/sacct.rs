@@ -210,8 +210,21 @@ impl Reader {
         if count != fields.len() {
             return Err(format!("it has {count} columns instead of {}", fields.len()));
         }
-        let [raw, submit, start, end, elapsed, state, account, user, partition, qos, cluster, reservation, tres] =
-            fields;
+        let [
+            raw,
+            submit,
+            start,
+            end,
+            elapsed,
+            state,
+            account,
+            user,
+            partition,
+            qos,
+            cluster,
+            reservation,
+            tres,
+        ] = fields;
         if raw.is_empty() || cluster.is_empty() || submit.parse::<i64>().is_err() {
             return Err("it has no number, time of submission or cluster".to_owned());
         }
@@ -239,9 +252,14 @@ impl Reader {
         if seconds == 0 && end < start {
             return Ok(());
         }
-        if tres.is_empty() && seconds > 0 {
-            let column = self.wishes.columns()[12];
-            return Err(format!("it ran for {seconds} s, but its {column} says nothing of what it had"));
+        match seconds {
+            // Older versions give what was cancelled while it waited a start.
+            0 if tres.is_empty() => return Ok(()),
+            1.. if tres.is_empty() => {
+                let column = self.wishes.columns()[12];
+                return Err(format!("it ran for {seconds} s, but its {column} says nothing of what it had"));
+            }
+            _ => {}
         }
         let labels = self.labels(state, account, user, partition, qos, cluster, reservation)?;
         let whole = Decimal::from(seconds);

@@ -57,7 +57,11 @@ pub(super) fn parse(text: &str) -> Result<Vec<Used>, String> {
 /// `gpu_seconds` for gres/gpu, `gpu:a100_seconds` for gres/gpu:a100, `gres/shard_seconds` for what has no short name.
 fn gres(key: &str) -> String {
     let thing = key.strip_prefix("gres/").unwrap_or(key);
-    if thing == "gpu" || thing.starts_with("gpu:") { format!("{thing}_seconds") } else { format!("{key}_seconds") }
+    if thing == "gpu" || thing.starts_with("gpu:") {
+        format!("{thing}_seconds")
+    } else {
+        format!("{key}_seconds")
+    }
 }
 
 /// Whether a reading of that name could be made of some site's resources, beside those that every site has.
@@ -174,10 +178,19 @@ mod tests {
 
     #[test]
     fn a_misspelt_name_is_no_reading() {
-        for name in ["gpu:a100_seconds", "gres/shard_seconds", "gres/shard:t4_seconds", "license/matlab_seconds"] {
+        for name in
+            ["gpu:a100_seconds", "gres/shard_seconds", "gres/shard:t4_seconds", "license/matlab_seconds"]
+        {
             assert!(is_reading(name), "{name}");
         }
-        for name in ["cpus_seconds", "gpu:a100", "gres/gpu_seconds", "gres/gpu:a100_seconds", "gpu:_seconds", "gres/_seconds"] {
+        for name in [
+            "cpus_seconds",
+            "gpu:a100",
+            "gres/gpu_seconds",
+            "gres/gpu:a100_seconds",
+            "gpu:_seconds",
+            "gres/_seconds",
+        ] {
             assert!(!is_reading(name), "{name}");
         }
     }
