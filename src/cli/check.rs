@@ -208,7 +208,14 @@ fn describe(
     let mut nowhere = BTreeSet::new();
     // How many there are of each name, and their kind and unit.
     let mut names: BTreeMap<String, (usize, Kind, String)> = BTreeMap::new();
+    let meters = &definition.rules.meters;
+    // Readings that each meter counts.
+    let mut counted = vec![0; meters.len()];
     for reading in readings {
+        for (meter, counted) in meters.iter().zip(&mut counted) {
+            let counts = meter.reading == reading.name && meter.weighing.weigh(&reading.labels).is_some();
+            *counted += usize::from(counts);
+        }
         let unit = reading.unit.unwrap_or_default();
         names.entry(reading.name).or_insert((0, reading.kind, unit)).0 += 1;
         match definition.rules.place(&reading.labels) {
@@ -226,7 +233,7 @@ fn describe(
     for why in nowhere {
         found.warning(format!("collector {name}: some readings belong nowhere: {why}"));
     }
-    for meter in &definition.rules.meters {
+    for (meter, counted) in meters.iter().zip(counted) {
         let Some((readings, kind, unit)) = names.get(&meter.reading) else {
             found.warning(format!(
                 "collector {name}: no reading `{}` now, so nothing for {}",
@@ -236,12 +243,22 @@ fn describe(
         };
         match meter.measure(*kind) {
             Ok(measure) => {
-                let series = count(*readings, "reading");
+                let series = count(counted, "reading");
                 let factor = &meter.factor;
-                found.good(format!(
-                    "collector {name}: {series} of {} ({kind}, {unit}) make {} by {measure} x {factor}",
+                let only = match meter.weighing.to_string() {
+                    rule if rule.is_empty() => rule,
+                    rule => format!(", {rule}"),
+                };
+                let line = format!(
+                    "collector {name}: {series} of {} ({kind}, {unit}) make {} by {measure} x {factor}{only}",
                     meter.reading, meter.component
-                ));
+                );
+                if counted == 0 {
+                    found
+                        .warning(format!("{line}: none of {readings} counts; is a label or value misspelt?"));
+                } else {
+                    found.good(line);
+                }
             }
             Err(why) => found.problem(Exit::Config, format!("collector {name}: {why}")),
         }

@@ -16,6 +16,7 @@ use crate::daemon::sample::{Said, Since, ask};
 use crate::ledger::ingest::Recorded;
 use crate::ledger::outbox::Statement;
 use crate::ledger::{Ledger, SharedLedger};
+use crate::metering::meter::Meter;
 use crate::metering::reading::{Reading, Span};
 
 /// Sample now, and show the readings and the amounts they make.
@@ -206,6 +207,12 @@ fn show(
             writeln!(out, "  ... and {others} more (--json shows all)")?;
         }
     }
+    for meter in definition.rules.meters.iter().filter(|meter| !meter.weighing.is_even()) {
+        let (counted, of) = weighed(meter, &sampled.readings);
+        let first = if sampled.more > 0 { "the first " } else { "" };
+        let (component, reading, rule) = (&meter.component, &meter.reading, &meter.weighing);
+        writeln!(out, "  {component} counts {counted} of {first}{of} readings of {reading}: {rule}")?;
+    }
     for bad in &recorded.quarantined {
         writeln!(out, "  quarantined, not billed: {}: {}", bad.reason, bad.what)?;
     }
@@ -227,6 +234,13 @@ fn show(
     }
     writeln!(out, "{rows}")?;
     Ok(())
+}
+
+/// How many readings a meter with rules about labels counts, of how many.
+fn weighed(meter: &Meter, readings: &[Reading]) -> (usize, usize) {
+    let of_meter = || readings.iter().filter(|reading| reading.name == meter.reading);
+    let counted = of_meter().filter(|reading| meter.weighing.weigh(&reading.labels).is_some()).count();
+    (counted, of_meter().count())
 }
 
 /// Readings shown to a person.
@@ -271,11 +285,14 @@ fn as_json(definition: &Definition, sampled: &Sampled, changes: &[Change]) -> se
             })
         })
         .collect();
+    let meters = definition.rules.meters.iter().filter(|meter| !meter.weighing.is_even());
+    let weighing: BTreeMap<_, _> =
+        meters.map(|meter| (meter.component.clone(), meter.weighing.to_string())).collect();
     json!({
         "name": definition.name,
         "outcome": if recorded.failed.is_some() { "failed" } else if recorded.problems.is_empty() { "ok" } else { "partial" },
         "error": recorded.failed, "problems": recorded.problems, "notes": sampled.notes,
-        "readings": readings, "new": recorded.new, "corrected": recorded.corrected,
+        "weighing": weighing, "readings": readings, "new": recorded.new, "corrected": recorded.corrected,
         "quarantined": quarantined, "changes": changes,
     })
 }

@@ -80,6 +80,20 @@ fn check_rules(section: &Section, collector: &dyn Collector, rules: &Rules) {
         }
     }
     let labels = collector.labels();
+    for meter in &rules.meters {
+        for label in meter.weighing.labels() {
+            if !labels.is_empty() && !labels.contains(&label) {
+                section.problem(
+                    "meters",
+                    format!(
+                        "the meter {} looks at a label `{label}`, which is none of this collector's readings; they carry {}",
+                        meter.component,
+                        labels.join(", ")
+                    ),
+                );
+            }
+        }
+    }
     for label in rules.labels() {
         if !labels.is_empty() && !labels.contains(&label) {
             section.problem(

@@ -197,6 +197,19 @@ impl Section {
         sections
     }
 
+    /// The keys of this section, where the operator chooses them.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for key in self.values.keys() {
+            match (key, scalar(key)) {
+                (Value::String(name), _) => names.push(name.clone()),
+                (_, Ok(other)) => self.problem("", format!("`{other}` must be in quotes")),
+                (_, Err(_)) => self.problem("", "a key must be a plain word"),
+            }
+        }
+        names
+    }
+
     /// Ends the reading of this section: what nobody took is an unknown key.
     pub fn finish(self) {
         for key in self.values.keys() {
