@@ -5,6 +5,7 @@ oracle.py readings NOW [requested]     every reading of every job on stdin, as
                                        name|id|start|end|value|account|user|partition|qos|cluster|state|reservation
 oracle.py sums NOW FROM TO [requested] for each account, user and reading: what fell between the two instants,
                                        by the share of each job's time (exact fractions, printed as they are)
+oracle.py suspended                    the same of the time for which jobs were suspended
 
 Instants are seconds since 1970. It shares no code with the agent, and is written the plainest way.
 """
@@ -54,7 +55,7 @@ def text(number):
 
 
 def main():
-    what, now = sys.argv[1], int(sys.argv[2])
+    what, now = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0
     column = "ReqTRES" if sys.argv[-1] == "requested" else "AllocTRES"
     if what == "readings":
         rows = []
@@ -65,8 +66,19 @@ def main():
                 rows.append("|".join([name, ident, str(start), str(end), text(value), *labels]))
         print("\n".join(sorted(rows)))
         return
-    first, last = int(sys.argv[3]), int(sys.argv[4])
     sums = {}
+    if what == "suspended":
+        for job, start, end, readings in jobs(sys.stdin, now, column):
+            elapsed = int(job["ElapsedRaw"])
+            for name, value in readings.items():
+                lost = value / elapsed * (end - start - elapsed) if elapsed else 0
+                if lost:
+                    key = (job["Account"], job["User"], name)
+                    sums[key] = sums.get(key, 0) + lost
+        for key, value in sorted(sums.items()):
+            print("|".join([*key, text(value)]))
+        return
+    first, last = int(sys.argv[3]), int(sys.argv[4])
     for job, start, end, readings in jobs(sys.stdin, now, column):
         inside = max(0, min(end, last) - max(start, first))
         share = Fraction(inside, end - start) if end > start else Fraction(int(first <= start < last))
