@@ -64,7 +64,12 @@ impl Problems {
     /// Records a problem with what stands at `path`.
     pub fn add(&self, path: &[String], message: impl Into<String>) {
         let line = line_of(&self.0.text, path);
-        self.0.problems.borrow_mut().push(Problem { path: path.join("."), line, message: message.into() });
+        let problem = Problem { path: path.join("."), line, message: message.into() };
+        let mut problems = self.0.problems.borrow_mut();
+        // Two may read the same key.
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
     }
 }
 
