@@ -7,11 +7,12 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::ingest::Restate;
-use super::quantify::{cuts, quantity};
+use super::quantify::cuts;
+use super::rows::quantity;
 use super::{Rulebook, micros};
 use crate::metering::exact::Exact;
 use crate::metering::measure::{Measure, Quantity};
@@ -27,6 +28,10 @@ pub(super) fn restate_all(
     now: Timestamp,
 ) -> rusqlite::Result<usize> {
     let mut makers: HashMap<&str, Makers<'_>> = HashMap::new();
+    let mut put_line = connection.prepare_cached(
+        "INSERT OR REPLACE INTO line (resource, period, part, component, user, exact, posted, problem)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
     let mut changed: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (resource, period, component) in restate {
         let makers = match makers.entry(component) {
@@ -34,7 +39,7 @@ pub(super) fn restate_all(
             Entry::Vacant(new) => new.insert(makers_of(connection, rulebook, component)?),
         };
         let place = Place { resource, period, component };
-        if restate_one(connection, rulebook, makers, place, now)? {
+        if restate_one(connection, rulebook, makers, &mut put_line, place, now)? {
             changed.insert((resource, period));
         }
     }
@@ -139,6 +144,7 @@ fn restate_one(
     connection: &Connection,
     rulebook: &Rulebook,
     makers: &Makers<'_>,
+    put_line: &mut CachedStatement<'_>,
     place: Place<'_>,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
@@ -163,7 +169,7 @@ fn restate_one(
         let before = load(connection, place, part)?;
         keep_standing(connection, makers, place, part, &before, &mut lines)?;
         if lines != before {
-            changed |= store(connection, place, part, &before, &lines, now)?;
+            changed |= store(connection, put_line, place, part, &before, &lines, now)?;
         }
     }
     Ok(changed)
@@ -209,7 +215,7 @@ fn amounts(
     let mut parts: BTreeMap<i64, Amounts> = BTreeMap::new();
     let mut query = connection.prepare_cached(
         "SELECT series.id, series.user, quantity.segment, quantity.sum, quantity.max, quantity.last,
-                quantity.covered, quantity.missed, quantity.gaps, quantity.resets
+                quantity.covered, quantity.missed, quantity.gaps, quantity.resets, series.labels
          FROM target CROSS JOIN series ON series.target = target.id AND series.source = ?3
          CROSS JOIN quantity ON quantity.series = series.id AND quantity.measure = ?4
                             AND quantity.segment >= ?5 AND quantity.segment < ?6
@@ -218,20 +224,34 @@ fn amounts(
     let zone = timeline.zone();
     let (start, end) = (micros(zone.start(period)), micros(zone.end(period)));
     for maker in makers {
-        // Quantities of one series in one part are put together first: a mean is of all its time.
-        let mut by_series: BTreeMap<(i64, i64), (Quantity, Option<String>)> = BTreeMap::new();
+        // Quantities of one series in one part are put together first: a mean is of all its time. With the series' user
+        // and what it counts.
+        let mut by_series: BTreeMap<(i64, i64), (Quantity, Option<String>, Option<Exact>)> = BTreeMap::new();
         let measure = maker.measure.to_string();
         let mut rows =
             query.query(params![place.resource, place.period, maker.source, measure, start, end])?;
         while let Some(row) = rows.next()? {
+            let mut weight = None;
+            if !maker.meter.weighing.is_even() {
+                let labels = serde_json::from_str(&row.get::<_, String>(10)?).unwrap_or_default();
+                weight = maker.meter.weighing.weigh(&labels);
+                if weight.is_none() {
+                    continue;
+                }
+            }
             let part = micros(timeline.segment_at(super::instant(row.get(2)?)).start);
-            let entry = by_series.entry((part, row.get(0)?)).or_default();
+            let fresh = || (Quantity::default(), None, weight);
+            let entry = by_series.entry((part, row.get(0)?)).or_insert_with(fresh);
             entry.0.absorb(quantity(row, 3)?);
             entry.1 = row.get(1)?;
         }
-        for ((part, _), (quantity, user)) in by_series {
+        for ((part, _), (quantity, user, weight)) in by_series {
             let Some(value) = quantity.value(maker.measure) else { continue };
             let amount = value * maker.meter.factor.clone();
+            let amount = match weight {
+                Some(weight) => amount * weight,
+                None => amount,
+            };
             let amounts = parts.entry(part).or_insert_with(|| Amounts {
                 total: Exact::zero(),
                 users: BTreeMap::new(),
@@ -336,6 +356,7 @@ fn load(connection: &Connection, place: Place<'_>, part: i64) -> rusqlite::Resul
 /// Writes what differs; the revision grows only if a posted number changed. Returns whether it did.
 fn store(
     connection: &Connection,
+    put_line: &mut CachedStatement<'_>,
     place: Place<'_>,
     part: i64,
     before: &Lines,
@@ -357,12 +378,16 @@ fn store(
             continue;
         }
         posted_changed |= old.is_none_or(|old| old.posted != line.posted || old.problem != line.problem);
-        connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO line (resource, period, part, component, user, exact, posted, problem)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            )?
-            .execute(params![resource, period, part, component, user, line.exact, line.posted, line.problem])?;
+        put_line.execute(params![
+            resource,
+            period,
+            part,
+            component,
+            user,
+            line.exact,
+            line.posted,
+            line.problem
+        ])?;
     }
     connection
         .prepare_cached(
