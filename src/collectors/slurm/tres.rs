@@ -95,7 +95,8 @@ fn bytes(text: &str) -> Result<Decimal, String> {
         Some('P') => 1 << 50,
         _ => return Err(format!("`mem={text}` has no unit (K, M, G, T or P)")),
     };
-    let count = number("mem", &text[..text.len() - 1])?;
+    let count =
+        number("mem", &text[..text.len() - 1]).map_err(|_| format!("`mem={text}` has no plain count"))?;
     count.checked_mul(unit.into()).ok_or_else(|| too_large("mem"))
 }
 
