@@ -204,6 +204,15 @@ fn move_part(
     Ok(proper)
 }
 
+/// What a series has in one part of a month, and what it counts there.
+#[derive(Default)]
+struct Weighed {
+    quantity: Quantity,
+    user: Option<String>,
+    /// `None`: it counts as it is.
+    weight: Option<Exact>,
+}
+
 /// The exact amounts of the component, by part of the month.
 fn amounts(
     connection: &Connection,
@@ -224,9 +233,8 @@ fn amounts(
     let zone = timeline.zone();
     let (start, end) = (micros(zone.start(period)), micros(zone.end(period)));
     for maker in makers {
-        // Quantities of one series in one part are put together first: a mean is of all its time. With the series' user
-        // and what it counts.
-        let mut by_series: BTreeMap<(i64, i64), (Quantity, Option<String>, Option<Exact>)> = BTreeMap::new();
+        // Quantities of one series in one part are put together first: a mean is of all its time.
+        let mut by_series: BTreeMap<(i64, i64), Weighed> = BTreeMap::new();
         let measure = maker.measure.to_string();
         let mut rows =
             query.query(params![place.resource, place.period, maker.source, measure, start, end])?;
@@ -240,12 +248,12 @@ fn amounts(
                 }
             }
             let part = micros(timeline.segment_at(super::instant(row.get(2)?)).start);
-            let fresh = || (Quantity::default(), None, weight);
-            let entry = by_series.entry((part, row.get(0)?)).or_insert_with(fresh);
-            entry.0.absorb(quantity(row, 3)?);
-            entry.1 = row.get(1)?;
+            let entry = by_series.entry((part, row.get(0)?)).or_default();
+            entry.quantity.absorb(quantity(row, 3)?);
+            entry.user = row.get(1)?;
+            entry.weight = weight;
         }
-        for ((part, _), (quantity, user, weight)) in by_series {
+        for ((part, _), Weighed { quantity, user, weight }) in by_series {
             let Some(value) = quantity.value(maker.measure) else { continue };
             let amount = value * maker.meter.factor.clone();
             let amount = match weight {
