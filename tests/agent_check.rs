@@ -17,7 +17,7 @@ fn now(name: &str, kind: &str, value: &str, unit: &str, labels: &[(&str, &str)])
 #[test]
 fn it_shows_what_would_be_reported_for_whom_and_in_which_unit() {
     let world = World::new(CURRENT);
-    world.configure(&cpu_hours_of_a());
+    world.configure(&cpu_hours_by_user());
     world.readings(&[now("cpu_seconds", "counter", "160", "s", &[("user", "alice")])]);
     world
         .agent(&["check"])

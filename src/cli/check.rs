@@ -1,7 +1,7 @@
 //! `check`: every problem at once, each with its remedy: the file, the plugins, the ledger, the token, what Waldur has,
 //! and whether the clocks agree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -13,17 +13,17 @@ use uuid::Uuid;
 use super::exit::{Exit, Failed};
 use super::setup::{Read, Setup, count, read};
 use crate::collectors::definition::Definition;
-use crate::daemon::sample::{Said, ask};
+use crate::daemon::sample::{Said, Since, ask};
 use crate::ledger::ingest::RunOutcome;
 use crate::ledger::{Ledger, SharedLedger};
 use crate::metering::meter::{Place, Target};
-use crate::metering::reading::Reading;
+use crate::metering::reading::{Kind, Reading};
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::{Me, Offering, Plan};
 use crate::waldur::usages::UsageFilter;
 
-use reports::Reports;
+use reports::{Reports, Tried};
 
 mod reports;
 mod units;
@@ -173,7 +173,8 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<Reports
     let ledger = SharedLedger::new(Ledger::in_memory((*setup.rulebook).clone())?);
     for definition in setup.definitions.iter() {
         let since = definition.since.unwrap_or_else(|| setup.period_start());
-        let Said { run, readings, notes } =
+        let since = Since::Checkpoint(since);
+        let Said { run, readings, mut more, notes } =
             ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
         let name = &definition.name;
         match run.outcome {
@@ -193,49 +194,72 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<Reports
         for note in notes {
             found.warning(format!("collector {name}: {note}"));
         }
-        describe(definition, &readings, &mut reports, found);
+        let others = more
+            .read()
+            .map_err(|error| Failed::new(Exit::Collector, format!("collector {name}: {error}")))?;
+        let all = readings.into_iter().chain(others.map_while(Result::ok));
+        describe(definition, all, &mut reports, found);
     }
     Ok(reports)
 }
 
 /// What each meter makes of the readings, and which of them belong nowhere.
-fn describe(definition: &Definition, readings: &[Reading], reports: &mut Reports, found: &mut Findings) {
+fn describe(
+    definition: &Definition,
+    readings: impl Iterator<Item = Reading>,
+    reports: &mut Reports,
+    found: &mut Findings,
+) {
     let name = &definition.name;
     let mut nowhere = BTreeSet::new();
-    let mut placed: Vec<(&Reading, Target)> = Vec::new();
+    // How many there are of each name, and their kind and unit.
+    let mut names: BTreeMap<String, (usize, Kind, String)> = BTreeMap::new();
+    let meters = &definition.rules.meters;
+    // What each meter counts.
+    let mut tried: Vec<Tried> = meters.iter().map(|_| Tried::default()).collect();
     for reading in readings {
-        match definition.rules.place(&reading.labels) {
-            Place::At { target, .. } => placed.push((reading, target)),
-            Place::Ignored => {}
-            Place::Nowhere(why) => {
-                nowhere.insert(why);
+        let place = definition.rules.place(&reading.labels);
+        for (meter, tried) in meters.iter().zip(&mut tried) {
+            if meter.reading == reading.name && meter.weighing.weigh(&reading.labels).is_some() {
+                tried.add(&reading, &place);
             }
+        }
+        let unit = reading.unit.unwrap_or_default();
+        names.entry(reading.name).or_insert((0, reading.kind, unit)).0 += 1;
+        if let Place::Nowhere(why) = place {
+            nowhere.insert(why);
         }
     }
     for why in nowhere {
         found.warning(format!("collector {name}: some readings belong nowhere: {why}"));
     }
-    for meter in &definition.rules.meters {
-        let mut of_meter = readings.iter().filter(|reading| reading.name == meter.reading).peekable();
-        let Some(first) = of_meter.peek() else {
+    for (meter, tried) in meters.iter().zip(tried) {
+        let Some((readings, kind, unit)) = names.get(&meter.reading) else {
             found.warning(format!(
                 "collector {name}: no reading `{}` now, so nothing for {}",
                 meter.reading, meter.component
             ));
             continue;
         };
-        let kind = first.kind;
-        let unit = first.unit.as_deref().unwrap_or("no unit");
-        match meter.measure(kind) {
+        match meter.measure(*kind) {
             Ok(measure) => {
-                let series = count(of_meter.count(), "reading");
+                let series = count(tried.counted, "reading");
                 let factor = &meter.factor;
-                found.good(format!(
-                    "collector {name}: {series} of {} ({kind}, {unit}) make {} by {measure} x {factor}",
+                let only = match meter.weighing.to_string() {
+                    rule if rule.is_empty() => rule,
+                    rule => format!(", {rule}"),
+                };
+                let line = format!(
+                    "collector {name}: {series} of {} ({kind}, {unit}) make {} by {measure} x {factor}{only}",
                     meter.reading, meter.component
-                ));
-                let of_meter = placed.iter().filter(|(reading, _)| reading.name == meter.reading);
-                reports.add(name, meter, measure, &of_meter.cloned().collect::<Vec<_>>());
+                );
+                if tried.counted == 0 {
+                    found
+                        .warning(format!("{line}: none of {readings} counts; is a label or value misspelt?"));
+                } else {
+                    found.good(line);
+                    reports.add(name, meter, measure, unit, tried);
+                }
             }
             Err(why) => found.problem(Exit::Config, format!("collector {name}: {why}")),
         }

@@ -9,12 +9,37 @@ use super::Findings;
 use super::units::{Verdict, judge, made};
 use crate::cli::setup::count;
 use crate::metering::measure::Measure;
-use crate::metering::meter::{Meter, Target};
+use crate::metering::meter::{Meter, Place, Target};
 use crate::metering::reading::Reading;
 use crate::waldur::types::Offering;
 
 /// How many resources, and how many readings, are named.
 const NAMED: usize = 3;
+
+/// What a meter counts of a collector's readings.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    pub(super) counted: usize,
+    /// Some of the readings, for people.
+    examples: Vec<String>,
+    targets: BTreeSet<Target>,
+}
+
+impl Tried {
+    pub(super) fn add(&mut self, reading: &Reading, place: &Place) {
+        self.counted += 1;
+        let Place::At { target, user } = place else { return };
+        if self.examples.len() < NAMED {
+            let unit = reading.unit.iter().filter(|unit| !unit.is_empty()).map(|unit| format!(" {unit}"));
+            let unit: String = unit.collect();
+            let of = user.as_ref().map(|user| format!(" of {user}")).unwrap_or_default();
+            self.examples.push(format!("{}{unit}{of} for {target}", reading.value));
+        }
+        if !self.targets.contains(target) {
+            self.targets.insert(target.clone());
+        }
+    }
+}
 
 /// One meter of a collector that was tried.
 #[derive(Debug)]
@@ -23,10 +48,7 @@ struct Would {
     meter: Meter,
     measure: Measure,
     unit: String,
-    /// Some of the readings, for people.
-    examples: Vec<String>,
-    series: usize,
-    targets: BTreeSet<Target>,
+    tried: Tried,
 }
 
 #[derive(Debug, Default)]
@@ -39,33 +61,15 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    /// Notes what a meter makes of a collector's readings, each with where it belongs.
-    pub(super) fn add(
-        &mut self,
-        collector: &str,
-        meter: &Meter,
-        measure: Measure,
-        readings: &[(&Reading, Target)],
-    ) {
-        let unit = readings.iter().find_map(|(reading, _)| reading.unit.clone()).unwrap_or_default();
-        let example = |(reading, target): &(&Reading, Target)| {
-            let user = reading.labels.get("user").map(|user| format!(" of {user}")).unwrap_or_default();
-            format!("{} {unit}{user} for {target}", reading.value).replace("  ", " ")
-        };
-        self.would.push(Would {
-            collector: collector.to_owned(),
-            meter: meter.clone(),
-            measure,
-            examples: readings.iter().take(NAMED).map(example).collect(),
-            unit,
-            series: readings.len(),
-            targets: readings.iter().map(|(_, target)| target.clone()).collect(),
-        });
+    /// Notes what a meter makes of a collector's readings, which are in `unit`.
+    pub(super) fn add(&mut self, collector: &str, meter: &Meter, measure: Measure, unit: &str, tried: Tried) {
+        let (collector, unit) = (collector.to_owned(), unit.to_owned());
+        self.would.push(Would { collector, meter: meter.clone(), measure, unit, tried });
     }
 
     /// The backend ids that were seen, by offering.
     pub(super) fn backend_ids(&self) -> BTreeSet<(Uuid, String)> {
-        let targets = self.would.iter().flat_map(|would| &would.targets);
+        let targets = self.would.iter().flat_map(|would| &would.tried.targets);
         let id = |target: &Target| match target {
             Target::BackendId { offering, backend_id } => Some((*offering, backend_id.clone())),
             Target::Resource(_) => None,
@@ -88,7 +92,8 @@ impl Reports {
     pub(super) fn tell(&self, found: &mut Findings) {
         for would in &self.would {
             let mut offerings: BTreeMap<Uuid, Vec<&str>> = BTreeMap::new();
-            for (name, offering) in would.targets.iter().filter_map(|target| self.resources.get(target)) {
+            for (name, offering) in would.tried.targets.iter().filter_map(|target| self.resources.get(target))
+            {
                 offerings.entry(*offering).or_default().push(name);
             }
             for (offering, names) in offerings {
@@ -98,7 +103,7 @@ impl Reports {
     }
 
     fn tell_one(&self, would: &Would, offering: Uuid, names: &[&str], found: &mut Findings) {
-        let Would { collector, meter, measure, unit, series, .. } = would;
+        let Would { collector, meter, measure, unit, tried } = would;
         let component = &meter.component;
         let theirs = self.units.get(&(offering, component.clone())).map_or("", String::as_str);
         let more = names.len().saturating_sub(NAMED);
@@ -109,8 +114,8 @@ impl Reports {
         let ours = format!("{} x {}", shown(&made(unit, *measure)), meter.factor);
         found.good(format!(
             "collector {collector}: would report {component} for {names}, of {} ({}); in {ours}, beside Waldur's {}",
-            count(*series, "reading"),
-            would.examples.join(", "),
+            count(tried.counted, "reading"),
+            tried.examples.join(", "),
             shown(theirs)
         ));
         if let Verdict::Differ(why) = judge(unit, *measure, &meter.factor, theirs) {
