@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use rust_decimal::Decimal;
 
 use super::ingest::Restate;
-use super::{Rulebook, compact, instant, micros};
+use super::{Rulebook, adjustment, compact, instant, micros};
 use crate::metering::exact::Exact;
 use crate::metering::measure::{self, Measure, Point, Quantity, RunFacts, Trail};
 use crate::metering::period::{Segment, Timeline};
@@ -127,7 +127,7 @@ pub(super) fn update(
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let cuts = match new.key() {
-                    Some(resource) => cuts(connection, resource)?,
+                    Some(resource) => adjustment::cuts(connection, resource)?,
                     None => Vec::new(),
                 };
                 new.insert(Timeline::new(rulebook.zone.clone(), cuts))
@@ -251,7 +251,7 @@ impl SeriesFacts {
             )?
             .query_row([series], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let cuts = match &resource {
-            Some(resource) => cuts(connection, resource)?,
+            Some(resource) => adjustment::cuts(connection, resource)?,
             None => Vec::new(),
         };
         Ok(SeriesFacts {
