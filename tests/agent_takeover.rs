@@ -392,9 +392,9 @@ fn a_server_that_does_not_answer_while_it_is_adopted_is_not_written_over() {
 #[test]
 fn rows_that_only_name_a_day_or_the_month_are_taken_up_to_their_last_instant() {
     for (date, amount) in [
-        // The end of the 9th is the start of the job: all of it is new.
+        // The end of the 9th is the start of the jobs: all of them are new.
         ("2026-11-09T00:00:00Z", "50.00"),
-        // Of the month only, and of today: up to noon, when it was read. The job's last two hours are left.
+        // Of the month only, and of today: up to noon, when it was read.
         ("2026-11-01T00:00:00Z", "42.00"),
         ("2026-11-10T00:00:00Z", "42.00"),
     ] {
@@ -404,7 +404,7 @@ fn rows_that_only_name_a_day_or_the_month_are_taken_up_to_their_last_instant() {
             "rows",
             json!({ "resource": A, "type": "cpu_hours", "usage": "40.00", "modified_by": 77, "date": date }),
         );
-        // 10 h from midnight to 12:00 and 14:00: an hour is 3600/1.4 s.
+        // 8 h of work from midnight to noon, and 2 h after it.
         let labels = [("account", "project-a"), ("user", "alice")];
         let one = |id, start: &str, end: &str, value| {
             let (start, end) = (format!("2026-11-10T{start}:00:00Z"), format!("2026-11-10T{end}:00:00Z"));

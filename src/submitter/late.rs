@@ -67,6 +67,17 @@ impl Cycle {
         self.carry_all(keys, new, server.now).await
     }
 
+    /// Where this cycle's reports have shown that the server honours dates, what has just been stranded can be reported.
+    pub(super) async fn backfill_if_learnt(&self, due: &[StatementKey]) -> Result<(), CycleError> {
+        let server = self.of.server_time().await?;
+        let zone = &self.of.rulebook.zone;
+        let late = due.iter().any(|key| zone.end(key.period) <= server.now);
+        if self.of.late == Late::Backfill && server.dated == Some(true) && late && !self.stopped() {
+            self.settle_late(&[]).await?;
+        }
+        Ok(())
+    }
+
     async fn carry_all(&self, keys: Vec<StatementKey>, new: bool, to: Timestamp) -> Result<(), CycleError> {
         let now = self.of.clock.now();
         let mut changing = Vec::new();

@@ -199,6 +199,7 @@ impl Cycle {
             return Ok(());
         }
         self.clone().read_back(&due).await?;
+        self.backfill_if_learnt(&due).await?;
         self.hold_broken().await?;
         self.clone().send_users(due).await?;
         if self.stopped() { Ok(()) } else { self.all_is_well().await }
