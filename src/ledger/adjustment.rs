@@ -13,6 +13,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::outbox::{Amount, StatementKey, acknowledge_in, settle, statement};
+use super::rows::uuid_column;
 use super::statements::{Maker, Place, makers_of, restate_all};
 use super::trouble::PERIOD_ENDED;
 use super::{Ledger, LedgerError, catalog, instant, micros, quantify};
@@ -275,9 +276,7 @@ impl Ledger {
                     "SELECT DISTINCT resource, from_period, from_at FROM adjustment
                      WHERE period = ? AND from_period <> ''",
                 )?
-                .query_map([month.to_string()], |row| {
-                    Ok((catalog::uuid_column(row, 0)?, row.get(1)?, row.get(2)?))
-                })?
+                .query_map([month.to_string()], |row| Ok((uuid_column(row, 0)?, row.get(1)?, row.get(2)?)))?
                 .collect()
         })?;
         let mut keys = Vec::new();

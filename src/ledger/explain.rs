@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use super::adjustment::opened_at;
 use super::outbox::Call;
-use super::quantify::{SeriesFacts, cuts, point, points_where};
+use super::quantify::{SeriesFacts, cuts};
+use super::rows::{POINTS_FROM, point};
 use super::statements::Place;
 use super::{Ledger, LedgerError, instant, micros};
 use crate::metering::exact::{Exact, Rounding};
@@ -85,7 +86,7 @@ impl Ledger {
                 let meters = meters.iter().filter(|meter| meter.component == component && meter.reading == name);
                 for meter in meters {
                     let Ok(measure) = meter.measure(kind) else { continue };
-                    let facts = SeriesFacts::of(connection, &rulebook, series)?;
+                    let (_, facts) = SeriesFacts::of(connection, &rulebook, series)?;
                     let opened = if measure == Measure::Level { &BTreeMap::new() } else { &opened };
                     let within = Within { period, plans: &plans, opened };
                     let (counted, readings) = replay(connection, &facts, series, measure, within)?;
@@ -162,7 +163,7 @@ fn replay(
     let mut counted = Quantity::default();
     let mut readings = Vec::new();
     let mut trail = Trail::default();
-    let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
+    let mut query = connection.prepare_cached(&POINTS_FROM)?;
     let mut rows = query.query(params![series, i64::MIN])?;
     while let Some(row) = rows.next()? {
         let point = point(row)?;

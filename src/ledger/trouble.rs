@@ -10,8 +10,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::catalog::uuid_column;
 use super::outbox::{StatementKey, decimal, key, settle};
+use super::rows::uuid_column;
 use super::statements::two_decimals;
 use super::{Ledger, LedgerError, instant, micros};
 use crate::metering::period::BillingPeriod;
