@@ -26,6 +26,13 @@ fn recipe(heading: &str, block: usize) -> Vec<Vec<String>> {
     commands.collect()
 }
 
+#[test]
+fn every_block_of_the_page_is_run_here() {
+    let count = |language: &str| PAGE.matches(&format!("\n```{language}\n")).count();
+    // One of the first and third recipe each, two of the second; the first's and third's configuration.
+    assert_eq!((count("sh"), count("yaml"), PAGE.matches("\n```").count()), (4, 2, 12));
+}
+
 /// Runs a recipe's commands; they end with these codes.
 #[track_caller]
 fn follow(world: &World, heading: &str, block: usize, codes: &[i32]) -> Vec<Done> {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::outbox::{Amount, StatementKey, acknowledge_in, settle, statement};
 use super::rows::uuid_column;
 use super::statements::{Maker, Place, makers_of, restate_all};
-use super::trouble::PERIOD_ENDED;
+use super::trouble::{LATE_REFUSED, PERIOD_ENDED};
 use super::{Ledger, LedgerError, catalog, instant, micros, quantify};
 use crate::metering::adjustment::{Shares, can_be_carried, carried, onward};
 use crate::metering::exact::Exact;
@@ -307,8 +307,8 @@ impl Ledger {
             let Some(found) = statement(connection, key)? else { return Ok(Vec::new()) };
             let mut done = Vec::new();
             for (component, entry) in &found.components {
-                let stuck = entry.trouble.as_ref().is_some_and(|trouble| !trouble.waits() || trouble.reason != PERIOD_ENDED);
-                if entry.posted.is_none() || entry.intended.is_some() || stuck || key.period >= target {
+                let stuck = entry.trouble.as_ref().is_some_and(|trouble| !trouble.is_left_over());
+                if entry.intended.is_some() || stuck || key.period >= target {
                     continue;
                 }
                 let makers = makers_of(connection, rulebook, component)?;
@@ -323,6 +323,11 @@ impl Ledger {
                 for ((_, user), share) in found.users.iter().filter(|((of, _), _)| of == component) {
                     used.add(user, exact(&share.exact)?);
                     held.add(user, share.acknowledged.as_ref().map_or_else(Exact::zero, |h| h.amount.into()));
+                }
+                // What can't be posted is not carried, unless that is because more was carried than was used after all.
+                let negative = used.total.is_negative() || used.users.values().any(Exact::is_negative);
+                if entry.posted.is_none() && !negative {
+                    continue;
                 }
                 // As if nothing had been carried to the month that runs; what is in earlier ones stays there.
                 let before = open_rows(connection, &timeline, key, component, (target, running))?;
@@ -370,8 +375,15 @@ impl Ledger {
                 }
                 connection.execute(
                     "DELETE FROM trouble WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
-                     AND user = '' AND reason = ?5",
-                    params![resource, key.period.to_string(), micros(key.part), component, PERIOD_ENDED],
+                     AND user = '' AND reason IN (?5, ?6)",
+                    params![
+                        resource,
+                        key.period.to_string(),
+                        micros(key.part),
+                        component,
+                        PERIOD_ENDED,
+                        LATE_REFUSED
+                    ],
                 )?;
                 let places = [key.period, target].map(|period| {
                     (resource.clone(), period.to_string(), component.clone())
