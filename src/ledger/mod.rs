@@ -28,6 +28,7 @@ pub mod error;
 pub mod explain;
 pub mod ingest;
 pub mod lock;
+mod makers;
 pub mod outbox;
 mod quantify;
 pub mod recount;
