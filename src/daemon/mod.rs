@@ -18,7 +18,7 @@ use crate::collectors::definition::{Definition, secret_env};
 use crate::config::clock::SharedClock;
 use crate::config::settings::Settings;
 use crate::ledger::{Ledger, Rulebook, SharedLedger};
-use crate::submitter::{CycleOptions, OnConflict, Submitter};
+use crate::submitter::{CycleOptions, Submitter};
 use crate::waldur::client::Client;
 
 use due::{BEFORE_MONTH_END, is_near_boundary, next_look, next_run};
@@ -289,11 +289,8 @@ impl Part {
             ledger: self.ledger.clone(),
             clock: self.agent.clock.clone(),
             rulebook: self.agent.rulebook.clone(),
-            on_conflict: if self.agent.settings.overwrite_conflicts {
-                OnConflict::Overwrite
-            } else {
-                OnConflict::Hold
-            },
+            on_conflict: self.agent.settings.on_conflict,
+            late: self.agent.settings.late,
         };
         let zone = self.agent.rulebook.zone.clone();
         let closing = [BEFORE_MONTH_END, LAST_CALL];
