@@ -11,15 +11,16 @@ use uuid::Uuid;
 use super::exit::{Exit, Failed};
 use super::setup::{Setup, count};
 use super::table::table;
-use crate::collectors::definition::Definition;
-use crate::daemon::due;
 use crate::ledger::Ledger;
 use crate::ledger::adjustment::Adjustment;
 use crate::ledger::outbox::{Entry, Statement};
-use crate::ledger::report::CollectorReport;
 use crate::ledger::trouble::Trouble;
 use crate::metering::exact::Exact;
 use crate::metering::period::BillingPeriod;
+
+use collector::Collector;
+
+mod collector;
 
 /// Show per resource and component: the amount, what Waldur holds, when, what waits and why.
 #[derive(Debug, Args)]
@@ -72,35 +73,6 @@ struct View {
     unmatched: Vec<crate::ledger::report::Unmatched>,
     resting: Option<crate::ledger::server::Retry>,
     skew: Option<String>,
-}
-
-/// How a collector keeps its schedule.
-#[derive(Debug)]
-struct Collector {
-    report: CollectorReport,
-    schedule: String,
-    /// When it is tried again after a failure.
-    retry: Option<jiff::Timestamp>,
-    /// The last time in this period that runs were missed for so long that it may have left a gap: how many, and
-    /// between which two.
-    missed: Option<(usize, jiff::Timestamp, jiff::Timestamp)>,
-    /// How many runs were due since the last one.
-    overdue: usize,
-}
-
-impl Collector {
-    fn of(ledger: &Ledger, setup: &Setup, definition: &Definition) -> Result<Collector, Failed> {
-        let (name, schedule) = (&definition.name, &definition.schedule);
-        let (report, pace, now) = (ledger.collector_report(name)?, ledger.pace(name)?, setup.clock.now());
-        let long = definition.rules.default_max_gap.unwrap_or(schedule.usual_distance());
-        let gaps = ledger.long_distances(name, setup.period_start(), long)?;
-        let missed = gaps.into_iter().map(|(from, to)| (due::missed(schedule, from, to), from, to));
-        let retry = due::retry_of(name, schedule, &pace);
-        let overdue =
-            pace.last.filter(|_| retry.is_none()).map_or(0, |(at, _)| due::missed(schedule, at, now));
-        let missed = missed.filter(|(runs, _, _)| *runs > 0).max_by_key(|(_, from, _)| *from);
-        Ok(Collector { report, schedule: schedule.text().to_owned(), retry, missed, overdue })
-    }
 }
 
 /// Fewer may be due, and the daemon just about to look.
