@@ -17,8 +17,9 @@ fn example(page: &str) -> String {
 
 #[test]
 fn every_plugin_has_a_page_whose_example_it_takes() {
-    for plugin in
-        PLUGINS.iter().filter(|plugin| ["cgroup", "exec", "filesystem", "slurm"].contains(&plugin.name))
+    for plugin in PLUGINS
+        .iter()
+        .filter(|plugin| ["cgroup", "exec", "filesystem", "http", "slurm"].contains(&plugin.name))
     {
         let (mut root, problems) = Section::parse(&example(plugin.name));
         let sections = root.named_sections("collectors");

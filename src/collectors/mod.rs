@@ -19,13 +19,16 @@ pub mod cgroup;
 pub mod definition;
 pub mod exec;
 pub mod filesystem;
+pub mod http;
 mod names;
 mod process;
 pub mod slurm;
 pub mod spool;
+mod web;
 
 /// Every plugin there is.
-pub const PLUGINS: &[Plugin] = &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN, slurm::PLUGIN];
+pub const PLUGINS: &[Plugin] =
+    &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN, http::PLUGIN, slurm::PLUGIN];
 
 /// A kind of collector, as the registry knows it.
 #[derive(Debug, Clone, Copy)]
@@ -128,9 +131,15 @@ pub trait Collector: Send + Sync + Debug {
     /// The readings it can make; empty if only running it tells (`exec`).
     fn offers(&self) -> &[Offered];
 
-    /// The kind of a reading that it can make; more than `offers` lists where names are made of what a site has.
+    /// The readings it makes whose names the operator chose, each with its kind.
+    fn named(&self) -> Vec<(&str, Kind)> {
+        Vec::new()
+    }
+
+    /// The kind of a reading that it can make; of more than these two list where names are made of what a site has.
     fn kind_of(&self, reading: &str) -> Option<Kind> {
-        self.offers().iter().find(|offered| offered.name == reading).map(|offered| offered.kind)
+        let offers = self.offers().iter().map(|offered| (offered.name, offered.kind));
+        offers.chain(self.named()).find(|(name, _)| *name == reading).map(|(_, kind)| kind)
     }
 
     /// Labels that its readings may carry (some only where they apply, such as the user of a user's slice), to check
@@ -140,6 +149,11 @@ pub trait Collector: Send + Sync + Debug {
     /// What decides which series a complete run lists (globs, roots). While it is unchanged, a series that was not
     /// there before has begun since.
     fn scope(&self) -> String;
+
+    /// Environment variables that hold its secrets: no program that any collector starts gets them.
+    fn secret_env(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Looks once. Blocking work belongs on a blocking thread; the caller sets the overall time limit
     /// and drops the future when it is over, which must stop whatever was started.
