@@ -276,7 +276,8 @@ impl Ledger<'_> {
         all.sort();
         all.dedup();
         type Part = (String, (i16, i8), Instant, String);
-        let mut shares: BTreeMap<Part, Vec<(Option<String>, BigRational, bool, Rounding)>> = BTreeMap::new();
+        type Share = (Option<String>, BigRational, bool, Rounding);
+        let mut shares: BTreeMap<Part, Vec<Share>> = BTreeMap::new();
         for (collector, name, labels) in all {
             let Some(resource) = self.place(&collector, &labels) else { continue };
             let mut series: Vec<&Entry> =
