@@ -20,7 +20,7 @@ use crate::config::schedule::Schedule;
 use crate::config::settings::Settings;
 use crate::ledger::{Ledger, Rulebook, SharedLedger};
 use crate::metering::period::BillingZone;
-use crate::submitter::{CycleOptions, OnConflict, Submitter};
+use crate::submitter::{CycleOptions, Submitter};
 use crate::waldur::client::Client;
 
 pub mod sample;
@@ -284,11 +284,8 @@ impl Part {
             ledger: self.ledger.clone(),
             clock: self.agent.clock.clone(),
             rulebook: self.agent.rulebook.clone(),
-            on_conflict: if self.agent.settings.overwrite_conflicts {
-                OnConflict::Overwrite
-            } else {
-                OnConflict::Hold
-            },
+            on_conflict: self.agent.settings.on_conflict,
+            late: self.agent.settings.late,
         };
         let zone = self.agent.rulebook.zone.clone();
         let closing = [BEFORE_MONTH_END, LAST_CALL];

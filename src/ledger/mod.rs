@@ -20,12 +20,15 @@ use tokio::sync::oneshot;
 use crate::metering::meter::Rules;
 use crate::metering::period::BillingZone;
 
+pub mod adjustment;
+pub mod carry;
 pub mod catalog;
 pub mod compact;
 pub mod error;
 pub mod explain;
 pub mod ingest;
 pub mod lock;
+mod makers;
 pub mod outbox;
 mod quantify;
 pub mod recount;

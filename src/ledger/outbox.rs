@@ -149,29 +149,7 @@ impl Ledger {
         how: &str,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        self.transact(|connection, _| {
-            for amount in amounts {
-                let columns = params![
-                    key.resource.to_string(),
-                    key.period.to_string(),
-                    micros(key.part),
-                    amount.component,
-                    amount.user,
-                    two_decimals(amount.amount),
-                    how,
-                    micros(now)
-                ];
-                connection
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO acknowledgement
-                            (resource, period, part, component, user, amount, how, at)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                    )?
-                    .execute(columns)?;
-                forget_intent(connection, key, &amount.component, &amount.user)?;
-            }
-            settle(connection, key)
-        })
+        self.transact(|connection, _| acknowledge_in(connection, key, amounts, how, now))
     }
 
     /// What was about to be sent certainly did not happen.
@@ -226,12 +204,42 @@ pub struct Call {
     pub words: String,
 }
 
-fn key(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<StatementKey> {
+pub(super) fn key(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<StatementKey> {
     Ok(StatementKey {
         resource: uuid_column(row, first)?,
         period: period_column(row, first + 1)?,
         part: instant(row.get(first + 2)?),
     })
+}
+
+pub(super) fn acknowledge_in(
+    connection: &Connection,
+    key: StatementKey,
+    amounts: Vec<Amount>,
+    how: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    for amount in amounts {
+        let columns = params![
+            key.resource.to_string(),
+            key.period.to_string(),
+            micros(key.part),
+            amount.component,
+            amount.user,
+            two_decimals(amount.amount),
+            how,
+            micros(now)
+        ];
+        connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO acknowledgement
+                    (resource, period, part, component, user, amount, how, at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(columns)?;
+        forget_intent(connection, key, &amount.component, &amount.user)?;
+    }
+    settle(connection, key)
 }
 
 fn forget_intent(
@@ -250,6 +258,7 @@ fn forget_intent(
 
 /// Marks a statement as agreed if nothing of it is left to send. What is in trouble is not left to send; it shows.
 pub(super) fn settle(connection: &Connection, key: StatementKey) -> rusqlite::Result<()> {
+    forget_dropped(connection, key)?;
     let Some(statement) = statement(connection, key)? else { return Ok(()) };
     let waits = statement.components.values().chain(statement.users.values()).any(Entry::to_send);
     let agreed = if waits { statement.agreed.min(statement.revision - 1) } else { statement.revision };
@@ -259,7 +268,20 @@ pub(super) fn settle(connection: &Connection, key: StatementKey) -> rusqlite::Re
     Ok(())
 }
 
-fn statement(connection: &Connection, key: StatementKey) -> rusqlite::Result<Option<Statement>> {
+/// What was dropped and has another amount now is as if it had never been.
+fn forget_dropped(connection: &Connection, key: StatementKey) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "DELETE FROM trouble WHERE resource = ?1 AND period = ?2 AND part = ?3 AND state = 'dropped'
+             AND amount IS NOT (SELECT posted FROM line WHERE line.resource = trouble.resource
+                AND line.period = trouble.period AND line.part = trouble.part
+                AND line.component = trouble.component AND line.user = trouble.user)",
+        )?
+        .execute(params![key.resource.to_string(), key.period.to_string(), micros(key.part)])?;
+    Ok(())
+}
+
+pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite::Result<Option<Statement>> {
     let columns = (key.resource.to_string(), key.period.to_string(), micros(key.part));
     let head = connection
         .prepare_cached(
@@ -302,12 +324,16 @@ fn statement(connection: &Connection, key: StatementKey) -> rusqlite::Result<Opt
     while let Some(row) = rows.next()? {
         entries.entry((row.get(0)?, row.get(1)?)).or_default().intended = decimal(row.get(2)?);
     }
-    let troubles = troubles(connection, &columns)?;
+    let mut troubles = troubles(connection, &columns)?;
+    // What was dropped is dropped at the amount that it had then.
+    troubles.retain(|place, (trouble, amount)| {
+        trouble.waits() || *amount == entries.get(place).and_then(|entry| entry.posted)
+    });
+    let of = |component: &str, user: &str| {
+        troubles.get(&(component.to_owned(), user.to_owned())).map(|(trouble, _)| trouble)
+    };
     for ((component, user), entry) in &mut entries {
-        let of_all = troubles.get(&(String::new(), String::new()));
-        let of_component = troubles.get(&(component.clone(), String::new()));
-        let of_user = troubles.get(&(component.clone(), user.clone()));
-        entry.trouble = of_all.or(of_component).or(of_user).cloned();
+        entry.trouble = of("", "").or(of(component, "")).or(of(component, user)).cloned();
     }
     let (components, users): (BTreeMap<_, _>, BTreeMap<_, _>) =
         entries.into_iter().partition(|((_, user), _)| user.is_empty());

@@ -23,10 +23,12 @@ use crate::metering::period::BillingPeriod;
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 
+mod adopt;
 mod backoff;
 mod canary;
 mod discover;
 pub mod guard;
+mod late;
 mod read;
 pub mod reconcile;
 mod send;
@@ -34,14 +36,9 @@ pub mod trouble;
 mod users;
 
 use guard::ServerTime;
+pub use read::ROWS_READ;
 
-/// What to do where the server holds another hand's number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnConflict {
-    #[default]
-    Hold,
-    Overwrite,
-}
+pub use crate::config::settings::{Late, OnConflict};
 
 /// Brings one server to agree with one ledger.
 #[derive(Debug, Clone)]
@@ -51,6 +48,7 @@ pub struct Submitter {
     pub clock: SharedClock,
     pub rulebook: Arc<Rulebook>,
     pub on_conflict: OnConflict,
+    pub late: Late,
 }
 
 /// How a cycle is to be run.
@@ -177,7 +175,7 @@ impl Cycle {
             return Ok(());
         }
         let due = self.due(options).await?;
-        if due.is_empty() {
+        if due.is_empty() && !self.something_is_late().await? {
             return self.all_is_well().await;
         }
         crate::fail_point("after discovery");
@@ -186,6 +184,11 @@ impl Cycle {
         }
         crate::fail_point("after plans are known");
         // A look at the plans may have cut statements anew.
+        let due = self.due(options).await?;
+        self.settle_late(&due).await?;
+        if self.stopped() {
+            return Ok(());
+        }
         let due = self.due(options).await?;
         let due = self.clone().read_first(due).await?;
         if !self.month_is_right(&due).await? {
@@ -196,6 +199,7 @@ impl Cycle {
             return Ok(());
         }
         self.clone().read_back(&due).await?;
+        self.backfill_if_learnt(&due).await?;
         self.hold_broken().await?;
         self.clone().send_users(due).await?;
         if self.stopped() { Ok(()) } else { self.all_is_well().await }

@@ -10,11 +10,13 @@ use jiff::SignedDuration;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use super::adopt::evidence;
 use super::reconcile::{Finding, Held, reconcile};
 use super::trouble::Reason;
 use super::{Cycle, CycleError, DATE_PROBE, OnConflict};
 use crate::ledger::catalog::KnownPlanPeriod;
 use crate::ledger::outbox::{Amount, Entry, Statement, StatementKey};
+use crate::ledger::trouble::Decision;
 use crate::metering::period::BillingPeriod;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::UsageRow;
@@ -30,7 +32,7 @@ const SINGLY: usize = 2;
 /// written over them: a person may have corrected one, or another agent may report beside this one.
 const ROWS_FOR: SignedDuration = SignedDuration::from_hours(6);
 /// The server fact that says when that was.
-const ROWS_READ: &str = "rows_read";
+pub const ROWS_READ: &str = "rows_read";
 
 impl Cycle {
     /// Reads what the server holds of components of which nothing is known yet, or nothing new for hours, or of which
@@ -40,8 +42,7 @@ impl Cycle {
         due: Vec<StatementKey>,
     ) -> Result<Vec<StatementKey>, CycleError> {
         let now = self.of.clock.now();
-        let looked = self.ledger(|ledger| ledger.server_fact(ROWS_READ)).await?;
-        let stale = looked.is_none_or(|(_, at)| now.duration_since(at).abs() >= ROWS_FOR);
+        let stale = self.rows_are_stale().await?;
         let mut unread = Vec::new();
         for &key in &due {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
@@ -54,10 +55,17 @@ impl Cycle {
             }
         }
         let failed = self.read_and_settle(&unread).await?;
-        if stale && failed.is_empty() {
+        if stale && failed.is_empty() && !unread.is_empty() {
             self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, "", now)).await?;
         }
         Ok(due.into_iter().filter(|key| !failed.contains(key)).collect())
+    }
+
+    /// Whether nothing was read for so long that another hand may have been at work.
+    pub(super) async fn rows_are_stale(&self) -> Result<bool, CycleError> {
+        let now = self.of.clock.now();
+        let looked = self.ledger(|ledger| ledger.server_fact(ROWS_READ)).await?;
+        Ok(looked.is_none_or(|(_, at)| now.duration_since(at).abs() >= ROWS_FOR))
     }
 
     /// Reads back after sending: outcomes that are not clear, rows whose UUIDs users' amounts need, rows that were never
@@ -111,6 +119,9 @@ impl Cycle {
             let none = Vec::new();
             let of_key = rows.get(&(key.resource, key.period)).unwrap_or(&none);
             self.learn_dated(key, of_key).await?;
+            if let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? {
+                self.learn_own_hand(&statement, of_key).await?;
+            }
             let of_key = match self.rows_of_part(key, of_key).await? {
                 Ok(rows) => rows,
                 Err(failure) => {
@@ -119,7 +130,10 @@ impl Cycle {
                     continue;
                 }
             };
-            self.settle(key, &of_key).await?;
+            if let Err(failure) = self.settle(key, &of_key).await? {
+                self.put_off(key.resource, failure).await?;
+                failed.insert(key);
+            }
         }
         Ok(failed)
     }
@@ -166,21 +180,20 @@ impl Cycle {
         rows: &[UsageRow],
     ) -> Result<Result<BTreeMap<String, Row>, Failure>, CycleError> {
         let cut = self.part_of(key).await?;
-        let plain = |row: &UsageRow| {
-            let by = row.modified_by.as_deref().unwrap_or("nobody named");
-            let at = row.date.map(|date| date.to_string()).unwrap_or_default();
-            Row {
-                uuid: row.uuid,
-                held: Held {
-                    amount: row.usage,
-                    by_server: row.recurring || row.missing_usage_policy.as_deref() == Some("reuse"),
-                    evidence: format!("modified by {by}, {at}"),
-                },
-            }
-        };
+        let own = self.own_names().await?;
         // Where one component has several rows and we know of no switch of plan, the newest is the one that was written.
         let mut all: Vec<&UsageRow> = rows.iter().collect();
         all.sort_by_key(|row| row.date);
+        let together = all.clone();
+        let plain = |row: &UsageRow| Row {
+            uuid: row.uuid,
+            date: row.date,
+            held: Held {
+                amount: row.usage,
+                by_server: row.recurring || row.missing_usage_policy.as_deref() == Some("reuse"),
+                evidence: evidence(row, &together, &own),
+            },
+        };
         let Some(plan_period) = cut.plan_period.filter(|_| cut.split) else {
             return Ok(Ok(all.into_iter().map(|row| (row.component.clone(), plain(row))).collect()));
         };
@@ -196,22 +209,44 @@ impl Cycle {
     }
 
     /// Keeps what the rows say of one statement.
-    async fn settle(&self, key: StatementKey, rows: &BTreeMap<String, Row>) -> Result<(), CycleError> {
-        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
+    async fn settle(
+        &self,
+        key: StatementKey,
+        rows: &BTreeMap<String, Row>,
+    ) -> Result<Result<(), Failure>, CycleError> {
+        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
+            return Ok(Ok(()));
+        };
         let held: BTreeMap<String, Held> =
             rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
         self.look_for_misfiled(&statement, &held).await?;
-        let decided = self.ledger(move |ledger| ledger.decided_overwrite(key)).await?;
+        let decided = self.ledger(move |ledger| ledger.decided(key)).await?;
         // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is.
         let part = self.part_of(key).await?;
         let server = self.of.server_time().await?;
         let ended = part.split && part.end.is_some_and(|end| end <= server.now);
-        let overwrite = decided || ended || self.of.on_conflict == OnConflict::Overwrite;
+        let by_person = decided.is_some_and(|(decision, _)| decision == Decision::Overwrite);
+        let overwrite = by_person || ended || self.of.on_conflict == OnConflict::Overwrite;
+        let statement = self.with_mended(statement, &held).await?;
         let findings = reconcile(&statement, &held, overwrite);
         // Where it went through after all, the failure is over. One that left nothing behind goes on being one: it is
         // waited for ever longer, until a call succeeds.
-        let over = findings.iter().any(|finding| matches!(finding, Finding::Known { .. }));
+        let mut over = findings.iter().any(|finding| matches!(finding, Finding::Known { .. }));
         for finding in findings {
+            if let Finding::Conflict { component, words } = &finding
+                && let Some(row) = rows.get(component)
+                && let Some(at) = self.may_adopt(&statement, component, decided).await?
+            {
+                match self.adopt(key, component, row, at).await? {
+                    Ok(Ok(())) => over = true,
+                    Ok(Err(why)) => {
+                        let words = format!("{words}. It can't be adopted: {why}");
+                        self.trouble(key, component, Reason::Conflict, words, Some(row.held.amount)).await?;
+                    }
+                    Err(failure) => return Ok(Err(failure)),
+                }
+                continue;
+            }
             self.carry_out(&statement, finding).await?;
         }
         crate::fail_point("before rows are kept");
@@ -240,7 +275,7 @@ impl Cycle {
         if over {
             self.ledger(move |ledger| ledger.set_retry(Some(key.resource), None)).await?;
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// What the server accepted and does not show in the month meant landed in another: the server bills by other
@@ -280,7 +315,6 @@ impl Cycle {
 
     async fn carry_out(&self, statement: &Statement, finding: Finding) -> Result<(), CycleError> {
         let (key, now) = (statement.key, self.of.clock.now());
-        let total = |component: String, amount: Decimal| Amount { component, user: String::new(), amount };
         match finding {
             Finding::Known { component, amount } => {
                 self.ledger(move |ledger| {
@@ -350,6 +384,10 @@ impl Cycle {
     }
 }
 
+pub(super) fn total(component: String, amount: Decimal) -> Amount {
+    Amount { component, user: String::new(), amount }
+}
+
 /// Whether the server took a report that makes a row. What was only read back is a row already.
 fn was_accepted(entry: &Entry) -> bool {
     entry.acknowledged.as_ref().is_some_and(|known| known.how == "accepted")
@@ -358,8 +396,9 @@ fn was_accepted(entry: &Entry) -> bool {
 /// A row of the server, as far as it matters here.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
-    uuid: Uuid,
-    held: Held,
+    pub(super) uuid: Uuid,
+    pub(super) date: Option<jiff::Timestamp>,
+    pub(super) held: Held,
 }
 
 #[derive(Debug, Clone, Copy)]
