@@ -4,14 +4,15 @@
 //! configuration file, and then, each time it is asked, says what it sees. It never turns an error into zero: what
 //! can't be read is a problem of the run, or, if nothing can be read, its error.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::config::section::Section;
-use crate::metering::reading::{Kind, Reading};
+use crate::metering::reading::{Kind, Labels, Reading};
 
 mod blocking;
 pub mod cgroup;
@@ -67,7 +68,13 @@ pub struct Batch {
     /// Whether a complete run lists everything there is, so that a series seen for the first time began after the
     /// previous run (a cgroup), and is not merely newly visible.
     pub lists_everything: bool,
+    /// Which series have ended, and when, by the name of their readings: for names whose source has history and so tells
+    /// by itself. A series of any other name has ended where a complete run does not see it.
+    pub ended: Ended,
 }
+
+/// By the name of the readings: the labels of a series, and the instant from which it is known not to be there.
+pub type Ended = BTreeMap<String, Vec<(Labels, Timestamp)>>;
 
 /// One line or value that can't be a reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +127,11 @@ pub trait Collector: Send + Sync + Debug {
     /// What decides which series a complete run lists (globs, roots). While it is unchanged, a series that was not
     /// there before has begun since.
     fn scope(&self) -> String;
+
+    /// How far apart the readings of a series are by themselves, where that may be more than the runs are.
+    fn distance(&self) -> Option<SignedDuration> {
+        None
+    }
 
     /// Looks once. Blocking work belongs on a blocking thread; the caller sets the overall time limit
     /// and drops the future when it is over, which must stop whatever was started.

@@ -30,9 +30,11 @@ pub async fn ask(
     let at = clock.now();
     let request = Request { now: at, since, checkpoint, withhold };
     let (outcome, readings, notes) = match definition.collector.collect(request).await {
-        Ok(Batch { readings, quarantined, problems, notes, checkpoint, lists_everything }) => {
+        Ok(Batch { readings, quarantined, problems, notes, checkpoint, lists_everything, ended }) => {
             let seen = readings.clone();
-            (RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything }, seen, notes)
+            let outcome =
+                RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended };
+            (outcome, seen, notes)
         }
         Err(error) => (RunOutcome::Failed(error.to_string()), Vec::new(), Vec::new()),
     };

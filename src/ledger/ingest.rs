@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::quantify::{self, Touched};
 use super::store::{Put, Store};
 use super::{Ledger, LedgerError, Rulebook, instant, micros, statements};
-use crate::collectors::Quarantined;
+use crate::collectors::{Ended, Quarantined};
 use crate::metering::measure::RunFacts;
 use crate::metering::reading::{Kind, Reading, Span};
 
@@ -36,6 +36,7 @@ pub enum RunOutcome {
         problems: Vec<String>,
         checkpoint: Option<String>,
         lists_everything: bool,
+        ended: Ended,
     },
     Failed(String),
 }
@@ -110,9 +111,9 @@ impl Ledger {
 
 fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::Result<Recorded> {
     let mut recorded = Recorded::default();
-    let (mut readings, quarantined, mut problems, checkpoint, lists_everything) = match run.outcome.clone() {
-        RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything } => {
-            (readings, quarantined, problems, checkpoint, lists_everything)
+    let (mut readings, quarantined, mut problems, checkpoint, lists_everything, ended) = match run.outcome.clone() {
+        RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended } => {
+            (readings, quarantined, problems, checkpoint, lists_everything, ended)
         }
         RunOutcome::Failed(message) => {
             insert_run(connection, &run, "failed", Some(&message), false, RunFacts::default())?;
@@ -153,8 +154,9 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
     }
     // A quarantined line may be that of a series that is missed: then nothing is concluded from what was not seen.
     if complete && recorded.quarantined.is_empty() {
-        store.end_unseen(&mut touched)?;
+        store.end_unseen(&ended, &mut touched)?;
     }
+    store.end(&ended, &mut touched)?;
     let restate = quantify::update(connection, rulebook, touched)?;
     recorded.restated = statements::restate_all(connection, rulebook, &restate, run.finished)?;
     if complete {

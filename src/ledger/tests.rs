@@ -55,6 +55,7 @@ fn seen(time: Timestamp, readings: Vec<Reading>) -> Run {
             problems: Vec::new(),
             checkpoint: None,
             lists_everything: false,
+            ended: Default::default(),
         },
     }
 }
