@@ -20,10 +20,16 @@ pub mod definition;
 pub mod exec;
 pub mod filesystem;
 mod names;
+mod numbers;
+pub mod openmetrics;
 mod process;
+pub mod prometheus;
+#[allow(dead_code, reason = "some of it is for collectors that post")]
+mod web;
 
 /// Every plugin there is.
-pub const PLUGINS: &[Plugin] = &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN];
+pub const PLUGINS: &[Plugin] =
+    &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN, openmetrics::PLUGIN, prometheus::PLUGIN];
 
 /// A kind of collector, as the registry knows it.
 #[derive(Debug, Clone, Copy)]
@@ -120,6 +126,11 @@ pub trait Collector: Send + Sync + Debug {
     /// The readings it can make; empty if only running it tells (`exec`).
     fn offers(&self) -> &[Offered];
 
+    /// The readings it makes whose names the operator chose, each with its kind.
+    fn named(&self) -> Vec<(&str, Kind)> {
+        Vec::new()
+    }
+
     /// Labels that its readings may carry (some only where they apply, such as the user of a user's slice), to check
     /// templates against; empty if only running it tells.
     fn labels(&self) -> &[&'static str];
@@ -131,6 +142,11 @@ pub trait Collector: Send + Sync + Debug {
     /// How far apart the readings of a series are by themselves, where that may be more than the runs are.
     fn distance(&self) -> Option<SignedDuration> {
         None
+    }
+
+    /// Environment variables that hold its secrets: no program that any collector starts gets them.
+    fn secret_env(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Looks once. Blocking work belongs on a blocking thread; the caller sets the overall time limit

@@ -80,7 +80,11 @@ mod tests {
             ("1e-13", "0"),
             ("5e-324", "0"),
         ] {
-            assert_eq!(value(text).map(|value| value.normalize().to_string()), Ok(exact.to_owned()), "{text}");
+            assert_eq!(
+                value(text).map(|value| value.normalize().to_string()),
+                Ok(exact.to_owned()),
+                "{text}"
+            );
         }
     }
 

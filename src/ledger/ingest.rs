@@ -111,16 +111,17 @@ impl Ledger {
 
 fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::Result<Recorded> {
     let mut recorded = Recorded::default();
-    let (mut readings, quarantined, mut problems, checkpoint, lists_everything, ended) = match run.outcome.clone() {
-        RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended } => {
-            (readings, quarantined, problems, checkpoint, lists_everything, ended)
-        }
-        RunOutcome::Failed(message) => {
-            insert_run(connection, &run, "failed", Some(&message), false, RunFacts::default())?;
-            recorded.failed = Some(message);
-            return Ok(recorded);
-        }
-    };
+    let (mut readings, quarantined, mut problems, checkpoint, lists_everything, ended) =
+        match run.outcome.clone() {
+            RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended } => {
+                (readings, quarantined, problems, checkpoint, lists_everything, ended)
+            }
+            RunOutcome::Failed(message) => {
+                insert_run(connection, &run, "failed", Some(&message), false, RunFacts::default())?;
+                recorded.failed = Some(message);
+                return Ok(recorded);
+            }
+        };
     recorded.quarantined = quarantined;
     if let Some(ended) = ended_later(connection, &run)? {
         readings.retain(|reading| !is_momentary(reading, &run));

@@ -166,7 +166,8 @@ impl<'a> Exposition<'a> {
         let name = rest.name().ok_or("it does not begin with the name of a metric")?;
         if !wanted(name) {
             // Something that looks like a value must be there all the same, so that prose is not taken for metrics.
-            let looks_right = rest.0.starts_with(['{', ' ', '\t']) && rest.0.contains(|c: char| c.is_ascii_digit());
+            let looks_right =
+                rest.0.starts_with(['{', ' ', '\t']) && rest.0.contains(|c: char| c.is_ascii_digit());
             return Ok(looks_right);
         }
         let labels = rest.labels()?;
@@ -192,7 +193,8 @@ impl<'a> Exposition<'a> {
         match (keyword, family) {
             (Some("TYPE"), Some(family)) => {
                 let what = what.unwrap_or_default();
-                let kind = Type::named(what).ok_or_else(|| format!("`{}` is no type of metrics", short(what)))?;
+                let kind =
+                    Type::named(what).ok_or_else(|| format!("`{}` is no type of metrics", short(what)))?;
                 match self.types.insert(family, kind) {
                     Some(earlier) if earlier != kind => {
                         // Which of the two is meant can't be known, so neither is.
@@ -262,7 +264,8 @@ impl<'a> Rest<'a> {
             }
             let name = self.name().filter(|name| !name.contains(':')).ok_or("a label has no name")?;
             self.0 = self.0.trim_start_matches([' ', '\t']);
-            self.0 = self.0.strip_prefix('=').ok_or_else(|| format!("the label {} has no `=`", short(name)))?;
+            self.0 =
+                self.0.strip_prefix('=').ok_or_else(|| format!("the label {} has no `=`", short(name)))?;
             self.0 = self.0.trim_start_matches([' ', '\t']);
             self.0 = self
                 .0

@@ -111,7 +111,9 @@ impl Wanted {
             ));
         }
         for (name, (told, taken)) in overruled {
-            batch.notes.push(format!("{name} is a {told} on the page; it is read as a {taken}, as configured"));
+            batch
+                .notes
+                .push(format!("{name} is a {told} on the page; it is read as a {taken}, as configured"));
         }
         for pattern in self.lists() {
             if !page.samples.iter().any(|sample| pattern.matches(sample.name)) {
