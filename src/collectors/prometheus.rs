@@ -148,7 +148,7 @@ impl Run<'_> {
                         Err(why) => why,
                     }
                 }
-                Err(trouble) if is_too_much(&trouble) && reader.ask_for_less() => continue,
+                Err(trouble) if is_too_much(&trouble) && reader.ask_for_less(&window) => continue,
                 Err(trouble) if !is_about_the_query(&trouble) => return self.gave_up(trouble),
                 Err(trouble) => trouble.to_string(),
             };

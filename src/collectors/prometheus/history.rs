@@ -122,9 +122,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Makes the next piece shorter; false if it is as short as can be.
-    pub(super) fn ask_for_less(&mut self) -> bool {
+    pub(super) fn ask_for_less(&mut self, than: &Window) -> bool {
         let shortest = if self.query.mode == Mode::Range { self.query.step } else { SHORTEST_PIECE };
-        let half = self.length() / 2;
+        let half = than.last.duration_since(than.first) / 2;
         if half < shortest {
             return false;
         }
