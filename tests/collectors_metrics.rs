@@ -358,6 +358,36 @@ async fn a_long_history_is_read_by_several_runs() {
     assert!(runs >= 3, "{runs}");
 }
 
+/// A run reads again what may have come in late; the same samples are then kept as before, so that nothing is new but
+/// what is.
+#[tokio::test]
+async fn what_is_read_again_is_what_was_kept_before() {
+    let server = Server::new(|line| {
+        let end: f64 = parameter(line, "time").unwrap().parse().unwrap();
+        let query = parameter(line, "query").unwrap();
+        let range: f64 =
+            query.strip_prefix("cpu_seconds_total[").unwrap().strip_suffix("ms]").unwrap().parse().unwrap();
+        let (first, last) = (((end - range / 1000.0) / 15.0).ceil() as i64, (end / 15.0).floor() as i64);
+        let values: Vec<_> =
+            (first..=last).map(|n| format!(r#"[{}.5,"{}"]"#, n * 15, n - 119_566_080)).collect();
+        matrix(&format!(r#"{{"metric":{{}},"values":[{}]}}"#, values.join(",")))
+    });
+    let collector = build("prometheus", &format!("url: http://{}\n{CPU}", server.address));
+    let mut asked = request();
+    let mut known = std::collections::BTreeSet::new();
+    let mut before: jiff::Timestamp = asked.since;
+    for minute in [7, 12, 18, 23, 46] {
+        asked.now = format!("2026-11-01T03:{minute:02}:10Z").parse().unwrap();
+        let batch = collector.collect(asked.clone()).await.unwrap();
+        let times: Vec<_> = batch.readings.iter().map(|reading| reading.span.end()).collect();
+        let (old, new): (Vec<_>, Vec<_>) = times.into_iter().partition(|at| *at <= before);
+        assert!(old.iter().all(|at| known.contains(at)), "{minute}: {old:?}");
+        assert!(!new.is_empty() && (known.is_empty() || new.len() <= 12), "{minute}: {new:?}");
+        known.extend(new);
+        (before, asked.checkpoint) = (asked.now, batch.checkpoint);
+    }
+}
+
 #[tokio::test]
 async fn an_instant_query_looks_at_the_moment_of_the_run() {
     let server = Server::new(|_| {

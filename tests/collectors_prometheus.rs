@@ -319,7 +319,7 @@ fn a_bad_query_is_told_in_the_servers_words_and_stops_only_itself() {
     let Some(prometheus) = Prometheus::start("a_bad_query", &history()) else { return };
     let world = World::new(agent::CURRENT);
     let bad = "      broken: { query: 'sum by (', kind: gauge }\n      \
-               many: { query: 'memory_bytes * on (nothing) {__name__=~\".+\"}', kind: gauge, step: 10m }\n      \
+               many: { query: 'vector(1) * on (x) (label_replace(vector(1), \"a\", \"b\", \"\", \"\") or vector(2))', kind: gauge, step: 1h }\n      \
                nobody: { query: no_such_metric, kind: counter }\n";
     configure(&world, &prometheus, &format!("{bad}{CPU}"), &format!("{CPU_SECONDS_OF_A}{A}\n"));
     let said = world.agent(&["collect"]).exits(69);

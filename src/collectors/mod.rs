@@ -74,8 +74,9 @@ pub struct Batch {
     /// Whether a complete run lists everything there is, so that a series seen for the first time began after the
     /// previous run (a cgroup), and is not merely newly visible.
     pub lists_everything: bool,
-    /// Which series have ended, and when, by the name of their readings: for names whose source has history and so tells
-    /// by itself. A series of any other name has ended where a complete run does not see it.
+    /// Which gauges have ended, and when, by the name of their readings: for names whose source has history and so tells
+    /// by itself. A counter of such a name goes on where it comes back. A series of any other name has ended where a
+    /// complete run does not see it.
     pub ended: Ended,
 }
 

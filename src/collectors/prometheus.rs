@@ -124,7 +124,7 @@ impl Run<'_> {
         loop {
             let waiting = readers.iter_mut().filter(|reader| reader.at < now && !reader.failed);
             let Some(reader) = waiting.min_by_key(|reader| reader.at) else { return Ok(()) };
-            if self.batch.readings.len() >= MAX_READINGS {
+            if self.batch.readings.len() >= MAX_READINGS && reader.has_advanced() {
                 self.batch.notes.push(format!(
                     "the history is read up to {}; the next runs go on from there, {MAX_READINGS} readings each",
                     reader.at

@@ -244,25 +244,25 @@ impl<'a> Store<'a> {
         Ok(())
     }
 
-    /// Marks the ends that a source with history tells. A reading of the same instant knows better, and what is
-    /// compacted stays as it is.
+    /// Marks the ends of gauges that a source with history tells. A reading of the same instant knows better, and what
+    /// is compacted stays as it is. A counter of such a source goes on where it comes back.
     pub(super) fn end(&self, told: &Ended, touched: &mut Touched) -> rusqlite::Result<()> {
         for (name, ends) in told {
             for (labels, at) in ends {
+                let at = micros(*at);
                 let known = self
                     .connection
                     .prepare_cached(
-                        "SELECT series.id, series.source, source.kind FROM series JOIN source ON source.id = series.source
-                         WHERE source.collector = ?1 AND source.name = ?2 AND series.labels = ?3
-                           AND ?4 >= coalesce(series.compacted, ?4)",
+                        "SELECT series.id, series.source FROM series JOIN source ON source.id = series.source
+                         WHERE source.collector = ?1 AND source.name = ?2 AND source.kind = 'gauge'
+                           AND series.labels = ?3 AND ?4 >= coalesce(series.compacted, ?4)",
                     )?
-                    .query_row(params![self.run.collector, name, labels_text(labels), micros(*at)], |row| {
-                        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
+                    .query_row(params![self.run.collector, name, labels_text(labels), at], |row| {
+                        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
                     })
                     .optional()?;
-                let Some((series, source, kind)) = known else { continue };
-                let Ok(kind) = kind.parse() else { continue };
-                touched.meet(self.connection, &self.met(series, source, kind)?)?;
+                let Some((series, source)) = known else { continue };
+                touched.meet(self.connection, &self.met(series, source, Kind::Gauge)?)?;
                 let marked = self
                     .connection
                     .prepare_cached(
@@ -270,9 +270,9 @@ impl<'a> Store<'a> {
                          SELECT ?1, ?2, '', NULL, ?3
                          WHERE NOT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND at = ?2)",
                     )?
-                    .execute(params![series, micros(*at), self.run_id])?;
+                    .execute(params![series, at, self.run_id])?;
                 if marked > 0 {
-                    touched.added(series, self.gone(instant(micros(*at))));
+                    touched.added(series, self.gone(instant(at)));
                 }
             }
         }

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::piece::{Bad, Piece};
 use super::progress::Read;
 use super::query::{Mode, Query};
-use super::series::aligned;
+use super::series::{QUARTER, aligned};
 use crate::collectors::Batch;
 
 const FIRST_PIECE: SignedDuration = SignedDuration::from_hours(1);
@@ -52,7 +52,11 @@ impl<'a> Reader<'a> {
             Mode::Range => LONGEST_PIECE.max(query.step).min(query.step * MOST_STEPS),
             _ => LONGEST_PIECE,
         };
-        let at = read.resume;
+        // What was kept of a window does not hang on where it began, if that is where samples are kept anyway.
+        let at = match query.mode {
+            Mode::Samples => aligned(read.resume, QUARTER).max(read.from),
+            _ => read.resume,
+        };
         Reader { at, longest, ..Reader::empty(query, read, at) }
     }
 
@@ -75,6 +79,11 @@ impl<'a> Reader<'a> {
             bad: BTreeMap::new(),
             words: BTreeSet::new(),
         }
+    }
+
+    /// Whether this run has come further than the last.
+    pub(super) fn has_advanced(&self) -> bool {
+        self.at > self.read.resume
     }
 
     /// What to ask for next. `None`: there is nothing up to `now` yet, and reading is done.

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
 /// Months begin at a multiple of this in every time zone.
-const QUARTER: SignedDuration = SignedDuration::from_mins(15);
+pub(super) const QUARTER: SignedDuration = SignedDuration::from_mins(15);
 
 /// Which samples of a counter are enough to meter all of them: its amount is the same to the last digit.
 ///
