@@ -11,7 +11,7 @@ use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running,
 use crate::config::duration::parse_duration;
 use crate::config::section::Section;
 
-mod protocol;
+pub(super) mod protocol;
 
 pub const PLUGIN: Plugin =
     Plugin { name: "exec", about: "a program of yours that prints one JSON object a line", build };

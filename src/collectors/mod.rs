@@ -19,17 +19,17 @@ pub mod cgroup;
 pub mod definition;
 pub mod exec;
 pub mod filesystem;
+pub mod http;
 mod names;
 mod numbers;
 pub mod openmetrics;
 mod process;
 pub mod prometheus;
-#[allow(dead_code, reason = "some of it is for collectors that post")]
 mod web;
 
 /// Every plugin there is.
 pub const PLUGINS: &[Plugin] =
-    &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN, openmetrics::PLUGIN, prometheus::PLUGIN];
+    &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN, http::PLUGIN, openmetrics::PLUGIN, prometheus::PLUGIN];
 
 /// A kind of collector, as the registry knows it.
 #[derive(Debug, Clone, Copy)]

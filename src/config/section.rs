@@ -182,6 +182,11 @@ impl Section {
         texts
     }
 
+    /// The value of `key` whatever it is, for what is passed on and not understood here.
+    pub fn value(&mut self, key: &str) -> Option<Value> {
+        self.take(key)
+    }
+
     /// The mapping under `key`.
     pub fn section(&mut self, key: &str) -> Option<Section> {
         let value = self.take(key)?;

@@ -1,19 +1,23 @@
-//! The login that goes with a request: a token, a name and a password, or a token that an OAuth2 server gives for a
-//! client's secret.
+//! The login that goes with a request: a token, a name and a password, a signature, or a token that a server gives for a
+//! secret (OAuth2, or a login request of the API's own).
 //!
 //! Secrets are read where they are kept at the beginning of each run, and are in no message.
 
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Ask, Session, Trouble};
+use super::aws::Signer;
+use super::{Answer, Ask, Session, Trouble};
+use crate::config::clock::{Clock, SystemClock};
+use crate::config::template::Template;
+use crate::metering::reading::Labels;
 use crate::wire::secret::{NoSecret, Place, Secret, Sort};
 
 /// A token is not used in the last part of its life: clocks differ, and requests take time.
@@ -26,6 +30,8 @@ pub(super) enum Auth {
     Token { place: Place, header: HeaderName, scheme: String },
     Basic { username: String, place: Place },
     OAuth2(Box<OAuth2>),
+    Login(Box<Login>),
+    Aws { signer: Signer, place: Place },
 }
 
 #[derive(Debug)]
@@ -40,11 +46,64 @@ pub(super) struct OAuth2 {
     pub(super) token: Mutex<Option<Kept>>,
 }
 
+/// A request that is answered with a token.
+#[derive(Debug)]
+pub(super) struct Login {
+    pub(super) url: Url,
+    /// Posted, with the secret put into its texts where `{secret}` stands.
+    pub(super) body: serde_json::Value,
+    pub(super) place: Place,
+    pub(super) found: Found,
+    pub(super) header: HeaderName,
+    pub(super) scheme: String,
+    pub(super) token: Mutex<Option<Kept>>,
+}
+
+/// Where the answer to a login has the token.
+#[derive(Debug)]
+pub(super) enum Found {
+    Header(HeaderName),
+    /// A JSON pointer (RFC 6901) into the body.
+    Pointer(String),
+}
+
 /// A token that was fetched.
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
     token: SecretString,
+    /// Without it, it is used until it is refused.
     until: Option<Instant>,
+}
+
+impl Kept {
+    fn is_usable(&self, refused: Option<&Proof>) -> bool {
+        let spent = refused.is_some_and(|proof| proof.secret.expose_secret() == self.token.expose_secret());
+        !spent && self.until.is_none_or(|until| Instant::now() < until)
+    }
+}
+
+impl Found {
+    fn token(&self, answer: &Answer) -> Result<SecretString, Trouble> {
+        let (token, place) = match self {
+            Found::Header(name) => {
+                (answer.header(name.as_str()).map(str::to_owned), format!("a header {name}"))
+            }
+            Found::Pointer(pointer) => {
+                let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+                (
+                    body.pointer(pointer).and_then(|token| token.as_str()).map(str::to_owned),
+                    format!("a text at {pointer}"),
+                )
+            }
+        };
+        let wrong = || {
+            Trouble::setup(format!(
+                "{}: the answer to the login has no token: {place} is missing",
+                answer.name()
+            ))
+        };
+        token.filter(|token| !token.is_empty()).map(SecretString::from).ok_or_else(wrong)
+    }
 }
 
 /// The secret of a run.
@@ -71,6 +130,7 @@ impl Held {
 #[derive(Debug, Default)]
 pub(super) struct Proof {
     header: Option<(HeaderName, HeaderValue)>,
+    signer: Option<Signer>,
     /// What it is made of, to find it in what a server says.
     secret: SecretString,
 }
@@ -80,7 +140,7 @@ impl Proof {
         let mut value = HeaderValue::from_str(text)
             .map_err(|_| Trouble::setup("the login has characters that can't be sent in a header"))?;
         value.set_sensitive(true);
-        Ok(Proof { header: Some((header, value)), secret })
+        Ok(Proof { header: Some((header, value)), signer: None, secret })
     }
 
     fn basic(username: &str, secret: SecretString) -> Result<Proof, Trouble> {
@@ -89,9 +149,28 @@ impl Proof {
         Proof::new(AUTHORIZATION, &text, secret)
     }
 
-    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
+    fn token(header: &HeaderName, scheme: &str, token: SecretString) -> Result<Proof, Trouble> {
+        let blank = if scheme.is_empty() { "" } else { " " };
+        let text = format!("{scheme}{blank}{}", token.expose_secret());
+        Proof::new(header.clone(), &text, token)
+    }
+
+    /// Adds the login to a request. Signing brings the address into the form that is signed.
+    pub(super) fn add_to(
+        &self,
+        method: &Method,
+        url: &mut Url,
+        body: &[u8],
+        headers: &mut HeaderMap,
+    ) -> Result<(), Trouble> {
         if let Some((name, value)) = self.header.clone() {
             headers.insert(name, value);
+        }
+        match &self.signer {
+            Some(signer) => signer
+                .sign(&self.secret, SystemClock.now(), (method, url, body), headers)
+                .map_err(Trouble::setup),
+            None => Ok(()),
         }
     }
 
@@ -115,7 +194,9 @@ impl Auth {
             Auth::Nobody => None,
             Auth::Token { place, .. } => Some((place, Sort::Token)),
             Auth::Basic { place, .. } => Some((place, Sort::Password)),
+            Auth::Aws { place, .. } => Some((place, Sort::Password)),
             Auth::OAuth2(oauth2) => Some((&oauth2.place, Sort::Password)),
+            Auth::Login(login) => Some((&login.place, Sort::Password)),
         }
     }
 
@@ -139,28 +220,24 @@ impl Session<'_> {
         let secret = self.held.current();
         match &self.web.auth {
             Auth::Nobody => Ok(Proof::default()),
-            Auth::Token { header, scheme, .. } => {
-                let blank = if scheme.is_empty() { "" } else { " " };
-                let text = format!("{scheme}{blank}{}", secret.expose_secret());
-                Proof::new(header.clone(), &text, secret)
-            }
+            Auth::Token { header, scheme, .. } => Proof::token(header, scheme, secret),
             Auth::Basic { username, .. } => Proof::basic(username, secret),
+            Auth::Aws { signer, .. } => Ok(Proof { signer: Some(signer.clone()), secret, header: None }),
             Auth::OAuth2(oauth2) => {
                 let mut kept = oauth2.token.lock().await;
-                let usable = kept.as_ref().filter(|kept| {
-                    let spent = refused
-                        .is_some_and(|proof| proof.secret.expose_secret() == kept.token.expose_secret());
-                    !spent && kept.until.is_some_and(|until| Instant::now() < until)
-                });
-                let token = match usable {
+                let token = match kept.as_ref().filter(|kept| kept.is_usable(refused)) {
                     Some(kept) => kept.token.clone(),
-                    None => {
-                        let fresh = self.fetch(oauth2, secret).await?;
-                        kept.insert(fresh).token.clone()
-                    }
+                    None => kept.insert(self.fetch(oauth2, secret).await?).token.clone(),
                 };
-                let text = format!("Bearer {}", token.expose_secret());
-                Proof::new(AUTHORIZATION, &text, token)
+                Proof::token(&AUTHORIZATION, "Bearer", token)
+            }
+            Auth::Login(login) => {
+                let mut kept = login.token.lock().await;
+                let token = match kept.as_ref().filter(|kept| kept.is_usable(refused)) {
+                    Some(kept) => kept.token.clone(),
+                    None => kept.insert(self.log_in(login, secret).await?).token.clone(),
+                };
+                Proof::token(&login.header, &login.scheme, token)
             }
         }
     }
@@ -169,12 +246,28 @@ impl Session<'_> {
     pub(super) async fn renewed(&self, refused: &Proof) -> Result<Option<Proof>, Trouble> {
         match &self.web.auth {
             Auth::Nobody => Ok(None),
-            Auth::Token { .. } | Auth::Basic { .. } => match self.held.after_refusal(&refused.secret) {
-                Some(_) => self.proof(Some(refused)).await.map(Some),
-                None => Ok(None),
-            },
-            Auth::OAuth2(_) => self.proof(Some(refused)).await.map(Some),
+            Auth::Token { .. } | Auth::Basic { .. } | Auth::Aws { .. } => {
+                match self.held.after_refusal(&refused.secret) {
+                    Some(_) => self.proof(Some(refused)).await.map(Some),
+                    None => Ok(None),
+                }
+            }
+            Auth::OAuth2(_) | Auth::Login(_) => self.proof(Some(refused)).await.map(Some),
         }
+    }
+
+    /// Makes the API's own login request.
+    async fn log_in(&self, login: &Login, secret: SecretString) -> Result<Kept, Trouble> {
+        let labels = Labels::from([("secret".to_owned(), secret.expose_secret().to_owned())]);
+        let body = with_secret(&login.body, &labels).map_err(Trouble::setup)?;
+        let ask = Ask::post_json(login.url.clone(), body.to_string().into_bytes());
+        let proof = Proof { secret, ..Proof::default() };
+        let (status, answer) = self.exchange(&ask, &[], &proof).await?;
+        // A wrong password is refused with 400 or 401.
+        let meant = if status == 400 { 401 } else { status };
+        let answer = self.judge_as(status, answer, &proof, meant)?;
+        let token = login.found.token(&answer)?;
+        Ok(Kept { token, until: None })
     }
 
     /// Asks the OAuth2 server for a token (RFC 6749, section 4.4).
@@ -191,7 +284,7 @@ impl Session<'_> {
         let proof = if oauth2.in_body {
             pairs.push(("client_id", &oauth2.client_id));
             pairs.push(("client_secret", secret.expose_secret()));
-            Proof { header: None, secret: secret.clone() }
+            Proof { secret: secret.clone(), ..Proof::default() }
         } else {
             // Both are encoded as in a form before they are put together.
             Proof {
@@ -217,6 +310,22 @@ impl Session<'_> {
         let until = Some(began + life.saturating_sub(MARGIN.min(life / 2)));
         Ok(Kept { token: given.access_token.into(), until })
     }
+}
+
+/// The body of a login with the secret in it.
+fn with_secret(body: &serde_json::Value, secret: &Labels) -> Result<serde_json::Value, String> {
+    use serde_json::Value;
+    Ok(match body {
+        Value::String(text) => Value::String(text.parse::<Template>()?.render(secret)?),
+        Value::Array(items) => {
+            Value::Array(items.iter().map(|item| with_secret(item, secret)).collect::<Result<_, _>>()?)
+        }
+        Value::Object(pairs) => {
+            let pairs = pairs.iter().map(|(key, value)| Ok((key.clone(), with_secret(value, secret)?)));
+            Value::Object(pairs.collect::<Result<_, String>>()?)
+        }
+        other => other.clone(),
+    })
 }
 
 /// As in a form.

@@ -8,7 +8,8 @@ use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use tokio::sync::Mutex;
 
 use super::Web;
-use super::auth::{Auth, OAuth2};
+use super::auth::{Auth, Found, Login, OAuth2};
+use super::aws::Signer;
 use crate::collectors::exec::parse_size;
 use crate::config::duration::parse_duration;
 use crate::config::section::Section;
@@ -61,7 +62,6 @@ pub(super) fn read(section: &mut Section) -> Option<Web> {
         trust,
         timeout: timeout.map_or(DEFAULT_TIMEOUT, |timeout| timeout.unsigned_abs()),
         max_answer: max_answer.unwrap_or(DEFAULT_MAX_ANSWER),
-        allow_http,
     })
 }
 
@@ -174,18 +174,41 @@ fn auth(keys: &mut Section, allow_http: bool) -> Option<Auth> {
             oauth2
         }));
     }
+    if keys.has("login") {
+        found.push(keys.section("login").and_then(|mut keys| {
+            let login = login(&mut keys, allow_http);
+            keys.finish();
+            login
+        }));
+    }
+    if keys.has("aws") {
+        found.push(keys.section("aws").and_then(|mut keys| {
+            let access_key = keys.require_with("access_key", "who signs", |text| Ok(text.to_owned()));
+            let place = required_place(&mut keys, "secret_key");
+            let region = keys.text("region").unwrap_or_else(|| "us-east-1".to_owned());
+            let service = keys.text("service").unwrap_or_else(|| "s3".to_owned());
+            keys.finish();
+            Some(Auth::Aws { signer: Signer { access_key: access_key?, region, service }, place: place? })
+        }));
+    }
     // So that they are known when others are compared with them.
-    for key in ["basic", "oauth2"] {
+    for key in ["basic", "oauth2", "login", "aws"] {
         if !keys.has(key) {
             keys.text(key);
         }
     }
     if found.len() > 1 {
-        keys.problem("", "one login is enough: `token_file` or `token_env`, `basic`, or `oauth2`");
+        keys.problem(
+            "",
+            "one login is enough: `token_file` or `token_env`, `basic`, `oauth2`, `login` or `aws`",
+        );
         return None;
     }
     found.pop().unwrap_or_else(|| {
-        keys.problem("", "it says no login: add `token_file`, `token_env`, `basic` or `oauth2`");
+        keys.problem(
+            "",
+            "it says no login: add `token_file`, `token_env`, `basic`, `oauth2`, `login` or `aws`",
+        );
         None
     })
 }
@@ -210,6 +233,48 @@ fn oauth2(keys: &mut Section, allow_http: bool) -> Option<Auth> {
         place: place?,
         scope,
         in_body: in_body.unwrap_or(false),
+        token: Mutex::new(None),
+    })))
+}
+
+fn login(keys: &mut Section, allow_http: bool) -> Option<Auth> {
+    let url = keys.require_with("url", "where to log in", |text| {
+        let url = read_url(text)?;
+        may_carry_login(&url, allow_http)?;
+        Ok(url)
+    });
+    let body = match keys.value("body").map(serde_json::to_value) {
+        Some(Ok(body)) if body.to_string().contains("{secret}") => Some(body),
+        Some(Err(error)) => {
+            keys.problem("body", format!("can't be written as JSON: {error}"));
+            None
+        }
+        _ => {
+            keys.problem("body", "is what is posted to log in, with \"{secret}\" where the secret belongs");
+            None
+        }
+    };
+    let place = required_place(keys, "secret");
+    let header = |name: &str| name.parse().map_err(|_| format!("`{name}` is no name of a header"));
+    let found = match (keys.parse_with("token_header", header), keys.text("token_pointer")) {
+        (Some(name), None) => Some(Found::Header(name)),
+        (None, Some(pointer)) if pointer.starts_with('/') => Some(Found::Pointer(pointer)),
+        _ => {
+            let how = "say where the answer has the token: `token_header`, or `token_pointer` such as /access_token";
+            keys.problem("", how);
+            None
+        }
+    };
+    let send = keys.parse_with("send_as", header).unwrap_or(AUTHORIZATION);
+    let usual = if send == AUTHORIZATION { "Bearer" } else { "" };
+    let scheme = keys.text("scheme").unwrap_or_else(|| usual.to_owned());
+    Some(Auth::Login(Box::new(Login {
+        url: url?,
+        body: body?,
+        place: place?,
+        found: found?,
+        header: send,
+        scheme,
         token: Mutex::new(None),
     })))
 }

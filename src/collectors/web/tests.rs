@@ -374,3 +374,101 @@ async fn an_oauth2_server_that_refuses_is_told_and_a_token_of_unknown_life_is_no
     );
     assert_eq!(said, wanted);
 }
+
+fn login(address: &str, folder: &tempfile::TempDir, found: &str) -> Web {
+    let secret = file(folder, "secret", "pa\"ss\n");
+    web(&format!(
+        "url: http://{address}/api\nauth:\n  login:\n    url: http://{address}/login\n    body: {{ user: agent, password: \
+         '{{secret}}', n: [1, true] }}\n    secret_file: {}\n    {found}",
+        secret.display()
+    ))
+}
+
+#[tokio::test]
+async fn an_apis_own_login_is_made_once_and_again_when_its_token_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = answer("401 Unauthorized", "", "");
+    let given = |token: &str| answer("201 Created", &format!("X-Subject-Token: {token}\r\n"), "{}");
+    let (address, heard) = serve(vec![
+        given("one"),
+        ok("1"),
+        ok("2"),
+        refused.clone(),
+        given("two"),
+        ok("3"),
+        refused.clone(),
+        given("two"),
+        refused,
+    ]);
+    let web = login(&address, &folder, "token_header: X-Subject-Token\n    send_as: X-Auth-Token");
+    for body in ["1", "2", "3"] {
+        assert_eq!(ask(&web).await.unwrap().body, body.as_bytes());
+    }
+    let said = ask(&web).await.unwrap_err().to_string();
+    assert!(said.contains("401 Unauthorized; the login is wrong or has expired: look at the file"), "{said}");
+    let heard = heard.join().unwrap();
+    assert!(heard[0].starts_with("POST /login "), "{}", heard[0]);
+    assert!(
+        heard[0].ends_with("\r\n\r\n{\"n\":[1,true],\"password\":\"pa\\\"ss\",\"user\":\"agent\"}"),
+        "{}",
+        heard[0]
+    );
+    for (index, token) in [(1, "one"), (2, "one"), (3, "one"), (5, "two"), (6, "two"), (8, "two")] {
+        assert!(heard[index].contains(&format!("x-auth-token: {token}\r\n")), "{}", heard[index]);
+    }
+}
+
+#[tokio::test]
+async fn a_login_without_a_token_in_its_answer_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, heard) = serve(vec![ok(r#"{"data":{"token":"t1"}}"#), ok("1")]);
+    ask(&login(&address, &folder, "token_pointer: /data/token")).await.unwrap();
+    assert!(heard.join().unwrap()[1].contains("authorization: Bearer t1\r\n"));
+    let (address, _) = serve(vec![ok(r#"{"data":{}}"#)]);
+    let said = ask(&login(&address, &folder, "token_pointer: /data/token")).await.unwrap_err().to_string();
+    let wanted = format!(
+        "POST http://{address}/login: the answer to the login has no token: a text at /data/token is missing"
+    );
+    assert_eq!(said, wanted);
+    let (address, _) = serve(vec![answer("403 Forbidden", "", r#"{"m":"pa\"ss is wrong, not pa"}"#)]);
+    let said = ask(&login(&address, &folder, "token_pointer: /token")).await.unwrap_err().to_string();
+    assert!(said.starts_with(&format!("POST http://{address}/login: 403 Forbidden: ")), "{said}");
+    for (keys, words) in [
+        (
+            "{ url: 'https://k/', secret_env: S, token_pointer: /t, body: { a: b } }",
+            "with \"{secret}\" where",
+        ),
+        (
+            "{ url: 'https://k/', secret_env: S, body: { a: '{secret}' } }",
+            "say where the answer has the token",
+        ),
+        (
+            "{ url: 'http://k/', secret_env: S, token_pointer: /t, body: { a: '{secret}' } }",
+            "plain http would show",
+        ),
+    ] {
+        let problem = problem_of(&format!("url: https://n/\nauth: {{ login: {keys} }}"));
+        assert!(problem.contains(words), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_signed_request_is_sent_as_it_was_signed() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = file(&folder, "secret", "key\n");
+    let (address, heard) = serve(vec![ok("[]")]);
+    let keys = format!(
+        "auth: {{ aws: {{ access_key: AK, secret_key_file: {}, region: default }} }}",
+        secret.display()
+    );
+    ask(&web(&format!("url: http://{address}/admin/usage?start=2026-11-01+00%3A00&a=b\n{keys}")))
+        .await
+        .unwrap();
+    let heard = &heard.join().unwrap()[0];
+    assert!(heard.starts_with("GET /admin/usage?a=b&start=2026-11-01%2000%3A00 HTTP/1.1\r\n"), "{heard}");
+    assert!(heard.contains(&format!("\r\nhost: {address}\r\n")), "{heard}");
+    // The hash of nothing.
+    let hash = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    assert!(heard.contains(&format!("x-amz-content-sha256: {hash}\r\n")), "{heard}");
+    assert!(heard.contains("authorization: AWS4-HMAC-SHA256 Credential=AK/"), "{heard}");
+}
