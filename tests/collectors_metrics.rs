@@ -451,6 +451,42 @@ async fn openmetrics_refusals_and_broken_pages_are_told_for_what_they_are() {
     }
 }
 
+/// A sidecar needs no file: the application's page, through the real binary.
+#[test]
+fn a_sidecar_reads_the_application_beside_it() {
+    let page = "# TYPE app_cpu_seconds_total counter\napp_cpu_seconds_total{user=\"alice\"} 1.5e3\n\
+                process_start_time_seconds 1793491200\n";
+    let server = Server::new(|_| answer("200 OK", "text/plain; version=0.0.4", page));
+    let folder = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_waldur-usage-agent"))
+        .args(["collect", "--json"])
+        .env_clear()
+        .env("WALDUR_URL", "https://waldur.example.com")
+        .env("WALDUR_RESOURCE", "5e2f1c7a-9d3b-4c60-a1b2-c3d4e5f60718")
+        .env("WALDUR_METERS", "{ cpu_hours: { reading: app_cpu_seconds_total, factor: 1/3600 } }")
+        .env("WALDUR_USER", "{user}")
+        .env("WALDUR_METRICS_URL", format!("http://{}/metrics", server.address))
+        .env("WALDUR_METRICS", "[\"app_*\"]")
+        .env("WALDUR_METRICS_EPOCH", "process_start_time_seconds")
+        .env("WALDUR_LEDGER", folder.path().join("ledger.db"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let answer: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let collector = &answer["collectors"][0];
+    assert_eq!(
+        (collector["name"].as_str(), collector["outcome"].as_str()),
+        (Some("application"), Some("ok"))
+    );
+    let reading = &collector["readings"][0];
+    assert_eq!(
+        (reading["value"].as_str(), reading["labels"]["user"].as_str()),
+        (Some("1500"), Some("alice"))
+    );
+    assert_eq!((reading["kind"].as_str(), reading["unit"].as_str()), (Some("counter"), Some("s")));
+}
+
 #[tokio::test]
 async fn openmetrics_asks_for_what_tells_most_and_reads_what_it_gets() {
     let page = "# TYPE a counter\na_total{u=\"x\"} 1.5e3\na_created{u=\"x\"} 1793491200\n# EOF\n";

@@ -28,8 +28,14 @@ pub mod prometheus;
 mod web;
 
 /// Every plugin there is.
-pub const PLUGINS: &[Plugin] =
-    &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN, http::PLUGIN, openmetrics::PLUGIN, prometheus::PLUGIN];
+pub const PLUGINS: &[Plugin] = &[
+    cgroup::PLUGIN,
+    exec::PLUGIN,
+    filesystem::PLUGIN,
+    http::PLUGIN,
+    openmetrics::PLUGIN,
+    prometheus::PLUGIN,
+];
 
 /// A kind of collector, as the registry knows it.
 #[derive(Debug, Clone, Copy)]
