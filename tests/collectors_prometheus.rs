@@ -256,6 +256,21 @@ fn a_gauge_counts_for_as_long_as_it_was_there() {
     assert_eq!(explained["amount"], "11/30");
 }
 
+/// Levels an hour apart are no gaps, though the agent looks each five minutes.
+#[test]
+fn a_gauge_may_be_asked_for_less_often_than_the_collector_runs() {
+    let Some(prometheus) = Prometheus::start("a_gauge_an_hour", &history()) else { return };
+    let world = World::new(agent::CURRENT);
+    let level = "      level: { query: 'last_over_time(cpu_seconds_total[2m])', kind: gauge, step: 1h }\n";
+    let rest = format!(
+        "    resource: {A}\n    meters: {{ cpu_hours: {{ reading: level, aggregate: integral }} }}\n"
+    );
+    configure(&world, &prometheus, level, &rest);
+    world.agent(&["collect"]).exits(0);
+    // An hour each: 3540 at midnight, 7140, 1750, gone at three; nine days later 5413, gone an hour later.
+    assert_eq!(exact(&world), "17843");
+}
+
 /// Scraped each second: the agent looks before and after, and not in between.
 #[test]
 fn a_live_counter_is_metered_from_what_was_scraped() {
