@@ -33,6 +33,7 @@ fn every_plugin_has_a_page_whose_example_it_takes() {
                     "{reading}"
                 );
             }
+            section.texts("ignore");
             for key in ["resource", "user"] {
                 if section.is_section(key) {
                     section.section(key);

@@ -16,6 +16,7 @@ use waldur_usage_agent::metering::meter::{Aggregate, Meter};
 use waldur_usage_agent::metering::period::{BillingZone, Segment, Timeline};
 use waldur_usage_agent::metering::reading::{Epoch, Kind};
 use waldur_usage_agent::metering::statement::Amounts;
+use waldur_usage_agent::metering::weighing::Weighing;
 
 const PAGE: &str = include_str!("../docs/metering.md");
 
@@ -66,6 +67,7 @@ impl Example {
             aggregate,
             hold,
             factor,
+            weighing: Weighing::default(),
             rounding: Rounding::default(),
             description: None,
             recurring: None,

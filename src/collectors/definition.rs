@@ -67,12 +67,11 @@ pub fn secret_env(token: Option<&str>, definitions: &[Definition]) -> Vec<String
 
 /// Checks what can be known before the collector has run: that the readings and labels that the rules speak of exist.
 fn check_rules(section: &Section, collector: &dyn Collector, rules: &Rules) {
-    let offers = collector.offers().iter().map(|offered| (offered.name, offered.kind));
-    let offers: Vec<_> = offers.chain(collector.named()).collect();
+    let offers = collector.offers().iter().map(|offered| offered.name);
+    let known: Vec<_> = offers.chain(collector.named().into_iter().map(|(name, _)| name)).collect();
     for meter in &rules.meters {
-        let Some((_, kind)) = offers.iter().find(|(name, _)| *name == meter.reading) else {
-            if !offers.is_empty() {
-                let known: Vec<_> = offers.iter().map(|(name, _)| *name).collect();
+        let Some(kind) = collector.kind_of(&meter.reading) else {
+            if !known.is_empty() {
                 section.problem(
                     "meters",
                     format!(
@@ -85,11 +84,25 @@ fn check_rules(section: &Section, collector: &dyn Collector, rules: &Rules) {
             }
             continue;
         };
-        if let Err(why) = meter.measure(*kind) {
+        if let Err(why) = meter.measure(kind) {
             section.problem("meters", why);
         }
     }
     let labels = collector.labels();
+    for meter in &rules.meters {
+        for label in meter.weighing.labels() {
+            if !labels.is_empty() && !labels.contains(&label) {
+                section.problem(
+                    "meters",
+                    format!(
+                        "the meter {} looks at a label `{label}`, which is none of this collector's readings; they carry {}",
+                        meter.component,
+                        labels.join(", ")
+                    ),
+                );
+            }
+        }
+    }
     for label in rules.labels() {
         if !labels.is_empty() && !labels.contains(&label) {
             section.problem(

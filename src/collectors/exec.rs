@@ -6,7 +6,7 @@
 
 use jiff::SignedDuration;
 
-use super::process::Program;
+use super::process::{Program, Remedies};
 use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking};
 use crate::config::duration::parse_duration;
 use crate::config::section::Section;
@@ -108,6 +108,10 @@ impl Exec {
             withhold: &request.withhold,
             time_limit: self.timeout,
             max_output: self.max_output,
+            remedies: Remedies {
+                output: "print less, or raise `max_output`",
+                time: "make it quicker, or raise `timeout`",
+            },
         };
         let output = program.run().await.map_err(|why| {
             let name = self.command.first().map(String::as_str).unwrap_or_default();

@@ -27,7 +27,7 @@ pub const PLUGIN: Plugin = Plugin { name: "http", about: "a JSON API, read with 
 /// Pages of one request. A server that never says that it is done must not be asked for ever.
 const MOST_PAGES: usize = 1_000;
 
-/// Steps that one run asks for; the next goes on.
+/// Steps that one run asks for; the next goes on. More than an `overlap` may reach back.
 const MOST_STEPS: usize = 1_000;
 
 /// A configured collector.
@@ -193,7 +193,14 @@ impl Collector for Http {
         let asked = |source: &Arc<Source>| {
             format!("{} {} {:?} {:?}", source.name, source.path, source.query, source.each)
         };
-        format!("{} {}", self.web.url(), self.sources.iter().map(asked).collect::<Vec<_>>().join("; "))
+        // Its query may hold a key.
+        let url = self.web.url();
+        format!(
+            "{}{} {}",
+            url.authority(),
+            url.path(),
+            self.sources.iter().map(asked).collect::<Vec<_>>().join("; ")
+        )
     }
 
     fn secret_env(&self) -> Vec<String> {

@@ -13,6 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::config::section::Section;
 use crate::metering::reading::{Kind, Labels, Reading};
+use spool::Spool;
 
 mod blocking;
 pub mod cgroup;
@@ -25,6 +26,8 @@ mod numbers;
 pub mod openmetrics;
 mod process;
 pub mod prometheus;
+pub mod slurm;
+pub mod spool;
 mod web;
 
 /// Every plugin there is.
@@ -35,6 +38,7 @@ pub const PLUGINS: &[Plugin] = &[
     http::PLUGIN,
     openmetrics::PLUGIN,
     prometheus::PLUGIN,
+    slurm::PLUGIN,
 ];
 
 /// A kind of collector, as the registry knows it.
@@ -66,7 +70,10 @@ pub struct Request {
 /// What one run saw. It reaches the ledger in one transaction.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// The first thousands of readings.
     pub readings: Vec<Reading>,
+    /// All others, out of memory.
+    pub more: Spool,
     /// Single bad lines or values: not billed, counted and shown, the others count.
     pub quarantined: Vec<Quarantined>,
     /// What could not be looked at (a directory without permission). The readings count, but the run is not
@@ -97,14 +104,23 @@ pub struct Quarantined {
     pub reason: String,
 }
 
+/// Readings of a run that are held in memory.
+pub const IN_MEMORY: usize = 4096;
+
 impl Batch {
     /// Keeps the reading if it is valid, else quarantines it.
     pub fn push(&mut self, reading: Reading) {
-        let what = format!("{} {} {:?}", reading.name, reading.value, reading.labels);
-        match reading.checked() {
-            Ok(reading) => self.readings.push(reading),
-            Err(reason) => self.quarantine(&what, reason),
+        // Said before, because checking takes it; only where it is needed, because there may be millions.
+        let what = |reading: &Reading| format!("{} {} {:?}", reading.name, reading.value, reading.labels);
+        match reading.clone().checked() {
+            Ok(reading) => self.keep(reading),
+            Err(reason) => self.quarantine(&what(&reading), reason),
         }
+    }
+
+    /// Keeps a reading that has been checked.
+    pub fn keep(&mut self, reading: Reading) {
+        if self.readings.len() < IN_MEMORY { self.readings.push(reading) } else { self.more.push(&reading) }
     }
 
     pub fn quarantine(&mut self, what: &str, reason: impl Into<String>) {
@@ -136,6 +152,12 @@ pub trait Collector: Send + Sync + Debug {
     /// The readings it makes whose names the operator chose, each with its kind.
     fn named(&self) -> Vec<(&str, Kind)> {
         Vec::new()
+    }
+
+    /// The kind of a reading that it can make; of more than these two list where names are made of what a site has.
+    fn kind_of(&self, reading: &str) -> Option<Kind> {
+        let offers = self.offers().iter().map(|offered| (offered.name, offered.kind));
+        offers.chain(self.named()).find(|(name, _)| *name == reading).map(|(_, kind)| kind)
     }
 
     /// Labels that its readings may carry (some only where they apply, such as the user of a user's slice), to check

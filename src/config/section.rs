@@ -64,7 +64,12 @@ impl Problems {
     /// Records a problem with what stands at `path`.
     pub fn add(&self, path: &[String], message: impl Into<String>) {
         let line = line_of(&self.0.text, path);
-        self.0.problems.borrow_mut().push(Problem { path: path.join("."), line, message: message.into() });
+        let problem = Problem { path: path.join("."), line, message: message.into() };
+        let mut problems = self.0.problems.borrow_mut();
+        // Two may read the same key.
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
     }
 }
 
@@ -210,6 +215,19 @@ impl Section {
             }
         }
         sections
+    }
+
+    /// The keys of this section, where the operator chooses them.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for key in self.values.keys() {
+            match (key, scalar(key)) {
+                (Value::String(name), _) => names.push(name.clone()),
+                (_, Ok(other)) => self.problem("", format!("`{other}` must be in quotes")),
+                (_, Err(_)) => self.problem("", "a key must be a plain word"),
+            }
+        }
+        names
     }
 
     /// Ends the reading of this section: what nobody took is an unknown key.

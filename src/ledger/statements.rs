@@ -204,6 +204,15 @@ fn move_part(
     Ok(proper)
 }
 
+/// What a series has in one part of a month, and what it counts there.
+#[derive(Default)]
+struct Weighed {
+    quantity: Quantity,
+    user: Option<String>,
+    /// `None`: it counts as it is.
+    weight: Option<Exact>,
+}
+
 /// The exact amounts of the component, by part of the month.
 fn amounts(
     connection: &Connection,
@@ -215,7 +224,7 @@ fn amounts(
     let mut parts: BTreeMap<i64, Amounts> = BTreeMap::new();
     let mut query = connection.prepare_cached(
         "SELECT series.id, series.user, quantity.segment, quantity.sum, quantity.max, quantity.last,
-                quantity.covered, quantity.missed, quantity.gaps, quantity.resets
+                quantity.covered, quantity.missed, quantity.gaps, quantity.resets, series.labels
          FROM target CROSS JOIN series ON series.target = target.id AND series.source = ?3
          CROSS JOIN quantity ON quantity.series = series.id AND quantity.measure = ?4
                             AND quantity.segment >= ?5 AND quantity.segment < ?6
@@ -225,19 +234,32 @@ fn amounts(
     let (start, end) = (micros(zone.start(period)), micros(zone.end(period)));
     for maker in makers {
         // Quantities of one series in one part are put together first: a mean is of all its time.
-        let mut by_series: BTreeMap<(i64, i64), (Quantity, Option<String>)> = BTreeMap::new();
+        let mut by_series: BTreeMap<(i64, i64), Weighed> = BTreeMap::new();
         let measure = maker.measure.to_string();
         let mut rows =
             query.query(params![place.resource, place.period, maker.source, measure, start, end])?;
         while let Some(row) = rows.next()? {
+            let mut weight = None;
+            if !maker.meter.weighing.is_even() {
+                let labels = serde_json::from_str(&row.get::<_, String>(10)?).unwrap_or_default();
+                weight = maker.meter.weighing.weigh(&labels);
+                if weight.is_none() {
+                    continue;
+                }
+            }
             let part = micros(timeline.segment_at(super::instant(row.get(2)?)).start);
             let entry = by_series.entry((part, row.get(0)?)).or_default();
-            entry.0.absorb(quantity(row, 3)?);
-            entry.1 = row.get(1)?;
+            entry.quantity.absorb(quantity(row, 3)?);
+            entry.user = row.get(1)?;
+            entry.weight = weight;
         }
-        for ((part, _), (quantity, user)) in by_series {
+        for ((part, _), Weighed { quantity, user, weight }) in by_series {
             let Some(value) = quantity.value(maker.measure) else { continue };
             let amount = value * maker.meter.factor.clone();
+            let amount = match weight {
+                Some(weight) => amount * weight,
+                None => amount,
+            };
             let amounts = parts.entry(part).or_insert_with(|| Amounts {
                 total: Exact::zero(),
                 users: BTreeMap::new(),

@@ -300,6 +300,9 @@ fn mistakes_in_the_file_are_told_all_at_once() {
     let request = "        each: { row: answer.rows }\n        readings:\n          used: { kind: delta, value: row.v }\n";
     let said = world(&server, request).agent(&["check", "--offline"]).exits(78);
     said.says("used is a delta, so it must be said of when, or each run would count it again");
+    let request = format!("        step: 1m\n        overlap: 1d\n{}", ROWS.replace("gauge", "delta"));
+    let said = world(&server, &request).agent(&["check", "--offline"]).exits(78);
+    said.says("requests.rows.overlap: is more than 500 steps: choose a longer `step`");
     let said = world(&server, &ROWS.replace("used:", "usd:")).agent(&["check", "--offline"]).exits(78);
     said.says("the meter cpu_hours wants a reading `used`, which this collector does not make; it makes usd");
 }

@@ -67,7 +67,7 @@ fn line(bytes: &[u8], now: Timestamp, batch: &mut Batch) -> Result<(), String> {
             Ok(())
         }
         None => {
-            batch.readings.push(line.reading(now)?.checked()?);
+            batch.keep(line.reading(now)?.checked()?);
             Ok(())
         }
     }

@@ -13,6 +13,9 @@ use crate::metering::reading::{Kind, VALUE_PLACES};
 
 const DAY: i64 = 86_400;
 
+/// Steps that are asked for again; a run must come further than they reach back.
+const MOST_OVERLAP: i64 = 500;
+
 /// One request of a run, with all its pages and windows, and what is read from its answers.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -292,6 +295,10 @@ fn step(keys: &mut Section) -> Option<Option<Step>> {
     });
     let overlap = or(keys, "overlap", None, |text| parse_duration(text).map(Some));
     match (length?, overlap?) {
+        (Some(length), Some(overlap)) if overlap.as_secs() / length.as_secs() > MOST_OVERLAP => {
+            keys.problem("overlap", format!("is more than {MOST_OVERLAP} steps: choose a longer `step`"));
+            None
+        }
         (Some(length), overlap) => Some(Some(Step { length, overlap: overlap.unwrap_or(length) })),
         (None, None) => Some(None),
         (None, Some(_)) => {
