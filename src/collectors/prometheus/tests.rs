@@ -12,7 +12,7 @@ fn problems(text: &str) -> Vec<String> {
 
 #[test]
 fn mistakes_are_told_all_at_once() {
-    let text = "url: prometheus\noverlap: 5\nqueries:\n  a: { query: rate(x[5m]), kind: counter }\n  b: { query: x }\nquery: x\n";
+    let text = "url: prometheus\noverlap: 5\nqueries:\n  a: { query: 'rate(x[5m])', kind: counter }\n  b: { query: x }\nquery: x\n";
     let told = problems(text);
     let lines: Vec<_> = told.iter().map(|line| line.split("; ").next().unwrap()).collect();
     assert_eq!(lines[0], "line 1: url: not an address (relative URL without a base)");
