@@ -489,6 +489,7 @@ impl<'a> Bench<'a> {
                 problems: if told.partial { vec!["a part was not read".to_owned()] } else { Vec::new() },
                 checkpoint: None,
                 lists_everything: told.lists_everything,
+                ended: Default::default(),
             },
         };
         let run = Run {
@@ -731,6 +732,7 @@ fn record(ledger: &mut Ledger, now: &str, reading: Reading) {
         problems: Vec::new(),
         checkpoint: None,
         lists_everything: false,
+        ended: Default::default(),
     };
     let (collector, scope) = ("c".to_owned(), String::new());
     ledger.record(Run { collector, at: time(now), finished: time(now), scope, outcome }).unwrap();
