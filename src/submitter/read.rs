@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::reconcile::{Finding, Held, reconcile};
 use super::trouble::Reason;
-use super::{Cycle, CycleError, DATE_PROBE, OnConflict};
+use super::{Cycle, CycleError, DATE_PROBE, OnConflict, closing};
 use crate::ledger::catalog::KnownPlanPeriod;
 use crate::ledger::outbox::{Amount, Entry, Statement, StatementKey};
 use crate::metering::period::BillingPeriod;
@@ -41,7 +41,11 @@ impl Cycle {
     ) -> Result<Vec<StatementKey>, CycleError> {
         let now = self.of.clock.now();
         let looked = self.ledger(|ledger| ledger.server_fact(ROWS_READ)).await?;
-        let stale = looked.is_none_or(|(_, at)| now.duration_since(at).abs() >= ROWS_FOR);
+        // On another machine, or after a restart of it, the ledger may be an older one than it seems: restored from a
+        // snapshot or a backup.
+        let machine = machine();
+        let stale =
+            looked.is_none_or(|(seen_on, at)| now.duration_since(at).abs() >= ROWS_FOR || seen_on != machine);
         let mut unread = Vec::new();
         for &key in &due {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
@@ -55,7 +59,7 @@ impl Cycle {
         }
         let failed = self.read_and_settle(&unread).await?;
         if stale && failed.is_empty() {
-            self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, "", now)).await?;
+            self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, &machine, now)).await?;
         }
         Ok(due.into_iter().filter(|key| !failed.contains(key)).collect())
     }
@@ -111,6 +115,13 @@ impl Cycle {
             let none = Vec::new();
             let of_key = rows.get(&(key.resource, key.period)).unwrap_or(&none);
             self.learn_dated(key, of_key).await?;
+            let ended = closing::has_ended(&self.of.rulebook.zone, key.period, &self.of.server_time().await?);
+            let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
+            if let Some(statement) = statement.filter(|_| ended)
+                && !self.is_traceable(&statement).await?
+            {
+                continue;
+            }
             let of_key = match self.rows_of_part(key, of_key).await? {
                 Ok(rows) => rows,
                 Err(failure) => {
@@ -184,6 +195,19 @@ impl Cycle {
         let Some(plan_period) = cut.plan_period.filter(|_| cut.split) else {
             return Ok(Ok(all.into_iter().map(|row| (row.component.clone(), plain(row))).collect()));
         };
+        let zone = &self.of.rulebook.zone;
+        if closing::has_ended(zone, key.period, &self.of.server_time().await?) {
+            // Of a past month they show nothing (observed); the rows are known by their UUIDs.
+            let mut of_part = BTreeMap::new();
+            for row in all {
+                let component = row.component.clone();
+                let known = self.ledger(move |ledger| ledger.usage_row(key, &component)).await?;
+                if known == Some(row.uuid) {
+                    of_part.insert(row.component.clone(), plain(row));
+                }
+            }
+            return Ok(Ok(of_part));
+        }
         let periods = match self.of.client.plan_periods(key.resource).await {
             Ok(periods) => periods,
             Err(failure) => return Ok(Err(failure)),
@@ -348,6 +372,11 @@ impl Cycle {
             split: periods.iter().any(|p| Some(p.start) > first && p.start > start && p.start < end),
         })
     }
+}
+
+/// What names this machine between two of its starts; nothing where the kernel does not say.
+fn machine() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// Whether the server took a report that makes a row. What was only read back is a row already.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -18,9 +19,13 @@ use crate::waldur::failure::Failure;
 use crate::waldur::refusal::Refusal;
 use crate::waldur::report::{ComponentAmount, SetUsage};
 
+/// A process that takes up an answer so much later than a call may take was paused.
+const PAUSED: SignedDuration = SignedDuration::from_secs(30);
+
 impl Cycle {
     /// Sends the totals of all these statements.
     pub(super) async fn send_all(self: Arc<Self>, due: Vec<StatementKey>) -> Result<(), CycleError> {
+        let due = self.order(due).await?;
         in_turns(self, due, |cycle, key| async move { cycle.send_totals(key).await }).await
     }
 
@@ -161,8 +166,7 @@ impl Cycle {
             Passage::Open { date } => date,
             Passage::NotYet | Passage::TooLate => return Ok(None),
             Passage::Ended => {
-                let words = format!("the month {} ended before this was reported", key.period);
-                self.strand(statement, words).await?;
+                self.strand_ended(statement).await?;
                 return Ok(None);
             }
         };
@@ -204,7 +208,7 @@ impl Cycle {
         crate::fail_point("before totals are intended");
         self.ledger(move |ledger| ledger.intend(key, intents, now)).await?;
         crate::fail_point("before set_usage");
-        let outcome = self.of.client.set_usage(&report).await;
+        let outcome = self.timed(key, self.of.client.set_usage(&report)).await?;
         crate::fail_point("after set_usage");
         self.note_call(key, "set_usage", &amounts, &outcome).await?;
         crate::fail_point("before totals are acknowledged");
@@ -214,6 +218,7 @@ impl Cycle {
                 self.say_sent(key, &amounts);
                 // Only a report that was accepted tells whether its date was honoured.
                 let probe = report.date.map(|date| format!("{} {}", key.resource, date.as_microsecond()));
+                self.state().reported.insert(key.resource);
                 self.ledger(move |ledger| {
                     ledger.set_retry(Some(key.resource), None)?;
                     if let Some(probe) = probe.filter(|_| unknown) {
@@ -227,6 +232,37 @@ impl Cycle {
             }
             Err(failure) => self.after_failure(statement, &report, amounts, failure).await,
         }
+    }
+
+    /// Makes the call and learns how long such calls take. An answer that was waited for longer than any call may take
+    /// reached a process that was paused: what the server held then says nothing of what it holds now.
+    async fn timed(
+        &self,
+        key: StatementKey,
+        call: impl Future<Output = Result<(), Failure>>,
+    ) -> Result<Result<(), Failure>, CycleError> {
+        let (began, since) = (self.of.clock.now(), tokio::time::Instant::now());
+        let outcome = call.await;
+        let took = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let now = self.of.clock.now();
+        let learnt = {
+            let mut state = self.state();
+            state.call_time = state.call_time.learn(took);
+            state.call_time
+        };
+        self.ledger(move |ledger| learnt.keep(ledger, now)).await?;
+        let waited = now.duration_since(began).abs();
+        let patience = SignedDuration::try_from(self.of.client.timeout()).unwrap_or(SignedDuration::MAX);
+        if outcome.is_err() || waited <= patience.saturating_add(PAUSED) {
+            return Ok(outcome);
+        }
+        let call = format!("POST set_usage for resource {}", key.resource.as_simple());
+        let words = format!(
+            "the answer was taken up {} s after the question (was this machine paused, or its clock set?): what Waldur \
+             holds now is read back",
+            waited.as_secs()
+        );
+        Ok(Err(Failure::Unknown { call, status: None, words, retry_after: None }))
     }
 
     async fn after_failure(
@@ -374,6 +410,12 @@ impl Cycle {
             }
         }
         Ok(())
+    }
+
+    /// The month is over, and may no longer be reported.
+    pub(super) async fn strand_ended(&self, statement: &Statement) -> Result<(), CycleError> {
+        let words = format!("the month {} ended before this was reported", statement.key.period);
+        self.strand(statement, words).await
     }
 
     async fn strand(&self, statement: &Statement, words: String) -> Result<(), CycleError> {
