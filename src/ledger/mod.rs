@@ -36,6 +36,7 @@ mod schema;
 pub mod server;
 pub mod statements;
 mod store;
+mod switched;
 pub mod trouble;
 
 pub use error::{LedgerError, LedgerTrouble};
