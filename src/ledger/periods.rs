@@ -49,7 +49,7 @@ impl Statement {
             PeriodState::Closed
         } else if now < closes {
             PeriodState::Open
-        } else if entries().any(|entry| entry.differs() && !entry.is_stranded()) {
+        } else if entries().any(|entry| entry.differs() && !entry.is("stranded") || entry.is("held")) {
             PeriodState::Closing
         } else {
             PeriodState::Agreed
@@ -58,13 +58,13 @@ impl Statement {
 }
 
 impl Entry {
-    fn is_stranded(&self) -> bool {
-        self.trouble.as_ref().is_some_and(|trouble| trouble.state == "stranded")
+    fn is(&self, state: &str) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.state == state)
     }
 
     /// What of it was used and can no longer be reported: nothing, unless it is stranded.
     pub fn stranded(&self) -> Option<Decimal> {
-        let posted = self.posted.filter(|_| self.is_stranded() && self.differs())?;
+        let posted = self.posted.filter(|_| self.is("stranded") && self.differs())?;
         let held = self.acknowledged.as_ref().map_or(Decimal::ZERO, |acknowledged| acknowledged.amount);
         posted.checked_sub(held)
     }

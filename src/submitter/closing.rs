@@ -116,7 +116,7 @@ fn plan(
     resources: u32,
 ) -> Closing {
     let period = zone.period_of(shift(now, skew));
-    let ends = shift(zone.end(period), -skew);
+    let ends = whole_seconds(shift(zone.end(period), -skew));
     // Twice what it took lately, because everybody reports at the end of a month.
     let calls = SignedDuration::from_millis(call.mean.saturating_mul(2).saturating_mul(resources.into()));
     let lead = guard.saturating_add(FIRST_OF_MONTH).saturating_add(calls).clamp(AT_LEAST, AT_MOST);
@@ -220,9 +220,13 @@ impl Cycle {
     /// Reads back the periods that are over, and closes those of which the server holds what was posted last.
     pub(super) async fn close_what_ended(&self) -> Result<(), CycleError> {
         let keys = if self.stopped() { Vec::new() } else { self.to_close().await? };
-        let failed = self.read_and_settle(&keys).await?;
+        let unread: Vec<StatementKey> = {
+            let state = self.state();
+            keys.iter().filter(|key| !state.read_back.contains(key)).copied().collect()
+        };
+        self.read_and_settle(&unread).await?;
         let now = self.of.clock.now();
-        for key in keys.into_iter().filter(|key| !failed.contains(key)) {
+        for key in keys.into_iter().filter(|key| self.state().read_back.contains(key)) {
             // What was found otherwise is stranded in the next cycle, and read once more.
             let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
             if statement.is_some_and(|statement| agrees(&statement)) {
@@ -246,6 +250,12 @@ fn agrees(statement: &Statement) -> bool {
 /// Whether the month is over at the server.
 pub(super) fn has_ended(zone: &BillingZone, period: BillingPeriod, server: &ServerTime) -> bool {
     server.now >= zone.end(period)
+}
+
+/// The server's clock is not known better; when to send is planned by it, and whether by the guard.
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    let up = i64::from(at.subsec_nanosecond() > 0);
+    Timestamp::from_second(at.as_second().saturating_add(up)).unwrap_or(at)
 }
 
 fn shift(at: Timestamp, by: SignedDuration) -> Timestamp {

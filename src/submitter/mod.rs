@@ -118,6 +118,8 @@ struct State {
     call_time: CallTime,
     /// Resources of which totals were accepted since their plans were last looked at.
     reported: BTreeSet<Uuid>,
+    /// Statements of months that are over, read back in this cycle.
+    read_back: BTreeSet<StatementKey>,
 }
 
 /// The server fact that holds the latest accepted report with a `date` of which it is not known whether the server

@@ -131,6 +131,9 @@ impl Cycle {
                 }
             };
             self.settle(key, &of_key).await?;
+            if ended {
+                self.state().read_back.insert(key);
+            }
         }
         Ok(failed)
     }

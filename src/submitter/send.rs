@@ -205,6 +205,7 @@ impl Cycle {
             })
             .collect();
         let intents = amounts.clone();
+        self.state().read_back.remove(&key);
         crate::fail_point("before totals are intended");
         self.ledger(move |ledger| ledger.intend(key, intents, now)).await?;
         crate::fail_point("before set_usage");
