@@ -128,7 +128,7 @@ async fn gather(shared: &Shared) -> Result<String, LedgerError> {
                 collectors,
                 ledger.retry(None)?,
                 ledger.periods(closing.period, closing.begins <= now)?,
-                ledger.stranded()?,
+                ledger.stranded_amounts()?,
             ))
         })
         .await?;

@@ -201,7 +201,7 @@ impl Ledger {
                 (before.into_iter().collect(), after.into_iter().collect());
             if before != after {
                 for cut in after.difference(&before) {
-                    file_under_new_part(connection, rulebook, &uuid, *cut, &before)?;
+                    file_under_new_part(connection, rulebook, &uuid, *cut, &before, now)?;
                 }
                 recount_resource(connection, rulebook, &uuid, now)?;
             }

@@ -134,7 +134,7 @@ impl Ledger {
     }
 
     /// What was used and can no longer be reported, by component, all months together.
-    pub fn stranded(&self) -> Result<BTreeMap<String, Decimal>, LedgerError> {
+    pub fn stranded_amounts(&self) -> Result<BTreeMap<String, Decimal>, LedgerError> {
         self.look(|connection| {
             let mut stranded: BTreeMap<String, Decimal> = BTreeMap::new();
             let mut query = connection.prepare_cached(
@@ -162,7 +162,10 @@ impl Ledger {
     pub fn resources_in(&self, period: BillingPeriod) -> Result<u32, LedgerError> {
         self.look(|connection| {
             connection
-                .prepare_cached("SELECT count(DISTINCT resource) FROM statement WHERE period = ?")?
+                .prepare_cached(
+                    "SELECT count(DISTINCT resource) FROM statement INDEXED BY statement_unclosed
+                     WHERE closed IS NULL AND period = ?",
+                )?
                 .query_row([period.to_string()], |row| row.get(0))
         })
     }

@@ -20,6 +20,7 @@ pub(super) fn file_under_new_part(
     resource: &str,
     cut: Timestamp,
     known: &BTreeSet<Timestamp>,
+    now: Timestamp,
 ) -> rusqlite::Result<()> {
     let period = rulebook.zone.period_of(cut);
     let start = rulebook.zone.start(period);
@@ -34,16 +35,21 @@ pub(super) fn file_under_new_part(
     let skew = SignedDuration::from_micros(skew.and_then(|text| text.parse().ok()).unwrap_or(0));
     let since = cut.saturating_sub(skew).unwrap_or(cut);
     let doubtful = since.saturating_sub(UNDER_WAY).unwrap_or(since);
+    // Of a month that is over nothing is sent any more, and its rows no longer say which part they are of.
+    let over = now.saturating_add(skew).unwrap_or(now) >= rulebook.zone.end(period);
     let (period, old, new) = (period.to_string(), micros(old), micros(cut));
     // Sent again, a share replaces what is there, so only the totals need to be told apart.
     for table in ["acknowledgement", "intent"] {
         connection.execute(
             &format!(
                 "UPDATE OR REPLACE {table} SET part = ?4
-                 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5 AND user <> ''"
+                 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5 AND (user <> '' OR ?6)"
             ),
-            params![resource, period, old, new, micros(since)],
+            params![resource, period, old, new, micros(since), over],
         )?;
+    }
+    if over {
+        return Ok(());
     }
     let reported =
         "FROM acknowledgement WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?4 AND user = ''";

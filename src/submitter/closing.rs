@@ -44,6 +44,12 @@ impl CallTime {
         CallTime { mean, slowest: (self.slowest - self.slowest / 16).max(took) }
     }
 
+    /// Whether it differs by enough to be worth writing down.
+    pub(super) fn is_news_to(self, kept: CallTime) -> bool {
+        let differs = |new: i64, old: i64| (new - old).abs() > old / 8;
+        differs(self.mean, kept.mean) || differs(self.slowest, kept.slowest)
+    }
+
     pub(super) fn of(ledger: &Ledger) -> Result<CallTime, LedgerError> {
         let fact = ledger.server_fact(CALL_TIME)?;
         let read = |text: &str| {

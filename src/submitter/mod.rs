@@ -116,6 +116,8 @@ struct State {
     answered: bool,
     /// How long calls take.
     call_time: CallTime,
+    /// The same as the ledger knows it.
+    kept_call_time: CallTime,
     /// Resources of which totals were accepted since their plans were last looked at.
     reported: BTreeSet<Uuid>,
     /// Statements of months that are over, read back in this cycle.
@@ -146,7 +148,11 @@ impl Submitter {
         };
         let before = self.client.requests();
         let cycle = Arc::new(Cycle { of: self.clone(), state: Mutex::default() });
-        cycle.state().call_time = self.ledger.with(|ledger| CallTime::of(ledger)).await?;
+        let call_time = self.ledger.with(|ledger| CallTime::of(ledger)).await?;
+        {
+            let mut state = cycle.state();
+            (state.call_time, state.kept_call_time) = (call_time, call_time);
+        }
         cycle.clone().run(options).await?;
         let mut report = std::mem::take(&mut cycle.state().report);
         report.requests = self.client.requests() - before;

@@ -111,11 +111,12 @@ impl Cycle {
             }
         };
         crate::fail_point("after rows are read");
+        let server = self.of.server_time().await?;
         for &key in keys {
             let none = Vec::new();
             let of_key = rows.get(&(key.resource, key.period)).unwrap_or(&none);
             self.learn_dated(key, of_key).await?;
-            let ended = closing::has_ended(&self.of.rulebook.zone, key.period, &self.of.server_time().await?);
+            let ended = closing::has_ended(&self.of.rulebook.zone, key.period, &server);
             let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
             if let Some(statement) = statement.filter(|_| ended)
                 && !self.is_traceable(&statement).await?

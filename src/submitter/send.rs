@@ -246,12 +246,19 @@ impl Cycle {
         let outcome = call.await;
         let took = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
         let now = self.of.clock.now();
-        let learnt = {
+        let news = {
             let mut state = self.state();
-            state.call_time = state.call_time.learn(took);
-            state.call_time
+            let learnt = state.call_time.learn(took);
+            state.call_time = learnt;
+            let news = learnt.is_news_to(state.kept_call_time);
+            if news {
+                state.kept_call_time = learnt;
+            }
+            news.then_some(learnt)
         };
-        self.ledger(move |ledger| learnt.keep(ledger, now)).await?;
+        if let Some(learnt) = news {
+            self.ledger(move |ledger| learnt.keep(ledger, now)).await?;
+        }
         let waited = now.duration_since(began).abs();
         let patience = SignedDuration::try_from(self.of.client.timeout()).unwrap_or(SignedDuration::MAX);
         if outcome.is_err() || waited <= patience.saturating_add(PAUSED) {
