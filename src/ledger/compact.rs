@@ -10,7 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::quantify::{SeriesFacts, load, point, points_where, quantity, trail_before};
+use super::quantify::SeriesFacts;
+use super::rows::{POINTS_FROM, Quantities, period_column, point, quantity, trail_before};
 use super::store::Row;
 use super::{Ledger, LedgerError, Rulebook, instant, micros};
 use crate::metering::measure::{Measure, Quantity};
@@ -94,7 +95,7 @@ fn compact(
         .collect::<rusqlite::Result<_>>()?;
     let mut done = Compacted::default();
     for series in series {
-        let facts = SeriesFacts::of(connection, rulebook, series)?;
+        let (_, facts) = SeriesFacts::of(connection, rulebook, series)?;
         for &measure in facts.measures() {
             subtotal(connection, &facts, series, measure, period)?;
         }
@@ -116,7 +117,7 @@ fn subtotal(
     let (start, end) = (zone.start(period), zone.end(period));
     let mut days: BTreeMap<(Segment, String), (Quantity, i64)> = BTreeMap::new();
     let mut trail = trail_before(connection, series, micros(start))?;
-    let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
+    let mut query = connection.prepare_cached(&POINTS_FROM)?;
     let mut rows = query.query(params![series, micros(start)])?;
     while let Some(row) = rows.next()? {
         let point = point(row)?;
@@ -159,9 +160,10 @@ fn subtotal(
                 readings
             ])?;
     }
+    let mut quantities = Quantities::of(connection)?;
     for (segment, counted) in segments {
         // What is kept from here on is what the bill was made of; a ledger that disagrees with itself keeps its readings.
-        let kept = load(connection, series, measure, segment.start)?.unwrap_or_default();
+        let kept = quantities.load(series, measure, segment.start)?.unwrap_or_default();
         if kept != counted {
             return Err(rusqlite::Error::ToSqlConversionFailure(
                 format!("series {series} does not agree with its readings in {period}; run `recount --write` first").into(),
@@ -214,15 +216,15 @@ pub(super) fn subtotals(
     connection: &Connection,
     series: i64,
     measure: Measure,
-) -> rusqlite::Result<BTreeMap<(i64, String), Quantity>> {
-    let mut quantities: BTreeMap<(i64, String), Quantity> = BTreeMap::new();
+) -> rusqlite::Result<BTreeMap<(i64, BillingPeriod), Quantity>> {
+    let mut quantities: BTreeMap<(i64, BillingPeriod), Quantity> = BTreeMap::new();
     let mut query = connection.prepare_cached(
         "SELECT segment, period, sum, max, last, covered, missed, gaps, resets FROM subtotal
          WHERE series = ?1 AND measure = ?2 ORDER BY segment, day",
     )?;
     let mut rows = query.query(params![series, measure.to_string()])?;
     while let Some(row) = rows.next()? {
-        quantities.entry((row.get(0)?, row.get(1)?)).or_default().absorb(quantity(row, 2)?);
+        quantities.entry((row.get(0)?, period_column(row, 1)?)).or_default().absorb(quantity(row, 2)?);
     }
     Ok(quantities)
 }
