@@ -30,6 +30,9 @@ const POINTS: [&str; 15] = [
 /// Where a server without the bulk call takes the shares.
 const CLASSIC_POINTS: [&str; 2] = ["before set_user_usage", "after set_user_usage"];
 
+/// Killed at in tests/agent_takeover.rs and tests/agent_late.rs.
+const ELSEWHERE: [&str; 2] = ["after an opening balance is recorded", "after something is carried forward"];
+
 #[test]
 fn a_list_of_fail_points_is_whole() {
     let mut found = Vec::new();
@@ -47,7 +50,7 @@ fn a_list_of_fail_points_is_whole() {
     }
     found.sort();
     found.dedup();
-    let mut listed = [&POINTS[..], &CLASSIC_POINTS[..]].concat();
+    let mut listed = [&POINTS[..], &CLASSIC_POINTS[..], &ELSEWHERE[..]].concat();
     listed.sort_unstable();
     assert_eq!(found, listed);
 }

@@ -8,6 +8,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use waldur_usage_agent::config::duration::parse_duration;
+use waldur_usage_agent::metering::adjustment::{self, Shares, onward};
 use waldur_usage_agent::metering::exact::{Exact, Rounding};
 use waldur_usage_agent::metering::measure::{
     Hold, Interpolation, Measure, OnGap, Point, Quantity, RunFacts, Trail,
@@ -154,7 +155,7 @@ fn fraction(part: i64, of: i64) -> String {
 
 #[test]
 fn the_worked_examples_of_the_page_hold() {
-    let rows = table("| example | zone, year |");
+    let rows = table("| example | zone, year | meter | readings |");
     assert!(rows.len() >= 45, "only {} rows were found", rows.len());
     for row in rows {
         let [name, place, meter, readings, expected, posted] = row.try_into().unwrap();
@@ -206,6 +207,89 @@ fn the_rounding_of_the_page_holds() {
             Err(refused) => format!("refused: {refused}"),
         };
         assert_eq!(posted, expected, "{name}");
+    }
+}
+
+/// `total 4; a 3; b 1`, or without the name of the total.
+fn shares(text: &str) -> Shares {
+    let mut shares = Shares::default();
+    for one in text.split("; ").filter(|one| !one.is_empty()) {
+        let (user, amount) = one.split_once(' ').unwrap_or(("total", one));
+        let user = if user == "total" { "" } else { user };
+        shares.add(user, amount.parse().unwrap());
+    }
+    shares
+}
+
+#[test]
+fn the_opening_balances_of_the_page_hold() {
+    let rows = table("| example | zone, year | meter | opening balance |");
+    assert!(rows.len() >= 16, "only {} rows were found", rows.len());
+    for row in rows {
+        let [name, place, meter, opening, readings, expected] = row.try_into().unwrap();
+        let (opening, of_users) = opening.split_once(" of which ").unwrap_or((&opening, ""));
+        let (cut, total) = opening.rsplit_once(' ').unwrap();
+        // The instant of the balance is a cut of the timeline: the very one of the other examples.
+        let example = Example::new(&place, &format!("{meter} cut {}", cut.replace(' ', "T")));
+        let cut = example.at(cut);
+        let onward = match onward([example.measure]) {
+            Ok(onward) => onward,
+            Err(why) => {
+                assert_eq!(format!("refused: {why}"), expected, "{name}");
+                continue;
+            }
+        };
+        let mut opening = shares(of_users);
+        opening.total = total.parse().unwrap();
+        let (total, users) = (Exact::zero(), BTreeMap::new());
+        let mut amounts = Amounts {
+            total,
+            users,
+            additive: Meter::additive(example.measure),
+            rounding: Rounding::default(),
+        };
+        let mut since = false;
+        let mut series: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for text in readings.split("; ") {
+            let (text, user) = text.split_once(" user=").unwrap_or((text, ""));
+            series.entry(user.to_owned()).or_default().push(text.to_owned());
+        }
+        for (user, texts) in series {
+            let mut trail = Trail::default();
+            let mut after = Quantity::default();
+            for text in texts {
+                for (segment, part) in trail.advance(example.measure, example.point(&text), &example.timeline)
+                {
+                    if segment.start >= cut && segment.period == example.timeline.segment_at(cut).period {
+                        since = true;
+                        after.absorb(part);
+                    }
+                }
+            }
+            let Some(value) = after.value(example.measure) else { continue };
+            let amount = value * example.meter.factor.clone();
+            amounts.total += amount.clone();
+            if !user.is_empty() {
+                amounts.users.insert(user, amount);
+            }
+        }
+        amounts.open(onward, &opening, since);
+        let posted = amounts.posted().unwrap();
+        let users = posted.users.iter().map(|(user, amount)| format!("; {user} {amount}"));
+        assert_eq!(format!("{}{}", posted.total, users.collect::<String>()), expected, "{name}");
+    }
+}
+
+#[test]
+fn what_is_carried_forward_on_the_page_holds() {
+    let rows = table("| example | used |");
+    assert!(rows.len() >= 8, "only {} rows were found", rows.len());
+    for row in rows {
+        let [name, used, held, stays, carried] = row.try_into().unwrap();
+        let (used, held) = (shares(&used), shares(&held));
+        let moved = adjustment::carried(&used, &held).unwrap_or_default();
+        assert_eq!(moved, shares(&carried), "carried in: {name}");
+        assert_eq!(used.less(&moved), shares(&stays), "stays in: {name}");
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use rust_decimal::Decimal;
+use waldur_usage_agent::metering::adjustment::{Shares, carried};
 use waldur_usage_agent::metering::exact::{Exact, Rounding};
 use waldur_usage_agent::metering::statement::{Amounts, Unpostable};
 
@@ -153,5 +154,42 @@ fn a_tiny_negative_total_is_not_rounded_away() {
     for additive in [true, false] {
         let refused = amounts("-0.001", &[], additive).posted();
         assert_eq!(refused, Err(Unpostable::Negative("-0.001".to_owned())));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever was used and whatever the server holds: nothing is lost or made, nothing falls below zero, what stays in
+    /// the month that is over is what the server holds of it, and both months can be posted.
+    #[test]
+    fn what_is_carried_forward_is_neither_lost_nor_made(
+        used in prop::collection::vec(share(), 0..6),
+        unattributed in prop_oneof![Just(Exact::zero()), share()],
+        held in prop::collection::vec(0..4000_i128, 0..6),
+        held_total in 0..9000_i128,
+    ) {
+        let cents = |cents: i128| Exact::ratio(cents, 100).expect("no zero");
+        let name = |index: usize| format!("user{index}");
+        let mut all = Shares::default();
+        all.total = used.iter().cloned().sum::<Exact>() + unattributed;
+        used.into_iter().enumerate().for_each(|(index, share)| all.add(&name(index), share));
+        let mut server = Shares::default();
+        server.total = cents(held_total);
+        held.into_iter().enumerate().for_each(|(index, share)| server.add(&name(index), cents(share)));
+        let Some(moved) = carried(&all, &server) else {
+            prop_assert!(all.total <= server.total);
+            return Ok(());
+        };
+        let stays = all.clone().less(&moved);
+        prop_assert_eq!(&stays.total, &server.total);
+        for part in [&stays, &moved] {
+            let attributed: Exact = part.users.values().cloned().sum();
+            prop_assert!(attributed <= part.total, "{:?}", part);
+            prop_assert!(part.users.values().all(|share| !share.is_negative()), "{:?}", part);
+            let (total, users) = (part.total.clone(), part.users.clone());
+            let amounts = Amounts { total, users, additive: true, rounding: Rounding::HalfEven };
+            prop_assert!(matches!(amounts.posted(), Ok(_) | Err(Unpostable::TooLarge(_))));
+        }
     }
 }

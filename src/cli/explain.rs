@@ -10,8 +10,10 @@ use uuid::Uuid;
 
 use super::exit::{Exit, Failed};
 use super::setup::Setup;
+use super::status::{adjustment_json, told};
 use super::table::table;
 use crate::ledger::Ledger;
+use crate::ledger::adjustment::Adjustment;
 use crate::ledger::catalog::KnownResource;
 use crate::ledger::explain::SeriesPart;
 use crate::ledger::outbox::{Entry, Statement};
@@ -62,9 +64,14 @@ impl Explain {
             let components = ledger.components(known.offering).ok()?;
             components.into_iter().find(|c| c.component == self.component).map(|c| c.measured_unit)
         });
+        let adjustments = ledger.adjustments(resource, period)?.into_iter().filter(|one| {
+            one.component == self.component && one.user == self.user.as_deref().unwrap_or_default()
+        });
+        let adjustments = adjustments.collect();
         let calls = ledger.calls(resource, period)?;
         let calls: Vec<_> = calls.into_iter().filter(|call| call.amounts.contains(&self.component)).collect();
-        let shown = Shown { resource, known, period, unit, entries, shares, parts, calls, of: self };
+        let shown =
+            Shown { resource, known, period, unit, entries, shares, adjustments, parts, calls, of: self };
         if shown.of.json {
             writeln!(out, "{:#}", shown.json())?
         } else {
@@ -153,6 +160,7 @@ struct Shown {
     unit: Option<String>,
     entries: Vec<Entry>,
     shares: Vec<Share>,
+    adjustments: Vec<Adjustment>,
     parts: Vec<SeriesPart>,
     calls: Vec<crate::ledger::outbox::Call>,
     of: Explain,
@@ -191,6 +199,14 @@ impl Shown {
             }
             if let Some(trouble) = &entry.trouble {
                 writeln!(out, "  {}      {}: {}", trouble.state, trouble.reason, trouble.words)?;
+            }
+        }
+        for one in &self.adjustments {
+            let gone = one.from == Some(self.period);
+            let sign = if gone { "less" } else { "with" };
+            writeln!(out, "  {sign}      {}", told(one, self.period))?;
+            if one.from.is_none() {
+                writeln!(out, "            usage before that instant is not counted again")?;
             }
         }
         if self.of.user.is_none() && self.shares.iter().any(|share| share.user.is_some()) {
@@ -241,6 +257,7 @@ impl Shown {
             let skipped = part.readings.len().saturating_sub(SHOWN);
             for reading in part.readings.iter().skip(skipped) {
                 let note = match (&reading.value, reading.reset, reading.missed > 0) {
+                    _ if reading.opened => "before the opening balance, which has it",
                     (None, _, _) => "gone: a complete run did not see it",
                     (_, true, _) => "reset: counted from zero",
                     (_, _, true) => "gap before it left out",
@@ -287,6 +304,7 @@ impl Shown {
                         "value": reading.value, "adds": reading.added.to_string(),
                         "adds_to_other_periods": reading.added_elsewhere.to_string(),
                         "reset": reading.reset, "gap_microseconds": reading.missed,
+                        "in_opening_balance": reading.opened,
                     })
                 })
             })
@@ -333,6 +351,7 @@ impl Shown {
             "factor": first.map(|part| part.factor.to_string()),
             "rounding": first.map_or("half_even", |part| part.rounding.name()),
             "acknowledged": held.iter().map(|held| format!("{:.2}", held.amount)).collect::<Vec<_>>(),
+            "adjustments": self.adjustments.iter().map(|one| adjustment_json(one, self.period)).collect::<Vec<_>>(),
             "shares": shares, "series": series, "readings": readings, "calls": calls,
         })
     }

@@ -216,7 +216,9 @@ pub(super) async fn standing(ledger: &SharedLedger) -> Result<Standing, Failed> 
                 match trouble.trouble.state.as_str() {
                     "held" => standing.held += 1,
                     "parked" => standing.parked += 1,
-                    _ => standing.stranded += 1,
+                    "stranded" => standing.stranded += 1,
+                    // Nobody is waited for.
+                    _ => {}
                 }
             }
             standing.unmatched = ledger.unmatched()?.len();

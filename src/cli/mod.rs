@@ -12,6 +12,7 @@ mod explain;
 mod flush;
 mod parked;
 mod recount;
+mod resolve;
 mod run;
 pub mod setup;
 mod status;
@@ -94,7 +95,7 @@ enum Command {
     Explain(explain::Explain),
     Recount(recount::Recount),
     Parked(parked::Parked),
-    Resolve(parked::Resolve),
+    Resolve(resolve::Resolve),
     Usages(usages::Usages),
 }
 

@@ -1,4 +1,4 @@
-//! `parked` and `resolve`: what the server refused and what is in conflict, and a person's decision about it.
+//! `parked`: what is held, parked or stranded, and what a person does with it: try it again, or give it up.
 
 use std::io::Write;
 
@@ -9,6 +9,8 @@ use super::exit::{Exit, Failed};
 use super::explain::find;
 use super::setup::{Setup, count};
 use super::table::table;
+use crate::ledger::trouble::Dropped;
+use crate::metering::period::BillingPeriod;
 use crate::submitter::trouble::Reason;
 
 /// What Waldur refused, and what to do with it.
@@ -28,8 +30,22 @@ enum ParkedCommand {
     },
     /// Send it again with the next submission, once the cause is mended. Conflicts stay: `resolve` is for them.
     Retry {
-        /// Only of this resource; otherwise of all.
+        /// Only of this resource, and then also what was dropped of it; otherwise of all.
         resource: Option<String>,
+    },
+    /// Give it up: it stays recorded as dropped, and is not sent until its amount changes. For what was settled otherwise,
+    /// by hand or with the customer. Conflicts stay: `resolve` is for them.
+    Drop {
+        /// The resource: its UUID, backend id or unique name.
+        resource: String,
+        /// Only this component.
+        component: Option<String>,
+        /// Only of this billing period, such as 2026-11.
+        #[arg(long, value_name = "YYYY-MM")]
+        period: Option<BillingPeriod>,
+        /// Only this user's share.
+        #[arg(long, value_name = "NAME", requires = "component")]
+        user: Option<String>,
     },
 }
 
@@ -41,23 +57,47 @@ impl Parked {
                 let mut ledger = setup.ledger()?;
                 let resource =
                     resource.map(|wanted| find(&ledger, &wanted)).transpose()?.map(|(uuid, _)| uuid);
-                let reasons: Vec<&str> = Reason::ALL
-                    .into_iter()
-                    .filter(|reason| *reason != Reason::Conflict)
-                    .map(Reason::name)
-                    .collect();
-                let lifted = ledger.clear_trouble(resource, &reasons)?;
+                let mut lifted = ledger.clear_trouble(resource, &decidable())?;
+                if let Some(resource) = resource {
+                    lifted += ledger.pick_up_dropped(resource)?;
+                }
                 writeln!(out, "{} will be tried again with the next submission.", count(lifted, "thing"))?;
+                Ok(Exit::Ok)
+            }
+            ParkedCommand::Drop { resource, component, period, user } => {
+                let mut ledger = setup.ledger()?;
+                let (resource, _) = find(&ledger, &resource)?;
+                let dropped = Dropped { resource, period, component, user };
+                let done = ledger.drop_trouble(&dropped, &decidable())?;
+                if done == 0 {
+                    writeln!(
+                        out,
+                        "Nothing of it is held, parked or stranded (`parked list` shows what is)."
+                    )?;
+                    return Ok(Exit::Ok);
+                }
+                writeln!(
+                    out,
+                    "{} dropped: not sent until the amount changes. `parked retry {resource}` takes it back.",
+                    count(done, "amount")
+                )?;
                 Ok(Exit::Ok)
             }
         }
     }
 }
 
+/// The reasons that are not for `resolve`.
+fn decidable() -> Vec<&'static str> {
+    let reasons = Reason::ALL.into_iter().filter(|reason| *reason != Reason::Conflict);
+    reasons.map(Reason::name).collect()
+}
+
 fn list(setup: &Setup, json: bool, out: &mut dyn Write) -> Result<Exit, Failed> {
     let ledger = setup.ledger_to_read()?;
     let troubles = ledger.troubles()?;
-    let exit = if troubles.is_empty() { Exit::Ok } else { Exit::Stuck };
+    let waits = troubles.iter().any(|at| at.trouble.waits());
+    let exit = if waits { Exit::Stuck } else { Exit::Ok };
     let remedy = |reason: &str| Reason::named(reason).map_or("", Reason::remedy);
     if json {
         let items: Vec<_> = troubles
@@ -96,64 +136,10 @@ fn list(setup: &Setup, json: bool, out: &mut dyn Write) -> Result<Exit, Failed> 
         ]);
     }
     writeln!(out, "{rows}")?;
-    let reasons: std::collections::BTreeSet<&str> =
-        troubles.iter().map(|at| at.trouble.reason.as_str()).collect();
+    let waiting = troubles.iter().filter(|at| at.trouble.waits());
+    let reasons: std::collections::BTreeSet<&str> = waiting.map(|at| at.trouble.reason.as_str()).collect();
     for reason in reasons {
         writeln!(out, "{reason}: {}", remedy(reason))?;
     }
     Ok(exit)
-}
-
-/// Decide what to do where Waldur holds a number that this agent did not write.
-///
-/// `resolve RESOURCE... overwrite` makes Waldur agree with the ledger, which is right for sources with full history;
-/// `resolve RESOURCE... hold` goes on holding. With --all it is for every resource in conflict.
-#[derive(Debug, Args)]
-pub(super) struct Resolve {
-    /// Resources (UUID, backend id or unique name), and last the decision: overwrite or hold.
-    #[arg(value_name = "RESOURCE... DECISION", required = true)]
-    words: Vec<String>,
-    /// Every resource that is in conflict.
-    #[arg(long)]
-    all: bool,
-}
-
-impl Resolve {
-    pub(super) fn run(mut self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
-        let overwrite = match self.words.pop().as_deref() {
-            Some("overwrite") => true,
-            Some("hold") => false,
-            other => {
-                let said = other.unwrap_or_default();
-                return Err(Failed::new(
-                    Exit::Usage,
-                    format!("`{said}` is no decision; known: overwrite, hold"),
-                ));
-            }
-        };
-        let mut ledger = setup.ledger()?;
-        let conflicts = ledger.resources_in_trouble(Reason::Conflict.name())?;
-        let chosen = match (self.all, self.words.as_slice()) {
-            (true, []) => conflicts.clone(),
-            (false, wanted @ [_, ..]) => wanted
-                .iter()
-                .map(|wanted| Ok(find(&ledger, wanted)?.0))
-                .collect::<Result<Vec<_>, Failed>>()?,
-            _ => return Err(Failed::new(Exit::Usage, "name resources, or say --all; not both")),
-        };
-        for resource in chosen {
-            if !conflicts.contains(&resource) {
-                writeln!(out, "{resource}: not in conflict")?;
-            } else if overwrite {
-                ledger.decide_overwrite(resource, Reason::Conflict.name(), setup.clock.now())?;
-                writeln!(
-                    out,
-                    "{resource}: Waldur will be made to agree with the ledger by the next submission"
-                )?;
-            } else {
-                writeln!(out, "{resource}: stays held")?;
-            }
-        }
-        Ok(Exit::Ok)
-    }
 }

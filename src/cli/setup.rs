@@ -12,7 +12,7 @@ use crate::config::section::Problem;
 use crate::config::settings::{Loaded, Settings};
 use crate::ledger::{Ledger, Rulebook, SharedLedger};
 use crate::metering::period::BillingZone;
-use crate::submitter::{OnConflict, Submitter};
+use crate::submitter::Submitter;
 use crate::waldur::client::Client;
 
 /// All parts, made of a file without mistakes.
@@ -100,11 +100,8 @@ impl Setup {
             ledger,
             clock: self.clock.clone(),
             rulebook: self.rulebook.clone(),
-            on_conflict: if self.settings.overwrite_conflicts {
-                OnConflict::Overwrite
-            } else {
-                OnConflict::Hold
-            },
+            on_conflict: self.settings.on_conflict,
+            late: self.settings.late,
         }
     }
 

@@ -1,17 +1,21 @@
 //! `status`: per resource and component the amount, what Waldur holds, when, what waits and why. It only reads the
 //! ledger, so it works beside a daemon, without the token and without the network.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use clap::Args;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::exit::{Exit, Failed};
 use super::setup::{Setup, count};
 use super::table::table;
 use crate::ledger::Ledger;
+use crate::ledger::adjustment::Adjustment;
 use crate::ledger::outbox::{Entry, Statement};
 use crate::ledger::report::CollectorReport;
+use crate::ledger::trouble::Trouble;
 use crate::metering::exact::Exact;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::closing::Closing;
@@ -61,6 +65,8 @@ struct View {
     exit: Exit,
     ledger: String,
     statements: Vec<(Statement, Named)>,
+    /// By resource and month.
+    adjustments: BTreeMap<(Uuid, BillingPeriod), Vec<Adjustment>>,
     collectors: Vec<(CollectorReport, String)>,
     unmatched: Vec<crate::ledger::report::Unmatched>,
     resting: Option<crate::ledger::server::Retry>,
@@ -99,6 +105,11 @@ impl View {
             });
             statements.push((statement, Named { retry, ..named }));
         }
+        let mut adjustments = BTreeMap::new();
+        for (statement, _) in &statements {
+            let (resource, period) = (statement.key.resource, statement.key.period);
+            adjustments.insert((resource, period), ledger.adjustments(resource, period)?);
+        }
         let mut collectors = Vec::new();
         for definition in setup.definitions.iter() {
             collectors
@@ -111,7 +122,7 @@ impl View {
             Exit::Collector
         } else if entries().any(Entry::to_send) {
             Exit::Pending
-        } else if entries().any(|entry| entry.trouble.is_some()) {
+        } else if entries().any(|entry| entry.trouble.as_ref().is_some_and(Trouble::waits)) {
             Exit::Stuck
         } else {
             Exit::Ok
@@ -120,6 +131,7 @@ impl View {
             exit,
             ledger: ledger.path().display().to_string(),
             statements,
+            adjustments,
             collectors,
             unmatched: ledger.unmatched()?,
             resting: ledger.retry(None)?,
@@ -190,6 +202,19 @@ impl View {
                 }
             }
             writeln!(out, "{rows}")?;
+            for ((resource, period), adjustments) in &self.adjustments {
+                for one in adjustments {
+                    let whose = if one.user.is_empty() { String::new() } else { format!(" of {}", one.user) };
+                    if users || one.user.is_empty() {
+                        writeln!(
+                            out,
+                            "  {resource} {}{whose}, {period}: {}",
+                            one.component,
+                            told(one, *period)
+                        )?;
+                    }
+                }
+            }
             for (statement, named) in &self.statements {
                 for ((component, user), entry) in entries(statement, true) {
                     if let Some(trouble) = &entry.trouble {
@@ -251,6 +276,10 @@ impl View {
                         .collect();
                     let mut shown = entry_json("component", component, entry, named);
                     shown["users"] = users.into();
+                    let place = (statement.key.resource, statement.key.period);
+                    let adjustments = self.adjustments.get(&place).map(Vec::as_slice).unwrap_or_default();
+                    let of_component = adjustments.iter().filter(|one| &one.component == component);
+                    shown["adjustments"] = of_component.map(|one| adjustment_json(one, place.1)).collect();
                     shown
                 };
                 let components: Vec<Value> =
@@ -349,6 +378,28 @@ fn entry_json(kind: &str, name: &str, entry: &Entry, named: &Named) -> Value {
         "acknowledged_how": acknowledged.map(|a| &a.how),
         "stranded": entry.stranded().map(|stranded| format!("{stranded:.2}")),
         "state": state, "reason": why,
+    })
+}
+
+/// An adjustment in words, as the month sees it that it is shown in.
+pub(super) fn told(one: &Adjustment, period: BillingPeriod) -> String {
+    let amount = approximately(&one.amount.to_string());
+    match one.from {
+        None => format!("opening balance {amount} of {}: {}", one.at, one.words),
+        Some(from) if from == period => format!("{amount} carried forward to {}", one.period),
+        Some(from) => format!("{amount} carried forward from {from}: {}", one.words),
+    }
+}
+
+/// The same for machines. What is carried out of a month is negative there.
+pub(super) fn adjustment_json(one: &Adjustment, period: BillingPeriod) -> Value {
+    let out = one.from == Some(period);
+    let amount = if out { -one.amount.clone() } else { one.amount.clone() };
+    json!({
+        "kind": one.kind(), "user": if one.user.is_empty() { None } else { Some(&one.user) },
+        "amount": amount.to_string(), "at": one.from.is_none().then(|| one.at.to_string()),
+        "from": one.from.filter(|_| !out).map(|from| from.to_string()), "to": out.then(|| one.period.to_string()),
+        "words": one.words, "recorded": one.recorded.to_string(),
     })
 }
 

@@ -18,14 +18,38 @@ const DEFAULT_SUBMIT: &str = "*/15 * * * *";
 const DEFAULT_RETENTION: SignedDuration = SignedDuration::from_hours(90 * 24);
 const SHORTEST_RETENTION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
+/// What to do where Waldur holds a number that this agent did not write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnConflict {
+    /// Nothing, until a person has decided.
+    #[default]
+    Hold,
+    /// It is replaced by the ledger's.
+    Overwrite,
+    /// It becomes the opening balance, once a month, as long as this agent has reported nothing of it.
+    Adopt,
+}
+
+/// What to do with usage that is left over when its month is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Late {
+    /// It is stranded: visible, counted, not billed.
+    #[default]
+    Hold,
+    /// It is reported into its own month, where the server and the token allow that.
+    Backfill,
+    /// It is added to the month that runs, and the bill says so.
+    CarryForward,
+}
+
 /// Everything outside the collectors.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub waldur: WaldurSettings,
     pub ledger: PathBuf,
     pub submit: Schedule,
-    /// Whether another hand's number in Waldur is overwritten, instead of held for a person.
-    pub overwrite_conflicts: bool,
+    pub on_conflict: OnConflict,
+    pub late: Late,
     /// Where health and metrics are served.
     pub listen: Option<SocketAddr>,
     /// How long after a month's end its readings are kept one by one; then as daily subtotals.
@@ -102,16 +126,25 @@ fn settings(root: &mut Section) -> Option<Settings> {
     let zone =
         waldur.as_ref().map(|waldur| waldur.billing_timezone.clone()).unwrap_or(jiff::tz::TimeZone::UTC);
     let mut schedule = Schedule::parse(DEFAULT_SUBMIT, zone.clone()).ok();
-    let mut overwrite = None;
+    let (mut on_conflict, mut late) = (None, None);
     if let Some(mut submit) = root.section("submit") {
         let zone = time_zone(&mut submit).unwrap_or(zone);
         if submit.has("schedule") {
             schedule = submit.parse_with("schedule", |text| Schedule::parse(text, zone));
         }
-        overwrite = submit.parse_with("on_conflict", |text| match text {
-            "hold" => Ok(false),
-            "overwrite" => Ok(true),
-            other => Err(format!("`{other}` is no way to treat a conflict; known: hold, overwrite")),
+        on_conflict = submit.parse_with("on_conflict", |text| match text {
+            "hold" => Ok(OnConflict::Hold),
+            "overwrite" => Ok(OnConflict::Overwrite),
+            "adopt" => Ok(OnConflict::Adopt),
+            other => Err(format!("`{other}` is no way to treat a conflict; known: hold, overwrite, adopt")),
+        });
+        late = submit.parse_with("late", |text| match text {
+            "hold" => Ok(Late::Hold),
+            "backfill" => Ok(Late::Backfill),
+            "carry_forward" => Ok(Late::CarryForward),
+            other => {
+                Err(format!("`{other}` is no way to treat late usage; known: hold, backfill, carry_forward"))
+            }
         });
         submit.finish();
     }
@@ -119,7 +152,8 @@ fn settings(root: &mut Section) -> Option<Settings> {
         waldur: waldur?,
         ledger: ledger.unwrap_or_else(|| PathBuf::from(DEFAULT_LEDGER)),
         submit: schedule?,
-        overwrite_conflicts: overwrite.unwrap_or(false),
+        on_conflict: on_conflict.unwrap_or_default(),
+        late: late.unwrap_or_default(),
         listen,
         retention: retention.unwrap_or(DEFAULT_RETENTION),
     })

@@ -21,7 +21,7 @@ use crate::config::settings::Settings;
 use crate::ledger::{Ledger, LedgerTrouble, Rulebook, SharedLedger};
 use crate::metering::period::BillingZone;
 use crate::submitter::closing::Closing;
-use crate::submitter::{CycleError, CycleOptions, OnConflict, Submitter};
+use crate::submitter::{CycleError, CycleOptions, Submitter};
 use crate::waldur::client::Client;
 
 pub mod sample;
@@ -291,11 +291,8 @@ impl Part {
             ledger: self.ledger.clone(),
             clock: self.agent.clock.clone(),
             rulebook: self.agent.rulebook.clone(),
-            on_conflict: if self.agent.settings.overwrite_conflicts {
-                OnConflict::Overwrite
-            } else {
-                OnConflict::Hold
-            },
+            on_conflict: self.agent.settings.on_conflict,
+            late: self.agent.settings.late,
         };
         let agent = self.agent.clone();
         let mut next = self.next(&agent.settings.submit).await;

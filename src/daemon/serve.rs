@@ -157,7 +157,7 @@ async fn gather(shared: &Shared) -> Result<String, LedgerError> {
         i64::from(paused.is_some()),
     );
     let states: Family<Label, Gauge> = Family::default();
-    for state in ["held", "parked", "stranded"] {
+    for state in ["held", "parked", "stranded", "dropped"] {
         let number = troubles.iter().filter(|at| at.trouble.state == state).count();
         states.get_or_create(&Label("state", state.to_owned())).set(number as i64);
     }

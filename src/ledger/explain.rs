@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 use rusqlite::params;
 use uuid::Uuid;
 
+use super::adjustment::opened_at;
 use super::outbox::Call;
-use super::quantify::SeriesFacts;
+use super::quantify::{SeriesFacts, cuts};
 use super::rows::{POINTS_FROM, point};
-use super::{Ledger, LedgerError, instant};
+use super::statements::Place;
+use super::{Ledger, LedgerError, instant, micros};
 use crate::metering::exact::{Exact, Rounding};
-use crate::metering::measure::{Quantity, Trail};
-use crate::metering::period::BillingPeriod;
+use crate::metering::measure::{Measure, Quantity, Trail};
+use crate::metering::period::{BillingPeriod, Segment, Timeline};
 use crate::metering::reading::Kind;
 
 /// One series' part in an amount.
@@ -50,6 +52,8 @@ pub struct ReadingPart {
     pub reset: bool,
     /// Time left out as a gap before it, in microseconds.
     pub missed: i64,
+    /// Whether some of what it tells of is in the opening balance, and not counted again.
+    pub opened: bool,
 }
 
 impl Ledger {
@@ -64,6 +68,10 @@ impl Ledger {
         let rulebook = self.rulebook.clone();
         self.look(|connection| {
             let mut parts = Vec::new();
+            let (uuid, month) = (resource.to_string(), period.to_string());
+            let plans = Timeline::new(rulebook.zone.clone(), cuts(connection, &uuid)?);
+            let place = Place { resource: &uuid, period: &month, component };
+            let opened = opened_at(connection, &plans, place, period)?;
             let mut query = connection.prepare(
                 "SELECT series.id, source.collector, source.name, source.kind, source.unit, series.labels, series.user
                  FROM target JOIN series ON series.target = target.id JOIN source ON source.id = series.source
@@ -79,7 +87,9 @@ impl Ledger {
                 for meter in meters {
                     let Ok(measure) = meter.measure(kind) else { continue };
                     let (_, facts) = SeriesFacts::of(connection, &rulebook, series)?;
-                    let (counted, readings) = replay(connection, &facts, series, measure, period)?;
+                    let opened = if measure == Measure::Level { &BTreeMap::new() } else { &opened };
+                    let within = Within { period, plans: &plans, opened };
+                    let (counted, readings) = replay(connection, &facts, series, measure, within)?;
                     let Some(quantity) = counted.value(measure).filter(|_| !readings.is_empty()) else { continue };
                     parts.push(SeriesPart {
                         collector: collector.clone(),
@@ -125,14 +135,31 @@ impl Ledger {
     }
 }
 
+/// The month that is explained, and from when on its parts are counted.
+#[derive(Clone, Copy)]
+struct Within<'a> {
+    period: BillingPeriod,
+    plans: &'a Timeline,
+    opened: &'a BTreeMap<i64, jiff::Timestamp>,
+}
+
+impl Within<'_> {
+    /// Whether the opening balance of its part has this segment already.
+    fn is_opened(&self, segment: Segment) -> bool {
+        let part = micros(self.plans.segment_at(segment.start).start);
+        self.opened.get(&part).is_some_and(|at| segment.start < *at)
+    }
+}
+
 /// Takes the readings of a series through the definition again; keeps those that matter to the period.
 fn replay(
     connection: &rusqlite::Connection,
     facts: &SeriesFacts,
     series: i64,
-    measure: crate::metering::measure::Measure,
-    period: BillingPeriod,
+    measure: Measure,
+    within: Within<'_>,
 ) -> rusqlite::Result<(Quantity, Vec<ReadingPart>)> {
+    let period = within.period;
     let mut counted = Quantity::default();
     let mut readings = Vec::new();
     let mut trail = Trail::default();
@@ -149,11 +176,15 @@ fn replay(
             added_elsewhere: Exact::zero(),
             reset: false,
             missed: 0,
+            opened: false,
         };
         let in_period = facts.timeline.zone().period_of(point.at) == period;
         let mut matters = in_period;
         for (segment, quantity) in trail.advance(measure, point, &facts.timeline) {
-            if segment.period == period {
+            if segment.period == period && within.is_opened(segment) {
+                matters = true;
+                part.opened |= quantity != Quantity::default();
+            } else if segment.period == period {
                 matters = true;
                 part.added += quantity.sum.clone();
                 part.reset |= quantity.resets > 0;

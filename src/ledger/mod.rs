@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::metering::meter::Rules;
 use crate::metering::period::BillingZone;
 
+pub mod adjustment;
 pub mod catalog;
 pub mod compact;
 pub mod error;

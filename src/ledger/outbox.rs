@@ -145,40 +145,14 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let turn = self.own_turn();
         let done = self.transact(|connection, _| {
-            if !is_current(connection, turn)? {
-                if how == "accepted" {
-                    intend(connection, key, amounts, now, turn)?;
-                    settle(connection, key)?;
-                }
-                return Ok(None);
+            if is_current(connection, turn)? {
+                return acknowledge_in(connection, key, amounts, (how, turn), now).map(Some);
             }
             if how == "accepted" {
-                reopen(connection, key)?;
+                intend(connection, key, amounts, now, turn)?;
+                settle(connection, key)?;
             }
-            for amount in amounts {
-                let columns = params![
-                    key.resource.to_string(),
-                    key.period.to_string(),
-                    micros(key.part),
-                    amount.component,
-                    amount.user,
-                    two_decimals(amount.amount),
-                    how,
-                    micros(now)
-                ];
-                connection
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO acknowledgement
-                            (resource, period, part, component, user, amount, how, at)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                    )?
-                    .execute(columns)?;
-                // No total is sent while an intent stands, so another turn's is a doubt that came up meanwhile: only
-                // reading answers it. A user's share is simply sent again.
-                let of_turn = (how == "accepted" && amount.user.is_empty()).then_some(turn);
-                forget_intent(connection, key, &amount.component, &amount.user, of_turn)?;
-            }
-            settle(connection, key).map(Some)
+            Ok(None)
         })?;
         self.in_turn(done)
     }
@@ -248,6 +222,42 @@ pub(super) fn key(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Sta
     })
 }
 
+pub(super) fn acknowledge_in(
+    connection: &Connection,
+    key: StatementKey,
+    amounts: Vec<Amount>,
+    (how, turn): (&str, i64),
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    if how == "accepted" {
+        reopen(connection, key)?;
+    }
+    for amount in amounts {
+        let columns = params![
+            key.resource.to_string(),
+            key.period.to_string(),
+            micros(key.part),
+            amount.component,
+            amount.user,
+            two_decimals(amount.amount),
+            how,
+            micros(now)
+        ];
+        connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO acknowledgement
+                    (resource, period, part, component, user, amount, how, at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(columns)?;
+        // No total is sent while an intent stands, so another turn's is a doubt that came up meanwhile: only reading
+        // answers it. A user's share is simply sent again.
+        let of_turn = (how == "accepted" && amount.user.is_empty()).then_some(turn);
+        forget_intent(connection, key, &amount.component, &amount.user, of_turn)?;
+    }
+    settle(connection, key)
+}
+
 fn intend(
     connection: &Connection,
     key: StatementKey,
@@ -301,6 +311,7 @@ fn forget_intent(
 
 /// Marks a statement as agreed if nothing of it is left to send. What is in trouble is not left to send; it shows.
 pub(super) fn settle(connection: &Connection, key: StatementKey) -> rusqlite::Result<()> {
+    forget_dropped(connection, key)?;
     let Some(statement) = statement(connection, key)? else { return Ok(()) };
     let waits = statement.components.values().chain(statement.users.values()).any(Entry::to_send);
     let agreed = if waits { statement.agreed.min(statement.revision - 1) } else { statement.revision };
@@ -310,7 +321,20 @@ pub(super) fn settle(connection: &Connection, key: StatementKey) -> rusqlite::Re
     Ok(())
 }
 
-fn statement(connection: &Connection, key: StatementKey) -> rusqlite::Result<Option<Statement>> {
+/// What was dropped and has another amount now is as if it had never been.
+fn forget_dropped(connection: &Connection, key: StatementKey) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "DELETE FROM trouble WHERE resource = ?1 AND period = ?2 AND part = ?3 AND state = 'dropped'
+             AND amount IS NOT (SELECT posted FROM line WHERE line.resource = trouble.resource
+                AND line.period = trouble.period AND line.part = trouble.part
+                AND line.component = trouble.component AND line.user = trouble.user)",
+        )?
+        .execute(params![key.resource.to_string(), key.period.to_string(), micros(key.part)])?;
+    Ok(())
+}
+
+pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite::Result<Option<Statement>> {
     let columns = (key.resource.to_string(), key.period.to_string(), micros(key.part));
     let head = connection
         .prepare_cached(
@@ -355,12 +379,16 @@ fn statement(connection: &Connection, key: StatementKey) -> rusqlite::Result<Opt
     while let Some(row) = rows.next()? {
         entries.entry((row.get(0)?, row.get(1)?)).or_default().intended = decimal(row.get(2)?);
     }
-    let troubles = troubles(connection, &columns)?;
+    let mut troubles = troubles(connection, &columns)?;
+    // What was dropped is dropped at the amount that it had then.
+    troubles.retain(|place, (trouble, amount)| {
+        trouble.waits() || *amount == entries.get(place).and_then(|entry| entry.posted)
+    });
+    let of = |component: &str, user: &str| {
+        troubles.get(&(component.to_owned(), user.to_owned())).map(|(trouble, _)| trouble)
+    };
     for ((component, user), entry) in &mut entries {
-        let of_all = troubles.get(&(String::new(), String::new()));
-        let of_component = troubles.get(&(component.clone(), String::new()));
-        let of_user = troubles.get(&(component.clone(), user.clone()));
-        entry.trouble = of_all.or(of_component).or(of_user).cloned();
+        entry.trouble = of("", "").or(of(component, "")).or(of(component, user)).cloned();
     }
     let (components, users): (BTreeMap<_, _>, BTreeMap<_, _>) =
         entries.into_iter().partition(|((_, user), _)| user.is_empty());

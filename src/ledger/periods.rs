@@ -49,7 +49,9 @@ impl Statement {
             PeriodState::Closed
         } else if now < closes {
             PeriodState::Open
-        } else if entries().any(|entry| entry.differs() && !entry.is("stranded") || entry.is("held")) {
+        } else if entries()
+            .any(|entry| entry.differs() && !entry.is("stranded") && !entry.is("dropped") || entry.is("held"))
+        {
             PeriodState::Closing
         } else {
             PeriodState::Agreed
@@ -119,7 +121,7 @@ impl Ledger {
         };
         let waits = "(revision > agreed OR EXISTS (
             SELECT 1 FROM trouble WHERE trouble.resource = statement.resource AND trouble.period = statement.period
-            AND trouble.part = statement.part AND trouble.state <> 'stranded'))";
+            AND trouble.part = statement.part AND trouble.state NOT IN ('stranded', 'dropped')))";
         let unclosed = "SELECT count(*) FROM statement WHERE closed IS NULL AND";
         Ok([
             (PeriodState::Open, count(&format!("{unclosed} NOT (OVER)"))?),

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::ingest::Restate;
 use super::rows::{POINTS_FROM, Quantities, Trails, period_column, point, trail_before};
-use super::{Rulebook, compact, instant, micros};
+use super::{Rulebook, adjustment, compact, instant, micros};
 use crate::metering::exact::Exact;
 use crate::metering::measure::{self, Measure, Point, Quantity, Trail};
 use crate::metering::period::{BillingPeriod, Segment, Timeline};
@@ -296,7 +296,7 @@ fn timeline(
     resource: Option<&str>,
 ) -> rusqlite::Result<Timeline> {
     let cuts = match resource {
-        Some(resource) => cuts(connection, resource)?,
+        Some(resource) => adjustment::cuts(connection, resource)?,
         None => Vec::new(),
     };
     Ok(Timeline::new(rulebook.zone.clone(), cuts))

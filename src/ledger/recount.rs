@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::ingest::Restate;
-use super::{Ledger, LedgerError, Rulebook, quantify, statements};
+use super::{Ledger, LedgerError, Rulebook, adjustment, quantify, statements};
 
 /// A kept number that a recount does not give.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +51,7 @@ fn recount(
     for series in series {
         quantify::recount(connection, rulebook, series, &mut restate)?;
     }
+    restate.extend(adjustment::places(connection)?);
     statements::restate_all(connection, rulebook, &restate, now)?;
     let after = lines(connection)?;
     let keys: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();

@@ -210,6 +210,21 @@ CREATE TABLE line (
     PRIMARY KEY (resource, period, part, component, user)
 ) WITHOUT ROWID;
 
+-- What enters amounts beside readings: opening balances, and what is carried forward. A recount counts it again.
+CREATE TABLE adjustment (
+    resource TEXT NOT NULL,
+    component TEXT NOT NULL,
+    user TEXT NOT NULL,           -- '' is the total
+    amount TEXT NOT NULL,         -- exact
+    period TEXT NOT NULL,         -- the month that it is part of
+    at INTEGER NOT NULL,          -- an opening balance: usage before it is not counted again; else: in which part it lies
+    from_period TEXT NOT NULL,    -- '' is an opening balance; else the month that it is taken out of
+    from_at INTEGER NOT NULL,     -- in which part of that
+    words TEXT NOT NULL,          -- where it comes from
+    recorded INTEGER NOT NULL,
+    PRIMARY KEY (resource, component, user, period, at, from_period, from_at)
+) WITHOUT ROWID;
+
 -- What the server was last known to hold, and how that is known.
 CREATE TABLE acknowledgement (
     resource TEXT NOT NULL,
@@ -236,14 +251,15 @@ CREATE TABLE intent (
     PRIMARY KEY (resource, period, part, component, user, turn)
 ) WITHOUT ROWID;
 
--- What is not sent, and why: held and stranded (component and user '' for all of the part), parked.
+-- What is not sent, and why: held and stranded (component and user '' for all of the part), parked, and what a person
+-- dropped.
 CREATE TABLE trouble (
     resource TEXT NOT NULL,
     period TEXT NOT NULL,
     part INTEGER NOT NULL,
     component TEXT NOT NULL,
     user TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('held', 'parked', 'stranded')),
+    state TEXT NOT NULL CHECK (state IN ('held', 'parked', 'stranded', 'dropped')),
     reason TEXT NOT NULL,         -- a closed list: submitter/trouble.rs
     words TEXT NOT NULL,
     amount TEXT,                  -- what was refused
@@ -255,8 +271,9 @@ CREATE TABLE trouble (
 CREATE TABLE decision (
     resource TEXT NOT NULL,
     period TEXT NOT NULL,
-    decision TEXT NOT NULL CHECK (decision IN ('overwrite')),
+    decision TEXT NOT NULL CHECK (decision IN ('overwrite', 'adopt')),
     at INTEGER NOT NULL,
+    balance_at INTEGER,           -- adopt: the instant that the opening balance speaks of, if the person said it
     PRIMARY KEY (resource, period)
 ) WITHOUT ROWID;
 

@@ -10,11 +10,13 @@ use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use uuid::Uuid;
 
+use super::adjustment::{self, Adjusted};
 use super::ingest::Restate;
 use super::quantify::cuts;
 use super::rows::quantity;
 use super::{Rulebook, micros};
-use crate::metering::exact::Exact;
+use crate::metering::adjustment::{Onward, onward};
+use crate::metering::exact::{Exact, Rounding};
 use crate::metering::measure::{Measure, Quantity};
 use crate::metering::meter::{Meter, Rules};
 use crate::metering::period::{BillingPeriod, Timeline};
@@ -48,21 +50,23 @@ pub(super) fn restate_all(
 
 /// A component of a resource in a period.
 #[derive(Debug, Clone, Copy)]
-struct Place<'a> {
-    resource: &'a str,
-    period: &'a str,
-    component: &'a str,
+pub(super) struct Place<'a> {
+    pub(super) resource: &'a str,
+    pub(super) period: &'a str,
+    pub(super) component: &'a str,
 }
 
 /// A meter, and the source whose series it meters.
-struct Maker<'a> {
+#[derive(Clone, Copy)]
+pub(super) struct Maker<'a> {
     source: i64,
+    rules: &'a Rules,
     meter: &'a Meter,
     measure: Measure,
 }
 
 /// What makes a component.
-struct Makers<'a> {
+pub(super) struct Makers<'a> {
     meters: Vec<Maker<'a>>,
     /// The rules that have a meter for it.
     rules: Vec<&'a Rules>,
@@ -71,13 +75,17 @@ struct Makers<'a> {
 }
 
 impl Makers<'_> {
+    /// The meters that may make the component of this resource.
+    pub(super) fn of(&self, connection: &Connection, resource: &str) -> rusqlite::Result<Vec<Maker<'_>>> {
+        let offering = offering_of(connection, resource)?;
+        let resource = Uuid::parse_str(resource).unwrap_or_default();
+        let meters = self.meters.iter().copied();
+        Ok(meters.filter(|maker| maker.rules.may_bill(resource, offering)).collect())
+    }
+
     /// Whether some collector may make the component of this resource.
     fn are_for(&self, connection: &Connection, resource: &str) -> rusqlite::Result<bool> {
-        let offering: Option<String> = connection
-            .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
-            .query_row([resource], |row| row.get(0))
-            .optional()?;
-        let offering = offering.and_then(|text| Uuid::parse_str(&text).ok()).filter(|uuid| !uuid.is_nil());
+        let offering = offering_of(connection, resource)?;
         let resource = Uuid::parse_str(resource).unwrap_or_default();
         Ok(self.rules.iter().any(|rules| rules.may_bill(resource, offering)))
     }
@@ -100,8 +108,26 @@ impl Makers<'_> {
     }
 }
 
+fn offering_of(connection: &Connection, resource: &str) -> rusqlite::Result<Option<Uuid>> {
+    let offering: Option<String> = connection
+        .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
+        .query_row([resource], |row| row.get(0))
+        .optional()?;
+    Ok(offering.and_then(|text| Uuid::parse_str(&text).ok()).filter(|uuid| !uuid.is_nil()))
+}
+
+impl Maker<'_> {
+    pub(super) fn measure(&self) -> Measure {
+        self.measure
+    }
+
+    pub(super) fn rounding(&self) -> Rounding {
+        self.meter.rounding
+    }
+}
+
 /// All meters that make a component, with their sources.
-fn makers_of<'a>(
+pub(super) fn makers_of<'a>(
     connection: &Connection,
     rulebook: &'a Rulebook,
     component: &str,
@@ -115,7 +141,7 @@ fn makers_of<'a>(
                 .optional()?;
             let Some((source, kind)) = source else { continue };
             if let Some(measure) = kind.parse().ok().and_then(|kind| meter.measure(kind).ok()) {
-                makers.push(Maker { source, meter, measure });
+                makers.push(Maker { source, rules, meter, measure });
             }
         }
     }
@@ -150,11 +176,10 @@ fn restate_one(
 ) -> rusqlite::Result<bool> {
     let Ok(period) = place.period.parse::<BillingPeriod>() else { return Ok(false) };
     let timeline = Timeline::new(rulebook.zone.clone(), cuts(connection, place.resource)?);
-    let mut parts: BTreeMap<i64, Option<Amounts>> =
-        amounts(connection, &timeline, &makers.meters, place, period)?
-            .into_iter()
-            .map(|(part, amounts)| (part, Some(amounts)))
-            .collect();
+    let mut parts: BTreeMap<i64, Option<Made>> = amounts(connection, &timeline, makers, place, period)?
+        .into_iter()
+        .map(|(part, made)| (part, Some(made)))
+        .collect();
     let known: Vec<i64> = connection
         .prepare_cached("SELECT part FROM statement WHERE resource = ?1 AND period = ?2")?
         .query_map(params![place.resource, place.period], |row| row.get(0))?
@@ -164,8 +189,8 @@ fn restate_one(
         parts.entry(move_part(connection, &timeline, place, period, part)?).or_default();
     }
     let mut changed = false;
-    for (part, amounts) in parts {
-        let mut lines = amounts.map(lines).unwrap_or_default();
+    for (part, made) in parts {
+        let mut lines = made.map(lines).unwrap_or_default();
         let before = load(connection, place, part)?;
         keep_standing(connection, makers, place, part, &before, &mut lines)?;
         if lines != before {
@@ -204,15 +229,55 @@ fn move_part(
     Ok(proper)
 }
 
+/// The exact amounts of a component in one part of the month.
+struct Made {
+    amounts: Amounts,
+    /// Whether something was measured after the opening balance.
+    since: bool,
+    /// Why they can't be put together with what was adopted.
+    problem: Option<String>,
+}
+
+impl Made {
+    fn new(rounding: Rounding) -> Made {
+        let (total, users) = (Exact::zero(), BTreeMap::new());
+        let amounts = Amounts { total, users, additive: true, rounding };
+        Made { amounts, since: false, problem: None }
+    }
+
+    /// Puts beside what was measured what is recorded of opening balances and of what was carried forward.
+    fn adjust(&mut self, makers: &[Maker<'_>], adjusted: &Adjusted) {
+        if let Some((_, opening)) = &adjusted.opening {
+            self.amounts.additive &= makers.iter().all(|maker| Meter::additive(maker.measure));
+            // Before the first reading nothing says how it goes on, and nothing needs to.
+            let how =
+                if makers.is_empty() { Ok(Onward::Adds) } else { onward(makers.iter().map(Maker::measure)) };
+            match how {
+                Ok(how) => self.amounts.open(how, opening, self.since),
+                Err(why) => {
+                    let amount = &opening.total;
+                    self.problem = Some(format!("it goes on from an opening balance of {amount}, but {why}"));
+                }
+            }
+        }
+        self.amounts.shift(&adjusted.moved);
+    }
+}
+
 /// The exact amounts of the component, by part of the month.
 fn amounts(
     connection: &Connection,
     timeline: &Timeline,
-    makers: &[Maker<'_>],
+    makers: &Makers<'_>,
     place: Place<'_>,
     period: BillingPeriod,
-) -> rusqlite::Result<BTreeMap<i64, Amounts>> {
-    let mut parts: BTreeMap<i64, Amounts> = BTreeMap::new();
+) -> rusqlite::Result<BTreeMap<i64, Made>> {
+    let mut parts: BTreeMap<i64, Made> = BTreeMap::new();
+    let mut adjusted = adjustment::of_place(connection, timeline, place, period)?;
+    if !adjusted.is_empty() && !makers.are_for(connection, place.resource)? {
+        adjusted.clear(); // Nothing makes it any more: what stands, stands.
+    }
+    let opened = |part: i64| adjusted.get(&part).and_then(|adjusted| Some(adjusted.opening.as_ref()?.0));
     let mut query = connection.prepare_cached(
         "SELECT series.id, series.user, quantity.segment, quantity.sum, quantity.max, quantity.last,
                 quantity.covered, quantity.missed, quantity.gaps, quantity.resets
@@ -223,14 +288,22 @@ fn amounts(
     )?;
     let zone = timeline.zone();
     let (start, end) = (micros(zone.start(period)), micros(zone.end(period)));
-    for maker in makers {
+    for maker in &makers.meters {
         // Quantities of one series in one part are put together first: a mean is of all its time.
         let mut by_series: BTreeMap<(i64, i64), (Quantity, Option<String>)> = BTreeMap::new();
         let measure = maker.measure.to_string();
         let mut rows =
             query.query(params![place.resource, place.period, maker.source, measure, start, end])?;
         while let Some(row) = rows.next()? {
-            let part = micros(timeline.segment_at(super::instant(row.get(2)?)).start);
+            let segment: i64 = row.get(2)?;
+            let part = micros(timeline.segment_at(super::instant(segment)).start);
+            if let Some(at) = opened(part) {
+                if segment >= at {
+                    parts.entry(part).or_insert_with(|| Made::new(maker.meter.rounding)).since = true;
+                } else if maker.measure != Measure::Level {
+                    continue; // It is in the opening balance.
+                }
+            }
             let entry = by_series.entry((part, row.get(0)?)).or_default();
             entry.0.absorb(quantity(row, 3)?);
             entry.1 = row.get(1)?;
@@ -238,12 +311,7 @@ fn amounts(
         for ((part, _), (quantity, user)) in by_series {
             let Some(value) = quantity.value(maker.measure) else { continue };
             let amount = value * maker.meter.factor.clone();
-            let amounts = parts.entry(part).or_insert_with(|| Amounts {
-                total: Exact::zero(),
-                users: BTreeMap::new(),
-                additive: true,
-                rounding: maker.meter.rounding,
-            });
+            let amounts = &mut parts.entry(part).or_insert_with(|| Made::new(maker.meter.rounding)).amounts;
             amounts.total += amount.clone();
             amounts.additive &= Meter::additive(maker.measure);
             if let Some(user) = user {
@@ -251,13 +319,22 @@ fn amounts(
             }
         }
     }
+    if !adjusted.is_empty() {
+        let makers = makers.of(connection, place.resource)?;
+        let rounding = makers.first().map_or_else(Rounding::default, |maker| maker.meter.rounding);
+        for (part, adjusted) in &adjusted {
+            parts.entry(*part).or_insert_with(|| Made::new(rounding)).adjust(&makers, adjusted);
+        }
+    }
     Ok(parts)
 }
 
-fn lines(amounts: Amounts) -> Lines {
-    let (posted, problem) = match amounts.posted() {
-        Ok(posted) => (Some(posted), None),
-        Err(why) => (None, Some(why.to_string())),
+fn lines(made: Made) -> Lines {
+    let Made { amounts, problem, .. } = made;
+    let (posted, problem) = match (amounts.posted(), problem) {
+        (_, Some(problem)) => (None, Some(problem)),
+        (Ok(posted), None) => (Some(posted), None),
+        (Err(why), None) => (None, Some(why.to_string())),
     };
     let line = |exact: &Exact, posted: Option<rust_decimal::Decimal>| Line {
         exact: exact.to_string(),

@@ -6,23 +6,37 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::outbox::{StatementKey, decimal, settle};
+use super::outbox::{StatementKey, decimal, key, settle};
 use super::rows::uuid_column;
 use super::statements::two_decimals;
 use super::{Ledger, LedgerError, instant, micros};
+use crate::metering::period::BillingPeriod;
 
 /// Why something is not sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// held, parked or stranded.
+    /// held, parked or stranded; or dropped, by a person.
     pub state: String,
     pub reason: String,
     pub words: String,
     pub since: Timestamp,
+}
+
+/// The state of what a person gave up: it waits for nobody, and stands until its amount changes.
+pub const DROPPED: &str = "dropped";
+
+/// The reason of what was left over when its month ended (submitter/trouble.rs).
+pub(super) const PERIOD_ENDED: &str = "period_ended";
+
+impl Trouble {
+    /// Whether it waits for a person or for a changed state.
+    pub fn waits(&self) -> bool {
+        self.state != DROPPED
+    }
 }
 
 /// A trouble and where it is.
@@ -76,12 +90,12 @@ impl Ledger {
     }
 
     /// Lifts troubles of a resource (of all, if `None`) that have this reason (any, if `None`), so that it is tried
-    /// again. Returns how many.
+    /// again. What a person dropped stays dropped. Returns how many.
     pub fn clear_trouble(&mut self, resource: Option<Uuid>, reasons: &[&str]) -> Result<usize, LedgerError> {
         let resource = resource.map(|uuid| uuid.to_string());
         let reasons = serde_json::to_string(reasons).unwrap_or_default();
         self.transact(|connection, _| {
-            let chosen = "(?1 IS NULL OR resource = ?1)
+            let chosen = "(?1 IS NULL OR resource = ?1) AND state <> 'dropped'
                  AND (?2 = '[]' OR reason IN (SELECT value FROM json_each(?2)))";
             connection.execute(
                 &format!(
@@ -133,19 +147,107 @@ impl Ledger {
         })
     }
 
-    /// A person decided that Waldur is to agree with the ledger in the months that this resource is held for.
-    pub fn decide_overwrite(
+    /// Statements of months before this one of which something was left over when their month ended.
+    pub fn stranded(&self, before: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT DISTINCT resource, period, part FROM trouble
+                     WHERE reason = ?1 AND period < ?2 AND state <> 'dropped' ORDER BY resource, period, part",
+                )?
+                .query_map([PERIOD_ENDED, &before.to_string()], |row| key(row, 0))?
+                .collect()
+        })
+    }
+
+    /// Tries again what was left over of these statements when their month ended.
+    pub fn lift_stranded(&mut self, keys: &[StatementKey]) -> Result<(), LedgerError> {
+        self.transact(|connection, _| {
+            for key in keys {
+                connection
+                    .prepare_cached(
+                        "DELETE FROM trouble WHERE resource = ?1 AND period = ?2 AND part = ?3 AND reason = ?4
+                         AND state <> 'dropped'",
+                    )?
+                    .execute(params![
+                        key.resource.to_string(),
+                        key.period.to_string(),
+                        micros(key.part),
+                        PERIOD_ENDED
+                    ])?;
+                settle(connection, *key)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes back what a person dropped of a resource: it is tried again. Returns how many things.
+    pub fn pick_up_dropped(&mut self, resource: Uuid) -> Result<usize, LedgerError> {
+        self.transact(|connection, _| {
+            connection.execute(
+                "UPDATE statement SET agreed = min(agreed, revision - 1) WHERE resource = ?1 AND EXISTS (
+                    SELECT 1 FROM trouble WHERE trouble.resource = statement.resource AND state = 'dropped'
+                    AND trouble.period = statement.period AND trouble.part = statement.part)",
+                [resource.to_string()],
+            )?;
+            connection.execute(
+                "DELETE FROM trouble WHERE resource = ?1 AND state = 'dropped'",
+                [resource.to_string()],
+            )
+        })
+    }
+
+    /// A person gives up what is kept back for these reasons (of a resource; of one of its months, components or users,
+    /// if named): it stays recorded as dropped, and is not sent until its amount changes. Returns how many.
+    pub fn drop_trouble(&mut self, dropped: &Dropped, reasons: &[&str]) -> Result<usize, LedgerError> {
+        let reasons = serde_json::to_string(reasons).unwrap_or_default();
+        self.transact(|connection, _| {
+            let chosen: Vec<(String, i64, String, String)> = connection
+                .prepare_cached(
+                    "SELECT period, part, component, user FROM trouble
+                     WHERE resource = ?1 AND (?2 IS NULL OR period = ?2) AND (?3 IS NULL OR component IN ('', ?3))
+                     AND (?4 IS NULL OR user = ?4) AND state <> 'dropped'
+                     AND reason IN (SELECT value FROM json_each(?5))",
+                )?
+                .query_map(
+                    params![
+                        dropped.resource.to_string(),
+                        dropped.period.map(|period| period.to_string()),
+                        dropped.component,
+                        dropped.user,
+                        reasons
+                    ],
+                    |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+                )?
+                .collect::<rusqlite::Result<_>>()?;
+            let mut done = 0;
+            for (period, part, component, user) in chosen {
+                done += drop_one(connection, dropped, (&period, part), (&component, &user))?;
+                let Ok(period) = period.parse() else { continue };
+                settle(connection, StatementKey { resource: dropped.resource, period, part: instant(part) })?;
+            }
+            Ok(done)
+        })
+    }
+
+    /// A person decided what is to become of the months that this resource is held for.
+    pub fn decide(
         &mut self,
         resource: Uuid,
         reason: &str,
+        decision: Decision,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         let (uuid, cause) = (resource.to_string(), reason.to_owned());
+        let (name, balance_at) = match decision {
+            Decision::Overwrite => ("overwrite", None),
+            Decision::Adopt { at } => ("adopt", at.map(micros)),
+        };
         self.transact(|connection, _| {
             connection.execute(
-                "INSERT OR REPLACE INTO decision (resource, period, decision, at)
-                 SELECT DISTINCT resource, period, 'overwrite', ?3 FROM trouble WHERE resource = ?1 AND reason = ?2",
-                params![uuid, cause, micros(now)],
+                "INSERT OR REPLACE INTO decision (resource, period, decision, at, balance_at)
+                 SELECT DISTINCT resource, period, ?4, ?3, ?5 FROM trouble WHERE resource = ?1 AND reason = ?2",
+                params![uuid, cause, micros(now), name, balance_at],
             )?;
             Ok(())
         })?;
@@ -153,22 +255,83 @@ impl Ledger {
         Ok(())
     }
 
-    pub fn decided_overwrite(&self, key: StatementKey) -> Result<bool, LedgerError> {
+    /// What a person decided of this resource and month, and when.
+    pub fn decided(&self, key: StatementKey) -> Result<Option<(Decision, Timestamp)>, LedgerError> {
         self.look(|connection| {
             connection
-                .prepare_cached("SELECT 1 FROM decision WHERE resource = ?1 AND period = ?2")?
-                .exists(params![key.resource.to_string(), key.period.to_string()])
+                .prepare_cached(
+                    "SELECT decision, balance_at, at FROM decision WHERE resource = ?1 AND period = ?2",
+                )?
+                .query_row(params![key.resource.to_string(), key.period.to_string()], |row| {
+                    let decision = match row.get::<_, String>(0)?.as_str() {
+                        "adopt" => Decision::Adopt { at: row.get::<_, Option<i64>>(1)?.map(instant) },
+                        _ => Decision::Overwrite,
+                    };
+                    Ok((decision, instant(row.get(2)?)))
+                })
+                .optional()
         })
     }
+}
+
+/// A person's decision about a conflict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Waldur is to agree with the ledger.
+    Overwrite,
+    /// What Waldur holds is the opening balance: of this instant, or of the row's own.
+    Adopt { at: Option<Timestamp> },
+}
+
+/// What a person gives up: all that is kept back of a resource, or less.
+#[derive(Debug, Clone)]
+pub struct Dropped {
+    pub resource: Uuid,
+    pub period: Option<BillingPeriod>,
+    pub component: Option<String>,
+    pub user: Option<String>,
+}
+
+/// Drops one thing at the amount that it has now. What keeps back a whole statement is dropped component by component,
+/// so that each comes back when its own amount changes.
+fn drop_one(
+    connection: &Connection,
+    dropped: &Dropped,
+    (period, part): (&str, i64),
+    (component, user): (&str, &str),
+) -> rusqlite::Result<usize> {
+    let resource = dropped.resource.to_string();
+    if component.is_empty() {
+        connection.execute(
+            "INSERT OR IGNORE INTO trouble (resource, period, part, component, user, state, reason, words, since)
+             SELECT line.resource, line.period, line.part, line.component, '', state, reason, words, since
+             FROM line JOIN trouble USING (resource, period, part)
+             WHERE line.resource = ?1 AND period = ?2 AND part = ?3 AND line.user = '' AND trouble.component = ''",
+            params![resource, period, part],
+        )?;
+        connection.execute(
+            "DELETE FROM trouble WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ''",
+            params![resource, period, part],
+        )?;
+    }
+    let chosen = dropped.component.as_deref().or(Some(component).filter(|component| !component.is_empty()));
+    connection.execute(
+        "UPDATE trouble SET state = 'dropped', amount = (
+            SELECT posted FROM line WHERE line.resource = trouble.resource AND line.period = trouble.period
+            AND line.part = trouble.part AND line.component = trouble.component AND line.user = trouble.user)
+         WHERE resource = ?1 AND period = ?2 AND part = ?3 AND (?4 IS NULL OR component = ?4) AND user = ?5
+         AND component <> '' AND state <> 'dropped'",
+        params![resource, period, part, chosen, user],
+    )
 }
 
 pub(super) fn troubles(
     connection: &Connection,
     (resource, period, part): &(String, String, i64),
-) -> rusqlite::Result<BTreeMap<(String, String), Trouble>> {
+) -> rusqlite::Result<BTreeMap<(String, String), (Trouble, Option<Decimal>)>> {
     connection
         .prepare_cached(
-            "SELECT component, user, state, reason, words, since FROM trouble
+            "SELECT component, user, state, reason, words, since, amount FROM trouble
              WHERE resource = ?1 AND period = ?2 AND part = ?3",
         )?
         .query_map(params![resource, period, part], |row| {
@@ -178,7 +341,7 @@ pub(super) fn troubles(
                 words: row.get(4)?,
                 since: instant(row.get(5)?),
             };
-            Ok(((row.get(0)?, row.get(1)?), trouble))
+            Ok(((row.get(0)?, row.get(1)?), (trouble, decimal(row.get(6)?))))
         })?
         .collect()
 }

@@ -2,7 +2,8 @@
 //!
 //! A [`reading::Reading`] is an observation. The readings of one series, in the order of time, are counted by a
 //! [`measure::Measure`] into quantities, one a [`period::Segment`]. A [`meter::Meter`]'s factor makes them amounts of a
-//! component, and [`statement`] rounds those, once, to what is posted. All arithmetic is [`exact::Exact`].
+//! component; [`adjustment`] puts opening balances and what is carried forward beside it, and [`statement`] rounds the
+//! sum, once, to what is posted. All arithmetic is [`exact::Exact`].
 //! The formulas, with worked examples, are in docs/metering.md; tests/ holds an independent oracle for them.
 //!
 //! Mutations that no test notices, because they change no number: whatever only decides in which form an `Exact` stands
@@ -11,6 +12,7 @@
 
 #![deny(clippy::float_arithmetic, clippy::float_cmp)]
 
+pub mod adjustment;
 pub mod exact;
 pub mod measure;
 pub mod meter;

@@ -11,7 +11,7 @@ use rust_decimal::Decimal;
 
 use super::guard::{self, ServerTime};
 use super::trouble::Reason;
-use super::{Cycle, CycleError};
+use super::{Cycle, CycleError, Late};
 use crate::ledger::outbox::{Entry, Statement, StatementKey};
 use crate::ledger::periods::PeriodState;
 use crate::ledger::{Ledger, LedgerError};
@@ -178,15 +178,19 @@ impl Cycle {
         Ok(ordered)
     }
 
-    /// What has changed of a closed period can't be reported any more, and nothing needs to be asked to know that.
+    /// What has changed of a closed period can't be reported any more, and nothing needs to be asked to know that; unless
+    /// the operator chose otherwise for what comes late.
     pub(super) async fn strand_what_is_closed(&self) -> Result<(), CycleError> {
+        if self.of.late != Late::Hold {
+            return Ok(());
+        }
         let server = self.of.server_time().await?;
         let zone = &self.of.rulebook.zone;
         let pending = self.ledger(|ledger| ledger.pending()).await?;
         for key in pending.into_iter().filter(|key| server.now >= zone.end(key.period)) {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
             if statement.closed.is_some() && statement.components.values().any(Entry::to_send) {
-                self.strand_ended(&statement).await?;
+                self.over(&statement, &server).await?;
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use super::adopt::OWN_USER;
 use super::trouble::Reason;
 use super::{ACQUAINTED_FOR, Cycle, CycleError};
 use crate::ledger::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
@@ -43,7 +44,12 @@ impl Cycle {
         match self.of.client.me().await {
             Ok(me) => {
                 let lifetime = me.token_lifetime.map(|seconds| seconds.to_string()).unwrap_or_default();
-                self.ledger(move |ledger| ledger.put_server_fact("token_lifetime", &lifetime, now)).await?;
+                let own = format!("{}\n{}", me.uuid, me.username);
+                self.ledger(move |ledger| {
+                    ledger.put_server_fact(OWN_USER, &own, now)?;
+                    ledger.put_server_fact("token_lifetime", &lifetime, now)
+                })
+                .await?;
                 self.of.remember_clock().await?;
                 Ok(true)
             }

@@ -82,6 +82,22 @@ fn fence(
     }
 }
 
+/// The `date` of a report into a month that is over: inside it, and in the plan period meant.
+pub fn within_past(
+    zone: &BillingZone,
+    period: BillingPeriod,
+    part: Timestamp,
+    part_end: Option<Timestamp>,
+    now: Timestamp,
+) -> Timestamp {
+    fence(zone.start(period), zone.end(period), part, part_end, now)
+}
+
+/// Whether a date is the one that an agent like this sends while the month ends (`end`): it tells no time.
+pub fn is_fence(end: Timestamp, date: Timestamp) -> bool {
+    date == shift(end, SignedDuration::from_hours(-26))
+}
+
 fn shift(at: Timestamp, by: SignedDuration) -> Timestamp {
     at.saturating_add(by).unwrap_or(at)
 }

@@ -23,11 +23,13 @@ use crate::metering::period::BillingPeriod;
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 
+mod adopt;
 mod backoff;
 mod canary;
 pub mod closing;
 mod discover;
 pub mod guard;
+mod late;
 mod read;
 pub mod reconcile;
 mod send;
@@ -36,14 +38,9 @@ mod users;
 
 use closing::CallTime;
 use guard::ServerTime;
+pub use read::ROWS_READ;
 
-/// What to do where the server holds another hand's number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnConflict {
-    #[default]
-    Hold,
-    Overwrite,
-}
+pub use crate::config::settings::{Late, OnConflict};
 
 /// Brings one server to agree with one ledger.
 #[derive(Debug, Clone)]
@@ -53,6 +50,7 @@ pub struct Submitter {
     pub clock: SharedClock,
     pub rulebook: Arc<Rulebook>,
     pub on_conflict: OnConflict,
+    pub late: Late,
 }
 
 /// How a cycle is to be run.
@@ -200,7 +198,8 @@ impl Cycle {
         if !self.acquaint(asking).await? || !self.discover().await? {
             return Ok(());
         }
-        if self.due(options).await?.is_empty() && self.to_close().await?.is_empty() {
+        let nothing = self.due(options).await?.is_empty() && self.to_close().await?.is_empty();
+        if nothing && !self.something_is_late().await? {
             return self.all_is_well().await;
         }
         self.ledger(move |ledger| ledger.take_turn(now)).await?;
@@ -217,11 +216,17 @@ impl Cycle {
     /// Sends what is due. False: nothing more is to be sent now.
     async fn round(self: Arc<Self>, options: CycleOptions) -> Result<bool, CycleError> {
         let due = self.due(options).await?;
-        if due.is_empty() || !self.look_at_plans(&due).await? {
+        let nothing = due.is_empty() && !self.something_is_late().await?;
+        if nothing || !self.look_at_plans(&due).await? {
             return Ok(false);
         }
         crate::fail_point("after plans are known");
         // A look at the plans may have cut statements anew.
+        let due = self.due(options).await?;
+        self.settle_late(&due).await?;
+        if self.stopped() {
+            return Ok(false);
+        }
         let due = self.due(options).await?;
         let due = self.clone().read_first(due).await?;
         if !self.month_is_right(&due).await? {
@@ -232,6 +237,7 @@ impl Cycle {
             return Ok(false);
         }
         self.clone().read_back(&due).await?;
+        self.backfill_if_learnt(&due).await?;
         self.hold_broken().await?;
         self.clone().send_users(due).await?;
         Ok(!self.stopped())

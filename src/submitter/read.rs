@@ -10,11 +10,15 @@ use jiff::SignedDuration;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use super::adopt::evidence;
 use super::reconcile::{Finding, Held, reconcile};
 use super::trouble::Reason;
 use super::{Cycle, CycleError, DATE_PROBE, OnConflict, closing};
+use crate::ledger::adjustment::Adjustment;
 use crate::ledger::catalog::KnownPlanPeriod;
 use crate::ledger::outbox::{Amount, Entry, Statement, StatementKey};
+use crate::ledger::trouble::Decision;
+use crate::metering::exact::Exact;
 use crate::metering::period::BillingPeriod;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::UsageRow;
@@ -30,7 +34,7 @@ const SINGLY: usize = 2;
 /// written over them: a person may have corrected one, or another agent may report beside this one.
 const ROWS_FOR: SignedDuration = SignedDuration::from_hours(6);
 /// The server fact that says when that was.
-const ROWS_READ: &str = "rows_read";
+pub const ROWS_READ: &str = "rows_read";
 
 impl Cycle {
     /// Reads what the server holds of components of which nothing is known yet, or nothing new for hours, or of which
@@ -40,12 +44,7 @@ impl Cycle {
         due: Vec<StatementKey>,
     ) -> Result<Vec<StatementKey>, CycleError> {
         let now = self.of.clock.now();
-        let looked = self.ledger(|ledger| ledger.server_fact(ROWS_READ)).await?;
-        // On another machine, or after a restart of it, the ledger may be an older one than it seems: restored from a
-        // snapshot or a backup.
-        let machine = machine();
-        let stale =
-            looked.is_none_or(|(seen_on, at)| now.duration_since(at).abs() >= ROWS_FOR || seen_on != machine);
+        let stale = self.rows_are_stale().await?;
         let mut unread = Vec::new();
         for &key in &due {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
@@ -59,9 +58,19 @@ impl Cycle {
         }
         let failed = self.read_and_settle(&unread).await?;
         if stale && failed.is_empty() {
-            self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, &machine, now)).await?;
+            self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, &machine(), now)).await?;
         }
         Ok(due.into_iter().filter(|key| !failed.contains(key)).collect())
+    }
+
+    /// Whether nothing was read for so long that another hand may have been at work; or not since this machine started:
+    /// then the ledger may be an older one than it seems, restored from a snapshot or a backup.
+    pub(super) async fn rows_are_stale(&self) -> Result<bool, CycleError> {
+        let now = self.of.clock.now();
+        let looked = self.ledger(|ledger| ledger.server_fact(ROWS_READ)).await?;
+        let old =
+            |(seen_on, at): (String, _)| now.duration_since(at).abs() >= ROWS_FOR || seen_on != machine();
+        Ok(looked.is_none_or(old))
     }
 
     /// Reads back after sending: outcomes that are not clear, rows whose UUIDs users' amounts need, rows that were never
@@ -117,11 +126,11 @@ impl Cycle {
             let of_key = rows.get(&(key.resource, key.period)).unwrap_or(&none);
             self.learn_dated(key, of_key).await?;
             let ended = closing::has_ended(&self.of.rulebook.zone, key.period, &server);
-            let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
-            if let Some(statement) = statement.filter(|_| ended)
-                && !self.is_traceable(&statement).await?
-            {
-                continue;
+            if let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? {
+                self.learn_own_hand(&statement, of_key).await?;
+                if ended && !self.is_traceable(&statement).await? {
+                    continue;
+                }
             }
             let of_key = match self.rows_of_part(key, of_key).await? {
                 Ok(rows) => rows,
@@ -131,8 +140,10 @@ impl Cycle {
                     continue;
                 }
             };
-            self.settle(key, &of_key).await?;
-            if ended {
+            if let Err(failure) = self.settle(key, &of_key).await? {
+                self.put_off(key.resource, failure).await?;
+                failed.insert(key);
+            } else if ended {
                 self.state().read_back.insert(key);
             }
         }
@@ -181,21 +192,20 @@ impl Cycle {
         rows: &[UsageRow],
     ) -> Result<Result<BTreeMap<String, Row>, Failure>, CycleError> {
         let cut = self.part_of(key).await?;
-        let plain = |row: &UsageRow| {
-            let by = row.modified_by.as_deref().unwrap_or("nobody named");
-            let at = row.date.map(|date| date.to_string()).unwrap_or_default();
-            Row {
-                uuid: row.uuid,
-                held: Held {
-                    amount: row.usage,
-                    by_server: row.recurring || row.missing_usage_policy.as_deref() == Some("reuse"),
-                    evidence: format!("modified by {by}, {at}"),
-                },
-            }
-        };
+        let own = self.own_names().await?;
         // Where one component has several rows and we know of no switch of plan, the newest is the one that was written.
         let mut all: Vec<&UsageRow> = rows.iter().collect();
         all.sort_by_key(|row| row.date);
+        let together = all.clone();
+        let plain = |row: &UsageRow| Row {
+            uuid: row.uuid,
+            date: row.date,
+            held: Held {
+                amount: row.usage,
+                by_server: row.recurring || row.missing_usage_policy.as_deref() == Some("reuse"),
+                evidence: evidence(row, &together, &own),
+            },
+        };
         let Some(plan_period) = cut.plan_period.filter(|_| cut.split) else {
             return Ok(Ok(all.into_iter().map(|row| (row.component.clone(), plain(row))).collect()));
         };
@@ -224,22 +234,55 @@ impl Cycle {
     }
 
     /// Keeps what the rows say of one statement.
-    async fn settle(&self, key: StatementKey, rows: &BTreeMap<String, Row>) -> Result<(), CycleError> {
-        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
+    async fn settle(
+        &self,
+        key: StatementKey,
+        rows: &BTreeMap<String, Row>,
+    ) -> Result<Result<(), Failure>, CycleError> {
+        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
+            return Ok(Ok(()));
+        };
         let held: BTreeMap<String, Held> =
             rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
         self.look_for_misfiled(&statement, &held).await?;
-        let decided = self.ledger(move |ledger| ledger.decided_overwrite(key)).await?;
+        let decided = self.ledger(move |ledger| ledger.decided(key)).await?;
         // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is.
         let part = self.part_of(key).await?;
         let server = self.of.server_time().await?;
         let ended = part.split && part.end.is_some_and(|end| end <= server.now);
-        let overwrite = decided || ended || self.of.on_conflict == OnConflict::Overwrite;
+        let by_person = decided.is_some_and(|(decision, _)| decision == Decision::Overwrite);
+        let overwrite = by_person || ended || self.of.on_conflict == OnConflict::Overwrite;
+        let moved = self.ledger(move |ledger| ledger.adjustments(key.resource, key.period)).await?;
+        let mended =
+            held.iter().filter(|(component, held)| is_mended(key, &statement, component, held, &moved));
+        let mended: Vec<Amount> =
+            mended.map(|(component, held)| total(component.clone(), held.amount)).collect();
+        if !mended.is_empty() {
+            let now = self.of.clock.now();
+            self.ledger(move |ledger| ledger.acknowledge(key, mended, "read back", now)).await?;
+        }
+        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
+            return Ok(Ok(()));
+        };
         let findings = reconcile(&statement, &held, overwrite);
         // Where it went through after all, the failure is over. One that left nothing behind goes on being one: it is
         // waited for ever longer, until a call succeeds.
-        let over = findings.iter().any(|finding| matches!(finding, Finding::Known { .. }));
+        let mut over = findings.iter().any(|finding| matches!(finding, Finding::Known { .. }));
         for finding in findings {
+            if let Finding::Conflict { component, words } = &finding
+                && let Some(row) = rows.get(component)
+                && let Some(at) = self.may_adopt(&statement, component, decided).await?
+            {
+                match self.adopt(key, component, row, at).await? {
+                    Ok(Ok(())) => over = true,
+                    Ok(Err(why)) => {
+                        let words = format!("{words}. It can't be adopted: {why}");
+                        self.trouble(key, component, Reason::Conflict, words, Some(row.held.amount)).await?;
+                    }
+                    Err(failure) => return Ok(Err(failure)),
+                }
+                continue;
+            }
             self.carry_out(&statement, finding).await?;
         }
         crate::fail_point("before rows are kept");
@@ -268,7 +311,7 @@ impl Cycle {
         if over {
             self.ledger(move |ledger| ledger.set_retry(Some(key.resource), None)).await?;
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// What the server accepted and does not show in the month meant landed in another: the server bills by other
@@ -308,7 +351,6 @@ impl Cycle {
 
     async fn carry_out(&self, statement: &Statement, finding: Finding) -> Result<(), CycleError> {
         let (key, now) = (statement.key, self.of.clock.now());
-        let total = |component: String, amount: Decimal| Amount { component, user: String::new(), amount };
         match finding {
             Finding::Known { component, amount } => {
                 self.ledger(move |ledger| {
@@ -383,6 +425,29 @@ fn machine() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
+fn total(component: String, amount: Decimal) -> Amount {
+    Amount { component, user: String::new(), amount }
+}
+
+/// Whether somebody has put the whole usage of a month that is over into its row, of which a part was carried forward:
+/// that is no other hand's number but ours, and what was carried is taken back where that is still possible.
+fn is_mended(
+    key: StatementKey,
+    statement: &Statement,
+    component: &str,
+    held: &Held,
+    moved: &[Adjustment],
+) -> bool {
+    let Some(entry) = statement.components.get(component) else { return false };
+    let out = moved.iter().filter(|one| one.from == Some(key.period) && one.user.is_empty());
+    let out: Exact = out.filter(|one| one.component == component).map(|one| one.amount.clone()).sum();
+    let Ok(exact) = entry.exact.parse::<Exact>() else { return false };
+    let off = exact + out.clone() - Exact::from(held.amount);
+    let cent = Exact::from(Decimal::new(1, 2));
+    let known = entry.acknowledged.as_ref().map(|known| known.amount);
+    !out.is_zero() && known != Some(held.amount) && off < cent && -off.clone() < cent
+}
+
 /// Whether the server took a report that makes a row. What was only read back is a row already.
 fn was_accepted(entry: &Entry) -> bool {
     entry.acknowledged.as_ref().is_some_and(|known| known.how == "accepted")
@@ -391,8 +456,9 @@ fn was_accepted(entry: &Entry) -> bool {
 /// A row of the server, as far as it matters here.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
-    uuid: Uuid,
-    held: Held,
+    pub(super) uuid: Uuid,
+    pub(super) date: Option<jiff::Timestamp>,
+    pub(super) held: Held,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -11,6 +11,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::guard::{self, Passage};
+use super::late::PLAN_ENDED;
 use super::trouble::Reason;
 use super::{Cycle, CycleError, DATE_PROBE, SERVER_ERRORS, Sent, in_turns};
 use crate::ledger::catalog::KnownComponent;
@@ -56,7 +57,7 @@ impl Cycle {
     }
 
     /// Parks numbers that can't be posted. True: there were none.
-    async fn park_unpostable(&self, statement: &Statement) -> Result<bool, CycleError> {
+    pub(super) async fn park_unpostable(&self, statement: &Statement) -> Result<bool, CycleError> {
         let (key, now) = (statement.key, self.of.clock.now());
         let bad: Vec<(String, String)> = statement
             .components
@@ -106,18 +107,19 @@ impl Cycle {
                 self.trouble(statement.key, component, Reason::Amount, words, Some(amount)).await?;
                 continue;
             }
-            usages.push(self.with_options(statement.key.resource, component, amount).await?);
+            usages.push(self.with_options(statement.key, component, amount).await?);
         }
         Ok((!usages.is_empty()).then_some(usages))
     }
 
     /// The component's amount with what its meter wants sent along.
-    async fn with_options(
+    pub(super) async fn with_options(
         &self,
-        resource: Uuid,
+        key: StatementKey,
         component: &str,
         amount: Decimal,
     ) -> Result<ComponentAmount, CycleError> {
+        let resource = key.resource;
         let offering =
             self.ledger(move |ledger| ledger.resource(resource)).await?.map(|known| known.offering);
         let meters = self.of.rulebook.rules.iter().filter(|rules| {
@@ -132,7 +134,9 @@ impl Cycle {
         Ok(ComponentAmount {
             component: component.to_owned(),
             amount,
-            description: meters.iter().find_map(|meter| meter.description.clone()),
+            description: self
+                .described(key, component, meters.iter().find_map(|meter| meter.description.clone()))
+                .await?,
             recurring: meters.iter().find_map(|meter| meter.recurring),
             missing_usage_policy: meters.iter().find_map(|meter| meter.missing_usage_policy.clone()),
         })
@@ -166,15 +170,14 @@ impl Cycle {
             Passage::Open { date } => date,
             Passage::NotYet | Passage::TooLate => return Ok(None),
             Passage::Ended => {
-                self.strand_ended(statement).await?;
+                self.over(statement, &server).await?;
                 return Ok(None);
             }
         };
         let ended = part.end.is_some_and(|end| end <= server.now);
         if ended && part.split && statement.components.values().any(|entry| entry.acknowledged.is_some()) {
             // The server would make a second invoice item beside the first (observed).
-            let words = "its plan period has ended; reporting it again would bill it twice".to_owned();
-            self.strand(statement, words).await?;
+            self.strand_for(statement, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;
             return Ok(None);
         }
         let date = match server.dated {
@@ -192,7 +195,7 @@ impl Cycle {
     }
 
     /// Sends the call. True: there may be more to send for this statement now.
-    async fn call(&self, statement: &Statement, report: SetUsage) -> Result<bool, CycleError> {
+    pub(super) async fn call(&self, statement: &Statement, report: SetUsage) -> Result<bool, CycleError> {
         let (key, now) = (statement.key, self.of.clock.now());
         let unknown = self.of.server_time().await?.dated.is_none();
         let amounts: Vec<Amount> = report
@@ -366,7 +369,7 @@ impl Cycle {
                 Ok(false)
             }
             Refusal::PeriodClosed(_) => {
-                self.strand(statement, words).await?;
+                self.closed(statement, report, words).await?;
                 Ok(false)
             }
             Refusal::FutureDate(_) => {
@@ -420,17 +423,7 @@ impl Cycle {
         Ok(())
     }
 
-    /// The month is over, and may no longer be reported.
-    pub(super) async fn strand_ended(&self, statement: &Statement) -> Result<(), CycleError> {
-        let words = format!("the month {} ended before this was reported", statement.key.period);
-        self.strand(statement, words).await
-    }
-
-    async fn strand(&self, statement: &Statement, words: String) -> Result<(), CycleError> {
-        self.strand_for(statement, Reason::PeriodEnded, words).await
-    }
-
-    async fn strand_for(
+    pub(super) async fn strand_for(
         &self,
         statement: &Statement,
         reason: Reason,
@@ -517,7 +510,7 @@ impl Cycle {
     }
 }
 
-fn is_usage_billed(component: Option<&KnownComponent>) -> bool {
+pub(super) fn is_usage_billed(component: Option<&KnownComponent>) -> bool {
     component.is_none_or(|component| component.billing_type == "usage")
 }
 

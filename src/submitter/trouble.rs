@@ -47,6 +47,10 @@ pub enum Reason {
     Refused,
     /// The month is over, and the token may no longer report it.
     PeriodEnded,
+    /// The month is over, and the server refused to have it reported all the same (`late: backfill`).
+    LateRefused,
+    /// The plan period is over, and another report of it would be billed beside the first.
+    PlanEnded,
     /// The resource is terminated.
     Terminated,
     /// The server filed the report in another month than was meant.
@@ -54,7 +58,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 14] = [
         Reason::Conflict,
         Reason::ResourceState,
         Reason::UnknownResource,
@@ -65,6 +69,8 @@ impl Reason {
         Reason::Amount,
         Reason::Refused,
         Reason::PeriodEnded,
+        Reason::LateRefused,
+        Reason::PlanEnded,
         Reason::Terminated,
         Reason::WrongMonth,
     ];
@@ -81,6 +87,8 @@ impl Reason {
             Reason::Amount => "amount",
             Reason::Refused => "refused",
             Reason::PeriodEnded => "period_ended",
+            Reason::LateRefused => "late_refused",
+            Reason::PlanEnded => "plan_ended",
             Reason::Terminated => "terminated",
             Reason::WrongMonth => "wrong_month",
         }
@@ -89,7 +97,9 @@ impl Reason {
     pub fn state(self) -> State {
         match self {
             Reason::UnknownComponent | Reason::Amount | Reason::Refused => State::Parked,
-            Reason::PeriodEnded | Reason::Terminated => State::Stranded,
+            Reason::PeriodEnded | Reason::LateRefused | Reason::PlanEnded | Reason::Terminated => {
+                State::Stranded
+            }
             _ => State::Held,
         }
     }
@@ -98,8 +108,8 @@ impl Reason {
     pub fn remedy(self) -> &'static str {
         match self {
             Reason::Conflict => {
-                "find out who reports this resource beside this agent; then `resolve RESOURCE overwrite` makes Waldur \
-                 agree with the ledger"
+                "find out who reports this resource beside this agent, and stop it; then `resolve RESOURCE adopt` goes on \
+                 from what Waldur holds, and `resolve RESOURCE overwrite` makes Waldur agree with the ledger"
             }
             Reason::ResourceState => {
                 "it is tried again by itself when the resource is OK, Updating or Terminating"
@@ -122,10 +132,10 @@ impl Reason {
                 "see the server's words, mend it in Waldur or in the configuration, then `parked retry`"
             }
             Reason::PeriodEnded => {
-                "it can only be billed by hand now, by Waldur's staff; the amounts stay here"
+                "bill it by hand, by Waldur's staff, and `parked drop` it; or let `submit: { late: ... }` say how it is billed"
             }
-            Reason::Terminated => {
-                "it can only be billed by hand now, by Waldur's staff; the amounts stay here"
+            Reason::LateRefused | Reason::PlanEnded | Reason::Terminated => {
+                "it can only be billed by hand now, by Waldur's staff; then `parked drop` it. The amounts stay here"
             }
             Reason::WrongMonth => {
                 "set `billing_timezone` to the server's time zone, have the misfiled row corrected in Waldur, then `parked retry`"

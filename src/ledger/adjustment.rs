@@ -1,0 +1,459 @@
+//! Adjustments: opening balances, and what is carried forward from one month to another. They decide amounts as readings
+//! do (law 3), so they are kept as rows that a recount counts again and `explain` shows.
+//!
+//! An opening balance cuts its component's time at its instant: what was metered before is not counted again. What is
+//! carried is one row for both months, added in one and taken away in the other, so that it can't be there twice. The
+//! rules are in `metering::adjustment`; whether an adjustment is made is the submitter's and a person's to say.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, params};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use super::outbox::{Amount, StatementKey, acknowledge_in, settle, statement};
+use super::rows::uuid_column;
+use super::statements::{Maker, Place, makers_of, restate_all};
+use super::trouble::PERIOD_ENDED;
+use super::{Ledger, LedgerError, catalog, instant, micros, quantify};
+use crate::metering::adjustment::{Shares, can_be_carried, carried, onward};
+use crate::metering::exact::Exact;
+use crate::metering::meter::Meter;
+use crate::metering::period::{BillingPeriod, Timeline};
+use crate::metering::statement::POSTED_PLACES;
+
+/// A recorded adjustment, as `status` and `explain` show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adjustment {
+    pub component: String,
+    /// '' is the total.
+    pub user: String,
+    pub amount: Exact,
+    /// The month that it is part of.
+    pub period: BillingPeriod,
+    /// An opening balance speaks of this instant; what is carried belongs to the part of the month that holds it.
+    pub at: Timestamp,
+    /// What is carried: the month that it was used in.
+    pub from: Option<BillingPeriod>,
+    /// Where it comes from.
+    pub words: String,
+    pub recorded: Timestamp,
+}
+
+impl Adjustment {
+    pub fn kind(&self) -> &'static str {
+        if self.from.is_some() { "carried forward" } else { "opening balance" }
+    }
+}
+
+/// What the server held of a component at an instant, and how that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    pub component: String,
+    pub at: Timestamp,
+    pub total: Decimal,
+    pub users: BTreeMap<String, Decimal>,
+    pub words: String,
+}
+
+/// What the adjustments of a component do to one part of a month.
+#[derive(Debug, Default)]
+pub(super) struct Adjusted {
+    pub(super) opening: Option<(i64, Shares)>,
+    /// Carried here, less what was carried from here.
+    pub(super) moved: Shares,
+}
+
+/// Where the time of this resource is cut: at switches of its plan, and at opening balances.
+pub(super) fn cuts(connection: &Connection, resource: &str) -> rusqlite::Result<Vec<Timestamp>> {
+    let mut cuts = quantify::cuts(connection, resource)?;
+    let openings = connection
+        .prepare_cached("SELECT DISTINCT at FROM adjustment WHERE resource = ? AND from_period = ''")?
+        .query_map([resource], |row| row.get(0).map(instant))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    cuts.extend(openings);
+    Ok(cuts)
+}
+
+/// The first instant of the part of the month that holds this instant.
+fn part_of(timeline: &Timeline, period: BillingPeriod, at: Timestamp) -> i64 {
+    let (start, end) = (timeline.zone().start(period), timeline.zone().end(period));
+    let last = end.saturating_sub(SignedDuration::from_micros(1)).unwrap_or(end);
+    micros(timeline.segment_at(at.clamp(start, last.max(start))).start)
+}
+
+fn exact(text: &str) -> rusqlite::Result<Exact> {
+    text.parse().map_err(|error: String| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+    })
+}
+
+/// The adjustments of a component in a month, by its parts. `timeline` is cut at switches of the plan alone.
+pub(super) fn of_place(
+    connection: &Connection,
+    timeline: &Timeline,
+    place: Place<'_>,
+    period: BillingPeriod,
+) -> rusqlite::Result<BTreeMap<i64, Adjusted>> {
+    let mut parts: BTreeMap<i64, Adjusted> = BTreeMap::new();
+    let mut query = connection.prepare_cached(
+        "SELECT user, amount, period, at, from_period, from_at FROM adjustment
+         WHERE resource = ?1 AND component = ?2 AND (period = ?3 OR from_period = ?3)",
+    )?;
+    let mut rows = query.query(params![place.resource, place.component, place.period])?;
+    while let Some(row) = rows.next()? {
+        let (user, amount): (String, String) = (row.get(0)?, row.get(1)?);
+        let amount = exact(&amount)?;
+        let (to, at, from): (String, i64, String) = (row.get(2)?, row.get(3)?, row.get(4)?);
+        if from.is_empty() {
+            let part = parts.entry(part_of(timeline, period, instant(at))).or_default();
+            part.opening.get_or_insert_with(|| (at, Shares::default())).1.add(&user, amount);
+            continue;
+        }
+        if to == place.period {
+            let part = parts.entry(part_of(timeline, period, instant(at))).or_default();
+            part.moved.add(&user, amount.clone());
+        }
+        if from == place.period {
+            let part = parts.entry(part_of(timeline, period, instant(row.get(5)?))).or_default();
+            part.moved.add(&user, -amount);
+        }
+    }
+    Ok(parts)
+}
+
+/// The instant of the opening balance of a component, if there is one in this part.
+pub(super) fn opened_at(
+    connection: &Connection,
+    timeline: &Timeline,
+    place: Place<'_>,
+    period: BillingPeriod,
+) -> rusqlite::Result<BTreeMap<i64, Timestamp>> {
+    let parts = of_place(connection, timeline, place, period)?;
+    let opened = parts.into_iter().filter_map(|(part, adjusted)| Some((part, instant(adjusted.opening?.0))));
+    Ok(opened.collect())
+}
+
+/// All components that an adjustment has to do with, with their months: a recount states them anew, too.
+pub(super) fn places(connection: &Connection) -> rusqlite::Result<super::ingest::Restate> {
+    connection
+        .prepare(
+            "SELECT resource, period, component FROM adjustment
+             UNION SELECT resource, from_period, component FROM adjustment WHERE from_period <> ''",
+        )?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect()
+}
+
+impl Ledger {
+    /// The adjustments of a resource that are part of this month or were carried out of it.
+    pub fn adjustments(&self, resource: Uuid, period: BillingPeriod) -> Result<Vec<Adjustment>, LedgerError> {
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT component, user, amount, period, at, from_period, words, recorded FROM adjustment
+                 WHERE resource = ?1 AND (period = ?2 OR from_period = ?2)
+                 ORDER BY component, from_period, at, period, user",
+            )?;
+            query
+                .query_map(params![resource.to_string(), period.to_string()], |row| {
+                    Ok(Adjustment {
+                        component: row.get(0)?,
+                        user: row.get(1)?,
+                        amount: exact(&row.get::<_, String>(2)?)?,
+                        period: row.get::<_, String>(3)?.parse().unwrap_or(period),
+                        at: instant(row.get(4)?),
+                        from: row.get::<_, String>(5)?.parse().ok(),
+                        words: row.get(6)?,
+                        recorded: instant(row.get(7)?),
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// When the opening balance of this component in this part was recorded, if there is one.
+    pub fn opened(&self, key: StatementKey, component: &str) -> Result<Option<Timestamp>, LedgerError> {
+        let timeline = self.timeline_of(key.resource)?;
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT at, recorded FROM adjustment
+                 WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND from_period = ''",
+            )?;
+            let mut rows =
+                query.query(params![key.resource.to_string(), key.period.to_string(), component])?;
+            while let Some(row) = rows.next()? {
+                if part_of(&timeline, key.period, instant(row.get(0)?)) == micros(key.part) {
+                    return row.get(1).map(|at| Some(instant(at)));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Why a component can't be adopted, if it can't.
+    pub fn can_open(&self, resource: Uuid, component: &str) -> Result<Result<(), &'static str>, LedgerError> {
+        let rulebook = &self.rulebook;
+        self.look(|connection| {
+            let makers = makers_of(connection, rulebook, component)?;
+            let makers = makers.of(connection, &resource.to_string())?;
+            Ok(onward(makers.iter().map(Maker::measure)).map(|_| ()))
+        })
+    }
+
+    /// Whether the users' parts of a component are parts of its total.
+    pub fn adds_up(&self, resource: Uuid, component: &str) -> Result<bool, LedgerError> {
+        let rulebook = &self.rulebook;
+        self.look(|connection| {
+            let makers = makers_of(connection, rulebook, component)?;
+            let makers = makers.of(connection, &resource.to_string())?;
+            Ok(makers.iter().all(|maker| Meter::additive(maker.measure())))
+        })
+    }
+
+    /// Records what the server held as the opening balance of a part, in place of an earlier one, and that the server is
+    /// known to hold it. Everything of the resource is counted again, because its time is cut anew.
+    pub fn adopt(&mut self, key: StatementKey, opening: Opening, now: Timestamp) -> Result<(), LedgerError> {
+        self.transact(|connection, rulebook| {
+            let resource = key.resource.to_string();
+            let period = key.period.to_string();
+            let timeline = Timeline::new(rulebook.zone.clone(), quantify::cuts(connection, &resource)?);
+            let earlier: Vec<i64> = connection
+                .prepare_cached(
+                    "SELECT DISTINCT at FROM adjustment
+                     WHERE resource = ?1 AND period = ?2 AND component = ?3 AND from_period = ''",
+                )?
+                .query_map(params![resource, period, opening.component], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            for at in earlier {
+                if part_of(&timeline, key.period, instant(at)) == micros(key.part) {
+                    connection.execute(
+                        "DELETE FROM adjustment WHERE resource = ?1 AND period = ?2 AND component = ?3
+                         AND from_period = '' AND at = ?4",
+                        params![resource, period, opening.component, at],
+                    )?;
+                }
+            }
+            let users = opening.users.iter().map(|(user, amount)| (user.as_str(), *amount));
+            let held: Vec<(&str, Decimal)> = std::iter::once(("", opening.total)).chain(users).collect();
+            for (user, amount) in &held {
+                let row = Row { user, amount: &Exact::from(*amount), at: opening.at, from: None };
+                insert(connection, key, &opening.component, row, &opening.words, now)?;
+            }
+            catalog::recount_resource(connection, rulebook, &resource, now)?;
+            // Where nothing was metered yet, no series asks for it.
+            let place = (resource, period, opening.component.clone());
+            restate_all(connection, rulebook, &[place].into_iter().collect(), now)?;
+            let amount = |(user, amount): (&str, Decimal)| Amount {
+                component: opening.component.clone(),
+                user: user.to_owned(),
+                amount,
+            };
+            acknowledge_in(connection, key, held.into_iter().map(amount).collect(), ("read back", 0), now)
+        })
+    }
+
+    fn timeline_of(&self, resource: Uuid) -> Result<Timeline, LedgerError> {
+        let cuts = self.look(|connection| quantify::cuts(connection, &resource.to_string()))?;
+        Ok(Timeline::new(self.rulebook.zone.clone(), cuts))
+    }
+}
+
+/// What is carried out of a statement, or was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    pub component: String,
+    pub before: Exact,
+    pub amount: Exact,
+}
+
+impl Ledger {
+    /// Statements of which something was carried to this month.
+    pub fn carried_to(&self, month: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+        let rows: Vec<(Uuid, String, i64)> = self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT DISTINCT resource, from_period, from_at FROM adjustment
+                     WHERE period = ? AND from_period <> ''",
+                )?
+                .query_map([month.to_string()], |row| Ok((uuid_column(row, 0)?, row.get(1)?, row.get(2)?)))?
+                .collect()
+        })?;
+        let mut keys = Vec::new();
+        for (resource, period, at) in rows {
+            let Ok(period) = period.parse::<BillingPeriod>() else { continue };
+            let part = instant(part_of(&self.timeline_of(resource)?, period, instant(at)));
+            keys.push(StatementKey { resource, period, part });
+        }
+        Ok(keys)
+    }
+
+    /// Brings what is carried from a statement of a month that is over to what the server does not hold of it. It goes
+    /// to the part of the month that runs at `to`; what went to a month that is over by now stays there. With `new`
+    /// unset, only less than before is carried, never more. Without `write` it only says what it would do.
+    pub fn carry_forward(
+        &mut self,
+        key: StatementKey,
+        to: Timestamp,
+        (new, write): (bool, bool),
+        now: Timestamp,
+    ) -> Result<Vec<Carried>, LedgerError> {
+        self.transact(|connection, rulebook| {
+            let resource = key.resource.to_string();
+            let timeline =
+                Timeline::new(rulebook.zone.clone(), quantify::cuts(connection, &resource)?);
+            let target = timeline.zone().period_of(to);
+            let running = part_of(&timeline, target, to);
+            let Some(found) = statement(connection, key)? else { return Ok(Vec::new()) };
+            let mut done = Vec::new();
+            for (component, entry) in &found.components {
+                let stuck = entry.trouble.as_ref().is_some_and(|trouble| !trouble.waits() || trouble.reason != PERIOD_ENDED);
+                if entry.posted.is_none() || entry.intended.is_some() || stuck || key.period >= target {
+                    continue;
+                }
+                let makers = makers_of(connection, rulebook, component)?;
+                let makers = makers.of(connection, &resource)?;
+                let Some(rounding) = makers.first().map(Maker::rounding) else { continue };
+                if !can_be_carried(makers.iter().map(Maker::measure)) {
+                    continue;
+                }
+                let (mut used, mut held) = (Shares::default(), Shares::default());
+                used.add("", exact(&entry.exact)?);
+                held.add("", entry.acknowledged.as_ref().map_or_else(Exact::zero, |held| held.amount.into()));
+                for ((_, user), share) in found.users.iter().filter(|((of, _), _)| of == component) {
+                    used.add(user, exact(&share.exact)?);
+                    held.add(user, share.acknowledged.as_ref().map_or_else(Exact::zero, |h| h.amount.into()));
+                }
+                // As if nothing had been carried to the month that runs; what is in earlier ones stays there.
+                let before = open_rows(connection, &timeline, key, component, (target, running))?;
+                for row in &before {
+                    used.add(&row.user, row.amount.clone());
+                }
+                let mut was = Shares::default();
+                for row in &before {
+                    was.add(&row.user, row.amount.clone());
+                }
+                let rounded = |exact: &Exact| exact.round(POSTED_PLACES, rounding);
+                let agrees = rounded(&used.total) == rounded(&held.total);
+                let after = carried(&used, &held).filter(|_| !agrees).unwrap_or_default();
+                if after == was || (after.total > was.total && !new) {
+                    continue;
+                }
+                let (before_total, after_total) = (was.total, after.total.clone());
+                done.push(Carried { component: component.clone(), before: before_total, amount: after_total });
+                if !write {
+                    continue;
+                }
+                let at = before.first().map_or(to, |row| row.at);
+                for row in &before {
+                    connection.execute(
+                        "DELETE FROM adjustment WHERE resource = ?1 AND component = ?2 AND user = ?3 AND period = ?4
+                         AND at = ?5 AND from_period = ?6 AND from_at = ?7",
+                        params![
+                            resource,
+                            component,
+                            row.user,
+                            target.to_string(),
+                            micros(row.at),
+                            key.period.to_string(),
+                            micros(row.from_at)
+                        ],
+                    )?;
+                }
+                let words = format!("used in {} and not reported before it was over", key.period);
+                let into = StatementKey { period: target, part: instant(running), ..key };
+                let total = Some((String::new(), after.total)).filter(|(_, total)| !total.is_zero());
+                let rows: Vec<(String, Exact)> = total.into_iter().chain(after.users).collect();
+                for (user, amount) in &rows {
+                    let row = Row { user, amount, at, from: Some((key.period, key.part)) };
+                    insert(connection, into, component, row, &words, now)?;
+                }
+                connection.execute(
+                    "DELETE FROM trouble WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+                     AND user = '' AND reason = ?5",
+                    params![resource, key.period.to_string(), micros(key.part), component, PERIOD_ENDED],
+                )?;
+                let places = [key.period, target].map(|period| {
+                    (resource.clone(), period.to_string(), component.clone())
+                });
+                restate_all(connection, rulebook, &places.into_iter().collect(), now)?;
+                settle(connection, key)?;
+                settle(connection, into)?;
+            }
+            Ok(done)
+        })
+    }
+}
+
+/// A row of what is carried to the part that runs.
+struct OpenRow {
+    user: String,
+    amount: Exact,
+    at: Timestamp,
+    from_at: Timestamp,
+}
+
+fn open_rows(
+    connection: &Connection,
+    timeline: &Timeline,
+    key: StatementKey,
+    component: &str,
+    (target, running): (BillingPeriod, i64),
+) -> rusqlite::Result<Vec<OpenRow>> {
+    let rows: Vec<(String, String, i64, i64)> = connection
+        .prepare_cached(
+            "SELECT user, amount, at, from_at FROM adjustment
+             WHERE resource = ?1 AND component = ?2 AND period = ?3 AND from_period = ?4 ORDER BY user",
+        )?
+        .query_map(
+            params![key.resource.to_string(), component, target.to_string(), key.period.to_string()],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    let here = |at: i64, from_at: i64| {
+        part_of(timeline, target, instant(at)) == running
+            && part_of(timeline, key.period, instant(from_at)) == micros(key.part)
+    };
+    let rows = rows.into_iter().filter(|(_, _, at, from_at)| here(*at, *from_at));
+    rows.map(|(user, amount, at, from_at)| {
+        Ok(OpenRow { user, amount: exact(&amount)?, at: instant(at), from_at: instant(from_at) })
+    })
+    .collect()
+}
+
+struct Row<'a> {
+    user: &'a str,
+    amount: &'a Exact,
+    at: Timestamp,
+    from: Option<(BillingPeriod, Timestamp)>,
+}
+
+/// `into`: the statement that the adjustment is part of.
+fn insert(
+    connection: &Connection,
+    into: StatementKey,
+    component: &str,
+    row: Row<'_>,
+    words: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO adjustment
+                (resource, component, user, amount, period, at, from_period, from_at, words, recorded)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?
+        .execute(params![
+            into.resource.to_string(),
+            component,
+            row.user,
+            row.amount.to_string(),
+            into.period.to_string(),
+            micros(row.at),
+            row.from.map_or(String::new(), |(period, _)| period.to_string()),
+            row.from.map_or(0, |(_, at)| micros(at)),
+            words,
+            micros(now)
+        ])?;
+    Ok(())
+}

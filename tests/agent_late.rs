@@ -1,0 +1,384 @@
+//! Usage that is left over when its month is over: held, reported into its own month, or carried forward, once; and what
+//! a person gives up. All amounts are worked out by hand.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
+mod agent;
+
+use agent::*;
+use serde_json::{Value, json};
+
+const NOVEMBER: &str = "2026-11-30T12:00:00Z";
+const DECEMBER: &str = "2026-12-01T06:10:00Z";
+
+fn of(user: &str, id: &str, start: &str, end: &str, seconds: &str) -> Value {
+    job("cpu_seconds", id, start, end, seconds, &[("user", user)])
+}
+
+/// An hour and a half of alice's, reported in time.
+fn in_time() -> Value {
+    of("alice", "nov", "2026-11-20T00:00:00Z", "2026-11-20T01:30:00Z", "5400")
+}
+
+/// An hour of hers that comes to be known after the month.
+fn late() -> Value {
+    of("alice", "late", "2026-11-21T00:00:00Z", "2026-11-21T01:00:00Z", "3600")
+}
+
+/// Four hours of bob's over midnight, of which 8 minutes are December's.
+fn over() -> Value {
+    of("bob", "over", "2026-11-30T20:08:00Z", "2026-12-01T00:08:00Z", "14400")
+}
+
+fn configure(world: &World, policy: &str, more: &str) {
+    let collector = world.collector("source", "readings", &(cpu_hours_by_user() + more));
+    let head = world.head("");
+    world.write("agent.yaml", &format!("{head}submit: {{ late: {policy} }}\ncollectors:\n{collector}"));
+}
+
+/// November's 1.50 is agreed; it is December, and 1 h and 3 h 52 min of November come to be known.
+fn december(api: &str, policy: &str) -> World {
+    let world = World::of(Setting { api, now: NOVEMBER, ..Setting::default() });
+    configure(&world, policy, "");
+    world.readings(&[in_time()]);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
+    world.now(DECEMBER);
+    world.readings(&[in_time(), late(), over()]);
+    world
+}
+
+fn staff(world: &World) {
+    world.write("token", "staff-token");
+}
+
+#[track_caller]
+fn nothing_more(world: &World, code: i32) {
+    for _ in 0..2 {
+        let mark = world.mark();
+        world.flush().exits(code).says("Nothing was sent.");
+        assert_eq!(world.posts_since(mark).len(), 0);
+    }
+    world.agent(&["recount"]).exits(0).says("The ledger agrees with its readings.");
+}
+
+fn explained(world: &World, period: &str) -> Value {
+    world.agent(&["explain", A, "cpu_hours", "--period", period, "--json"]).exits(0).json()
+}
+
+fn description(world: &World, month: &str) -> String {
+    let rows = world.held(A)["rows"].as_array().unwrap().clone();
+    let row =
+        rows.into_iter().find(|row| row["billing_period"].as_str().unwrap().starts_with(month)).unwrap();
+    row["description"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_is_left_over_is_carried_forward_once() {
+    for api in BOTH {
+        let world = december(api, "carry_forward");
+        world.flush().exits(0).says("4.866667 of 2026-11 is carried forward to 2026-12");
+        // 8 min = 0.1333 h are December's own; 6.3666 were used in November, 1.50 are held: 4.8666 are carried.
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 5.00"], "{api}");
+        assert_eq!(world.billed(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 5.00"], "{api}");
+        // alice's hour is late; of bob's four all but 0.1333 h are.
+        assert_eq!(
+            world.shares(A),
+            ["alice cpu_hours 2026-11 1.50", "alice cpu_hours 2026-12 1.00", "bob cpu_hours 2026-12 4.00"]
+        );
+        assert_eq!(description(&world, "2026-12"), "includes 4.87 carried forward from 2026-11");
+        let (old, new) = (explained(&world, "2026-11"), explained(&world, "2026-12"));
+        assert_eq!((&old["amount"], &old["posted"]), (&json!("1.5"), &json!("1.50")), "{old:#}");
+        assert_eq!((&new["amount"], &new["posted"]), (&json!("5"), &json!("5.00")), "{new:#}");
+        let (out, into) = (&old["adjustments"][0], &new["adjustments"][0]);
+        assert_eq!((&out["to"], &out["amount"]), (&json!("2026-12"), &json!("-73/15")), "{old:#}");
+        assert_eq!((&into["from"], &into["amount"]), (&json!("2026-11"), &json!("73/15")), "{new:#}");
+        let told = world.agent(&["explain", A, "cpu_hours", "--period", "2026-11"]).exits(0);
+        told.says("4.866667 carried forward to 2026-12");
+        world.agent(&["status"]).exits(0).says("4.866667 carried forward from 2026-11");
+        nothing_more(&world, 0);
+    }
+}
+
+#[test]
+fn a_later_late_reading_carries_only_the_further_difference() {
+    for api in BOTH {
+        let world = december(api, "carry_forward");
+        world.flush().exits(0);
+        let more = of("alice", "more", "2026-11-22T00:00:00Z", "2026-11-22T02:00:00Z", "7200");
+        world.readings(&[in_time(), late(), over(), more.clone()]);
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 7.00"], "{api}");
+        assert_eq!(description(&world, "2026-12"), "includes 6.87 carried forward from 2026-11");
+        nothing_more(&world, 0);
+        // A correction takes back an hour of it.
+        let less = of("alice", "more", "2026-11-22T00:00:00Z", "2026-11-22T02:00:00Z", "3600");
+        world.readings(&[in_time(), late(), over(), less.clone()]);
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 6.00"], "{api}");
+        // In January, what went to December stays there, and the next hour goes to January.
+        world.now("2027-01-02T12:00:00Z");
+        let last = of("bob", "last", "2026-11-25T00:00:00Z", "2026-11-25T01:00:00Z", "3600");
+        world.readings(&[in_time(), late(), over(), less, last]);
+        world.flush().exits(0);
+        assert_eq!(
+            world.rows(A),
+            ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 6.00", "cpu_hours 2027-01 1.00"],
+            "{api}"
+        );
+        assert_eq!(description(&world, "2027-01"), "includes 1.00 carried forward from 2026-11");
+        nothing_more(&world, 0);
+    }
+}
+
+#[test]
+fn a_month_of_which_nothing_was_reported_is_carried_on_through_the_next() {
+    let world = World::of(Setting { api: CLASSIC, now: "2027-01-10T12:00:00Z", ..Setting::default() });
+    configure(&world, "carry_forward", "    # the agent was away\n");
+    let december = of("bob", "dec", "2026-12-05T00:00:00Z", "2026-12-05T01:00:00Z", "1800");
+    world.readings(&[in_time(), late(), december]);
+    world.flush().exits(0);
+    // 2.50 of November and 0.50 of December.
+    assert_eq!(world.rows(A), ["cpu_hours 2027-01 3.00"]);
+    assert_eq!(
+        description(&world, "2027-01"),
+        "includes 2.50 carried forward from 2026-11 and 0.50 carried forward from 2026-12"
+    );
+    nothing_more(&world, 0);
+}
+
+#[test]
+fn what_was_carried_is_taken_back_when_its_own_month_is_mended() {
+    for api in BOTH {
+        let world = december(api, "carry_forward");
+        world.flush().exits(0);
+        // Waldur's staff puts all of it where it belongs.
+        let row = json!({ "resource": A, "type": "cpu_hours", "usage": "6.37", "modified_by": 3,
+                          "billing_period": "2026-11-01", "date": "2026-12-02T09:00:00Z" });
+        world.post("rows", row);
+        world.now("2026-12-02T12:00:00Z");
+        let hour = of("bob", "dec", "2026-12-02T00:00:00Z", "2026-12-02T01:00:00Z", "3600");
+        world.readings(&[in_time(), late(), over(), hour]);
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 6.37", "cpu_hours 2026-12 1.13"], "{api}");
+        assert_eq!(description(&world, "2026-12"), "");
+        assert_eq!(explained(&world, "2026-11")["amount"], "191/30");
+        nothing_more(&world, 0);
+    }
+}
+
+#[test]
+fn what_waldur_holds_too_much_of_is_never_carried() {
+    for api in BOTH {
+        let world = december(api, "carry_forward");
+        let corrected = of("alice", "nov", "2026-11-20T00:00:00Z", "2026-11-20T01:30:00Z", "3600");
+        world.readings(&[corrected]);
+        let done = world.flush().exits(65);
+        done.says("Waldur holds more than was used, and less than nothing is never carried forward");
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"], "{api}");
+        nothing_more(&world, 65);
+        // A person has settled it with the customer.
+        world.agent(&["parked", "drop", A]).exits(0).says("1 amount dropped");
+        nothing_more(&world, 0);
+    }
+}
+
+#[test]
+fn a_crash_while_it_is_carried_changes_nothing() {
+    for point in ["after something is carried forward", "before set_usage", "after set_usage"] {
+        let world = december(CURRENT, "carry_forward");
+        world.flush_killed_at(point).exits(128 + 9);
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 5.00"], "{point}");
+        nothing_more(&world, 0);
+    }
+}
+
+#[test]
+fn another_hands_number_in_the_old_month_is_decided_before_anything_is_carried() {
+    let world = december(CURRENT, "carry_forward");
+    let row = json!({ "resource": A, "type": "cpu_hours", "usage": "4.00", "modified_by": 3,
+                      "billing_period": "2026-11-01", "date": "2026-12-01T05:00:00Z" });
+    world.post("rows", row);
+    world.flush().exits(65).says("this agent last sent 1.50");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 4.00", "cpu_hours 2026-12 0.13"]);
+    world.agent(&["resolve", A, "overwrite"]).exits(0);
+    world.flush().exits(0);
+    // 6.3666 - 4.00 + 0.1333
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 4.00", "cpu_hours 2026-12 2.50"]);
+    nothing_more(&world, 0);
+}
+
+#[test]
+fn what_was_stranded_before_is_carried_when_the_policy_changes_but_not_what_was_dropped() {
+    let world = december(CURRENT, "hold");
+    world.flush().exits(65).says("stranded");
+    world.agent(&["parked", "drop", A, "cpu_hours", "--period", "2026-11"]).exits(0);
+    world.agent(&["status"]).exits(0);
+    let list = world.agent(&["parked", "list", "--json"]).exits(0).json();
+    assert_eq!((&list[0]["state"], &list[0]["amount"]), (&json!("dropped"), &json!("6.37")), "{list:#}");
+    configure(&world, "carry_forward", "");
+    nothing_more(&world, 0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 0.13"]);
+    // It is taken back on purpose.
+    world.agent(&["parked", "retry"]).exits(0).says("0 things");
+    world.agent(&["parked", "retry", A]).exits(0).says("1 thing");
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 5.00"]);
+    nothing_more(&world, 0);
+}
+
+#[test]
+fn a_level_is_of_its_own_month_and_not_carried() {
+    let world = World::of(Setting { api: CURRENT, now: DECEMBER, ..Setting::default() });
+    let collector = world.collector(
+        "source",
+        "readings",
+        &format!("    resource: {A}\n    meters:\n      storage_gb: {{ reading: disk, aggregate: max }}\n"),
+    );
+    let head = world.head("");
+    world.write("agent.yaml", &format!("{head}submit: {{ late: carry_forward }}\ncollectors:\n{collector}"));
+    world.readings(&[reading("disk", "gauge", "2026-11-20T10:00:00Z", "9", &[])]);
+    world.flush().exits(65).says("stranded");
+    assert_eq!(world.posts_since(0).len(), 0);
+}
+
+#[test]
+fn a_staff_token_reports_into_the_month_that_is_over() {
+    let world = december(CURRENT, "backfill");
+    staff(&world);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 6.37", "cpu_hours 2026-12 0.13"]);
+    assert_eq!(world.billed(A), ["cpu_hours 2026-11 6.37", "cpu_hours 2026-12 0.13"]);
+    assert_eq!(
+        world.shares(A),
+        ["alice cpu_hours 2026-11 2.50", "bob cpu_hours 2026-11 3.87", "bob cpu_hours 2026-12 0.13"]
+    );
+    let calls = world.posts_since(0);
+    let late = calls.iter().find(|call| call.body["usages"][0]["amount"] == "6.37").unwrap();
+    // In November in every time zone.
+    assert_eq!(late.body["date"], "2026-11-29T22:00:00Z");
+    nothing_more(&world, 0);
+}
+
+#[test]
+fn what_is_learnt_of_the_server_only_now_is_reported_into_the_past_in_the_same_round() {
+    let world = World::of(Setting { api: CURRENT, now: DECEMBER, ..Setting::default() });
+    configure(&world, "backfill", "");
+    staff(&world);
+    world.readings(&[in_time(), late(), over()]);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 6.37", "cpu_hours 2026-12 0.13"]);
+    nothing_more(&world, 0);
+}
+
+#[test]
+fn a_server_that_ignores_dates_is_never_sent_the_past() {
+    let world = december(CLASSIC, "backfill");
+    staff(&world);
+    world.flush().exits(65).says("stranded");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 0.13"]);
+    nothing_more(&world, 65);
+}
+
+#[test]
+fn a_provider_is_refused_in_the_servers_words_once_and_reports_what_it_may() {
+    let world = World::of(Setting { api: CURRENT, now: NOVEMBER, ..Setting::default() });
+    let collector = world.collector(
+        "source",
+        "readings",
+        &format!(
+            "    resource: {{ offering: {OFFERING}, backend_id: \"{{account}}\" }}\n    meters:\n      cpu_hours: {{ reading: cpu_seconds, factor: 1/3600 }}\n      storage_gb: {{ reading: disk }}\n"
+        ),
+    );
+    let head = world.head("");
+    world.write("agent.yaml", &format!("{head}submit: {{ late: backfill }}\ncollectors:\n{collector}"));
+    let one = |name: &str, account: &str, id: &str, day: &str, value: &str| {
+        let (start, end) = (format!("{day}T00:00:00Z"), format!("{day}T01:00:00Z"));
+        job(name, &format!("{account} {id}"), &start, &end, value, &[("account", account)])
+    };
+    let mut lines = Vec::new();
+    for account in ["project-a", "project-b"] {
+        lines.push(one("cpu_seconds", account, "1", "2026-11-20", "3600"));
+        lines.push(one("disk", account, "1", "2026-11-20", "5"));
+    }
+    world.readings(&lines);
+    world.flush().exits(0);
+    world.now(DECEMBER);
+    for account in ["project-a", "project-b"] {
+        lines.push(one("cpu_seconds", account, "2", "2026-11-21", "3600"));
+        lines.push(one("disk", account, "2", "2026-11-21", "2"));
+    }
+    world.readings(&lines);
+    let mark = world.mark();
+    let done = world.flush().exits(65);
+    done.says("Service providers can only specify date for limit-based or prepaid billing components");
+    for resource in [A, B] {
+        assert_eq!(world.rows(resource), ["cpu_hours 2026-11 1.00", "storage_gb 2026-11 7.00"]);
+    }
+    let refused = world.posts_since(mark).into_iter().filter(|call| call.status == 400).count();
+    assert_eq!(refused, 1, "the second resource is not tried");
+    let list = world.agent(&["parked", "list", "--json"]).exits(65).json();
+    assert_eq!(
+        (&list[0]["reason"], &list[0]["state"]),
+        (&json!("late_refused"), &json!("stranded")),
+        "{list:#}"
+    );
+    nothing_more(&world, 65);
+    // A person asks again, a day later, with another token.
+    staff(&world);
+    world.now("2026-12-02T12:00:00Z");
+    world.agent(&["parked", "retry"]).exits(0).says("2 things");
+    world.flush().exits(0);
+    for resource in [A, B] {
+        assert_eq!(world.rows(resource), ["cpu_hours 2026-11 2.00", "storage_gb 2026-11 7.00"]);
+    }
+    nothing_more(&world, 0);
+}
+
+#[test]
+fn a_report_into_the_past_that_has_no_clear_outcome_is_read_back() {
+    for when in ["before", "after"] {
+        let world = december(CURRENT, "backfill");
+        staff(&world);
+        let matching = json!({ "path": "/set_usage/", "body": "6.37" });
+        world.fault(json!({ "match": matching, "when": when, "action": { "status": 504 }, "times": 1 }));
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 6.37", "cpu_hours 2026-12 0.13"], "{when}");
+        nothing_more(&world, 0);
+    }
+}
+
+#[test]
+fn what_a_person_drops_stays_recorded_and_comes_back_when_it_changes() {
+    for api in BOTH {
+        let world = World::new(api);
+        world.configure(&format!(
+            "    resource: {A}\n    meters:\n      cpu_hours: {{ reading: cpu_seconds, factor: 1/3600 }}\n      nope: {{ reading: gpu_seconds, factor: 1/3600 }}\n"
+        ));
+        let mut lines = counter(&["0", "3600"], &[]);
+        lines.extend(series("gpu_seconds", "counter", &["0", "7200"], &[]));
+        world.readings(&lines);
+        world.flush().exits(65).says("parked");
+        world.agent(&["parked", "drop", B]).exits(0).says("Nothing of it");
+        world.agent(&["parked", "drop", A, "cpu_hours"]).exits(0).says("Nothing of it");
+        world.agent(&["parked", "drop", A, "nope"]).exits(0).says("1 amount dropped");
+        nothing_more(&world, 0);
+        let status = world.agent(&["status", "--json"]).exits(0).json();
+        let components = status["statements"][0]["components"].as_array().unwrap().clone();
+        let nope = components.into_iter().find(|one| one["component"] == "nope").unwrap();
+        assert_eq!((&nope["state"], &nope["posted"]), (&json!("dropped"), &json!("2.00")), "{api} {nope:#}");
+        let explained = world.agent(&["explain", A, "nope"]).exits(0);
+        explained.says("dropped").says("unknown_component");
+        // The others go on.
+        lines.extend([reading("cpu_seconds", "counter", "2026-11-10T10:10:00Z", "7200", &[])]);
+        world.readings(&lines);
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.00"], "{api}");
+        // Its own amount changes: it is tried again, and refused again.
+        lines.extend([reading("gpu_seconds", "counter", "2026-11-10T10:10:00Z", "10800", &[])]);
+        world.readings(&lines);
+        world.flush().exits(65).says("1 amount: parked");
+        world.agent(&["parked", "list"]).exits(65).says("3.00").says_not("dropped");
+    }
+}
