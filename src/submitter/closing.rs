@@ -9,6 +9,7 @@
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
+use super::call_time::{CallTime, guard_time};
 use super::guard::{self, ServerTime};
 use super::trouble::Reason;
 use super::{Cycle, CycleError, Late};
@@ -26,43 +27,6 @@ const LAST_CALL: SignedDuration = SignedDuration::from_mins(1);
 const FIRST_OF_MONTH: SignedDuration = SignedDuration::from_secs(40);
 /// Closing never begins earlier: what is sent long before the end is not the end's.
 const AT_MOST: SignedDuration = SignedDuration::from_hours(12);
-/// The fact that keeps how long calls take.
-const CALL_TIME: &str = "call_time_ms";
-
-/// How long `set_usage` takes, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct CallTime {
-    /// The recent ones count most.
-    mean: i64,
-    /// The slowest, which is forgotten slowly.
-    pub(super) slowest: i64,
-}
-
-impl CallTime {
-    pub(super) fn learn(self, took: i64) -> CallTime {
-        let mean = if self == CallTime::default() { took } else { (self.mean * 7 + took) / 8 };
-        CallTime { mean, slowest: (self.slowest - self.slowest / 16).max(took) }
-    }
-
-    /// Whether it differs by enough to be worth writing down.
-    pub(super) fn is_news_to(self, kept: CallTime) -> bool {
-        let differs = |new: i64, old: i64| (new - old).abs() > old / 8;
-        differs(self.mean, kept.mean) || differs(self.slowest, kept.slowest)
-    }
-
-    pub(super) fn of(ledger: &Ledger) -> Result<CallTime, LedgerError> {
-        let fact = ledger.server_fact(CALL_TIME)?;
-        let read = |text: &str| {
-            let (mean, slowest) = text.split_once(' ')?;
-            Some(CallTime { mean: mean.parse().ok()?, slowest: slowest.parse().ok()? })
-        };
-        Ok(fact.and_then(|(text, _)| read(&text)).unwrap_or_default())
-    }
-
-    pub(super) fn keep(self, ledger: &mut Ledger, now: Timestamp) -> Result<(), LedgerError> {
-        ledger.put_server_fact(CALL_TIME, &format!("{} {}", self.mean, self.slowest), now)
-    }
-}
 
 /// The end of the month that runs at the server, by our own clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,11 +70,6 @@ impl Closing {
         };
         statement.period_state(closes, now)
     }
-}
-
-/// How long before the server's midnight an undated call is no longer sent: longer than the slowest took lately.
-pub(super) fn guard_time(call: CallTime) -> SignedDuration {
-    SignedDuration::from_millis(call.slowest).clamp(guard::GUARD, AT_LEAST)
 }
 
 fn plan(
@@ -302,21 +261,6 @@ mod tests {
         let ahead = ["2026-11-30T23:53:30Z", "2026-11-30T23:56:30Z", "2026-11-30T23:58:30Z"];
         assert_eq!(planned(90, 60, 0, 0), ahead);
         assert_eq!(planned(-90, 60, 0, 0)[2], "2026-12-01T00:01:30Z");
-    }
-
-    #[test]
-    fn the_time_of_a_call_is_that_of_the_recent_ones() {
-        let mut call = CallTime::default().learn(1_000);
-        assert_eq!(call, CallTime { mean: 1_000, slowest: 1_000 });
-        call = call.learn(41_000);
-        assert_eq!(call, CallTime { mean: 6_000, slowest: 41_000 });
-        assert_eq!(guard_time(call), SignedDuration::from_secs(60));
-        call = call.learn(90_000);
-        assert_eq!(guard_time(call), SignedDuration::from_secs(90));
-        for _ in 0..200 {
-            call = call.learn(1_000);
-        }
-        assert!(call.mean < 1_010 && call.slowest < 1_100, "{call:?}");
     }
 
     #[test]

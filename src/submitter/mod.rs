@@ -25,6 +25,7 @@ use crate::waldur::failure::Failure;
 
 mod adopt;
 mod backoff;
+mod call_time;
 mod canary;
 pub mod closing;
 mod discover;
@@ -36,7 +37,7 @@ mod send;
 pub mod trouble;
 mod users;
 
-use closing::CallTime;
+use call_time::CallTime;
 use guard::ServerTime;
 pub use read::ROWS_READ;
 
@@ -174,7 +175,7 @@ impl Submitter {
             dated: dated
                 .filter(|(value, at)| value == "yes" || now.duration_since(*at).abs() < UNDATED_FOR)
                 .map(|(value, _)| value == "yes"),
-            guard: closing::guard_time(call),
+            guard: call_time::guard_time(call),
         })
     }
 

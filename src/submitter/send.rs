@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::SignedDuration;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -19,9 +18,6 @@ use crate::ledger::outbox::{Amount, Call, Entry, Statement, StatementKey};
 use crate::waldur::failure::Failure;
 use crate::waldur::refusal::Refusal;
 use crate::waldur::report::{ComponentAmount, SetUsage};
-
-/// A process that takes up an answer so much later than a call may take was paused.
-const PAUSED: SignedDuration = SignedDuration::from_secs(30);
 
 impl Cycle {
     /// Sends the totals of all these statements.
@@ -236,44 +232,6 @@ impl Cycle {
             }
             Err(failure) => self.after_failure(statement, &report, amounts, failure).await,
         }
-    }
-
-    /// Makes the call and learns how long such calls take. An answer that was waited for longer than any call may take
-    /// reached a process that was paused: what the server held then says nothing of what it holds now.
-    async fn timed(
-        &self,
-        key: StatementKey,
-        call: impl Future<Output = Result<(), Failure>>,
-    ) -> Result<Result<(), Failure>, CycleError> {
-        let (began, since) = (self.of.clock.now(), tokio::time::Instant::now());
-        let outcome = call.await;
-        let took = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
-        let now = self.of.clock.now();
-        let news = {
-            let mut state = self.state();
-            let learnt = state.call_time.learn(took);
-            state.call_time = learnt;
-            let news = learnt.is_news_to(state.kept_call_time);
-            if news {
-                state.kept_call_time = learnt;
-            }
-            news.then_some(learnt)
-        };
-        if let Some(learnt) = news {
-            self.ledger(move |ledger| learnt.keep(ledger, now)).await?;
-        }
-        let waited = now.duration_since(began).abs();
-        let patience = SignedDuration::try_from(self.of.client.timeout()).unwrap_or(SignedDuration::MAX);
-        if outcome.is_err() || waited <= patience.saturating_add(PAUSED) {
-            return Ok(outcome);
-        }
-        let call = format!("POST set_usage for resource {}", key.resource.as_simple());
-        let words = format!(
-            "the answer was taken up {} s after the question (was this machine paused, or its clock set?): what Waldur \
-             holds now is read back",
-            waited.as_secs()
-        );
-        Ok(Err(Failure::Unknown { call, status: None, words, retry_after: None }))
     }
 
     async fn after_failure(
