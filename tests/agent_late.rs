@@ -116,6 +116,19 @@ fn a_later_late_reading_carries_only_the_further_difference() {
         world.readings(&[in_time(), late(), over(), less.clone()]);
         world.flush().exits(0);
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 6.00"], "{api}");
+        // And then almost everything: less was used than had been carried.
+        let none = of("bob", "over", "2026-11-30T20:08:00Z", "2026-12-01T00:08:00Z", "0");
+        world.readings(&[
+            in_time(),
+            late(),
+            none,
+            of("alice", "more", "2026-11-22T00:00:00Z", "2026-11-22T02:00:00Z", "0"),
+        ]);
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 1.00"], "{api}");
+        world.readings(&[in_time(), late(), over(), less.clone()]);
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 6.00"], "{api}");
         // In January, what went to December stays there, and the next hour goes to January.
         world.now("2027-01-02T12:00:00Z");
         let last = of("bob", "last", "2026-11-25T00:00:00Z", "2026-11-25T01:00:00Z", "3600");
@@ -281,8 +294,8 @@ fn a_server_that_ignores_dates_is_never_sent_the_past() {
     nothing_more(&world, 65);
 }
 
-#[test]
-fn a_provider_is_refused_in_the_servers_words_once_and_reports_what_it_may() {
+/// An hour and 2 GB of November came to be known too late for both resources, and the provider's token was refused.
+fn refused() -> World {
     let world = World::of(Setting { api: CURRENT, now: NOVEMBER, ..Setting::default() });
     let collector = world.collector(
         "source",
@@ -325,6 +338,27 @@ fn a_provider_is_refused_in_the_servers_words_once_and_reports_what_it_may() {
         "{list:#}"
     );
     nothing_more(&world, 65);
+    world
+}
+
+#[test]
+fn what_the_server_refused_may_be_carried_forward_after_all() {
+    let world = refused();
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &text.replace("late: backfill", "late: carry_forward"));
+    world.flush().exits(0);
+    for resource in [A, B] {
+        assert_eq!(
+            world.rows(resource),
+            ["cpu_hours 2026-11 1.00", "cpu_hours 2026-12 1.00", "storage_gb 2026-11 7.00"]
+        );
+    }
+    nothing_more(&world, 0);
+}
+
+#[test]
+fn a_provider_is_refused_in_the_servers_words_once_and_reports_what_it_may() {
+    let world = refused();
     // A person asks again, a day later, with another token.
     staff(&world);
     world.now("2026-12-02T12:00:00Z");

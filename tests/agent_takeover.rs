@@ -26,6 +26,13 @@ fn recipe(heading: &str, block: usize) -> Vec<Vec<String>> {
     commands.collect()
 }
 
+#[test]
+fn every_block_of_the_page_is_run_here() {
+    let count = |language: &str| PAGE.matches(&format!("\n```{language}\n")).count();
+    // One of the first and third recipe each, two of the second; the first's and third's configuration.
+    assert_eq!((count("sh"), count("yaml"), PAGE.matches("\n```").count()), (4, 2, 12));
+}
+
 /// Runs a recipe's commands; they end with these codes.
 #[track_caller]
 fn follow(world: &World, heading: &str, block: usize, codes: &[i32]) -> Vec<Done> {
@@ -146,6 +153,10 @@ fn a_source_of_samples_adopts_what_is_held_and_goes_on_from_there() {
         assert!(told.contains("with      opening balance 40 of 2026-11-10T11:00:00Z"), "{told}");
         assert!(told.contains("modified by 77"), "{told}");
         assert!(told.contains("usage before that instant is not counted again"), "{told}");
+        // The balance and what the readings add after it are the amount.
+        let explained = world.agent(&["explain", A, "cpu_hours", "--json"]).exits(0).json();
+        assert_eq!((&explained["amount"], &explained["series"][0]["amount"]), (&json!("42"), &json!("2")));
+        assert_eq!(explained["readings"][1]["in_opening_balance"], true, "{explained:#}");
         // 5 h of the total are nobody's.
         assert!(told.contains("(unattributed)"), "{told}");
         agrees(&world);

@@ -68,6 +68,8 @@ impl Recorded {
 const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(24);
 /// How many of a collector's runs say what its usual distance is.
 const RECENT_RUNS: usize = 11;
+/// Readings of a run that takes more memory than the agent needs between runs.
+const LARGE_RUN: usize = 1_000;
 /// Quarantined lines kept for a person to look at, a collector.
 const QUARANTINE_KEPT: i64 = 200;
 
@@ -80,6 +82,10 @@ impl Ledger {
             Ok(recorded)
         })?;
         crate::fail_point("after a run is committed");
+        if recorded.readings >= LARGE_RUN {
+            // What it needed for a while need not stay.
+            self.look(|connection| connection.execute_batch("PRAGMA shrink_memory"))?;
+        }
         Ok(recorded)
     }
 

@@ -21,6 +21,7 @@ use crate::metering::meter::Rules;
 use crate::metering::period::BillingZone;
 
 pub mod adjustment;
+pub mod carry;
 pub mod catalog;
 pub mod compact;
 pub mod error;

@@ -64,7 +64,7 @@ impl<'a> Touched<'a> {
         // A delta needs no neighbours.
         let trail = match met.kind {
             Kind::Delta => Trail::default(),
-            _ => self.trails.to_the_end(met.id)?,
+            kind => self.trails.to_the_end(met.id, kind)?,
         };
         let change = Change {
             met: met.clone(),
@@ -282,7 +282,12 @@ impl SeriesFacts {
     }
 
     /// What a point adds, but for what it would add to months that are compacted: that is in their subtotals.
-    fn advance(&self, trail: &mut Trail, measure: Measure, point: Point) -> Vec<(Segment, Quantity)> {
+    pub(super) fn advance(
+        &self,
+        trail: &mut Trail,
+        measure: Measure,
+        point: Point,
+    ) -> Vec<(Segment, Quantity)> {
         let mut parts = trail.advance(measure, point, &self.timeline);
         parts.retain(|(segment, _)| segment.start >= self.compacted);
         parts

@@ -15,7 +15,7 @@ use super::{instant, micros};
 use crate::metering::exact::Exact;
 use crate::metering::measure::{Measure, Point, Quantity, RunFacts, Trail};
 use crate::metering::period::BillingPeriod;
-use crate::metering::reading::Epoch;
+use crate::metering::reading::{Epoch, Kind};
 
 /// The points that the next one needs to know of.
 pub(super) fn trail_before(connection: &Connection, series: i64, before: i64) -> rusqlite::Result<Trail> {
@@ -39,6 +39,7 @@ pub(super) struct Trails<'a> {
 
 impl<'a> Trails<'a> {
     pub(super) fn of(connection: &'a Connection) -> rusqlite::Result<Self> {
+        // Counters and gauges have no start that would order those of one instant.
         let last = connection.prepare_cached(
             "SELECT at, start, value, epoch, began, run FROM reading WHERE series = ?1 ORDER BY at DESC, id DESC LIMIT 1",
         )?;
@@ -46,7 +47,10 @@ impl<'a> Trails<'a> {
     }
 
     /// What the next point of the series needs to know if it comes behind all others.
-    pub(super) fn to_the_end(&mut self, series: i64) -> rusqlite::Result<Trail> {
+    pub(super) fn to_the_end(&mut self, series: i64, kind: Kind) -> rusqlite::Result<Trail> {
+        if kind == Kind::Total {
+            return trail_before(self.connection, series, i64::MAX);
+        }
         let last = |row: &Row<'_>| Ok((point_in(row, RunFacts::default())?, row.get::<_, i64>(5)?));
         let Some((mut point, run)) = self.last.query_row([series], last).optional()? else {
             return Ok(Trail::default());
@@ -74,13 +78,15 @@ static LAST_PRESENT_BEFORE: LazyLock<String> =
 /// Points of series ?1 from the instant ?2 on.
 pub(super) static POINTS_FROM: LazyLock<String> = LazyLock::new(|| points_where("reading.at >= ?2", "ASC"));
 
-/// Points of series ?1, with their runs' facts; `condition` may use ?2.
+/// Points of series ?1, with their runs' facts; `condition` may use ?2. Of one instant, what speaks of the time before it
+/// comes first: a total of the month that ends there must follow that month's, not the next one's.
 fn points_where(condition: &str, order: &str) -> String {
     format!(
         "SELECT reading.at, reading.start, reading.value, reading.epoch, reading.began,
                 run.previous, run.listed, run.max_gap, reading.id
          FROM reading JOIN run ON run.id = reading.run
-         WHERE reading.series = ?1 AND {condition} ORDER BY reading.at {order}, reading.id {order}"
+         WHERE reading.series = ?1 AND {condition}
+         ORDER BY reading.at {order}, reading.start IS NULL {order}, reading.id {order}"
     )
 }
 

@@ -13,6 +13,8 @@ use crate::metering::meter::Rules;
 use crate::metering::period::BillingZone;
 use crate::metering::reading::{Kind, Reading, Span};
 
+mod adjustments;
+
 const RESOURCE: &str = "5e2f0000-0000-4000-8000-000000000003";
 
 fn rulebook(yaml: &str) -> Rulebook {

@@ -29,13 +29,20 @@ pub struct Trouble {
 /// The state of what a person gave up: it waits for nobody, and stands until its amount changes.
 pub const DROPPED: &str = "dropped";
 
-/// The reason of what was left over when its month ended (submitter/trouble.rs).
+/// The reasons of what was left over when its month ended, and of what the server refused after that
+/// (submitter/trouble.rs).
 pub(super) const PERIOD_ENDED: &str = "period_ended";
+pub(super) const LATE_REFUSED: &str = "late_refused";
 
 impl Trouble {
     /// Whether it waits for a person or for a changed state.
     pub fn waits(&self) -> bool {
         self.state != DROPPED
+    }
+
+    /// Whether it is usage that only came too late for its month.
+    pub(super) fn is_left_over(&self) -> bool {
+        self.waits() && [PERIOD_ENDED, LATE_REFUSED].contains(&self.reason.as_str())
     }
 }
 
@@ -141,21 +148,27 @@ impl Ledger {
     pub fn resources_in_trouble(&self, reason: &str) -> Result<Vec<Uuid>, LedgerError> {
         self.look(|connection| {
             connection
-                .prepare_cached("SELECT DISTINCT resource FROM trouble WHERE reason = ?")?
+                .prepare_cached(
+                    "SELECT DISTINCT resource FROM trouble WHERE reason = ? AND state <> 'dropped'",
+                )?
                 .query_map([reason], |row| uuid_column(row, 0))?
                 .collect()
         })
     }
 
-    /// Statements of months before this one of which something was left over when their month ended.
-    pub fn stranded(&self, before: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+    /// Statements of months before this one of which something was left over when their month ended; `refused`: also those
+    /// that the server refused to take after that.
+    pub fn left_over(&self, before: BillingPeriod, refused: bool) -> Result<Vec<StatementKey>, LedgerError> {
         self.look(|connection| {
             connection
                 .prepare_cached(
                     "SELECT DISTINCT resource, period, part FROM trouble
-                     WHERE reason = ?1 AND period < ?2 AND state <> 'dropped' ORDER BY resource, period, part",
+                     WHERE reason IN (?1, ?3) AND period < ?2 AND state <> 'dropped' ORDER BY resource, period, part",
                 )?
-                .query_map([PERIOD_ENDED, &before.to_string()], |row| key(row, 0))?
+                .query_map(
+                    [PERIOD_ENDED, &before.to_string(), if refused { LATE_REFUSED } else { PERIOD_ENDED }],
+                    |row| key(row, 0),
+                )?
                 .collect()
         })
     }
@@ -202,9 +215,9 @@ impl Ledger {
     pub fn drop_trouble(&mut self, dropped: &Dropped, reasons: &[&str]) -> Result<usize, LedgerError> {
         let reasons = serde_json::to_string(reasons).unwrap_or_default();
         self.transact(|connection, _| {
-            let chosen: Vec<(String, i64, String, String)> = connection
+            let chosen: Vec<(String, i64, [String; 3])> = connection
                 .prepare_cached(
-                    "SELECT period, part, component, user FROM trouble
+                    "SELECT period, part, component, user, reason FROM trouble
                      WHERE resource = ?1 AND (?2 IS NULL OR period = ?2) AND (?3 IS NULL OR component IN ('', ?3))
                      AND (?4 IS NULL OR user = ?4) AND state <> 'dropped'
                      AND reason IN (SELECT value FROM json_each(?5))",
@@ -217,12 +230,12 @@ impl Ledger {
                         dropped.user,
                         reasons
                     ],
-                    |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+                    |row| Ok((row.get(0)?, row.get(1)?, [row.get(2)?, row.get(3)?, row.get(4)?])),
                 )?
                 .collect::<rusqlite::Result<_>>()?;
             let mut done = 0;
-            for (period, part, component, user) in chosen {
-                done += drop_one(connection, dropped, (&period, part), (&component, &user))?;
+            for (period, part, what) in chosen {
+                done += drop_one(connection, dropped, (&period, part), &what)?;
                 let Ok(period) = period.parse() else { continue };
                 settle(connection, StatementKey { resource: dropped.resource, period, part: instant(part) })?;
             }
@@ -298,7 +311,7 @@ fn drop_one(
     connection: &Connection,
     dropped: &Dropped,
     (period, part): (&str, i64),
-    (component, user): (&str, &str),
+    [component, user, reason]: &[String; 3],
 ) -> rusqlite::Result<usize> {
     let resource = dropped.resource.to_string();
     if component.is_empty() {
@@ -314,14 +327,15 @@ fn drop_one(
             params![resource, period, part],
         )?;
     }
-    let chosen = dropped.component.as_deref().or(Some(component).filter(|component| !component.is_empty()));
+    let own = Some(component.as_str()).filter(|component| !component.is_empty());
+    let chosen = dropped.component.as_deref().or(own);
     connection.execute(
         "UPDATE trouble SET state = 'dropped', amount = (
             SELECT posted FROM line WHERE line.resource = trouble.resource AND line.period = trouble.period
             AND line.part = trouble.part AND line.component = trouble.component AND line.user = trouble.user)
          WHERE resource = ?1 AND period = ?2 AND part = ?3 AND (?4 IS NULL OR component = ?4) AND user = ?5
-         AND component <> '' AND state <> 'dropped'",
-        params![resource, period, part, chosen, user],
+         AND component <> '' AND state <> 'dropped' AND reason = ?6",
+        params![resource, period, part, chosen, user, reason],
     )
 }
 

@@ -36,13 +36,15 @@ impl Cycle {
     ) -> Result<Option<Option<Timestamp>>, CycleError> {
         let (key, of_component) = (statement.key, component.to_owned());
         let opened = self.ledger(move |ledger| ledger.opened(key, &of_component)).await?;
+        let reported = statement.components.get(component).and_then(|entry| entry.acknowledged.as_ref());
+        // What came after the decision is no longer what the person saw.
         if let Some((Decision::Adopt { at }, made)) = decided
             && opened.is_none_or(|recorded| recorded < made)
+            && reported.is_none_or(|reported| reported.at <= made)
         {
             return Ok(Some(at));
         }
-        let reported = statement.components.get(component).is_some_and(|entry| entry.acknowledged.is_some());
-        let by_itself = self.of.on_conflict == OnConflict::Adopt && opened.is_none() && !reported;
+        let by_itself = self.of.on_conflict == OnConflict::Adopt && opened.is_none() && reported.is_none();
         Ok(by_itself.then_some(None))
     }
 

@@ -33,7 +33,8 @@ impl Cycle {
         if self.of.late == Late::Hold || (self.of.late == Late::Backfill && server.dated != Some(true)) {
             return Ok(false);
         }
-        Ok(!self.ledger(move |ledger| ledger.stranded(month)).await?.is_empty())
+        let refused = self.of.late == Late::CarryForward;
+        Ok(!self.ledger(move |ledger| ledger.left_over(month, refused)).await?.is_empty())
     }
 
     /// Deals with months that are over. What it leaves is stranded when its turn to be sent has come.
@@ -44,7 +45,7 @@ impl Cycle {
         let ended = |key: &&StatementKey| zone.end(key.period) <= server.now;
         let mut keys: Vec<StatementKey> = due.iter().filter(ended).copied().collect();
         if self.of.late == Late::Backfill && server.dated == Some(true) {
-            let waiting = self.ledger(move |ledger| ledger.stranded(month)).await?;
+            let waiting = self.ledger(move |ledger| ledger.left_over(month, false)).await?;
             let lifted = waiting.clone();
             self.ledger(move |ledger| ledger.lift_stranded(&lifted)).await?;
             keys.extend(waiting);
@@ -54,7 +55,7 @@ impl Cycle {
         }
         let new = self.of.late == Late::CarryForward;
         if new {
-            keys.extend(self.ledger(move |ledger| ledger.stranded(month)).await?);
+            keys.extend(self.ledger(move |ledger| ledger.left_over(month, true)).await?);
         }
         let carried = self.ledger(move |ledger| ledger.carried_to(month)).await?;
         if self.rows_are_stale().await? {
