@@ -584,3 +584,37 @@ async fn what_the_server_accepted_and_does_not_hold_at_the_end_is_stranded() {
     assert_eq!(world.months().await, ["2026-11: 0.00 + 100.00 stranded, closed"]);
     assert_eq!(world.held(A, "2026-12").await, Decimal::ZERO);
 }
+
+/// The last call of a month gets no answer, and the server is gone until the next: what became of it is read, not guessed.
+#[tokio::test]
+async fn an_outcome_that_was_never_learnt_before_midnight_is_read_back_after_it() {
+    for api in ["classic", "current"] {
+        for (when, month) in
+            [("after", "2026-11: 130.00, closed"), ("before", "2026-11: 110.00 + 20.00 stranded, closed")]
+        {
+            let world = reported_november(api).await;
+            world.set(at("2026-11-30T23:57:00Z")).await;
+            world.record(vec![job("2", "2026-11-29T10:00:00Z", "2026-11-29T12:00:00Z", 10)]).await;
+            world.cycle().await;
+            world.set(at("2026-11-30T23:58:00Z")).await;
+            world.record(vec![job("3", "2026-11-29T10:00:00Z", "2026-11-29T12:00:00Z", 20)]).await;
+            let lost = json!([
+                { "match": { "path": "set_usage/" }, "when": when, "action": "drop", "times": 1 },
+                { "match": { "method": "GET", "path": "component-usages" }, "when": "before", "action": "drop" },
+            ]);
+            world.admin("faults", json!({ "faults": lost })).await;
+            world.cycle().await;
+            assert_eq!(reported(&world, 0).await.len(), 3, "{api} {when}");
+            assert_eq!(world.months().await, ["2026-11: 110.00, closing"], "{api} {when}");
+            world.is_down(true).await;
+            world.set(at("2026-12-01T00:00:05Z")).await;
+            world.cycle().await;
+            assert_eq!(world.months().await, ["2026-11: 110.00, closing"], "{api} {when}");
+            world.is_down(false).await;
+            world.cycle().await;
+            world.cycle().await;
+            assert_eq!(world.months().await, [month], "{api} {when}");
+            assert_eq!(world.held(A, "2026-12").await, Decimal::ZERO, "{api} {when}");
+        }
+    }
+}
