@@ -29,7 +29,7 @@ fn every_command_teaches_its_use() {
     let commands = [
         "", "run", "flush", "collect", "check", "status", "explain", "recount", "parked", "resolve", "usages",
     ];
-    let nested = ["parked list", "parked retry", "usages list", "usages show"];
+    let nested = ["parked list", "parked retry", "parked drop", "usages list", "usages show"];
     for command in commands.iter().chain(&nested) {
         let mut words: Vec<&str> = command.split_whitespace().collect();
         words.push("--help");

@@ -384,6 +384,21 @@ fn a_report_into_the_past_that_has_no_clear_outcome_is_read_back() {
 }
 
 #[test]
+fn a_report_into_the_past_that_is_accepted_and_not_to_be_seen_there_is_the_last() {
+    let world = december(CURRENT, "backfill");
+    staff(&world);
+    let matching = json!({ "path": "/set_usage/", "body": "6.37" });
+    world.fault(json!({ "match": matching, "when": "before", "action": { "status": 201, "body": "" } }));
+    // So near the month's beginning nothing else is sent either, until a person has looked.
+    world.flush().exits(75).says("its row of that month does not show it");
+    world.agent(&["parked", "list"]).exits(65).says("wrong_month");
+    let mark = world.mark();
+    world.flush_once().exits(75);
+    assert_eq!(world.posts_since(mark).len(), 0);
+    assert_eq!(world.rows(A)[0], "cpu_hours 2026-11 1.50");
+}
+
+#[test]
 fn what_a_person_drops_stays_recorded_and_comes_back_when_it_changes() {
     for api in BOTH {
         let world = World::new(api);

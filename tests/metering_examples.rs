@@ -17,6 +17,7 @@ use waldur_usage_agent::metering::meter::{Aggregate, Meter};
 use waldur_usage_agent::metering::period::{BillingZone, Segment, Timeline};
 use waldur_usage_agent::metering::reading::{Epoch, Kind};
 use waldur_usage_agent::metering::statement::Amounts;
+use waldur_usage_agent::metering::weighing::Weighing;
 
 const PAGE: &str = include_str!("../docs/metering.md");
 
@@ -67,6 +68,7 @@ impl Example {
             aggregate,
             hold,
             factor,
+            weighing: Weighing::default(),
             rounding: Rounding::default(),
             description: None,
             recurring: None,

@@ -171,11 +171,10 @@ proptest! {
     ) {
         let cents = |cents: i128| Exact::ratio(cents, 100).expect("no zero");
         let name = |index: usize| format!("user{index}");
-        let mut all = Shares::default();
-        all.total = used.iter().cloned().sum::<Exact>() + unattributed;
+        let total = used.iter().cloned().sum::<Exact>() + unattributed;
+        let mut all = Shares { total, ..Shares::default() };
         used.into_iter().enumerate().for_each(|(index, share)| all.add(&name(index), share));
-        let mut server = Shares::default();
-        server.total = cents(held_total);
+        let mut server = Shares { total: cents(held_total), ..Shares::default() };
         held.into_iter().enumerate().for_each(|(index, share)| server.add(&name(index), cents(share)));
         let Some(moved) = carried(&all, &server) else {
             prop_assert!(all.total <= server.total);

@@ -1,7 +1,7 @@
 //! `check`: every problem at once, each with its remedy: the file, the plugins, the ledger, the token, what Waldur has,
 //! and whether the clocks agree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -13,10 +13,11 @@ use uuid::Uuid;
 use super::exit::{Exit, Failed};
 use super::setup::{Read, Setup, count, read};
 use crate::collectors::definition::Definition;
-use crate::daemon::sample::{Said, ask};
+use crate::daemon::sample::{Said, Since, ask};
 use crate::ledger::ingest::RunOutcome;
 use crate::ledger::{Ledger, SharedLedger};
 use crate::metering::meter::Place;
+use crate::metering::reading::{Kind, Reading};
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::{Me, Offering, Plan};
@@ -166,7 +167,8 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<BTreeSe
     let ledger = SharedLedger::new(Ledger::in_memory((*setup.rulebook).clone())?);
     for definition in setup.definitions.iter() {
         let since = definition.since.unwrap_or_else(|| setup.period_start());
-        let Said { run, readings, notes } =
+        let since = Since::Checkpoint(since);
+        let Said { run, readings, mut more, notes } =
             ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
         let name = &definition.name;
         match run.outcome {
@@ -186,7 +188,11 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<BTreeSe
         for note in notes {
             found.warning(format!("collector {name}: {note}"));
         }
-        describe(definition, &readings, &mut seen, found);
+        let others = more
+            .read()
+            .map_err(|error| Failed::new(Exit::Collector, format!("collector {name}: {error}")))?;
+        let all = readings.into_iter().chain(others.map_while(Result::ok));
+        describe(definition, all, &mut seen, found);
     }
     Ok(seen)
 }
@@ -194,13 +200,24 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<BTreeSe
 /// What the collector would report, for which resource and component.
 fn describe(
     definition: &Definition,
-    readings: &[crate::metering::reading::Reading],
+    readings: impl Iterator<Item = Reading>,
     seen: &mut BTreeSet<(Uuid, String)>,
     found: &mut Findings,
 ) {
     let name = &definition.name;
     let mut nowhere = BTreeSet::new();
+    // How many there are of each name, and their kind and unit.
+    let mut names: BTreeMap<String, (usize, Kind, String)> = BTreeMap::new();
+    let meters = &definition.rules.meters;
+    // Readings that each meter counts.
+    let mut counted = vec![0; meters.len()];
     for reading in readings {
+        for (meter, counted) in meters.iter().zip(&mut counted) {
+            let counts = meter.reading == reading.name && meter.weighing.weigh(&reading.labels).is_some();
+            *counted += usize::from(counts);
+        }
+        let unit = reading.unit.unwrap_or_default();
+        names.entry(reading.name).or_insert((0, reading.kind, unit)).0 += 1;
         match definition.rules.place(&reading.labels) {
             Place::At {
                 target: crate::metering::meter::Target::BackendId { offering, backend_id }, ..
@@ -216,25 +233,32 @@ fn describe(
     for why in nowhere {
         found.warning(format!("collector {name}: some readings belong nowhere: {why}"));
     }
-    for meter in &definition.rules.meters {
-        let mut of_meter = readings.iter().filter(|reading| reading.name == meter.reading).peekable();
-        let Some(first) = of_meter.peek() else {
+    for (meter, counted) in meters.iter().zip(counted) {
+        let Some((readings, kind, unit)) = names.get(&meter.reading) else {
             found.warning(format!(
                 "collector {name}: no reading `{}` now, so nothing for {}",
                 meter.reading, meter.component
             ));
             continue;
         };
-        let kind = first.kind;
-        let unit = first.unit.clone().unwrap_or_default();
-        match meter.measure(kind) {
+        match meter.measure(*kind) {
             Ok(measure) => {
-                let series = count(of_meter.count(), "reading");
+                let series = count(counted, "reading");
                 let factor = &meter.factor;
-                found.good(format!(
-                    "collector {name}: {series} of {} ({kind}, {unit}) make {} by {measure} x {factor}",
+                let only = match meter.weighing.to_string() {
+                    rule if rule.is_empty() => rule,
+                    rule => format!(", {rule}"),
+                };
+                let line = format!(
+                    "collector {name}: {series} of {} ({kind}, {unit}) make {} by {measure} x {factor}{only}",
                     meter.reading, meter.component
-                ));
+                );
+                if counted == 0 {
+                    found
+                        .warning(format!("{line}: none of {readings} counts; is a label or value misspelt?"));
+                } else {
+                    found.good(line);
+                }
             }
             Err(why) => found.problem(Exit::Config, format!("collector {name}: {why}")),
         }

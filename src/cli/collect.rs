@@ -11,10 +11,12 @@ use super::exit::{Exit, Failed};
 use super::setup::{Setup, count};
 use super::table::table;
 use crate::collectors::definition::Definition;
-use crate::daemon::sample::{Said, ask};
+use crate::collectors::spool::Spool;
+use crate::daemon::sample::{Said, Since, ask};
 use crate::ledger::ingest::Recorded;
 use crate::ledger::outbox::Statement;
 use crate::ledger::{Ledger, SharedLedger};
+use crate::metering::meter::Meter;
 use crate::metering::reading::{Reading, Span};
 
 /// Sample now, and show the readings and the amounts they make.
@@ -29,7 +31,7 @@ pub(super) struct Collect {
     /// Record nothing; only show what would change.
     #[arg(long)]
     dry_run: bool,
-    /// Where sources with history start reading, e.g. 2026-11-01T00:00:00Z; else the start of the billing period.
+    /// Read sources with history again from here, e.g. 2026-11-01T00:00:00Z; else they go on where they left off.
     #[arg(long, value_name = "INSTANT")]
     since: Option<Timestamp>,
     /// For machines.
@@ -44,26 +46,33 @@ impl Collect {
         let mut exit = Exit::Ok;
         let mut shown = Vec::new();
         for definition in chosen {
-            let since = self.since.or(definition.since).unwrap_or_else(|| setup.period_start());
-            let Said { run, readings, notes } =
+            let since = match self.since {
+                Some(since) => {
+                    self.leaves_nothing_out(definition, &ledger, since).await?;
+                    Since::Again(since)
+                }
+                None => Since::Checkpoint(definition.since.unwrap_or_else(|| setup.period_start())),
+            };
+            let Said { run, readings, mut more, notes } =
                 ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
             let dry_run = self.dry_run;
-            let (before, recorded, after) = ledger
+            let (before, recorded, after, more) = ledger
                 .with(move |ledger| {
                     let before = amounts(ledger)?;
                     let (recorded, after) = match dry_run {
-                        true => ledger.rehearse_and(run, amounts)?,
-                        false => (ledger.record(run)?, amounts(ledger)?),
+                        true => ledger.rehearse_and(run, &mut more, amounts)?,
+                        false => (ledger.record_all(run, &mut more)?, amounts(ledger)?),
                     };
-                    Ok((before, recorded, after))
+                    Ok((before, recorded, after, more))
                 })
                 .await?;
-            let sampled = Sampled { readings, notes, recorded };
+            let mut sampled = Sampled { readings, more: more.len(), notes, recorded };
             if sampled.recorded.is_failure() {
                 exit = exit.min(Exit::Collector);
             }
             let changes = changes(&before, &after);
             if self.json {
+                sampled.readings.extend(all(more, definition)?);
                 shown.push(as_json(definition, &sampled, &changes));
             } else {
                 show(out, definition, &sampled, &changes, self.dry_run)?;
@@ -74,12 +83,42 @@ impl Collect {
         }
         Ok(exit)
     }
+
+    /// The run's end becomes the collector's checkpoint: a start after the last one would leave a hole before it.
+    async fn leaves_nothing_out(
+        &self,
+        definition: &Definition,
+        ledger: &SharedLedger,
+        since: Timestamp,
+    ) -> Result<(), Failed> {
+        let name = definition.name.clone();
+        let last = ledger.with(move |ledger| Ok(ledger.collector_report(&name)?.last_success)).await?;
+        match last.filter(|last| *last < since) {
+            Some(last) if !self.dry_run => Err(Failed::new(
+                Exit::Usage,
+                format!(
+                    "the collector `{}` last looked at {last}: what lies between that and {since} would be left out. \
+                     Name an earlier instant, or leave --since away to go on from there",
+                    definition.name
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Readings from outside of memory.
+fn all(mut more: Spool, definition: &Definition) -> Result<Vec<Reading>, Failed> {
+    let read = more.read().and_then(|readings| readings.collect::<std::io::Result<Vec<_>>>());
+    read.map_err(|error| Failed::new(Exit::Collector, format!("collector {}: {error}", definition.name)))
 }
 
 /// What one collector said and what it changed.
 #[derive(Debug)]
 struct Sampled {
     readings: Vec<Reading>,
+    /// Readings beside those.
+    more: usize,
     notes: Vec<String>,
     recorded: Recorded,
 }
@@ -163,9 +202,16 @@ fn show(
             ]);
         }
         writeln!(out, "{rows}")?;
-        if sampled.readings.len() > SHOWN {
-            writeln!(out, "  ... and {} more (--json shows all)", sampled.readings.len() - SHOWN)?;
+        let others = (sampled.readings.len() + sampled.more).saturating_sub(SHOWN);
+        if others > 0 {
+            writeln!(out, "  ... and {others} more (--json shows all)")?;
         }
+    }
+    for meter in definition.rules.meters.iter().filter(|meter| !meter.weighing.is_even()) {
+        let (counted, of) = weighed(meter, &sampled.readings);
+        let first = if sampled.more > 0 { "the first " } else { "" };
+        let (component, reading, rule) = (&meter.component, &meter.reading, &meter.weighing);
+        writeln!(out, "  {component} counts {counted} of {first}{of} readings of {reading}: {rule}")?;
     }
     for bad in &recorded.quarantined {
         writeln!(out, "  quarantined, not billed: {}: {}", bad.reason, bad.what)?;
@@ -188,6 +234,13 @@ fn show(
     }
     writeln!(out, "{rows}")?;
     Ok(())
+}
+
+/// How many readings a meter with rules about labels counts, of how many.
+fn weighed(meter: &Meter, readings: &[Reading]) -> (usize, usize) {
+    let of_meter = || readings.iter().filter(|reading| reading.name == meter.reading);
+    let counted = of_meter().filter(|reading| meter.weighing.weigh(&reading.labels).is_some()).count();
+    (counted, of_meter().count())
 }
 
 /// Readings shown to a person.
@@ -232,11 +285,14 @@ fn as_json(definition: &Definition, sampled: &Sampled, changes: &[Change]) -> se
             })
         })
         .collect();
+    let meters = definition.rules.meters.iter().filter(|meter| !meter.weighing.is_even());
+    let weighing: BTreeMap<_, _> =
+        meters.map(|meter| (meter.component.clone(), meter.weighing.to_string())).collect();
     json!({
         "name": definition.name,
         "outcome": if recorded.failed.is_some() { "failed" } else if recorded.problems.is_empty() { "ok" } else { "partial" },
         "error": recorded.failed, "problems": recorded.problems, "notes": sampled.notes,
-        "readings": readings, "new": recorded.new, "corrected": recorded.corrected,
+        "weighing": weighing, "readings": readings, "new": recorded.new, "corrected": recorded.corrected,
         "quarantined": quarantined, "changes": changes,
     })
 }

@@ -231,15 +231,23 @@ impl Shown {
                 labels.join(", "),
                 part.user.as_ref().map_or(String::new(), |user| format!(", user {user}")),
             )?;
-            writeln!(
-                out,
-                "  {} = {} {}, x factor {} = {}",
-                part.measure,
-                part.quantity,
-                unit_of_quantity(part),
-                part.factor,
-                part.amount
-            )?;
+            write!(out, "  {} = {} {}, ", part.measure, part.quantity, unit_of_quantity(part))?;
+            match &part.weight {
+                None => {
+                    writeln!(out, "which does not count: {}", part.weighing)?;
+                    continue;
+                }
+                Some(_) if part.weighing.is_empty() => {
+                    writeln!(out, "x factor {} = {}", part.factor, part.amount)?;
+                }
+                Some(weight) => {
+                    writeln!(
+                        out,
+                        "x factor {} x weight {weight} = {} ({})",
+                        part.factor, part.amount, part.weighing
+                    )?;
+                }
+            }
             let counted = &part.counted;
             if counted.covered + counted.missed > 0 {
                 let seconds = |micros: i64| {
@@ -317,6 +325,7 @@ impl Shown {
                     "collector": part.collector, "reading": part.reading, "kind": part.kind.name(), "unit": part.unit,
                     "labels": part.labels, "user": part.user, "measure": part.measure,
                     "quantity": part.quantity.to_string(), "factor": part.factor.to_string(),
+                    "weight": part.weight.as_ref().map(ToString::to_string), "weighing": part.weighing,
                     "amount": part.amount.to_string(), "resets": part.counted.resets, "gaps": part.counted.gaps,
                     "covered_microseconds": part.counted.covered, "missed_microseconds": part.counted.missed,
                 })

@@ -56,13 +56,20 @@ impl Definition {
     }
 }
 
+/// Environment variables that hold a secret of the agent's (`token`) or of a collector's. No program that a collector
+/// starts gets them.
+pub fn secret_env(token: Option<&str>, definitions: &[Definition]) -> Vec<String> {
+    let of_collectors = definitions.iter().flat_map(|definition| definition.collector.secret_env());
+    token.map(str::to_owned).into_iter().chain(of_collectors).collect()
+}
+
 /// Checks what can be known before the collector has run: that the readings and labels that the rules speak of exist.
 fn check_rules(section: &Section, collector: &dyn Collector, rules: &Rules) {
-    let offers = collector.offers();
+    let offers = collector.offers().iter().map(|offered| offered.name);
+    let known: Vec<_> = offers.chain(collector.named().into_iter().map(|(name, _)| name)).collect();
     for meter in &rules.meters {
-        let Some(offered) = offers.iter().find(|offered| offered.name == meter.reading) else {
-            if !offers.is_empty() {
-                let known: Vec<_> = offers.iter().map(|offered| offered.name).collect();
+        let Some(kind) = collector.kind_of(&meter.reading) else {
+            if !known.is_empty() {
                 section.problem(
                     "meters",
                     format!(
@@ -75,11 +82,25 @@ fn check_rules(section: &Section, collector: &dyn Collector, rules: &Rules) {
             }
             continue;
         };
-        if let Err(why) = meter.measure(offered.kind) {
+        if let Err(why) = meter.measure(kind) {
             section.problem("meters", why);
         }
     }
     let labels = collector.labels();
+    for meter in &rules.meters {
+        for label in meter.weighing.labels() {
+            if !labels.is_empty() && !labels.contains(&label) {
+                section.problem(
+                    "meters",
+                    format!(
+                        "the meter {} looks at a label `{label}`, which is none of this collector's readings; they carry {}",
+                        meter.component,
+                        labels.join(", ")
+                    ),
+                );
+            }
+        }
+    }
     for label in rules.labels() {
         if !labels.is_empty() && !labels.contains(&label) {
             section.problem(

@@ -6,12 +6,12 @@
 
 use jiff::SignedDuration;
 
-use super::process::Program;
+use super::process::{Program, Remedies};
 use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking};
 use crate::config::duration::parse_duration;
 use crate::config::section::Section;
 
-mod protocol;
+pub(super) mod protocol;
 
 pub const PLUGIN: Plugin =
     Plugin { name: "exec", about: "a program of yours that prints one JSON object a line", build };
@@ -76,7 +76,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
 }
 
 /// Reads a number of bytes: `1048576`, `64KiB`, `16MiB` or `1GiB`.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (count, unit) = text.split_at(digits);
     let shift = match unit.trim_start() {
@@ -108,6 +108,10 @@ impl Exec {
             withhold: &request.withhold,
             time_limit: self.timeout,
             max_output: self.max_output,
+            remedies: Remedies {
+                output: "print less, or raise `max_output`",
+                time: "make it quicker, or raise `timeout`",
+            },
         };
         let output = program.run().await.map_err(|why| {
             let name = self.command.first().map(String::as_str).unwrap_or_default();

@@ -12,17 +12,23 @@ use jiff::Timestamp;
 
 use crate::config::section::Section;
 use crate::metering::reading::{Kind, Reading};
+use spool::Spool;
 
 mod blocking;
 pub mod cgroup;
 pub mod definition;
 pub mod exec;
 pub mod filesystem;
+pub mod http;
 mod names;
 mod process;
+pub mod slurm;
+pub mod spool;
+mod web;
 
 /// Every plugin there is.
-pub const PLUGINS: &[Plugin] = &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN];
+pub const PLUGINS: &[Plugin] =
+    &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN, http::PLUGIN, slurm::PLUGIN];
 
 /// A kind of collector, as the registry knows it.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +59,10 @@ pub struct Request {
 /// What one run saw. It reaches the ledger in one transaction.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// The first thousands of readings.
     pub readings: Vec<Reading>,
+    /// All others, out of memory.
+    pub more: Spool,
     /// Single bad lines or values: not billed, counted and shown, the others count.
     pub quarantined: Vec<Quarantined>,
     /// What could not be looked at (a directory without permission). The readings count, but the run is not
@@ -77,14 +86,23 @@ pub struct Quarantined {
     pub reason: String,
 }
 
+/// Readings of a run that are held in memory.
+pub const IN_MEMORY: usize = 4096;
+
 impl Batch {
     /// Keeps the reading if it is valid, else quarantines it.
     pub fn push(&mut self, reading: Reading) {
-        let what = format!("{} {} {:?}", reading.name, reading.value, reading.labels);
-        match reading.checked() {
-            Ok(reading) => self.readings.push(reading),
-            Err(reason) => self.quarantine(&what, reason),
+        // Said before, because checking takes it; only where it is needed, because there may be millions.
+        let what = |reading: &Reading| format!("{} {} {:?}", reading.name, reading.value, reading.labels);
+        match reading.clone().checked() {
+            Ok(reading) => self.keep(reading),
+            Err(reason) => self.quarantine(&what(&reading), reason),
         }
+    }
+
+    /// Keeps a reading that has been checked.
+    pub fn keep(&mut self, reading: Reading) {
+        if self.readings.len() < IN_MEMORY { self.readings.push(reading) } else { self.more.push(&reading) }
     }
 
     pub fn quarantine(&mut self, what: &str, reason: impl Into<String>) {
@@ -113,6 +131,17 @@ pub trait Collector: Send + Sync + Debug {
     /// The readings it can make; empty if only running it tells (`exec`).
     fn offers(&self) -> &[Offered];
 
+    /// The readings it makes whose names the operator chose, each with its kind.
+    fn named(&self) -> Vec<(&str, Kind)> {
+        Vec::new()
+    }
+
+    /// The kind of a reading that it can make; of more than these two list where names are made of what a site has.
+    fn kind_of(&self, reading: &str) -> Option<Kind> {
+        let offers = self.offers().iter().map(|offered| (offered.name, offered.kind));
+        offers.chain(self.named()).find(|(name, _)| *name == reading).map(|(_, kind)| kind)
+    }
+
     /// Labels that its readings may carry (some only where they apply, such as the user of a user's slice), to check
     /// templates against; empty if only running it tells.
     fn labels(&self) -> &[&'static str];
@@ -120,6 +149,11 @@ pub trait Collector: Send + Sync + Debug {
     /// What decides which series a complete run lists (globs, roots). While it is unchanged, a series that was not
     /// there before has begun since.
     fn scope(&self) -> String;
+
+    /// Environment variables that hold its secrets: no program that any collector starts gets them.
+    fn secret_env(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Looks once. Blocking work belongs on a blocking thread; the caller sets the overall time limit
     /// and drops the future when it is over, which must stop whatever was started.

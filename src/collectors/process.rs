@@ -3,7 +3,8 @@
 //! The program gets a process group of its own, so that everything it started can be ended with it: when it takes too
 //! long, when it prints too much, when it leaves something behind, and when nobody waits for its answer any more.
 //! It never sees a secret of the agent's in its environment, and no output of a program that failed is ever returned:
-//! half an answer is none.
+//! half an answer is none. Whoever takes the output as it comes ([`Program::stream`]) throws away what it made of it when
+//! the program then fails.
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -16,6 +17,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Variables of the agent that are nobody else's business, beside everything that starts with `WALDUR_`: how systemd
@@ -35,6 +37,9 @@ const WITHHELD: [&str; 9] = [
 /// How long a program may take to end after it was asked to, and what it left behind to finish after its end.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Pieces of output that may wait to be taken; beyond that the program waits.
+const CHUNKS: usize = 8;
+
 /// How much of what a program said on stderr is shown: its last characters.
 const STDERR_SHOWN: usize = 2_000;
 
@@ -50,6 +55,14 @@ pub(super) struct Program<'a> {
     pub(super) time_limit: SignedDuration,
     /// Bytes of stdout.
     pub(super) max_output: u64,
+    /// What to do about a program that prints more than that, or takes longer: the operator's levers.
+    pub(super) remedies: Remedies,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Remedies {
+    pub(super) output: &'static str,
+    pub(super) time: &'static str,
 }
 
 /// The whole answer of a program that ended well.
@@ -60,10 +73,34 @@ pub(super) struct Output {
     pub(super) notes: Vec<String>,
 }
 
+/// What remains to be said of a program that ended well and whose output was taken as it came.
+#[derive(Debug, Default)]
+pub(super) struct Streamed {
+    /// What was odd about the run.
+    pub(super) notes: Vec<String>,
+    /// The end of what it said on stderr.
+    pub(super) stderr: String,
+}
+
 impl Program<'_> {
     /// Runs the program to its end. Errors say what happened and what to do, with the end of what it said on stderr.
     /// Dropping the future ends the program and all that it started.
     pub(super) async fn run(&self) -> Result<Output, String> {
+        let (sink, mut chunks) = mpsc::channel::<Vec<u8>>(CHUNKS);
+        let all = async {
+            let mut stdout = Vec::new();
+            while let Some(chunk) = chunks.recv().await {
+                stdout.extend_from_slice(&chunk);
+            }
+            stdout
+        };
+        let (streamed, stdout) = tokio::join!(self.stream(sink), all);
+        Ok(Output { stdout, notes: streamed?.notes })
+    }
+
+    /// Like `run`, but hands its output over as it comes, in pieces that end anywhere, and keeps none of it. Until this
+    /// has returned, the output may turn out to be half an answer. A sink that is closed ends the program.
+    pub(super) async fn stream(&self, sink: mpsc::Sender<Vec<u8>>) -> Result<Streamed, String> {
         let mut child = self.command().spawn().map_err(|error| self.not_started(&error))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let mut group = Group::of(child)?;
@@ -71,10 +108,12 @@ impl Program<'_> {
             return Err("its output could not be taken".to_owned());
         };
         let mut out = Pipe::default();
+        let mut printed: u64 = 0;
         let mut err = Pipe::default();
         let mut notes = Vec::new();
         let mut ended: Option<ExitStatus> = None;
         let mut until = Instant::now() + self.time_limit.unsigned_abs();
+        let latest = until + GRACE;
         let mut left_behind = false;
         let status = loop {
             if let (Some(status), true, true) = (ended, out.closed, err.closed) {
@@ -83,12 +122,23 @@ impl Program<'_> {
             tokio::select! {
                 read = stdout.read(&mut out.chunk), if !out.closed => {
                     out.take(read);
-                    if out.text.len() as u64 > self.max_output {
+                    let chunk = std::mem::take(&mut out.text);
+                    printed += chunk.len() as u64;
+                    if printed > self.max_output {
                         group.end().await;
+                        let remedy = self.remedies.output;
                         return Err(format!(
-                            "it printed more than {} bytes and was stopped: print less, or raise `max_output`",
+                            "it printed more than {} bytes and was stopped: {remedy}",
                             self.max_output
                         ));
+                    }
+                    if !chunk.is_empty() && sink.send(chunk).await.is_err() {
+                        group.end().await;
+                        return Err("nobody reads its output any more".to_owned());
+                    }
+                    if ended.is_some() && !left_behind {
+                        // Whoever takes the output may be slower than the program was: what is still in the pipe counts.
+                        until = (Instant::now() + GRACE).min(latest);
                     }
                 }
                 read = stderr.read(&mut err.chunk), if !err.closed => {
@@ -102,9 +152,9 @@ impl Program<'_> {
                 () = sleep_until(until) => match ended {
                     None => {
                         group.end().await;
-                        let limit = self.time_limit;
+                        let (limit, remedy) = (self.time_limit, self.remedies.time);
                         return Err(format!(
-                            "it did not end within {limit:#} and was stopped; make it quicker, or raise `timeout`{}",
+                            "it did not end within {limit:#} and was stopped; {remedy}{}",
                             err.quoted()
                         ));
                     }
@@ -125,7 +175,7 @@ impl Program<'_> {
         if !status.success() {
             return Err(format!("{}{}", failure(status), err.quoted()));
         }
-        Ok(Output { stdout: out.text, notes })
+        Ok(Streamed { notes, stderr: err.end() })
     }
 
     fn command(&self) -> Command {
@@ -197,11 +247,15 @@ impl Pipe {
         }
     }
 
-    fn quoted(&self) -> String {
+    fn end(&self) -> String {
         let text = String::from_utf8_lossy(&self.text);
         let text = text.trim();
         let skip = text.chars().count().saturating_sub(STDERR_SHOWN);
-        let end: String = text.chars().skip(skip).collect();
+        text.chars().skip(skip).collect()
+    }
+
+    fn quoted(&self) -> String {
+        let end = self.end();
         if end.is_empty() { "; it said nothing on stderr".to_owned() } else { format!("; stderr: {end}") }
     }
 }

@@ -64,7 +64,12 @@ impl Problems {
     /// Records a problem with what stands at `path`.
     pub fn add(&self, path: &[String], message: impl Into<String>) {
         let line = line_of(&self.0.text, path);
-        self.0.problems.borrow_mut().push(Problem { path: path.join("."), line, message: message.into() });
+        let problem = Problem { path: path.join("."), line, message: message.into() };
+        let mut problems = self.0.problems.borrow_mut();
+        // Two may read the same key.
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
     }
 }
 
@@ -172,6 +177,21 @@ impl Section {
         }
     }
 
+    /// The mapping under `key`, whose keys are names that the operator chose and whose values are texts, in the order
+    /// of the file.
+    pub fn named_texts(&mut self, key: &str) -> Vec<(String, String)> {
+        let Some(mut inner) = self.section(key) else { return Vec::new() };
+        let names: Vec<_> = inner.values.keys().filter_map(|name| scalar(name).ok()).collect();
+        let texts = names.into_iter().filter_map(|name| Some((name.clone(), inner.text(&name)?))).collect();
+        inner.finish();
+        texts
+    }
+
+    /// The value of `key` whatever it is, for what is passed on and not understood here.
+    pub fn value(&mut self, key: &str) -> Option<Value> {
+        self.take(key)
+    }
+
     /// The mapping under `key`.
     pub fn section(&mut self, key: &str) -> Option<Section> {
         let value = self.take(key)?;
@@ -195,6 +215,19 @@ impl Section {
             }
         }
         sections
+    }
+
+    /// The keys of this section, where the operator chooses them.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for key in self.values.keys() {
+            match (key, scalar(key)) {
+                (Value::String(name), _) => names.push(name.clone()),
+                (_, Ok(other)) => self.problem("", format!("`{other}` must be in quotes")),
+                (_, Err(_)) => self.problem("", "a key must be a plain word"),
+            }
+        }
+        names
     }
 
     /// Ends the reading of this section: what nobody took is an unknown key.

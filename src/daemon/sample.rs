@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use crate::collectors::definition::Definition;
+use crate::collectors::spool::Spool;
 use crate::collectors::{Batch, Request};
 use crate::config::clock::SharedClock;
 use crate::ledger::ingest::{Recorded, Run, RunOutcome};
@@ -13,8 +14,20 @@ use crate::metering::reading::Reading;
 #[derive(Debug)]
 pub struct Said {
     pub run: Run,
+    /// The first thousands of readings once more, to be shown.
     pub readings: Vec<Reading>,
+    /// All others.
+    pub more: Spool,
     pub notes: Vec<String>,
+}
+
+/// From where a source with history is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// From where the last run left off; if there is none, from here.
+    Checkpoint(Timestamp),
+    /// From here, whatever was read before: a person wants it again.
+    Again(Timestamp),
 }
 
 /// Asks the collector once.
@@ -22,19 +35,27 @@ pub async fn ask(
     definition: &Definition,
     ledger: &SharedLedger,
     clock: &SharedClock,
-    since: Timestamp,
+    since: Since,
     withhold: Vec<String>,
 ) -> Result<Said, LedgerError> {
     let name = definition.name.clone();
-    let checkpoint = ledger.with(move |ledger| ledger.checkpoint(&name)).await?;
+    let (since, checkpoint) = match since {
+        Since::Checkpoint(since) => (since, ledger.with(move |ledger| ledger.checkpoint(&name)).await?),
+        Since::Again(since) => (since, None),
+    };
     let at = clock.now();
     let request = Request { now: at, since, checkpoint, withhold };
-    let (outcome, readings, notes) = match definition.collector.collect(request).await {
-        Ok(Batch { readings, quarantined, problems, notes, checkpoint, lists_everything }) => {
-            let seen = readings.clone();
-            (RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything }, seen, notes)
+    let (outcome, readings, more, notes) = match definition.collector.collect(request).await {
+        Ok(Batch { more, .. }) if more.trouble().is_some() => {
+            let trouble = more.trouble().unwrap_or_default().to_owned();
+            (RunOutcome::Failed(trouble), Vec::new(), Spool::default(), Vec::new())
         }
-        Err(error) => (RunOutcome::Failed(error.to_string()), Vec::new(), Vec::new()),
+        Ok(Batch { readings, more, quarantined, problems, notes, checkpoint, lists_everything }) => {
+            let seen = readings.clone();
+            let outcome = RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything };
+            (outcome, seen, more, notes)
+        }
+        Err(error) => (RunOutcome::Failed(error.to_string()), Vec::new(), Spool::default(), Vec::new()),
     };
     let run = Run {
         collector: definition.name.clone(),
@@ -43,7 +64,7 @@ pub async fn ask(
         scope: definition.collector.scope(),
         outcome,
     };
-    Ok(Said { run, readings, notes })
+    Ok(Said { run, readings, more, notes })
 }
 
 /// Asks the collector once and records what it says, in one transaction.
@@ -54,6 +75,7 @@ pub async fn sample(
     since: Timestamp,
     withhold: Vec<String>,
 ) -> Result<Recorded, LedgerError> {
-    let Said { run, .. } = ask(definition, ledger, clock, since, withhold).await?;
-    ledger.with(move |ledger| ledger.record(run)).await
+    let since = Since::Checkpoint(since);
+    let Said { run, mut more, .. } = ask(definition, ledger, clock, since, withhold).await?;
+    ledger.with(move |ledger| ledger.record_all(run, &mut more)).await
 }

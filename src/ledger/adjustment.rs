@@ -12,8 +12,9 @@ use rusqlite::{Connection, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use super::makers::makers_of;
 use super::outbox::{Amount, StatementKey, acknowledge_in};
-use super::statements::{Maker, Place, makers_of, restate_all};
+use super::statements::{Place, restate_all};
 use super::{Ledger, LedgerError, catalog, instant, micros, quantify};
 use crate::metering::adjustment::{Shares, onward};
 use crate::metering::exact::Exact;
@@ -194,7 +195,7 @@ impl Ledger {
         self.look(|connection| {
             let makers = makers_of(connection, rulebook, component)?;
             let makers = makers.of(connection, &resource.to_string())?;
-            Ok(onward(makers.iter().map(Maker::measure)).map(|_| ()))
+            Ok(onward(makers.iter().map(|maker| maker.measure)).map(|_| ()))
         })
     }
 
@@ -204,7 +205,7 @@ impl Ledger {
         self.look(|connection| {
             let makers = makers_of(connection, rulebook, component)?;
             let makers = makers.of(connection, &resource.to_string())?;
-            Ok(makers.iter().all(|maker| Meter::additive(maker.measure())))
+            Ok(makers.iter().all(|maker| Meter::additive(maker.measure)))
         })
     }
 

@@ -9,9 +9,10 @@ use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use super::adjustment::{Row, exact, insert, part_of};
+use super::makers::makers_of;
 use super::outbox::{StatementKey, settle, statement};
 use super::rows::uuid_column;
-use super::statements::{Maker, makers_of, restate_all};
+use super::statements::restate_all;
 use super::trouble::{LATE_REFUSED, PERIOD_ENDED};
 use super::{Ledger, LedgerError, instant, micros, quantify};
 use crate::metering::adjustment::{Shares, can_be_carried, carried};
@@ -73,8 +74,8 @@ impl Ledger {
                 }
                 let makers = makers_of(connection, rulebook, component)?;
                 let makers = makers.of(connection, &resource)?;
-                let Some(rounding) = makers.first().map(Maker::rounding) else { continue };
-                if !can_be_carried(makers.iter().map(Maker::measure)) {
+                let Some(rounding) = makers.first().map(|maker| maker.meter.rounding) else { continue };
+                if !can_be_carried(makers.iter().map(|maker| maker.measure)) {
                     continue;
                 }
                 let (mut used, mut held) = (Shares::default(), Shares::default());

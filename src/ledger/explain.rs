@@ -32,6 +32,10 @@ pub struct SeriesPart {
     /// In the unit that the factor applies to.
     pub quantity: Exact,
     pub factor: Exact,
+    /// What the series counts by its labels; `None` if the meter leaves it out.
+    pub weight: Option<Exact>,
+    /// The rule that says so, in words; empty if all series count alike.
+    pub weighing: String,
     pub rounding: Rounding,
     pub amount: Exact,
     pub counted: Quantity,
@@ -91,20 +95,29 @@ impl Ledger {
                     let within = Within { period, plans: &plans, opened };
                     let (counted, readings) = replay(connection, &facts, series, measure, within)?;
                     let Some(quantity) = counted.value(measure).filter(|_| !readings.is_empty()) else { continue };
+                    let labels = serde_json::from_str(&row.get::<_, String>(5)?).unwrap_or_default();
+                    let weight = meter.weighing.weigh(&labels);
+                    let amount = match &weight {
+                        Some(weight) => quantity.clone() * meter.factor.clone() * weight.clone(),
+                        None => Exact::zero(),
+                    };
                     parts.push(SeriesPart {
                         collector: collector.clone(),
                         reading: name.clone(),
                         kind,
                         unit: row.get(4)?,
-                        labels: serde_json::from_str(&row.get::<_, String>(5)?).unwrap_or_default(),
+                        labels,
                         user: row.get(6)?,
                         measure: measure.to_string(),
-                        amount: quantity.clone() * meter.factor.clone(),
+                        amount,
                         quantity,
                         factor: meter.factor.clone(),
+                        // What is left out has nothing to add.
+                        readings: if weight.is_some() { readings } else { Vec::new() },
+                        weight,
+                        weighing: meter.weighing.to_string(),
                         rounding: meter.rounding,
                         counted,
-                        readings,
                     });
                 }
             }

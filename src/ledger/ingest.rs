@@ -13,6 +13,7 @@ use super::quantify::{self, Touched};
 use super::store::{Put, Store};
 use super::{Ledger, LedgerError, Rulebook, instant, micros, statements};
 use crate::collectors::Quarantined;
+use crate::collectors::spool::Spool;
 use crate::metering::measure::RunFacts;
 use crate::metering::reading::{Kind, Reading, Span};
 
@@ -68,6 +69,8 @@ impl Recorded {
 const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(24);
 /// How many of a collector's runs say what its usual distance is.
 const RECENT_RUNS: usize = 11;
+/// Readings of a run that are counted at once.
+const POINTS_AT_ONCE: usize = 10_000;
 /// Readings of a run that takes more memory than the agent needs between runs.
 const LARGE_RUN: usize = 1_000;
 /// Quarantined lines kept for a person to look at, a collector.
@@ -76,8 +79,13 @@ const QUARANTINE_KEPT: i64 = 200;
 impl Ledger {
     /// Records a run and everything that follows from it.
     pub fn record(&mut self, run: Run) -> Result<Recorded, LedgerError> {
+        self.record_all(run, &mut Spool::default())
+    }
+
+    /// Like `record`, of a run with more readings than memory should hold.
+    pub fn record_all(&mut self, run: Run, more: &mut Spool) -> Result<Recorded, LedgerError> {
         let recorded = self.transact(|connection, rulebook| {
-            let recorded = record(connection, rulebook, run)?;
+            let recorded = record(connection, rulebook, run, more)?;
             crate::fail_point("before a run is committed");
             Ok(recorded)
         })?;
@@ -93,11 +101,13 @@ impl Ledger {
     pub fn rehearse_and<T>(
         &mut self,
         run: Run,
+        more: &mut Spool,
         look: impl FnOnce(&mut Ledger) -> Result<T, LedgerError>,
     ) -> Result<(Recorded, T), LedgerError> {
         let wrap = |path: &std::path::Path, error| LedgerError::from_sqlite(path, error);
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| wrap(&self.path, error))?;
-        let recorded = record(&self.connection, &self.rulebook, run).map_err(|error| wrap(&self.path, error));
+        let recorded =
+            record(&self.connection, &self.rulebook, run, more).map_err(|error| wrap(&self.path, error));
         let both = recorded.and_then(|recorded| Ok((recorded, look(self)?)));
         self.connection.execute_batch("ROLLBACK").map_err(|error| wrap(&self.path, error))?;
         both
@@ -123,11 +133,16 @@ pub(super) struct Head {
     scope: String,
 }
 
-fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::Result<Recorded> {
+fn record(
+    connection: &Connection,
+    rulebook: &Rulebook,
+    run: Run,
+    more: &mut Spool,
+) -> rusqlite::Result<Recorded> {
     let mut recorded = Recorded::default();
     let Run { collector, at, finished, scope, outcome } = run;
     let run = Head { collector, at, finished, scope };
-    let (mut readings, quarantined, mut problems, checkpoint, lists_everything) = match outcome {
+    let (readings, quarantined, mut problems, checkpoint, lists_everything) = match outcome {
         RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything } => {
             (readings, quarantined, problems, checkpoint, lists_everything)
         }
@@ -138,8 +153,8 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
         }
     };
     recorded.quarantined = quarantined;
-    if let Some(ended) = ended_later(connection, &run)? {
-        readings.retain(|reading| !is_momentary(reading, &run));
+    let ended_later = ended_later(connection, &run)?;
+    if let Some(ended) = ended_later {
         problems.push(format!(
             "the run began at {}, but an earlier run of this collector ended at {ended}: the clock was set back, or two \
              ran at once. What it saw of the moment is not used, because a counter would seem to have been reset; \
@@ -153,9 +168,16 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
     let message = (!complete).then(|| problems.join("; "));
     let run_id = insert_run(connection, &run, outcome, message.as_deref(), lists_everything, facts)?;
 
+    let mut restate = Restate::new();
     let mut touched = Touched::new(connection)?;
     let mut store = Store::new(connection, rulebook, &run, run_id, facts)?;
-    for reading in readings {
+    // A reading that can't be read back undoes the run.
+    let lost = |error: std::io::Error| rusqlite::Error::ToSqlConversionFailure(error.into());
+    for reading in readings.into_iter().map(Ok).chain(more.read().map_err(lost)?) {
+        let reading = reading.map_err(lost)?;
+        if ended_later.is_some() && is_momentary(&reading, &run) {
+            continue;
+        }
         match store.put(reading, &mut touched)? {
             Put::New => recorded.new += 1,
             Put::Corrected => recorded.corrected += 1,
@@ -167,12 +189,17 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
             }
         }
         recorded.readings += 1;
+        if touched.points() >= POINTS_AT_ONCE {
+            // However many there are, memory holds only so many: amounts are the same in whatever batches they come.
+            restate.extend(quantify::update(connection, rulebook, &touched)?);
+            touched = Touched::new(connection)?;
+        }
     }
     // A quarantined line may be that of a series that is missed: then nothing is concluded from what was not seen.
     if complete && recorded.quarantined.is_empty() {
         store.end_unseen(&mut touched)?;
     }
-    let restate = quantify::update(connection, rulebook, &touched)?;
+    restate.extend(quantify::update(connection, rulebook, &touched)?);
     recorded.restated = statements::restate_all(connection, rulebook, &restate, run.finished)?;
     if complete {
         connection.execute(

@@ -28,6 +28,7 @@ pub mod error;
 pub mod explain;
 pub mod ingest;
 pub mod lock;
+mod makers;
 pub mod outbox;
 pub mod periods;
 mod quantify;

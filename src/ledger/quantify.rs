@@ -31,6 +31,8 @@ pub(super) struct Met {
 /// What a run did to the readings of each series.
 pub(super) struct Touched<'a> {
     series: BTreeMap<i64, Change>,
+    /// How many readings that is.
+    points: usize,
     trails: Trails<'a>,
 }
 
@@ -53,7 +55,7 @@ struct Change {
 
 impl<'a> Touched<'a> {
     pub(super) fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
-        Ok(Touched { series: BTreeMap::new(), trails: Trails::of(connection)? })
+        Ok(Touched { series: BTreeMap::new(), points: 0, trails: Trails::of(connection)? })
     }
 
     /// Notes how a series stands; to be called before the first of its readings is put away or replaced.
@@ -86,12 +88,17 @@ impl<'a> Touched<'a> {
         met.is_some_and(|change| change.last.is_none_or(|last| last < at))
     }
 
+    pub(super) fn points(&self) -> usize {
+        self.points
+    }
+
     pub(super) fn added(&mut self, series: i64, point: Point) {
         let Some(change) = self.series.get_mut(&series) else { return };
         change.in_order &= change.last.is_none_or(|last| last < point.at);
         change.last = change.last.max(Some(point.at));
         change.reach(&point);
         change.added.push(point);
+        self.points += 1;
     }
 
     pub(super) fn removed(&mut self, series: i64, point: Point) {
@@ -99,6 +106,7 @@ impl<'a> Touched<'a> {
         change.in_order = false;
         change.reach(&point);
         change.removed.push(point);
+        self.points += 1;
     }
 }
 

@@ -154,7 +154,11 @@ fn measures_text(rulebook: &Rulebook, rules: &Rules) -> String {
             .map(|measure| measure.to_string())
             .collect();
         // Several meters may make one component.
-        let how = format!("{} {:?} x {} {}", meter.reading, measures, meter.factor, meter.rounding.name());
+        let mut how =
+            format!("{} {:?} x {} {}", meter.reading, measures, meter.factor, meter.rounding.name());
+        if !meter.weighing.is_even() {
+            how += &format!(" {:?}", meter.weighing);
+        }
         text.entry(meter.component.clone()).or_default().push(how);
     }
     serde_json::to_string(&text).unwrap_or_default()

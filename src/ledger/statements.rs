@@ -7,18 +7,18 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
-use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
-use uuid::Uuid;
+use rusqlite::{CachedStatement, Connection, params};
 
 use super::adjustment::{self, Adjusted};
 use super::ingest::Restate;
+use super::makers::{Maker, Makers, makers_of};
 use super::quantify::cuts;
 use super::rows::quantity;
 use super::{Rulebook, micros};
 use crate::metering::adjustment::{Onward, onward};
 use crate::metering::exact::{Exact, Rounding};
 use crate::metering::measure::{Measure, Quantity};
-use crate::metering::meter::{Meter, Rules};
+use crate::metering::meter::Meter;
 use crate::metering::period::{BillingPeriod, Timeline};
 use crate::metering::statement::Amounts;
 
@@ -54,105 +54,6 @@ pub(super) struct Place<'a> {
     pub(super) resource: &'a str,
     pub(super) period: &'a str,
     pub(super) component: &'a str,
-}
-
-/// A meter, and the source whose series it meters.
-#[derive(Clone, Copy)]
-pub(super) struct Maker<'a> {
-    source: i64,
-    rules: &'a Rules,
-    meter: &'a Meter,
-    measure: Measure,
-}
-
-/// What makes a component.
-pub(super) struct Makers<'a> {
-    meters: Vec<Maker<'a>>,
-    /// The rules that have a meter for it.
-    rules: Vec<&'a Rules>,
-    /// Collectors that made it, and that the configuration no longer has.
-    gone: Vec<String>,
-}
-
-impl Makers<'_> {
-    /// The meters that may make the component of this resource.
-    pub(super) fn of(&self, connection: &Connection, resource: &str) -> rusqlite::Result<Vec<Maker<'_>>> {
-        let offering = offering_of(connection, resource)?;
-        let resource = Uuid::parse_str(resource).unwrap_or_default();
-        let meters = self.meters.iter().copied();
-        Ok(meters.filter(|maker| maker.rules.may_bill(resource, offering)).collect())
-    }
-
-    /// Whether some collector may make the component of this resource.
-    fn are_for(&self, connection: &Connection, resource: &str) -> rusqlite::Result<bool> {
-        let offering = offering_of(connection, resource)?;
-        let resource = Uuid::parse_str(resource).unwrap_or_default();
-        Ok(self.rules.iter().any(|rules| rules.may_bill(resource, offering)))
-    }
-
-    /// A collector that is gone and has measured some of this.
-    fn gone_from(&self, connection: &Connection, place: Place<'_>) -> rusqlite::Result<Option<&str>> {
-        for collector in &self.gone {
-            let measured = connection
-                .prepare_cached(
-                    "SELECT 1 FROM target JOIN series ON series.target = target.id
-                     JOIN source ON source.id = series.source JOIN quantity ON quantity.series = series.id
-                     WHERE target.resource = ?1 AND quantity.period = ?2 AND source.collector = ?3",
-                )?
-                .exists(params![place.resource, place.period, collector])?;
-            if measured {
-                return Ok(Some(collector));
-            }
-        }
-        Ok(None)
-    }
-}
-
-fn offering_of(connection: &Connection, resource: &str) -> rusqlite::Result<Option<Uuid>> {
-    let offering: Option<String> = connection
-        .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
-        .query_row([resource], |row| row.get(0))
-        .optional()?;
-    Ok(offering.and_then(|text| Uuid::parse_str(&text).ok()).filter(|uuid| !uuid.is_nil()))
-}
-
-impl Maker<'_> {
-    pub(super) fn measure(&self) -> Measure {
-        self.measure
-    }
-
-    pub(super) fn rounding(&self) -> Rounding {
-        self.meter.rounding
-    }
-}
-
-/// All meters that make a component, with their sources.
-pub(super) fn makers_of<'a>(
-    connection: &Connection,
-    rulebook: &'a Rulebook,
-    component: &str,
-) -> rusqlite::Result<Makers<'a>> {
-    let mut makers = Vec::new();
-    for rules in &rulebook.rules {
-        for meter in rules.meters.iter().filter(|meter| meter.component == component) {
-            let source: Option<(i64, String)> = connection
-                .prepare_cached("SELECT id, kind FROM source WHERE collector = ?1 AND name = ?2")?
-                .query_row(params![rules.collector, meter.reading], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
-            let Some((source, kind)) = source else { continue };
-            if let Some(measure) = kind.parse().ok().and_then(|kind| meter.measure(kind).ok()) {
-                makers.push(Maker { source, rules, meter, measure });
-            }
-        }
-    }
-    let makes = |rules: &&Rules| rules.meters.iter().any(|meter| meter.component == component);
-    let known: Vec<(String, String)> = connection
-        .prepare_cached("SELECT name, measures FROM collector ORDER BY name")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    let gone = known.into_iter().filter(|(name, _)| rulebook.of(name).is_none());
-    let gone = gone.filter(|(_, measures)| super::rules::made(measures, component)).map(|(name, _)| name);
-    Ok(Makers { meters: makers, rules: rulebook.rules.iter().filter(makes).collect(), gone: gone.collect() })
 }
 
 /// One line of a statement, as a row has it.
@@ -229,6 +130,15 @@ fn move_part(
     Ok(proper)
 }
 
+/// What a series has in one part of a month, and what it counts there.
+#[derive(Default)]
+struct Weighed {
+    quantity: Quantity,
+    user: Option<String>,
+    /// `None`: it counts as it is.
+    weight: Option<Exact>,
+}
+
 /// The exact amounts of a component in one part of the month.
 struct Made {
     amounts: Amounts,
@@ -250,8 +160,11 @@ impl Made {
         if let Some((_, opening)) = &adjusted.opening {
             self.amounts.additive &= makers.iter().all(|maker| Meter::additive(maker.measure));
             // Before the first reading nothing says how it goes on, and nothing needs to.
-            let how =
-                if makers.is_empty() { Ok(Onward::Adds) } else { onward(makers.iter().map(Maker::measure)) };
+            let how = if makers.is_empty() {
+                Ok(Onward::Adds)
+            } else {
+                onward(makers.iter().map(|maker| maker.measure))
+            };
             match how {
                 Ok(how) => self.amounts.open(how, opening, self.since),
                 Err(why) => {
@@ -280,7 +193,7 @@ fn amounts(
     let opened = |part: i64| adjusted.get(&part).and_then(|adjusted| Some(adjusted.opening.as_ref()?.0));
     let mut query = connection.prepare_cached(
         "SELECT series.id, series.user, quantity.segment, quantity.sum, quantity.max, quantity.last,
-                quantity.covered, quantity.missed, quantity.gaps, quantity.resets
+                quantity.covered, quantity.missed, quantity.gaps, quantity.resets, series.labels
          FROM target CROSS JOIN series ON series.target = target.id AND series.source = ?3
          CROSS JOIN quantity ON quantity.series = series.id AND quantity.measure = ?4
                             AND quantity.segment >= ?5 AND quantity.segment < ?6
@@ -290,11 +203,19 @@ fn amounts(
     let (start, end) = (micros(zone.start(period)), micros(zone.end(period)));
     for maker in &makers.meters {
         // Quantities of one series in one part are put together first: a mean is of all its time.
-        let mut by_series: BTreeMap<(i64, i64), (Quantity, Option<String>)> = BTreeMap::new();
+        let mut by_series: BTreeMap<(i64, i64), Weighed> = BTreeMap::new();
         let measure = maker.measure.to_string();
         let mut rows =
             query.query(params![place.resource, place.period, maker.source, measure, start, end])?;
         while let Some(row) = rows.next()? {
+            let mut weight = None;
+            if !maker.meter.weighing.is_even() {
+                let labels = serde_json::from_str(&row.get::<_, String>(10)?).unwrap_or_default();
+                weight = maker.meter.weighing.weigh(&labels);
+                if weight.is_none() {
+                    continue;
+                }
+            }
             let segment: i64 = row.get(2)?;
             let part = micros(timeline.segment_at(super::instant(segment)).start);
             if let Some(at) = opened(part) {
@@ -305,12 +226,17 @@ fn amounts(
                 }
             }
             let entry = by_series.entry((part, row.get(0)?)).or_default();
-            entry.0.absorb(quantity(row, 3)?);
-            entry.1 = row.get(1)?;
+            entry.quantity.absorb(quantity(row, 3)?);
+            entry.user = row.get(1)?;
+            entry.weight = weight;
         }
-        for ((part, _), (quantity, user)) in by_series {
+        for ((part, _), Weighed { quantity, user, weight }) in by_series {
             let Some(value) = quantity.value(maker.measure) else { continue };
             let amount = value * maker.meter.factor.clone();
+            let amount = match weight {
+                Some(weight) => amount * weight,
+                None => amount,
+            };
             let amounts = &mut parts.entry(part).or_insert_with(|| Made::new(maker.meter.rounding)).amounts;
             amounts.total += amount.clone();
             amounts.additive &= Meter::additive(maker.measure);

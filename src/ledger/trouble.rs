@@ -339,10 +339,13 @@ fn drop_one(
     )
 }
 
+/// By component and user, with the amount that each is about.
+pub(super) type Troubles = BTreeMap<(String, String), (Trouble, Option<Decimal>)>;
+
 pub(super) fn troubles(
     connection: &Connection,
     (resource, period, part): &(String, String, i64),
-) -> rusqlite::Result<BTreeMap<(String, String), (Trouble, Option<Decimal>)>> {
+) -> rusqlite::Result<Troubles> {
     connection
         .prepare_cached(
             "SELECT component, user, state, reason, words, since, amount FROM trouble

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::exact::{Exact, Rounding};
 use super::measure::{Hold, Interpolation, Measure, OnGap};
 use super::reading::{Kind, Labels};
+use super::weighing::Weighing;
 use crate::config::duration::parse_duration;
 use crate::config::section::Section;
 use crate::config::template::Template;
@@ -69,6 +70,8 @@ pub struct Meter {
     pub hold: Hold,
     /// Multiplies the quantity; 1/3600 makes hours of seconds.
     pub factor: Exact,
+    /// Which series it counts, and how much.
+    pub weighing: Weighing,
     pub rounding: Rounding,
     /// Sent with each report if set; the server clears it otherwise.
     pub description: Option<String>,
@@ -121,6 +124,7 @@ impl Meter {
             let factor: Exact = text.parse()?;
             if factor.is_negative() { Err("must not be negative".to_owned()) } else { Ok(factor) }
         });
+        let weighing = Weighing::from_section(&mut section);
         let rounding = section.parse_with("rounding", Rounding::from_str);
         let interpolation = section.parse_with("interpolation", |text| match text {
             "step" => Ok(Interpolation::Step),
@@ -169,6 +173,7 @@ impl Meter {
                 on_gap: on_gap.unwrap_or_default(),
             },
             factor: factor.unwrap_or_else(Exact::one),
+            weighing,
             rounding: rounding.unwrap_or_default(),
             description,
             recurring,

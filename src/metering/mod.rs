@@ -19,3 +19,4 @@ pub mod meter;
 pub mod period;
 pub mod reading;
 pub mod statement;
+pub mod weighing;

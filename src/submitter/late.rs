@@ -4,14 +4,19 @@
 //! Whatever is done, what the server holds of that month is read first, and nothing is done twice: a report into a past
 //! month is an absolute total, and what is carried is one row of the ledger that both months are made with.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
 use super::guard::{self, ServerTime};
+use super::read::total;
+use super::reconcile::Held;
 use super::send::is_usage_billed;
 use super::trouble::Reason;
 use super::{Cycle, CycleError, Late};
 use crate::ledger::Ledger;
+use crate::ledger::adjustment::Adjustment;
 use crate::ledger::outbox::{Entry, Statement, StatementKey};
 use crate::metering::exact::{Exact, Rounding, cents_to_decimal};
 use crate::waldur::report::SetUsage;
@@ -58,7 +63,7 @@ impl Cycle {
             keys.extend(self.ledger(move |ledger| ledger.left_over(month, true)).await?);
         }
         let carried = self.ledger(move |ledger| ledger.carried_to(month)).await?;
-        if self.rows_are_stale().await? {
+        if !due.is_empty() && self.rows_are_stale().await? {
             // It may have been mended in its own month since.
             self.read_and_settle(&carried).await?;
         }
@@ -260,6 +265,28 @@ impl Cycle {
         self.strand_for(statement, Reason::PeriodEnded, words).await
     }
 
+    /// Takes over what somebody has mended in a month that is over; the statement as it is then.
+    pub(super) async fn with_mended(
+        &self,
+        statement: Statement,
+        held: &BTreeMap<String, Held>,
+    ) -> Result<Statement, CycleError> {
+        let (key, now) = (statement.key, self.of.clock.now());
+        let moved = self.ledger(move |ledger| ledger.adjustments(key.resource, key.period)).await?;
+        let mended = held.iter().filter(|(component, held)| is_mended(&statement, component, held, &moved));
+        let mended: Vec<_> = mended.map(|(component, held)| total(component.clone(), held.amount)).collect();
+        if mended.is_empty() {
+            return Ok(statement);
+        }
+        let known = self
+            .ledger(move |ledger| {
+                ledger.acknowledge(key, mended, "read back", now)?;
+                ledger.statement(key)
+            })
+            .await?;
+        Ok(known.unwrap_or(statement))
+    }
+
     /// A component's description, with what was carried to its month from others.
     pub(super) async fn described(
         &self,
@@ -284,6 +311,19 @@ impl Cycle {
         };
         Ok(Some(whole.chars().take(LONGEST_DESCRIPTION).collect()))
     }
+}
+
+/// Whether somebody has put the whole usage of a month that is over into its row, of which a part was carried forward:
+/// that is no other hand's number but ours, and what was carried is taken back where that is still possible.
+fn is_mended(statement: &Statement, component: &str, held: &Held, moved: &[Adjustment]) -> bool {
+    let Some(entry) = statement.components.get(component) else { return false };
+    let out = moved.iter().filter(|one| one.from == Some(statement.key.period) && one.user.is_empty());
+    let out: Exact = out.filter(|one| one.component == component).map(|one| one.amount.clone()).sum();
+    let Ok(exact) = entry.exact.parse::<Exact>() else { return false };
+    let off = exact + out.clone() - Exact::from(held.amount);
+    let cent = Exact::from(Decimal::new(1, 2));
+    let known = entry.acknowledged.as_ref().map(|known| known.amount);
+    !out.is_zero() && known != Some(held.amount) && off < cent && -off.clone() < cent
 }
 
 /// Whether the server holds more of some component than was used.

@@ -14,11 +14,9 @@ use super::adopt::evidence;
 use super::reconcile::{Finding, Held, reconcile};
 use super::trouble::Reason;
 use super::{Cycle, CycleError, DATE_PROBE, OnConflict, closing};
-use crate::ledger::adjustment::Adjustment;
 use crate::ledger::catalog::KnownPlanPeriod;
 use crate::ledger::outbox::{Amount, Entry, Statement, StatementKey};
 use crate::ledger::trouble::Decision;
-use crate::metering::exact::Exact;
 use crate::metering::period::BillingPeriod;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::UsageRow;
@@ -57,7 +55,7 @@ impl Cycle {
             }
         }
         let failed = self.read_and_settle(&unread).await?;
-        if stale && failed.is_empty() {
+        if stale && failed.is_empty() && !unread.is_empty() {
             self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, &machine(), now)).await?;
         }
         Ok(due.into_iter().filter(|key| !failed.contains(key)).collect())
@@ -252,18 +250,7 @@ impl Cycle {
         let ended = part.split && part.end.is_some_and(|end| end <= server.now);
         let by_person = decided.is_some_and(|(decision, _)| decision == Decision::Overwrite);
         let overwrite = by_person || ended || self.of.on_conflict == OnConflict::Overwrite;
-        let moved = self.ledger(move |ledger| ledger.adjustments(key.resource, key.period)).await?;
-        let mended =
-            held.iter().filter(|(component, held)| is_mended(key, &statement, component, held, &moved));
-        let mended: Vec<Amount> =
-            mended.map(|(component, held)| total(component.clone(), held.amount)).collect();
-        if !mended.is_empty() {
-            let now = self.of.clock.now();
-            self.ledger(move |ledger| ledger.acknowledge(key, mended, "read back", now)).await?;
-        }
-        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
-            return Ok(Ok(()));
-        };
+        let statement = self.with_mended(statement, &held).await?;
         let findings = reconcile(&statement, &held, overwrite);
         // Where it went through after all, the failure is over. One that left nothing behind goes on being one: it is
         // waited for ever longer, until a call succeeds.
@@ -425,27 +412,8 @@ fn machine() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-fn total(component: String, amount: Decimal) -> Amount {
+pub(super) fn total(component: String, amount: Decimal) -> Amount {
     Amount { component, user: String::new(), amount }
-}
-
-/// Whether somebody has put the whole usage of a month that is over into its row, of which a part was carried forward:
-/// that is no other hand's number but ours, and what was carried is taken back where that is still possible.
-fn is_mended(
-    key: StatementKey,
-    statement: &Statement,
-    component: &str,
-    held: &Held,
-    moved: &[Adjustment],
-) -> bool {
-    let Some(entry) = statement.components.get(component) else { return false };
-    let out = moved.iter().filter(|one| one.from == Some(key.period) && one.user.is_empty());
-    let out: Exact = out.filter(|one| one.component == component).map(|one| one.amount.clone()).sum();
-    let Ok(exact) = entry.exact.parse::<Exact>() else { return false };
-    let off = exact + out.clone() - Exact::from(held.amount);
-    let cent = Exact::from(Decimal::new(1, 2));
-    let known = entry.acknowledged.as_ref().map(|known| known.amount);
-    !out.is_zero() && known != Some(held.amount) && off < cent && -off.clone() < cent
 }
 
 /// Whether the server took a report that makes a row. What was only read back is a row already.

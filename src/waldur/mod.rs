@@ -13,7 +13,6 @@ mod pages;
 pub mod refusal;
 pub mod report;
 pub mod skew;
-pub mod token;
+mod token;
 pub mod types;
 pub mod usages;
-pub mod words;

@@ -60,7 +60,7 @@ fn apply(ledger: &mut Ledger, fact: Fact, now: Timestamp) {
 #[test]
 fn whenever_the_balance_is_recorded_the_amounts_are_the_same_and_a_recount_agrees() {
     let (start, now) = (at("2026-10-31T12:00:00Z"), at("2026-11-06T00:00:00Z"));
-    for seed in 0..60 {
+    for seed in 0..15 {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut facts = Vec::new();
         let mut naive = (Exact::zero(), Exact::zero());
