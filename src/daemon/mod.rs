@@ -18,14 +18,17 @@ use crate::collectors::definition::{Definition, secret_env};
 use crate::config::clock::SharedClock;
 use crate::config::schedule::Schedule;
 use crate::config::settings::Settings;
-use crate::ledger::{Ledger, Rulebook, SharedLedger};
-use crate::metering::period::BillingZone;
-use crate::submitter::{CycleOptions, Submitter};
+use crate::ledger::{Ledger, LedgerTrouble, Rulebook, SharedLedger};
+use crate::submitter::closing::Closing;
+use crate::submitter::{CycleError, CycleOptions, Submitter};
 use crate::waldur::client::Client;
 
+mod due;
 pub mod sample;
 mod serve;
 mod systemd;
+
+use due::{Next, next_run};
 
 /// What one configuration file makes.
 #[derive(Debug, Clone)]
@@ -44,11 +47,9 @@ pub type Loader = Box<dyn Fn() -> Result<Agent, String> + Send + Sync>;
 const DRAIN: Duration = Duration::from_secs(10);
 /// A wait is never longer, so that a clock that was set, or a machine that slept, is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-/// How long before a month's end the boundary readings are taken and submitted: before the guard of servers that
-/// decide the month themselves, with time to send.
-const BEFORE_MONTH_END: SignedDuration = SignedDuration::from_mins(5);
-/// The last submission of a month, for what was collected or failed since: just before that guard.
-const LAST_CALL: SignedDuration = SignedDuration::from_mins(2);
+
+/// What is to be done again is not done again at once.
+const SOON: SignedDuration = SignedDuration::from_secs(1);
 
 /// What the tasks tell of themselves; the watchdog is fed by it, not by a timer.
 #[derive(Debug, Default)]
@@ -217,22 +218,30 @@ impl Part {
     async fn collect(mut self, index: usize) {
         let definitions = self.agent.definitions.clone();
         let definition = &definitions[index];
-        let zone = self.agent.rulebook.zone.clone();
         // The first look is at once: what began while the agent was away is seen as early as can be.
-        let mut due = self.agent.clock.now();
+        let mut next = Next { at: self.agent.clock.now(), closes: false };
         let mut failing = false;
         loop {
-            let matters = match self.wait_until(due).await {
+            let matters = match self.wait_until(next.at).await {
                 Woken::Stopped => return,
-                Woken::Due => is_near_boundary(&zone, due),
+                Woken::Due => next.closes,
                 Woken::Hurry => true,
             };
             failing = self.sample(definition, failing).await;
             if matters {
                 self.sampled.notify_one();
             }
-            due = next_run(&definition.schedule, &zone, self.agent.clock.now(), &[BEFORE_MONTH_END]);
+            next = self.next(&definition.schedule).await;
         }
+    }
+
+    /// When a schedule is next due.
+    async fn next(&self, schedule: &Schedule) -> Next {
+        let (zone, now) = (self.agent.rulebook.zone.clone(), self.agent.clock.now());
+        let of_zone = zone.clone();
+        let closing = self.ledger.with(move |ledger| Closing::of(ledger, &of_zone, now)).await;
+        // Where the ledger can't tell, nothing is known that would make it take longer.
+        next_run(schedule, &closing.unwrap_or_else(|_| Closing::usual(&zone, now)), &zone, now)
     }
 
     async fn sample(&self, definition: &Definition, was_failing: bool) -> bool {
@@ -287,23 +296,35 @@ impl Part {
             on_conflict: self.agent.settings.on_conflict,
             late: self.agent.settings.late,
         };
-        let zone = self.agent.rulebook.zone.clone();
-        let closing = [BEFORE_MONTH_END, LAST_CALL];
-        let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now(), &closing);
+        let agent = self.agent.clone();
+        let mut next = self.next(&agent.settings.submit).await;
         let mut compacted = Timestamp::MIN;
+        let mut waiting = false;
         loop {
             let sampled = self.sampled.clone();
-            let woken = tokio::select! {
-                woken = self.wait_until(due) => woken,
-                () = sampled.notified() => Woken::Due,
+            let (woken, closes) = tokio::select! {
+                woken = self.wait_until(next.at) => (woken, next.closes),
+                () = sampled.notified() => (Woken::Due, true),
             };
-            let hurry = match woken {
+            // What closes a month is tried even if the server was left alone: later there is no time any more.
+            let ignore_backoff = match woken {
                 Woken::Stopped => return,
-                Woken::Due => false,
+                Woken::Due => closes,
                 Woken::Hurry => true,
             };
-            match submitter.cycle(CycleOptions { ignore_backoff: hurry }).await {
+            let mut in_doubt = false;
+            match submitter.cycle(CycleOptions { ignore_backoff }).await {
                 Ok(report) => {
+                    // One line a change of state.
+                    match (report.busy, waiting) {
+                        (true, false) => tracing::warn!(
+                            "Nothing is submitted: {} is submitting for this ledger.",
+                            report.busy_with
+                        ),
+                        (false, true) => tracing::info!("Submitting again."),
+                        _ => {}
+                    }
+                    waiting = report.busy;
                     self.pulse.cycles.fetch_add(1, Ordering::Relaxed);
                     self.pulse.sent.fetch_add(report.sent.len() as u64, Ordering::Relaxed);
                     if !report.sent.is_empty() {
@@ -314,13 +335,20 @@ impl Part {
                         );
                     }
                 }
-                Err(error) => tracing::error!("Submission could not go on: {error}"),
+                Err(error) => {
+                    let CycleError::Ledger(cause) = &error;
+                    in_doubt = cause.kind == LedgerTrouble::Superseded;
+                    tracing::error!("Submission could not go on: {error}");
+                }
             }
             self.compact(&mut compacted).await;
-            due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now(), &closing);
-            // What an earlier failure put off is not left until the next round of the schedule.
-            if let Ok(Some(retry)) = self.ledger.with(|ledger| ledger.next_retry()).await {
-                due = due.min(retry.max(self.agent.clock.now() + SignedDuration::from_secs(1)));
+            next = self.next(&agent.settings.submit).await;
+            let soon = self.agent.clock.now().saturating_add(SOON).unwrap_or(next.at);
+            // What an earlier failure put off, or what is in doubt, is not left until the next round of the schedule.
+            let retry = self.ledger.with(|ledger| ledger.next_retry()).await.ok().flatten();
+            let again = retry.map(|retry| retry.max(soon)).or(in_doubt.then_some(soon));
+            if let Some(again) = again.filter(|again| *again < next.at) {
+                next = Next { at: again, closes: false };
             }
         }
     }
@@ -369,20 +397,4 @@ impl Part {
             }
         }
     }
-}
-
-/// Whether this is one of the instants at which usage is cut and submitted for the month's sake.
-fn is_near_boundary(zone: &BillingZone, due: Timestamp) -> bool {
-    let period = zone.period_of(due);
-    let before_end = zone.end(period).saturating_sub(BEFORE_MONTH_END).unwrap_or(due);
-    due == before_end || due == zone.start(period)
-}
-
-/// When a schedule is next due: by its own rule, and besides shortly before and right after the end of the month, so
-/// that usage is cut as close to the boundary as can be.
-fn next_run(schedule: &Schedule, zone: &BillingZone, now: Timestamp, before: &[SignedDuration]) -> Timestamp {
-    let end = zone.end(zone.period_of(now));
-    let by_rule = schedule.next_after(now).unwrap_or(Timestamp::MAX);
-    let closing = before.iter().map(|before| end.saturating_sub(*before).unwrap_or(end));
-    closing.chain([end]).filter(|at| *at > now).fold(by_rule, Timestamp::min)
 }

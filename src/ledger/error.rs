@@ -19,6 +19,8 @@ pub enum LedgerTrouble {
     Unusable,
     /// The disk is full, or another program holds the file: it passes.
     Passing,
+    /// Another process submits for this ledger since; what this one still had under way is in doubt.
+    Superseded,
 }
 
 impl LedgerError {
@@ -58,6 +60,14 @@ impl LedgerError {
 
     pub(super) fn interrupted(what: String) -> Self {
         Self { kind: LedgerTrouble::Passing, message: format!("work on the ledger was interrupted: {what}") }
+    }
+
+    pub(super) fn superseded(ours: i64) -> Self {
+        let message = format!(
+            "another process has taken over submitting for this ledger (this one had turn {ours}): what it still had \
+             under way is read back before it is believed"
+        );
+        Self { kind: LedgerTrouble::Superseded, message }
     }
 
     pub(super) fn from_io(path: &Path, what: &str, error: &std::io::Error) -> Self {

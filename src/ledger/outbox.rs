@@ -10,6 +10,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use super::lock::is_current;
+use super::periods::reopen;
 use super::rows::{period_column, uuid_column};
 use super::statements::two_decimals;
 use super::trouble::{Trouble, troubles};
@@ -32,6 +34,8 @@ pub struct Statement {
     pub revision: i64,
     pub agreed: i64,
     pub changed: Timestamp,
+    /// When, after its month, what was posted last had been read back equal.
+    pub closed: Option<Timestamp>,
     /// By component.
     pub components: BTreeMap<String, Entry>,
     /// By component and user.
@@ -120,28 +124,18 @@ impl Ledger {
         amounts: Vec<Amount>,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        self.transact(|connection, _| {
-            for amount in amounts {
-                connection
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO intent (resource, period, part, component, user, amount, at)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                    )?
-                    .execute(params![
-                        key.resource.to_string(),
-                        key.period.to_string(),
-                        micros(key.part),
-                        amount.component,
-                        amount.user,
-                        two_decimals(amount.amount),
-                        micros(now)
-                    ])?;
+        let turn = self.own_turn();
+        let done = self.transact(|connection, _| {
+            if !is_current(connection, turn)? {
+                return Ok(None);
             }
-            Ok(())
-        })
+            intend(connection, key, amounts, now, turn).map(Some)
+        })?;
+        self.in_turn(done)
     }
 
-    /// The server is known to hold these amounts; `how` is `accepted` or `read back`.
+    /// The server is known to hold these amounts; `how` is `accepted` or `read back`. Of a process whose turn is over,
+    /// an acceptance is not believed but kept as a doubt: a later holder may have sent newer amounts before or since.
     pub fn acknowledge(
         &mut self,
         key: StatementKey,
@@ -149,17 +143,33 @@ impl Ledger {
         how: &str,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        self.transact(|connection, _| acknowledge_in(connection, key, amounts, how, now))
+        let turn = self.own_turn();
+        let done = self.transact(|connection, _| {
+            if is_current(connection, turn)? {
+                return acknowledge_in(connection, key, amounts, (how, turn), now).map(Some);
+            }
+            if how == "accepted" {
+                intend(connection, key, amounts, now, turn)?;
+                settle(connection, key)?;
+            }
+            Ok(None)
+        })?;
+        self.in_turn(done)
     }
 
     /// What was about to be sent certainly did not happen.
     pub fn take_back(&mut self, key: StatementKey, amounts: Vec<Amount>) -> Result<(), LedgerError> {
-        self.transact(|connection, _| {
-            for amount in amounts {
-                forget_intent(connection, key, &amount.component, &amount.user)?;
+        let turn = self.own_turn();
+        let done = self.transact(|connection, _| {
+            if !is_current(connection, turn)? {
+                return Ok(None);
             }
-            Ok(())
-        })
+            for amount in amounts {
+                forget_intent(connection, key, &amount.component, &amount.user, None)?;
+            }
+            Ok(Some(()))
+        })?;
+        self.in_turn(done)
     }
 
     /// Recomputes whether a statement is agreed, after something that belongs to it changed.
@@ -216,9 +226,12 @@ pub(super) fn acknowledge_in(
     connection: &Connection,
     key: StatementKey,
     amounts: Vec<Amount>,
-    how: &str,
+    (how, turn): (&str, i64),
     now: Timestamp,
 ) -> rusqlite::Result<()> {
+    if how == "accepted" {
+        reopen(connection, key)?;
+    }
     for amount in amounts {
         let columns = params![
             key.resource.to_string(),
@@ -237,22 +250,62 @@ pub(super) fn acknowledge_in(
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute(columns)?;
-        forget_intent(connection, key, &amount.component, &amount.user)?;
+        // No total is sent while an intent stands, so another turn's is a doubt that came up meanwhile: only reading
+        // answers it. A user's share is simply sent again.
+        let of_turn = (how == "accepted" && amount.user.is_empty()).then_some(turn);
+        forget_intent(connection, key, &amount.component, &amount.user, of_turn)?;
     }
     settle(connection, key)
 }
 
+fn intend(
+    connection: &Connection,
+    key: StatementKey,
+    amounts: Vec<Amount>,
+    now: Timestamp,
+    turn: i64,
+) -> rusqlite::Result<()> {
+    for amount in amounts {
+        connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO intent (resource, period, part, component, user, amount, at, turn)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                key.resource.to_string(),
+                key.period.to_string(),
+                micros(key.part),
+                amount.component,
+                amount.user,
+                two_decimals(amount.amount),
+                micros(now),
+                turn
+            ])?;
+    }
+    Ok(())
+}
+
+/// Forgets what was about to be sent, in this turn or (`None`) in any.
 fn forget_intent(
     connection: &Connection,
     key: StatementKey,
     component: &str,
     user: &str,
+    turn: Option<i64>,
 ) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "DELETE FROM intent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5",
+            "DELETE FROM intent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5
+             AND (?6 IS NULL OR turn = ?6)",
         )?
-        .execute(params![key.resource.to_string(), key.period.to_string(), micros(key.part), component, user])?;
+        .execute(params![
+            key.resource.to_string(),
+            key.period.to_string(),
+            micros(key.part),
+            component,
+            user,
+            turn
+        ])?;
     Ok(())
 }
 
@@ -285,13 +338,15 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite:
     let columns = (key.resource.to_string(), key.period.to_string(), micros(key.part));
     let head = connection
         .prepare_cached(
-            "SELECT revision, agreed, changed FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3",
+            "SELECT revision, agreed, changed, closed FROM statement
+             WHERE resource = ?1 AND period = ?2 AND part = ?3",
         )?
         .query_row(params![columns.0, columns.1, columns.2], |row| {
-            Ok((row.get(0)?, row.get(1)?, instant(row.get(2)?)))
+            let closed = row.get::<_, Option<i64>>(3)?.map(instant);
+            Ok((row.get(0)?, row.get(1)?, instant(row.get(2)?), closed))
         })
         .optional()?;
-    let Some((revision, agreed, changed)) = head else { return Ok(None) };
+    let Some((revision, agreed, changed, closed)) = head else { return Ok(None) };
     let mut entries: BTreeMap<(String, String), Entry> = BTreeMap::new();
     let mut query = connection.prepare_cached(
         "SELECT component, user, exact, posted, problem FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3",
@@ -318,7 +373,7 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite:
         }
     }
     let mut query = connection.prepare_cached(
-        "SELECT component, user, amount FROM intent WHERE resource = ?1 AND period = ?2 AND part = ?3",
+        "SELECT component, user, amount FROM intent WHERE resource = ?1 AND period = ?2 AND part = ?3 ORDER BY at",
     )?;
     let mut rows = query.query(params![columns.0, columns.1, columns.2])?;
     while let Some(row) = rows.next()? {
@@ -338,7 +393,7 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite:
     let (components, users): (BTreeMap<_, _>, BTreeMap<_, _>) =
         entries.into_iter().partition(|((_, user), _)| user.is_empty());
     let components = components.into_iter().map(|((component, _), entry)| (component, entry)).collect();
-    Ok(Some(Statement { key, revision, agreed, changed, components, users }))
+    Ok(Some(Statement { key, revision, agreed, changed, closed, components, users }))
 }
 
 pub(super) fn decimal(text: Option<String>) -> Option<Decimal> {

@@ -155,6 +155,47 @@ fn readings_that_come_late_give_what_readings_in_order_give() {
 }
 
 #[test]
+fn what_a_holder_of_an_older_turn_learns_is_a_doubt_and_what_it_means_to_send_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut old = open(&folder, cpu());
+    let (start, later) = (at("2026-11-10T00:00:00Z"), at("2026-11-10T02:00:00Z"));
+    old.record(seen(start, vec![counter("alice", 0, start)])).unwrap();
+    old.record(seen(later, vec![counter("alice", 7200, later)])).unwrap();
+    let key = old.pending().unwrap()[0];
+    let total = |amount: &str| {
+        let (component, user) = ("cpu_hours".to_owned(), String::new());
+        vec![super::outbox::Amount { component, user, amount: amount.parse().unwrap() }]
+    };
+    old.take_turn(start).unwrap();
+    old.intend(key, total("1.00"), start).unwrap();
+    let mut new = open(&folder, cpu());
+    assert_eq!(new.take_turn(later).unwrap(), Some(start));
+    // It has read that the first call did not happen, and sends the newer number.
+    new.take_back(key, total("1.00")).unwrap();
+    new.intend(key, total("2.00"), later).unwrap();
+    for refused in [
+        old.acknowledge(key, total("1.00"), "read back", later),
+        old.take_back(key, total("2.00")),
+        old.intend(key, total("1.50"), later),
+    ] {
+        assert_eq!(refused.unwrap_err().kind, super::LedgerTrouble::Superseded);
+    }
+    let known = |ledger: &Ledger| {
+        let entry = ledger.statement(key).unwrap().unwrap().components["cpu_hours"].clone();
+        (entry.acknowledged.map(|known| known.amount.to_string()), entry.intended.map(|it| it.to_string()))
+    };
+    assert_eq!(known(&new), (None, Some("2.00".to_owned())));
+    // The old call was accepted after all, while the newer one was on its way: that remains to be read.
+    old.acknowledge(key, total("1.00"), "accepted", later).unwrap_err();
+    new.acknowledge(key, total("2.00"), "accepted", later).unwrap();
+    assert_eq!(known(&new), (Some("2.00".to_owned()), Some("1.00".to_owned())));
+    assert_eq!(new.pending().unwrap(), [key]);
+    new.acknowledge(key, total("1.00"), "read back", later).unwrap();
+    assert_eq!(known(&new), (Some("1.00".to_owned()), None));
+    assert_eq!(new.pending().unwrap(), [key]);
+}
+
+#[test]
 fn what_is_acknowledged_is_not_pending_until_it_changes() {
     let folder = tempfile::tempdir().unwrap();
     let mut ledger = open(&folder, cpu());

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::adopt::evidence;
 use super::reconcile::{Finding, Held, reconcile};
 use super::trouble::Reason;
-use super::{Cycle, CycleError, DATE_PROBE, OnConflict};
+use super::{Cycle, CycleError, DATE_PROBE, OnConflict, closing};
 use crate::ledger::catalog::KnownPlanPeriod;
 use crate::ledger::outbox::{Amount, Entry, Statement, StatementKey};
 use crate::ledger::trouble::Decision;
@@ -56,16 +56,19 @@ impl Cycle {
         }
         let failed = self.read_and_settle(&unread).await?;
         if stale && failed.is_empty() && !unread.is_empty() {
-            self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, "", now)).await?;
+            self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, &machine(), now)).await?;
         }
         Ok(due.into_iter().filter(|key| !failed.contains(key)).collect())
     }
 
-    /// Whether nothing was read for so long that another hand may have been at work.
+    /// Whether nothing was read for so long that another hand may have been at work; or not since this machine started:
+    /// then the ledger may be an older one than it seems, restored from a snapshot or a backup.
     pub(super) async fn rows_are_stale(&self) -> Result<bool, CycleError> {
         let now = self.of.clock.now();
         let looked = self.ledger(|ledger| ledger.server_fact(ROWS_READ)).await?;
-        Ok(looked.is_none_or(|(_, at)| now.duration_since(at).abs() >= ROWS_FOR))
+        let old =
+            |(seen_on, at): (String, _)| now.duration_since(at).abs() >= ROWS_FOR || seen_on != machine();
+        Ok(looked.is_none_or(old))
     }
 
     /// Reads back after sending: outcomes that are not clear, rows whose UUIDs users' amounts need, rows that were never
@@ -115,12 +118,17 @@ impl Cycle {
             }
         };
         crate::fail_point("after rows are read");
+        let server = self.of.server_time().await?;
         for &key in keys {
             let none = Vec::new();
             let of_key = rows.get(&(key.resource, key.period)).unwrap_or(&none);
             self.learn_dated(key, of_key).await?;
+            let ended = closing::has_ended(&self.of.rulebook.zone, key.period, &server);
             if let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? {
                 self.learn_own_hand(&statement, of_key).await?;
+                if ended && !self.is_traceable(&statement).await? {
+                    continue;
+                }
             }
             let of_key = match self.rows_of_part(key, of_key).await? {
                 Ok(rows) => rows,
@@ -133,6 +141,8 @@ impl Cycle {
             if let Err(failure) = self.settle(key, &of_key).await? {
                 self.put_off(key.resource, failure).await?;
                 failed.insert(key);
+            } else if ended {
+                self.state().read_back.insert(key);
             }
         }
         Ok(failed)
@@ -197,6 +207,19 @@ impl Cycle {
         let Some(plan_period) = cut.plan_period.filter(|_| cut.split) else {
             return Ok(Ok(all.into_iter().map(|row| (row.component.clone(), plain(row))).collect()));
         };
+        let zone = &self.of.rulebook.zone;
+        if closing::has_ended(zone, key.period, &self.of.server_time().await?) {
+            // Of a past month they show nothing (observed); the rows are known by their UUIDs.
+            let mut of_part = BTreeMap::new();
+            for row in all {
+                let component = row.component.clone();
+                let known = self.ledger(move |ledger| ledger.usage_row(key, &component)).await?;
+                if known == Some(row.uuid) {
+                    of_part.insert(row.component.clone(), plain(row));
+                }
+            }
+            return Ok(Ok(of_part));
+        }
         let periods = match self.of.client.plan_periods(key.resource).await {
             Ok(periods) => periods,
             Err(failure) => return Ok(Err(failure)),
@@ -382,6 +405,11 @@ impl Cycle {
             split: periods.iter().any(|p| Some(p.start) > first && p.start > start && p.start < end),
         })
     }
+}
+
+/// What names this machine between two of its starts; nothing where the kernel does not say.
+fn machine() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 pub(super) fn total(component: String, amount: Decimal) -> Amount {

@@ -22,6 +22,7 @@ use crate::waldur::report::{ComponentAmount, SetUsage};
 impl Cycle {
     /// Sends the totals of all these statements.
     pub(super) async fn send_all(self: Arc<Self>, due: Vec<StatementKey>) -> Result<(), CycleError> {
+        let due = self.order(due).await?;
         in_turns(self, due, |cycle, key| async move { cycle.send_totals(key).await }).await
     }
 
@@ -203,10 +204,11 @@ impl Cycle {
             })
             .collect();
         let intents = amounts.clone();
+        self.state().read_back.remove(&key);
         crate::fail_point("before totals are intended");
         self.ledger(move |ledger| ledger.intend(key, intents, now)).await?;
         crate::fail_point("before set_usage");
-        let outcome = self.of.client.set_usage(&report).await;
+        let outcome = self.timed(key, self.of.client.set_usage(&report)).await?;
         crate::fail_point("after set_usage");
         self.note_call(key, "set_usage", &amounts, &outcome).await?;
         crate::fail_point("before totals are acknowledged");
@@ -216,6 +218,7 @@ impl Cycle {
                 self.say_sent(key, &amounts);
                 // Only a report that was accepted tells whether its date was honoured.
                 let probe = report.date.map(|date| format!("{} {}", key.resource, date.as_microsecond()));
+                self.state().reported.insert(key.resource);
                 self.ledger(move |ledger| {
                     ledger.set_retry(Some(key.resource), None)?;
                     if let Some(probe) = probe.filter(|_| unknown) {
