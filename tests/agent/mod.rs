@@ -28,6 +28,29 @@ pub const CLASSIC: &str = "classic";
 pub const CURRENT: &str = "current";
 pub const BOTH: [&str; 2] = [CLASSIC, CURRENT];
 
+/// Every boundary between two steps, as src/ names them; `a_list_of_fail_points_is_whole`
+/// (tests/agent_crashes.rs) compares.
+pub const POINTS: [&str; 15] = [
+    "before a run is committed",
+    "after a run is committed",
+    "after discovery",
+    "after plans are known",
+    "after rows are read",
+    "before rows are kept",
+    "before totals are intended",
+    "before set_usage",
+    "after set_usage",
+    "before totals are acknowledged",
+    "after totals are acknowledged",
+    "before set_user_usages",
+    "after set_user_usages",
+    "before shares are acknowledged",
+    "after shares are acknowledged",
+];
+
+/// Where a server without the bulk call takes the shares.
+pub const CLASSIC_POINTS: [&str; 2] = ["before set_user_usage", "after set_user_usage"];
+
 pub fn marketplace() -> String {
     format!(
         r#"
