@@ -3,7 +3,7 @@
 //! The queue is not a queue: it is the difference between statements and acknowledgements, so it is never longer
 //! than resources x open periods. Nothing here decides what to do about a difference; the submitter does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -189,6 +189,40 @@ impl Ledger {
         self.transact(|connection, _| settle(connection, key))
     }
 
+    /// Notes that an amount that may have been sent is not there when it is looked for; it may arrive yet.
+    pub fn note_not_there(
+        &mut self,
+        key: StatementKey,
+        component: &str,
+        amount: Decimal,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.note_call(Call {
+            at: now,
+            resource: key.resource,
+            period: key.period,
+            call: "read back".to_owned(),
+            amounts: format!("{component} {amount:.2}"),
+            outcome: NOT_THERE.to_owned(),
+            words: String::new(),
+        })
+    }
+
+    /// By component, the amounts of a month that were noted so.
+    pub fn not_there(&self, key: StatementKey) -> Result<BTreeSet<(String, Decimal)>, LedgerError> {
+        let noted: Vec<String> = self.look(|connection| {
+            connection
+                .prepare_cached("SELECT amounts FROM call WHERE resource = ?1 AND period = ?2 AND outcome = ?3")?
+                .query_map(params![key.resource.to_string(), key.period.to_string(), NOT_THERE], |row| row.get(0))?
+                .collect()
+        })?;
+        let read = |text: &String| {
+            let (component, amount) = text.rsplit_once(' ')?;
+            Some((component.to_owned(), amount.parse().ok()?))
+        };
+        Ok(noted.iter().filter_map(read).collect())
+    }
+
     /// Notes a call that changed, or tried to change, what the server holds.
     pub fn note_call(&mut self, call: Call) -> Result<(), LedgerError> {
         self.transact(|connection, _| {
@@ -210,6 +244,9 @@ impl Ledger {
         })
     }
 }
+
+/// The outcome of a call that is looked for and not found.
+const NOT_THERE: &str = "not there";
 
 /// A call that changed, or tried to change, what the server holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -197,9 +197,10 @@ impl Cycle {
 
     /// Keeps what the rows say of one statement.
     async fn settle(&self, key: StatementKey, rows: &BTreeMap<String, Row>) -> Result<(), CycleError> {
-        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
+        let Some(mut statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
         let held: BTreeMap<String, Held> =
             rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
+        self.know_late_arrivals(&mut statement, &held).await?;
         self.look_for_misfiled(&statement, &held).await?;
         let decided = self.ledger(move |ledger| ledger.decided_overwrite(key)).await?;
         // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is.
@@ -241,6 +242,37 @@ impl Cycle {
             self.ledger(move |ledger| ledger.set_retry(Some(key.resource), None)).await?;
         }
         Ok(())
+    }
+
+    /// A call that was not there when it was looked for may have arrived since (a server or proxy that hung, a machine that
+    /// slept): then the server holds our own earlier number, and it is no other hand's.
+    async fn know_late_arrivals(
+        &self,
+        statement: &mut Statement,
+        held: &BTreeMap<String, Held>,
+    ) -> Result<(), CycleError> {
+        let key = statement.key;
+        let missed = self.ledger(move |ledger| ledger.not_there(key)).await?;
+        for (component, entry) in &mut statement.components {
+            let arrived = held.get(component).map(|held| held.amount);
+            let arrived = arrived.filter(|amount| missed.contains(&(component.clone(), *amount)));
+            let Some(arrived) = arrived else { continue };
+            if let Some(intended) = entry.intended.replace(arrived).filter(|intended| *intended != arrived) {
+                self.note_not_there(key, component, intended).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers what was sent, or about to be, and is not there: it may still arrive.
+    async fn note_not_there(
+        &self,
+        key: StatementKey,
+        component: &str,
+        amount: Decimal,
+    ) -> Result<(), CycleError> {
+        let (component, now) = (component.to_owned(), self.of.clock.now());
+        Ok(self.ledger(move |ledger| ledger.note_not_there(key, &component, amount, now)).await?)
     }
 
     /// What the server accepted and does not show in the month meant landed in another: the server bills by other
@@ -289,6 +321,7 @@ impl Cycle {
                 .await?;
             }
             Finding::NotSent { component, amount } => {
+                self.note_not_there(key, &component, amount).await?;
                 self.ledger(move |ledger| ledger.take_back(key, vec![total(component, amount)])).await?;
             }
             Finding::Conflict { component, words } => {
