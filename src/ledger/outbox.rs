@@ -95,6 +95,19 @@ impl Ledger {
         })
     }
 
+    /// All statements of a period, of resources that were found in Waldur.
+    pub fn keys_of_known_resources(&self, period: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT statement.resource, period, part FROM statement
+                     JOIN resource ON resource.uuid = statement.resource WHERE period = ?1",
+                )?
+                .query_map([period.to_string()], |row| key(row, 0))?
+                .collect()
+        })
+    }
+
     pub fn statement(&self, key: StatementKey) -> Result<Option<Statement>, LedgerError> {
         self.look(|connection| statement(connection, key))
     }
@@ -189,31 +202,32 @@ impl Ledger {
         self.transact(|connection, _| settle(connection, key))
     }
 
-    /// Notes that an amount that may have been sent is not there when it is looked for; it may arrive yet.
-    pub fn note_not_there(
+    /// Notes whether an amount that may have been sent was there when it was looked for.
+    pub fn note_doubt(
         &mut self,
         key: StatementKey,
         component: &str,
         amount: Decimal,
+        is_there: bool,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         self.note_call(Call {
             at: now,
             resource: key.resource,
             period: key.period,
-            call: "read back".to_owned(),
+            call: READ_BACK.to_owned(),
             amounts: format!("{component} {amount:.2}"),
-            outcome: NOT_THERE.to_owned(),
+            outcome: if is_there { "there" } else { "not there" }.to_owned(),
             words: String::new(),
         })
     }
 
-    /// By component, the amounts of a month that were noted so.
-    pub fn not_there(&self, key: StatementKey) -> Result<BTreeSet<(String, Decimal)>, LedgerError> {
+    /// By component, the amounts of a month that were ever in doubt.
+    pub fn doubted(&self, key: StatementKey) -> Result<BTreeSet<(String, Decimal)>, LedgerError> {
         let noted: Vec<String> = self.look(|connection| {
             connection
-                .prepare_cached("SELECT amounts FROM call WHERE resource = ?1 AND period = ?2 AND outcome = ?3")?
-                .query_map(params![key.resource.to_string(), key.period.to_string(), NOT_THERE], |row| row.get(0))?
+                .prepare_cached("SELECT amounts FROM call WHERE resource = ?1 AND period = ?2 AND call = ?3")?
+                .query_map(params![key.resource.to_string(), key.period.to_string(), READ_BACK], |row| row.get(0))?
                 .collect()
         })?;
         let read = |text: &String| {
@@ -245,8 +259,8 @@ impl Ledger {
     }
 }
 
-/// The outcome of a call that is looked for and not found.
-const NOT_THERE: &str = "not there";
+/// What a call is named by whose outcome was looked for.
+const READ_BACK: &str = "read back";
 
 /// A call that changed, or tried to change, what the server holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -53,6 +53,13 @@ impl Cycle {
                 unread.push(key);
             }
         }
+        if stale {
+            // All of the month, not only what is due: what is not looked at now is believed for as long again.
+            let server = self.of.server_time().await?;
+            let period = self.of.rulebook.zone.period_of(server.now);
+            let all = self.ledger(move |ledger| ledger.keys_of_known_resources(period)).await?;
+            unread.extend(all.into_iter().filter(|key| !due.contains(key)));
+        }
         let failed = self.read_and_settle(&unread).await?;
         if stale && failed.is_empty() {
             self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, "", now)).await?;
@@ -244,35 +251,29 @@ impl Cycle {
         Ok(())
     }
 
-    /// A call that was not there when it was looked for may have arrived since (a server or proxy that hung, a machine that
-    /// slept): then the server holds our own earlier number, and it is no other hand's.
+    /// Notes what was found of calls whose outcome was in doubt. Such a call may arrive, or arrive once more, after all (a
+    /// proxy that hung, a machine that slept): then the server holds our own earlier number, and it is no other hand's.
     async fn know_late_arrivals(
         &self,
         statement: &mut Statement,
         held: &BTreeMap<String, Held>,
     ) -> Result<(), CycleError> {
-        let key = statement.key;
-        let missed = self.ledger(move |ledger| ledger.not_there(key)).await?;
+        let (key, now) = (statement.key, self.of.clock.now());
+        let doubted = self.ledger(move |ledger| ledger.doubted(key)).await?;
         for (component, entry) in &mut statement.components {
-            let arrived = held.get(component).map(|held| held.amount);
-            let arrived = arrived.filter(|amount| missed.contains(&(component.clone(), *amount)));
-            let Some(arrived) = arrived else { continue };
-            if let Some(intended) = entry.intended.replace(arrived).filter(|intended| *intended != arrived) {
-                self.note_not_there(key, component, intended).await?;
+            let found = held.get(component).map(|held| held.amount);
+            if let Some(intended) = entry.intended {
+                let (component, is_there) = (component.clone(), found == Some(intended));
+                self.ledger(move |ledger| ledger.note_doubt(key, &component, intended, is_there, now)).await?;
+            }
+            let believed = entry.acknowledged.as_ref().map(|known| known.amount);
+            if let Some(found) = found.filter(|found| Some(*found) != believed)
+                && doubted.contains(&(component.clone(), found))
+            {
+                entry.intended = Some(found);
             }
         }
         Ok(())
-    }
-
-    /// Remembers what was sent, or about to be, and is not there: it may still arrive.
-    async fn note_not_there(
-        &self,
-        key: StatementKey,
-        component: &str,
-        amount: Decimal,
-    ) -> Result<(), CycleError> {
-        let (component, now) = (component.to_owned(), self.of.clock.now());
-        Ok(self.ledger(move |ledger| ledger.note_not_there(key, &component, amount, now)).await?)
     }
 
     /// What the server accepted and does not show in the month meant landed in another: the server bills by other
@@ -321,7 +322,6 @@ impl Cycle {
                 .await?;
             }
             Finding::NotSent { component, amount } => {
-                self.note_not_there(key, &component, amount).await?;
                 self.ledger(move |ledger| ledger.take_back(key, vec![total(component, amount)])).await?;
             }
             Finding::Conflict { component, words } => {
