@@ -4,6 +4,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
+pub mod proxy;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -165,6 +167,15 @@ impl Sandbox {
         let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
         Sandbox { child, address }
     }
+
+    pub fn signal(&self, name: &str) {
+        send_signal(name, &self.child);
+    }
+}
+
+fn send_signal(name: &str, child: &Child) {
+    let done = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(done.unwrap().success());
 }
 
 pub struct World {
@@ -485,8 +496,7 @@ impl Daemon {
     }
 
     pub fn signal(&self, name: &str) {
-        let done = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
-        assert!(done.unwrap().success());
+        send_signal(name, &self.child);
     }
 
     /// Waits for its end.
