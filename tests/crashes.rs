@@ -241,10 +241,10 @@ fn held(world: &World) -> BTreeMap<Place, i64> {
     let mut held: BTreeMap<Place, i64> = BTreeMap::new();
     for resource in RESOURCES {
         for row in world.held(resource)["rows"].as_array().unwrap() {
-            let (component, month) = (row["type"].as_str().unwrap(), &row["billing_period"].as_str().unwrap()[..7]);
-            let place = |user: &str| {
-                (resource.to_owned(), component.to_owned(), user.to_owned(), month.to_owned())
-            };
+            let (component, month) =
+                (row["type"].as_str().unwrap(), &row["billing_period"].as_str().unwrap()[..7]);
+            let place =
+                |user: &str| (resource.to_owned(), component.to_owned(), user.to_owned(), month.to_owned());
             *held.entry(place("")).or_default() += cents(&row["usage"]);
             for (user, share) in row["users"].as_object().unwrap() {
                 *held.entry(place(user)).or_default() += cents(&share["usage"]);
@@ -274,8 +274,9 @@ fn stated(world: &World) -> BTreeMap<Place, i64> {
 
 fn troubles(world: &World) -> Vec<String> {
     let ledger = rusqlite::Connection::open(world.path("ledger.db")).unwrap();
-    let mut query =
-        ledger.prepare("SELECT period || ' ' || component || ' ' || reason || ' ' || words FROM trouble").unwrap();
+    let mut query = ledger
+        .prepare("SELECT period || ' ' || component || ' ' || reason || ' ' || words FROM trouble")
+        .unwrap();
     let rows = query.query_map([], |row| row.get(0)).unwrap();
     rows.map(Result::unwrap).collect()
 }
@@ -300,8 +301,12 @@ fn story(seed: u64) -> (usize, BTreeSet<&'static str>) {
     let told = format!("CRASHES={KILLS_A_LEDGER} SEED={seed}, {api}");
     let more = "  - { name: Project C, backend_id: project-c, offering: Cluster }\n";
     let begin: Timestamp = "2026-11-29T12:00:00Z".parse().unwrap();
-    let world =
-        World::of(Setting { api, now: "2026-11-29T12:00:00Z", marketplace: marketplace() + more, ..Setting::default() });
+    let world = World::of(Setting {
+        api,
+        now: "2026-11-29T12:00:00Z",
+        marketplace: marketplace() + more,
+        ..Setting::default()
+    });
     configure(&world);
     let mut source = Source::new(seed, begin);
     source.show(&world);
@@ -383,7 +388,12 @@ fn story(seed: u64) -> (usize, BTreeSet<&'static str>) {
 }
 
 fn positive(source: &Source) -> BTreeMap<Place, i64> {
-    source.sums.iter().filter(|(_, cents)| **cents != 0).map(|(place, cents)| (place.clone(), *cents)).collect()
+    source
+        .sums
+        .iter()
+        .filter(|(_, cents)| **cents != 0)
+        .map(|(place, cents)| (place.clone(), *cents))
+        .collect()
 }
 
 #[test]

@@ -227,7 +227,9 @@ impl Ledger {
         let noted: Vec<String> = self.look(|connection| {
             connection
                 .prepare_cached("SELECT amounts FROM call WHERE resource = ?1 AND period = ?2 AND call = ?3")?
-                .query_map(params![key.resource.to_string(), key.period.to_string(), READ_BACK], |row| row.get(0))?
+                .query_map(params![key.resource.to_string(), key.period.to_string(), READ_BACK], |row| {
+                    row.get(0)
+                })?
                 .collect()
         })?;
         let read = |text: &String| {

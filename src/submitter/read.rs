@@ -204,7 +204,9 @@ impl Cycle {
 
     /// Keeps what the rows say of one statement.
     async fn settle(&self, key: StatementKey, rows: &BTreeMap<String, Row>) -> Result<(), CycleError> {
-        let Some(mut statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
+        let Some(mut statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
+            return Ok(());
+        };
         let held: BTreeMap<String, Held> =
             rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
         self.know_late_arrivals(&mut statement, &held).await?;
@@ -264,7 +266,8 @@ impl Cycle {
             let found = held.get(component).map(|held| held.amount);
             if let Some(intended) = entry.intended {
                 let (component, is_there) = (component.clone(), found == Some(intended));
-                self.ledger(move |ledger| ledger.note_doubt(key, &component, intended, is_there, now)).await?;
+                self.ledger(move |ledger| ledger.note_doubt(key, &component, intended, is_there, now))
+                    .await?;
             }
             let believed = entry.acknowledged.as_ref().map(|known| known.amount);
             if let Some(found) = found.filter(|found| Some(*found) != believed)

@@ -31,14 +31,26 @@ pub(crate) const PLACES: usize = 3;
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     /// A new job.
-    Used { place: usize, cents: i64 },
+    Used {
+        place: usize,
+        cents: i64,
+    },
     /// The latest job turns out to have used this much less, or nothing.
-    Corrected { place: usize, cents: i64 },
+    Corrected {
+        place: usize,
+        cents: i64,
+    },
     /// The submitter runs, and this becomes of its requests; perhaps it is cut off at one of them.
-    Cycle { fates: Vec<Fate>, cut: Option<(u8, bool)> },
+    Cycle {
+        fates: Vec<Fate>,
+        cut: Option<(u8, bool)>,
+    },
     /// What was under way for long arrives.
     Arrival,
-    AnotherWrites { place: usize, cents: i64 },
+    AnotherWrites {
+        place: usize,
+        cents: i64,
+    },
     Minutes(i64),
     MonthEnds,
 }
@@ -74,7 +86,8 @@ impl Bench {
         runtime.spawn(listen(listener, shared.clone()));
         // In memory where there is such a place: a schedule opens its ledger several times.
         let memory = std::path::Path::new("/dev/shm");
-        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+        let folder =
+            if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let token = folder.path().join("token");
         std::fs::write(&token, "token").unwrap();
         let (mut section, _) = Section::parse(&format!("url: {url}\ntoken_file: {}\n", token.display()));
@@ -125,8 +138,7 @@ impl Story<'_> {
         for name in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
             let _ = std::fs::remove_file(bench.folder.path().join(name));
         }
-        let mut story =
-            Story { bench, clock, now, skew, submitter: None, jobs: BTreeMap::new(), count: 0 };
+        let mut story = Story { bench, clock, now, skew, submitter: None, jobs: BTreeMap::new(), count: 0 };
         story.comes_back();
         story
     }
@@ -307,9 +319,9 @@ impl Story<'_> {
             let agrees = row.map(|row| row.cents) == Some(total) && (user.is_empty() || share == Some(total));
             let of_resource = |cell: &&Cell| cell.0.0 == resource && cell.1 == this;
             let touched = model.touched.iter().any(|cell| of_resource(&cell));
-            let held = troubles.iter().any(|at| {
-                at.resource == resource && at.period == this && at.trouble.reason == "conflict"
-            });
+            let held = troubles
+                .iter()
+                .any(|at| at.resource == resource && at.period == this && at.trouble.reason == "conflict");
             if !(agrees || touched && held) || held && !touched {
                 return Err(format!(
                     "law 5, {when}: {total} was used of {cell:?}, Waldur holds {row:?}; troubles {troubles:#?}"

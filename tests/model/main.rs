@@ -75,9 +75,8 @@ fn explore(dated: bool) {
     let bench = Bench::new();
     let schedules = (prop::collection::vec(step(), 1..40), -90..=90_i64);
     let begun = std::time::Instant::now();
-    let result = TestRunner::new(config).run(&schedules, |(steps, skew)| {
-        bench.run(dated, skew, &steps).map_err(TestCaseError::fail)
-    });
+    let result = TestRunner::new(config)
+        .run(&schedules, |(steps, skew)| bench.run(dated, skew, &steps).map_err(TestCaseError::fail));
     eprintln!("{cases} schedules in {:?}", begun.elapsed());
     match result {
         Ok(()) => {}

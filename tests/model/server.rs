@@ -170,7 +170,9 @@ impl Model {
         for (component, cents) in amounts(&report.body) {
             let cell = ((resource, component), landing.clone());
             let total = self.total.get(&cell).copied();
-            self.law(total == Some(cents), || format!("law 1: {cents} for {cell:?}, where {total:?} was used"));
+            self.law(total == Some(cents), || {
+                format!("law 1: {cents} for {cell:?}, where {total:?} was used")
+            });
             news |= self.known.get(&cell) != Some(&cents);
             if let Some(row) = self.rows.get(&cell)
                 && let Some(since) = row.other
@@ -179,7 +181,9 @@ impl Model {
                 let old = now.duration_since(since) >= UNSEEN_FOR;
                 let (told, held) = (row.told, row.cents);
                 self.law(!told && !old, || {
-                    format!("law 2: {cents} over another's {held} of {since}, told {told}, at {now}: {cell:?}")
+                    format!(
+                        "law 2: {cents} over another's {held} of {since}, told {told}, at {now}: {cell:?}"
+                    )
                 });
             }
         }
@@ -241,7 +245,9 @@ impl Model {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let parts: Vec<&str> = path.trim_matches('/').split('/').skip(1).collect();
         let answer = match parts.as_slice() {
-            ["users", "me"] => json!({ "uuid": simple(Uuid::from_u128(1)), "username": "provider", "token_lifetime": null, "is_staff": false }),
+            ["users", "me"] => {
+                json!({ "uuid": simple(Uuid::from_u128(1)), "username": "provider", "token_lifetime": null, "is_staff": false })
+            }
             ["marketplace-provider-resources", resource] => self.resource(resource.parse().unwrap()),
             ["marketplace-provider-resources", _, "plan_periods"] => {
                 json!([{ "uuid": "b47125af7b244347b4f1a1e091f03a98", "start": "2020-01-01T00:00:00Z", "end": null,
@@ -290,7 +296,8 @@ impl Model {
     /// The answer was read by the agent: what it knows by it.
     fn delivered(&mut self, asked: &Report, status: u16) {
         let reads = asked.target.contains("/marketplace-component-usages/?");
-        let resource = asked.target.split("resource_uuid=").nth(1).map(|rest| rest[..32].parse::<Uuid>().unwrap());
+        let resource =
+            asked.target.split("resource_uuid=").nth(1).map(|rest| rest[..32].parse::<Uuid>().unwrap());
         if reads {
             let period = asked.target.split("billing_period=").nth(1).map(|rest| rest[..7].to_owned());
             for (cell, row) in &mut self.rows {
@@ -364,7 +371,8 @@ impl Model {
 
 fn amounts(body: &Value) -> Vec<(String, i64)> {
     let usages = body["usages"].as_array().unwrap().iter();
-    let each = usages.map(|usage| (usage["type"].as_str().unwrap().to_owned(), cents(usage["amount"].as_str().unwrap())));
+    let each = usages
+        .map(|usage| (usage["type"].as_str().unwrap().to_owned(), cents(usage["amount"].as_str().unwrap())));
     each.collect()
 }
 
@@ -437,7 +445,10 @@ async fn read_request(stream: &mut TcpStream) -> Option<(String, Report)> {
             if body.len() >= length.unwrap_or(0) {
                 let mut words = head.split(' ');
                 let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
-                return Some((method, Report { target, body: serde_json::from_slice(body).unwrap_or_default() }));
+                return Some((
+                    method,
+                    Report { target, body: serde_json::from_slice(body).unwrap_or_default() },
+                ));
             }
         }
         match stream.read(&mut buffer).await {
