@@ -107,6 +107,8 @@ struct State {
     /// Resources in a row whose call had no clear outcome: a server in trouble, not a resource.
     unclear_in_a_row: u32,
     forbidden: Vec<Failure>,
+    /// Resources that failed for the first time, in words for the log.
+    put_off: Vec<String>,
     /// Statements that met one server error too many, and its words.
     broken: Vec<(StatementKey, String)>,
     answered: bool,
@@ -134,7 +136,14 @@ impl Submitter {
         let before = self.client.requests();
         let cycle = Arc::new(Cycle { of: self.clone(), state: Mutex::default() });
         cycle.clone().run(options).await?;
-        let mut report = std::mem::take(&mut cycle.state().report);
+        let (mut report, put_off) = {
+            let mut state = cycle.state();
+            (std::mem::take(&mut state.report), std::mem::take(&mut state.put_off))
+        };
+        // One log line a change of state, here too; where the server itself is left alone, that has been said.
+        for words in put_off.iter().filter(|_| report.paused.is_none()) {
+            tracing::warn!("{words}");
+        }
         report.requests = self.client.requests() - before;
         self.remember_clock().await?;
         Ok(report)
@@ -293,12 +302,17 @@ impl Cycle {
         };
         let now = self.of.clock.now();
         let (words, asked, chance) = (failure.to_string(), failure.retry_after(), fastrand::u64(0..1000));
-        self.ledger(move |ledger| {
+        let first = self.ledger(move |ledger| {
             let failures = ledger.retry(Some(resource))?.map_or(0, |retry| retry.failures) + 1;
             let next = now.saturating_add(backoff::wait(failures, chance, asked)).unwrap_or(now);
-            ledger.set_retry(Some(resource), Some(Retry { failures, next, words }))
+            let first = (failures == 1).then(|| {
+                format!("Resource {resource} is not reported for now, it is tried again from {next} on: {words}")
+            });
+            ledger.set_retry(Some(resource), Some(Retry { failures, next, words }))?;
+            Ok(first)
         })
         .await?;
+        self.state().put_off.extend(first);
         if asked.is_some() || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
     }
 

@@ -32,7 +32,7 @@ pub const BOTH: [&str; 2] = [CLASSIC, CURRENT];
 
 /// Every boundary between two steps, as src/ names them; `a_list_of_fail_points_is_whole`
 /// (tests/agent_crashes.rs) compares.
-pub const POINTS: [&str; 15] = [
+pub const POINTS: [&str; 16] = [
     "before a run is committed",
     "after a run is committed",
     "after discovery",
@@ -44,6 +44,7 @@ pub const POINTS: [&str; 15] = [
     "after set_usage",
     "before totals are acknowledged",
     "after totals are acknowledged",
+    "before shares are intended",
     "before set_user_usages",
     "after set_user_usages",
     "before shares are acknowledged",
