@@ -24,6 +24,7 @@ pub mod catalog;
 pub mod compact;
 pub mod error;
 pub mod explain;
+mod future;
 pub mod ingest;
 pub mod lock;
 pub mod outbox;

@@ -123,6 +123,8 @@ const UNDATED_FOR: SignedDuration = SignedDuration::from_hours(24);
 const UNCLEAR_IN_A_ROW: u32 = 3;
 /// A resource that alone meets server errors is held after so many.
 const SERVER_ERRORS: i64 = 6;
+/// So near to the server's clock, and so lately compared with it, ours is taken to be right.
+const CLOCKS_AGREE: SignedDuration = SignedDuration::from_mins(2);
 /// How old what is known of the server's clock and of the token may be before a cheap call renews it.
 const ACQUAINTED_FOR: SignedDuration = SignedDuration::from_hours(4);
 
@@ -169,7 +171,20 @@ impl Submitter {
     async fn remember_clock(&self) -> Result<(), LedgerError> {
         let Some(skew) = self.client.skew() else { return Ok(()) };
         let (now, micros) = (self.clock.now(), skew.as_micros().to_string());
-        self.ledger.with(move |ledger| ledger.put_server_fact("skew_us", &micros, now)).await
+        self.ledger.with(move |ledger| ledger.put_server_fact("skew_us", &micros, now)).await?;
+        let agree = self.client.measured_skew().is_some_and(|skew| {
+            skew.offset.abs() < CLOCKS_AGREE && now.duration_since(skew.measured).abs() < CLOCKS_AGREE
+        });
+        if agree {
+            // Two clocks vouch for the time, just now: what was recorded for a later one was recorded by a wrong clock.
+            let taken = self.ledger.with(move |ledger| ledger.quarantine_future(now)).await?;
+            if taken > 0 {
+                tracing::warn!(
+                    "{taken} readings are quarantined and not billed: they were recorded while the clock was ahead"
+                );
+            }
+        }
+        Ok(())
     }
 }
 
