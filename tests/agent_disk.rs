@@ -231,15 +231,24 @@ fn a_ledger_that_a_backup_holds_is_waited_for_and_told() {
     assert_eq!(done.code, 75, "{done:#?}");
     done.says("is locked by another program");
     assert!(begun.elapsed() >= Duration::from_secs(10));
-    // It ends while somebody waits.
+    backup.execute_batch("COMMIT").unwrap();
+    // It begins while a collector is asked, and ends once there is something to record.
+    let (asked, go, told) = (world.path("asked"), world.path("go"), world.path("told"));
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let file = world.path("readings").display().to_string();
+    let script = format!(
+        "touch {}; while [ ! -e {} ]; do sleep 0.01; done; cat {file}; touch {}",
+        asked.display(),
+        go.display(),
+        told.display()
+    );
+    world.write("agent.yaml", &text.replace(&format!("[cat, {file}]"), &format!("[sh, -c, \"{script}\"]")));
     let waits =
         world.command(&["flush", "--collect"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    until("the agent to have the file open", || {
-        let files = std::fs::read_dir(format!("/proc/{}/fd", waits.id())).unwrap();
-        files
-            .flatten()
-            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path.ends_with("ledger.db-wal")))
-    });
+    until("the collector to be asked", || asked.exists());
+    backup.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    std::fs::write(&go, "").unwrap();
+    until("the collector to have told", || told.exists());
     backup.execute_batch("COMMIT").unwrap();
     let done: Done = waits.wait_with_output().unwrap().into();
     assert_eq!(done.code, 0, "{done:#?}");
