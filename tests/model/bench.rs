@@ -323,7 +323,9 @@ impl Story<'_> {
             let held = troubles
                 .iter()
                 .any(|at| at.resource == resource && at.period == this && at.trouble.reason == "conflict");
-            if !(agrees || touched && held) || held && !touched {
+            // What another wrote in the last hours need not have been seen yet.
+            let unseen = row.is_some_and(|row| row.other.is_some() && !row.told);
+            if !(agrees || unseen || touched && held) || held && !touched {
                 return Err(format!(
                     "law 5, {when}: {total} was used of {cell:?}, Waldur holds {row:?}; troubles {troubles:#?}"
                 ));

@@ -45,9 +45,9 @@ pub(crate) struct Row {
     date: Timestamp,
     pub(crate) users: BTreeMap<String, i64>,
     /// Since when it is another's.
-    other: Option<Timestamp>,
+    pub(crate) other: Option<Timestamp>,
     /// Whether the agent was told of it since it was written.
-    told: bool,
+    pub(crate) told: bool,
 }
 
 #[derive(Debug, Clone)]
