@@ -12,6 +12,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
+mod agent;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -30,8 +32,10 @@ use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::config::settings::Loaded;
 use waldur_usage_agent::config::template::Template;
 use waldur_usage_agent::config::waldur::WaldurSettings;
-use waldur_usage_agent::metering::period::BillingPeriod;
-use waldur_usage_agent::metering::reading::parse_value;
+use waldur_usage_agent::ledger::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::{Ledger, LedgerError, Rulebook};
+use waldur_usage_agent::metering::period::{BillingPeriod, BillingZone};
+use waldur_usage_agent::metering::reading::{Kind, Reading, parse_value};
 use waldur_usage_agent::waldur::client::Client;
 use waldur_usage_agent::waldur::failure::Failure;
 use waldur_usage_agent::waldur::report::{ComponentAmount, SetUsage, UserAmount};
@@ -314,6 +318,92 @@ fn answers_of_the_server() {
                     "{told}"
                 );
             }
+        }
+    });
+}
+
+/// Everything that a command or the daemon asks of a ledger. Errors are answers, too.
+fn use_ledger(path: &Path, rulebook: Rulebook) -> Result<(), LedgerError> {
+    let now: Timestamp = "2026-11-10T13:00:00Z".parse().unwrap();
+    let mut ledger = Ledger::open(path, rulebook)?;
+    let resource: Uuid = agent::A.parse().unwrap();
+    let period: BillingPeriod = "2026-11".parse().unwrap();
+    let _ = ledger.apply_rules(now);
+    for key in ledger.pending().unwrap_or_default() {
+        let _ =
+            (ledger.statement(key), ledger.settle(key), ledger.doubted(key), ledger.decided_overwrite(key));
+        let _ = ledger.usage_row(key, "cpu_hours");
+    }
+    let _ = (ledger.statements(None), ledger.troubles(), ledger.retry(None), ledger.next_retry());
+    let _ = (ledger.collector_report("source"), ledger.unmatched(), ledger.quarantined("source", 10));
+    let _ = (ledger.explain(resource, "cpu_hours", period, None), ledger.calls(resource, period));
+    let _ = (ledger.resource(resource), ledger.plan_periods(resource), ledger.plan_look(resource));
+    let _ =
+        (ledger.find_resources("project-a"), ledger.unknown_resources(), ledger.offerings_with_unmatched());
+    let _ = (ledger.components(resource), ledger.server_fact("skew_us"), ledger.checkpoint("source"));
+    let reading = Reading::new("cpu_seconds", Kind::Counter, 100_000.into(), now).label("user", "alice");
+    let outcome = RunOutcome::Seen {
+        readings: vec![reading],
+        quarantined: Vec::new(),
+        problems: Vec::new(),
+        checkpoint: None,
+        lists_everything: true,
+    };
+    let run = Run { collector: "source".to_owned(), at: now, finished: now, scope: String::new(), outcome };
+    let _ = ledger.record(run);
+    let _ = ledger.quarantine_future("2026-11-10T09:00:00Z".parse().unwrap());
+    let _ = ledger.recount_all(now);
+    Ok(())
+}
+
+#[test]
+fn texts_of_the_ledger() {
+    let world = agent::World::new(agent::CURRENT);
+    world.configure(&agent::cpu_hours_by_user());
+    world.readings(&agent::alice_and_bob());
+    world.flush().exits(0);
+    world.readings(&agent::counter(&["100", "160", "20", "30", "5000"], &[("user", "alice")]));
+    world.post("resources/5e2f0000-0000-4000-8000-000000000001", serde_json::json!({ "state": "Creating" }));
+    world.flush();
+    world.fault(serde_json::json!({ "action": "drop" }));
+    world.flush_once();
+    let loaded = Loaded::parse("a file", &std::fs::read_to_string(world.path("agent.yaml")).unwrap());
+    let definitions =
+        loaded.collectors.into_iter().filter_map(|one| Definition::from_section(one, &TimeZone::UTC));
+    let rules = definitions.map(|definition| definition.rules).collect();
+    let rulebook = Rulebook { zone: BillingZone::utc(), rules };
+    let original = world.path("ledger.db");
+    let columns: Vec<(String, String)> = {
+        let ledger = rusqlite::Connection::open(&original).unwrap();
+        ledger.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        let mut query = ledger
+            .prepare(
+                "SELECT m.name, c.name FROM sqlite_schema m JOIN pragma_table_info(m.name) c
+                 WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%'",
+            )
+            .unwrap();
+        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
+    };
+    assert!(columns.len() > 100, "{}", columns.len());
+    let bytes = std::fs::read(&original).unwrap();
+    // In memory where there is such a place: there are a thousand copies.
+    let memory = Path::new("/dev/shm");
+    let (columns, attempt) = (&columns, |(table, column): &(String, String), bad: &str| {
+        let folder =
+            if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+        let copy = folder.path().join("ledger.db");
+        std::fs::write(&copy, &bytes).unwrap();
+        let ledger = rusqlite::Connection::open(&copy).unwrap();
+        // What the schema itself refuses cannot be there.
+        let _ = ledger.execute(&format!("UPDATE OR IGNORE \"{table}\" SET \"{column}\" = ?1"), [bad]);
+        drop(ledger);
+        let _ = use_ledger(&copy, rulebook.clone());
+    });
+    let attempt = &attempt;
+    std::thread::scope(|scope| {
+        for bad in ["", "x", "1/0", "-1", "99999999999999999999", "1e999999999", "0/0", "{"] {
+            scope.spawn(move || columns.iter().for_each(|column| attempt(column, bad)));
         }
     });
 }
