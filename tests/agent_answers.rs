@@ -236,3 +236,31 @@ fn of_a_terminated_resource_the_total_is_stranded_and_the_shares_still_go() {
     assert_eq!(world.posts_since(mark).len(), 1, "it is not asked again");
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 0.03"]);
 }
+
+/// Two limited components in one call, because the agent may not see what the offering sells: the first is applied, the
+/// second refused. The first is found when it is read back, and not sent twice, which a classic server would refuse.
+#[test]
+fn what_a_refused_call_has_applied_all_the_same_is_found_by_reading_back() {
+    let limits = "      - { type: aa, billing_type: usage, limit_amount: 100, limit_period: annual }\n      \
+                  - { type: zz, billing_type: usage, limit_amount: 10, limit_period: annual }\n";
+    let marketplace = marketplace().replace("    users: [{ username: alice", &format!("{limits}    users: [{{ username: alice"));
+    let world = World::of(Setting { api: CLASSIC, marketplace, ..Setting::default() });
+    world.configure(&format!(
+        "    resource: {A}\n    meters:\n      aa: {{ reading: cpu_seconds, factor: 1/60 }}\n      \
+         zz: {{ reading: cpu_seconds, factor: 1/180 }}\n"
+    ));
+    let hidden = json_answer(404, json!({ "detail": "No Offering matches the given query." }));
+    let of = |path: &str| json!({ "match": { "method": "GET", "path": path }, "action": hidden });
+    let faults = [of("/api/marketplace-provider-offerings/"), of("/api/marketplace-public-offerings/")];
+    world.post("faults", json!({ "faults": faults }));
+    world.readings(&counter(&["0", "3600"], &[]));
+    world.flush().exits(65).says("zz");
+    assert_eq!(world.rows(A), ["aa 2026-11 60.00"]);
+    let status = world.agent(&["status", "--json"]).json();
+    let components = status["statements"][0]["components"].as_array().unwrap().clone();
+    let of = |name: &str| components.iter().find(|one| one["component"] == name).unwrap().clone();
+    assert_eq!((&of("aa")["acknowledged"], &of("aa")["held"]), (&json!("60.00"), &Value::Null), "{status:#}");
+    assert_eq!(column(&world, "SELECT reason || ' ' || component FROM trouble"), ["limit zz"]);
+    let tried = world.posts_since(0).iter().map(|call| format!("{} {}", amounts(&call.body), call.status)).collect::<Vec<_>>();
+    assert_eq!(tried, ["aa=60.00 zz=20.00 400", "zz=20.00 400"]);
+}

@@ -21,7 +21,7 @@
 //! arrives after midnight although it was sent a minute before; and a late arrival that nothing is ever sent after.
 //! A duplicate is of a call whose answer was lost: nothing on the way repeats a call that was answered.
 //!
-//!     cargo test --test model                       # 1,500 schedules against either kind of server
+//!     cargo test --test model                       # 700 schedules against either kind of server
 //!     MODEL_CASES=20000 cargo test --test model     # the long version
 //!
 //! Schedules that once failed are in tests/corpus/model.txt and are tried first.
@@ -64,7 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn explore(dated: bool) {
-    let cases = std::env::var("MODEL_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(1_500);
+    let cases = std::env::var("MODEL_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(700);
     let corpus = FileFailurePersistence::Direct("tests/corpus/model.txt");
     let config = Config {
         cases,
