@@ -243,7 +243,8 @@ fn of_a_terminated_resource_the_total_is_stranded_and_the_shares_still_go() {
 fn what_a_refused_call_has_applied_all_the_same_is_found_by_reading_back() {
     let limits = "      - { type: aa, billing_type: usage, limit_amount: 100, limit_period: annual }\n      \
                   - { type: zz, billing_type: usage, limit_amount: 10, limit_period: annual }\n";
-    let marketplace = marketplace().replace("    users: [{ username: alice", &format!("{limits}    users: [{{ username: alice"));
+    let marketplace = marketplace()
+        .replace("    users: [{ username: alice", &format!("{limits}    users: [{{ username: alice"));
     let world = World::of(Setting { api: CLASSIC, marketplace, ..Setting::default() });
     world.configure(&format!(
         "    resource: {A}\n    meters:\n      aa: {{ reading: cpu_seconds, factor: 1/60 }}\n      \
@@ -261,6 +262,10 @@ fn what_a_refused_call_has_applied_all_the_same_is_found_by_reading_back() {
     let of = |name: &str| components.iter().find(|one| one["component"] == name).unwrap().clone();
     assert_eq!((&of("aa")["acknowledged"], &of("aa")["held"]), (&json!("60.00"), &Value::Null), "{status:#}");
     assert_eq!(column(&world, "SELECT reason || ' ' || component FROM trouble"), ["limit zz"]);
-    let tried = world.posts_since(0).iter().map(|call| format!("{} {}", amounts(&call.body), call.status)).collect::<Vec<_>>();
+    let tried = world
+        .posts_since(0)
+        .iter()
+        .map(|call| format!("{} {}", amounts(&call.body), call.status))
+        .collect::<Vec<_>>();
     assert_eq!(tried, ["aa=60.00 zz=20.00 400", "zz=20.00 400"]);
 }

@@ -294,8 +294,11 @@ fn configure(world: &World) {
     world.write("agent.yaml", &format!("{}collectors:\n{collectors}", world.head("timeout: 1s")));
 }
 
-/// One ledger's life. Returns how often it was killed, and at which fail points.
-fn story(seed: u64) -> (usize, BTreeSet<&'static str>) {
+/// The fail points at which an agent was killed.
+type Points = Mutex<BTreeSet<&'static str>>;
+
+/// One ledger's life. Returns how often it was killed.
+fn story(seed: u64, killed_at: &Points) -> usize {
     let api = BOTH[usize::from(seed % 2 == 1)];
     let left_in_peace = seed / 2 % 2 == 0;
     let told = format!("CRASHES={KILLS_A_LEDGER} SEED={seed}, {api}");
@@ -313,8 +316,8 @@ fn story(seed: u64) -> (usize, BTreeSet<&'static str>) {
     world.flush().exits(0);
     let mut chance = fastrand::Rng::with_seed(seed ^ 0x5eed);
     let points = [&POINTS[..], &CLASSIC_POINTS[..]].concat();
-    let (mut killed_at, mut kills, mut lives) = (BTreeSet::new(), 0, 0);
-    // Two hours before the month's end the closing look is near; until midnight every life takes half a minute.
+    let (mut kills, mut lives) = (0, 0);
+    // The month's last minutes come once half of the kills are done; in them every life takes half a minute.
     let closing: Timestamp = "2026-11-30T23:55:12Z".parse().unwrap();
     let last = if left_in_peace { "2026-11-30T23:57:36Z" } else { "2026-11-30T23:59:24Z" };
     let last: Timestamp = last.parse().unwrap();
@@ -344,7 +347,13 @@ fn story(seed: u64) -> (usize, BTreeSet<&'static str>) {
         }
         source.show(&world);
         world.post("faults", faults(&mut chance));
-        let point = (chance.u8(0..4) == 0).then(|| points[chance.usize(..points.len())]);
+        let point = (chance.u8(0..4) == 0).then(|| {
+            // First those that nobody was killed at yet.
+            let killed_at = killed_at.lock().unwrap();
+            let left: Vec<_> = points.iter().copied().filter(|point| !killed_at.contains(point)).collect();
+            let from = if left.is_empty() { &points } else { &left };
+            from[chance.usize(..from.len())]
+        });
         let life = match point {
             Some(_) => Duration::from_secs(2),
             None => Duration::from_millis(chance.u64(0..200)),
@@ -352,7 +361,7 @@ fn story(seed: u64) -> (usize, BTreeSet<&'static str>) {
         let begun = Instant::now();
         if live(&world, chance.u8(0..3) == 0, point, life) {
             kills += 1;
-            killed_at.extend(point.filter(|_| begun.elapsed() < life));
+            killed_at.lock().unwrap().extend(point.filter(|_| begun.elapsed() < life));
         }
     }
     peace(&world);
@@ -384,7 +393,7 @@ fn story(seed: u64) -> (usize, BTreeSet<&'static str>) {
         assert!(troubles.iter().all(|trouble| trouble.contains(" period_ended ")), "{told}: {troubles:#?}");
     }
     world.agent(&["recount"]).exits(0);
-    (kills, killed_at)
+    kills
 }
 
 fn positive(source: &Source) -> BTreeMap<Place, i64> {
@@ -404,7 +413,7 @@ fn killed_hundreds_of_times_waldur_ends_with_exactly_what_was_used() {
     // Other moments each time; what happened can be had again by its seed (but for the moments of the kills).
     let seed = number("SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
     eprintln!("SEED={seed}, {ledgers} ledgers");
-    let (next, kills, killed_at) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(BTreeSet::new()));
+    let (next, kills, killed_at) = (AtomicUsize::new(0), AtomicUsize::new(0), Points::default());
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -413,9 +422,7 @@ fn killed_hundreds_of_times_waldur_ends_with_exactly_what_was_used() {
                     if turn >= ledgers {
                         break;
                     }
-                    let (times, points) = story(seed + turn as u64);
-                    kills.fetch_add(times, Ordering::Relaxed);
-                    killed_at.lock().unwrap().extend(points);
+                    kills.fetch_add(story(seed + turn as u64, &killed_at), Ordering::Relaxed);
                 }
             });
         }

@@ -359,7 +359,8 @@ impl Cycle {
             return Ok(false);
         }
         let Some(now) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(false) };
-        let left = |usage: &&ComponentAmount| now.components.get(&usage.component).is_some_and(Entry::to_send);
+        let left =
+            |usage: &&ComponentAmount| now.components.get(&usage.component).is_some_and(Entry::to_send);
         for usage in report.usages.iter().filter(left) {
             // Each at its own time: the month may have come to its end meanwhile.
             let Some(alone) = self.address(statement, vec![usage.clone()]).await? else { return Ok(false) };
