@@ -1,5 +1,5 @@
 //! What the ledger costs: ingest against the plainest possible insert of the same rows with the same durability, and
-//! statements brought up to date. Run with `cargo bench --bench ledger`; figures are ratios within one run.
+//! statements brought up to date. Run with `cargo bench --bench ledger`, or one of them by its name (`-- ingest`); figures are ratios within one run.
 
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,18 @@ const COMPONENTS: [&str; 4] = ["cpu_seconds", "gpu_seconds", "io_bytes", "net_by
 fn main() -> Outcome {
     // `cargo test --benches` only asks whether it still runs.
     let small = cfg!(debug_assertions);
-    ingest(if small { 2_000 } else { 100_000 })?;
-    statements(if small { 20 } else { 10_000 })?;
-    month(if small { 50 } else { 8_640 })
+    let named: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
+    let wanted = |name: &str| named.is_empty() || named.iter().any(|named| named == name);
+    if wanted("ingest") {
+        ingest(if small { 2_000 } else { 100_000 })?;
+    }
+    if wanted("statements") {
+        statements(if small { 20 } else { 10_000 })?;
+    }
+    if wanted("month") {
+        month(if small { 50 } else { 8_640 })?;
+    }
+    Ok(())
 }
 
 fn rulebook() -> Rulebook {

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::ingest::Restate;
+use super::rows::uuid_column;
 use super::{Ledger, LedgerError, Rulebook, instant, micros, quantify, statements};
 
 /// A resource as it was last seen.
@@ -349,13 +350,6 @@ fn known_resource(row: &Row<'_>) -> rusqlite::Result<KnownResource> {
         plan: row.get::<_, Option<String>>(5)?.and_then(|text| Uuid::parse_str(&text).ok()),
         customer: row.get(6)?,
         project: row.get(7)?,
-    })
-}
-
-pub(super) fn uuid_column(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
-    let text: String = row.get(column)?;
-    Uuid::parse_str(&text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error.into())
     })
 }
 

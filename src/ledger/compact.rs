@@ -10,7 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::quantify::{SeriesFacts, load, point, points_where, quantity, trail_before};
+use super::quantify::SeriesFacts;
+use super::rows::{POINTS_FROM, Quantities, period_column, point, quantity, trail_before};
 use super::store::Row;
 use super::{Ledger, LedgerError, Rulebook, instant, micros};
 use crate::metering::measure::{Measure, Quantity};
@@ -74,7 +75,7 @@ fn oldest(
     let period = rulebook.zone.period_of(instant(first));
     let ended = rulebook.zone.end(period).saturating_add(keep).unwrap_or(Timestamp::MAX);
     let pending: bool = connection
-        .prepare("SELECT 1 FROM statement WHERE period = ? AND revision > agreed")?
+        .prepare("SELECT 1 FROM statement WHERE period <= ? AND revision > agreed")?
         .exists([period.to_string()])?;
     Ok((ended <= now && !pending).then_some(period))
 }
@@ -94,7 +95,7 @@ fn compact(
         .collect::<rusqlite::Result<_>>()?;
     let mut done = Compacted::default();
     for series in series {
-        let facts = SeriesFacts::of(connection, rulebook, series)?;
+        let (_, facts) = SeriesFacts::of(connection, rulebook, series)?;
         for &measure in facts.measures() {
             subtotal(connection, &facts, series, measure, period)?;
         }
@@ -104,7 +105,8 @@ fn compact(
     Ok(done)
 }
 
-/// Writes what the readings of each day added to the segments of the month.
+/// Writes what the readings of each day added to the segments of the month, and of those before it that are not compacted
+/// because the series has no reading there: a job may reach back into them, or a level be held through them.
 fn subtotal(
     connection: &Connection,
     facts: &SeriesFacts,
@@ -116,22 +118,28 @@ fn subtotal(
     let (start, end) = (zone.start(period), zone.end(period));
     let mut days: BTreeMap<(Segment, String), (Quantity, i64)> = BTreeMap::new();
     let mut trail = trail_before(connection, series, micros(start))?;
-    let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
+    let mut query = connection.prepare_cached(&POINTS_FROM)?;
     let mut rows = query.query(params![series, micros(start)])?;
+    let mut beyond: Option<Timestamp> = None;
     while let Some(row) = rows.next()? {
         let point = point(row)?;
-        let (at, present) = (point.at, point.value.is_some());
-        // What a later reading adds to this month it adds to its last day.
-        let day = zone.date_of(at.min(end.saturating_sub(SignedDuration::from_micros(1)).unwrap_or(end)));
-        for (segment, part) in trail.advance(measure, point, &facts.timeline) {
-            if segment.period == period {
-                let entry = days.entry((segment, day.to_string())).or_default();
-                entry.0.absorb(part);
-                entry.1 += i64::from(at < end);
-            }
-        }
-        if at >= end && present && measure != Measure::Sum {
+        let at = point.at;
+        // Several of one instant may each speak of the month before it: totals do.
+        if beyond.is_some_and(|beyond| at > beyond) && measure != Measure::Sum {
             break;
+        }
+        if at >= end && point.value.is_some() {
+            beyond = Some(at);
+        }
+        for (segment, part) in facts.advance(&mut trail, measure, point) {
+            if segment.start < end {
+                // What a later reading adds to a month it adds to its last day.
+                let over = zone.end(segment.period);
+                let last = over.saturating_sub(SignedDuration::from_micros(1)).unwrap_or(over);
+                let entry = days.entry((segment, zone.date_of(at.min(last)).to_string())).or_default();
+                entry.0.absorb(part);
+                entry.1 += i64::from(at < over);
+            }
         }
     }
     let mut segments: BTreeMap<Segment, Quantity> = BTreeMap::new();
@@ -148,7 +156,7 @@ fn subtotal(
                 measure.to_string(),
                 micros(segment.start),
                 day,
-                period.to_string(),
+                segment.period.to_string(),
                 part.sum.to_string(),
                 part.max.map(|max| max.to_string()),
                 part.last.map(|last| last.to_string()),
@@ -159,9 +167,10 @@ fn subtotal(
                 readings
             ])?;
     }
+    let mut quantities = Quantities::of(connection)?;
     for (segment, counted) in segments {
         // What is kept from here on is what the bill was made of; a ledger that disagrees with itself keeps its readings.
-        let kept = load(connection, series, measure, segment.start)?.unwrap_or_default();
+        let kept = quantities.load(series, measure, segment.start)?.unwrap_or_default();
         if kept != counted {
             return Err(rusqlite::Error::ToSqlConversionFailure(
                 format!("series {series} does not agree with its readings in {period}; run `recount --write` first").into(),
@@ -173,8 +182,12 @@ fn subtotal(
 
 /// Replaces the readings before the cut by their identities. The last of them stay for the month after.
 fn spend(connection: &Connection, series: i64, period: BillingPeriod, cut: i64) -> rusqlite::Result<usize> {
-    let source: i64 =
-        connection.query_row("SELECT source FROM series WHERE id = ?", [series], |row| row.get(0))?;
+    let (source, is_delta): (i64, bool) = connection.query_row(
+        "SELECT source.id, source.kind = 'delta' FROM series JOIN source ON source.id = series.source
+         WHERE series.id = ?",
+        [series],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
     let mut query = connection
         .prepare_cached("SELECT at, id, start, value FROM reading WHERE series = ?1 AND at < ?2")?;
     let mut rows = query.query([series, cut])?;
@@ -198,13 +211,14 @@ fn spend(connection: &Connection, series: i64, period: BillingPeriod, cut: i64) 
             .prepare_cached("DELETE FROM identity WHERE source = ?1 AND id = ?2")?
             .execute(params![source, id])?;
     }
+    // A delta needs no neighbours; of all else, also of what has an id, the next month starts from the last.
     let stays = "SELECT max(at) FROM reading WHERE series = ?1 AND at < ?2";
     let gone = connection
         .prepare_cached(&format!(
             "DELETE FROM reading WHERE series = ?1 AND at < ?2
-               AND (start IS NOT NULL OR id <> '' OR (at <> ({stays}) AND at <> coalesce(({stays} AND value IS NOT NULL), 0)))"
+               AND (?3 OR (at <> ({stays}) AND at <> coalesce(({stays} AND value IS NOT NULL), 0)))"
         ))?
-        .execute([series, cut])?;
+        .execute(params![series, cut, is_delta])?;
     connection.prepare_cached("UPDATE series SET compacted = ?2 WHERE id = ?1")?.execute([series, cut])?;
     Ok(gone)
 }
@@ -214,15 +228,15 @@ pub(super) fn subtotals(
     connection: &Connection,
     series: i64,
     measure: Measure,
-) -> rusqlite::Result<BTreeMap<(i64, String), Quantity>> {
-    let mut quantities: BTreeMap<(i64, String), Quantity> = BTreeMap::new();
+) -> rusqlite::Result<BTreeMap<(i64, BillingPeriod), Quantity>> {
+    let mut quantities: BTreeMap<(i64, BillingPeriod), Quantity> = BTreeMap::new();
     let mut query = connection.prepare_cached(
         "SELECT segment, period, sum, max, last, covered, missed, gaps, resets FROM subtotal
          WHERE series = ?1 AND measure = ?2 ORDER BY segment, day",
     )?;
     let mut rows = query.query(params![series, measure.to_string()])?;
     while let Some(row) = rows.next()? {
-        quantities.entry((row.get(0)?, row.get(1)?)).or_default().absorb(quantity(row, 2)?);
+        quantities.entry((row.get(0)?, period_column(row, 1)?)).or_default().absorb(quantity(row, 2)?);
     }
     Ok(quantities)
 }

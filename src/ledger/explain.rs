@@ -9,7 +9,8 @@ use rusqlite::params;
 use uuid::Uuid;
 
 use super::outbox::Call;
-use super::quantify::{SeriesFacts, point, points_where};
+use super::quantify::SeriesFacts;
+use super::rows::{POINTS_FROM, point};
 use super::{Ledger, LedgerError, instant};
 use crate::metering::exact::{Exact, Rounding};
 use crate::metering::measure::{Quantity, Trail};
@@ -77,7 +78,7 @@ impl Ledger {
                 let meters = meters.iter().filter(|meter| meter.component == component && meter.reading == name);
                 for meter in meters {
                     let Ok(measure) = meter.measure(kind) else { continue };
-                    let facts = SeriesFacts::of(connection, &rulebook, series)?;
+                    let (_, facts) = SeriesFacts::of(connection, &rulebook, series)?;
                     let (counted, readings) = replay(connection, &facts, series, measure, period)?;
                     let Some(quantity) = counted.value(measure).filter(|_| !readings.is_empty()) else { continue };
                     parts.push(SeriesPart {
@@ -135,7 +136,7 @@ fn replay(
     let mut counted = Quantity::default();
     let mut readings = Vec::new();
     let mut trail = Trail::default();
-    let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
+    let mut query = connection.prepare_cached(&POINTS_FROM)?;
     let mut rows = query.query(params![series, i64::MIN])?;
     while let Some(row) = rows.next()? {
         let point = point(row)?;

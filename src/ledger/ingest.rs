@@ -4,7 +4,7 @@
 //! replaces what was there and is counted as a correction (law 2). It never judges whether a value is plausible,
 //! only whether its time is.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -68,6 +68,8 @@ impl Recorded {
 const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(24);
 /// How many of a collector's runs say what its usual distance is.
 const RECENT_RUNS: usize = 11;
+/// Readings of a run that takes more memory than the agent needs between runs.
+const LARGE_RUN: usize = 1_000;
 /// Quarantined lines kept for a person to look at, a collector.
 const QUARANTINE_KEPT: i64 = 200;
 
@@ -80,6 +82,10 @@ impl Ledger {
             Ok(recorded)
         })?;
         crate::fail_point("after a run is committed");
+        if recorded.readings >= LARGE_RUN {
+            // What it needed for a while need not stay.
+            self.look(|connection| connection.execute_batch("PRAGMA shrink_memory"))?;
+        }
         Ok(recorded)
     }
 
@@ -108,9 +114,20 @@ impl Ledger {
     }
 }
 
+/// A run but for its outcome.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) collector: String,
+    pub(super) at: Timestamp,
+    pub(super) finished: Timestamp,
+    scope: String,
+}
+
 fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::Result<Recorded> {
     let mut recorded = Recorded::default();
-    let (mut readings, quarantined, mut problems, checkpoint, lists_everything) = match run.outcome.clone() {
+    let Run { collector, at, finished, scope, outcome } = run;
+    let run = Head { collector, at, finished, scope };
+    let (mut readings, quarantined, mut problems, checkpoint, lists_everything) = match outcome {
         RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything } => {
             (readings, quarantined, problems, checkpoint, lists_everything)
         }
@@ -136,8 +153,8 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
     let message = (!complete).then(|| problems.join("; "));
     let run_id = insert_run(connection, &run, outcome, message.as_deref(), lists_everything, facts)?;
 
-    let mut touched = Touched::default();
-    let mut store = Store::new(connection, rulebook, &run, run_id, facts);
+    let mut touched = Touched::new(connection)?;
+    let mut store = Store::new(connection, rulebook, &run, run_id, facts)?;
     for reading in readings {
         match store.put(reading, &mut touched)? {
             Put::New => recorded.new += 1,
@@ -155,7 +172,7 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
     if complete && recorded.quarantined.is_empty() {
         store.end_unseen(&mut touched)?;
     }
-    let restate = quantify::update(connection, rulebook, touched)?;
+    let restate = quantify::update(connection, rulebook, &touched)?;
     recorded.restated = statements::restate_all(connection, rulebook, &restate, run.finished)?;
     if complete {
         connection.execute(
@@ -179,7 +196,7 @@ fn record(connection: &Connection, rulebook: &Rulebook, run: Run) -> rusqlite::R
 
 /// When a run that is already recorded ended, if that was after this one began. Then the order of their instants is
 /// not the order in which they looked.
-fn ended_later(connection: &Connection, run: &Run) -> rusqlite::Result<Option<Timestamp>> {
+fn ended_later(connection: &Connection, run: &Head) -> rusqlite::Result<Option<Timestamp>> {
     connection
         .prepare_cached(
             "SELECT max(finished) FROM run
@@ -192,12 +209,12 @@ fn ended_later(connection: &Connection, run: &Run) -> rusqlite::Result<Option<Ti
 
 /// Whether a reading is a look at the moment of the run, whose place among others hangs on that instant alone. What a
 /// source dates itself, and deltas, which need no neighbours, stay what they are.
-fn is_momentary(reading: &Reading, run: &Run) -> bool {
+fn is_momentary(reading: &Reading, run: &Head) -> bool {
     reading.span == Span::At(run.at) && reading.kind != Kind::Delta
 }
 
 /// What is known now of the collector's earlier runs, to be kept with this one.
-fn facts(connection: &Connection, rulebook: &Rulebook, run: &Run) -> rusqlite::Result<RunFacts> {
+fn facts(connection: &Connection, rulebook: &Rulebook, run: &Head) -> rusqlite::Result<RunFacts> {
     let mut query = connection.prepare_cached(
         "SELECT at, lists_everything AND quarantined = 0, scope FROM run
          WHERE collector = ?1 AND outcome = 'ok' AND at < ?2 ORDER BY at DESC LIMIT ?3",
@@ -232,7 +249,7 @@ fn facts(connection: &Connection, rulebook: &Rulebook, run: &Run) -> rusqlite::R
 
 fn insert_run(
     connection: &Connection,
-    run: &Run,
+    run: &Head,
     outcome: &str,
     message: Option<&str>,
     lists_everything: bool,
@@ -258,7 +275,7 @@ fn insert_run(
     Ok(connection.last_insert_rowid())
 }
 
-fn keep_quarantined(connection: &Connection, run: &Run, bad: &[Quarantined]) -> rusqlite::Result<()> {
+fn keep_quarantined(connection: &Connection, run: &Head, bad: &[Quarantined]) -> rusqlite::Result<()> {
     for bad in bad.iter().take(QUARANTINE_KEPT as usize) {
         connection
             .prepare_cached("INSERT INTO quarantine (collector, at, what, reason) VALUES (?1, ?2, ?3, ?4)")?
@@ -275,4 +292,5 @@ fn keep_quarantined(connection: &Connection, run: &Run, bad: &[Quarantined]) -> 
 }
 
 /// What to state anew: (resource, billing period, component).
-pub(super) type Restate = HashSet<(String, String, String)>;
+/// In order, because what lies together in the file is then made together.
+pub(super) type Restate = BTreeSet<(String, String, String)>;

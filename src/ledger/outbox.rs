@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::catalog::uuid_column;
+use super::rows::{period_column, uuid_column};
 use super::statements::two_decimals;
 use super::trouble::{Trouble, troubles};
 use super::{Ledger, LedgerError, instant, micros};
@@ -280,12 +280,9 @@ pub struct Call {
 }
 
 fn key(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<StatementKey> {
-    let period: String = row.get(first + 1)?;
     Ok(StatementKey {
         resource: uuid_column(row, first)?,
-        period: period.parse().map_err(|error: String| {
-            rusqlite::Error::FromSqlConversionFailure(first + 1, rusqlite::types::Type::Text, error.into())
-        })?,
+        period: period_column(row, first + 1)?,
         part: instant(row.get(first + 2)?),
     })
 }

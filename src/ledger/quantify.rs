@@ -8,15 +8,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, OptionalExtension, Row, params};
-use rust_decimal::Decimal;
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::ingest::Restate;
+use super::rows::{POINTS_FROM, Quantities, Trails, period_column, point, trail_before};
 use super::{Rulebook, compact, instant, micros};
 use crate::metering::exact::Exact;
-use crate::metering::measure::{self, Measure, Point, Quantity, RunFacts, Trail};
-use crate::metering::period::{Segment, Timeline};
-use crate::metering::reading::{Epoch, Kind};
+use crate::metering::measure::{self, Measure, Point, Quantity, Trail};
+use crate::metering::period::{BillingPeriod, Segment, Timeline};
+use crate::metering::reading::Kind;
 
 /// A series as it was met while a run was put away.
 #[derive(Debug, Clone)]
@@ -24,14 +24,14 @@ pub(super) struct Met {
     pub(super) id: i64,
     pub(super) source: i64,
     pub(super) kind: Kind,
-    pub(super) resource: Option<String>,
+    pub(super) resource: Option<Rc<str>>,
     pub(super) compacted: Option<i64>,
 }
 
 /// What a run did to the readings of each series.
-#[derive(Debug, Default)]
-pub(super) struct Touched {
+pub(super) struct Touched<'a> {
     series: BTreeMap<i64, Change>,
+    trails: Trails<'a>,
 }
 
 #[derive(Debug)]
@@ -51,16 +51,20 @@ struct Change {
     removed: Vec<Point>,
 }
 
-impl Touched {
+impl<'a> Touched<'a> {
+    pub(super) fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
+        Ok(Touched { series: BTreeMap::new(), trails: Trails::of(connection)? })
+    }
+
     /// Notes how a series stands; to be called before the first of its readings is put away or replaced.
-    pub(super) fn meet(&mut self, connection: &Connection, met: &Met) -> rusqlite::Result<()> {
+    pub(super) fn meet(&mut self, met: &Met) -> rusqlite::Result<()> {
         if self.series.contains_key(&met.id) {
             return Ok(());
         }
         // A delta needs no neighbours.
         let trail = match met.kind {
             Kind::Delta => Trail::default(),
-            _ => trail_before(connection, met.id, i64::MAX)?,
+            kind => self.trails.to_the_end(met.id, kind)?,
         };
         let change = Change {
             met: met.clone(),
@@ -110,12 +114,13 @@ impl Change {
 pub(super) fn update(
     connection: &Connection,
     rulebook: &Rulebook,
-    touched: Touched,
+    touched: &Touched<'_>,
 ) -> rusqlite::Result<Restate> {
-    let mut restate = Restate::new();
+    let mut quantities = Quantities::of(connection)?;
     let mut sources: HashMap<i64, Counted> = HashMap::new();
-    let mut timelines: HashMap<Option<String>, Timeline> = HashMap::new();
-    for (series, change) in touched.series {
+    let mut timelines: HashMap<Option<&str>, Timeline> = HashMap::new();
+    let mut changed: BTreeSet<(Option<&str>, BillingPeriod, i64)> = BTreeSet::new();
+    for (&series, change) in &touched.series {
         if change.added.is_empty() && change.removed.is_empty() {
             continue;
         }
@@ -123,31 +128,31 @@ pub(super) fn update(
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(Counted::of(connection, rulebook, change.met.source)?),
         };
-        let timeline = match timelines.entry(change.met.resource.clone()) {
+        let resource = change.met.resource.as_deref();
+        let timeline = match timelines.entry(resource) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                let cuts = match new.key() {
-                    Some(resource) => cuts(connection, resource)?,
-                    None => Vec::new(),
-                };
-                new.insert(Timeline::new(rulebook.zone.clone(), cuts))
-            }
+            Entry::Vacant(new) => new.insert(timeline(connection, rulebook, resource)?),
         };
         let facts = SeriesFacts {
             counted: source.clone(),
             timeline: timeline.clone(),
-            resource: change.met.resource.clone(),
             compacted: change.met.compacted.map_or(Timestamp::MIN, instant),
         };
         for &measure in facts.measures() {
-            let done = if change.met.kind == Kind::Delta {
-                exchange(connection, &facts, series, measure, &change)?
+            let periods = if change.met.kind == Kind::Delta {
+                exchange(&mut quantities, &facts, series, measure, change)?
             } else if change.in_order {
-                append(connection, &facts, series, measure, &change)?
+                append(&mut quantities, &facts, series, measure, change)?
             } else {
-                recount_around(connection, &facts, series, measure, &change)?
+                recount_around(connection, &mut quantities, &facts, series, measure, change)?
             };
-            facts.restate(done, &mut restate);
+            changed.extend(periods.into_iter().map(|period| (resource, period, change.met.source)));
+        }
+    }
+    let mut restate = Restate::new();
+    for (resource, period, source) in changed {
+        if let (Some(resource), Some(source)) = (resource, sources.get(&source)) {
+            source.restate(resource, period, &mut restate);
         }
     }
     Ok(restate)
@@ -160,28 +165,31 @@ pub(super) fn recount(
     series: i64,
     restate: &mut Restate,
 ) -> rusqlite::Result<()> {
-    let facts = SeriesFacts::of(connection, rulebook, series)?;
-    let mut periods: BTreeSet<String> = connection
+    let (resource, facts) = SeriesFacts::of(connection, rulebook, series)?;
+    let mut periods: BTreeSet<BillingPeriod> = connection
         .prepare_cached("SELECT DISTINCT period FROM quantity WHERE series = ?")?
-        .query_map([series], |row| row.get(0))?
+        .query_map([series], |row| period_column(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
-    if !facts.counted.configured {
-        // Nothing says any more how it is counted: what was counted stands.
-        facts.restate(periods, restate);
-        return Ok(());
-    }
-    connection.prepare_cached("DELETE FROM quantity WHERE series = ?")?.execute([series])?;
-    for &measure in facts.measures() {
-        for ((segment, period), quantity) in compact::subtotals(connection, series, measure)? {
-            put(connection, series, measure, instant(segment), &period, &quantity)?;
-            periods.insert(period);
+    // Where nothing says any more how it is counted, what was counted stands.
+    if facts.counted.configured {
+        let mut quantities = Quantities::of(connection)?;
+        connection.prepare_cached("DELETE FROM quantity WHERE series = ?")?.execute([series])?;
+        for &measure in facts.measures() {
+            for ((segment, period), quantity) in compact::subtotals(connection, series, measure)? {
+                quantities.put(series, measure, instant(segment), period, &quantity)?;
+                periods.insert(period);
+            }
+            for (segment, quantity) in count(connection, &facts, series, measure)? {
+                periods.insert(segment.period);
+                quantities.put(series, measure, segment.start, segment.period, &quantity)?;
+            }
         }
-        for (segment, quantity) in count(connection, &facts, series, measure)? {
-            periods.insert(segment.period.to_string());
-            store(connection, series, measure, segment, &quantity)?;
+    }
+    if let Some(resource) = resource {
+        for period in periods {
+            facts.counted.restate(&resource, period, restate);
         }
     }
-    facts.restate(periods, restate);
     Ok(())
 }
 
@@ -194,7 +202,7 @@ fn count(
 ) -> rusqlite::Result<BTreeMap<Segment, Quantity>> {
     let mut quantities: BTreeMap<Segment, Quantity> = BTreeMap::new();
     let mut trail = Trail::default();
-    let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
+    let mut query = connection.prepare_cached(&POINTS_FROM)?;
     let mut rows = query.query(params![series, i64::MIN])?;
     while let Some(row) = rows.next()? {
         for (segment, part) in facts.advance(&mut trail, measure, point(row)?) {
@@ -231,35 +239,42 @@ impl Counted {
             configured: true,
         })
     }
+
+    /// Notes that all it makes of this resource is to be stated anew.
+    fn restate(&self, resource: &str, period: BillingPeriod, restate: &mut Restate) {
+        for component in self.components.iter() {
+            restate.insert((resource.to_owned(), period.to_string(), component.clone()));
+        }
+    }
 }
 
 /// What must be known of a series to count it.
 pub(super) struct SeriesFacts {
     counted: Counted,
     pub(super) timeline: Timeline,
-    resource: Option<String>,
     /// Before this instant only subtotals are left, and they stand.
     compacted: Timestamp,
 }
 
 impl SeriesFacts {
-    pub(super) fn of(connection: &Connection, rulebook: &Rulebook, series: i64) -> rusqlite::Result<Self> {
+    /// The facts of a series that is known, and its resource.
+    pub(super) fn of(
+        connection: &Connection,
+        rulebook: &Rulebook,
+        series: i64,
+    ) -> rusqlite::Result<(Option<String>, Self)> {
         let (source, resource, compacted): (i64, Option<String>, Option<i64>) = connection
             .prepare_cached(
                 "SELECT series.source, target.resource, series.compacted
                  FROM series LEFT JOIN target ON target.id = series.target WHERE series.id = ?",
             )?
             .query_row([series], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let cuts = match &resource {
-            Some(resource) => cuts(connection, resource)?,
-            None => Vec::new(),
-        };
-        Ok(SeriesFacts {
+        let facts = SeriesFacts {
             counted: Counted::of(connection, rulebook, source)?,
-            timeline: Timeline::new(rulebook.zone.clone(), cuts),
-            resource,
+            timeline: timeline(connection, rulebook, resource.as_deref())?,
             compacted: compacted.map_or(Timestamp::MIN, instant),
-        })
+        };
+        Ok((resource, facts))
     }
 
     pub(super) fn measures(&self) -> &[Measure] {
@@ -267,20 +282,29 @@ impl SeriesFacts {
     }
 
     /// What a point adds, but for what it would add to months that are compacted: that is in their subtotals.
-    fn advance(&self, trail: &mut Trail, measure: Measure, point: Point) -> Vec<(Segment, Quantity)> {
+    pub(super) fn advance(
+        &self,
+        trail: &mut Trail,
+        measure: Measure,
+        point: Point,
+    ) -> Vec<(Segment, Quantity)> {
         let mut parts = trail.advance(measure, point, &self.timeline);
         parts.retain(|(segment, _)| segment.start >= self.compacted);
         parts
     }
+}
 
-    fn restate(&self, periods: impl IntoIterator<Item = String>, restate: &mut Restate) {
-        let Some(resource) = &self.resource else { return };
-        for period in periods {
-            for component in self.counted.components.iter() {
-                restate.insert((resource.clone(), period.clone(), component.clone()));
-            }
-        }
-    }
+/// Time as this resource sees it.
+fn timeline(
+    connection: &Connection,
+    rulebook: &Rulebook,
+    resource: Option<&str>,
+) -> rusqlite::Result<Timeline> {
+    let cuts = match resource {
+        Some(resource) => cuts(connection, resource)?,
+        None => Vec::new(),
+    };
+    Ok(Timeline::new(rulebook.zone.clone(), cuts))
 }
 
 /// Where the months of this resource are cut: at switches of its plan. Its first plan period is no switch: the server
@@ -297,12 +321,12 @@ pub(super) fn cuts(connection: &Connection, resource: &str) -> rusqlite::Result<
 
 /// A delta needs no neighbours: what it adds can be taken back when it is replaced. Returns the periods that changed.
 fn exchange(
-    connection: &Connection,
+    quantities: &mut Quantities<'_>,
     facts: &SeriesFacts,
     series: i64,
     measure: Measure,
     change: &Change,
-) -> rusqlite::Result<BTreeSet<String>> {
+) -> rusqlite::Result<BTreeSet<BillingPeriod>> {
     let mut sums: BTreeMap<Segment, Exact> = BTreeMap::new();
     let parts = |point: &Point| {
         let mut parts = measure::sum(point, &facts.timeline);
@@ -320,17 +344,17 @@ fn exchange(
         }
     }
     let parts = sums.into_iter().map(|(segment, sum)| (segment, Quantity { sum, ..Quantity::default() }));
-    add(connection, series, measure, parts)
+    add(quantities, series, measure, parts)
 }
 
 /// Adds what readings behind all others add. Returns the periods that changed.
 fn append(
-    connection: &Connection,
+    quantities: &mut Quantities<'_>,
     facts: &SeriesFacts,
     series: i64,
     measure: Measure,
     change: &Change,
-) -> rusqlite::Result<BTreeSet<String>> {
+) -> rusqlite::Result<BTreeSet<BillingPeriod>> {
     let mut trail = change.trail.clone();
     let mut parts: BTreeMap<Segment, Quantity> = BTreeMap::new();
     for point in &change.added {
@@ -338,22 +362,22 @@ fn append(
             parts.entry(segment).or_default().absorb(part);
         }
     }
-    add(connection, series, measure, parts)
+    add(quantities, series, measure, parts)
 }
 
 /// Adds parts to what is kept of their segments. Returns the periods that changed.
 fn add(
-    connection: &Connection,
+    quantities: &mut Quantities<'_>,
     series: i64,
     measure: Measure,
     parts: impl IntoIterator<Item = (Segment, Quantity)>,
-) -> rusqlite::Result<BTreeSet<String>> {
+) -> rusqlite::Result<BTreeSet<BillingPeriod>> {
     let mut periods = BTreeSet::new();
     for (segment, part) in parts {
-        let mut quantity = load(connection, series, measure, segment.start)?.unwrap_or_default();
+        let mut quantity = quantities.load(series, measure, segment.start)?.unwrap_or_default();
         quantity.absorb(part);
-        store(connection, series, measure, segment, &quantity)?;
-        periods.insert(segment.period.to_string());
+        quantities.put(series, measure, segment.start, segment.period, &quantity)?;
+        periods.insert(segment.period);
     }
     Ok(periods)
 }
@@ -361,11 +385,12 @@ fn add(
 /// Counts anew every segment that a change can have reached: from the reading before it to the one after it.
 fn recount_around(
     connection: &Connection,
+    quantities: &mut Quantities<'_>,
     facts: &SeriesFacts,
     series: i64,
     measure: Measure,
     change: &Change,
-) -> rusqlite::Result<BTreeSet<String>> {
+) -> rusqlite::Result<BTreeSet<BillingPeriod>> {
     let neighbour = |condition: &str, at: Timestamp| {
         connection
             .prepare_cached(&format!("SELECT at FROM reading WHERE series = ?1 AND {condition} LIMIT 1"))?
@@ -402,13 +427,11 @@ fn recount_around(
     let mut periods = BTreeSet::new();
     for segment in segments.into_iter().filter(|segment| segment.start >= facts.compacted) {
         let quantity = count_segment(connection, facts, series, measure, segment)?;
-        connection
-            .prepare_cached("DELETE FROM quantity WHERE series = ?1 AND measure = ?2 AND segment = ?3")?
-            .execute(params![series, measure.to_string(), micros(segment.start)])?;
+        quantities.remove(series, measure, segment.start)?;
         if let Some(quantity) = quantity {
-            store(connection, series, measure, segment, &quantity)?;
+            quantities.put(series, measure, segment.start, segment.period, &quantity)?;
         }
-        periods.insert(segment.period.to_string());
+        periods.insert(segment.period);
     }
     Ok(periods)
 }
@@ -425,7 +448,7 @@ fn count_segment(
     let start = micros(segment.start);
     let mut trail = trail_before(connection, series, start)?;
     let mut quantity: Option<Quantity> = None;
-    let mut query = connection.prepare_cached(&points_where("reading.at >= ?2", "ASC"))?;
+    let mut query = connection.prepare_cached(&POINTS_FROM)?;
     let mut rows = query.query(params![series, start])?;
     let mut beyond: Option<Timestamp> = None;
     while let Some(row) = rows.next()? {
@@ -444,125 +467,4 @@ fn count_segment(
         }
     }
     Ok(quantity)
-}
-
-/// The points that the next one needs to know of.
-pub(super) fn trail_before(connection: &Connection, series: i64, before: i64) -> rusqlite::Result<Trail> {
-    let last = |condition: &str| {
-        connection
-            .prepare_cached(&format!("{} LIMIT 1", points_where(condition, "DESC")))?
-            .query_row(params![series, before], point)
-            .optional()
-    };
-    let previous = last("reading.at < ?2")?;
-    let present = match &previous {
-        Some(point) if point.value.is_none() => last("reading.at < ?2 AND reading.value IS NOT NULL")?,
-        _ => previous.clone(),
-    };
-    Ok(Trail { previous, present })
-}
-
-/// Points of series ?1, with their runs' facts; `condition` may use ?2.
-pub(super) fn points_where(condition: &str, order: &str) -> String {
-    format!(
-        "SELECT reading.at, reading.start, reading.value, reading.epoch, reading.began,
-                run.previous, run.listed, run.max_gap, reading.id
-         FROM reading JOIN run ON run.id = reading.run
-         WHERE reading.series = ?1 AND {condition} ORDER BY reading.at {order}, reading.id {order}"
-    )
-}
-
-pub(super) fn point(row: &Row<'_>) -> rusqlite::Result<Point> {
-    Ok(Point {
-        at: instant(row.get(0)?),
-        start: row.get::<_, Option<i64>>(1)?.map(instant),
-        value: row.get::<_, Option<String>>(2)?.and_then(|text| text.parse().ok()),
-        epoch: Epoch { id: row.get(3)?, began: row.get::<_, Option<i64>>(4)?.map(instant) },
-        run: RunFacts {
-            previous: row.get::<_, Option<i64>>(5)?.map(instant),
-            listed: row.get::<_, Option<i64>>(6)?.map(instant),
-            max_gap: row.get::<_, Option<i64>>(7)?.map(SignedDuration::from_micros),
-        },
-    })
-}
-
-pub(super) fn load(
-    connection: &Connection,
-    series: i64,
-    measure: Measure,
-    segment: Timestamp,
-) -> rusqlite::Result<Option<Quantity>> {
-    connection
-        .prepare_cached(
-            "SELECT sum, max, last, covered, missed, gaps, resets FROM quantity
-             WHERE series = ?1 AND measure = ?2 AND segment = ?3",
-        )?
-        .query_row(params![series, measure.to_string(), micros(segment)], |row| quantity(row, 0))
-        .optional()
-}
-
-/// The quantity whose columns `sum, max, last, covered, missed, gaps, resets` start at `first`.
-pub(super) fn quantity(row: &Row<'_>, first: usize) -> rusqlite::Result<Quantity> {
-    let sum: String = row.get(first)?;
-    let decimal = |column: usize| -> rusqlite::Result<Option<Decimal>> {
-        Ok(row.get::<_, Option<String>>(column)?.and_then(|text| text.parse().ok()))
-    };
-    Ok(Quantity {
-        sum: sum.parse::<Exact>().map_err(|error| {
-            rusqlite::Error::FromSqlConversionFailure(first, rusqlite::types::Type::Text, error.into())
-        })?,
-        max: decimal(first + 1)?,
-        last: decimal(first + 2)?,
-        covered: row.get(first + 3)?,
-        missed: row.get(first + 4)?,
-        gaps: row.get(first + 5)?,
-        resets: row.get(first + 6)?,
-    })
-}
-
-fn store(
-    connection: &Connection,
-    series: i64,
-    measure: Measure,
-    segment: Segment,
-    quantity: &Quantity,
-) -> rusqlite::Result<()> {
-    put(connection, series, measure, segment.start, &segment.period.to_string(), quantity)
-}
-
-fn put(
-    connection: &Connection,
-    series: i64,
-    measure: Measure,
-    segment: Timestamp,
-    period: &str,
-    quantity: &Quantity,
-) -> rusqlite::Result<()> {
-    if *quantity == Quantity::default() {
-        // As if nothing had ever been counted: what a recount would find.
-        connection
-            .prepare_cached("DELETE FROM quantity WHERE series = ?1 AND measure = ?2 AND segment = ?3")?
-            .execute(params![series, measure.to_string(), micros(segment)])?;
-        return Ok(());
-    }
-    connection
-        .prepare_cached(
-            "INSERT OR REPLACE INTO quantity
-                (series, measure, segment, period, sum, max, last, covered, missed, gaps, resets)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-        )?
-        .execute(params![
-            series,
-            measure.to_string(),
-            micros(segment),
-            period,
-            quantity.sum.to_string(),
-            quantity.max.map(|max| max.to_string()),
-            quantity.last.map(|last| last.to_string()),
-            quantity.covered,
-            quantity.missed,
-            quantity.gaps,
-            quantity.resets
-        ])?;
-    Ok(())
 }

@@ -96,7 +96,7 @@ CREATE TABLE series (
     compacted INTEGER,            -- its readings before this instant are daily subtotals now
     UNIQUE (source, labels)
 );
-CREATE INDEX series_of_target ON series (target, source);
+CREATE INDEX series_of_target ON series (target, source, user);
 CREATE INDEX series_live ON series (source) WHERE live = 1;
 
 CREATE TABLE reading (

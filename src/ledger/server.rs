@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 use uuid::Uuid;
 
-use super::catalog::uuid_column;
 use super::outbox::StatementKey;
+use super::rows::uuid_column;
 use super::{Ledger, LedgerError, instant, micros};
 
 /// When something may be tried again.

@@ -7,11 +7,12 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::ingest::Restate;
-use super::quantify::{cuts, quantity};
+use super::quantify::cuts;
+use super::rows::quantity;
 use super::{Rulebook, micros};
 use crate::metering::exact::Exact;
 use crate::metering::measure::{Measure, Quantity};
@@ -27,6 +28,10 @@ pub(super) fn restate_all(
     now: Timestamp,
 ) -> rusqlite::Result<usize> {
     let mut makers: HashMap<&str, Makers<'_>> = HashMap::new();
+    let mut put_line = connection.prepare_cached(
+        "INSERT OR REPLACE INTO line (resource, period, part, component, user, exact, posted, problem)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
     let mut changed: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (resource, period, component) in restate {
         let makers = match makers.entry(component) {
@@ -34,7 +39,7 @@ pub(super) fn restate_all(
             Entry::Vacant(new) => new.insert(makers_of(connection, rulebook, component)?),
         };
         let place = Place { resource, period, component };
-        if restate_one(connection, rulebook, makers, place, now)? {
+        if restate_one(connection, rulebook, makers, &mut put_line, place, now)? {
             changed.insert((resource, period));
         }
     }
@@ -139,6 +144,7 @@ fn restate_one(
     connection: &Connection,
     rulebook: &Rulebook,
     makers: &Makers<'_>,
+    put_line: &mut CachedStatement<'_>,
     place: Place<'_>,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
@@ -163,7 +169,7 @@ fn restate_one(
         let before = load(connection, place, part)?;
         keep_standing(connection, makers, place, part, &before, &mut lines)?;
         if lines != before {
-            changed |= store(connection, place, part, &before, &lines, now)?;
+            changed |= store(connection, put_line, place, part, &before, &lines, now)?;
         }
     }
     Ok(changed)
@@ -336,6 +342,7 @@ fn load(connection: &Connection, place: Place<'_>, part: i64) -> rusqlite::Resul
 /// Writes what differs; the revision grows only if a posted number changed. Returns whether it did.
 fn store(
     connection: &Connection,
+    put_line: &mut CachedStatement<'_>,
     place: Place<'_>,
     part: i64,
     before: &Lines,
@@ -357,12 +364,16 @@ fn store(
             continue;
         }
         posted_changed |= old.is_none_or(|old| old.posted != line.posted || old.problem != line.problem);
-        connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO line (resource, period, part, component, user, exact, posted, problem)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            )?
-            .execute(params![resource, period, part, component, user, line.exact, line.posted, line.problem])?;
+        put_line.execute(params![
+            resource,
+            period,
+            part,
+            component,
+            user,
+            line.exact,
+            line.posted,
+            line.problem
+        ])?;
     }
     connection
         .prepare_cached(

@@ -4,11 +4,12 @@
 //! changes is counted by `quantify`. It never judges whether a value is plausible, only whether its time is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::ingest::Run;
+use super::ingest::Head;
 use super::quantify::{Met, Touched};
 use super::rules::{Placed, place};
 use super::{Rulebook, compact, instant, micros};
@@ -20,6 +21,7 @@ use crate::metering::reading::{Epoch, Kind, Reading, Span};
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 /// Nobody sold computing through Waldur before; a machine that boots in 1970 did not measure anything then.
 const EARLIEST_SECOND: i64 = 1_262_304_000; // 2010-01-01T00:00:00Z
+
 pub(super) enum Put {
     New,
     Corrected,
@@ -32,26 +34,46 @@ pub(super) enum Put {
 pub(super) struct Store<'a> {
     connection: &'a Connection,
     rulebook: &'a Rulebook,
-    run: &'a Run,
+    run: &'a Head,
     run_id: i64,
     facts: RunFacts,
     sources: HashMap<String, (i64, Kind)>,
     /// Series of which something came.
     seen: HashSet<i64>,
+    /// The resources of targets.
+    resources: HashMap<i64, Option<Rc<str>>>,
+    find_series: CachedStatement<'a>,
+    insert: CachedStatement<'a>,
 }
 
 impl<'a> Store<'a> {
     pub(super) fn new(
         connection: &'a Connection,
         rulebook: &'a Rulebook,
-        run: &'a Run,
+        run: &'a Head,
         run_id: i64,
         facts: RunFacts,
-    ) -> Self {
-        Store { connection, rulebook, run, run_id, facts, sources: HashMap::new(), seen: HashSet::new() }
+    ) -> rusqlite::Result<Self> {
+        Ok(Store {
+            connection,
+            rulebook,
+            run,
+            run_id,
+            facts,
+            sources: HashMap::new(),
+            seen: HashSet::new(),
+            resources: HashMap::new(),
+            find_series: connection.prepare_cached(
+                "SELECT id, compacted, target, live FROM series WHERE source = ?1 AND labels = ?2",
+            )?,
+            insert: connection.prepare_cached(
+                "INSERT OR REPLACE INTO reading (series, at, id, start, value, epoch, began, run)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?,
+        })
     }
 
-    pub(super) fn put(&mut self, reading: Reading, touched: &mut Touched) -> rusqlite::Result<Put> {
+    pub(super) fn put(&mut self, reading: Reading, touched: &mut Touched<'_>) -> rusqlite::Result<Put> {
         let refuse = |reading: &Reading, reason: String| {
             let what = format!("{} {} {:?}", reading.name, reading.value, reading.labels);
             Ok(Put::Refused(Quarantined { what: what.chars().take(200).collect(), reason }))
@@ -84,7 +106,7 @@ impl<'a> Store<'a> {
                 None => {}
             }
         }
-        touched.meet(self.connection, &met)?;
+        touched.meet(&met)?;
         // What lies behind all that is known of its series, and has no id of its own, was not seen before.
         let before = match row.id.is_empty() && touched.is_behind(series, instant(row.at)) {
             true => None,
@@ -98,28 +120,23 @@ impl<'a> Store<'a> {
         }
         if let Some((old_series, old, facts)) = &before {
             if *old_series != series {
-                touched.meet(self.connection, &self.met(*old_series, source, kind)?)?;
+                touched.meet(&self.met(*old_series, source, kind)?)?;
             }
             self.connection
                 .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at = ?2 AND id = ?3")?
                 .execute(params![old_series, old.at, old.id])?;
             touched.removed(*old_series, old.point(*facts));
         }
-        self.connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO reading (series, at, id, start, value, epoch, began, run)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            )?
-            .execute(params![
-                series,
-                row.at,
-                row.id,
-                row.start,
-                row.value,
-                row.epoch,
-                row.began,
-                self.run_id
-            ])?;
+        self.insert.execute(params![
+            series,
+            row.at,
+            row.id,
+            row.start,
+            row.value,
+            row.epoch,
+            row.began,
+            self.run_id
+        ])?;
         if !row.id.is_empty() {
             self.connection
                 .prepare_cached(
@@ -166,27 +183,24 @@ impl<'a> Store<'a> {
     }
 
     /// The series of a reading; it is made if it is new.
-    fn series(&self, source: i64, kind: Kind, reading: &Reading) -> rusqlite::Result<Met> {
+    fn series(&mut self, source: i64, kind: Kind, reading: &Reading) -> rusqlite::Result<Met> {
         let labels = labels_text(&reading.labels);
         let known = self
-            .connection
-            .prepare_cached(
-                "SELECT series.id, series.compacted, target.resource, series.live
-                 FROM series LEFT JOIN target ON target.id = series.target WHERE source = ?1 AND labels = ?2",
-            )?
+            .find_series
             .query_row(params![source, labels], |row| {
-                let met =
-                    Met { id: row.get(0)?, source, kind, compacted: row.get(1)?, resource: row.get(2)? };
-                Ok((met, row.get::<_, bool>(3)?))
+                Ok((
+                    row.get::<_, i64>(0)?,
+                    row.get(1)?,
+                    row.get::<_, Option<i64>>(2)?,
+                    row.get::<_, bool>(3)?,
+                ))
             })
             .optional()?;
-        if let Some((met, live)) = known {
+        if let Some((id, compacted, target, live)) = known {
             if !live {
-                self.connection
-                    .prepare_cached("UPDATE series SET live = 1 WHERE id = ?1")?
-                    .execute([met.id])?;
+                self.connection.prepare_cached("UPDATE series SET live = 1 WHERE id = ?1")?.execute([id])?;
             }
-            return Ok(met);
+            return Ok(Met { id, source, kind, compacted, resource: self.resource(target)? });
         }
         let placed = match self.rulebook.of(&self.run.collector) {
             Some(rules) => place(self.connection, rules, &reading.labels, self.run.finished)?,
@@ -197,22 +211,33 @@ impl<'a> Store<'a> {
                 "INSERT INTO series (source, labels, target, user, nowhere) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
             .execute(params![source, labels, placed.target, placed.user, placed.nowhere])?;
-        self.met(self.connection.last_insert_rowid(), source, kind)
+        let id = self.connection.last_insert_rowid();
+        Ok(Met { id, source, kind, compacted: None, resource: self.resource(placed.target)? })
     }
 
-    fn met(&self, series: i64, source: i64, kind: Kind) -> rusqlite::Result<Met> {
-        self.connection
-            .prepare_cached(
-                "SELECT series.compacted, target.resource FROM series LEFT JOIN target ON target.id = series.target
-                 WHERE series.id = ?",
-            )?
-            .query_row([series], |row| {
-                Ok(Met { id: series, source, kind, compacted: row.get(0)?, resource: row.get(1)? })
-            })
+    fn met(&mut self, id: i64, source: i64, kind: Kind) -> rusqlite::Result<Met> {
+        let (compacted, target) = self
+            .connection
+            .prepare_cached("SELECT compacted, target FROM series WHERE id = ?")?
+            .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(Met { id, source, kind, compacted, resource: self.resource(target)? })
+    }
+
+    fn resource(&mut self, target: Option<i64>) -> rusqlite::Result<Option<Rc<str>>> {
+        let Some(target) = target else { return Ok(None) };
+        if let Some(known) = self.resources.get(&target) {
+            return Ok(known.clone());
+        }
+        let resource: Option<Rc<str>> = self
+            .connection
+            .prepare_cached("SELECT resource FROM target WHERE id = ?")?
+            .query_row([target], |row| row.get(0))?;
+        self.resources.insert(target, resource.clone());
+        Ok(resource)
     }
 
     /// A complete run that does not see a series ends it there.
-    pub(super) fn end_unseen(&self, touched: &mut Touched) -> rusqlite::Result<()> {
+    pub(super) fn end_unseen(&mut self, touched: &mut Touched<'_>) -> rusqlite::Result<()> {
         let mut query = self.connection.prepare_cached(
             "SELECT series.id, series.source, source.kind FROM series JOIN source ON source.id = series.source
              WHERE source.collector = ?1 AND source.kind IN ('counter', 'gauge') AND series.live = 1",
@@ -222,10 +247,13 @@ impl<'a> Store<'a> {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
             })?
             .collect::<rusqlite::Result<Vec<_>>>()?;
-        for (series, source, kind) in live.into_iter().filter(|(series, _, _)| !self.seen.contains(series)) {
+        for (series, source, kind) in live {
+            if self.seen.contains(&series) {
+                continue;
+            }
             self.connection.prepare_cached("UPDATE series SET live = 0 WHERE id = ?1")?.execute([series])?;
             let kind = if kind == Kind::Counter.name() { Kind::Counter } else { Kind::Gauge };
-            touched.meet(self.connection, &self.met(series, source, kind)?)?;
+            touched.meet(&self.met(series, source, kind)?)?;
             let marked = self
                 .connection
                 .prepare_cached(

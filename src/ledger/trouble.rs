@@ -10,8 +10,8 @@ use rusqlite::{Connection, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::catalog::uuid_column;
 use super::outbox::{StatementKey, decimal, settle};
+use super::rows::uuid_column;
 use super::statements::two_decimals;
 use super::{Ledger, LedgerError, instant, micros};
 

@@ -9,8 +9,9 @@ use std::ops::{Add, AddAssign, Mul, Neg, Sub, SubAssign};
 use std::str::FromStr;
 
 use num_bigint::BigInt;
+use num_integer::Integer;
 use num_rational::BigRational;
-use num_traits::{One, Signed, ToPrimitive, Zero};
+use num_traits::{Signed, ToPrimitive, Zero};
 use rust_decimal::Decimal;
 
 /// An exact rational number. Written as a plain decimal where it has an end (`0.25`), else as `n/d` (`1/3600`).
@@ -20,16 +21,16 @@ pub struct Exact(Number);
 /// The same number may stand in either form; which one is nobody's business but this file's.
 #[derive(Clone)]
 enum Number {
-    /// `mantissa / 10^places`. Readings, their differences and their sums are such, and need no search for a common
-    /// divisor; whatever does not fit goes on as a fraction.
-    Decimal {
-        mantissa: i128,
-        places: u32,
+    /// Not reduced, `denominator` > 0. Readings, their sums and their multiples by a factor are such, mostly with the
+    /// same denominator, and need no search for a common divisor; whatever does not fit goes on as a fraction.
+    Small {
+        numerator: i128,
+        denominator: i128,
     },
     Fraction(BigRational),
 }
 
-use Number::{Decimal as Short, Fraction};
+use Number::{Fraction, Small};
 
 /// The largest power of ten that 128 bits hold.
 const MAX_PLACES: u32 = 38;
@@ -81,14 +82,14 @@ impl Exact {
 
     pub fn is_zero(&self) -> bool {
         match &self.0 {
-            Short { mantissa, .. } => *mantissa == 0,
+            Small { numerator, .. } => *numerator == 0,
             Fraction(number) => number.is_zero(),
         }
     }
 
     pub fn is_negative(&self) -> bool {
         match &self.0 {
-            Short { mantissa, .. } => *mantissa < 0,
+            Small { numerator, .. } => *numerator < 0,
             Fraction(number) => number.is_negative(),
         }
     }
@@ -96,53 +97,75 @@ impl Exact {
     /// `mantissa / 10^places`.
     pub(super) fn short(mantissa: i128, places: u32) -> Self {
         if places <= MAX_PLACES {
-            Exact(Short { mantissa, places })
+            Exact(Small { numerator: mantissa, denominator: 10_i128.pow(places) })
         } else {
-            Exact(Fraction(BigRational::new(mantissa.into(), power_of_ten(places))))
+            Exact::of(BigRational::new(mantissa.into(), power_of_ten(places)))
         }
     }
 
     /// `numerator / denominator`; `None` for a zero denominator.
     pub fn ratio(numerator: i128, denominator: i128) -> Option<Self> {
-        (denominator != 0).then(|| Exact(Fraction(BigRational::new(numerator.into(), denominator.into()))))
+        match denominator {
+            0 => None,
+            1.. => Some(Exact(Small { numerator, denominator })),
+            _ => Some(Exact::of(BigRational::new(numerator.into(), denominator.into()))),
+        }
+    }
+
+    /// The small form wherever it fits.
+    fn of(number: BigRational) -> Self {
+        match (number.numer().to_i128(), number.denom().to_i128()) {
+            (Some(numerator), Some(denominator)) => Exact(Small { numerator, denominator }),
+            _ => Exact(Fraction(number)),
+        }
     }
 
     /// `self / divisor`; `None` for a zero divisor.
     pub fn checked_div(&self, divisor: &Exact) -> Option<Exact> {
-        (!divisor.is_zero()).then(|| Exact(Fraction(self.fraction() / divisor.fraction())))
+        match &divisor.0 {
+            _ if divisor.is_zero() => None,
+            Small { numerator, denominator } if *numerator > 0 => {
+                Some(self.clone() * Exact(Small { numerator: *denominator, denominator: *numerator }))
+            }
+            _ => Some(Exact::of(self.fraction() / divisor.fraction())),
+        }
     }
 
     /// The largest multiple of 10^-`places` that is not above `self`.
     pub fn floor_to(&self, places: u32) -> Exact {
-        match self.0 {
-            Short { places: own, .. } if own <= places => self.clone(),
-            Short { mantissa, places: own } => {
-                Exact::short(mantissa.div_euclid(10_i128.pow(own - places)), places)
-            }
-            Fraction(ref number) => {
-                let scale = power_of_ten(places);
-                let floor = (number * &scale).floor().to_integer();
-                match floor.to_i128() {
-                    Some(mantissa) => Exact::short(mantissa, places),
-                    None => Exact(Fraction(BigRational::new(floor, scale))),
-                }
-            }
+        let (floor, _) = self.scaled(places);
+        match floor.to_i128() {
+            Some(mantissa) => Exact::short(mantissa, places),
+            None => Exact(Fraction(BigRational::new(floor, power_of_ten(places)))),
         }
     }
 
     /// Rounds to a whole number of 10^-`places`. The result counts those (for 2 places: cents).
     pub fn round(&self, places: u32, rounding: Rounding) -> BigInt {
-        let scaled = self.fraction() * power_of_ten(places);
-        let floor = scaled.floor().to_integer();
-        let rest = &scaled - BigRational::from_integer(floor.clone());
-        let half = BigRational::new(1.into(), 2.into());
+        let (floor, rest) = self.scaled(places);
+        let is_odd = || &floor % BigInt::from(2) != BigInt::zero();
         let up = match rounding {
             Rounding::Down => false,
-            Rounding::Up => !rest.is_zero(),
-            Rounding::HalfUp => rest >= half,
-            Rounding::HalfEven => rest > half || (rest == half && &floor % BigInt::from(2) != BigInt::zero()),
+            Rounding::Up => rest != Rest::None,
+            Rounding::HalfUp => matches!(rest, Rest::Half | Rest::AboveHalf),
+            Rounding::HalfEven => rest == Rest::AboveHalf || (rest == Rest::Half && is_odd()),
         };
         if up { floor + 1 } else { floor }
+    }
+
+    /// `self` x 10^`places`: the whole number below it, and how far it is above that.
+    fn scaled(&self, places: u32) -> (BigInt, Rest) {
+        if let Small { numerator, denominator } = self.0
+            && places <= MAX_PLACES
+            && let Some(scaled) = numerator.checked_mul(10_i128.pow(places))
+        {
+            let rest = scaled.rem_euclid(denominator);
+            return (scaled.div_euclid(denominator).into(), Rest::of(&rest, &(denominator - rest)));
+        }
+        let scaled = self.fraction() * power_of_ten(places);
+        let (floor, rest) = scaled.numer().div_mod_floor(scaled.denom());
+        let rest = Rest::of(&rest, &(scaled.denom() - &rest));
+        (floor, rest)
     }
 
     /// The number as a decimal, if it has one that fits 28 digits.
@@ -159,20 +182,45 @@ impl Exact {
 
     fn fraction(&self) -> BigRational {
         match &self.0 {
-            Short { mantissa, places } => BigRational::new((*mantissa).into(), power_of_ten(*places)),
+            Small { numerator, denominator } => BigRational::new((*numerator).into(), (*denominator).into()),
             Fraction(number) => number.clone(),
         }
     }
 
-    /// The mantissas of both, brought to the same number of places, and that number; `None` if they don't fit.
-    fn aligned(&self, other: &Exact) -> Option<(i128, i128, u32)> {
-        let (Short { mantissa, places }, Short { mantissa: others, places: its }) = (&self.0, &other.0)
+    /// The numerators of both over a common denominator, and that; `None` if they don't fit.
+    fn aligned(&self, other: &Exact) -> Option<(i128, i128, i128)> {
+        let (Small { numerator: one, denominator: first }, Small { numerator: two, denominator: second }) =
+            (&self.0, &other.0)
         else {
             return None;
         };
-        let most = *places.max(its);
-        let to_most = |mantissa: i128, places: u32| mantissa.checked_mul(10_i128.pow(most - places));
-        Some((to_most(*mantissa, *places)?, to_most(*others, *its)?, most))
+        if first == second {
+            return Some((*one, *two, *first));
+        }
+        let shared = first.gcd(second);
+        let (to_one, to_two) = (second / shared, first / shared);
+        Some((one.checked_mul(to_one)?, two.checked_mul(to_two)?, first.checked_mul(to_one)?))
+    }
+}
+
+/// What is left above a whole number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    None,
+    BelowHalf,
+    Half,
+    AboveHalf,
+}
+
+impl Rest {
+    /// `below` is the distance from the whole number below, `above` to the one above it.
+    fn of<N: Ord + Zero>(below: &N, above: &N) -> Rest {
+        match below.cmp(above) {
+            _ if below.is_zero() => Rest::None,
+            Ordering::Less => Rest::BelowHalf,
+            Ordering::Equal => Rest::Half,
+            Ordering::Greater => Rest::AboveHalf,
+        }
     }
 }
 
@@ -231,9 +279,9 @@ fn decimal(text: &str) -> Option<Exact> {
     let value = match digits.parse() {
         Ok(mantissa) => Exact::short(mantissa, places),
         // More digits than 128 bits hold.
-        Err(_) => Exact(Fraction(BigRational::new(digits.parse().ok()?, power_of_ten(places)))),
+        Err(_) => Exact::of(BigRational::new(digits.parse().ok()?, power_of_ten(places))),
     };
-    let shift = Exact(Fraction(BigRational::from_integer(power_of_ten(exponent.unsigned_abs()))));
+    let shift = Exact::of(BigRational::from_integer(power_of_ten(exponent.unsigned_abs())));
     let value = match exponent {
         0 => value,
         1.. => value * shift,
@@ -244,20 +292,36 @@ fn decimal(text: &str) -> Option<Exact> {
 
 impl fmt::Display for Exact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = match &self.0 {
-            Short { mantissa, places } => {
-                return write_decimal(f, *mantissa < 0, mantissa.unsigned_abs(), *places);
+        match &self.0 {
+            Small { numerator, denominator } if is_power_of_ten(*denominator) => {
+                write_decimal(f, *numerator < 0, numerator.unsigned_abs(), denominator.ilog10())
             }
-            Fraction(number) => number,
-        };
-        let (numerator, denominator) = (number.numer(), number.denom());
-        let Some(places) = decimal_places(denominator) else { return write!(f, "{numerator}/{denominator}") };
-        write_decimal(
-            f,
-            numerator.is_negative(),
-            numerator.abs() * power_of_ten(places) / denominator,
-            places,
-        )
+            Small { numerator, denominator } => {
+                let shared = numerator.gcd(denominator);
+                write_fraction(f, &(numerator / shared), &(denominator / shared))
+            }
+            Fraction(number) => write_fraction(f, number.numer(), number.denom()),
+        }
+    }
+}
+
+fn is_power_of_ten(number: i128) -> bool {
+    10_i128.checked_pow(number.ilog10()) == Some(number)
+}
+
+/// A fraction in lowest terms: as a decimal where it has an end.
+fn write_fraction<N>(f: &mut fmt::Formatter<'_>, numerator: &N, denominator: &N) -> fmt::Result
+where
+    N: Integer + Clone + Into<BigInt> + From<u8> + fmt::Display,
+{
+    match decimal_places(denominator.clone()) {
+        None => write!(f, "{numerator}/{denominator}"),
+        Some(places) => {
+            let (numerator, denominator): (BigInt, BigInt) =
+                (numerator.clone().into(), denominator.clone().into());
+            let digits = numerator.abs() * power_of_ten(places) / denominator;
+            write_decimal(f, numerator.is_negative(), digits, places)
+        }
     }
 }
 
@@ -277,19 +341,17 @@ fn write_decimal(
 }
 
 /// How many decimals a fraction with this denominator has; `None` if they never end.
-fn decimal_places(denominator: &BigInt) -> Option<u32> {
-    let (two, five) = (BigInt::from(2), BigInt::from(5));
-    let mut rest = denominator.clone();
-    let mut twos = 0;
-    while (&rest % &two).is_zero() {
-        rest /= &two;
-        twos += 1;
-    }
-    let mut fives = 0;
-    while (&rest % &five).is_zero() {
-        rest /= &five;
-        fives += 1;
-    }
+fn decimal_places<N: Integer + Clone + From<u8>>(denominator: N) -> Option<u32> {
+    let mut rest = denominator;
+    let mut strip = |factor: N| {
+        let mut times = 0;
+        while (rest.clone() % factor.clone()).is_zero() {
+            rest = rest.clone() / factor.clone();
+            times += 1;
+        }
+        times
+    };
+    let (twos, fives): (u32, u32) = (strip(N::from(2)), strip(N::from(5)));
     rest.is_one().then_some(twos.max(fives))
 }
 
@@ -325,10 +387,10 @@ impl Ord for Exact {
 impl Add for Exact {
     type Output = Exact;
     fn add(self, other: Exact) -> Exact {
-        let short = self.aligned(&other).and_then(|(one, two, places)| Some((one.checked_add(two)?, places)));
-        match short {
-            Some((mantissa, places)) => Exact::short(mantissa, places),
-            None => Exact(Fraction(self.fraction() + other.fraction())),
+        let small = self.aligned(&other).and_then(|(one, two, over)| Some((one.checked_add(two)?, over)));
+        match small {
+            Some((numerator, denominator)) => Exact(Small { numerator, denominator }),
+            None => Exact::of(self.fraction() + other.fraction()),
         }
     }
 }
@@ -355,12 +417,14 @@ impl SubAssign for Exact {
 impl Mul for Exact {
     type Output = Exact;
     fn mul(self, other: Exact) -> Exact {
-        if let (Short { mantissa, places }, Short { mantissa: others, places: its }) = (&self.0, &other.0)
-            && let Some(product) = mantissa.checked_mul(*others)
+        if let (Small { numerator, denominator }, Small { numerator: others, denominator: its }) =
+            (&self.0, &other.0)
+            && let Some(numerator) = numerator.checked_mul(*others)
+            && let Some(denominator) = denominator.checked_mul(*its)
         {
-            return Exact::short(product, places + its);
+            return Exact(Small { numerator, denominator });
         }
-        Exact(Fraction(self.fraction() * other.fraction()))
+        Exact::of(self.fraction() * other.fraction())
     }
 }
 
@@ -368,8 +432,10 @@ impl Neg for Exact {
     type Output = Exact;
     fn neg(self) -> Exact {
         match self.0 {
-            Short { mantissa, places } if mantissa != i128::MIN => Exact::short(-mantissa, places),
-            _ => Exact(Fraction(-self.fraction())),
+            Small { numerator, denominator } if numerator != i128::MIN => {
+                Exact(Small { numerator: -numerator, denominator })
+            }
+            _ => Exact::of(-self.fraction()),
         }
     }
 }

@@ -40,6 +40,17 @@ pub struct Hold {
     pub on_gap: OnGap,
 }
 
+impl Hold {
+    /// Without what makes no difference: a step that is held through gaps never asks how long one is. So meters that
+    /// count the same way have the same measure, which is counted once.
+    pub(super) fn as_counted(self) -> Hold {
+        match (self.on_gap, self.interpolation) {
+            (OnGap::Hold, Interpolation::Step) => Hold { max_gap: None, ..self },
+            _ => self,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Interpolation {
     /// The level holds until the next reading.

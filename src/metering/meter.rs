@@ -79,7 +79,7 @@ pub struct Meter {
 impl Meter {
     /// What is counted over a series of this kind; an error for people if this meter can't meter it.
     pub fn measure(&self, kind: Kind) -> Result<Measure, String> {
-        let hold = self.hold;
+        let hold = self.hold.as_counted();
         match (kind, self.aggregate) {
             (Kind::Counter, None | Some(Aggregate::Increase)) => Ok(Measure::Increase),
             (Kind::Delta, None | Some(Aggregate::Sum)) => Ok(Measure::Sum),
