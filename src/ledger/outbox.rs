@@ -154,6 +154,17 @@ impl Ledger {
         })
     }
 
+    /// Whether the server has ever accepted a report of another resource.
+    pub fn has_accepted_of_others(&self, resource: Uuid) -> Result<bool, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM acknowledgement WHERE how = 'accepted' AND resource <> ?1)",
+                )?
+                .query_row([resource.to_string()], |row| row.get(0))
+        })
+    }
+
     /// The server is known to hold these amounts; `how` is `accepted` or `read back`.
     pub fn acknowledge(
         &mut self,

@@ -106,7 +106,7 @@ struct State {
     report: CycleReport,
     /// Resources in a row whose call had no clear outcome: a server in trouble, not a resource.
     unclear_in_a_row: u32,
-    forbidden: Vec<Failure>,
+    forbidden: Vec<(Uuid, Failure)>,
     /// Resources that failed for the first time, in words for the log.
     put_off: Vec<String>,
     /// Statements that met one server error too many, and its words.
@@ -246,11 +246,14 @@ impl Cycle {
 
     async fn all_is_well(&self) -> Result<(), CycleError> {
         let forbidden = std::mem::take(&mut self.state().forbidden);
-        if let Some(failure) = forbidden.into_iter().next_back()
+        if let Some((one, failure)) = forbidden.last().cloned()
             && !self.state().answered
         {
-            // Refused everywhere: it is the token, not the resources.
-            return self.pause(failure).await;
+            let alone = forbidden.iter().all(|(resource, _)| *resource == one);
+            // Refused everywhere: it is the token, not the resources. But for one resource, where others were accepted.
+            if !(alone && self.ledger(move |ledger| ledger.has_accepted_of_others(one)).await?) {
+                return self.pause(failure).await;
+            }
         }
         let resting = self.ledger(|ledger| ledger.retry(None)).await?;
         if resting.is_some() {

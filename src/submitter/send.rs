@@ -256,7 +256,7 @@ impl Cycle {
         let Failure::Refused { refusal, .. } = &failure else {
             return match failure {
                 Failure::Forbidden { .. } => {
-                    self.state().forbidden.push(failure.clone());
+                    self.state().forbidden.push((key.resource, failure.clone()));
                     self.put_off(key.resource, failure).await?;
                     Ok(false)
                 }

@@ -206,7 +206,7 @@ impl Cycle {
         match failure {
             Failure::Unknown { .. } => self.put_off(key.resource, failure).await?,
             Failure::Forbidden { .. } => {
-                self.state().forbidden.push(failure.clone());
+                self.state().forbidden.push((key.resource, failure.clone()));
                 self.put_off(key.resource, failure).await?;
             }
             Failure::Missing { .. } => {
