@@ -3,6 +3,7 @@
 //!
 //! - [`config`]: the file that the operator writes, and the one clock. No room asks the system for the time but it.
 //! - [`metering`]: from readings to amounts. Pure: no I/O, no clock, no float. Where the money is.
+//! - [`wire`]: what every HTTP call needs, whoever makes it: secrets, TLS, words for people.
 //! - [`collectors`]: what looks at the world and returns readings. They know nothing of Waldur.
 //! - [`ledger`]: one SQLite file: readings, statements, and what Waldur is known to hold. The only state.
 //! - [`waldur`]: the API's types, the client, and errors as the server means them.
@@ -20,6 +21,7 @@ pub mod ledger;
 pub mod metering;
 pub mod submitter;
 pub mod waldur;
+pub mod wire;
 
 /// A place where a test may end the process as a power cut would: the one that `WALDUR_USAGE_AGENT_FAIL_POINT` names,
 /// in debug builds only.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::exit::{Exit, Failed};
-use crate::collectors::definition::Definition;
+use crate::collectors::definition::{Definition, secret_env};
 use crate::config::clock::{SharedClock, process_clock};
 use crate::config::section::Problem;
 use crate::config::settings::{Loaded, Settings};
@@ -116,7 +116,7 @@ impl Setup {
 
     /// Environment variables that no program of a collector may see.
     pub fn withhold(&self) -> Vec<String> {
-        self.settings.waldur.token.env_name().map(str::to_owned).into_iter().collect()
+        secret_env(self.settings.waldur.token.env_name(), &self.definitions)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::{RawRow, uuid_of_address};
 use crate::waldur::usages::UsageFilter;
-use crate::waldur::words::printable;
+use crate::wire::words::printable;
 
 /// The columns of a table when none are asked for.
 const COLUMNS: [&str; 8] =

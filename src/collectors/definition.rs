@@ -56,13 +56,21 @@ impl Definition {
     }
 }
 
+/// Environment variables that hold a secret of the agent's (`token`) or of a collector's. No program that a collector
+/// starts gets them.
+pub fn secret_env(token: Option<&str>, definitions: &[Definition]) -> Vec<String> {
+    let of_collectors = definitions.iter().flat_map(|definition| definition.collector.secret_env());
+    token.map(str::to_owned).into_iter().chain(of_collectors).collect()
+}
+
 /// Checks what can be known before the collector has run: that the readings and labels that the rules speak of exist.
 fn check_rules(section: &Section, collector: &dyn Collector, rules: &Rules) {
-    let offers = collector.offers();
+    let offers = collector.offers().iter().map(|offered| (offered.name, offered.kind));
+    let offers: Vec<_> = offers.chain(collector.named()).collect();
     for meter in &rules.meters {
-        let Some(offered) = offers.iter().find(|offered| offered.name == meter.reading) else {
+        let Some((_, kind)) = offers.iter().find(|(name, _)| *name == meter.reading) else {
             if !offers.is_empty() {
-                let known: Vec<_> = offers.iter().map(|offered| offered.name).collect();
+                let known: Vec<_> = offers.iter().map(|(name, _)| *name).collect();
                 section.problem(
                     "meters",
                     format!(
@@ -75,7 +83,7 @@ fn check_rules(section: &Section, collector: &dyn Collector, rules: &Rules) {
             }
             continue;
         };
-        if let Err(why) = meter.measure(offered.kind) {
+        if let Err(why) = meter.measure(*kind) {
             section.problem("meters", why);
         }
     }

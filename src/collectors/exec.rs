@@ -11,7 +11,7 @@ use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running,
 use crate::config::duration::parse_duration;
 use crate::config::section::Section;
 
-mod protocol;
+pub(super) mod protocol;
 
 pub const PLUGIN: Plugin =
     Plugin { name: "exec", about: "a program of yours that prints one JSON object a line", build };
@@ -76,7 +76,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
 }
 
 /// Reads a number of bytes: `1048576`, `64KiB`, `16MiB` or `1GiB`.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (count, unit) = text.split_at(digits);
     let shift = match unit.trim_start() {

@@ -18,11 +18,13 @@ pub mod cgroup;
 pub mod definition;
 pub mod exec;
 pub mod filesystem;
+pub mod http;
 mod names;
 mod process;
+mod web;
 
 /// Every plugin there is.
-pub const PLUGINS: &[Plugin] = &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN];
+pub const PLUGINS: &[Plugin] = &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN, http::PLUGIN];
 
 /// A kind of collector, as the registry knows it.
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +115,11 @@ pub trait Collector: Send + Sync + Debug {
     /// The readings it can make; empty if only running it tells (`exec`).
     fn offers(&self) -> &[Offered];
 
+    /// The readings it makes whose names the operator chose, each with its kind.
+    fn named(&self) -> Vec<(&str, Kind)> {
+        Vec::new()
+    }
+
     /// Labels that its readings may carry (some only where they apply, such as the user of a user's slice), to check
     /// templates against; empty if only running it tells.
     fn labels(&self) -> &[&'static str];
@@ -120,6 +127,11 @@ pub trait Collector: Send + Sync + Debug {
     /// What decides which series a complete run lists (globs, roots). While it is unchanged, a series that was not
     /// there before has begun since.
     fn scope(&self) -> String;
+
+    /// Environment variables that hold its secrets: no program that any collector starts gets them.
+    fn secret_env(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Looks once. Blocking work belongs on a blocking thread; the caller sets the overall time limit
     /// and drops the future when it is over, which must stop whatever was started.

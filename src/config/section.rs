@@ -172,6 +172,21 @@ impl Section {
         }
     }
 
+    /// The mapping under `key`, whose keys are names that the operator chose and whose values are texts, in the order
+    /// of the file.
+    pub fn named_texts(&mut self, key: &str) -> Vec<(String, String)> {
+        let Some(mut inner) = self.section(key) else { return Vec::new() };
+        let names: Vec<_> = inner.values.keys().filter_map(|name| scalar(name).ok()).collect();
+        let texts = names.into_iter().filter_map(|name| Some((name.clone(), inner.text(&name)?))).collect();
+        inner.finish();
+        texts
+    }
+
+    /// The value of `key` whatever it is, for what is passed on and not understood here.
+    pub fn value(&mut self, key: &str) -> Option<Value> {
+        self.take(key)
+    }
+
     /// The mapping under `key`.
     pub fn section(&mut self, key: &str) -> Option<Section> {
         let value = self.take(key)?;

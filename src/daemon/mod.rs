@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 
-use crate::collectors::definition::Definition;
+use crate::collectors::definition::{Definition, secret_env};
 use crate::config::clock::SharedClock;
 use crate::config::schedule::Schedule;
 use crate::config::settings::Settings;
@@ -240,7 +240,7 @@ impl Part {
     async fn sample(&self, definition: &Definition, was_failing: bool) -> bool {
         let zone = &self.agent.rulebook.zone;
         let since = definition.since.unwrap_or_else(|| zone.start(zone.period_of(self.agent.clock.now())));
-        let withhold = self.agent.settings.waldur.token.env_name().map(str::to_owned).into_iter().collect();
+        let withhold = secret_env(self.agent.settings.waldur.token.env_name(), &self.agent.definitions);
         self.pulse.runs.fetch_add(1, Ordering::Relaxed);
         let name = &definition.name;
         let problem = match sample::sample(definition, &self.ledger, &self.agent.clock, since, withhold).await

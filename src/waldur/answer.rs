@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::failure::Failure;
 use super::refusal::Refusal;
-use super::words::{clean, of_body};
+use crate::wire::words::{clean, of_body};
 
 /// No server means to be left alone for longer, and a garbled header must not silence the agent.
 const LONGEST_REST: SignedDuration = SignedDuration::from_hours(24);

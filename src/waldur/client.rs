@@ -3,11 +3,7 @@
 //! It never retries a call that may have been applied, never follows a redirect, never sends the token anywhere
 //! but to the configured address, and never logs it. When to call again is the caller's to decide.
 
-use std::error::Error;
 use std::fmt;
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -23,10 +19,12 @@ use tracing::debug;
 use super::answer::{Answer, Wanted};
 use super::failure::Failure;
 use super::skew::{Skew, SkewMeter};
-use super::token::{NoToken, TokenSource};
-use super::words::clean;
+use super::token;
 use crate::config::clock::SharedClock;
 use crate::config::waldur::WaldurSettings;
+use crate::wire::secret::{NoSecret, Secret};
+use crate::wire::tls::{File, Trust, Unusable, innermost, tls_error};
+use crate::wire::words::clean;
 
 /// A page of 300 full rows is some 300 KB.
 const LARGEST_READ: usize = 32 << 20;
@@ -43,7 +41,7 @@ const USER_AGENT: &str = concat!("waldur-usage-agent/", env!("CARGO_PKG_VERSION"
 pub struct Client {
     http: reqwest::Client,
     api: Url,
-    token: TokenSource,
+    token: Secret,
     clock: SharedClock,
     skew: SkewMeter,
     seats: Semaphore,
@@ -56,7 +54,7 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     #[error(transparent)]
-    Token(#[from] NoToken),
+    Token(#[from] NoSecret),
     #[error("waldur.{key}: {words}")]
     Certificate { key: &'static str, words: String },
     #[error("the HTTP client cannot be made: {0}")]
@@ -75,7 +73,7 @@ pub(super) struct Call<'a> {
 
 impl Client {
     pub fn new(settings: &WaldurSettings, clock: SharedClock) -> Result<Client, SetupError> {
-        let token = TokenSource::open(&settings.token)?;
+        let token = token::open(&settings.token)?;
         Ok(Client {
             http: connect(settings)?,
             api: settings.api.clone(),
@@ -267,10 +265,6 @@ impl fmt::Debug for Client {
 }
 
 fn connect(settings: &WaldurSettings) -> Result<reqwest::Client, SetupError> {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Lost a race with another client: then the same provider is there already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     // Its sentences are translated otherwise (observed), and refusals are known by their words.
@@ -289,35 +283,17 @@ fn connect(settings: &WaldurSettings) -> Result<reqwest::Client, SetupError> {
     if settings.is_loopback() {
         builder = builder.no_proxy();
     }
-    if settings.api.scheme() != "https" {
-        // The system's authorities are of no use here, and a container may have none to load.
-        builder = builder.tls_certs_only([]);
-    } else if let Some(path) = &settings.ca_file {
-        let pem = read_pem("ca_file", path)?;
-        let bundle = reqwest::Certificate::from_pem_bundle(&pem)
-            .map_err(|error| certificate("ca_file", path, innermost(&error)))?;
-        if bundle.is_empty() {
-            return Err(certificate("ca_file", path, "no certificate in it".to_owned()));
-        }
-        builder = builder.tls_certs_only(bundle);
-    }
-    if let Some((cert, key)) = &settings.client_certificate {
-        let mut pem = read_pem("client_cert_file", cert)?;
-        pem.push(b'\n');
-        pem.extend(read_pem("client_key_file", key)?);
-        let identity = reqwest::Identity::from_pem(&pem)
-            .map_err(|error| certificate("client_cert_file", cert, innermost(&error)))?;
-        builder = builder.identity(identity);
-    }
+    let trust =
+        Trust { ca_file: settings.ca_file.clone(), client_certificate: settings.client_certificate.clone() };
+    let builder = trust.apply(builder, &settings.api).map_err(|Unusable { file, words }| {
+        let key = match file {
+            File::Authorities => "ca_file",
+            File::Certificate => "client_cert_file",
+            File::Key => "client_key_file",
+        };
+        SetupError::Certificate { key, words }
+    })?;
     builder.build().map_err(|error| SetupError::Http(innermost(&error)))
-}
-
-fn read_pem(key: &'static str, path: &Path) -> Result<Vec<u8>, SetupError> {
-    fs::read(path).map_err(|error| certificate(key, path, error.to_string()))
-}
-
-fn certificate(key: &'static str, path: &Path, words: String) -> SetupError {
-    SetupError::Certificate { key, words: format!("{}: {words}", path.display()) }
 }
 
 fn authorization(token: &SecretString) -> HeaderValue {
@@ -333,25 +309,4 @@ fn scrub(body: Vec<u8>, token: &SecretString) -> Vec<u8> {
     let token = token.expose_secret();
     let text = String::from_utf8_lossy(&body);
     if token.is_empty() || !text.contains(token) { body } else { text.replace(token, "***").into_bytes() }
-}
-
-/// The cause that says most: the last in the chain.
-fn innermost(error: &(dyn Error + 'static)) -> String {
-    let mut deepest = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    clean(&deepest.to_string())
-}
-
-/// The TLS error in a chain of causes. An `io::Error` hides what it wraps from `source`, so it is opened.
-fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return Some(tls);
-    }
-    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    match wrapped {
-        Some(inner) => tls_error(inner),
-        None => error.source().and_then(tls_error),
-    }
 }

@@ -12,7 +12,6 @@ mod pages;
 pub mod refusal;
 pub mod report;
 pub mod skew;
-pub mod token;
+mod token;
 pub mod types;
 pub mod usages;
-pub mod words;

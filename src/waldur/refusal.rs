@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::words::{clean, of_body};
+use crate::wire::words::{clean, of_body};
 
 /// Why the server would not take a report. Nothing of the call was written, but see `may_be_half_applied`.
 #[derive(Debug, Clone, PartialEq, Eq)]

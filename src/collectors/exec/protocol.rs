@@ -187,7 +187,12 @@ fn number(json: &str) -> Result<Decimal, String> {
 fn time(json: &str) -> Result<Timestamp, String> {
     let text =
         scalar(json).map_err(|_| "must be a time such as \"2026-11-05T10:00:00Z\", or seconds since 1970")?;
-    let Ok(seconds) = parse_value(&text) else {
+    instant(&text)
+}
+
+/// The same from its text.
+pub(in crate::collectors) fn instant(text: &str) -> Result<Timestamp, String> {
+    let Ok(seconds) = parse_value(text) else {
         return text
             .parse()
             .map_err(|error| format!("`{text}` is no time such as 2026-11-05T10:00:00Z: {error}"));

@@ -1,0 +1,213 @@
+//! Asks an HTTP API for JSON and turns the answer into readings, with expressions (JMESPath) of the operator's.
+//!
+//! It never turns an error into zero: an answer that is no success, is not JSON, is not as expected or is a page short
+//! fails the run, and a row without a value is quarantined. No number goes through a float.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::web::{Ask, Session, Url, Web};
+use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking};
+use crate::config::section::Section;
+use crate::metering::reading::Kind;
+use fill::Fill;
+use page::Taken;
+use settings::{Paging, Source};
+
+mod expression;
+mod fill;
+mod page;
+mod paging;
+mod settings;
+
+pub const PLUGIN: Plugin = Plugin { name: "http", about: "a JSON API, read with expressions", build };
+
+/// Pages of one request. A server that never says that it is done must not be asked for ever.
+const MOST_PAGES: usize = 1_000;
+
+/// Steps that one run asks for; the next goes on. More than an `overlap` may reach back.
+const MOST_STEPS: usize = 1_000;
+
+/// A configured collector.
+#[derive(Debug)]
+struct Http {
+    web: Web,
+    sources: Vec<Arc<Source>>,
+}
+
+fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
+    let web = Web::from_section(section);
+    let sources = settings::read(section);
+    Some(Box::new(Http { web: web?, sources: sources? }))
+}
+
+/// How far the requests with a `step` have come: all steps before it are over and were read.
+type Checkpoint = BTreeMap<String, Timestamp>;
+
+impl Http {
+    async fn run(&self, request: Request) -> Result<Batch, CollectorError> {
+        let session = self.web.open()?;
+        // One that can't be read is as none: what is asked for again counts once.
+        let before =
+            request.checkpoint.as_deref().and_then(|text| serde_json::from_str::<Checkpoint>(text).ok());
+        let before = before.unwrap_or_default();
+        let mut after = Checkpoint::new();
+        let mut taken = Taken::default();
+        for source in &self.sources {
+            let done = before.get(&source.name).copied();
+            let windows = windows(source, &request, done)?;
+            if let Some(step) = source.step {
+                let over = windows.last().map(|(_, end)| aligned(*end, step.length.as_secs())).transpose()?;
+                after.extend(over.or(done).map(|over| (source.name.clone(), over)));
+            }
+            for (start, end) in windows {
+                let fill = Fill { now: request.now, start, end, page: 0, offset: 0, cursor: String::new() };
+                taken = self.pages(&session, source, fill, taken).await.map_err(|CollectorError(why)| {
+                    CollectorError(format!("request {}: {why}", source.name))
+                })?;
+            }
+        }
+        let mut batch = taken.finish();
+        if !after.is_empty() {
+            let text = serde_json::to_string(&after).map_err(|error| CollectorError(error.to_string()))?;
+            batch.checkpoint = Some(text);
+        }
+        Ok(batch)
+    }
+
+    /// Asks for every page of a request. All must come, or none counts.
+    async fn pages(
+        &self,
+        session: &Session<'_>,
+        source: &Arc<Source>,
+        mut fill: Fill,
+        mut taken: Taken,
+    ) -> Result<Taken, CollectorError> {
+        if let Paging::Page { first, .. } = source.paging {
+            fill.page = first;
+        }
+        let mut url = self.address(source, &fill)?;
+        let (mut rows, mut previous) = (0, Vec::new());
+        for number in 1..=MOST_PAGES {
+            let ask = match &source.body {
+                Some(body) => Ask::post_json(url.clone(), paging::body(body, &fill)?),
+                None => Ask::get(url.clone()),
+            };
+            let answer = session.ask(&ask).await?;
+            if !matches!(source.paging, Paging::None) && answer.body == previous {
+                return Err(CollectorError(format!(
+                    "{}: page {number} is the same as the one before: does it know the key that `paging` fills in?",
+                    answer.name()
+                )));
+            }
+            let (answer, seen) = {
+                let (source, fill) = (source.clone(), fill.clone());
+                let (answer, seen, with_it) = blocking::run(move |_| {
+                    let seen = source.read(&answer, &fill, &mut taken)?;
+                    Ok((answer, seen, taken))
+                })
+                .await?;
+                taken = with_it;
+                (answer, seen)
+            };
+            rows += seen.rows;
+            match source.paging.onward(&answer, &seen, &mut fill)? {
+                paging::Onward::Done => {
+                    return match seen.total {
+                        Some(total) if total != rows => Err(CollectorError(format!(
+                            "{}: {rows} rows came where the server speaks of {total}; nothing of them is used",
+                            answer.name()
+                        ))),
+                        _ => Ok(taken),
+                    };
+                }
+                paging::Onward::Filled => url = self.address(source, &fill)?,
+                paging::Onward::At(next) => url = next,
+            }
+            previous = answer.body;
+        }
+        Err(CollectorError(format!("it goes on after {MOST_PAGES} pages; ask for larger ones")))
+    }
+
+    fn address(&self, source: &Source, fill: &Fill) -> Result<Url, CollectorError> {
+        let path = fill.fill(&source.path).map_err(CollectorError)?;
+        let mut query = Vec::new();
+        for (name, template) in &source.query {
+            let value = fill.fill(template).map_err(CollectorError)?;
+            // A cursor is empty at first, and is not sent then.
+            if !value.is_empty() {
+                query.push((name.as_str(), value));
+            }
+        }
+        Ok(self.web.at(&path, query.iter().map(|(name, value)| (*name, value.as_str()))))
+    }
+}
+
+/// The parts of time to ask for: the steps since the last run, the last of them up to now, or all of it at once.
+fn windows(
+    source: &Source,
+    request: &Request,
+    done: Option<Timestamp>,
+) -> Result<Vec<(Timestamp, Timestamp)>, CollectorError> {
+    let now = aligned(request.now, 1)?;
+    let Some(step) = source.step else { return Ok(vec![(request.since, now)]) };
+    let length = step.length.as_secs();
+    let late = |error: jiff::Error| CollectorError(error.to_string());
+    let from = match done {
+        Some(done) => done.checked_sub(step.overlap).map_err(late)?,
+        None => request.since,
+    };
+    let mut start = aligned(from, length)?;
+    let mut windows = Vec::new();
+    while start < now && windows.len() < MOST_STEPS {
+        let end = start.checked_add(step.length).map_err(late)?;
+        windows.push((start, end.min(now)));
+        start = end;
+    }
+    Ok(windows)
+}
+
+/// The last multiple of `seconds` since 1970, which is a boundary of days in UTC.
+fn aligned(instant: Timestamp, seconds: i64) -> Result<Timestamp, CollectorError> {
+    let second = instant.as_second().div_euclid(seconds) * seconds;
+    Timestamp::from_second(second).map_err(|error| CollectorError(error.to_string()))
+}
+
+impl Collector for Http {
+    fn offers(&self) -> &[Offered] {
+        &[]
+    }
+
+    fn named(&self) -> Vec<(&str, Kind)> {
+        let wanted = self.sources.iter().flat_map(|source| &source.readings);
+        wanted.map(|wanted| (wanted.name.as_str(), wanted.kind)).collect()
+    }
+
+    fn labels(&self) -> &[&'static str] {
+        &[]
+    }
+
+    fn scope(&self) -> String {
+        let asked = |source: &Arc<Source>| {
+            format!("{} {} {:?} {:?}", source.name, source.path, source.query, source.each)
+        };
+        // Its query may hold a key.
+        let url = self.web.url();
+        format!(
+            "{}{} {}",
+            url.authority(),
+            url.path(),
+            self.sources.iter().map(asked).collect::<Vec<_>>().join("; ")
+        )
+    }
+
+    fn secret_env(&self) -> Vec<String> {
+        self.web.secret_env()
+    }
+
+    fn collect(&self, request: Request) -> Running<'_> {
+        Box::pin(self.run(request))
+    }
+}

@@ -1,0 +1,139 @@
+//! Every digit survives, and whatever would round says so.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn document(json: &str) -> (Document, Scope) {
+    let document = Document::parse(json.as_bytes()).unwrap();
+    let scope = Scope::default().with("answer", document.root());
+    (document, scope)
+}
+
+fn value(json: &str, expr: &str) -> Result<Value, String> {
+    let (document, scope) = document(json);
+    document.value(&Expr::parse(expr).unwrap(), &scope)
+}
+
+fn number(text: &str) -> Result<Value, String> {
+    Ok(Value::Number(text.to_owned()))
+}
+
+/// Each of these goes through a float with another result, or is written otherwise by one.
+#[test]
+fn a_number_is_as_the_answer_wrote_it() {
+    for text in [
+        "0.1",
+        "0.10",
+        "1.0",
+        "9007199254740993",
+        "18446744073709551615",
+        "18446744073709551616",
+        "123456789012345678901234567890",
+        "-9223372036854775808",
+        "-9223372036854775809",
+        "0.123456789012345678",
+        "1234567890.123456789012345678",
+        "1e3",
+        "1E-12",
+        "-0",
+        "0",
+        "0.30000000000000004",
+    ] {
+        let json = format!(r#"{{"rows":[{{"a":{text},"b":"x"}},{{"a":1,"b":"y"}}]}}"#);
+        for expr in [
+            "answer.rows[0].a",
+            "answer.rows[?b=='x'] | [0].a",
+            "answer.rows[*].a | [0]",
+            "answer.rows[0].{c: a}.c",
+            "answer.rows[0].[b, a][1]",
+            "not_null(answer.nothing, answer.rows[0].a)",
+            "items(answer.rows[0])[0][1]",
+            "reverse(answer.rows)[1].a",
+            "map(&a, answer.rows)[0]",
+            "sort_by(answer.rows, &b)[0].a",
+            "values(answer.rows[0])[0]",
+        ] {
+            assert_eq!(value(&json, expr), number(text), "{expr}");
+        }
+    }
+}
+
+#[test]
+fn what_would_round_is_refused() {
+    let json = r#"{"a":[0.1,0.2],"b":0.30000000000000004}"#;
+    for name in ROUNDING {
+        let argument = if ["sum", "avg"].contains(&name) { "answer.a" } else { "answer.b" };
+        let said = value(json, &format!("{name}({argument})")).unwrap_err();
+        assert!(said.contains(&format!("`{name}` would round: let the meter compute")), "{said}");
+    }
+    let said = value(json, "to_string(answer.b)").unwrap_err();
+    assert!(said.contains("`to_string` of a fraction would round"), "{said}");
+    assert_eq!(value(json, "to_string(length(answer.a))"), Ok(Value::Text("2".to_owned())));
+    // A number of the expression itself has no text in the answer.
+    let said = value(json, "`0.5`").unwrap_err();
+    assert_eq!(said, "``0.5`` yields 0.5, which is not in the answer as it is");
+    assert_eq!(value(json, "`5`"), number("5"));
+    // The extremes are parts of the answer.
+    assert_eq!(value(json, "max(answer.a)"), number("0.2"));
+}
+
+#[test]
+fn what_is_no_number_is_told_apart() {
+    let json = r#"{"t":"0.1","f":true,"n":null,"l":[],"o":{},"u":"gr\u00fcn"}"#;
+    assert_eq!(value(json, "answer.t"), Ok(Value::Text("0.1".to_owned())));
+    assert_eq!(value(json, "answer.f"), Ok(Value::Flag(true)));
+    assert_eq!(value(json, "answer.n"), Ok(Value::Nothing));
+    assert_eq!(value(json, "answer.missing.far"), Ok(Value::Nothing));
+    assert_eq!(value(json, "answer.l"), Ok(Value::Other("a list")));
+    assert_eq!(value(json, "answer.o"), Ok(Value::Other("an object")));
+    assert_eq!(value(json, "answer.u"), Ok(Value::Text("grün".to_owned())));
+    let (document, scope) = document(json);
+    let list = |expr| document.list(&Expr::parse(expr).unwrap(), &scope).map(|items| items.len());
+    assert_eq!(list("answer.l"), Ok(0));
+    let said = "`answer.missing` yields nothing where a list was expected".to_owned();
+    assert_eq!(list("answer.missing"), Err(said));
+    let said = "`answer.t` yields a value (string) where a list was expected".to_owned();
+    assert_eq!(list("answer.t"), Err(said));
+}
+
+#[test]
+fn mistakes_are_told_with_their_place() {
+    let said = Expr::parse("answer.rows[").unwrap_err();
+    assert!(said.starts_with("`answer.rows[` at character 13: "), "{said}");
+    let said = value("{}", "nonsense(answer)").unwrap_err();
+    assert!(said.contains("nonsense"), "{said}");
+}
+
+#[test]
+fn an_answer_that_is_ambiguous_or_bottomless_is_refused() {
+    let said = Document::parse(br#"{"a":1,"a":2}"#).unwrap_err().to_string();
+    assert_eq!(said, "key `a` is there twice");
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    let said = Document::parse(deep.as_bytes()).unwrap_err().to_string();
+    assert_eq!(said, "objects and lists within each other, more than 64 deep");
+    for broken in ["", "[1,", "{\"a\":}", "nul", "[1] 2", "{\"a\" 1}"] {
+        assert!(Document::parse(broken.as_bytes()).is_err(), "{broken}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_answer_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), like in r#"[\[\]{}:,"a0-9.eE\- ]{0,60}"#) {
+        for body in [bytes.as_slice(), like.as_bytes()] {
+            let Ok(document) = Document::parse(body) else { continue };
+            let scope = Scope::default().with("answer", document.root());
+            for expr in ["answer", "answer.a", "answer[0]", "items(answer)[0][1]", "answer[?a > `0`].a | [0]"] {
+                let expr = Expr::parse(expr).unwrap();
+                let _ = (document.value(&expr, &scope), document.list(&expr, &scope));
+            }
+        }
+    }
+
+    /// Every whole number and every decimal comes out as it went in.
+    #[test]
+    fn any_number_is_as_the_answer_wrote_it(text in "-?(0|[1-9][0-9]{0,27})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?") {
+        let body = format!("{{\"a\":[{text}]}}");
+        prop_assert_eq!(value(&body, "answer.a[0]"), number(&text));
+    }
+}
