@@ -300,7 +300,7 @@ type Points = Mutex<BTreeSet<&'static str>>;
 /// One ledger's life. Returns how often it was killed.
 fn story(seed: u64, killed_at: &Points) -> usize {
     let api = BOTH[usize::from(seed % 2 == 1)];
-    let left_in_peace = seed / 2 % 2 == 0;
+    let left_in_peace = (seed / 2).is_multiple_of(2);
     let told = format!("CRASHES={KILLS_A_LEDGER} SEED={seed}, {api}");
     let more = "  - { name: Project C, backend_id: project-c, offering: Cluster }\n";
     let begin: Timestamp = "2026-11-29T12:00:00Z".parse().unwrap();

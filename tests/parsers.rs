@@ -24,7 +24,7 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestR
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 use waldur_usage_agent::collectors::definition::Definition;
-use waldur_usage_agent::collectors::{Collector, Request, exec};
+use waldur_usage_agent::collectors::{Plugin, Request, exec};
 use waldur_usage_agent::config::clock::SystemClock;
 use waldur_usage_agent::config::duration::parse_duration;
 use waldur_usage_agent::config::schedule::Schedule;
@@ -41,8 +41,9 @@ use waldur_usage_agent::waldur::failure::Failure;
 use waldur_usage_agent::waldur::report::{ComponentAmount, SetUsage, UserAmount};
 use waldur_usage_agent::waldur::usages::UsageFilter;
 
-/// Collectors whose input a file can stand for; a key of the configuration names it (`FILE`).
-const LINES: [(&str, &str); 1] = [("lines", "command: [cat, FILE]")];
+/// Collectors whose input a file can stand for: the corpus, the plugin, and its keys (`FILE`). One that reads a program's
+/// output or a server's text joins here with one line, and a folder of good examples in tests/corpus/.
+const LINES: [(&str, &Plugin, &str); 1] = [("lines", &exec::PLUGIN, "command: [cat, FILE]")];
 
 /// What tends to hurt.
 const NASTY: [&str; 40] = [
@@ -220,10 +221,10 @@ fn what_collectors_read() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("input");
-    for (corpus, keys) in LINES {
+    for (corpus, plugin, keys) in LINES {
         let keys = keys.replace("FILE", file.to_str().unwrap());
         let (mut section, problems) = Section::parse(&keys);
-        let collector: Box<dyn Collector> = (exec::PLUGIN.build)(&mut section).unwrap();
+        let collector = (plugin.build)(&mut section).unwrap();
         assert_eq!(problems.list(), []);
         try_all(&files(&format!("tests/corpus/{corpus}")), 300, |bytes| {
             std::fs::write(&file, bytes).unwrap();

@@ -325,7 +325,9 @@ impl Story<'_> {
                 .any(|at| at.resource == resource && at.period == this && at.trouble.reason == "conflict");
             // What another wrote in the last hours need not have been seen yet.
             let unseen = row.is_some_and(|row| row.other.is_some() && !row.told);
-            if !(agrees || unseen || touched && held) || held && !touched {
+            let told = held && touched;
+            let mistaken = held && !touched;
+            if mistaken || !(agrees || unseen || told) {
                 return Err(format!(
                     "law 5, {when}: {total} was used of {cell:?}, Waldur holds {row:?}; troubles {troubles:#?}"
                 ));
