@@ -137,6 +137,7 @@ impl World {
                 problems: Vec::new(),
                 checkpoint: None,
                 lists_everything: false,
+                ended: Default::default(),
             },
         };
         self.submitter.ledger.with(move |ledger| ledger.record(run)).await.unwrap();

@@ -47,9 +47,10 @@ pub type Loader = Box<dyn Fn() -> Result<Agent, String> + Send + Sync>;
 const DRAIN: Duration = Duration::from_secs(10);
 /// A wait is never longer, so that a clock that was set, or a machine that slept, is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-
 /// What is to be done again is not done again at once.
 const SOON: SignedDuration = SignedDuration::from_secs(1);
+/// A clock that goes back by more was set, not adjusted.
+const SET_BACK: SignedDuration = SignedDuration::from_secs(2);
 
 /// What the tasks tell of themselves; the watchdog is fed by it, not by a timer.
 #[derive(Debug, Default)]
@@ -373,14 +374,21 @@ impl Part {
         }
     }
 
-    /// Waits for an instant of the wall clock, however it is set meanwhile.
+    /// Waits for an instant of the wall clock, however it is set meanwhile. Where it is set back, the instant was chosen by
+    /// a wrong clock and may be years away: then it is due now.
     async fn wait_until(&mut self, due: Timestamp) -> Woken {
+        let mut seen = self.agent.clock.now();
         loop {
             self.pulse.beat();
             if *self.stopped.borrow() {
                 return Woken::Stopped;
             }
-            let left = due.duration_since(self.agent.clock.now());
+            let now = self.agent.clock.now();
+            if now < seen.saturating_sub(SET_BACK).unwrap_or(seen) {
+                return Woken::Due;
+            }
+            seen = now;
+            let left = due.duration_since(now);
             let Ok(left) = Duration::try_from(left) else { return Woken::Due };
             if left.is_zero() {
                 return Woken::Due;

@@ -26,6 +26,7 @@ pub mod catalog;
 pub mod compact;
 pub mod error;
 pub mod explain;
+mod future;
 pub mod ingest;
 pub mod lock;
 mod makers;

@@ -3,7 +3,7 @@
 //! The queue is not a queue: it is the difference between statements and acknowledgements, so it is never longer
 //! than resources x open periods. Nothing here decides what to do about a difference; the submitter does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -99,6 +99,19 @@ impl Ledger {
         })
     }
 
+    /// All statements of a period, of resources that were found in Waldur.
+    pub fn keys_of_known_resources(&self, period: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT statement.resource, period, part FROM statement
+                     JOIN resource ON resource.uuid = statement.resource WHERE period = ?1",
+                )?
+                .query_map([period.to_string()], |row| key(row, 0))?
+                .collect()
+        })
+    }
+
     pub fn statement(&self, key: StatementKey) -> Result<Option<Statement>, LedgerError> {
         self.look(|connection| statement(connection, key))
     }
@@ -132,6 +145,17 @@ impl Ledger {
             intend(connection, key, amounts, now, turn).map(Some)
         })?;
         self.in_turn(done)
+    }
+
+    /// Whether the server has ever accepted a report of another resource.
+    pub fn has_accepted_of_others(&self, resource: Uuid) -> Result<bool, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM acknowledgement WHERE how = 'accepted' AND resource <> ?1)",
+                )?
+                .query_row([resource.to_string()], |row| row.get(0))
+        })
     }
 
     /// The server is known to hold these amounts; `how` is `accepted` or `read back`. Of a process whose turn is over,
@@ -177,6 +201,43 @@ impl Ledger {
         self.transact(|connection, _| settle(connection, key))
     }
 
+    /// Notes whether an amount that may have been sent was there when it was looked for.
+    pub fn note_doubt(
+        &mut self,
+        key: StatementKey,
+        component: &str,
+        amount: Decimal,
+        is_there: bool,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.note_call(Call {
+            at: now,
+            resource: key.resource,
+            period: key.period,
+            call: READ_BACK.to_owned(),
+            amounts: format!("{component} {amount:.2}"),
+            outcome: if is_there { "there" } else { "not there" }.to_owned(),
+            words: String::new(),
+        })
+    }
+
+    /// By component, the amounts of a month that were ever in doubt.
+    pub fn doubted(&self, key: StatementKey) -> Result<BTreeSet<(String, Decimal)>, LedgerError> {
+        let noted: Vec<String> = self.look(|connection| {
+            connection
+                .prepare_cached("SELECT amounts FROM call WHERE resource = ?1 AND period = ?2 AND call = ?3")?
+                .query_map(params![key.resource.to_string(), key.period.to_string(), READ_BACK], |row| {
+                    row.get(0)
+                })?
+                .collect()
+        })?;
+        let read = |text: &String| {
+            let (component, amount) = text.rsplit_once(' ')?;
+            Some((component.to_owned(), amount.parse().ok()?))
+        };
+        Ok(noted.iter().filter_map(read).collect())
+    }
+
     /// Notes a call that changed, or tried to change, what the server holds.
     pub fn note_call(&mut self, call: Call) -> Result<(), LedgerError> {
         self.transact(|connection, _| {
@@ -198,6 +259,9 @@ impl Ledger {
         })
     }
 }
+
+/// What a call is named by whose outcome was looked for.
+const READ_BACK: &str = "read back";
 
 /// A call that changed, or tried to change, what the server holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

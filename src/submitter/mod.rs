@@ -109,7 +109,9 @@ struct State {
     report: CycleReport,
     /// Resources in a row whose call had no clear outcome: a server in trouble, not a resource.
     unclear_in_a_row: u32,
-    forbidden: Vec<Failure>,
+    forbidden: Vec<(Uuid, Failure)>,
+    /// Resources that failed for the first time, in words for the log.
+    put_off: Vec<String>,
     /// Statements that met one server error too many, and its words.
     broken: Vec<(StatementKey, String)>,
     answered: bool,
@@ -134,6 +136,8 @@ const ROUNDS: usize = 2;
 const UNCLEAR_IN_A_ROW: u32 = 3;
 /// A resource that alone meets server errors is held after so many.
 const SERVER_ERRORS: i64 = 6;
+/// So near to the server's clock, and so lately compared with it, ours is taken to be right.
+const CLOCKS_AGREE: SignedDuration = SignedDuration::from_mins(2);
 /// How old what is known of the server's clock and of the token may be before a cheap call renews it.
 const ACQUAINTED_FOR: SignedDuration = SignedDuration::from_hours(4);
 
@@ -153,7 +157,14 @@ impl Submitter {
             (state.call_time, state.kept_call_time) = (call_time, call_time);
         }
         cycle.clone().run(options).await?;
-        let mut report = std::mem::take(&mut cycle.state().report);
+        let (mut report, put_off) = {
+            let mut state = cycle.state();
+            (std::mem::take(&mut state.report), std::mem::take(&mut state.put_off))
+        };
+        // One log line a change of state, here too; where the server itself is left alone, that has been said.
+        for words in put_off.iter().filter(|_| report.paused.is_none()) {
+            tracing::warn!("{words}");
+        }
         report.requests = self.client.requests() - before;
         self.remember_clock().await?;
         Ok(report)
@@ -182,7 +193,20 @@ impl Submitter {
     async fn remember_clock(&self) -> Result<(), LedgerError> {
         let Some(skew) = self.client.skew() else { return Ok(()) };
         let (now, micros) = (self.clock.now(), skew.as_micros().to_string());
-        self.ledger.with(move |ledger| ledger.put_server_fact("skew_us", &micros, now)).await
+        self.ledger.with(move |ledger| ledger.put_server_fact("skew_us", &micros, now)).await?;
+        let agree = self.client.measured_skew().is_some_and(|skew| {
+            skew.offset.abs() < CLOCKS_AGREE && now.duration_since(skew.measured).abs() < CLOCKS_AGREE
+        });
+        if agree {
+            // Two clocks vouch for the time, just now: what was recorded for a later one was recorded by a wrong clock.
+            let taken = self.ledger.with(move |ledger| ledger.quarantine_future(now)).await?;
+            if taken > 0 {
+                tracing::warn!(
+                    "{taken} readings are quarantined and not billed: they were recorded while the clock was ahead"
+                );
+            }
+        }
+        Ok(())
     }
 }
 
@@ -265,11 +289,14 @@ impl Cycle {
 
     async fn all_is_well(&self) -> Result<(), CycleError> {
         let forbidden = std::mem::take(&mut self.state().forbidden);
-        if let Some(failure) = forbidden.into_iter().next_back()
+        if let Some((one, failure)) = forbidden.last().cloned()
             && !self.state().answered
         {
-            // Refused everywhere: it is the token, not the resources.
-            return self.pause(failure).await;
+            let alone = forbidden.iter().all(|(resource, _)| *resource == one);
+            // Refused everywhere: it is the token, not the resources. But for one resource, where others were accepted.
+            if !(alone && self.ledger(move |ledger| ledger.has_accepted_of_others(one)).await?) {
+                return self.pause(failure).await;
+            }
         }
         let resting = self.ledger(|ledger| ledger.retry(None)).await?;
         if resting.is_some() {
@@ -336,12 +363,17 @@ impl Cycle {
         };
         let now = self.of.clock.now();
         let (words, asked, chance) = (failure.to_string(), failure.retry_after(), fastrand::u64(0..1000));
-        self.ledger(move |ledger| {
+        let first = self.ledger(move |ledger| {
             let failures = ledger.retry(Some(resource))?.map_or(0, |retry| retry.failures) + 1;
             let next = now.saturating_add(backoff::wait(failures, chance, asked)).unwrap_or(now);
-            ledger.set_retry(Some(resource), Some(Retry { failures, next, words }))
+            let first = (failures == 1).then(|| {
+                format!("Resource {resource} is not reported for now, it is tried again from {next} on: {words}")
+            });
+            ledger.set_retry(Some(resource), Some(Retry { failures, next, words }))?;
+            Ok(first)
         })
         .await?;
+        self.state().put_off.extend(first);
         if asked.is_some() || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
     }
 

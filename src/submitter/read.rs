@@ -54,6 +54,13 @@ impl Cycle {
                 unread.push(key);
             }
         }
+        if stale {
+            // All of the month, not only what is due: what is not looked at now is believed for as long again.
+            let server = self.of.server_time().await?;
+            let period = self.of.rulebook.zone.period_of(server.now);
+            let all = self.ledger(move |ledger| ledger.keys_of_known_resources(period)).await?;
+            unread.extend(all.into_iter().filter(|key| !due.contains(key)));
+        }
         let failed = self.read_and_settle(&unread).await?;
         if stale && failed.is_empty() && !unread.is_empty() {
             self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, &machine(), now)).await?;
@@ -237,11 +244,12 @@ impl Cycle {
         key: StatementKey,
         rows: &BTreeMap<String, Row>,
     ) -> Result<Result<(), Failure>, CycleError> {
-        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
+        let Some(mut statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
             return Ok(Ok(()));
         };
         let held: BTreeMap<String, Held> =
             rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
+        self.know_late_arrivals(&mut statement, &held).await?;
         self.look_for_misfiled(&statement, &held).await?;
         let decided = self.ledger(move |ledger| ledger.decided(key)).await?;
         // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is.
@@ -299,6 +307,32 @@ impl Cycle {
             self.ledger(move |ledger| ledger.set_retry(Some(key.resource), None)).await?;
         }
         Ok(Ok(()))
+    }
+
+    /// Notes what was found of calls whose outcome was in doubt. Such a call may arrive, or arrive once more, after all (a
+    /// proxy that hung, a machine that slept): then the server holds our own earlier number, and it is no other hand's.
+    async fn know_late_arrivals(
+        &self,
+        statement: &mut Statement,
+        held: &BTreeMap<String, Held>,
+    ) -> Result<(), CycleError> {
+        let (key, now) = (statement.key, self.of.clock.now());
+        let doubted = self.ledger(move |ledger| ledger.doubted(key)).await?;
+        for (component, entry) in &mut statement.components {
+            let found = held.get(component).map(|held| held.amount);
+            if let Some(intended) = entry.intended {
+                let (component, is_there) = (component.clone(), found == Some(intended));
+                self.ledger(move |ledger| ledger.note_doubt(key, &component, intended, is_there, now))
+                    .await?;
+            }
+            let believed = entry.acknowledged.as_ref().map(|known| known.amount);
+            if let Some(found) = found.filter(|found| Some(*found) != believed)
+                && doubted.contains(&(component.clone(), found))
+            {
+                entry.intended = Some(found);
+            }
+        }
+        Ok(())
     }
 
     /// What the server accepted and does not show in the month meant landed in another: the server bills by other

@@ -217,8 +217,10 @@ impl Client {
             self.skew.observe(began, answered, date);
         }
         debug!(call = what, status = status.as_u16(), "Answered.");
+        // Whatever is not the data that was asked for may end in a message.
+        let is_data = success && call.wanted == Wanted::Read && answer.is_json();
         answer.body = match self.body(what, response, limit).await {
-            Ok(body) if success => body,
+            Ok(body) if is_data => body,
             Ok(body) => scrub(body, token),
             Err(failure) => return Err(failure),
         };
