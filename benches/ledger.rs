@@ -81,6 +81,7 @@ fn run(at: Timestamp, readings: Vec<Reading>) -> Run {
         problems: Vec::new(),
         checkpoint: None,
         lists_everything: false,
+        ended: Default::default(),
     };
     Run { collector: "c".to_owned(), at, finished: at, scope: String::new(), outcome }
 }

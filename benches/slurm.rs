@@ -120,8 +120,14 @@ fn whole(way: &str, folder: &Path) -> Outcome {
         let rulebook = Rulebook { zone: BillingZone::utc(), rules: vec![rules] };
         let mut ledger = Ledger::open(&folder.join("ledger.db"), rulebook)?;
         ledger.apply_rules(now)?;
-        let outcome =
-            RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything: false };
+        let outcome = RunOutcome::Seen {
+            readings,
+            quarantined,
+            problems,
+            checkpoint,
+            lists_everything: false,
+            ended: Default::default(),
+        };
         let run = Run { collector: "c".to_owned(), at: now, finished: now, scope: String::new(), outcome };
         let recorded = ledger.record_all(run, &mut more)?;
         assert!(recorded.quarantined.is_empty() && recorded.new > 0);

@@ -8,28 +8,6 @@ use std::time::Duration;
 
 use agent::*;
 
-/// Every boundary between two steps, as src/ names them; `a_list_of_fail_points_is_whole` compares.
-const POINTS: [&str; 15] = [
-    "before a run is committed",
-    "after a run is committed",
-    "after discovery",
-    "after plans are known",
-    "after rows are read",
-    "before rows are kept",
-    "before totals are intended",
-    "before set_usage",
-    "after set_usage",
-    "before totals are acknowledged",
-    "after totals are acknowledged",
-    "before set_user_usages",
-    "after set_user_usages",
-    "before shares are acknowledged",
-    "after shares are acknowledged",
-];
-
-/// Where a server without the bulk call takes the shares.
-const CLASSIC_POINTS: [&str; 2] = ["before set_user_usage", "after set_user_usage"];
-
 /// Killed at in tests/agent_takeover.rs and tests/agent_late.rs.
 const ELSEWHERE: [&str; 2] = ["after an opening balance is recorded", "after something is carried forward"];
 

@@ -253,6 +253,28 @@ fn a_growing_amount_through_an_hour_of_faults_ends_exact() {
     }
 }
 
+/// The old number stands in a hung proxy's queue while the agent goes on, and overwrites a newer one in the end.
+#[test]
+fn a_call_that_arrives_late_is_our_own_hand() {
+    for api in BOTH {
+        let world = World::new(api);
+        world.configure_with("timeout: 1s", &cpu_hours_of_a());
+        world.readings(&counter(&["0", "3600"], &[]));
+        world.fault(json!({ "match": { "path": "/set_usage/" }, "action": "hang", "times": 1 }));
+        world.flush_once().exits(75);
+        world.readings(&counter(&["0", "3600", "7200"], &[]));
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.00"], "{api}");
+        world.no_faults();
+        until("the late arrival", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
+        world.readings(&counter(&["0", "3600", "7200", "10800"], &[]));
+        world.fault(json!({ "match": { "path": "/set_usage/" }, "action": "drop", "times": 1 }));
+        world.flush().exits(0).says_not("another hand");
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"], "{api}");
+        world.agent(&["explain", A, "cpu_hours"]).exits(0).says("not there");
+    }
+}
+
 #[test]
 fn another_hand_that_writes_while_an_outcome_is_unknown_is_seen() {
     let world = ready(CURRENT);

@@ -4,6 +4,8 @@
 
 mod agent;
 
+use std::io::{Read, Write};
+
 use agent::*;
 use serde_json::{Value, json};
 
@@ -235,6 +237,91 @@ fn the_closing_submission_waits_for_the_closing_look() {
     world.readings(&[november_job()]);
     world.now("2026-11-30T23:55:00Z");
     until("the report before the end", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
+}
+
+/// What calls were measured to take, as the ledger keeps it: their mean and the slowest, in milliseconds.
+fn calls_take(world: &World, times: &str) {
+    let ledger = rusqlite::Connection::open(world.path("ledger.db")).unwrap();
+    let put = "INSERT OR REPLACE INTO server (key, value, at) VALUES ('call_time_ms', ?, 0)";
+    assert_eq!(ledger.execute(put, [times]).unwrap(), 1);
+}
+
+#[test]
+fn where_calls_take_their_time_closing_begins_earlier_and_the_guard_is_longer() {
+    let world = World::of(Setting { api: CLASSIC, now: "2026-11-30T12:00:00Z", ..Setting::default() });
+    let collector = world.collector("source", "readings", &cpu_hours_of_a());
+    let head = world.head("");
+    world.write("agent.yaml", &format!("{head}submit: {{ schedule: \"@daily\" }}\ncollectors:\n{collector}"));
+    world.readings(&[november_job()]);
+    world.flush().exits(0);
+    // Ten minutes a call, twice, 40 s for a first one, and a guard of five minutes: 25:40 before the end.
+    calls_take(&world, "600000 600000");
+    world.now("2026-11-30T23:34:17Z");
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Ready");
+    let looks = || world.agent(&["status", "--json"]).json()["collectors"][0]["last_run"].clone();
+    until("the first look", || looks() == "2026-11-30T23:34:17Z");
+    world.readings(&[november_job(), late_job()]);
+    world.now("2026-11-30T23:34:20Z");
+    until("the closing pass", || world.rows(A) == ["cpu_hours 2026-11 2.50"]);
+    drop(daemon);
+    // In the last five minutes nothing is sent to a server that may take as long.
+    calls_take(&world, "600000 600000");
+    let another = job("cpu_seconds", "another", "2026-11-22T00:00:00Z", "2026-11-22T01:00:00Z", "3600", &[]);
+    world.readings(&[november_job(), late_job(), another]);
+    world.now("2026-11-30T23:55:10Z");
+    world.flush_once().exits(75);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.50"]);
+}
+
+#[test]
+fn status_and_metrics_tell_how_far_a_month_has_come_and_what_is_stranded_beside_it() {
+    let world = World::of(Setting { api: CLASSIC, now: "2026-11-30T12:00:00Z", ..Setting::default() });
+    let collector = world.collector("source", "readings", &cpu_hours_of_a());
+    let head = world.head("");
+    world.write(
+        "agent.yaml",
+        &format!("{head}listen: 127.0.0.1:0\nsubmit: {{ schedule: \"@daily\" }}\ncollectors:\n{collector}"),
+    );
+    let november = |state: &str| {
+        let status = world.agent(&["status", "--period", "2026-11", "--json"]).json();
+        assert_eq!(status["statements"][0]["period_state"], state, "{status:#}");
+        status["statements"][0].clone()
+    };
+    world.readings(&[november_job()]);
+    world.flush().exits(0);
+    november("open");
+    world.now("2026-11-30T23:56:00Z");
+    assert_eq!(november("agreed")["closed"], Value::Null);
+    world.readings(&[november_job(), late_job()]);
+    world.agent(&["collect"]).exits(0);
+    november("closing");
+    // Nobody flushes before the month is over.
+    world.now("2026-12-01T00:00:30Z");
+    world.flush().exits(65).says("stranded");
+    let closed = november("closed");
+    assert_eq!(closed["closed"], "2026-12-01T00:00:30Z");
+    assert_eq!(closed["components"][0]["stranded"], "1.00");
+    assert_eq!(closed["components"][0]["acknowledged_how"], "read back");
+    let shown = world.agent(&["status", "--period", "2026-11"]);
+    shown.says("2026-11 closed").says("1.00 stranded: the month 2026-11 ended before this was reported");
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Health and metrics at http://");
+    let log = daemon.log();
+    let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut metrics = String::new();
+    stream.read_to_string(&mut metrics).unwrap();
+    for line in [
+        "waldur_usage_agent_periods{state=\"open\"} 0",
+        "waldur_usage_agent_periods{state=\"closing\"} 0",
+        "waldur_usage_agent_periods{state=\"agreed\"} 0",
+        "waldur_usage_agent_periods{state=\"closed\"} 1",
+        "waldur_usage_agent_stranded{component=\"cpu_hours\"} 1.0",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
 }
 
 /// 200 resources with 3 components of 10 users each.

@@ -115,3 +115,81 @@ fn the_ledger_is_for_its_owner_alone() {
         }
     }
 }
+
+/// Neither the agent nor what it starts shows the token to whoever lists processes.
+#[test]
+fn no_list_of_processes_tells_the_token() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    // The program that is started lists what is to be seen of all processes, its own environment included.
+    let list = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\ncat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' > seen\n\
+                env >> seen\necho '{\"name\":\"cpu_seconds\",\"kind\":\"counter\",\"value\":1}'\n";
+    world.write("list", list);
+    let program = world.path("list");
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let command = format!("command: [cat, {}]", world.path("readings").display());
+    let text = text.replace(&command, &format!("command: [{}]", program.display()));
+    let file = format!("token_file: {}", world.path("token").display());
+    for (source, environment) in [(file.as_str(), None), ("token_env: THE_TOKEN", Some(("THE_TOKEN", TOKEN)))]
+    {
+        world.write("agent.yaml", &text.replace(&file, source));
+        let mut command = world.command(&["flush", "--collect"]);
+        command.envs(environment);
+        let done: Done = command.output().unwrap().into();
+        done.exits(0);
+        let seen = std::fs::read_to_string(world.path("seen")).unwrap();
+        assert!(seen.contains("flush --collect") && !seen.contains(TOKEN), "{source}: {seen}");
+    }
+}
+
+/// A core would hold the token: the kernel makes none of this process.
+#[test]
+fn a_crash_leaves_no_core() {
+    use std::os::unix::process::ExitStatusExt;
+    const TEST: &str = "a_crash_leaves_no_core";
+    let world = World::new(CURRENT);
+    let crash = |program: &str| {
+        let script = format!("ulimit -c unlimited 2>/dev/null; cd \"$FOLDER\"; {program}");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &script]).env("FOLDER", world.folder.path());
+        command.env("AGENT", env!("CARGO_BIN_EXE_waldur-usage-agent"));
+        command
+            .env("WALDUR_USAGE_AGENT_CONFIG", world.path("agent.yaml"))
+            .stderr(std::process::Stdio::null());
+        command
+    };
+    // Does this machine make cores at all?
+    if !crash("kill -ABRT $$").status().unwrap().core_dumped() {
+        return skip(TEST, "a kernel that makes cores (ulimit -c, kernel.core_pattern)");
+    }
+    world.configure(&cpu_hours_of_a());
+    let mut agent = crash("exec \"$AGENT\" run 2> daemon.log").spawn().unwrap();
+    until("Ready", || {
+        std::fs::read_to_string(world.path("daemon.log")).is_ok_and(|log| log.contains("Ready"))
+    });
+    let pid = nix::unistd::Pid::from_raw(agent.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGABRT).unwrap();
+    let status = agent.wait().unwrap();
+    assert!(status.signal() == Some(6) && !status.core_dumped(), "{status:?}");
+}
+
+#[test]
+fn what_is_given_to_programs_is_no_shell_string() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_by_user());
+    let made = world.path("made");
+    let user = format!("$(touch {0});`touch {0}`;touch {0}", made.display());
+    world.readings(&counter(&["0", "3600"], &[("user", &user)]));
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let argument = format!("; touch {}", made.display());
+    let readings = world.path("readings").display().to_string();
+    world
+        .write("agent.yaml", &text.replace(&format!("{readings}]"), &format!("{readings}, \"{argument}\"]")));
+    // No such file: the argument is one argument.
+    world.flush().exits(69).says("touch");
+    world.write("agent.yaml", &text);
+    world.flush().exits(0);
+    assert_eq!(world.shares(A), [format!("{user} cpu_hours 2026-11 1.00")]);
+    assert!(!made.exists());
+}

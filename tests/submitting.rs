@@ -131,6 +131,7 @@ impl World {
                 problems: Vec::new(),
                 checkpoint: None,
                 lists_everything: false,
+                ended: Default::default(),
             },
         };
         self.submitter.ledger.with(move |ledger| ledger.record(run)).await.unwrap();
@@ -241,6 +242,45 @@ async fn a_component_that_appears_later_does_not_overwrite_another_hand() {
     world.cycle().await;
     assert_eq!(one(&world.held(A).await, "2026-11 ram_gb_hours"), "300.00");
     assert_eq!(world.troubles().await, ["2026-11  conflict"]);
+}
+
+/// The share went down, nobody knows whether that arrived, and it came up again to what was last accepted.
+#[tokio::test]
+async fn a_share_in_doubt_is_sent_again_also_if_it_is_as_it_was() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    world.see("2026-11-10T11:00:00Z", &[(A, "cpu", "alice", 0)]).await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "alice", 100)]).await;
+    world.cycle().await;
+    let lost = r#"{"faults": [{"match": {"path": "set_user_usages"}, "when": "after", "action": "drop", "times": 1}]}"#;
+    world.admin("faults", lost).await;
+    // The source corrects itself, and corrects the correction.
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "alice", 60)]).await;
+    world.cycle().await;
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "alice", 100)]).await;
+    world.cycle().await;
+    let of = ("cpu_hours", "2026-11-01".parse().unwrap());
+    let shares = world.submitter.client.list_user_usages(A.parse().unwrap(), of.0, of.1).await.unwrap();
+    assert_eq!(shares.iter().map(|share| share.usage).collect::<Vec<_>>(), [Decimal::from(100)]);
+    assert_eq!(world.submitter.ledger.with(|ledger| ledger.pending()).await.unwrap(), []);
+}
+
+/// The look that comes every few hours falls into a cycle in which only the other resource has something to report.
+#[tokio::test]
+async fn another_hand_is_seen_after_some_hours_whoever_was_due_then() {
+    let world = World::new("2026-11-10T12:00:00Z", &[]).await;
+    let other = "5e2f0000-0000-4000-8000-000000000002";
+    world.see("2026-11-10T12:00:00Z", &[(A, "cpu", "", 0), (other, "cpu", "", 0)]).await;
+    world.see("2026-11-10T13:00:00Z", &[(A, "cpu", "", 100), (other, "cpu", "", 100)]).await;
+    world.cycle().await;
+    let row = format!(r#"{{"resource": "{other}", "type": "cpu_hours", "usage": "7.00"}}"#);
+    world.admin("rows", &row).await;
+    world.see("2026-11-10T19:30:00Z", &[(A, "cpu", "", 200), (other, "cpu", "", 100)]).await;
+    world.cycle().await;
+    world.see("2026-11-10T19:40:00Z", &[(A, "cpu", "", 200), (other, "cpu", "", 110)]).await;
+    world.cycle().await;
+    assert_eq!(one(&world.held(other).await, "2026-11 cpu_hours"), "7.00");
+    assert_eq!(world.troubles().await, ["2026-11  conflict"]);
+    assert_eq!(one(&world.held(A).await, "2026-11 cpu_hours"), "200.00");
 }
 
 #[tokio::test]

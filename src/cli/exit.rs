@@ -55,7 +55,7 @@ impl From<crate::ledger::LedgerError> for Failed {
     fn from(error: crate::ledger::LedgerError) -> Self {
         let exit = match error.kind {
             crate::ledger::LedgerTrouble::Unusable => Exit::Config,
-            crate::ledger::LedgerTrouble::Passing => Exit::Pending,
+            crate::ledger::LedgerTrouble::Passing | crate::ledger::LedgerTrouble::Superseded => Exit::Pending,
         };
         Failed::new(exit, error.to_string())
     }

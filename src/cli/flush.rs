@@ -59,6 +59,7 @@ impl Flush {
         let mut requests = 0;
         let mut paused: Option<Failure>;
         let mut busy;
+        let mut busy_with;
         let mut rounds = 0;
         loop {
             rounds += 1;
@@ -71,7 +72,7 @@ impl Flush {
                     notes.push(note);
                 }
             }
-            (paused, busy) = (report.paused, report.busy);
+            (paused, busy, busy_with) = (report.paused, report.busy, report.busy_with);
             let refused = matches!(
                 &paused,
                 Some(
@@ -114,7 +115,8 @@ impl Flush {
                     "sent": sent, "requests": requests, "pending": left.pending, "held": left.held,
                     "parked": left.parked, "stranded": left.stranded, "unmatched": left.unmatched,
                     "collector_failures": failed, "notes": notes,
-                    "paused": paused.as_ref().map(Failure::to_string), "busy": busy, "exit": exit.code(),
+                    "paused": paused.as_ref().map(Failure::to_string), "busy": busy,
+                    "busy_with": busy.then_some(&busy_with), "exit": exit.code(),
                 })
             )?;
             return Ok(exit);
@@ -129,7 +131,7 @@ impl Flush {
         if busy {
             writeln!(
                 out,
-                "Another process is submitting for this ledger, and did not finish before the deadline."
+                "Nothing could be submitted before the deadline: {busy_with} is submitting for this ledger."
             )?;
         }
         left.show(out)?;

@@ -110,6 +110,8 @@ impl Cli {
             }
         };
         log_to_stderr(cli.log, cli.log_format);
+        // A core would hold the token. Where the kernel will not have it, everything else is as it was.
+        let _ = nix::sys::prctl::set_dumpable(false);
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {

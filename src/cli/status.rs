@@ -17,6 +17,7 @@ use crate::ledger::outbox::{Entry, Statement};
 use crate::ledger::trouble::Trouble;
 use crate::metering::exact::Exact;
 use crate::metering::period::BillingPeriod;
+use crate::submitter::closing::Closing;
 
 use collector::Collector;
 
@@ -73,6 +74,8 @@ struct View {
     unmatched: Vec<crate::ledger::report::Unmatched>,
     resting: Option<crate::ledger::server::Retry>,
     skew: Option<String>,
+    closing: Closing,
+    now: jiff::Timestamp,
 }
 
 /// Fewer may be due, and the daemon just about to look.
@@ -89,7 +92,9 @@ struct Named {
 
 impl View {
     fn of(ledger: &Ledger, setup: &Setup, period: Option<BillingPeriod>) -> Result<View, Failed> {
-        let current = setup.rulebook.zone.period_of(setup.clock.now());
+        let now = setup.clock.now();
+        let current = setup.rulebook.zone.period_of(now);
+        let closing = Closing::of(ledger, &setup.rulebook.zone, now)?;
         let mut statements = Vec::new();
         for statement in ledger.statements(period)? {
             let left = statement.components.values().chain(statement.users.values()).any(Entry::differs);
@@ -136,6 +141,8 @@ impl View {
             unmatched: ledger.unmatched()?,
             resting: ledger.retry(None)?,
             skew: ledger.server_fact("skew_us")?.map(|(micros, _)| micros),
+            closing,
+            now,
         })
     }
 
@@ -198,7 +205,7 @@ impl View {
                     let acknowledged = entry.acknowledged.as_ref();
                     rows.add_row([
                         shown.clone(),
-                        statement.key.period.to_string(),
+                        format!("{} {}", statement.key.period, self.period_state(statement)),
                         component.clone(),
                         user.clone(),
                         approximately(&entry.exact),
@@ -231,8 +238,12 @@ impl View {
                         let remedy = remedy.map_or("", |reason| reason.remedy());
                         writeln!(
                             out,
-                            "  {} {component}{whose}, {}: {}: {}\n    {remedy}",
-                            statement.key.resource, statement.key.period, trouble.state, trouble.words
+                            "  {} {component}{whose}, {}: {}{}: {}\n    {remedy}",
+                            statement.key.resource,
+                            statement.key.period,
+                            entry.stranded().map_or(String::new(), |left| format!("{left:.2} ")),
+                            trouble.state,
+                            trouble.words
                         )?;
                     }
                 }
@@ -262,6 +273,10 @@ impl View {
         Ok(())
     }
 
+    fn period_state(&self, statement: &Statement) -> &'static str {
+        self.closing.state_of(statement, self.now).name()
+    }
+
     fn json(&self) -> Value {
         let statements: Vec<Value> = self
             .statements
@@ -287,6 +302,7 @@ impl View {
                 json!({
                     "resource": statement.key.resource, "name": named.name, "backend_id": named.backend_id,
                     "customer": named.customer, "period": statement.key.period.to_string(),
+                    "period_state": self.period_state(statement), "closed": statement.closed.map(|at| at.to_string()),
                     "plan_period_start": statement.key.part.to_string(), "state": whole_state(statement),
                     "revision": statement.revision, "components": components,
                     "retry_after": named.retry.as_ref().map(|retry| retry.next.to_string()),
@@ -380,6 +396,7 @@ fn entry_json(kind: &str, name: &str, entry: &Entry, named: &Named) -> Value {
         "acknowledged": acknowledged.map(|a| format!("{:.2}", a.amount)),
         "acknowledged_at": acknowledged.map(|a| a.at.to_string()),
         "acknowledged_how": acknowledged.map(|a| &a.how),
+        "stranded": entry.stranded().map(|stranded| format!("{stranded:.2}")),
         "state": state, "reason": why,
     })
 }

@@ -59,8 +59,10 @@ impl Definition {
         }
         section.finish();
         let (mut rules, schedule) = (rules?, schedule?);
-        rules.default_max_gap = Some(schedule.usual_distance() * 3);
-        Some(Definition { name, plugin, schedule, since, rules, collector: collector? })
+        let collector = collector?;
+        rules.default_max_gap =
+            Some(schedule.usual_distance().max(collector.distance().unwrap_or_default()) * 3);
+        Some(Definition { name, plugin, schedule, since, rules, collector })
     }
 }
 

@@ -4,14 +4,15 @@
 //! configuration file, and then, each time it is asked, says what it sees. It never turns an error into zero: what
 //! can't be read is a problem of the run, or, if nothing can be read, its error.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::config::section::Section;
-use crate::metering::reading::{Kind, Reading};
+use crate::metering::reading::{Kind, Labels, Reading};
 use spool::Spool;
 
 mod blocking;
@@ -21,14 +22,24 @@ pub mod exec;
 pub mod filesystem;
 pub mod http;
 mod names;
+mod numbers;
+pub mod openmetrics;
 mod process;
+pub mod prometheus;
 pub mod slurm;
 pub mod spool;
 mod web;
 
 /// Every plugin there is.
-pub const PLUGINS: &[Plugin] =
-    &[cgroup::PLUGIN, exec::PLUGIN, filesystem::PLUGIN, http::PLUGIN, slurm::PLUGIN];
+pub const PLUGINS: &[Plugin] = &[
+    cgroup::PLUGIN,
+    exec::PLUGIN,
+    filesystem::PLUGIN,
+    http::PLUGIN,
+    openmetrics::PLUGIN,
+    prometheus::PLUGIN,
+    slurm::PLUGIN,
+];
 
 /// A kind of collector, as the registry knows it.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +87,14 @@ pub struct Batch {
     /// Whether a complete run lists everything there is, so that a series seen for the first time began after the
     /// previous run (a cgroup), and is not merely newly visible.
     pub lists_everything: bool,
+    /// Which gauges have ended, and when, by the name of their readings: for names whose source has history and so tells
+    /// by itself. A counter of such a name goes on where it comes back. A series of any other name has ended where a
+    /// complete run does not see it.
+    pub ended: Ended,
 }
+
+/// By the name of the readings: the labels of a series, and the instant from which it is known not to be there.
+pub type Ended = BTreeMap<String, Vec<(Labels, Timestamp)>>;
 
 /// One line or value that can't be a reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +167,11 @@ pub trait Collector: Send + Sync + Debug {
     /// What decides which series a complete run lists (globs, roots). While it is unchanged, a series that was not
     /// there before has begun since.
     fn scope(&self) -> String;
+
+    /// How far apart the readings of a series are by themselves, where that may be more than the runs are.
+    fn distance(&self) -> Option<SignedDuration> {
+        None
+    }
 
     /// Environment variables that hold its secrets: no program that any collector starts gets them.
     fn secret_env(&self) -> Vec<String> {

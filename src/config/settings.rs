@@ -193,6 +193,7 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Option<String> {
     if let Some(value) = get("WALDUR_SUBMIT_SCHEDULE") {
         file += &format!("submit: {{ schedule: {} }}\n", quoted(&value));
     }
+    let metrics = get("WALDUR_METRICS_URL");
     // A pod's group, by its uid, as the kubelet names it with either of its cgroup drivers.
     let slices = match (get("WALDUR_SLICES"), get("WALDUR_POD_UID")) {
         (Some(glob), _) => quoted(&glob),
@@ -202,14 +203,29 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Option<String> {
         }
         (None, None) => "self".to_owned(),
     };
-    file += &format!("collectors:\n  container:\n    plugin: cgroup\n    slices: {slices}\n");
+    match &metrics {
+        // What the application counts itself, in place of what its container takes.
+        Some(url) => {
+            file +=
+                &format!("collectors:\n  application:\n    plugin: openmetrics\n    url: {}\n", quoted(url));
+            for (name, key) in [("WALDUR_METRICS", "metrics"), ("WALDUR_METRICS_EPOCH", "epoch")] {
+                if let Some(value) = get(name) {
+                    file += &format!("    {key}: {value}\n");
+                }
+            }
+        }
+        None => file += &format!("collectors:\n  container:\n    plugin: cgroup\n    slices: {slices}\n"),
+    }
     let schedule = get("WALDUR_SCHEDULE").unwrap_or_else(|| "every 1m".to_owned());
     file += &format!("    schedule: {}\n", quoted(&schedule));
-    if let Some(value) = get("WALDUR_CGROUP_ROOT") {
+    if let (Some(value), None) = (get("WALDUR_CGROUP_ROOT"), &metrics) {
         file += &format!("    root: {}\n", quoted(&value));
     }
     if let Some(value) = get("WALDUR_RESOURCE") {
         file += &format!("    resource: {}\n", quoted(&value));
+    }
+    if let Some(value) = get("WALDUR_USER") {
+        file += &format!("    user: {}\n", quoted(&value));
     }
     if let Some(value) = get("WALDUR_METERS") {
         file += &format!("    meters: {value}\n");
@@ -234,5 +250,22 @@ mod tests {
         assert_eq!(loaded.problems.list(), []);
         assert_eq!(loaded.settings.unwrap().ledger, Path::new("/data/ledger.db"));
         assert_eq!(loaded.collectors.len(), 1);
+        let metrics = [
+            ("WALDUR_METRICS_URL", "http://127.0.0.1:8080/metrics?a=b: c"),
+            ("WALDUR_METRICS", "[app_cpu_seconds_total, app_*]"),
+            ("WALDUR_METRICS_EPOCH", "process_start_time_seconds"),
+            ("WALDUR_USER", "{user}"),
+        ];
+        let get = |name: &str| {
+            variables.iter().chain(&metrics).find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+        };
+        let mut loaded = Loaded::parse("the environment", &from_environment(get).unwrap());
+        assert_eq!(loaded.problems.list(), []);
+        let mut application = loaded.collectors.pop().unwrap();
+        assert_eq!(application.text("plugin").as_deref(), Some("openmetrics"));
+        assert_eq!(application.text("url").as_deref(), Some("http://127.0.0.1:8080/metrics?a=b: c"));
+        assert_eq!(application.texts("metrics").unwrap(), ["app_cpu_seconds_total", "app_*"]);
+        assert_eq!(application.text("epoch").as_deref(), Some("process_start_time_seconds"));
+        assert_eq!(application.text("user").as_deref(), Some("{user}"));
     }
 }

@@ -1,171 +1,69 @@
-//! When a collector is due: by its schedule and at the month's boundaries, sooner or later after a failure; and which of
-//! its runs were missed. Pure: instants in, instants out, so that `status` says what the daemon will do.
+//! When something is next due: by its schedule, and for the sake of a month's end. Pure.
 
-use jiff::{SignedDuration, Timestamp};
-use uuid::Uuid;
+use jiff::Timestamp;
 
 use crate::config::schedule::Schedule;
-use crate::ledger::report::Pace;
 use crate::metering::period::BillingZone;
+use crate::submitter::closing::Closing;
 
-/// How long before a month's end the boundary readings are taken and submitted: before the guard of servers that
-/// decide the month themselves, with time to send.
-pub(super) const BEFORE_MONTH_END: SignedDuration = SignedDuration::from_mins(5);
-/// The wait after a first failure; it doubles with each one more.
-const FIRST: SignedDuration = SignedDuration::from_mins(1);
-/// It never becomes longer than this, or than the schedule's usual distance where that is longer.
-const LONGEST: SignedDuration = SignedDuration::from_mins(15);
-/// More missed runs than this are not counted.
-const MOST: usize = 10_000;
-
-/// When a schedule is next due: by its own rule, and besides shortly before and right after the end of the month, so
-/// that usage is cut as close to the boundary as can be.
-pub(super) fn next_run(
-    schedule: &Schedule,
-    zone: &BillingZone,
-    now: Timestamp,
-    before: &[SignedDuration],
-) -> Timestamp {
-    next_boundary(zone, now, before).min(schedule.next_after(now).unwrap_or(Timestamp::MAX))
+/// When something is next to be done, and whether it is for the sake of a month's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) at: Timestamp,
+    pub(super) closes: bool,
 }
 
-/// When a collector is next due that began its last look at `looked`; `retry` if that failed. A boundary that passed
-/// while it looked is due at once, and no failure puts one off.
+/// When a schedule is next due: by its own rule, and besides when the month that runs at the server closes, for its last
+/// call, when it is over there, and at our own midnight, so that usage is cut as close to the boundary as can be.
+pub(super) fn next_run(schedule: &Schedule, closing: &Closing, zone: &BillingZone, now: Timestamp) -> Next {
+    next_look(schedule.next_after(now).unwrap_or(Timestamp::MAX), closing, zone, now)
+}
+
+/// The same for a collector that began its last look at `looked`, and is else due at `planned`. What closes the month and
+/// passed while it looked is due at once; neither jitter nor a failure puts it off.
 pub(super) fn next_look(
-    schedule: &Schedule,
+    planned: Timestamp,
+    closing: &Closing,
     zone: &BillingZone,
     looked: Timestamp,
-    now: Timestamp,
-    retry: Option<Timestamp>,
-) -> Timestamp {
-    let by_rule = || schedule.next_after(now).unwrap_or(Timestamp::MAX);
-    next_boundary(zone, looked, &[BEFORE_MONTH_END]).min(retry.unwrap_or_else(by_rule))
-}
-
-fn next_boundary(zone: &BillingZone, now: Timestamp, before: &[SignedDuration]) -> Timestamp {
-    let end = zone.end(zone.period_of(now));
-    let closing = before.iter().map(|before| end.saturating_sub(*before).unwrap_or(end));
-    closing.chain([end]).filter(|at| *at > now).fold(Timestamp::MAX, Timestamp::min)
-}
-
-/// Whether this is one of the instants at which usage is cut and submitted for the month's sake.
-pub(super) fn is_near_boundary(zone: &BillingZone, due: Timestamp) -> bool {
-    let period = zone.period_of(due);
-    let before_end = zone.end(period).saturating_sub(BEFORE_MONTH_END).unwrap_or(due);
-    due == before_end || due == zone.start(period)
-}
-
-/// When a collector is tried again, by what the ledger knows of it.
-pub fn retry_of(name: &str, schedule: &Schedule, pace: &Pace) -> Option<Timestamp> {
-    retry_at(name, schedule, pace.failed_in_a_row, pace.last?.1)
-}
-
-/// When a collector is tried again that has failed so often in a row, last at `ended`; `None` if it has not. A source that
-/// is away for a moment is asked again soon, however rare its schedule; one that stays away is left alone for longer and
-/// longer, but never for longer than its schedule or a quarter of an hour. A collector that saw only a part does not wait:
-/// what it does see is billed.
-fn retry_at(name: &str, schedule: &Schedule, failures: i64, ended: Timestamp) -> Option<Timestamp> {
-    let doublings = u32::try_from(failures.min(16)).ok()?.checked_sub(1)?;
-    let distance = schedule.usual_distance();
-    let longest = (FIRST.min(distance) * 2_i32.pow(doublings)).min(LONGEST.max(distance));
-    // Of the same wait between a half and the whole: by name and instant, not by chance, so that anybody can tell it.
-    let chance =
-        Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{name} {ended}").as_bytes()).as_u64_pair().0 % 1000;
-    let millis = longest.as_millis() as i64 * (500 + chance as i64 / 2) / 1000;
-    let retry = ended.saturating_add(SignedDuration::from_millis(millis)).unwrap_or(Timestamp::MAX);
-    match schedule.next_after(ended) {
-        Some(planned) if longest < distance => Some(retry.min(planned)),
-        _ => Some(retry),
+) -> Next {
+    let boundary = zone.end(zone.period_of(looked));
+    let instants = [closing.begins, closing.last_call, closing.ends, boundary];
+    let first = instants.into_iter().filter(|at| *at > looked).min();
+    match first.filter(|first| *first <= planned) {
+        Some(at) => Next { at, closes: true },
+        None => Next { at: planned, closes: false },
     }
-}
-
-/// How many times of a schedule passed since the last run without one: all but the latest, for which the run at `now`
-/// stands.
-pub fn missed(schedule: &Schedule, last: Timestamp, now: Timestamp) -> usize {
-    schedule.times_between(last, now, MOST).saturating_sub(1)
 }
 
 #[cfg(test)]
 mod tests {
-    use jiff::tz::TimeZone;
-
     use super::*;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
     }
 
-    fn schedule(text: &str) -> Schedule {
-        Schedule::parse(text, TimeZone::UTC).unwrap()
-    }
-
-    /// The shortest and the longest wait after each failure, over many instants, in seconds.
-    fn waits(text: &str, failures: i64) -> (i64, i64) {
-        let schedule = schedule(text);
-        let waits = (0..500).map(|second| {
-            let ended = at("2026-11-10T00:00:01Z") + SignedDuration::from_secs(second * 86_400);
-            retry_at("c", &schedule, failures, ended).unwrap().duration_since(ended).as_secs()
-        });
-        let waits: Vec<i64> = waits.collect();
-        (*waits.iter().min().unwrap(), *waits.iter().max().unwrap())
-    }
-
     #[test]
-    fn a_collector_that_fails_is_left_alone_for_longer_and_longer() {
-        // From half of it to the whole of it; for hours, sooner than the schedule says and never later.
-        let rules = [
-            ("every 30s", [(1, 30), (2, 60), (3, 120), (5, 480), (6, 900), (60, 900)]),
-            ("@hourly", [(1, 60), (2, 120), (3, 240), (6, 1920), (7, 3600), (60, 3600)]),
-        ];
-        for (rule, steps) in rules {
-            for (failures, longest) in steps {
-                let (from, to) = waits(rule, failures);
-                let about = |wait: i64, wanted: i64| {
-                    (wanted - wanted / 20 - 1..=wanted + wanted / 20).contains(&wait)
-                };
-                assert!(about(from, longest / 2) && about(to, longest), "{rule}, {failures}: {from} to {to}");
-                assert!(from >= longest / 2 && to <= longest, "{rule}, {failures}: {from} to {to}");
-            }
-        }
-        assert_eq!(retry_at("c", &schedule("@hourly"), 0, at("2026-11-10T00:00:00Z")), None);
-    }
-
-    #[test]
-    fn it_is_tried_when_it_would_have_been_anyway() {
-        let ended = at("2026-11-10T00:59:50Z");
-        assert_eq!(retry_at("c", &schedule("@hourly"), 3, ended), Some(at("2026-11-10T01:00:00Z")));
-    }
-
-    #[test]
-    fn no_wait_and_no_jitter_moves_a_boundary_run() {
+    fn no_failure_and_no_long_look_puts_off_what_closes_a_month() {
         let zone = BillingZone::named("Europe/Tallinn").unwrap();
-        let late = Some(at("2026-11-30T23:30:00Z"));
-        let next = |rule: &str, looked: &str, now: &str, retry| {
-            next_look(&schedule(rule), &zone, at(looked), at(now), retry).to_string()
-        };
-        let (before, start) = ("2026-11-30T21:55:00Z", "2026-11-30T22:00:00Z");
-        for rule in ["@hourly", "@daily"] {
-            for retry in [late, None] {
-                assert_eq!(next(rule, "2026-11-30T21:50:00Z", "2026-11-30T21:50:02Z", retry), before);
-                assert_eq!(next(rule, before, "2026-11-30T21:55:02Z", retry), start);
+        let mut looked = at("2026-11-30T21:50:00Z");
+        let closing = Closing::usual(&zone, looked);
+        let late = at("2026-11-30T23:30:00Z");
+        let mut looks = Vec::new();
+        loop {
+            let next = next_look(late, &closing, &zone, looked);
+            if !next.closes {
+                assert_eq!(next.at, late);
+                break;
             }
+            looked = next.at;
+            looks.push(next.at);
         }
-        assert_eq!(next("@hourly", start, "2026-11-30T22:00:02Z", late), "2026-11-30T23:30:00Z");
-        assert_eq!(next("@hourly", start, "2026-11-30T22:00:02Z", None), "2026-11-30T23:00:00Z");
-        // One that passed during a long look is not left out.
-        assert_eq!(next("@hourly", before, "2026-11-30T22:03:00Z", None), start);
-        assert!(is_near_boundary(&zone, at("2026-11-30T21:55:00Z")));
-        assert!(is_near_boundary(&zone, at("2026-11-30T22:00:00Z")));
-        assert!(!is_near_boundary(&zone, at("2026-11-30T23:55:00Z")));
-    }
-
-    #[test]
-    fn missed_runs_are_those_that_nothing_stands_for() {
-        let hourly = schedule("@hourly");
-        let missed = |last: &str, now: &str| missed(&hourly, at(last), at(now));
-        assert_eq!(missed("2026-11-10T10:00:00Z", "2026-11-10T10:59:00Z"), 0);
-        assert_eq!(missed("2026-11-10T10:00:00Z", "2026-11-10T11:00:00Z"), 0);
-        assert_eq!(missed("2026-11-10T10:00:00Z", "2026-11-10T11:40:00Z"), 0);
-        assert_eq!(missed("2026-11-10T10:00:00Z", "2026-11-10T14:00:00Z"), 3);
+        assert_eq!(looks, [closing.begins, closing.last_call, closing.ends, at("2026-11-30T22:00:00Z")]);
+        assert_eq!(looks[0], at("2026-11-30T21:55:00Z"));
+        // A look from the closing's beginning to past midnight: what fell into it is due, though the schedule is later.
+        let next = next_look(at("2026-11-30T23:00:00Z"), &closing, &zone, closing.begins);
+        assert_eq!(next, Next { at: closing.last_call, closes: true });
     }
 }

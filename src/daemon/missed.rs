@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Part, due};
+use super::{Part, retry};
 use crate::collectors::definition::Definition;
 use crate::ledger::report::Pace;
 
@@ -30,7 +30,7 @@ impl Part {
         let Some((last, ended)) = pace.last.filter(|_| pace.failed_in_a_row == 0) else {
             return Missing::None;
         };
-        let missed = due::missed(&definition.schedule, last, self.agent.clock.now());
+        let missed = retry::missed(&definition.schedule, last, self.agent.clock.now());
         if missed == 0 {
             return Missing::None;
         }

@@ -16,16 +16,19 @@ use tokio_stream::StreamExt;
 
 use crate::collectors::definition::{Definition, secret_env};
 use crate::config::clock::SharedClock;
+use crate::config::schedule::Schedule;
 use crate::config::settings::Settings;
-use crate::ledger::{Ledger, Rulebook, SharedLedger};
-use crate::submitter::{CycleOptions, Submitter};
+use crate::ledger::{Ledger, LedgerTrouble, Rulebook, SharedLedger};
+use crate::submitter::closing::Closing;
+use crate::submitter::{CycleError, CycleOptions, Submitter};
 use crate::waldur::client::Client;
 
-use due::{BEFORE_MONTH_END, is_near_boundary, next_look, next_run};
+use due::{Next, next_look, next_run};
 use missed::Missing;
 
-pub mod due;
+mod due;
 mod missed;
+pub mod retry;
 pub mod sample;
 mod serve;
 mod systemd;
@@ -45,8 +48,10 @@ pub type Loader = Box<dyn Fn() -> Result<Agent, String> + Send + Sync>;
 
 /// How long what is under way may take after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
-/// The last submission of a month, for what was collected or failed since: just before that guard.
-const LAST_CALL: SignedDuration = SignedDuration::from_mins(2);
+/// What is to be done again is not done again at once.
+const SOON: SignedDuration = SignedDuration::from_secs(1);
+/// A clock that goes back by more was set, not adjusted.
+const SET_BACK: SignedDuration = SignedDuration::from_secs(2);
 
 /// What the tasks tell of themselves; the watchdog is fed by it, not by a timer.
 #[derive(Debug, Default)]
@@ -217,15 +222,14 @@ impl Part {
     async fn collect(mut self, index: usize) {
         let definitions = self.agent.definitions.clone();
         let definition = &definitions[index];
-        let zone = self.agent.rulebook.zone.clone();
         // The first look is at once: what began while the agent was away is seen as early as can be.
-        let mut due = self.agent.clock.now();
+        let mut next = Next { at: self.agent.clock.now(), closes: false };
         let mut failing = false;
         let mut missing = Missing::Away;
         loop {
-            let matters = match self.wait_until(due).await {
+            let matters = match self.wait_until(next.at).await {
                 Woken::Stopped => return,
-                Woken::Due => is_near_boundary(&zone, due),
+                Woken::Due => next.closes,
                 Woken::Hurry => true,
             };
             missing = self.note_missed(definition, missing).await;
@@ -234,10 +238,31 @@ impl Part {
             if matters {
                 self.sampled.notify_one();
             }
-            let pace = self.pace(definition).await;
-            let retry = due::retry_of(&definition.name, &definition.schedule, &pace);
-            due = next_look(&definition.schedule, &zone, looked, self.agent.clock.now(), retry);
+            next = self.next_look(definition, looked).await;
         }
+    }
+
+    /// When a schedule is next due.
+    async fn next(&self, schedule: &Schedule) -> Next {
+        let now = self.agent.clock.now();
+        next_run(schedule, &self.closing(now).await, &self.agent.rulebook.zone, now)
+    }
+
+    /// When a collector that began its last look at `looked` is next due: by its schedule, or as it failed.
+    async fn next_look(&self, definition: &Definition, looked: Timestamp) -> Next {
+        let pace = self.pace(definition).await;
+        let again = retry::retry_of(&definition.name, &definition.schedule, &pace);
+        let by_rule = || definition.schedule.next_after(self.agent.clock.now()).unwrap_or(Timestamp::MAX);
+        let planned = again.unwrap_or_else(by_rule);
+        next_look(planned, &self.closing(looked).await, &self.agent.rulebook.zone, looked)
+    }
+
+    async fn closing(&self, now: Timestamp) -> Closing {
+        let zone = self.agent.rulebook.zone.clone();
+        let of_zone = zone.clone();
+        let closing = self.ledger.with(move |ledger| Closing::of(ledger, &of_zone, now)).await;
+        // Where the ledger can't tell, nothing is known that would make it take longer.
+        closing.unwrap_or_else(|_| Closing::usual(&zone, now))
     }
 
     async fn sample(&self, definition: &Definition, was_failing: bool) -> bool {
@@ -292,23 +317,35 @@ impl Part {
             on_conflict: self.agent.settings.on_conflict,
             late: self.agent.settings.late,
         };
-        let zone = self.agent.rulebook.zone.clone();
-        let closing = [BEFORE_MONTH_END, LAST_CALL];
-        let mut due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now(), &closing);
+        let agent = self.agent.clone();
+        let mut next = self.next(&agent.settings.submit).await;
         let mut compacted = Timestamp::MIN;
+        let mut waiting = false;
         loop {
             let sampled = self.sampled.clone();
-            let woken = tokio::select! {
-                woken = self.wait_until(due) => woken,
-                () = sampled.notified() => Woken::Due,
+            let (woken, closes) = tokio::select! {
+                woken = self.wait_until(next.at) => (woken, next.closes),
+                () = sampled.notified() => (Woken::Due, true),
             };
-            let hurry = match woken {
+            // What closes a month is tried even if the server was left alone: later there is no time any more.
+            let ignore_backoff = match woken {
                 Woken::Stopped => return,
-                Woken::Due => false,
+                Woken::Due => closes,
                 Woken::Hurry => true,
             };
-            match submitter.cycle(CycleOptions { ignore_backoff: hurry }).await {
+            let mut in_doubt = false;
+            match submitter.cycle(CycleOptions { ignore_backoff }).await {
                 Ok(report) => {
+                    // One line a change of state.
+                    match (report.busy, waiting) {
+                        (true, false) => tracing::warn!(
+                            "Nothing is submitted: {} is submitting for this ledger.",
+                            report.busy_with
+                        ),
+                        (false, true) => tracing::info!("Submitting again."),
+                        _ => {}
+                    }
+                    waiting = report.busy;
                     self.pulse.cycles.fetch_add(1, Ordering::Relaxed);
                     self.pulse.sent.fetch_add(report.sent.len() as u64, Ordering::Relaxed);
                     if !report.sent.is_empty() {
@@ -319,13 +356,20 @@ impl Part {
                         );
                     }
                 }
-                Err(error) => tracing::error!("Submission could not go on: {error}"),
+                Err(error) => {
+                    let CycleError::Ledger(cause) = &error;
+                    in_doubt = cause.kind == LedgerTrouble::Superseded;
+                    tracing::error!("Submission could not go on: {error}");
+                }
             }
             self.compact(&mut compacted).await;
-            due = next_run(&self.agent.settings.submit, &zone, self.agent.clock.now(), &closing);
-            // What an earlier failure put off is not left until the next round of the schedule.
-            if let Ok(Some(retry)) = self.ledger.with(|ledger| ledger.next_retry()).await {
-                due = due.min(retry.max(self.agent.clock.now() + SignedDuration::from_secs(1)));
+            next = self.next(&agent.settings.submit).await;
+            let soon = self.agent.clock.now().saturating_add(SOON).unwrap_or(next.at);
+            // What an earlier failure put off, or what is in doubt, is not left until the next round of the schedule.
+            let retry = self.ledger.with(|ledger| ledger.next_retry()).await.ok().flatten();
+            let again = retry.map(|retry| retry.max(soon)).or(in_doubt.then_some(soon));
+            if let Some(again) = again.filter(|again| *again < next.at) {
+                next = Next { at: again, closes: false };
             }
         }
     }
@@ -350,14 +394,21 @@ impl Part {
         }
     }
 
-    /// Waits for an instant of the wall clock, however it is set meanwhile.
+    /// Waits for an instant of the wall clock, however it is set meanwhile. Where it is set back, the instant was chosen by
+    /// a wrong clock and may be years away: then it is due now.
     async fn wait_until(&mut self, due: Timestamp) -> Woken {
+        let mut seen = self.agent.clock.now();
         loop {
             self.pulse.beat();
             if *self.stopped.borrow() {
                 return Woken::Stopped;
             }
-            let left = due.duration_since(self.agent.clock.now());
+            let now = self.agent.clock.now();
+            if now < seen.saturating_sub(SET_BACK).unwrap_or(seen) {
+                return Woken::Due;
+            }
+            seen = now;
+            let left = due.duration_since(now);
             let Ok(left) = Duration::try_from(left) else { return Woken::Due };
             if left.is_zero() {
                 return Woken::Due;

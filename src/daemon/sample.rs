@@ -50,9 +50,10 @@ pub async fn ask(
             let trouble = more.trouble().unwrap_or_default().to_owned();
             (RunOutcome::Failed(trouble), Vec::new(), Spool::default(), Vec::new())
         }
-        Ok(Batch { readings, more, quarantined, problems, notes, checkpoint, lists_everything }) => {
+        Ok(Batch { readings, more, quarantined, problems, notes, checkpoint, lists_everything, ended }) => {
             let seen = readings.clone();
-            let outcome = RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything };
+            let outcome =
+                RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended };
             (outcome, seen, more, notes)
         }
         Err(error) => (RunOutcome::Failed(error.to_string()), Vec::new(), Spool::default(), Vec::new()),

@@ -1,7 +1,7 @@
 //! Health and metrics over HTTP: `/health`, `/ready`, `/metrics`. It only reads, and serves nothing else.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use axum::extract::State;
@@ -14,10 +14,12 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use rust_decimal::prelude::ToPrimitive;
 use tokio::task::JoinHandle;
 
-use super::{Agent, Pulse, due};
+use super::{Agent, Pulse, retry};
 use crate::ledger::{LedgerError, SharedLedger};
+use crate::submitter::closing::Closing;
 
 /// The server, until it is dropped.
 #[derive(Debug)]
@@ -110,9 +112,11 @@ impl EncodeLabelSet for Label {
 async fn gather(shared: &Shared) -> Result<String, LedgerError> {
     let names: Vec<String> =
         shared.agent.definitions.iter().map(|definition| definition.name.clone()).collect();
-    let (pending, troubles, unmatched, collectors, paused) = shared
+    let (zone, now) = (shared.agent.rulebook.zone.clone(), shared.agent.clock.now());
+    let (pending, troubles, unmatched, collectors, paused, periods, left) = shared
         .ledger
         .with(move |ledger| {
+            let closing = Closing::of(ledger, &zone, now)?;
             let collectors = names
                 .iter()
                 .map(|name| Ok((ledger.collector_report(name)?, ledger.pace(name)?)))
@@ -123,6 +127,8 @@ async fn gather(shared: &Shared) -> Result<String, LedgerError> {
                 ledger.unmatched()?.len(),
                 collectors,
                 ledger.retry(None)?,
+                ledger.periods(closing.period, closing.begins <= now)?,
+                ledger.stranded_amounts()?,
             ))
         })
         .await?;
@@ -156,15 +162,26 @@ async fn gather(shared: &Shared) -> Result<String, LedgerError> {
         states.get_or_create(&Label("state", state.to_owned())).set(number as i64);
     }
     registry.register("troubles", "Amounts that wait for a person, by state", states);
+    let by_state: Family<Label, Gauge> = Family::default();
+    for (state, number) in periods {
+        by_state.get_or_create(&Label("state", state.name().to_owned())).set(number);
+    }
+    registry.register("periods", "Billing periods of resources, by how far they have come", by_state);
+    let stranded: Family<Label, Gauge<f64, AtomicU64>> = Family::default();
+    for (component, amount) in left {
+        let shown = amount.to_f64().unwrap_or(f64::NAN);
+        stranded.get_or_create(&Label("component", component)).set(shown);
+    }
+    registry.register("stranded", "Usage of ended periods that can no longer be reported", stranded);
     let success: Family<Label, Gauge> = Family::default();
     let failing: Family<Label, Gauge> = Family::default();
     let retries: Family<Label, Gauge> = Family::default();
     for (collector, pace) in collectors {
         let definition = shared.agent.definitions.iter().find(|known| known.name == collector.name);
-        let retry =
-            definition.and_then(|definition| due::retry_of(&definition.name, &definition.schedule, &pace));
+        let again =
+            definition.and_then(|definition| retry::retry_of(&definition.name, &definition.schedule, &pace));
         let label = Label("collector", collector.name);
-        retries.get_or_create(&label).set(retry.map_or(0, |at| at.as_second()));
+        retries.get_or_create(&label).set(again.map_or(0, |at| at.as_second()));
         success.get_or_create(&label).set(collector.last_success.map_or(0, |at| at.as_second()));
         failing.get_or_create(&label).set(collector.failures_since);
     }

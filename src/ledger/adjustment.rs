@@ -247,7 +247,7 @@ impl Ledger {
                 user: user.to_owned(),
                 amount,
             };
-            acknowledge_in(connection, key, held.into_iter().map(amount).collect(), "read back", now)
+            acknowledge_in(connection, key, held.into_iter().map(amount).collect(), ("read back", 0), now)
         })
     }
 

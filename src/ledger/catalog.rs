@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::ingest::Restate;
 use super::rows::uuid_column;
+use super::switched::file_under_new_part;
 use super::{Ledger, LedgerError, Rulebook, instant, micros, quantify, statements};
 
 /// A resource as it was last seen.
@@ -201,7 +202,7 @@ impl Ledger {
                 (before.into_iter().collect(), after.into_iter().collect());
             if before != after {
                 for cut in after.difference(&before) {
-                    file_under_new_part(connection, rulebook, &uuid, *cut, &before)?;
+                    file_under_new_part(connection, rulebook, &uuid, *cut, &before, now)?;
                 }
                 recount_resource(connection, rulebook, &uuid, now)?;
             }
@@ -389,37 +390,6 @@ fn match_targets(connection: &Connection, rulebook: &Rulebook, now: Timestamp) -
         )?;
         recount_resource(connection, rulebook, &resource, now)?;
     }
-    Ok(())
-}
-
-/// A plan was switched before we knew of it: what was reported since then, as a total of the whole part, the server has
-/// filed under the new plan period. It is our own hand, to be corrected there, and says nothing of the old one.
-fn file_under_new_part(
-    connection: &Connection,
-    rulebook: &Rulebook,
-    resource: &str,
-    cut: Timestamp,
-    known: &BTreeSet<Timestamp>,
-) -> rusqlite::Result<()> {
-    let period = rulebook.zone.period_of(cut);
-    let start = rulebook.zone.start(period);
-    if cut == start {
-        return Ok(());
-    }
-    let part = known.range(start..cut).next_back().copied().unwrap_or(start);
-    for table in ["acknowledgement", "intent"] {
-        connection.execute(
-            &format!(
-                "UPDATE OR REPLACE {table} SET part = ?4
-                 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?4"
-            ),
-            params![resource, period.to_string(), micros(part), micros(cut)],
-        )?;
-    }
-    connection.execute(
-        "DELETE FROM usage_row WHERE resource = ?1 AND period = ?2",
-        params![resource, period.to_string()],
-    )?;
     Ok(())
 }
 

@@ -19,6 +19,8 @@ pub enum LedgerTrouble {
     Unusable,
     /// The disk is full, or another program holds the file: it passes.
     Passing,
+    /// Another process submits for this ledger since; what this one still had under way is in doubt.
+    Superseded,
 }
 
 impl LedgerError {
@@ -60,6 +62,14 @@ impl LedgerError {
         Self { kind: LedgerTrouble::Passing, message: format!("work on the ledger was interrupted: {what}") }
     }
 
+    pub(super) fn superseded(ours: i64) -> Self {
+        let message = format!(
+            "another process has taken over submitting for this ledger (this one had turn {ours}): what it still had \
+             under way is read back before it is believed"
+        );
+        Self { kind: LedgerTrouble::Superseded, message }
+    }
+
     pub(super) fn from_io(path: &Path, what: &str, error: &std::io::Error) -> Self {
         let shown = path.display();
         let remedy = match error.kind() {
@@ -87,10 +97,9 @@ impl LedgerError {
                 "the ledger {shown} is locked by another program (a backup, a sqlite3 shell?) for longer than 10 s; \
                  nothing was lost, it is tried again"
             )),
-            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Self::unusable(format!(
-                "the ledger {shown} can't be written ({error}): it, its directory or its file system is read-only for \
-                 this user. Nothing was collected or sent."
-            )),
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Self::read_only(path, &error),
+            // So SQLite calls it where it can't make its log.
+            Some(ErrorCode::CannotOpen) if is_read_only(path) => Self::read_only(path, &error),
             // Where SQLite can't grow its shared memory or its log it does not say why.
             Some(ErrorCode::SystemIoFailure) if has_no_room(path) => Self::full(path),
             Some(ErrorCode::SystemIoFailure) => Self::passing(format!(
@@ -100,6 +109,14 @@ impl LedgerError {
             Some(ErrorCode::CannotOpen) => Self::unusable(format!("can't open the ledger {shown}: {error}")),
             _ => Self::unusable(format!("the ledger {shown} can't be used: {error}")),
         }
+    }
+
+    fn read_only(path: &Path, error: &rusqlite::Error) -> Self {
+        Self::unusable(format!(
+            "the ledger {} can't be written ({error}): it, its directory or its file system is read-only for this user. \
+             Nothing was collected or sent.",
+            path.display()
+        ))
     }
 
     fn full(path: &Path) -> Self {
@@ -117,6 +134,13 @@ impl LedgerError {
     fn unusable(message: String) -> Self {
         Self { kind: LedgerTrouble::Unusable, message }
     }
+}
+
+/// Whether the file system of the ledger can't be written at all.
+fn is_read_only(path: &Path) -> bool {
+    use nix::sys::statvfs::{FsFlags, statvfs};
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    statvfs(folder).is_ok_and(|disk| disk.flags().contains(FsFlags::ST_RDONLY))
 }
 
 /// Whether the file system of the ledger has no block left.

@@ -12,8 +12,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::quantify::{self, Touched};
 use super::store::{Put, Store};
 use super::{Ledger, LedgerError, Rulebook, instant, micros, statements};
-use crate::collectors::Quarantined;
 use crate::collectors::spool::Spool;
+use crate::collectors::{Ended, Quarantined};
 use crate::metering::measure::RunFacts;
 use crate::metering::reading::{Kind, Reading, Span};
 
@@ -37,6 +37,7 @@ pub enum RunOutcome {
         problems: Vec<String>,
         checkpoint: Option<String>,
         lists_everything: bool,
+        ended: Ended,
     },
     Failed(String),
 }
@@ -142,9 +143,9 @@ fn record(
     let mut recorded = Recorded::default();
     let Run { collector, at, finished, scope, outcome } = run;
     let run = Head { collector, at, finished, scope };
-    let (readings, quarantined, mut problems, checkpoint, lists_everything) = match outcome {
-        RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything } => {
-            (readings, quarantined, problems, checkpoint, lists_everything)
+    let (readings, quarantined, mut problems, checkpoint, lists_everything, ended) = match outcome {
+        RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended } => {
+            (readings, quarantined, problems, checkpoint, lists_everything, ended)
         }
         RunOutcome::Failed(message) => {
             insert_run(connection, &run, "failed", Some(&message), false, RunFacts::default())?;
@@ -197,8 +198,9 @@ fn record(
     }
     // A quarantined line may be that of a series that is missed: then nothing is concluded from what was not seen.
     if complete && recorded.quarantined.is_empty() {
-        store.end_unseen(&mut touched)?;
+        store.end_unseen(&ended, &mut touched)?;
     }
+    store.end(&ended, &mut touched)?;
     restate.extend(quantify::update(connection, rulebook, &touched)?);
     recorded.restated = statements::restate_all(connection, rulebook, &restate, run.finished)?;
     if complete {

@@ -26,10 +26,12 @@ pub mod catalog;
 pub mod compact;
 pub mod error;
 pub mod explain;
+mod future;
 pub mod ingest;
 pub mod lock;
 mod makers;
 pub mod outbox;
+pub mod periods;
 mod quantify;
 pub mod recount;
 pub mod report;
@@ -39,6 +41,7 @@ mod schema;
 pub mod server;
 pub mod statements;
 mod store;
+mod switched;
 pub mod trouble;
 
 pub use error::{LedgerError, LedgerTrouble};
@@ -62,6 +65,8 @@ pub struct Ledger {
     connection: Connection,
     path: PathBuf,
     rulebook: Rulebook,
+    /// The turn of submission that this process has, or had (lock.rs).
+    turn: Option<i64>,
 }
 
 /// A ledger that is checked through when it is opened, up to this size; larger ones by `check` only, so that start-up
@@ -113,7 +118,7 @@ impl Ledger {
         connection.pragma_update(None, "wal_autocheckpoint", 4096).map_err(wrap)?;
         connection.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024).map_err(wrap)?;
         connection.set_prepared_statement_cache_capacity(64);
-        Ok(Ledger { connection, path: path.to_owned(), rulebook })
+        Ok(Ledger { connection, path: path.to_owned(), rulebook, turn: None })
     }
 
     /// A ledger that is gone when it is dropped: for looking without keeping.
@@ -122,7 +127,7 @@ impl Ledger {
         let wrap = |error| LedgerError::from_sqlite(Path::new(":memory:"), error);
         let mut connection = Connection::open_in_memory().map_err(wrap)?;
         schema::migrate(&mut connection).map_err(wrap)?;
-        Ok(Ledger { connection, path, rulebook })
+        Ok(Ledger { connection, path, rulebook, turn: None })
     }
 
     /// Opens the file to read only: `status` beside a daemon, or as another user.
@@ -142,7 +147,7 @@ impl Ledger {
             version if version < schema::VERSION => return Err(LedgerError::absent(path)),
             _ => {}
         }
-        Ok(Ledger { connection, path: path.to_owned(), rulebook })
+        Ok(Ledger { connection, path: path.to_owned(), rulebook, turn: None })
     }
 
     pub fn path(&self) -> &Path {

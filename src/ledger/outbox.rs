@@ -3,13 +3,15 @@
 //! The queue is not a queue: it is the difference between statements and acknowledgements, so it is never longer
 //! than resources x open periods. Nothing here decides what to do about a difference; the submitter does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use super::lock::is_current;
+use super::periods::reopen;
 use super::rows::{period_column, uuid_column};
 use super::statements::two_decimals;
 use super::trouble::{Trouble, troubles};
@@ -32,6 +34,8 @@ pub struct Statement {
     pub revision: i64,
     pub agreed: i64,
     pub changed: Timestamp,
+    /// When, after its month, what was posted last had been read back equal.
+    pub closed: Option<Timestamp>,
     /// By component.
     pub components: BTreeMap<String, Entry>,
     /// By component and user.
@@ -95,6 +99,19 @@ impl Ledger {
         })
     }
 
+    /// All statements of a period, of resources that were found in Waldur.
+    pub fn keys_of_known_resources(&self, period: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT statement.resource, period, part FROM statement
+                     JOIN resource ON resource.uuid = statement.resource WHERE period = ?1",
+                )?
+                .query_map([period.to_string()], |row| key(row, 0))?
+                .collect()
+        })
+    }
+
     pub fn statement(&self, key: StatementKey) -> Result<Option<Statement>, LedgerError> {
         self.look(|connection| statement(connection, key))
     }
@@ -120,28 +137,29 @@ impl Ledger {
         amounts: Vec<Amount>,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        self.transact(|connection, _| {
-            for amount in amounts {
-                connection
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO intent (resource, period, part, component, user, amount, at)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                    )?
-                    .execute(params![
-                        key.resource.to_string(),
-                        key.period.to_string(),
-                        micros(key.part),
-                        amount.component,
-                        amount.user,
-                        two_decimals(amount.amount),
-                        micros(now)
-                    ])?;
+        let turn = self.own_turn();
+        let done = self.transact(|connection, _| {
+            if !is_current(connection, turn)? {
+                return Ok(None);
             }
-            Ok(())
+            intend(connection, key, amounts, now, turn).map(Some)
+        })?;
+        self.in_turn(done)
+    }
+
+    /// Whether the server has ever accepted a report of another resource.
+    pub fn has_accepted_of_others(&self, resource: Uuid) -> Result<bool, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM acknowledgement WHERE how = 'accepted' AND resource <> ?1)",
+                )?
+                .query_row([resource.to_string()], |row| row.get(0))
         })
     }
 
-    /// The server is known to hold these amounts; `how` is `accepted` or `read back`.
+    /// The server is known to hold these amounts; `how` is `accepted` or `read back`. Of a process whose turn is over,
+    /// an acceptance is not believed but kept as a doubt: a later holder may have sent newer amounts before or since.
     pub fn acknowledge(
         &mut self,
         key: StatementKey,
@@ -149,22 +167,75 @@ impl Ledger {
         how: &str,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        self.transact(|connection, _| acknowledge_in(connection, key, amounts, how, now))
+        let turn = self.own_turn();
+        let done = self.transact(|connection, _| {
+            if is_current(connection, turn)? {
+                return acknowledge_in(connection, key, amounts, (how, turn), now).map(Some);
+            }
+            if how == "accepted" {
+                intend(connection, key, amounts, now, turn)?;
+                settle(connection, key)?;
+            }
+            Ok(None)
+        })?;
+        self.in_turn(done)
     }
 
     /// What was about to be sent certainly did not happen.
     pub fn take_back(&mut self, key: StatementKey, amounts: Vec<Amount>) -> Result<(), LedgerError> {
-        self.transact(|connection, _| {
-            for amount in amounts {
-                forget_intent(connection, key, &amount.component, &amount.user)?;
+        let turn = self.own_turn();
+        let done = self.transact(|connection, _| {
+            if !is_current(connection, turn)? {
+                return Ok(None);
             }
-            Ok(())
-        })
+            for amount in amounts {
+                forget_intent(connection, key, &amount.component, &amount.user, None)?;
+            }
+            Ok(Some(()))
+        })?;
+        self.in_turn(done)
     }
 
     /// Recomputes whether a statement is agreed, after something that belongs to it changed.
     pub fn settle(&mut self, key: StatementKey) -> Result<(), LedgerError> {
         self.transact(|connection, _| settle(connection, key))
+    }
+
+    /// Notes whether an amount that may have been sent was there when it was looked for.
+    pub fn note_doubt(
+        &mut self,
+        key: StatementKey,
+        component: &str,
+        amount: Decimal,
+        is_there: bool,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.note_call(Call {
+            at: now,
+            resource: key.resource,
+            period: key.period,
+            call: READ_BACK.to_owned(),
+            amounts: format!("{component} {amount:.2}"),
+            outcome: if is_there { "there" } else { "not there" }.to_owned(),
+            words: String::new(),
+        })
+    }
+
+    /// By component, the amounts of a month that were ever in doubt.
+    pub fn doubted(&self, key: StatementKey) -> Result<BTreeSet<(String, Decimal)>, LedgerError> {
+        let noted: Vec<String> = self.look(|connection| {
+            connection
+                .prepare_cached("SELECT amounts FROM call WHERE resource = ?1 AND period = ?2 AND call = ?3")?
+                .query_map(params![key.resource.to_string(), key.period.to_string(), READ_BACK], |row| {
+                    row.get(0)
+                })?
+                .collect()
+        })?;
+        let read = |text: &String| {
+            let (component, amount) = text.rsplit_once(' ')?;
+            Some((component.to_owned(), amount.parse().ok()?))
+        };
+        Ok(noted.iter().filter_map(read).collect())
     }
 
     /// Notes a call that changed, or tried to change, what the server holds.
@@ -188,6 +259,9 @@ impl Ledger {
         })
     }
 }
+
+/// What a call is named by whose outcome was looked for.
+const READ_BACK: &str = "read back";
 
 /// A call that changed, or tried to change, what the server holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,9 +290,12 @@ pub(super) fn acknowledge_in(
     connection: &Connection,
     key: StatementKey,
     amounts: Vec<Amount>,
-    how: &str,
+    (how, turn): (&str, i64),
     now: Timestamp,
 ) -> rusqlite::Result<()> {
+    if how == "accepted" {
+        reopen(connection, key)?;
+    }
     for amount in amounts {
         let columns = params![
             key.resource.to_string(),
@@ -237,22 +314,62 @@ pub(super) fn acknowledge_in(
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute(columns)?;
-        forget_intent(connection, key, &amount.component, &amount.user)?;
+        // No total is sent while an intent stands, so another turn's is a doubt that came up meanwhile: only reading
+        // answers it. A user's share is simply sent again.
+        let of_turn = (how == "accepted" && amount.user.is_empty()).then_some(turn);
+        forget_intent(connection, key, &amount.component, &amount.user, of_turn)?;
     }
     settle(connection, key)
 }
 
+fn intend(
+    connection: &Connection,
+    key: StatementKey,
+    amounts: Vec<Amount>,
+    now: Timestamp,
+    turn: i64,
+) -> rusqlite::Result<()> {
+    for amount in amounts {
+        connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO intent (resource, period, part, component, user, amount, at, turn)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                key.resource.to_string(),
+                key.period.to_string(),
+                micros(key.part),
+                amount.component,
+                amount.user,
+                two_decimals(amount.amount),
+                micros(now),
+                turn
+            ])?;
+    }
+    Ok(())
+}
+
+/// Forgets what was about to be sent, in this turn or (`None`) in any.
 fn forget_intent(
     connection: &Connection,
     key: StatementKey,
     component: &str,
     user: &str,
+    turn: Option<i64>,
 ) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "DELETE FROM intent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5",
+            "DELETE FROM intent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5
+             AND (?6 IS NULL OR turn = ?6)",
         )?
-        .execute(params![key.resource.to_string(), key.period.to_string(), micros(key.part), component, user])?;
+        .execute(params![
+            key.resource.to_string(),
+            key.period.to_string(),
+            micros(key.part),
+            component,
+            user,
+            turn
+        ])?;
     Ok(())
 }
 
@@ -285,13 +402,15 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite:
     let columns = (key.resource.to_string(), key.period.to_string(), micros(key.part));
     let head = connection
         .prepare_cached(
-            "SELECT revision, agreed, changed FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3",
+            "SELECT revision, agreed, changed, closed FROM statement
+             WHERE resource = ?1 AND period = ?2 AND part = ?3",
         )?
         .query_row(params![columns.0, columns.1, columns.2], |row| {
-            Ok((row.get(0)?, row.get(1)?, instant(row.get(2)?)))
+            let closed = row.get::<_, Option<i64>>(3)?.map(instant);
+            Ok((row.get(0)?, row.get(1)?, instant(row.get(2)?), closed))
         })
         .optional()?;
-    let Some((revision, agreed, changed)) = head else { return Ok(None) };
+    let Some((revision, agreed, changed, closed)) = head else { return Ok(None) };
     let mut entries: BTreeMap<(String, String), Entry> = BTreeMap::new();
     let mut query = connection.prepare_cached(
         "SELECT component, user, exact, posted, problem FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3",
@@ -318,7 +437,7 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite:
         }
     }
     let mut query = connection.prepare_cached(
-        "SELECT component, user, amount FROM intent WHERE resource = ?1 AND period = ?2 AND part = ?3",
+        "SELECT component, user, amount FROM intent WHERE resource = ?1 AND period = ?2 AND part = ?3 ORDER BY at",
     )?;
     let mut rows = query.query(params![columns.0, columns.1, columns.2])?;
     while let Some(row) = rows.next()? {
@@ -338,7 +457,7 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite:
     let (components, users): (BTreeMap<_, _>, BTreeMap<_, _>) =
         entries.into_iter().partition(|((_, user), _)| user.is_empty());
     let components = components.into_iter().map(|((component, _), entry)| (component, entry)).collect();
-    Ok(Some(Statement { key, revision, agreed, changed, components, users }))
+    Ok(Some(Statement { key, revision, agreed, changed, closed, components, users }))
 }
 
 pub(super) fn decimal(text: Option<String>) -> Option<Decimal> {

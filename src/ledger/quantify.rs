@@ -66,7 +66,7 @@ impl<'a> Touched<'a> {
         // A delta needs no neighbours.
         let trail = match met.kind {
             Kind::Delta => Trail::default(),
-            kind => self.trails.up_to_the_end(met.id, kind)?,
+            kind => self.trails.at_the_end(met.id, kind)?,
         };
         let change = Change {
             met: met.clone(),

@@ -47,7 +47,7 @@ impl<'a> Trails<'a> {
     }
 
     /// What the next point of the series needs to know if it comes behind all others.
-    pub(super) fn up_to_the_end(&mut self, series: i64, kind: Kind) -> rusqlite::Result<Trail> {
+    pub(super) fn at_the_end(&mut self, series: i64, kind: Kind) -> rusqlite::Result<Trail> {
         if kind == Kind::Total {
             return trail_before(self.connection, series, i64::MAX);
         }

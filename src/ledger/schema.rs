@@ -192,9 +192,11 @@ CREATE TABLE statement (
     revision INTEGER NOT NULL,    -- grows with each change
     agreed INTEGER NOT NULL,      -- the revision that the server was last known to hold
     changed INTEGER NOT NULL,
+    closed INTEGER,               -- when, after its month, what was posted last had been read back equal
     PRIMARY KEY (resource, period, part)
 ) WITHOUT ROWID;
 CREATE INDEX statement_pending ON statement (resource) WHERE revision > agreed;
+CREATE INDEX statement_unclosed ON statement (period) WHERE closed IS NULL;
 
 CREATE TABLE line (
     resource TEXT NOT NULL,
@@ -245,7 +247,8 @@ CREATE TABLE intent (
     user TEXT NOT NULL,
     amount TEXT NOT NULL,
     at INTEGER NOT NULL,
-    PRIMARY KEY (resource, period, part, component, user)
+    turn INTEGER NOT NULL,        -- of the submission lock (ledger/lock.rs), in which it was to be sent
+    PRIMARY KEY (resource, period, part, component, user, turn)
 ) WITHOUT ROWID;
 
 -- What is not sent, and why: held and stranded (component and user '' for all of the part), parked, and what a person

@@ -13,7 +13,7 @@ use super::ingest::Head;
 use super::quantify::{Met, Touched};
 use super::rules::{Placed, place};
 use super::{Rulebook, compact, instant, micros};
-use crate::collectors::Quarantined;
+use crate::collectors::{Ended, Quarantined};
 use crate::metering::measure::{Point, RunFacts};
 use crate::metering::reading::{Epoch, Kind, Reading, Span};
 
@@ -236,19 +236,19 @@ impl<'a> Store<'a> {
         Ok(resource)
     }
 
-    /// A complete run that does not see a series ends it there.
-    pub(super) fn end_unseen(&mut self, touched: &mut Touched<'_>) -> rusqlite::Result<()> {
+    /// A complete run that does not see a series ends it there, unless its source tells ends by itself.
+    pub(super) fn end_unseen(&mut self, told: &Ended, touched: &mut Touched<'_>) -> rusqlite::Result<()> {
         let mut query = self.connection.prepare_cached(
-            "SELECT series.id, series.source, source.kind FROM series JOIN source ON source.id = series.source
+            "SELECT series.id, series.source, source.kind, source.name FROM series JOIN source ON source.id = series.source
              WHERE source.collector = ?1 AND source.kind IN ('counter', 'gauge') AND series.live = 1",
         )?;
         let live = query
             .query_map([&self.run.collector], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
+                Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get::<_, String>(3)?))
             })?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
-        for (series, source, kind) in live {
-            if self.seen.contains(&series) {
+            .collect::<rusqlite::Result<Vec<(i64, i64, String, String)>>>()?;
+        for (series, source, kind, name) in live {
+            if self.seen.contains(&series) || told.contains_key(&name) {
                 continue;
             }
             self.connection.prepare_cached("UPDATE series SET live = 0 WHERE id = ?1")?.execute([series])?;
@@ -263,17 +263,49 @@ impl<'a> Store<'a> {
                 )?
                 .execute(params![series, micros(self.run.at), self.run_id])?;
             if marked > 0 {
-                let gone = Point {
-                    at: self.run.at,
-                    start: None,
-                    value: None,
-                    epoch: Epoch::default(),
-                    run: self.facts,
-                };
-                touched.added(series, gone);
+                touched.added(series, self.gone(self.run.at));
             }
         }
         Ok(())
+    }
+
+    /// Marks the ends of gauges that a source with history tells. A reading of the same instant knows better, and what
+    /// is compacted stays as it is. A counter of such a source goes on where it comes back.
+    pub(super) fn end(&mut self, told: &Ended, touched: &mut Touched<'_>) -> rusqlite::Result<()> {
+        for (name, ends) in told {
+            for (labels, at) in ends {
+                let at = micros(*at);
+                let known = self
+                    .connection
+                    .prepare_cached(
+                        "SELECT series.id, series.source FROM series JOIN source ON source.id = series.source
+                         WHERE source.collector = ?1 AND source.name = ?2 AND source.kind = 'gauge'
+                           AND series.labels = ?3 AND ?4 >= coalesce(series.compacted, ?4)",
+                    )?
+                    .query_row(params![self.run.collector, name, labels_text(labels), at], |row| {
+                        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+                    })
+                    .optional()?;
+                let Some((series, source)) = known else { continue };
+                touched.meet(&self.met(series, source, Kind::Gauge)?)?;
+                let marked = self
+                    .connection
+                    .prepare_cached(
+                        "INSERT INTO reading (series, at, id, value, run)
+                         SELECT ?1, ?2, '', NULL, ?3
+                         WHERE NOT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND at = ?2)",
+                    )?
+                    .execute(params![series, at, self.run_id])?;
+                if marked > 0 {
+                    touched.added(series, self.gone(instant(at)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn gone(&self, at: Timestamp) -> Point {
+        Point { at, start: None, value: None, epoch: Epoch::default(), run: self.facts }
     }
 
     /// The row that has this reading's identity, if there is one: by its id, else by series and time. With what was

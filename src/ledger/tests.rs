@@ -57,6 +57,7 @@ fn seen(time: Timestamp, readings: Vec<Reading>) -> Run {
             problems: Vec::new(),
             checkpoint: None,
             lists_everything: false,
+            ended: Default::default(),
         },
     }
 }
@@ -151,6 +152,47 @@ fn readings_that_come_late_give_what_readings_in_order_give() {
     for order in [[7, 6, 5, 4, 3, 2, 1, 0], [3, 0, 7, 1, 6, 2, 5, 4], [4, 5, 0, 1, 7, 6, 3, 2]] {
         assert_eq!(run(&order), in_order, "{order:?}");
     }
+}
+
+#[test]
+fn what_a_holder_of_an_older_turn_learns_is_a_doubt_and_what_it_means_to_send_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut old = open(&folder, cpu());
+    let (start, later) = (at("2026-11-10T00:00:00Z"), at("2026-11-10T02:00:00Z"));
+    old.record(seen(start, vec![counter("alice", 0, start)])).unwrap();
+    old.record(seen(later, vec![counter("alice", 7200, later)])).unwrap();
+    let key = old.pending().unwrap()[0];
+    let total = |amount: &str| {
+        let (component, user) = ("cpu_hours".to_owned(), String::new());
+        vec![super::outbox::Amount { component, user, amount: amount.parse().unwrap() }]
+    };
+    old.take_turn(start).unwrap();
+    old.intend(key, total("1.00"), start).unwrap();
+    let mut new = open(&folder, cpu());
+    assert_eq!(new.take_turn(later).unwrap(), Some(start));
+    // It has read that the first call did not happen, and sends the newer number.
+    new.take_back(key, total("1.00")).unwrap();
+    new.intend(key, total("2.00"), later).unwrap();
+    for refused in [
+        old.acknowledge(key, total("1.00"), "read back", later),
+        old.take_back(key, total("2.00")),
+        old.intend(key, total("1.50"), later),
+    ] {
+        assert_eq!(refused.unwrap_err().kind, super::LedgerTrouble::Superseded);
+    }
+    let known = |ledger: &Ledger| {
+        let entry = ledger.statement(key).unwrap().unwrap().components["cpu_hours"].clone();
+        (entry.acknowledged.map(|known| known.amount.to_string()), entry.intended.map(|it| it.to_string()))
+    };
+    assert_eq!(known(&new), (None, Some("2.00".to_owned())));
+    // The old call was accepted after all, while the newer one was on its way: that remains to be read.
+    old.acknowledge(key, total("1.00"), "accepted", later).unwrap_err();
+    new.acknowledge(key, total("2.00"), "accepted", later).unwrap();
+    assert_eq!(known(&new), (Some("2.00".to_owned()), Some("1.00".to_owned())));
+    assert_eq!(new.pending().unwrap(), [key]);
+    new.acknowledge(key, total("1.00"), "read back", later).unwrap();
+    assert_eq!(known(&new), (Some("1.00".to_owned()), None));
+    assert_eq!(new.pending().unwrap(), [key]);
 }
 
 #[test]
@@ -293,6 +335,47 @@ fn a_quarantined_line_ends_no_series() {
     let time = minutes(start, 10);
     ledger.record(seen(time, vec![counter("alice", 3600, time)])).unwrap();
     assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
+}
+
+fn with_ends(mut run: Run, ends: &[(&str, Timestamp)]) -> Run {
+    if let RunOutcome::Seen { ended, .. } = &mut run.outcome {
+        let labels = |user: &str| [("user".to_owned(), user.to_owned())].into();
+        let ends = ends.iter().map(|(user, time)| (labels(user), *time)).collect();
+        ended.insert("level".to_owned(), ends);
+    }
+    run
+}
+
+/// A source with history knows when a level was gone, however long after that the run is.
+#[test]
+fn a_series_ends_where_its_source_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = format!(
+        "collectors:\n  c:\n    resource: {RESOURCE}\n    meters:\n      \
+         ram_gb_hours: {{ reading: level, aggregate: integral }}\n"
+    );
+    let mut ledger = open(&folder, rulebook(&rules));
+    let start = at("2026-11-10T12:00:00Z");
+    let level =
+        |minute| Reading::new("level", Kind::Gauge, 6.into(), minutes(start, minute)).label("user", "alice");
+    let levels = |minutes: &[i64]| minutes.iter().map(|minute| level(*minute)).collect::<Vec<_>>();
+    let gone = minutes(start, 20);
+    let run = seen(minutes(start, 120), levels(&[0, 10]));
+    ledger.record(with_ends(run, &[("alice", gone), ("nobody", gone)])).unwrap();
+    // 6 for 20 minutes; a run that does not see it ends it neither earlier nor later.
+    assert_eq!(amounts(&ledger)["2026-11 ram_gb_hours"], "2 Some(2.00)");
+    ledger.record(with_ends(seen(minutes(start, 125), vec![]), &[])).unwrap();
+    assert_eq!(amounts(&ledger)["2026-11 ram_gb_hours"], "2 Some(2.00)");
+    // It was there all the same: a sample that came late takes the place of the end, and one behind it goes on.
+    let run = seen(minutes(start, 130), levels(&[20, 30]));
+    let recorded = ledger.record(with_ends(run, &[("alice", gone), ("alice", minutes(start, 40))])).unwrap();
+    assert_eq!((recorded.new, recorded.corrected), (2, 0));
+    assert_eq!(amounts(&ledger)["2026-11 ram_gb_hours"], "4 Some(4.00)");
+    assert_eq!(ledger.recount_all(minutes(start, 130)).unwrap(), []);
+    // What its source does not tell the ends of ends where a complete run does not see it.
+    ledger.record(seen(minutes(start, 135), levels(&[135]))).unwrap();
+    ledger.record(seen(minutes(start, 140), vec![])).unwrap();
+    assert_eq!(amounts(&ledger)["2026-11 ram_gb_hours"], "4.5 Some(4.50)");
 }
 
 #[test]
@@ -481,8 +564,14 @@ fn whatever_comes_in_the_cheap_way_gives_what_a_recount_gives() {
                 readings.push(reading);
             }
             let mut run = seen(now, readings);
-            if let RunOutcome::Seen { lists_everything, problems, .. } = &mut run.outcome {
+            if let RunOutcome::Seen { lists_everything, problems, ended, .. } = &mut run.outcome {
                 *lists_everything = random.bool();
+                if random.u8(0..3) == 0 {
+                    let user = ["alice", "bob"][random.usize(0..2)];
+                    let time = start + SignedDuration::from_mins(random.i64(0..30) * 30);
+                    let series = ([("user".to_owned(), user.to_owned())].into(), time.min(now));
+                    ended.insert(["k", "g"][random.usize(0..2)].to_owned(), vec![series]);
+                }
                 if random.u8(0..4) == 0 {
                     problems.push("x".to_owned());
                 }

@@ -1,7 +1,7 @@
 //! Getting to know the server: its clock, the token, offerings, resources and plan periods, with as few requests as it
 //! takes. What is learnt is kept in the ledger, so that the next run asks nothing that is known.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
@@ -213,13 +213,54 @@ impl Cycle {
         Ok(true)
     }
 
+    /// Looks once more at the plans of what was reported just now. A report that followed a switch of plan which nobody had
+    /// seen yet is filed under the new plan, with the old one's usage in it: found now, it is repaired at once, even if
+    /// nothing of the resource changes any more. True: some were switched.
+    pub(super) async fn plans_were_switched(&self) -> Result<bool, CycleError> {
+        let now = self.of.clock.now();
+        let reported = std::mem::take(&mut self.state().reported);
+        let mut offerings: BTreeMap<Uuid, BTreeSet<Uuid>> = BTreeMap::new();
+        for resource in reported {
+            if let Some(known) = self.ledger(move |ledger| ledger.resource(resource)).await? {
+                offerings.entry(known.offering).or_default().insert(resource);
+            }
+        }
+        let mut switched = BTreeSet::new();
+        for (offering, resources) in offerings {
+            let looked = match resources.first() {
+                Some(&one) if resources.len() == 1 => self.look_at_resource(one, now).await?,
+                _ => self.list_resources(offering, now).await?,
+            };
+            if let Err(failure) = looked {
+                self.pause(failure).await?;
+                return Ok(false);
+            }
+            for resource in resources {
+                let (known, look) = self
+                    .ledger(move |ledger| Ok((ledger.resource(resource)?, ledger.plan_look(resource)?)))
+                    .await?;
+                let plan =
+                    known.and_then(|known| known.plan).map(|plan| plan.to_string()).unwrap_or_default();
+                if look.is_some_and(|(_, looked)| looked != plan) {
+                    switched.insert(resource);
+                }
+            }
+        }
+        Ok(!switched.is_empty() && self.look_at_plans_of(switched).await?)
+    }
+
     /// Looks at the plan periods of resources whose were not looked at for this month and plan. False: paused.
     pub(super) async fn look_at_plans(&self, due: &[StatementKey]) -> Result<bool, CycleError> {
+        let server = self.of.server_time().await?;
+        let month = self.of.rulebook.zone.period_of(server.now);
+        self.look_at_plans_of(due.iter().filter(|key| key.period == month).map(|key| key.resource).collect())
+            .await
+    }
+
+    async fn look_at_plans_of(&self, resources: BTreeSet<Uuid>) -> Result<bool, CycleError> {
         let now = self.of.clock.now();
         let server = self.of.server_time().await?;
         let month = self.of.rulebook.zone.period_of(server.now);
-        let resources: BTreeSet<Uuid> =
-            due.iter().filter(|key| key.period == month).map(|key| key.resource).collect();
         for resource in resources {
             let (known, look) = self
                 .ledger(move |ledger| Ok((ledger.resource(resource)?, ledger.plan_look(resource)?)))

@@ -14,6 +14,8 @@ pub struct ServerTime {
     pub now: Timestamp,
     /// Whether it is proven to honour `date`.
     pub dated: Option<bool>,
+    /// How long before its midnight an undated call is no longer sent: `GUARD`, or more where calls take longer.
+    pub guard: SignedDuration,
 }
 
 /// Whether a statement may be sent now.
@@ -29,8 +31,8 @@ pub enum Passage {
     Ended,
 }
 
-/// How long before the server's midnight an undated call is no longer sent: a call may take 40 s (observed for the
-/// first of a month), and the month is decided when it is processed.
+/// At least so long before the server's midnight an undated call is no longer sent: a call may take 40 s (observed for
+/// the first of a month), and the month is decided when it is processed.
 pub const GUARD: SignedDuration = SignedDuration::from_secs(60);
 
 /// A `date` lies this much before the server's now: its clock is only known to the second, and the future is refused.
@@ -51,7 +53,7 @@ pub fn passage(
     if server.now < start {
         return Passage::NotYet;
     }
-    if server.dated != Some(true) && shift(server.now, GUARD) >= end {
+    if server.dated != Some(true) && shift(server.now, server.guard) >= end {
         return Passage::TooLate;
     }
     Passage::Open { date: fence(start, end, part, part_end, server.now) }
@@ -111,7 +113,7 @@ mod tests {
     fn pass(zone: &str, now: &str, dated: Option<bool>) -> Passage {
         let zone = BillingZone::named(zone).unwrap();
         let period: BillingPeriod = "2026-11".parse().unwrap();
-        passage(&zone, period, zone.start(period), None, &ServerTime { now: at(now), dated })
+        passage(&zone, period, zone.start(period), None, &ServerTime { now: at(now), dated, guard: GUARD })
     }
 
     #[test]

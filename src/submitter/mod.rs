@@ -25,7 +25,9 @@ use crate::waldur::failure::Failure;
 
 mod adopt;
 mod backoff;
+mod call_time;
 mod canary;
+pub mod closing;
 mod discover;
 pub mod guard;
 mod late;
@@ -35,6 +37,7 @@ mod send;
 pub mod trouble;
 mod users;
 
+use call_time::CallTime;
 use guard::ServerTime;
 pub use read::ROWS_READ;
 
@@ -81,6 +84,8 @@ pub struct CycleReport {
     pub paused_until: Option<Timestamp>,
     /// Another process is submitting for this ledger.
     pub busy: bool,
+    /// Which, for people.
+    pub busy_with: String,
     /// What the operator should know: a name that matches nothing, a lost role, a conflict.
     pub notes: Vec<String>,
 }
@@ -104,10 +109,20 @@ struct State {
     report: CycleReport,
     /// Resources in a row whose call had no clear outcome: a server in trouble, not a resource.
     unclear_in_a_row: u32,
-    forbidden: Vec<Failure>,
+    forbidden: Vec<(Uuid, Failure)>,
+    /// Resources that failed for the first time, in words for the log.
+    put_off: Vec<String>,
     /// Statements that met one server error too many, and its words.
     broken: Vec<(StatementKey, String)>,
     answered: bool,
+    /// How long calls take.
+    call_time: CallTime,
+    /// The same as the ledger knows it.
+    kept_call_time: CallTime,
+    /// Resources of which totals were accepted since their plans were last looked at.
+    reported: BTreeSet<Uuid>,
+    /// Statements of months that are over, read back in this cycle.
+    read_back: BTreeSet<StatementKey>,
 }
 
 /// The server fact that holds the latest accepted report with a `date` of which it is not known whether the server
@@ -115,10 +130,14 @@ struct State {
 const DATE_PROBE: &str = "date_probe";
 /// How long a server is believed not to honour dates: it may be a newer one tomorrow.
 const UNDATED_FOR: SignedDuration = SignedDuration::from_hours(24);
+/// A cycle sends once more if a plan was switched while it sent, to repair what was filed under the new one.
+const ROUNDS: usize = 2;
 /// After so many unclear outcomes in a row the server itself is left alone for a while.
 const UNCLEAR_IN_A_ROW: u32 = 3;
 /// A resource that alone meets server errors is held after so many.
 const SERVER_ERRORS: i64 = 6;
+/// So near to the server's clock, and so lately compared with it, ours is taken to be right.
+const CLOCKS_AGREE: SignedDuration = SignedDuration::from_mins(2);
 /// How old what is known of the server's clock and of the token may be before a cheap call renews it.
 const ACQUAINTED_FOR: SignedDuration = SignedDuration::from_hours(4);
 
@@ -127,12 +146,25 @@ impl Submitter {
     pub async fn cycle(&self, options: CycleOptions) -> Result<CycleReport, CycleError> {
         let path = self.ledger.with(|ledger| Ok(ledger.path().to_owned())).await?;
         let Some(_lock) = SubmitLock::try_take(&path)? else {
-            return Ok(CycleReport { busy: true, ..CycleReport::default() });
+            let busy_with = SubmitLock::holder(&path);
+            return Ok(CycleReport { busy: true, busy_with, ..CycleReport::default() });
         };
         let before = self.client.requests();
         let cycle = Arc::new(Cycle { of: self.clone(), state: Mutex::default() });
+        let call_time = self.ledger.with(|ledger| CallTime::of(ledger)).await?;
+        {
+            let mut state = cycle.state();
+            (state.call_time, state.kept_call_time) = (call_time, call_time);
+        }
         cycle.clone().run(options).await?;
-        let mut report = std::mem::take(&mut cycle.state().report);
+        let (mut report, put_off) = {
+            let mut state = cycle.state();
+            (std::mem::take(&mut state.report), std::mem::take(&mut state.put_off))
+        };
+        // One log line a change of state, here too; where the server itself is left alone, that has been said.
+        for words in put_off.iter().filter(|_| report.paused.is_none()) {
+            tracing::warn!("{words}");
+        }
         report.requests = self.client.requests() - before;
         self.remember_clock().await?;
         Ok(report)
@@ -140,9 +172,11 @@ impl Submitter {
 
     /// The server's clock, from the newest answer or from what an earlier run learnt.
     pub(crate) async fn server_time(&self) -> Result<ServerTime, LedgerError> {
-        let (skew, dated) = self
+        let (skew, dated, call) = self
             .ledger
-            .with(|ledger| Ok((ledger.server_fact("skew_us")?, ledger.server_fact("dated")?)))
+            .with(|ledger| {
+                Ok((ledger.server_fact("skew_us")?, ledger.server_fact("dated")?, CallTime::of(ledger)?))
+            })
             .await?;
         let known = skew.and_then(|(text, _)| text.parse().ok()).map(SignedDuration::from_micros);
         let skew = self.client.skew().or(known).unwrap_or_default();
@@ -152,13 +186,27 @@ impl Submitter {
             dated: dated
                 .filter(|(value, at)| value == "yes" || now.duration_since(*at).abs() < UNDATED_FOR)
                 .map(|(value, _)| value == "yes"),
+            guard: call_time::guard_time(call),
         })
     }
 
     async fn remember_clock(&self) -> Result<(), LedgerError> {
         let Some(skew) = self.client.skew() else { return Ok(()) };
         let (now, micros) = (self.clock.now(), skew.as_micros().to_string());
-        self.ledger.with(move |ledger| ledger.put_server_fact("skew_us", &micros, now)).await
+        self.ledger.with(move |ledger| ledger.put_server_fact("skew_us", &micros, now)).await?;
+        let agree = self.client.measured_skew().is_some_and(|skew| {
+            skew.offset.abs() < CLOCKS_AGREE && now.duration_since(skew.measured).abs() < CLOCKS_AGREE
+        });
+        if agree {
+            // Two clocks vouch for the time, just now: what was recorded for a later one was recorded by a wrong clock.
+            let taken = self.ledger.with(move |ledger| ledger.quarantine_future(now)).await?;
+            if taken > 0 {
+                tracing::warn!(
+                    "{taken} readings are quarantined and not billed: they were recorded while the clock was ahead"
+                );
+            }
+        }
+        Ok(())
     }
 }
 
@@ -170,39 +218,54 @@ impl Cycle {
             self.state().report.paused_until = Some(retry.next);
             return Ok(());
         }
-        let sending = !self.due(options).await?.is_empty();
-        if !self.acquaint(sending).await? || !self.discover().await? {
+        self.strand_what_is_closed().await?;
+        let asking = !self.due(options).await?.is_empty() || !self.to_close().await?.is_empty();
+        if !self.acquaint(asking).await? || !self.discover().await? {
             return Ok(());
         }
-        let due = self.due(options).await?;
-        if due.is_empty() && !self.something_is_late().await? {
+        let nothing = self.due(options).await?.is_empty() && self.to_close().await?.is_empty();
+        if nothing && !self.something_is_late().await? {
             return self.all_is_well().await;
         }
+        self.ledger(move |ledger| ledger.take_turn(now)).await?;
         crate::fail_point("after discovery");
-        if !self.look_at_plans(&due).await? {
-            return Ok(());
+        for _ in 0..ROUNDS {
+            if !self.clone().round(options).await? || !self.plans_were_switched().await? {
+                break;
+            }
+        }
+        self.close_what_ended().await?;
+        if self.stopped() { Ok(()) } else { self.all_is_well().await }
+    }
+
+    /// Sends what is due. False: nothing more is to be sent now.
+    async fn round(self: Arc<Self>, options: CycleOptions) -> Result<bool, CycleError> {
+        let due = self.due(options).await?;
+        let nothing = due.is_empty() && !self.something_is_late().await?;
+        if nothing || !self.look_at_plans(&due).await? {
+            return Ok(false);
         }
         crate::fail_point("after plans are known");
         // A look at the plans may have cut statements anew.
         let due = self.due(options).await?;
         self.settle_late(&due).await?;
         if self.stopped() {
-            return Ok(());
+            return Ok(false);
         }
         let due = self.due(options).await?;
         let due = self.clone().read_first(due).await?;
         if !self.month_is_right(&due).await? {
-            return Ok(());
+            return Ok(false);
         }
         self.clone().send_all(due.clone()).await?;
         if self.stopped() {
-            return Ok(());
+            return Ok(false);
         }
         self.clone().read_back(&due).await?;
         self.backfill_if_learnt(&due).await?;
         self.hold_broken().await?;
         self.clone().send_users(due).await?;
-        if self.stopped() { Ok(()) } else { self.all_is_well().await }
+        Ok(!self.stopped())
     }
 
     /// Statements to work on now: pending, and not put off by an earlier failure.
@@ -226,11 +289,14 @@ impl Cycle {
 
     async fn all_is_well(&self) -> Result<(), CycleError> {
         let forbidden = std::mem::take(&mut self.state().forbidden);
-        if let Some(failure) = forbidden.into_iter().next_back()
+        if let Some((one, failure)) = forbidden.last().cloned()
             && !self.state().answered
         {
-            // Refused everywhere: it is the token, not the resources.
-            return self.pause(failure).await;
+            let alone = forbidden.iter().all(|(resource, _)| *resource == one);
+            // Refused everywhere: it is the token, not the resources. But for one resource, where others were accepted.
+            if !(alone && self.ledger(move |ledger| ledger.has_accepted_of_others(one)).await?) {
+                return self.pause(failure).await;
+            }
         }
         let resting = self.ledger(|ledger| ledger.retry(None)).await?;
         if resting.is_some() {
@@ -297,12 +363,17 @@ impl Cycle {
         };
         let now = self.of.clock.now();
         let (words, asked, chance) = (failure.to_string(), failure.retry_after(), fastrand::u64(0..1000));
-        self.ledger(move |ledger| {
+        let first = self.ledger(move |ledger| {
             let failures = ledger.retry(Some(resource))?.map_or(0, |retry| retry.failures) + 1;
             let next = now.saturating_add(backoff::wait(failures, chance, asked)).unwrap_or(now);
-            ledger.set_retry(Some(resource), Some(Retry { failures, next, words }))
+            let first = (failures == 1).then(|| {
+                format!("Resource {resource} is not reported for now, it is tried again from {next} on: {words}")
+            });
+            ledger.set_retry(Some(resource), Some(Retry { failures, next, words }))?;
+            Ok(first)
         })
         .await?;
+        self.state().put_off.extend(first);
         if asked.is_some() || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
     }
 
@@ -314,7 +385,8 @@ impl Cycle {
     }
 }
 
-/// Works on statements: never two of one resource at once, and no more resources at once than calls may be under way.
+/// Works on statements in the order given: never two of one resource at once, and no more resources at once than calls
+/// may be under way.
 /// So what is decided before a call (the guard above all) is decided when its turn has come: in a queue behind ten
 /// thousand others it would be hours old, and the call would land in the next month.
 async fn in_turns<W>(
@@ -326,31 +398,34 @@ where
     W: Future<Output = Result<(), CycleError>> + Send,
 {
     let mut groups: BTreeMap<Uuid, BTreeSet<StatementKey>> = BTreeMap::new();
+    let mut order = Vec::new();
     for key in due {
-        groups.entry(key.resource).or_default().insert(key);
+        let group = groups.entry(key.resource).or_default();
+        if group.is_empty() {
+            order.push(key.resource);
+        }
+        group.insert(key);
     }
-    let places = cycle.of.client.max_in_flight().clamp(1, groups.len().max(1));
-    let waiting = Arc::new(Mutex::new(groups.into_values()));
+    let mut waiting = order.into_iter().filter_map(|resource| groups.remove(&resource));
     let mut tasks = JoinSet::new();
-    for _ in 0..places {
-        let (cycle, waiting) = (cycle.clone(), waiting.clone());
-        tasks.spawn(async move {
-            let mut first = Ok(());
-            loop {
-                let next = waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
-                let Some(keys) = next else { return first };
+    let mut first = Ok(());
+    loop {
+        // As many as may be under way now: that changes with how the server answers.
+        while tasks.len() < cycle.of.client.calls_at_once() {
+            let Some(keys) = waiting.next() else { break };
+            let cycle = cycle.clone();
+            tasks.spawn(async move {
+                let mut first = Ok(());
                 for key in keys {
                     first = first.and(work(cycle.clone(), key).await);
                 }
-            }
-        });
-    }
-    let mut first = Ok(());
-    while let Some(done) = tasks.join_next().await {
-        match done {
-            Ok(result) => first = first.and(result),
-            Err(error) => tracing::error!("A submission task ended unexpectedly: {error}"),
+                first
+            });
+        }
+        match tasks.join_next().await {
+            None => return first,
+            Some(Ok(result)) => first = first.and(result),
+            Some(Err(error)) => tracing::error!("A submission task ended unexpectedly: {error}"),
         }
     }
-    first
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::adopt::evidence;
 use super::reconcile::{Finding, Held, reconcile};
 use super::trouble::Reason;
-use super::{Cycle, CycleError, DATE_PROBE, OnConflict};
+use super::{Cycle, CycleError, DATE_PROBE, OnConflict, closing};
 use crate::ledger::catalog::KnownPlanPeriod;
 use crate::ledger::outbox::{Amount, Entry, Statement, StatementKey};
 use crate::ledger::trouble::Decision;
@@ -54,18 +54,28 @@ impl Cycle {
                 unread.push(key);
             }
         }
+        if stale {
+            // All of the month, not only what is due: what is not looked at now is believed for as long again.
+            let server = self.of.server_time().await?;
+            let period = self.of.rulebook.zone.period_of(server.now);
+            let all = self.ledger(move |ledger| ledger.keys_of_known_resources(period)).await?;
+            unread.extend(all.into_iter().filter(|key| !due.contains(key)));
+        }
         let failed = self.read_and_settle(&unread).await?;
         if stale && failed.is_empty() && !unread.is_empty() {
-            self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, "", now)).await?;
+            self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, &machine(), now)).await?;
         }
         Ok(due.into_iter().filter(|key| !failed.contains(key)).collect())
     }
 
-    /// Whether nothing was read for so long that another hand may have been at work.
+    /// Whether nothing was read for so long that another hand may have been at work; or not since this machine started:
+    /// then the ledger may be an older one than it seems, restored from a snapshot or a backup.
     pub(super) async fn rows_are_stale(&self) -> Result<bool, CycleError> {
         let now = self.of.clock.now();
         let looked = self.ledger(|ledger| ledger.server_fact(ROWS_READ)).await?;
-        Ok(looked.is_none_or(|(_, at)| now.duration_since(at).abs() >= ROWS_FOR))
+        let old =
+            |(seen_on, at): (String, _)| now.duration_since(at).abs() >= ROWS_FOR || seen_on != machine();
+        Ok(looked.is_none_or(old))
     }
 
     /// Reads back after sending: outcomes that are not clear, rows whose UUIDs users' amounts need, rows that were never
@@ -115,12 +125,17 @@ impl Cycle {
             }
         };
         crate::fail_point("after rows are read");
+        let server = self.of.server_time().await?;
         for &key in keys {
             let none = Vec::new();
             let of_key = rows.get(&(key.resource, key.period)).unwrap_or(&none);
             self.learn_dated(key, of_key).await?;
+            let ended = closing::has_ended(&self.of.rulebook.zone, key.period, &server);
             if let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? {
                 self.learn_own_hand(&statement, of_key).await?;
+                if ended && !self.is_traceable(&statement).await? {
+                    continue;
+                }
             }
             let of_key = match self.rows_of_part(key, of_key).await? {
                 Ok(rows) => rows,
@@ -133,6 +148,8 @@ impl Cycle {
             if let Err(failure) = self.settle(key, &of_key).await? {
                 self.put_off(key.resource, failure).await?;
                 failed.insert(key);
+            } else if ended {
+                self.state().read_back.insert(key);
             }
         }
         Ok(failed)
@@ -197,6 +214,19 @@ impl Cycle {
         let Some(plan_period) = cut.plan_period.filter(|_| cut.split) else {
             return Ok(Ok(all.into_iter().map(|row| (row.component.clone(), plain(row))).collect()));
         };
+        let zone = &self.of.rulebook.zone;
+        if closing::has_ended(zone, key.period, &self.of.server_time().await?) {
+            // Of a past month they show nothing (observed); the rows are known by their UUIDs.
+            let mut of_part = BTreeMap::new();
+            for row in all {
+                let component = row.component.clone();
+                let known = self.ledger(move |ledger| ledger.usage_row(key, &component)).await?;
+                if known == Some(row.uuid) {
+                    of_part.insert(row.component.clone(), plain(row));
+                }
+            }
+            return Ok(Ok(of_part));
+        }
         let periods = match self.of.client.plan_periods(key.resource).await {
             Ok(periods) => periods,
             Err(failure) => return Ok(Err(failure)),
@@ -214,11 +244,12 @@ impl Cycle {
         key: StatementKey,
         rows: &BTreeMap<String, Row>,
     ) -> Result<Result<(), Failure>, CycleError> {
-        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
+        let Some(mut statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
             return Ok(Ok(()));
         };
         let held: BTreeMap<String, Held> =
             rows.iter().map(|(c, row)| (c.clone(), row.held.clone())).collect();
+        self.know_late_arrivals(&mut statement, &held).await?;
         self.look_for_misfiled(&statement, &held).await?;
         let decided = self.ledger(move |ledger| ledger.decided(key)).await?;
         // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is.
@@ -276,6 +307,32 @@ impl Cycle {
             self.ledger(move |ledger| ledger.set_retry(Some(key.resource), None)).await?;
         }
         Ok(Ok(()))
+    }
+
+    /// Notes what was found of calls whose outcome was in doubt. Such a call may arrive, or arrive once more, after all (a
+    /// proxy that hung, a machine that slept): then the server holds our own earlier number, and it is no other hand's.
+    async fn know_late_arrivals(
+        &self,
+        statement: &mut Statement,
+        held: &BTreeMap<String, Held>,
+    ) -> Result<(), CycleError> {
+        let (key, now) = (statement.key, self.of.clock.now());
+        let doubted = self.ledger(move |ledger| ledger.doubted(key)).await?;
+        for (component, entry) in &mut statement.components {
+            let found = held.get(component).map(|held| held.amount);
+            if let Some(intended) = entry.intended {
+                let (component, is_there) = (component.clone(), found == Some(intended));
+                self.ledger(move |ledger| ledger.note_doubt(key, &component, intended, is_there, now))
+                    .await?;
+            }
+            let believed = entry.acknowledged.as_ref().map(|known| known.amount);
+            if let Some(found) = found.filter(|found| Some(*found) != believed)
+                && doubted.contains(&(component.clone(), found))
+            {
+                entry.intended = Some(found);
+            }
+        }
+        Ok(())
     }
 
     /// What the server accepted and does not show in the month meant landed in another: the server bills by other
@@ -382,6 +439,11 @@ impl Cycle {
             split: periods.iter().any(|p| Some(p.start) > first && p.start > start && p.start < end),
         })
     }
+}
+
+/// What names this machine between two of its starts; nothing where the kernel does not say.
+fn machine() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 pub(super) fn total(component: String, amount: Decimal) -> Amount {

@@ -22,6 +22,7 @@ use crate::waldur::report::{ComponentAmount, SetUsage};
 impl Cycle {
     /// Sends the totals of all these statements.
     pub(super) async fn send_all(self: Arc<Self>, due: Vec<StatementKey>) -> Result<(), CycleError> {
+        let due = self.order(due).await?;
         in_turns(self, due, |cycle, key| async move { cycle.send_totals(key).await }).await
     }
 
@@ -203,10 +204,11 @@ impl Cycle {
             })
             .collect();
         let intents = amounts.clone();
+        self.state().read_back.remove(&key);
         crate::fail_point("before totals are intended");
         self.ledger(move |ledger| ledger.intend(key, intents, now)).await?;
         crate::fail_point("before set_usage");
-        let outcome = self.of.client.set_usage(&report).await;
+        let outcome = self.timed(key, self.of.client.set_usage(&report)).await?;
         crate::fail_point("after set_usage");
         self.note_call(key, "set_usage", &amounts, &outcome).await?;
         crate::fail_point("before totals are acknowledged");
@@ -216,6 +218,7 @@ impl Cycle {
                 self.say_sent(key, &amounts);
                 // Only a report that was accepted tells whether its date was honoured.
                 let probe = report.date.map(|date| format!("{} {}", key.resource, date.as_microsecond()));
+                self.state().reported.insert(key.resource);
                 self.ledger(move |ledger| {
                     ledger.set_retry(Some(key.resource), None)?;
                     if let Some(probe) = probe.filter(|_| unknown) {
@@ -250,11 +253,15 @@ impl Cycle {
             self.put_off(key.resource, failure).await?;
             return Ok(false);
         }
-        self.ledger(move |ledger| ledger.take_back(key, amounts)).await?;
+        // Of several totals some may be applied: those stay in doubt until the rows have been read.
+        let half = matches!(failure.refusal(), Some(Refusal::LimitExceeded(_))) && report.usages.len() > 1;
+        if !half {
+            self.ledger(move |ledger| ledger.take_back(key, amounts)).await?;
+        }
         let Failure::Refused { refusal, .. } = &failure else {
             return match failure {
                 Failure::Forbidden { .. } => {
-                    self.state().forbidden.push(failure.clone());
+                    self.state().forbidden.push((key.resource, failure.clone()));
                     self.put_off(key.resource, failure).await?;
                     Ok(false)
                 }
@@ -340,7 +347,8 @@ impl Cycle {
     }
 
     /// A limit was hit. Alone, it is this component's; in company, what stood before the culprit is committed and the
-    /// rest is not (observed), so each is sent alone from now on.
+    /// rest is not (observed). So it is read back, and what is not there is sent alone: a limited one that is there
+    /// already would be refused the second time.
     async fn over_limit(
         &self,
         statement: &Statement,
@@ -352,7 +360,13 @@ impl Cycle {
             self.trouble(key, &usage.component, Reason::Limit, words, Some(usage.amount)).await?;
             return Ok(true);
         }
-        for usage in &report.usages {
+        if !self.read_and_settle(&[key]).await?.is_empty() {
+            return Ok(false);
+        }
+        let Some(now) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(false) };
+        let left =
+            |usage: &&ComponentAmount| now.components.get(&usage.component).is_some_and(Entry::to_send);
+        for usage in report.usages.iter().filter(left) {
             // Each at its own time: the month may have come to its end meanwhile.
             let Some(alone) = self.address(statement, vec![usage.clone()]).await? else { return Ok(false) };
             if !Box::pin(self.call(statement, alone)).await? {

@@ -113,6 +113,7 @@ impl Cycle {
         for (user, amount) in users {
             amounts.push(self.user_amount(key.resource, user, *amount).await?);
         }
+        self.intend_shares(key, component, users).await?;
         crate::fail_point("before set_user_usages");
         let outcome = self.of.client.set_user_usages(row, &amounts).await;
         crate::fail_point("after set_user_usages");
@@ -129,12 +130,26 @@ impl Cycle {
         amount: Decimal,
     ) -> Result<Result<(), Failure>, CycleError> {
         let share = self.user_amount(key.resource, user, amount).await?;
+        self.intend_shares(key, component, &[(user.to_owned(), amount)]).await?;
         crate::fail_point("before set_user_usage");
         let outcome = self.of.client.set_user_usage(row, &share).await;
         crate::fail_point("after set_user_usage");
         self.after_user_call(key, component, "set_user_usage", &[(user.to_owned(), amount)], &outcome)
             .await?;
         Ok(outcome)
+    }
+
+    /// Writes down what is about to be sent: whatever comes of it, what the server was known to hold is no longer known,
+    /// also if the share should come back to that very amount.
+    async fn intend_shares(
+        &self,
+        key: StatementKey,
+        component: &str,
+        users: &[(String, Decimal)],
+    ) -> Result<(), CycleError> {
+        let (amounts, now) = (shares(component, users), self.of.clock.now());
+        crate::fail_point("before shares are intended");
+        Ok(self.ledger(move |ledger| ledger.intend(key, amounts, now)).await?)
     }
 
     /// Shares are replaced by name, so that after an unclear outcome they are simply sent again; only what was
@@ -147,14 +162,11 @@ impl Cycle {
         users: &[(String, Decimal)],
         outcome: &Result<(), Failure>,
     ) -> Result<(), CycleError> {
-        let amounts: Vec<Amount> = users
-            .iter()
-            .map(|(user, amount)| Amount {
-                component: component.to_owned(),
-                user: user.clone(),
-                amount: *amount,
-            })
-            .collect();
+        let amounts = shares(component, users);
+        if outcome.as_ref().is_err_and(|failure| !failure.may_be_applied()) {
+            let not_sent = amounts.clone();
+            self.ledger(move |ledger| ledger.take_back(key, not_sent)).await?;
+        }
         if matches!(outcome, Err(Failure::Endpoint { .. })) {
             return Ok(()); // Not a report, but how a capability is found out.
         }
@@ -194,7 +206,7 @@ impl Cycle {
         match failure {
             Failure::Unknown { .. } => self.put_off(key.resource, failure).await?,
             Failure::Forbidden { .. } => {
-                self.state().forbidden.push(failure.clone());
+                self.state().forbidden.push((key.resource, failure.clone()));
                 self.put_off(key.resource, failure).await?;
             }
             Failure::Missing { .. } => {
@@ -218,4 +230,13 @@ impl Cycle {
         let what = format!("{component} of user {user}");
         self.keep_back(key, what, (component, user), reason, words, None).await
     }
+}
+
+fn shares(component: &str, users: &[(String, Decimal)]) -> Vec<Amount> {
+    let share = |(user, amount): &(String, Decimal)| Amount {
+        component: component.to_owned(),
+        user: user.clone(),
+        amount: *amount,
+    };
+    users.iter().map(share).collect()
 }

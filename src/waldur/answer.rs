@@ -55,7 +55,7 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
-    fn is_json(&self) -> bool {
+    pub(super) fn is_json(&self) -> bool {
         self.header(CONTENT_TYPE.as_str()).is_some_and(|kind| kind.contains("json"))
     }
 

@@ -13,11 +13,12 @@ use reqwest::{Method, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::answer::{Answer, Wanted};
 use super::failure::Failure;
+use super::pace::Pace;
 use super::skew::{Skew, SkewMeter};
 use super::token;
 use crate::config::clock::SharedClock;
@@ -44,8 +45,7 @@ pub struct Client {
     token: Secret,
     clock: SharedClock,
     skew: SkewMeter,
-    seats: Semaphore,
-    max_in_flight: usize,
+    pace: Pace,
     sent: AtomicU64,
     timeout: Duration,
 }
@@ -80,8 +80,7 @@ impl Client {
             token,
             clock,
             skew: SkewMeter::default(),
-            seats: Semaphore::new(settings.max_in_flight),
-            max_in_flight: settings.max_in_flight,
+            pace: Pace::new(settings.max_in_flight),
             sent: AtomicU64::new(0),
             timeout: settings.timeout,
         })
@@ -97,9 +96,14 @@ impl Client {
         self.skew.current()
     }
 
-    /// How many calls may be under way at once; more than these wait their turn.
-    pub fn max_in_flight(&self) -> usize {
-        self.max_in_flight
+    /// How many calls may be under way at once just now; more than these wait their turn.
+    pub fn calls_at_once(&self) -> usize {
+        self.pace.allowed()
+    }
+
+    /// How long a whole call may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// How many requests were sent so far.
@@ -159,8 +163,7 @@ impl Client {
     /// Sends a call. A refused token is read again where it is kept: if it was replaced, the call is made once
     /// more with the new one (the refused call was certainly not applied).
     async fn call(&self, call: Call<'_>) -> Result<Answer, Failure> {
-        // The server serves one token one call at a time anyway (observed); more at once only wait longer.
-        let _seat = self.seats.acquire().await.ok();
+        let _leave = self.pace.leave().await;
         let token = self.token.current();
         let first = self.send(&call, &token).await;
         if matches!(first, Err(Failure::Token { .. }))
@@ -193,9 +196,18 @@ impl Client {
             request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
         self.sent.fetch_add(1, Ordering::Relaxed);
-        let began = self.clock.now();
-        let response = request.send().await.map_err(|error| self.network(what, error))?;
+        let (began, since) = (self.clock.now(), Instant::now());
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => {
+                let failure = self.network(what, error);
+                self.pace.learn(since.elapsed(), failure.may_be_applied());
+                return Err(failure);
+            }
+        };
         let answered = self.clock.now();
+        let unclear = response.status().as_u16() == 429 || response.status().is_server_error();
+        self.pace.learn(since.elapsed(), unclear);
 
         let (status, headers) = (response.status(), response.headers().clone());
         let success = status.is_success();
@@ -205,8 +217,10 @@ impl Client {
             self.skew.observe(began, answered, date);
         }
         debug!(call = what, status = status.as_u16(), "Answered.");
+        // Whatever is not the data that was asked for may end in a message.
+        let is_data = success && call.wanted == Wanted::Read && answer.is_json();
         answer.body = match self.body(what, response, limit).await {
-            Ok(body) if success => body,
+            Ok(body) if is_data => body,
             Ok(body) => scrub(body, token),
             Err(failure) => return Err(failure),
         };

@@ -8,6 +8,7 @@ pub mod client;
 pub mod discovery;
 pub mod failure;
 mod lenient;
+mod pace;
 mod pages;
 pub mod refusal;
 pub mod report;

@@ -201,6 +201,7 @@ impl<'a> Bench<'a> {
                 problems: if told.partial { vec!["a part was not read".to_owned()] } else { Vec::new() },
                 checkpoint: None,
                 lists_everything: told.lists_everything,
+                ended: Default::default(),
             },
         };
         let run = Run {

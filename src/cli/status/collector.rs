@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::cli::exit::Failed;
 use crate::cli::setup::Setup;
 use crate::collectors::definition::Definition;
-use crate::daemon::due;
+use crate::daemon::retry;
 use crate::ledger::Ledger;
 use crate::ledger::report::CollectorReport;
 
@@ -29,11 +29,11 @@ impl Collector {
         let (report, pace, now) = (ledger.collector_report(name)?, ledger.pace(name)?, setup.clock.now());
         let long = definition.rules.default_max_gap.unwrap_or(schedule.usual_distance());
         let gaps = ledger.long_distances(name, setup.period_start(), long)?;
-        let missed = gaps.into_iter().map(|(from, to)| (due::missed(schedule, from, to), from, to));
-        let retry = due::retry_of(name, schedule, &pace);
+        let missed = gaps.into_iter().map(|(from, to)| (retry::missed(schedule, from, to), from, to));
+        let again = retry::retry_of(name, schedule, &pace);
         let overdue =
-            pace.last.filter(|_| retry.is_none()).map_or(0, |(at, _)| due::missed(schedule, at, now));
+            pace.last.filter(|_| again.is_none()).map_or(0, |(at, _)| retry::missed(schedule, at, now));
         let missed = missed.filter(|(runs, _, _)| *runs > 0).max_by_key(|(_, from, _)| *from);
-        Ok(Collector { report, schedule: schedule.text().to_owned(), retry, missed, overdue })
+        Ok(Collector { report, schedule: schedule.text().to_owned(), retry: again, missed, overdue })
     }
 }

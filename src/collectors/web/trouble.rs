@@ -14,6 +14,8 @@ use crate::wire::words::{clean, of_body};
 pub(in crate::collectors) struct Trouble {
     /// The status, if the server answered with one that is no success.
     pub(in crate::collectors) status: Option<u16>,
+    /// Whether an answer may come if less is asked for at a time.
+    pub(in crate::collectors) too_much: bool,
     message: String,
 }
 
@@ -31,7 +33,11 @@ impl From<Trouble> for CollectorError {
 
 impl Trouble {
     fn new(message: String) -> Trouble {
-        Trouble { status: None, message }
+        Trouble { status: None, too_much: false, message }
+    }
+
+    fn too_much(message: String) -> Trouble {
+        Trouble { too_much: true, ..Trouble::new(message) }
     }
 
     /// Nothing could be asked: a file is missing, say.
@@ -69,16 +75,16 @@ pub(super) fn network(name: &str, error: reqwest::Error, limit: Duration, read: 
     }
     if error.is_timeout() {
         let limit = limit.as_secs();
-        return Trouble::new(match error.is_connect() {
-            true => format!(
+        return match error.is_connect() {
+            true => Trouble::new(format!(
                 "{name}: no connection within the time limit; is the host up, and does a firewall \
                              let this one through?"
-            ),
-            false => format!(
+            )),
+            false => Trouble::too_much(format!(
                 "{name}: no whole answer within {limit} s; nothing of it is used. Ask for less at a \
                               time, or raise `timeout`"
-            ),
-        });
+            )),
+        };
     }
     if error.is_connect() {
         return Trouble::new(format!(
@@ -94,7 +100,7 @@ pub(super) fn network(name: &str, error: reqwest::Error, limit: Duration, read: 
 }
 
 pub(super) fn too_large(name: &str, limit: u64) -> Trouble {
-    Trouble::new(format!(
+    Trouble::too_much(format!(
         "{name}: the answer has more than {limit} bytes; nothing of it is used. Ask for less at a time, or raise \
          `max_answer`"
     ))
@@ -112,7 +118,7 @@ pub(super) fn redirected(name: &str, status: u16, to: Option<Url>) -> Trouble {
         ),
         None => format!("{name}: it redirects without end, or to nowhere; correct `url`"),
     };
-    Trouble { status: Some(status), message }
+    Trouble { status: Some(status), ..Trouble::new(message) }
 }
 
 /// An answer that is no success. `meant`: the status that says best what to do; `place`: where the secret that was
@@ -131,7 +137,8 @@ pub(super) fn refused(name: &str, status: u16, meant: u16, body: &[u8], place: &
         500..=599 => "; the server has a problem of its own: its log says more".to_owned(),
         _ => String::new(),
     };
-    Trouble { status: Some(status), message: format!("{name}: {status}{reason}{words}{remedy}") }
+    let message = format!("{name}: {status}{reason}{words}{remedy}");
+    Trouble { status: Some(status), ..Trouble::new(message) }
 }
 
 /// An answer that is not what it should be.

@@ -1,0 +1,224 @@
+//! From a page of metrics to readings: which samples are wanted, of which kind they are, and when their counters began.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use glob::Pattern;
+use jiff::Timestamp;
+
+use super::exposition::{self, Exposition, Format, Sample, Type};
+use crate::collectors::Batch;
+use crate::collectors::numbers;
+use crate::metering::reading::{Epoch, Kind, Labels, Reading};
+
+/// Counters that began earlier were not begun then; some libraries write 0 for what they don't know.
+const EARLIEST_SECOND: i64 = 1_262_304_000; // 2010-01-01T00:00:00Z
+
+/// Bad lines that are shown one by one.
+const MAX_SHOWN: usize = 100;
+
+/// What the operator wants of the page.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// Those whose type the page tells.
+    pub(super) metrics: Vec<Pattern>,
+    /// Those that the operator says are counters, or gauges, because the page tells no type or a wrong one.
+    pub(super) counters: Vec<Pattern>,
+    pub(super) gauges: Vec<Pattern>,
+    pub(super) epoch: Start,
+    /// Whether times that stand on the page are those of the readings.
+    pub(super) timestamps: bool,
+}
+
+/// Where the page tells when a counter began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Start {
+    /// In the `_created` beside each counter, if there is one.
+    Created,
+    /// There, else in this metric of the whole process.
+    Metric(String),
+    /// Nowhere that can be believed.
+    Nowhere,
+}
+
+impl Wanted {
+    fn lists(&self) -> impl Iterator<Item = &Pattern> {
+        self.metrics.iter().chain(&self.counters).chain(&self.gauges)
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.lists().any(|pattern| pattern.matches(name))
+    }
+
+    /// Whether a sample is needed to tell when others began.
+    fn tells_start(&self, name: &str) -> bool {
+        match &self.epoch {
+            Start::Nowhere => false,
+            Start::Created => name.ends_with("_created"),
+            Start::Metric(metric) => name.ends_with("_created") || name == metric,
+        }
+    }
+
+    pub(super) fn read(&self, page: &str, format: Format, now: Timestamp) -> Result<Batch, String> {
+        let page = exposition::parse(page, format, &|name| self.wants(name) || self.tells_start(name))?;
+        let mut batch = Batch {
+            // Where every counter begins with its process, one that was not there before has begun since.
+            lists_everything: matches!(self.epoch, Start::Metric(_)),
+            ..Batch::default()
+        };
+        for (line, text, reason) in page.bad.iter().take(MAX_SHOWN) {
+            batch.quarantine(text, format!("line {line}: {reason}"));
+        }
+        if page.bad.len() > MAX_SHOWN {
+            batch.quarantine("", format!("and {} more lines", page.bad.len() - MAX_SHOWN));
+        }
+        let began = self.beginnings(&page, &mut batch);
+        let mut seen: HashSet<(&str, &Labels, Option<Timestamp>)> = HashSet::new();
+        let mut untyped = BTreeSet::new();
+        let mut overruled = BTreeMap::new();
+        for sample in page.samples.iter().filter(|sample| self.wants(sample.name)) {
+            let quarantine = |batch: &mut Batch, reason: String| {
+                let what = format!("{} {} {:?}", sample.name, sample.value, sample.labels);
+                batch.quarantine(&what, format!("line {}: {reason}", sample.line));
+            };
+            let Some(kind) = self.kind(&page, sample, &mut overruled) else {
+                untyped.insert(sample.name);
+                continue;
+            };
+            let value = match numbers::value(sample.value) {
+                Ok(value) => value,
+                Err(reason) => {
+                    quarantine(&mut batch, reason);
+                    continue;
+                }
+            };
+            let at = sample.at.filter(|_| self.timestamps);
+            if !seen.insert((sample.name, &sample.labels, at)) {
+                quarantine(&mut batch, "the same series stands on the page twice".to_owned());
+                continue;
+            }
+            let mut reading = Reading::new(sample.name, kind, value, at.unwrap_or(now));
+            reading.unit = unit(&page, sample.name);
+            reading.labels = sample.labels.clone();
+            if kind == Kind::Counter {
+                reading.epoch = Epoch { id: None, began: began.of(&page, sample) };
+            }
+            batch.push(reading);
+        }
+        for name in untyped {
+            batch.problems.push(format!(
+                "the page does not tell the type of {name}: list it under `counters` (it only rises, but for restarts) \
+                 or under `gauges` (a level)"
+            ));
+        }
+        for (name, (told, taken)) in overruled {
+            batch
+                .notes
+                .push(format!("{name} is a {told} on the page; it is read as a {taken}, as configured"));
+        }
+        for pattern in self.lists() {
+            if !page.samples.iter().any(|sample| pattern.matches(sample.name)) {
+                batch.notes.push(format!("`{pattern}` is not on the page now"));
+            }
+        }
+        // A page may tell several points of one series; they count in the order of time.
+        batch.readings.sort_by_key(|reading| reading.span.end());
+        Ok(batch)
+    }
+
+    /// What a sample is, as far as the page or the operator tells.
+    fn kind<'a>(
+        &self,
+        page: &Exposition<'a>,
+        sample: &Sample<'a>,
+        overruled: &mut BTreeMap<&'a str, (Kind, Kind)>,
+    ) -> Option<Kind> {
+        let told = match page.family(sample.name) {
+            None | Some((_, Type::Unknown, _)) => None,
+            Some((_, Type::Counter, "_created")) => Some(Kind::Gauge),
+            Some((_, Type::Counter, _)) => Some(Kind::Counter),
+            Some((_, Type::Histogram | Type::Summary, "_bucket" | "_count" | "_sum")) => Some(Kind::Counter),
+            Some(_) => Some(Kind::Gauge),
+        };
+        let listed = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(sample.name));
+        let stated = match (listed(&self.counters), listed(&self.gauges)) {
+            (true, _) => Some(Kind::Counter),
+            (false, true) => Some(Kind::Gauge),
+            (false, false) => None,
+        };
+        if let (Some(told), Some(stated)) = (told, stated)
+            && told != stated
+        {
+            overruled.insert(sample.name, (told, stated));
+        }
+        stated.or(told)
+    }
+
+    fn beginnings(&self, page: &Exposition<'_>, batch: &mut Batch) -> Beginnings {
+        let mut beginnings = Beginnings::default();
+        if self.epoch == Start::Nowhere {
+            return beginnings;
+        }
+        for sample in &page.samples {
+            if let Some(base) = sample.name.strip_suffix("_created")
+                && let Some(began) = instant(sample.value)
+            {
+                beginnings.each.insert((base.to_owned(), sample.labels.clone()), began);
+            }
+        }
+        if let Start::Metric(metric) = &self.epoch {
+            let mut told = page.samples.iter().filter(|sample| sample.name == metric);
+            beginnings.all = match (told.next(), told.next()) {
+                (Some(one), None) => instant(one.value),
+                _ => None,
+            };
+            if beginnings.all.is_none() {
+                batch.problems.push(format!(
+                    "`epoch`: the page does not tell one time since 2010 as {metric}, so restarts can't be told"
+                ));
+            }
+        }
+        beginnings
+    }
+}
+
+/// When counters began.
+#[derive(Debug, Default)]
+struct Beginnings {
+    each: HashMap<(String, Labels), Timestamp>,
+    all: Option<Timestamp>,
+}
+
+impl Beginnings {
+    fn of(&self, page: &Exposition<'_>, sample: &Sample<'_>) -> Option<Timestamp> {
+        if self.each.is_empty() {
+            return self.all;
+        }
+        let family = page.family(sample.name).map_or(sample.name, |(family, _, _)| family);
+        // In the text format the family of a counter has its `_total`, its `_created` does not.
+        let family = family.strip_suffix("_total").unwrap_or(family).to_owned();
+        let mut labels = sample.labels.clone();
+        if sample.name.ends_with("_bucket") {
+            labels.remove("le");
+        }
+        self.each.get(&(family, labels)).copied().or(self.all)
+    }
+}
+
+fn instant(seconds: &str) -> Option<Timestamp> {
+    numbers::seconds(seconds).ok().filter(|began| began.as_second() >= EARLIEST_SECOND)
+}
+
+/// For people: what `# UNIT` says, else what the name ends with, as the conventions have it.
+fn unit(page: &Exposition<'_>, name: &str) -> Option<String> {
+    let family = page.family(name).map_or(name, |(family, _, _)| family);
+    if name.ends_with("_count") || name.ends_with("_bucket") {
+        return None;
+    }
+    let base = family.strip_suffix("_total").unwrap_or(family);
+    let told = page.unit(family).or_else(|| base.rsplit('_').next().filter(|_| base.contains('_')))?;
+    Some(match told {
+        "seconds" => "s".to_owned(),
+        "bytes" => "B".to_owned(),
+        other => page.unit(family).filter(|told| *told == other)?.to_owned(),
+    })
+}

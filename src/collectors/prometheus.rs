@@ -1,0 +1,251 @@
+//! Asks a Prometheus server, or one that answers like it (Thanos, Mimir, VictoriaMetrics), in PromQL.
+//!
+//! Counters are read as they were scraped and metered here; `rate()` and `increase()` only estimate, and a query with them
+//! is refused. What the server kept while the agent was away is read afterwards, piece by piece. It never takes an answer
+//! that the server calls partial for a whole one, and never asks for more at a time than fits into memory.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking, web};
+use crate::config::duration::parse_duration;
+use crate::config::section::Section;
+use crate::metering::reading::Kind;
+use history::Reader;
+use progress::Progress;
+use query::{Mode, Query};
+
+mod answer;
+mod history;
+mod piece;
+mod progress;
+mod query;
+mod series;
+
+pub const PLUGIN: Plugin =
+    Plugin { name: "prometheus", about: "PromQL queries to a Prometheus-compatible server", build };
+
+/// How far behind the last run samples may still come in.
+const DEFAULT_OVERLAP: SignedDuration = SignedDuration::from_mins(5);
+
+/// One run reads no more readings than about so many, however much history waits; the next ones go on.
+const MAX_READINGS: usize = 50_000;
+
+/// A configured collector.
+#[derive(Debug)]
+struct Prometheus {
+    web: web::Web,
+    queries: Vec<Query>,
+    overlap: SignedDuration,
+    /// How long the server keeps its history.
+    history: Option<SignedDuration>,
+}
+
+fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
+    let web = web::Web::from_section(section);
+    let overlap = section.parse_with("overlap", parse_duration);
+    let history = section.parse_with("history", parse_duration);
+    let named = section.named_sections("queries");
+    if named.is_empty() {
+        let example = "cpu_seconds: { query: node_cpu_seconds_total, kind: counter }";
+        section.problem(
+            "",
+            format!("`queries` is missing: what to ask, by the name of the readings, such as {example}"),
+        );
+    }
+    let asked = named.len();
+    let queries: Vec<Query> = named.into_iter().filter_map(Query::from_section).collect();
+    if queries.is_empty() || queries.len() < asked {
+        return None;
+    }
+    Some(Box::new(Prometheus { web: web?, queries, overlap: overlap.unwrap_or(DEFAULT_OVERLAP), history }))
+}
+
+impl Prometheus {
+    async fn run(&self, request: Request) -> Result<Batch, CollectorError> {
+        // The server counts in milliseconds.
+        let now = Timestamp::from_millisecond(request.now.as_millisecond()).unwrap_or(request.now);
+        let session = self.web.open()?;
+        let mut run =
+            Run { web: &self.web, session, now, batch: Batch::default(), answered: false, gone: false };
+        let known = Progress::of(request.checkpoint.as_deref());
+        let earliest = self.history.and_then(|history| now.checked_sub(history).ok());
+        let mut readers = Vec::new();
+        for query in self.queries.iter().filter(|query| query.mode != Mode::Instant) {
+            let mut read = known.start(query, request.since);
+            if let Some(earliest) = earliest.filter(|earliest| *earliest > read.resume) {
+                run.batch.notes.push(format!(
+                    "query `{}`: the server keeps no more than `history` says, so what lies between {} and {earliest} \
+                     is not read",
+                    query.name, read.resume
+                ));
+                read.from = read.from.max(earliest);
+                read.resume = earliest;
+            }
+            run.batch.ended.insert(query.name.clone(), Vec::new());
+            readers.push(Reader::new(query, read));
+        }
+        run.histories(&mut readers).await?;
+        for query in self.queries.iter().filter(|query| query.mode == Mode::Instant) {
+            if !run.gone {
+                run.instant(query, request.now).await?;
+            }
+        }
+        let mut progress = Progress::default();
+        for reader in readers {
+            reader.finish(&mut run.batch);
+            progress.set(reader.query, reader.read.clone().advanced(reader.at, now, self.overlap));
+        }
+        if !run.answered && !run.batch.problems.is_empty() {
+            return Err(CollectorError(run.batch.problems.join("; ")));
+        }
+        run.batch.checkpoint = progress.text();
+        Ok(run.batch)
+    }
+}
+
+/// One run against the server.
+struct Run<'a> {
+    web: &'a web::Web,
+    session: web::Session<'a>,
+    now: Timestamp,
+    batch: Batch,
+    /// Whether any query has been answered.
+    answered: bool,
+    /// The server can't be asked any more.
+    gone: bool,
+}
+
+impl Run<'_> {
+    /// Reads what waits of each query's history, always of that which is furthest behind.
+    async fn histories(&mut self, readers: &mut [Reader<'_>]) -> Result<(), CollectorError> {
+        let now = self.now;
+        loop {
+            let waiting = readers.iter_mut().filter(|reader| reader.at < now && !reader.failed);
+            let Some(reader) = waiting.min_by_key(|reader| reader.at) else { return Ok(()) };
+            if self.batch.readings.len() >= MAX_READINGS && reader.has_advanced() {
+                self.batch.notes.push(format!(
+                    "the history is read up to {}; the next runs go on from there, {MAX_READINGS} readings each",
+                    reader.at
+                ));
+                return Ok(());
+            }
+            let Some(window) = reader.window(now) else { continue };
+            let asked = reader.question(&window);
+            let trouble = match self.ask(asked).await {
+                Ok(answer) => {
+                    let size = answer.len();
+                    let (query, after) = (reader.query.clone(), reader.pushed);
+                    let piece =
+                        blocking::run(move |_| Ok(piece::digest(&query, &answer, &window, after))).await?;
+                    match piece {
+                        Ok(piece) => {
+                            self.answered = true;
+                            reader.take(piece, &window, size, &mut self.batch);
+                            continue;
+                        }
+                        Err(why) => why,
+                    }
+                }
+                Err(trouble) if is_too_much(&trouble) && reader.ask_for_less(&window) => continue,
+                Err(trouble) if !is_about_the_query(&trouble) => return self.gave_up(trouble),
+                Err(trouble) => trouble.to_string(),
+            };
+            reader.failed = true;
+            self.batch.problems.push(format!("query `{}`: {trouble}", reader.query.name));
+        }
+    }
+
+    /// Asks for the present moment only.
+    async fn instant(&mut self, query: &Query, now: Timestamp) -> Result<(), CollectorError> {
+        let asked = vec![("query", query.text.clone()), ("time", history::seconds(self.now))];
+        let answer = match self.ask(("api/v1/query", asked)).await {
+            Ok(answer) => answer,
+            Err(trouble) if !is_about_the_query(&trouble) => return self.gave_up(trouble),
+            Err(trouble) => {
+                self.batch.problems.push(format!("query `{}`: {trouble}", query.name));
+                return Ok(());
+            }
+        };
+        match piece::digest_instant(query, &answer, now) {
+            Ok(piece) => {
+                self.answered = true;
+                let mut reader = Reader::at_once(query, now);
+                reader.absorb(piece, &mut self.batch);
+                reader.finish(&mut self.batch);
+            }
+            Err(why) => self.batch.problems.push(format!("query `{}`: {why}", query.name)),
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, (path, pairs): (&str, Vec<(&str, String)>)) -> Result<Vec<u8>, web::Trouble> {
+        let pairs = || pairs.iter().map(|(name, value)| (*name, value.as_str()));
+        // Proxies cut long addresses off.
+        let ask = match pairs().map(|(_, value)| value.len()).sum::<usize>() {
+            0..1_000 => web::Ask::get(self.web.at(path, pairs())),
+            _ => web::Ask::post_form(self.web.at(path, []), pairs()),
+        };
+        Ok(self.session.ask(&ask).await?.body)
+    }
+
+    /// The server can't be asked at all: other queries would fare no better.
+    fn gave_up(&mut self, trouble: web::Trouble) -> Result<(), CollectorError> {
+        if !self.answered {
+            return Err(trouble.into());
+        }
+        self.gone = true;
+        self.batch.problems.push(trouble.to_string());
+        Ok(())
+    }
+}
+
+/// Whether a shorter piece of history may be answered.
+fn is_too_much(trouble: &web::Trouble) -> bool {
+    let timed_out = || trouble.to_string().contains("errorType: timeout");
+    trouble.too_much
+        || matches!(trouble.status, Some(413 | 422))
+        || (trouble.status == Some(503) && timed_out())
+}
+
+/// Whether the server refused this query, and would answer another.
+fn is_about_the_query(trouble: &web::Trouble) -> bool {
+    trouble.too_much || matches!(trouble.status, Some(400 | 413 | 422))
+}
+
+impl Collector for Prometheus {
+    fn offers(&self) -> &[Offered] {
+        &[]
+    }
+
+    fn named(&self) -> Vec<(&str, Kind)> {
+        self.queries.iter().map(|query| (query.name.as_str(), query.kind)).collect()
+    }
+
+    fn labels(&self) -> &[&'static str] {
+        &[]
+    }
+
+    fn scope(&self) -> String {
+        let queries: BTreeSet<&str> = self.queries.iter().map(|query| query.text.as_str()).collect();
+        let mut url = self.web.url().clone();
+        url.set_query(None);
+        format!("{url} {}", queries.into_iter().collect::<Vec<_>>().join("; "))
+    }
+
+    fn secret_env(&self) -> Vec<String> {
+        self.web.secret_env()
+    }
+
+    fn distance(&self) -> Option<SignedDuration> {
+        self.queries.iter().filter(|query| query.mode == Mode::Range).map(|query| query.step).max()
+    }
+
+    fn collect(&self, request: Request) -> Running<'_> {
+        Box::pin(self.run(request))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! How far the history of each query has been read: the collector's checkpoint.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::query::Query;
+
+/// By the name of the query.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Progress(BTreeMap<String, Read>);
+
+/// What was read for one query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Read {
+    /// What it was then.
+    query: String,
+    /// Where its history begins for us: nothing before is ever asked for.
+    pub(super) from: Timestamp,
+    /// Where the next run goes on. Behind the last sample that was read, because some come late.
+    pub(super) resume: Timestamp,
+}
+
+impl Progress {
+    /// What an earlier run left behind. What can't be read is as if there were none: history is read once more, and
+    /// nothing counts twice.
+    pub(super) fn of(checkpoint: Option<&str>) -> Progress {
+        checkpoint.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    }
+
+    /// Where reading begins for a query. One that is new, or another than before, begins where history is wanted from.
+    pub(super) fn start(&self, query: &Query, since: Timestamp) -> Read {
+        let identity = query.identity();
+        let (from, resume) = match self.0.get(&query.name) {
+            None => (since, since),
+            Some(known) if since < known.from => (since, since),
+            Some(known) if known.query == identity => (known.from, known.resume.max(known.from)),
+            Some(known) => (known.from, known.resume.min(since).max(known.from)),
+        };
+        Read { query: identity, from, resume }
+    }
+
+    /// Notes that a query has been read up to an instant.
+    pub(super) fn set(&mut self, query: &Query, read: Read) {
+        self.0.insert(query.name.clone(), read);
+    }
+
+    pub(super) fn text(&self) -> Option<String> {
+        serde_json::to_string(&self.0).ok()
+    }
+}
+
+impl Read {
+    /// `until` has been read at `now`; samples may still come in late up to `overlap` behind it.
+    pub(super) fn advanced(self, until: Timestamp, now: Timestamp, overlap: SignedDuration) -> Read {
+        let late = now.saturating_sub(overlap).unwrap_or(Timestamp::MIN);
+        Read { resume: until.min(late).max(self.from), ..self }
+    }
+}

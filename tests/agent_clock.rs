@@ -1,0 +1,137 @@
+//! Clocks that are wrong: ahead by a year and set right, behind in 1970, set back under a waiting daemon, asleep for
+//! hours. What has an impossible time is quarantined and not billed, what is true is, and the schedule recovers.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
+mod agent;
+
+use agent::*;
+
+/// A program that tells a counter as of now, by the clock that the agent has.
+fn momentary(world: &World) {
+    world.write(
+        "look",
+        "#!/bin/sh\ncd \"$(dirname \"$0\")\"\necho '{\"name\":\"cpu_seconds\",\"kind\":\"counter\",\"value\":'$(cat value)'}'\n",
+    );
+    let look = world.path("look");
+    std::fs::set_permissions(&look, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let text = format!(
+        "{}collectors:\n  source:\n    plugin: exec\n    schedule: every 5s\n    command: [{}]\n{}",
+        world.head(""),
+        look.display(),
+        cpu_hours_of_a()
+    );
+    world.write("agent.yaml", &format!("submit: {{ schedule: every 5s }}\n{text}"));
+}
+
+fn count(world: &World, query: &str) -> i64 {
+    let ledger = rusqlite::Connection::open(world.path("ledger.db")).unwrap();
+    ledger.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    ledger.query_row(query, [], |row| row.get(0)).unwrap_or(0)
+}
+
+fn look(world: &World, agents: &str, servers: &str, value: i64) -> Done {
+    world.agent_clock(agents);
+    world.sandbox_clock(servers);
+    world.write("value", &value.to_string());
+    world.flush()
+}
+
+#[test]
+fn what_a_clock_a_year_ahead_recorded_is_quarantined_once_it_is_right_again() {
+    for api in BOTH {
+        let world = World::new(api);
+        momentary(&world);
+        look(&world, "2026-11-10T10:00:00Z", "2026-11-10T10:00:00Z", 0).exits(0);
+        look(&world, "2026-11-10T11:00:00Z", "2026-11-10T11:00:00Z", 3600).exits(0);
+        // Two looks with the clock a year and three days ahead.
+        look(&world, "2027-11-13T12:00:00Z", "2026-11-10T12:00:00Z", 7200);
+        look(&world, "2027-11-13T12:05:00Z", "2026-11-10T12:05:00Z", 7500);
+        // Of the hour that was used the part that falls into this month by that clock, no more: 20.5 of 368 days.
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.06"], "{api}");
+        // Right again: the first cycle finds out, the next look counts on from the last true one.
+        look(&world, "2026-11-10T13:00:00Z", "2026-11-10T13:00:00Z", 10800);
+        look(&world, "2026-11-10T13:10:00Z", "2026-11-10T13:10:00Z", 11400).exits(0);
+        look(&world, "2026-11-10T14:00:00Z", "2026-11-10T14:00:00Z", 14400).exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 4.00"], "{api}");
+        assert_eq!(
+            count(&world, "SELECT count(*) FROM quarantine WHERE reason LIKE '%the clock was ahead'"),
+            2
+        );
+        assert_eq!(
+            count(&world, "SELECT count(*) FROM line WHERE period <> '2026-11' AND posted <> '0.00'"),
+            0
+        );
+        world.agent(&["recount"]).exits(0);
+    }
+}
+
+/// A clock that is wrongly set back must not make the truth look like the future.
+#[test]
+fn a_clock_that_is_behind_quarantines_nothing_that_is_true() {
+    let world = World::new(CURRENT);
+    momentary(&world);
+    look(&world, "2026-11-10T10:00:00Z", "2026-11-10T10:00:00Z", 0).exits(0);
+    look(&world, "2026-11-10T11:00:00Z", "2026-11-10T11:00:00Z", 3600).exits(0);
+    look(&world, "2026-11-03T12:00:00Z", "2026-11-10T12:00:00Z", 7200);
+    look(&world, "2026-11-03T12:05:00Z", "2026-11-10T12:05:00Z", 7500);
+    look(&world, "2026-11-10T13:00:00Z", "2026-11-10T13:00:00Z", 10800).exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
+    assert_eq!(count(&world, "SELECT count(*) FROM quarantine"), 0);
+}
+
+#[test]
+fn a_machine_that_boots_in_1970_bills_nothing_of_it_and_goes_on_when_it_knows_the_time() {
+    for api in BOTH {
+        let world = World::new(api);
+        momentary(&world);
+        look(&world, "1970-01-01T00:00:10Z", "2026-11-10T10:00:00Z", 100).says_not("panicked");
+        look(&world, "1970-01-01T00:05:10Z", "2026-11-10T10:05:00Z", 400).says_not("panicked");
+        assert_eq!(world.rows(A), [""; 0]);
+        assert_eq!(count(&world, "SELECT count(*) FROM reading"), 0);
+        assert_eq!(count(&world, "SELECT count(*) FROM quarantine"), 2);
+        look(&world, "2026-11-10T11:00:00Z", "2026-11-10T11:00:00Z", 3600).exits(0);
+        look(&world, "2026-11-10T12:00:00Z", "2026-11-10T12:00:00Z", 7200).exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"], "{api}");
+    }
+}
+
+#[test]
+fn a_daemon_goes_on_when_the_clock_is_set_back() {
+    let world = World::new(CURRENT);
+    momentary(&world);
+    world.write("value", "0");
+    world.now("2026-11-10T12:00:00Z");
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Ready");
+    let runs = || count(&world, "SELECT count(*) FROM run");
+    until("the first run", || runs() == 1);
+    // It had booted with a clock that was a day ahead, and learns the time.
+    world.now("2026-11-09T12:00:00Z");
+    until("a run by the new time", || runs() >= 2);
+    world.write("value", "3600");
+    world.now("2026-11-09T13:00:00Z");
+    until("another", || runs() >= 3);
+    world.now("2026-11-10T14:00:00Z");
+    world.write("value", "7200");
+    until("what was used since", || world.rows(A) == ["cpu_hours 2026-11 2.00"]);
+}
+
+/// While the machine sleeps the wall clock goes on and the other one does not. It is noticed at the next short wait, and
+/// there is one run for all that was missed, not one for each.
+#[test]
+fn after_a_sleep_of_eight_hours_there_is_one_run_and_nothing_is_lost() {
+    let world = World::new(CURRENT);
+    momentary(&world);
+    world.write("value", "0");
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Ready");
+    let runs = || count(&world, "SELECT count(*) FROM run");
+    until("the first run", || runs() == 1);
+    world.write("value", "28800");
+    world.now("2026-11-10T20:00:00Z");
+    until("the second run", || runs() == 2);
+    world.now("2026-11-10T20:00:06Z");
+    until("the report", || world.rows(A) == ["cpu_hours 2026-11 8.00"]);
+    assert!(runs() <= 3, "{} runs", runs());
+}

@@ -1,0 +1,351 @@
+//! What disks do: a power cut that takes every write that was not synced, a torn or damaged WAL, a ledger that a backup
+//! holds, one that became read-only, a slow one, a full one under a running daemon. What was recorded is there, and the
+//! agent goes on by itself.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
+mod agent;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use agent::*;
+
+/// Loaded before libc: keeps a copy of each ledger file as of its last sync, so that a test can take away what was not
+/// synced; and makes each sync slow if it is told to.
+const SHIM: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void keep(int fd) {
+    char link[64], path[PATH_MAX], part[PATH_MAX + 16], durable[PATH_MAX + 16], bytes[65536];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1), got;
+    if (length <= 0) return;
+    path[length] = 0;
+    const char *name = strrchr(path, '/');
+    if (!name || strncmp(name, "/ledger.db", 10)) return;
+    snprintf(part, sizeof part, "%s.part", path);
+    snprintf(durable, sizeof durable, "%s.durable", path);
+    int out = open(part, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    off_t at = 0;
+    while ((got = pread(fd, bytes, sizeof bytes, at)) > 0) {
+        if (write(out, bytes, got) != got) abort();
+        at += got;
+    }
+    close(out);
+    rename(part, durable);
+}
+
+static int sync_with(const char *name, int fd) {
+    int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, name);
+    const char *slow = getenv("SLOW_SYNC_MS");
+    if (slow) usleep(1000 * atoi(slow));
+    int done = real(fd);
+    if (!done && !slow) keep(fd);
+    return done;
+}
+int unlink(const char *path) {
+    int (*real)(const char *) = (int (*)(const char *))dlsym(RTLD_NEXT, "unlink");
+    char durable[PATH_MAX + 16];
+    int done = real(path);
+    snprintf(durable, sizeof durable, "%s.durable", path);
+    if (!done) real(durable);
+    return done;
+}
+int fsync(int fd) { return sync_with("fsync", fd); }
+int fdatasync(int fd) { return sync_with("fdatasync", fd); }
+"#;
+
+/// The library, or `None` where there is no compiler.
+fn shim(world: &World, test: &str) -> Option<PathBuf> {
+    let (source, library) = (world.path("shim.c"), world.path("shim.so"));
+    std::fs::write(&source, SHIM).unwrap();
+    let done = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .arg("-ldl")
+        .stderr(Stdio::null())
+        .status();
+    if done.is_ok_and(|status| status.success()) {
+        return Some(library);
+    }
+    skip(test, "a C compiler (cc)");
+    None
+}
+
+const FILES: [&str; 3] = ["ledger.db", "ledger.db-wal", "ledger.db-journal"];
+
+/// The power fails: of each file of the ledger there is what was synced last.
+fn power_cut(world: &World) {
+    for name in FILES {
+        let (file, durable) = (world.path(name), world.path(&format!("{name}.durable")));
+        if !file.exists() {
+            continue;
+        }
+        match durable.exists() {
+            true => drop(std::fs::copy(&durable, &file).unwrap()),
+            false => std::fs::remove_file(&file).unwrap(),
+        }
+    }
+    let _ = std::fs::remove_file(world.path("ledger.db-shm"));
+}
+
+/// What an agent without the library wrote is there for good.
+fn all_is_synced(world: &World) {
+    for name in FILES {
+        let (file, durable) = (world.path(name), world.path(&format!("{name}.durable")));
+        let _ = std::fs::remove_file(&durable);
+        if file.exists() {
+            std::fs::copy(file, durable).unwrap();
+        }
+    }
+}
+
+fn hour_of(id: usize) -> serde_json::Value {
+    let (start, end) = ("2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z");
+    job("cpu_seconds", &format!("job-{id}"), start, end, "3600", &[])
+}
+
+/// Every job is told once. A run that was recorded is recorded, whatever the power does; the report of it is not lost,
+/// nor made twice.
+#[test]
+fn a_power_cut_takes_nothing_that_was_recorded() {
+    const TEST: &str = "a_power_cut_takes_nothing_that_was_recorded";
+    let points = [
+        ("after a run is committed", true),
+        ("before totals are intended", true),
+        ("before set_usage", true),
+        ("after set_usage", true),
+        ("before totals are acknowledged", true),
+        ("after totals are acknowledged", true),
+        ("before a run is committed", false),
+    ];
+    for api in BOTH {
+        let world = World::new(api);
+        let Some(library) = shim(&world, TEST) else { return };
+        world.configure(&cpu_hours_of_a());
+        let flush = |point: &str| -> Done {
+            let mut command = world.command(&["flush", "--collect", "--deadline", "1s"]);
+            command.env("LD_PRELOAD", &library).env("WALDUR_USAGE_AGENT_FAIL_POINT", point);
+            command.output().unwrap().into()
+        };
+        let mut recorded = 0;
+        for round in 0..21 {
+            let (point, is_kept) = points[round % points.len()];
+            world.readings(&[hour_of(round)]);
+            flush(point).exits(137);
+            recorded += usize::from(is_kept);
+            power_cut(&world);
+            world.agent(&["recount"]).exits(0);
+            all_is_synced(&world);
+        }
+        world.readings(&[]);
+        assert_eq!(flush("").code, 0, "{api}");
+        power_cut(&world);
+        assert_eq!(world.rows(A), [format!("cpu_hours 2026-11 {recorded}.00")], "{api}");
+        assert_eq!(world.billed(A), world.rows(A), "{api}");
+        world.flush().exits(0).says("Nothing was sent.");
+    }
+}
+
+/// How many readings a copy of the ledger has, with so much of its WAL, as the agent itself opens it.
+fn readings_with(world: &World, copy: &Path, wal: &[u8]) -> i64 {
+    let _ = std::fs::remove_dir_all(copy);
+    std::fs::create_dir(copy).unwrap();
+    std::fs::copy(world.path("ledger.db"), copy.join("ledger.db")).unwrap();
+    std::fs::write(copy.join("ledger.db-wal"), wal).unwrap();
+    let config = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let config = config.replace(
+        &world.path("ledger.db").display().to_string(),
+        &copy.join("ledger.db").display().to_string(),
+    );
+    std::fs::write(copy.join("agent.yaml"), config).unwrap();
+    let done = world.agent(&["--config", copy.join("agent.yaml").to_str().unwrap(), "recount"]);
+    assert_eq!(done.code, 0, "{done:#?}");
+    let ledger = rusqlite::Connection::open(copy.join("ledger.db")).unwrap();
+    ledger.query_row("SELECT count(*) FROM reading", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_torn_or_damaged_wal_leaves_whole_runs() {
+    const RUNS: i64 = 3;
+    const A_RUN: i64 = 7;
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    world.agent(&["collect"]).exits(0);
+    for run in 0..RUNS {
+        let jobs: Vec<_> =
+            (A_RUN * run..A_RUN * (run + 1)).map(|id| hour_of(usize::try_from(id).unwrap())).collect();
+        world.readings(&jobs);
+        world.flush_killed_at("after a run is committed").exits(137);
+    }
+    let wal = std::fs::read(world.path("ledger.db-wal")).unwrap();
+    let page = u32::from_be_bytes(wal[8..12].try_into().unwrap()) as usize;
+    let frames = (wal.len() - 32) / (24 + page);
+    assert!(frames > 10, "{frames} frames");
+    let copy = world.path("copy");
+    assert_eq!(readings_with(&world, &copy, &wal), RUNS * A_RUN);
+    let (mut last, mut seen) = (0, std::collections::BTreeSet::new());
+    for frame in 0..=frames {
+        let begin = 32 + frame * (24 + page);
+        // At the boundary, within the frame's header, in the middle of its page, and a byte short of the next.
+        for cut in [begin, begin + 9, begin + 24 + page / 2, begin + 23 + page] {
+            let held = readings_with(&world, &copy, &wal[..cut.min(wal.len())]);
+            assert!(held % A_RUN == 0 && held >= last, "{held} readings of a WAL cut at {cut}");
+            (last, _) = (held, seen.insert(held));
+        }
+        if frame < frames {
+            let mut damaged = wal.clone();
+            damaged[begin + 24 + page / 3] ^= 0x40;
+            let held = readings_with(&world, &copy, &damaged);
+            assert!(held % A_RUN == 0 && held <= last, "{held} readings of a WAL damaged in frame {frame}");
+        }
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [0, 7, 14, 21]);
+}
+
+#[test]
+fn a_ledger_that_a_backup_holds_is_waited_for_and_told() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    world.readings(&[hour_of(1)]);
+    world.flush().exits(0);
+    // One that reads stops nobody.
+    let backup = rusqlite::Connection::open(world.path("ledger.db")).unwrap();
+    backup.execute_batch("BEGIN; SELECT count(*) FROM reading;").unwrap();
+    world.readings(&[hour_of(2)]);
+    world.flush().exits(0);
+    backup.execute_batch("COMMIT; BEGIN EXCLUSIVE;").unwrap();
+    world.readings(&[hour_of(3)]);
+    let begun = Instant::now();
+    let done = world.flush();
+    assert_eq!(done.code, 75, "{done:#?}");
+    done.says("is locked by another program");
+    assert!(begun.elapsed() >= Duration::from_secs(10));
+    backup.execute_batch("COMMIT").unwrap();
+    // It begins while a collector is asked, and ends once there is something to record.
+    let (asked, go, told) = (world.path("asked"), world.path("go"), world.path("told"));
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let file = world.path("readings").display().to_string();
+    let script = format!(
+        "touch {}; while [ ! -e {} ]; do sleep 0.01; done; cat {file}; touch {}",
+        asked.display(),
+        go.display(),
+        told.display()
+    );
+    world.write("agent.yaml", &text.replace(&format!("[cat, {file}]"), &format!("[sh, -c, \"{script}\"]")));
+    let waits =
+        world.command(&["flush", "--collect"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("the collector to be asked", || asked.exists());
+    backup.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    std::fs::write(&go, "").unwrap();
+    until("the collector to have told", || told.exists());
+    backup.execute_batch("COMMIT").unwrap();
+    let done: Done = waits.wait_with_output().unwrap().into();
+    assert_eq!(done.code, 0, "{done:#?}");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
+}
+
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// A disk of its own for the ledger, or `None` where none can be mounted.
+fn small_disk(world: &World, test: &str) -> Option<Mounted> {
+    let disk = world.path("disk");
+    std::fs::create_dir(&disk).unwrap();
+    if !mount(&["-t", "tmpfs", "-o", "size=1m", "tmpfs", disk.to_str().unwrap()]) {
+        skip(test, "a tmpfs can't be mounted (needs root and CAP_SYS_ADMIN)");
+        return None;
+    }
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let on_disk = disk.join("ledger.db").display().to_string();
+    world.write("agent.yaml", &text.replace(&world.path("ledger.db").display().to_string(), &on_disk));
+    Some(Mounted(disk))
+}
+
+fn mount(arguments: &[&str]) -> bool {
+    Command::new("mount").args(arguments).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_ledger_that_became_read_only_is_told_and_goes_on_when_it_can_be_written() {
+    const TEST: &str = "a_ledger_that_became_read_only_is_told_and_goes_on_when_it_can_be_written";
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    let Some(disk) = small_disk(&world, TEST) else { return };
+    world.readings(&[hour_of(1)]);
+    world.flush().exits(0);
+    assert!(mount(&["-o", "remount,ro", disk.0.to_str().unwrap()]));
+    world.readings(&[hour_of(2)]);
+    let done = world.flush();
+    assert!([75, 78].contains(&done.code), "{done:#?}");
+    done.says("read-only");
+    assert!(mount(&["-o", "remount,rw", disk.0.to_str().unwrap()]));
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.00"]);
+}
+
+/// A daemon with its collector and submitter every second.
+fn busy(world: &World) {
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let text = text.replace("schedule: \"@hourly\"", "schedule: every 1s");
+    world.write("agent.yaml", &format!("submit: {{ schedule: every 1s }}\n{text}"));
+}
+
+#[test]
+fn a_daemon_on_a_disk_that_is_full_goes_on_by_itself_when_there_is_room() {
+    const TEST: &str = "a_daemon_on_a_disk_that_is_full_goes_on_by_itself_when_there_is_room";
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    busy(&world);
+    let Some(disk) = small_disk(&world, TEST) else { return };
+    world.readings(&[hour_of(1)]);
+    let daemon = world.daemon(&[], &[]);
+    world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
+    let filler = disk.0.join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    for size in [65_536, 4_096, 1] {
+        while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
+    }
+    drop(file);
+    let jobs: Vec<_> = (0..500).map(hour_of).collect();
+    world.readings(&jobs);
+    world.in_time("the daemon to say so", || daemon.log().contains("no space left on the disk"));
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    std::fs::remove_file(&filler).unwrap();
+    world.in_time("the second report", || world.rows(A) == ["cpu_hours 2026-11 500.00"]);
+    world.agent(&["recount"]).exits(0);
+}
+
+/// Each sync takes a fifth of a second: everything is slower, and right. Health is answered meanwhile.
+#[test]
+fn a_slow_disk_only_makes_it_slower() {
+    const TEST: &str = "a_slow_disk_only_makes_it_slower";
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_by_user());
+    busy(&world);
+    let Some(library) = shim(&world, TEST) else { return };
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &format!("listen: 127.0.0.1:0\n{text}"));
+    world.readings(&alice_and_bob());
+    let library = library.to_str().unwrap();
+    let mut daemon = world.daemon(&[], &[("LD_PRELOAD", library), ("SLOW_SYNC_MS", "200")]);
+    world.in_time("the report", || world.shares(A).len() == 2);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 0.03"]);
+    daemon.signal("TERM");
+    assert_eq!(daemon.ends(), 0);
+}
