@@ -178,8 +178,9 @@ fn play(case: &Case) {
     };
     world.in_time(&format!("{name}: more tries"), || tried(&world));
     let log = daemon.log();
-    let told =
-        log.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR")).collect::<Vec<_>>();
+    // That the test's own clock leaps over runs is told, too, and is not what this is about.
+    let told = log.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR"));
+    let told = told.filter(|line| !line.contains("of its runs were missed")).collect::<Vec<_>>();
     assert!(told.len() == 1 && told[0].contains(case.words), "{name}: {told:#?}");
     world.no_faults();
     if let Kept(..) = case.class {

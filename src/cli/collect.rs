@@ -46,13 +46,16 @@ impl Collect {
         let mut exit = Exit::Ok;
         let mut shown = Vec::new();
         for definition in chosen {
-            let since = match self.since {
-                Some(since) => {
-                    self.leaves_nothing_out(definition, &ledger, since).await?;
-                    Since::Again(since)
-                }
-                None => Since::Checkpoint(definition.since.unwrap_or_else(|| setup.period_start())),
-            };
+            if let Some(since) = self.since {
+                self.leaves_nothing_out(definition, &ledger, since).await?;
+            }
+            let usual = || definition.since.unwrap_or_else(|| setup.period_start());
+            let mut from = self.since.unwrap_or_else(usual);
+            if !self.dry_run {
+                let (name, now) = (definition.name.clone(), setup.clock.now());
+                from = ledger.with(move |ledger| ledger.reads_from(&name, from, now)).await?;
+            }
+            let since = if self.since.is_some() { Since::Again(from) } else { Since::Checkpoint(from) };
             let Said { run, readings, mut more, notes } =
                 ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
             let dry_run = self.dry_run;

@@ -76,6 +76,8 @@ pub async fn sample(
     since: Timestamp,
     withhold: Vec<String>,
 ) -> Result<Recorded, LedgerError> {
+    let (name, now) = (definition.name.clone(), clock.now());
+    let since = ledger.with(move |ledger| ledger.reads_from(&name, since, now)).await?;
     let since = Since::Checkpoint(since);
     let Said { run, mut more, .. } = ask(definition, ledger, clock, since, withhold).await?;
     ledger.with(move |ledger| ledger.record_all(run, &mut more)).await

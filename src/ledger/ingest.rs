@@ -114,6 +114,37 @@ impl Ledger {
         both
     }
 
+    /// Notes from where a collector is read, if that is earlier than all before, and returns from where it is to be read
+    /// now: until it has succeeded once, from the earliest.
+    pub fn reads_from(
+        &mut self,
+        collector: &str,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Result<Timestamp, LedgerError> {
+        self.transact(|connection, rulebook| {
+            let earlier: Option<Timestamp> = connection
+                .query_row("SELECT since FROM collector WHERE name = ?", [collector], |row| row.get(0))
+                .optional()?
+                .flatten()
+                .map(instant);
+            if earlier.is_none_or(|earlier| since < earlier) {
+                connection.execute(
+                    "UPDATE collector SET since = ?2 WHERE name = ?1",
+                    params![collector, micros(since)],
+                )?;
+                if earlier.is_some() {
+                    let unstated = statements::counted_from(connection, rulebook, collector, since)?;
+                    statements::restate_all(connection, rulebook, &unstated, now)?;
+                }
+            }
+            let succeeded = connection
+                .prepare("SELECT 1 FROM run WHERE collector = ? AND outcome <> 'failed'")?
+                .exists([collector])?;
+            Ok(earlier.filter(|earlier| !succeeded && *earlier < since).unwrap_or(since))
+        })
+    }
+
     /// What the collector's last successful run left behind.
     pub fn checkpoint(&self, collector: &str) -> Result<Option<String>, LedgerError> {
         self.look(|connection| {

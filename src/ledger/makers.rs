@@ -1,10 +1,11 @@
 //! What makes a component: the meters of all collectors for it, and those that the configuration no longer has.
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::Rulebook;
 use super::statements::Place;
+use super::{Rulebook, instant};
 use crate::metering::measure::Measure;
 use crate::metering::meter::{Meter, Rules};
 
@@ -24,9 +25,17 @@ pub(super) struct Makers<'a> {
     rules: Vec<&'a Rules>,
     /// Collectors that made it, and that the configuration no longer has.
     gone: Vec<String>,
+    /// From where the first of its collectors was read, if that is known of all.
+    since: Option<Timestamp>,
 }
 
 impl Makers<'_> {
+    /// Whether all of a month that ends then was before anything was read: what reaches back into it (a job that began
+    /// before) is only a part of what was used, and the whole is another's to report.
+    pub(super) fn began_after(&self, end: Timestamp) -> bool {
+        self.since.is_some_and(|since| end <= since)
+    }
+
     /// The meters that may make the component of this resource.
     pub(super) fn of(&self, connection: &Connection, resource: &str) -> rusqlite::Result<Vec<Maker<'_>>> {
         let offering = offering_of(connection, resource)?;
@@ -98,5 +107,15 @@ pub(super) fn makers_of<'a>(
         .collect::<rusqlite::Result<_>>()?;
     let gone = known.into_iter().filter(|(name, _)| rulebook.of(name).is_none());
     let gone = gone.filter(|(_, measures)| super::rules::made(measures, component)).map(|(name, _)| name);
-    Ok(Makers { meters: makers, rules: rulebook.rules.iter().filter(makes).collect(), gone: gone.collect() })
+    let mut since = Some(Timestamp::MAX).filter(|_| !makers.is_empty());
+    for maker in &makers {
+        let of_this: Option<i64> = connection
+            .prepare_cached("SELECT since FROM collector WHERE name = ?")?
+            .query_row([&maker.rules.collector], |row| row.get(0))
+            .optional()?
+            .flatten();
+        since = since.zip(of_this).map(|(since, of_this)| since.min(instant(of_this)));
+    }
+    let rules = rulebook.rules.iter().filter(makes).collect();
+    Ok(Makers { meters: makers, rules, gone: gone.collect(), since })
 }

@@ -34,7 +34,8 @@ CREATE TABLE collector (
     name TEXT PRIMARY KEY,
     placement TEXT NOT NULL,      -- the rules by which its series were placed
     measures TEXT NOT NULL,       -- what is counted over its series
-    checkpoint TEXT
+    checkpoint TEXT,
+    since INTEGER                 -- from where it was first read; what was used in months before is another's to report
 ) WITHOUT ROWID;
 
 -- Each run of a collector, and what was known when it came in, because that decides amounts.

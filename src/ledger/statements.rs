@@ -76,6 +76,9 @@ fn restate_one(
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
     let Ok(period) = place.period.parse::<BillingPeriod>() else { return Ok(false) };
+    if makers.began_after(rulebook.zone.end(period)) && !is_stated(connection, place)? {
+        return Ok(false);
+    }
     let timeline = Timeline::new(rulebook.zone.clone(), cuts(connection, place.resource)?);
     let mut parts: BTreeMap<i64, Option<Made>> = amounts(connection, &timeline, makers, place, period)?
         .into_iter()
@@ -99,6 +102,36 @@ fn restate_one(
         }
     }
     Ok(changed)
+}
+
+fn is_stated(connection: &Connection, place: Place<'_>) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM line WHERE resource = ?1 AND period = ?2 AND component = ?3")?
+        .exists(params![place.resource, place.period, place.component])
+}
+
+/// What a collector has counted from this instant on: it may not be stated, because nothing was read so far back before.
+pub(super) fn counted_from(
+    connection: &Connection,
+    rulebook: &Rulebook,
+    collector: &str,
+    since: Timestamp,
+) -> rusqlite::Result<Restate> {
+    let measured: Vec<(String, String)> = connection
+        .prepare(
+            "SELECT DISTINCT target.resource, quantity.period FROM source
+             JOIN series ON series.source = source.id JOIN target ON target.id = series.target
+             JOIN quantity ON quantity.series = series.id
+             WHERE source.collector = ?1 AND quantity.segment >= ?2 AND target.resource IS NOT NULL",
+        )?
+        .query_map(params![collector, micros(since)], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let meters = rulebook.of(collector).map(|rules| rules.meters.as_slice()).unwrap_or_default();
+    let of = |(resource, period): &(String, String)| {
+        let place = (resource.clone(), period.clone());
+        meters.iter().map(move |meter| (place.0.clone(), place.1.clone(), meter.component.clone()))
+    };
+    Ok(measured.iter().flat_map(of).collect())
 }
 
 /// Where a part begins may change: with the billing time zone, or with what is known of plan periods. It is still the
