@@ -18,9 +18,9 @@ pub(super) enum Missing {
 
 impl Part {
     pub(super) async fn pace(&self, definition: &Definition) -> Pace {
-        let name = definition.name.clone();
+        let (name, now) = (definition.name.clone(), self.agent.clock.now());
         // A ledger that can't be read has been told of; the schedule goes on.
-        self.ledger.with(move |ledger| ledger.pace(&name)).await.unwrap_or_default()
+        self.ledger.with(move |ledger| ledger.pace(&name, now)).await.unwrap_or_default()
     }
 
     /// Tells of runs that were due since the last one and did not take place, once for each time that it begins.

@@ -119,7 +119,7 @@ async fn gather(shared: &Shared) -> Result<String, LedgerError> {
             let closing = Closing::of(ledger, &zone, now)?;
             let collectors = names
                 .iter()
-                .map(|name| Ok((ledger.collector_report(name)?, ledger.pace(name)?)))
+                .map(|name| Ok((ledger.collector_report(name)?, ledger.pace(name, now)?)))
                 .collect::<Result<Vec<_>, LedgerError>>()?;
             Ok((
                 ledger.pending()?.len(),

@@ -99,13 +99,15 @@ impl Ledger {
         })
     }
 
-    /// Looks no further back than the last run that did not fail.
-    pub fn pace(&self, name: &str) -> Result<Pace, LedgerError> {
+    /// Looks no further back than the last run that did not fail. What a clock that was ahead has dated after now says
+    /// nothing of what is due: it would be waited for until then.
+    pub fn pace(&self, name: &str, now: Timestamp) -> Result<Pace, LedgerError> {
         self.look(|connection| {
             let mut query = connection.prepare_cached(
-                "SELECT at, finished, outcome = 'failed' FROM run WHERE collector = ? ORDER BY at DESC, id DESC",
+                "SELECT at, finished, outcome = 'failed' FROM run WHERE collector = ?1 AND at <= ?2 AND finished <= ?2
+                 ORDER BY at DESC, id DESC",
             )?;
-            let mut rows = query.query([name])?;
+            let mut rows = query.query(rusqlite::params![name, super::micros(now)])?;
             let mut pace = Pace::default();
             while let Some(row) = rows.next()? {
                 if pace.last.is_none() {

@@ -30,6 +30,9 @@ pub const CLASSIC: &str = "classic";
 pub const CURRENT: &str = "current";
 pub const BOTH: [&str; 2] = [CLASSIC, CURRENT];
 
+/// Before anything that a test measures.
+pub const LONG_AGO: &str = "2026-01-01T00:00:00Z";
+
 /// Every boundary between two steps, as src/ names them; `a_list_of_fail_points_is_whole`
 /// (tests/agent_crashes.rs) compares.
 pub const POINTS: [&str; 16] = [
@@ -281,10 +284,11 @@ impl World {
     }
 
     /// A collector that prints a file; `rest` are its other keys, indented by four.
+    /// What it prints is all that there ever was: months before the first run are its own to state.
     pub fn collector(&self, name: &str, file: &str, rest: &str) -> String {
         let file = self.path(file);
         format!(
-            "  {name}:\n    plugin: exec\n    schedule: \"@hourly\"\n    command: [cat, {}]\n{rest}",
+            "  {name}:\n    plugin: exec\n    schedule: \"@hourly\"\n    command: [cat, {}]\n{rest}    since: {LONG_AGO}\n",
             file.display()
         )
     }

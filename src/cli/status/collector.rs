@@ -26,7 +26,8 @@ pub(super) struct Collector {
 impl Collector {
     pub(super) fn of(ledger: &Ledger, setup: &Setup, definition: &Definition) -> Result<Collector, Failed> {
         let (name, schedule) = (&definition.name, &definition.schedule);
-        let (report, pace, now) = (ledger.collector_report(name)?, ledger.pace(name)?, setup.clock.now());
+        let now = setup.clock.now();
+        let (report, pace) = (ledger.collector_report(name)?, ledger.pace(name, now)?);
         let long = definition.rules.default_max_gap.unwrap_or(schedule.usual_distance());
         let gaps = ledger.long_distances(name, setup.period_start(), long)?;
         let missed = gaps.into_iter().map(|(from, to)| (retry::missed(schedule, from, to), from, to));
