@@ -188,6 +188,31 @@ async fn the_next_window_begins_an_overlap_before_the_last_one_ended() {
     assert!(site.asked()[0].ends_with("--starttime=2020-01-01T00:00:00 --endtime=2026-11-14T10:00:00"));
 }
 
+/// What ended before the agent took over is another's to bill, though the overlap is longer than the agent is old.
+#[tokio::test]
+async fn no_overlap_reaches_back_behind_where_history_was_wanted_from() {
+    let site = Site::new(HEADER);
+    let since = |text: &str| text.parse().unwrap();
+    let first = site.run("", Request { since: since("2026-11-04T00:00:00Z"), ..at(NOW) }).await.unwrap();
+    site.asked();
+    let next = |wanted: &str, checkpoint: &Option<String>, now: i64| Request {
+        since: since(wanted),
+        checkpoint: checkpoint.clone(),
+        ..at(now)
+    };
+    let second = site.run("", next("2026-11-04T00:00:00Z", &first.checkpoint, NOW + 600)).await.unwrap();
+    assert!(site.asked()[0].ends_with("--starttime=2026-11-04T00:00:00 --endtime=2026-11-05T10:10:00"));
+    // A month later the overlap reaches into the month before, but still not behind the beginning.
+    let later = NOW + 26 * 86_400;
+    let third = site.run("", next("2026-12-01T00:00:00Z", &second.checkpoint, later)).await.unwrap();
+    assert!(site.asked()[0].ends_with("--starttime=2026-11-04T00:00:00 --endtime=2026-12-01T10:00:00"));
+    let fourth = site.run("", next("2026-12-01T00:00:00Z", &third.checkpoint, later + 600)).await.unwrap();
+    assert!(site.asked()[0].ends_with("--starttime=2026-11-28T10:00:00 --endtime=2026-12-01T10:10:00"));
+    // Unless it is wanted from earlier.
+    site.run("", next("2026-10-01T00:00:00Z", &fourth.checkpoint, later + 1200)).await.unwrap();
+    assert!(site.asked()[0].ends_with("--starttime=2026-10-01T00:00:00 --endtime=2026-12-01T10:20:00"));
+}
+
 #[tokio::test]
 async fn a_running_job_grows_under_the_same_id_and_a_requeued_one_keeps_what_it_used() {
     let cpu = |batch: &Batch| -> Vec<String> {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::web::{Ask, Session, Url, Web};
 use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking};
@@ -43,8 +44,16 @@ fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
     Some(Box::new(Http { web: web?, sources: sources? }))
 }
 
-/// How far the requests with a `step` have come: all steps before it are over and were read.
-type Checkpoint = BTreeMap<String, Timestamp>;
+/// How far each request with a `step` has come.
+type Checkpoint = BTreeMap<String, Read>;
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Read {
+    /// Where its history begins for us: nothing before is asked for, however far the overlap reaches back.
+    from: Timestamp,
+    /// All steps before it are over and were read.
+    to: Timestamp,
+}
 
 impl Http {
     async fn run(&self, request: Request) -> Result<Batch, CollectorError> {
@@ -60,7 +69,9 @@ impl Http {
             let windows = windows(source, &request, done)?;
             if let Some(step) = source.step {
                 let over = windows.last().map(|(_, end)| aligned(*end, step.length.as_secs())).transpose()?;
-                after.extend(over.or(done).map(|over| (source.name.clone(), over)));
+                let from = done.map_or(request.since, |done| done.from.min(request.since));
+                let over = over.or(done.map(|done| done.to));
+                after.extend(over.map(|to| (source.name.clone(), Read { from, to })));
             }
             for (start, end) in windows {
                 let fill = Fill { now: request.now, start, end, page: 0, offset: 0, cursor: String::new() };
@@ -149,17 +160,20 @@ impl Http {
 fn windows(
     source: &Source,
     request: &Request,
-    done: Option<Timestamp>,
+    done: Option<Read>,
 ) -> Result<Vec<(Timestamp, Timestamp)>, CollectorError> {
     let now = aligned(request.now, 1)?;
     let Some(step) = source.step else { return Ok(vec![(request.since, now)]) };
     let length = step.length.as_secs();
     let late = |error: jiff::Error| CollectorError(error.to_string());
-    let from = match done {
-        Some(done) => done.checked_sub(step.overlap).map_err(late)?,
-        None => request.since,
+    let start = match done {
+        Some(done) if done.from <= request.since => {
+            done.to.checked_sub(step.overlap).map_err(late)?.max(done.from)
+        }
+        // It is new, or wanted from earlier than before.
+        _ => request.since,
     };
-    let mut start = aligned(from, length)?;
+    let mut start = aligned(start, length)?;
     let mut windows = Vec::new();
     while start < now && windows.len() < MOST_STEPS {
         let end = start.checked_add(step.length).map_err(late)?;
@@ -209,5 +223,36 @@ impl Collector for Http {
 
     fn collect(&self, request: Request) -> Running<'_> {
         Box::pin(self.run(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    /// What was used before the agent took over is another's to bill, though the overlap is longer than the agent is old.
+    #[test]
+    fn no_overlap_reaches_back_behind_where_history_was_wanted_from() {
+        let text = "requests:\n  r:\n    step: 1d\n    query: { from: '{start}' }\n    \
+                    readings: { used: { kind: delta, value: answer.used } }\n";
+        let (mut section, problems) = Section::parse(text);
+        let source = settings::read(&mut section).unwrap().remove(0);
+        assert_eq!(problems.list(), vec![]);
+        let first = |done: Option<(&str, &str)>, since: &str, now: &str| {
+            let request = Request { now: at(now), since: at(since), checkpoint: None, withhold: Vec::new() };
+            let done = done.map(|(from, to)| Read { from: at(from), to: at(to) });
+            windows(&source, &request, done).unwrap()[0].0.to_string()
+        };
+        let (october, november) = ("2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z");
+        assert_eq!(first(None, november, "2026-11-01T05:00:00Z"), november);
+        assert_eq!(first(Some((november, november)), november, "2026-11-01T06:00:00Z"), november);
+        // One that is older reaches back into the month before; one that is wanted from earlier is read from there.
+        let old = Some((october, november));
+        assert_eq!(first(old, november, "2026-11-01T06:00:00Z"), "2026-10-31T00:00:00Z");
+        assert_eq!(first(Some((november, november)), october, "2026-11-01T06:00:00Z"), october);
     }
 }

@@ -115,9 +115,16 @@ impl Slurm {
     async fn run(&self, request: Request) -> Result<Batch, CollectorError> {
         let scope = self.scope();
         let before = request.checkpoint.as_deref().and_then(|text| Checkpoint::parse(text, &scope));
-        let start = match &before {
-            Some(before) => before.read_to.saturating_sub(self.overlap).unwrap_or(request.since),
-            None => request.since,
+        let (from, start) = match &before {
+            Some(Checkpoint { from, read_to, .. }) => {
+                // One that is wanted from earlier than before is read from there.
+                let earlier = from.is_some_and(|from| request.since < from);
+                let from = if earlier { Some(request.since) } else { *from };
+                let again = read_to.saturating_sub(self.overlap).unwrap_or(request.since);
+                let start = if earlier { request.since } else { again };
+                (from, from.map_or(start, |from| start.max(from)))
+            }
+            None => (Some(request.since), request.since),
         };
         if start >= request.now {
             let note = format!("nothing is read before {start}, which lies ahead");
@@ -146,7 +153,7 @@ impl Slurm {
         }
         reader = call.unseen(reader).await?;
         let (mut batch, running) = reader.done();
-        batch.checkpoint = Some(Checkpoint { read_to: request.now, running }.text(&scope));
+        batch.checkpoint = Some(Checkpoint { from, read_to: request.now, running }.text(&scope));
         Ok(batch)
     }
 }

@@ -71,7 +71,7 @@ const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(24);
 /// How many of a collector's runs say what its usual distance is.
 const RECENT_RUNS: usize = 11;
 /// Readings of a run that are counted at once.
-const POINTS_AT_ONCE: usize = 10_000;
+const POINTS_AT_ONCE: usize = if cfg!(test) { 3 } else { 10_000 };
 /// Readings of a run that takes more memory than the agent needs between runs.
 const LARGE_RUN: usize = 1_000;
 /// Quarantined lines kept for a person to look at, a collector.

@@ -429,6 +429,30 @@ fn runs_that_overlap_make_no_reset() {
     assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "0.1 Some(0.10)");
 }
 
+/// A slow run brings what it dated itself, recorded behind a quick one that did not see the series: what comes back then
+/// can't have begun before the last reading of what was there before it.
+#[test]
+fn what_comes_back_did_not_begin_before_what_was_there_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    let midnight = at("2026-11-01T00:00:00Z");
+    let cpu = |value, minute| counter("alice", value, minutes(midnight, minute));
+    let run = |minute, readings| listing(seen(minutes(midnight, minute), readings));
+    ledger.record(run(-30, vec![cpu(0, -30)])).unwrap();
+    ledger.record(run(-10, vec![cpu(0, -10)])).unwrap();
+    ledger.record(run(5, vec![cpu(0, 5)])).unwrap();
+    ledger.record(run(10, vec![])).unwrap();
+    let slow = Run { finished: minutes(midnight, 20), ..run(-5, vec![cpu(3600, 15)]) };
+    ledger.record(slow).unwrap();
+    let found = amounts(&ledger);
+    // A late reading that changes nothing has October counted anew.
+    ledger.record(run(30, vec![cpu(0, -20), cpu(3600, 30)])).unwrap();
+    let late = amounts(&ledger);
+    assert_eq!(ledger.recount_all(minutes(midnight, 30)).unwrap(), []);
+    assert_eq!((late.get("2026-10 cpu_hours"), late["2026-11 cpu_hours"].as_str()), (None, "1 Some(1.00)"));
+    assert_eq!(found, late);
+}
+
 fn plain(value: i64, time: Timestamp) -> Reading {
     Reading::new("cpu_seconds", Kind::Counter, value.into(), time).label("host", "a")
 }

@@ -232,9 +232,13 @@ impl Trail {
                 parts
             }
             // The first reading of a series, or of its next life after it had ended: a baseline, unless this life is
-            // known to have begun after the collector's last successful run.
+            // known to have begun after the collector's last successful run. It did not begin before the last reading of
+            // the life before it: so no reading ever adds to what lies before the one that was present last.
             _ => match known_beginning(point) {
-                Some(began) => spread(Exact::from(value), began, point.at, timeline),
+                Some(began) => {
+                    let from = before.map_or(began, |(present, _)| began.max(present.at));
+                    spread(Exact::from(value), from, point.at, timeline)
+                }
                 None => Vec::new(),
             },
         }

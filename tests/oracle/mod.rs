@@ -149,7 +149,9 @@ fn increase(seen: &[Observation], index: usize, tallies: &mut [Tally]) {
         }
         beginnings.extend(now.listed.filter(|listed| *listed <= now.at));
         if let Some(began) = beginnings.first() {
-            share_out(value, *began, now.at, tallies);
+            // What was there before it had not ended by its last reading.
+            let from = before.map_or(*began, |o| if *began < o.at { o.at } else { *began });
+            share_out(value, from, now.at, tallies);
         }
     };
     let Some(before) = before else { return from_zero(tallies) };
