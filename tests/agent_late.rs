@@ -431,3 +431,25 @@ fn what_a_person_drops_stays_recorded_and_comes_back_when_it_changes() {
         world.agent(&["parked", "list"]).exits(65).says("3.00").says_not("dropped");
     }
 }
+
+#[test]
+fn what_was_carried_and_reported_is_part_of_what_is_adopted_after_it() {
+    for api in BOTH {
+        let world = december(api, "carry_forward");
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 5.00"], "{api}");
+        // Another hand writes 7.00 over our 5.00, of which 4.87 had been carried.
+        let row = json!({ "resource": A, "type": "cpu_hours", "usage": "7.00", "modified_by": 77,
+                          "billing_period": "2026-12-01", "date": "2026-12-02T09:00:00Z" });
+        world.post("rows", row);
+        world.now("2026-12-02T15:00:00Z");
+        let hour = of("bob", "dec", "2026-12-02T10:00:00Z", "2026-12-02T11:00:00Z", "3600");
+        world.readings(&[in_time(), late(), over(), hour]);
+        world.flush().exits(65).says("this agent last sent 5.00");
+        world.agent(&["resolve", A, "adopt"]).exits(0);
+        world.flush().exits(0);
+        // 7.00 and the hour after it; the 4.87 are in the 7.00.
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 8.00"], "{api}");
+        nothing_more(&world, 0);
+    }
+}

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -234,9 +234,20 @@ impl Ledger {
             }
             let users = opening.users.iter().map(|(user, amount)| (user.as_str(), *amount));
             let held: Vec<(&str, Decimal)> = std::iter::once(("", opening.total)).chain(users).collect();
+            let mut balance = Shares::default();
             for (user, amount) in &held {
-                let row = Row { user, amount: &Exact::from(*amount), at: opening.at, from: None };
-                insert(connection, key, &opening.component, row, &opening.words, now)?;
+                balance.add(user, Exact::from(*amount));
+            }
+            let carried = carried_and_reported(connection, &timeline, key, &opening.component)?;
+            let words = if carried == Shares::default() {
+                opening.words
+            } else {
+                format!("{}; less what was carried forward to this month and reported before", opening.words)
+            };
+            let balance = balance.less(&carried);
+            for (user, amount) in std::iter::once((&String::new(), &balance.total)).chain(&balance.users) {
+                let row = Row { user, amount, at: opening.at, from: None };
+                insert(connection, key, &opening.component, row, &words, now)?;
             }
             catalog::recount_resource(connection, rulebook, &resource, now)?;
             // Where nothing was metered yet, no series asks for it.
@@ -255,6 +266,45 @@ impl Ledger {
         let cuts = self.look(|connection| quantify::cuts(connection, &resource.to_string()))?;
         Ok(Timeline::new(self.rulebook.zone.clone(), cuts))
     }
+}
+
+/// What was carried to this part, as far as it was reported there. It stays a row of its own, so that it is once in the
+/// amount, it is not in the opening balance too: another hand that wrote over our report wrote over that as well.
+fn carried_and_reported(
+    connection: &Connection,
+    timeline: &Timeline,
+    key: StatementKey,
+    component: &str,
+) -> rusqlite::Result<Shares> {
+    let (resource, period) = (key.resource.to_string(), key.period.to_string());
+    let reported: Option<i64> = connection
+        .prepare_cached(
+            "SELECT at FROM acknowledgement
+             WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ''",
+        )?
+        .query_row(params![resource, period, micros(key.part), component], |row| row.get(0))
+        .optional()?;
+    let mut carried = Shares::default();
+    let Some(reported) = reported else { return Ok(carried) };
+    // What is carried is noted by the server's clock, what was reported by ours.
+    let skew: Option<String> = connection
+        .query_row("SELECT value FROM server WHERE key = 'skew_us'", [], |row| row.get(0))
+        .optional()?;
+    let skew: i64 = skew.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut query = connection.prepare_cached(
+        "SELECT user, amount, at, recorded FROM adjustment
+         WHERE resource = ?1 AND period = ?2 AND component = ?3 AND from_period <> ''",
+    )?;
+    let mut rows = query.query(params![resource, period, component])?;
+    while let Some(row) = rows.next()? {
+        let (user, amount): (String, String) = (row.get(0)?, row.get(1)?);
+        let (at, recorded): (i64, i64) = (row.get(2)?, row.get(3)?);
+        let here = part_of(timeline, key.period, instant(at)) == micros(key.part);
+        if here && (recorded <= reported || at.saturating_sub(skew) <= reported) {
+            carried.add(&user, exact(&amount)?);
+        }
+    }
+    Ok(carried)
 }
 
 pub(super) struct Row<'a> {
