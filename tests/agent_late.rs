@@ -453,3 +453,28 @@ fn what_was_carried_and_reported_is_part_of_what_is_adopted_after_it() {
         nothing_more(&world, 0);
     }
 }
+
+fn configure_both(world: &World, submit: &str) {
+    let collector = world.collector("source", "readings", &cpu_hours_by_user());
+    world.write("agent.yaml", &format!("{}submit: {{ {submit} }}\ncollectors:\n{collector}", world.head("")));
+}
+
+#[test]
+fn a_report_of_the_month_before_that_landed_in_this_one_is_not_adopted() {
+    let world = World::of(Setting { api: CLASSIC, now: "2026-11-30T23:50:00Z", ..Setting::default() });
+    configure_both(&world, "on_conflict: adopt");
+    world.readings(&[in_time()]);
+    world.fault(json!({ "match": { "path": "/set_usage/" }, "when": "before", "action": { "status": 504 } }));
+    world.flush_once();
+    world.no_faults();
+    assert_eq!(world.rows(A).len(), 0);
+    // The server took it up after its midnight.
+    world.now("2026-12-01T00:20:00Z");
+    let row = json!({ "resource": A, "type": "cpu_hours", "usage": "1.50", "modified_by": 77,
+                      "billing_period": "2026-12-01", "date": "2026-12-01T00:00:10Z" });
+    world.post("rows", row);
+    world.readings(&[in_time(), of("bob", "dec", "2026-12-01T00:05:00Z", "2026-12-01T00:11:00Z", "360")]);
+    let done = world.flush();
+    assert_eq!(world.rows(A), ["cpu_hours 2026-12 1.50"], "{}", done.all());
+    done.exits(65);
+}

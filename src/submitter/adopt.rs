@@ -32,6 +32,7 @@ impl Cycle {
         &self,
         statement: &Statement,
         component: &str,
+        row: &Row,
         decided: Option<(Decision, Timestamp)>,
     ) -> Result<Option<Option<Timestamp>>, CycleError> {
         let (key, of_component) = (statement.key, component.to_owned());
@@ -45,7 +46,20 @@ impl Cycle {
             return Ok(Some(at));
         }
         let by_itself = self.of.on_conflict == OnConflict::Adopt && opened.is_none() && reported.is_none();
-        Ok(by_itself.then_some(None))
+        Ok((by_itself && !self.is_of_the_month_before(key, component, row).await?).then_some(None))
+    }
+
+    /// Whether the number is what was sent for the month before, with an outcome that was in doubt: a server that decides
+    /// the month itself may have taken it up after its midnight. Adopted, that month would be billed twice.
+    async fn is_of_the_month_before(
+        &self,
+        key: StatementKey,
+        component: &str,
+        row: &Row,
+    ) -> Result<bool, CycleError> {
+        let before = StatementKey { period: key.period.previous(), ..key };
+        let (component, amount) = (component.to_owned(), row.held.amount);
+        Ok(self.ledger(move |ledger| ledger.was_in_doubt(before, &component, amount)).await?)
     }
 
     /// Makes the row's amount the opening balance of its component.

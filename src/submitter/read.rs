@@ -266,7 +266,7 @@ impl Cycle {
         for finding in findings {
             if let Finding::Conflict { component, words } = &finding
                 && let Some(row) = rows.get(component)
-                && let Some(at) = self.may_adopt(&statement, component, decided).await?
+                && let Some(at) = self.may_adopt(&statement, component, row, decided).await?
             {
                 match self.adopt(key, component, row, at).await? {
                     Ok(Ok(())) => over = true,
