@@ -478,3 +478,33 @@ fn a_report_of_the_month_before_that_landed_in_this_one_is_not_adopted() {
     assert_eq!(world.rows(A), ["cpu_hours 2026-12 1.50"], "{}", done.all());
     done.exits(65);
 }
+
+fn without_ledger(world: &World) {
+    for name in ["ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db.lock"] {
+        let _ = std::fs::remove_file(world.path(name));
+    }
+}
+
+#[test]
+fn a_new_ledger_does_not_carry_what_the_plan_before_a_switch_holds() {
+    let world = World::of(Setting { api: CLASSIC, now: "2026-11-10T12:00:00Z", ..Setting::default() });
+    configure_both(&world, "late: carry_forward");
+    let first = of("alice", "1", "2026-11-05T00:00:00Z", "2026-11-05T01:30:00Z", "5400");
+    let second = of("alice", "2", "2026-11-18T00:00:00Z", "2026-11-18T01:00:00Z", "3600");
+    world.readings(&[first.clone()]);
+    world.flush().exits(0);
+    world.now("2026-11-16T00:00:00Z");
+    world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+    world.now("2026-11-20T12:00:00Z");
+    world.readings(&[first.clone(), second.clone()]);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00", "cpu_hours 2026-11 1.50"]);
+    without_ledger(&world);
+    world.now("2026-12-05T12:00:00Z");
+    configure_both(&world, "late: carry_forward, on_conflict: overwrite");
+    let third = of("alice", "3", "2026-12-03T00:00:00Z", "2026-12-03T00:30:00Z", "1800");
+    world.readings(&[first, second, third]);
+    let done = world.flush();
+    let expected = ["cpu_hours 2026-11 1.00", "cpu_hours 2026-11 1.50", "cpu_hours 2026-12 0.50"];
+    assert_eq!(world.rows(A), expected, "{}", done.all());
+}
