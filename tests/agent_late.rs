@@ -508,3 +508,24 @@ fn a_new_ledger_does_not_carry_what_the_plan_before_a_switch_holds() {
     let expected = ["cpu_hours 2026-11 1.00", "cpu_hours 2026-11 1.50", "cpu_hours 2026-12 0.50"];
     assert_eq!(world.rows(A), expected, "{}", done.all());
 }
+
+#[test]
+fn what_a_person_overwrote_once_is_not_overwritten_for_ever() {
+    let world = World::new(CURRENT);
+    configure(&world, "hold", "");
+    let hours = |id: &str, at: &str| of("bob", id, at, at, "3600");
+    world.readings(&[hours("1", "2026-11-10T09:00:00Z")]);
+    let row = |usage: &str, date: &str| json!({ "resource": A, "type": "cpu_hours", "usage": usage, "modified_by": 77, "date": date });
+    world.post("rows", row("7.00", "2026-11-10T08:00:00Z"));
+    world.flush().exits(65);
+    world.agent(&["resolve", A, "overwrite"]).exits(0);
+    world.now("2026-11-10T12:10:00Z");
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    world.now("2026-11-15T12:00:00Z");
+    world.post("rows", row("9.00", "2026-11-15T08:00:00Z"));
+    world.readings(&[hours("1", "2026-11-10T09:00:00Z"), hours("2", "2026-11-15T10:00:00Z")]);
+    let done = world.flush().exits(65);
+    done.says("this agent last sent 1.00");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 9.00"]);
+}

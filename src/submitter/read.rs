@@ -273,9 +273,15 @@ impl Cycle {
         let part = self.part_of(key).await?;
         let server = self.of.server_time().await?;
         let ended = part.split && part.end.is_some_and(|end| end <= server.now);
-        let by_person = decided.is_some_and(|(decision, _)| decision == Decision::Overwrite);
-        let overwrite = by_person || ended || self.of.on_conflict == OnConflict::Overwrite;
         let statement = self.with_mended(statement, &held).await?;
+        let reported = |component: &str| statement.components.get(component)?.acknowledged.as_ref();
+        let overwrite = |component: &str| {
+            // What came after the decision is no longer what the person saw.
+            let by_person = decided.is_some_and(|(decision, made)| {
+                decision == Decision::Overwrite && reported(component).is_none_or(|known| known.at <= made)
+            });
+            by_person || ended || self.of.on_conflict == OnConflict::Overwrite
+        };
         let findings = reconcile(&statement, &held, overwrite);
         // Where it went through after all, the failure is over. One that left nothing behind goes on being one: it is
         // waited for ever longer, until a call succeeds.
