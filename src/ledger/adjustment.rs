@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use super::lock::is_current;
 use super::makers::makers_of;
 use super::outbox::{Amount, StatementKey, acknowledge_in};
 use super::statements::{Place, restate_all};
@@ -212,7 +213,11 @@ impl Ledger {
     /// Records what the server held as the opening balance of a part, in place of an earlier one, and that the server is
     /// known to hold it. Everything of the resource is counted again, because its time is cut anew.
     pub fn adopt(&mut self, key: StatementKey, opening: Opening, now: Timestamp) -> Result<(), LedgerError> {
-        self.transact(|connection, rulebook| {
+        let turn = self.own_turn();
+        let done = self.transact(|connection, rulebook| {
+            if !is_current(connection, turn)? {
+                return Ok(None);
+            }
             let resource = key.resource.to_string();
             let period = key.period.to_string();
             let timeline = Timeline::new(rulebook.zone.clone(), quantify::cuts(connection, &resource)?);
@@ -258,8 +263,10 @@ impl Ledger {
                 user: user.to_owned(),
                 amount,
             };
-            acknowledge_in(connection, key, held.into_iter().map(amount).collect(), ("read back", 0), now)
-        })
+            let amounts = held.into_iter().map(amount).collect();
+            acknowledge_in(connection, key, amounts, ("read back", turn), now).map(Some)
+        })?;
+        self.in_turn(done)
     }
 
     pub(super) fn timeline_of(&self, resource: Uuid) -> Result<Timeline, LedgerError> {
