@@ -262,6 +262,8 @@ mod tests {
         // The fence that an agent like this one sends while the month ends says nothing of the time.
         let late = "2026-11-30T20:00:00Z";
         assert_eq!(instant("UTC", "", "2026-11-29T22:00:00Z", late), late);
+        // With the microseconds of a probe, too.
+        assert_eq!(instant("UTC", "", "2026-11-29T22:00:00.123456Z", late), late);
         // A month that is over is adopted whole.
         assert_eq!(
             instant("UTC", "", "2026-11-01T00:00:00Z", "2026-12-05T00:00:00Z"),
