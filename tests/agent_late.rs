@@ -491,7 +491,7 @@ fn a_new_ledger_does_not_carry_what_the_plan_before_a_switch_holds() {
     configure_both(&world, "late: carry_forward");
     let first = of("alice", "1", "2026-11-05T00:00:00Z", "2026-11-05T01:30:00Z", "5400");
     let second = of("alice", "2", "2026-11-18T00:00:00Z", "2026-11-18T01:00:00Z", "3600");
-    world.readings(&[first.clone()]);
+    world.readings(std::slice::from_ref(&first));
     world.flush().exits(0);
     world.now("2026-11-16T00:00:00Z");
     world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
