@@ -431,3 +431,101 @@ fn what_a_person_drops_stays_recorded_and_comes_back_when_it_changes() {
         world.agent(&["parked", "list"]).exits(65).says("3.00").says_not("dropped");
     }
 }
+
+#[test]
+fn what_was_carried_and_reported_is_part_of_what_is_adopted_after_it() {
+    for api in BOTH {
+        let world = december(api, "carry_forward");
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 5.00"], "{api}");
+        // Another hand writes 7.00 over our 5.00, of which 4.87 had been carried.
+        let row = json!({ "resource": A, "type": "cpu_hours", "usage": "7.00", "modified_by": 77,
+                          "billing_period": "2026-12-01", "date": "2026-12-02T09:00:00Z" });
+        world.post("rows", row);
+        world.now("2026-12-02T15:00:00Z");
+        let hour = of("bob", "dec", "2026-12-02T10:00:00Z", "2026-12-02T11:00:00Z", "3600");
+        world.readings(&[in_time(), late(), over(), hour]);
+        world.flush().exits(65).says("this agent last sent 5.00");
+        world.agent(&["resolve", A, "adopt"]).exits(0);
+        world.flush().exits(0);
+        // 7.00 and the hour after it; the 4.87 are in the 7.00.
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 8.00"], "{api}");
+        nothing_more(&world, 0);
+    }
+}
+
+fn configure_both(world: &World, submit: &str) {
+    let collector = world.collector("source", "readings", &cpu_hours_by_user());
+    world.write("agent.yaml", &format!("{}submit: {{ {submit} }}\ncollectors:\n{collector}", world.head("")));
+}
+
+#[test]
+fn a_report_of_the_month_before_that_landed_in_this_one_is_not_adopted() {
+    let world = World::of(Setting { api: CLASSIC, now: "2026-11-30T23:50:00Z", ..Setting::default() });
+    configure_both(&world, "on_conflict: adopt");
+    world.readings(&[in_time()]);
+    world.fault(json!({ "match": { "path": "/set_usage/" }, "when": "before", "action": { "status": 504 } }));
+    world.flush_once();
+    world.no_faults();
+    assert_eq!(world.rows(A).len(), 0);
+    // The server took it up after its midnight.
+    world.now("2026-12-01T00:20:00Z");
+    let row = json!({ "resource": A, "type": "cpu_hours", "usage": "1.50", "modified_by": 77,
+                      "billing_period": "2026-12-01", "date": "2026-12-01T00:00:10Z" });
+    world.post("rows", row);
+    world.readings(&[in_time(), of("bob", "dec", "2026-12-01T00:05:00Z", "2026-12-01T00:11:00Z", "360")]);
+    let done = world.flush();
+    assert_eq!(world.rows(A), ["cpu_hours 2026-12 1.50"], "{}", done.all());
+    done.exits(65);
+}
+
+fn without_ledger(world: &World) {
+    for name in ["ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db.lock"] {
+        let _ = std::fs::remove_file(world.path(name));
+    }
+}
+
+#[test]
+fn a_new_ledger_does_not_carry_what_the_plan_before_a_switch_holds() {
+    let world = World::of(Setting { api: CLASSIC, now: "2026-11-10T12:00:00Z", ..Setting::default() });
+    configure_both(&world, "late: carry_forward");
+    let first = of("alice", "1", "2026-11-05T00:00:00Z", "2026-11-05T01:30:00Z", "5400");
+    let second = of("alice", "2", "2026-11-18T00:00:00Z", "2026-11-18T01:00:00Z", "3600");
+    world.readings(std::slice::from_ref(&first));
+    world.flush().exits(0);
+    world.now("2026-11-16T00:00:00Z");
+    world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+    world.now("2026-11-20T12:00:00Z");
+    world.readings(&[first.clone(), second.clone()]);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00", "cpu_hours 2026-11 1.50"]);
+    without_ledger(&world);
+    world.now("2026-12-05T12:00:00Z");
+    configure_both(&world, "late: carry_forward, on_conflict: overwrite");
+    let third = of("alice", "3", "2026-12-03T00:00:00Z", "2026-12-03T00:30:00Z", "1800");
+    world.readings(&[first, second, third]);
+    let done = world.flush();
+    let expected = ["cpu_hours 2026-11 1.00", "cpu_hours 2026-11 1.50", "cpu_hours 2026-12 0.50"];
+    assert_eq!(world.rows(A), expected, "{}", done.all());
+}
+
+#[test]
+fn what_a_person_overwrote_once_is_not_overwritten_for_ever() {
+    let world = World::new(CURRENT);
+    configure(&world, "hold", "");
+    let hours = |id: &str, at: &str| of("bob", id, at, at, "3600");
+    world.readings(&[hours("1", "2026-11-10T09:00:00Z")]);
+    let row = |usage: &str, date: &str| json!({ "resource": A, "type": "cpu_hours", "usage": usage, "modified_by": 77, "date": date });
+    world.post("rows", row("7.00", "2026-11-10T08:00:00Z"));
+    world.flush().exits(65);
+    world.agent(&["resolve", A, "overwrite"]).exits(0);
+    world.now("2026-11-10T12:10:00Z");
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    world.now("2026-11-15T12:00:00Z");
+    world.post("rows", row("9.00", "2026-11-15T08:00:00Z"));
+    world.readings(&[hours("1", "2026-11-10T09:00:00Z"), hours("2", "2026-11-15T10:00:00Z")]);
+    let done = world.flush().exits(65);
+    done.says("this agent last sent 1.00");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 9.00"]);
+}

@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use super::lock::is_current;
 use super::makers::makers_of;
 use super::outbox::{Amount, StatementKey, acknowledge_in};
 use super::statements::{Place, restate_all};
@@ -212,7 +213,11 @@ impl Ledger {
     /// Records what the server held as the opening balance of a part, in place of an earlier one, and that the server is
     /// known to hold it. Everything of the resource is counted again, because its time is cut anew.
     pub fn adopt(&mut self, key: StatementKey, opening: Opening, now: Timestamp) -> Result<(), LedgerError> {
-        self.transact(|connection, rulebook| {
+        let turn = self.own_turn();
+        let done = self.transact(|connection, rulebook| {
+            if !is_current(connection, turn)? {
+                return Ok(None);
+            }
             let resource = key.resource.to_string();
             let period = key.period.to_string();
             let timeline = Timeline::new(rulebook.zone.clone(), quantify::cuts(connection, &resource)?);
@@ -234,9 +239,20 @@ impl Ledger {
             }
             let users = opening.users.iter().map(|(user, amount)| (user.as_str(), *amount));
             let held: Vec<(&str, Decimal)> = std::iter::once(("", opening.total)).chain(users).collect();
+            let mut balance = Shares::default();
             for (user, amount) in &held {
-                let row = Row { user, amount: &Exact::from(*amount), at: opening.at, from: None };
-                insert(connection, key, &opening.component, row, &opening.words, now)?;
+                balance.add(user, Exact::from(*amount));
+            }
+            let carried = carried_and_reported(connection, &timeline, key, &opening.component)?;
+            let words = if carried == Shares::default() {
+                opening.words
+            } else {
+                format!("{}; less what was carried forward to this month and reported before", opening.words)
+            };
+            let balance = balance.less(&carried);
+            for (user, amount) in std::iter::once((&String::new(), &balance.total)).chain(&balance.users) {
+                let row = Row { user, amount, at: opening.at, from: None };
+                insert(connection, key, &opening.component, row, &words, now)?;
             }
             catalog::recount_resource(connection, rulebook, &resource, now)?;
             // Where nothing was metered yet, no series asks for it.
@@ -247,14 +263,55 @@ impl Ledger {
                 user: user.to_owned(),
                 amount,
             };
-            acknowledge_in(connection, key, held.into_iter().map(amount).collect(), ("read back", 0), now)
-        })
+            let amounts = held.into_iter().map(amount).collect();
+            acknowledge_in(connection, key, amounts, ("read back", turn), now).map(Some)
+        })?;
+        self.in_turn(done)
     }
 
     pub(super) fn timeline_of(&self, resource: Uuid) -> Result<Timeline, LedgerError> {
         let cuts = self.look(|connection| quantify::cuts(connection, &resource.to_string()))?;
         Ok(Timeline::new(self.rulebook.zone.clone(), cuts))
     }
+}
+
+/// What was carried to this part, as far as it was reported there. It stays a row of its own, so that it is once in the
+/// amount, it is not in the opening balance too: another hand that wrote over our report wrote over that as well.
+fn carried_and_reported(
+    connection: &Connection,
+    timeline: &Timeline,
+    key: StatementKey,
+    component: &str,
+) -> rusqlite::Result<Shares> {
+    let (resource, period) = (key.resource.to_string(), key.period.to_string());
+    let reported: Option<i64> = connection
+        .prepare_cached(
+            "SELECT at FROM acknowledgement
+             WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ''",
+        )?
+        .query_row(params![resource, period, micros(key.part), component], |row| row.get(0))
+        .optional()?;
+    let mut carried = Shares::default();
+    let Some(reported) = reported else { return Ok(carried) };
+    // What is carried is noted by the server's clock, what was reported by ours.
+    let skew: Option<String> = connection
+        .query_row("SELECT value FROM server WHERE key = 'skew_us'", [], |row| row.get(0))
+        .optional()?;
+    let skew: i64 = skew.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut query = connection.prepare_cached(
+        "SELECT user, amount, at, recorded FROM adjustment
+         WHERE resource = ?1 AND period = ?2 AND component = ?3 AND from_period <> ''",
+    )?;
+    let mut rows = query.query(params![resource, period, component])?;
+    while let Some(row) = rows.next()? {
+        let (user, amount): (String, String) = (row.get(0)?, row.get(1)?);
+        let (at, recorded): (i64, i64) = (row.get(2)?, row.get(3)?);
+        let here = part_of(timeline, key.period, instant(at)) == micros(key.part);
+        if here && (recorded <= reported || at.saturating_sub(skew) <= reported) {
+            carried.add(&user, exact(&amount)?);
+        }
+    }
+    Ok(carried)
 }
 
 pub(super) struct Row<'a> {

@@ -238,6 +238,32 @@ impl Ledger {
         Ok(noted.iter().filter_map(read).collect())
     }
 
+    /// Whether this amount was sent for this month and its outcome was in doubt, or still is.
+    pub fn was_in_doubt(
+        &self,
+        key: StatementKey,
+        component: &str,
+        amount: Decimal,
+    ) -> Result<bool, LedgerError> {
+        let doubted = self.doubted(key)?;
+        if doubted.contains(&(component.to_owned(), amount)) {
+            return Ok(true);
+        }
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT 1 FROM intent
+                     WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND amount = ?4",
+                )?
+                .exists(params![
+                    key.resource.to_string(),
+                    key.period.to_string(),
+                    component,
+                    two_decimals(amount)
+                ])
+        })
+    }
+
     /// Notes a call that changed, or tried to change, what the server holds.
     pub fn note_call(&mut self, call: Call) -> Result<(), LedgerError> {
         self.transact(|connection, _| {

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use rust_decimal::Decimal;
 
+use super::lock::is_current;
 use super::outbox::{Entry, Statement, StatementKey, decimal, key};
 use super::{Ledger, LedgerError, micros};
 use crate::metering::period::BillingPeriod;
@@ -88,7 +89,11 @@ impl Ledger {
 
     /// Closes a period: all that the server is believed to hold of it was read back just now.
     pub fn close(&mut self, key: StatementKey, now: Timestamp) -> Result<(), LedgerError> {
-        self.transact(|connection, _| {
+        let turn = self.own_turn();
+        let done = self.transact(|connection, _| {
+            if !is_current(connection, turn)? {
+                return Ok(None);
+            }
             let (resource, period) = (key.resource.to_string(), key.period.to_string());
             connection
                 .prepare_cached(
@@ -101,8 +106,9 @@ impl Ledger {
                      WHERE resource = ?1 AND period = ?2 AND part = ?3 AND user = ''",
                 )?
                 .execute(params![resource, period, micros(key.part)])?;
-            Ok(())
-        })
+            Ok(Some(()))
+        })?;
+        self.in_turn(done)
     }
 
     /// How many statements have come how far, all months together; `closing`: whether this month closes.

@@ -196,6 +196,37 @@ fn what_a_holder_of_an_older_turn_learns_is_a_doubt_and_what_it_means_to_send_is
 }
 
 #[test]
+fn a_holder_of_an_older_turn_adopts_nothing_and_closes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut old = open(&folder, cpu());
+    let (start, later) = (at("2026-11-10T00:00:00Z"), at("2026-11-10T02:00:00Z"));
+    old.record(seen(start, vec![counter("alice", 0, start)])).unwrap();
+    old.record(seen(later, vec![counter("alice", 7200, later)])).unwrap();
+    let key = old.pending().unwrap()[0];
+    old.take_turn(start).unwrap();
+    let mut new = open(&folder, cpu());
+    new.take_turn(later).unwrap();
+    let (component, user) = ("cpu_hours".to_owned(), String::new());
+    let total = vec![super::outbox::Amount { component, user, amount: "2.00".parse().unwrap() }];
+    new.intend(key, total, later).unwrap();
+    // What it had read before it was paused is no longer so, and the newer call is on its way.
+    let opening = super::adjustment::Opening {
+        component: "cpu_hours".to_owned(),
+        at: start,
+        total: "40.00".parse().unwrap(),
+        users: BTreeMap::new(),
+        words: String::new(),
+    };
+    for refused in [old.adopt(key, opening, later), old.close(key, later)] {
+        assert_eq!(refused.unwrap_err().kind, super::LedgerTrouble::Superseded);
+    }
+    let known = new.statement(key).unwrap().unwrap();
+    let entry = known.components["cpu_hours"].clone();
+    assert_eq!((entry.exact.as_str(), entry.acknowledged, known.closed), ("2", None, None));
+    assert_eq!(entry.intended, Some("2.00".parse().unwrap()));
+}
+
+#[test]
 fn what_is_acknowledged_is_not_pending_until_it_changes() {
     let folder = tempfile::tempdir().unwrap();
     let mut ledger = open(&folder, cpu());

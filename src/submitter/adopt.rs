@@ -32,6 +32,7 @@ impl Cycle {
         &self,
         statement: &Statement,
         component: &str,
+        row: &Row,
         decided: Option<(Decision, Timestamp)>,
     ) -> Result<Option<Option<Timestamp>>, CycleError> {
         let (key, of_component) = (statement.key, component.to_owned());
@@ -45,7 +46,20 @@ impl Cycle {
             return Ok(Some(at));
         }
         let by_itself = self.of.on_conflict == OnConflict::Adopt && opened.is_none() && reported.is_none();
-        Ok(by_itself.then_some(None))
+        Ok((by_itself && !self.is_of_the_month_before(key, component, row).await?).then_some(None))
+    }
+
+    /// Whether the number is what was sent for the month before, with an outcome that was in doubt: a server that decides
+    /// the month itself may have taken it up after its midnight. Adopted, that month would be billed twice.
+    async fn is_of_the_month_before(
+        &self,
+        key: StatementKey,
+        component: &str,
+        row: &Row,
+    ) -> Result<bool, CycleError> {
+        let before = StatementKey { period: key.period.previous(), ..key };
+        let (component, amount) = (component.to_owned(), row.held.amount);
+        Ok(self.ledger(move |ledger| ledger.was_in_doubt(before, &component, amount)).await?)
     }
 
     /// Makes the row's amount the opening balance of its component.
@@ -248,6 +262,8 @@ mod tests {
         // The fence that an agent like this one sends while the month ends says nothing of the time.
         let late = "2026-11-30T20:00:00Z";
         assert_eq!(instant("UTC", "", "2026-11-29T22:00:00Z", late), late);
+        // With the microseconds of a probe, too.
+        assert_eq!(instant("UTC", "", "2026-11-29T22:00:00.123456Z", late), late);
         // A month that is over is adopted whole.
         assert_eq!(
             instant("UTC", "", "2026-11-01T00:00:00Z", "2026-12-05T00:00:00Z"),

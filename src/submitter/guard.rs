@@ -93,9 +93,11 @@ pub fn within_past(
     fence(zone.start(period), zone.end(period), part, part_end, now)
 }
 
-/// Whether a date is the one that an agent like this sends while the month ends (`end`): it tells no time.
+/// Whether a date is the one that an agent like this sends while the month ends (`end`): it tells no time. A probe has
+/// microseconds added to it.
 pub fn is_fence(end: Timestamp, date: Timestamp) -> bool {
-    date == shift(end, SignedDuration::from_hours(-26))
+    let fence = shift(end, SignedDuration::from_hours(-26));
+    (fence..shift(fence, SignedDuration::from_secs(1))).contains(&date)
 }
 
 fn shift(at: Timestamp, by: SignedDuration) -> Timestamp {

@@ -160,6 +160,14 @@ impl Cycle {
             });
             for (component, entry) in chosen {
                 let Some(amount) = entry.posted else { continue };
+                let held = entry.acknowledged.as_ref().is_some_and(|known| !known.amount.is_zero());
+                let of_component = component.clone();
+                if held && self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?.is_none() {
+                    // It is in several rows, of plans that nobody lists any more; a report would go beside them.
+                    self.trouble(key, component, Reason::PlanEnded, PLAN_ENDED.to_owned(), Some(amount))
+                        .await?;
+                    continue;
+                }
                 if by_use && amount >= Decimal::from(1_000_000_000_000_i64) {
                     let words = format!(
                         "the amount {amount} is 1,000,000,000,000 or more, which the server can't bill"

@@ -204,6 +204,7 @@ impl Cycle {
         let together = all.clone();
         let plain = |row: &UsageRow| Row {
             uuid: row.uuid,
+            one_of_several: false,
             date: row.date,
             held: Held {
                 amount: row.usage,
@@ -211,11 +212,27 @@ impl Cycle {
                 evidence: evidence(row, &together, &own),
             },
         };
-        let Some(plan_period) = cut.plan_period.filter(|_| cut.split) else {
-            return Ok(Ok(all.into_iter().map(|row| (row.component.clone(), plain(row))).collect()));
-        };
         let zone = &self.of.rulebook.zone;
-        if closing::has_ended(zone, key.period, &self.of.server_time().await?) {
+        let ended = closing::has_ended(zone, key.period, &self.of.server_time().await?);
+        let Some(plan_period) = cut.plan_period.filter(|_| cut.split) else {
+            let mut of_part = BTreeMap::new();
+            for row in &all {
+                of_part.insert(row.component.clone(), plain(row));
+            }
+            for (component, row) in &mut of_part {
+                let of_component = component.clone();
+                let known = self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?;
+                let several = all.iter().filter(|row| row.component == *component);
+                if ended && known.is_none() && several.clone().count() > 1 {
+                    // Plans were switched before this ledger was there, and the server no longer lists the earlier ones:
+                    // all of the rows together are what it holds of the month.
+                    row.held.amount = several.map(|row| row.usage).sum();
+                    row.one_of_several = true;
+                }
+            }
+            return Ok(Ok(of_part));
+        };
+        if ended {
             // Of a past month they show nothing (observed); the rows are known by their UUIDs.
             let mut of_part = BTreeMap::new();
             for row in all {
@@ -256,9 +273,15 @@ impl Cycle {
         let part = self.part_of(key).await?;
         let server = self.of.server_time().await?;
         let ended = part.split && part.end.is_some_and(|end| end <= server.now);
-        let by_person = decided.is_some_and(|(decision, _)| decision == Decision::Overwrite);
-        let overwrite = by_person || ended || self.of.on_conflict == OnConflict::Overwrite;
         let statement = self.with_mended(statement, &held).await?;
+        let reported = |component: &str| statement.components.get(component)?.acknowledged.as_ref();
+        let overwrite = |component: &str| {
+            // What came after the decision is no longer what the person saw.
+            let by_person = decided.is_some_and(|(decision, made)| {
+                decision == Decision::Overwrite && reported(component).is_none_or(|known| known.at <= made)
+            });
+            by_person || ended || self.of.on_conflict == OnConflict::Overwrite
+        };
         let findings = reconcile(&statement, &held, overwrite);
         // Where it went through after all, the failure is over. One that left nothing behind goes on being one: it is
         // waited for ever longer, until a call succeeds.
@@ -266,7 +289,7 @@ impl Cycle {
         for finding in findings {
             if let Finding::Conflict { component, words } = &finding
                 && let Some(row) = rows.get(component)
-                && let Some(at) = self.may_adopt(&statement, component, decided).await?
+                && let Some(at) = self.may_adopt(&statement, component, row, decided).await?
             {
                 match self.adopt(key, component, row, at).await? {
                     Ok(Ok(())) => over = true,
@@ -281,7 +304,8 @@ impl Cycle {
             self.carry_out(&statement, finding).await?;
         }
         crate::fail_point("before rows are kept");
-        let rows: Vec<(String, Uuid)> = rows.iter().map(|(c, row)| (c.clone(), row.uuid)).collect();
+        let rows = rows.iter().filter(|(_, row)| !row.one_of_several);
+        let rows: Vec<(String, Uuid)> = rows.map(|(c, row)| (c.clone(), row.uuid)).collect();
         let moved = self
             .ledger(move |ledger| {
                 let mut moved = false;
@@ -459,6 +483,8 @@ fn was_accepted(entry: &Entry) -> bool {
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) uuid: Uuid,
+    /// Its amount is that of several rows together, none of which is the statement's alone.
+    pub(super) one_of_several: bool,
     pub(super) date: Option<jiff::Timestamp>,
     pub(super) held: Held,
 }

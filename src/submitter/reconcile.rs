@@ -30,12 +30,17 @@ pub enum Finding {
     Conflict { component: String, words: String },
 }
 
-/// Compares the components of a statement with the server's rows. With `overwrite`, another's hand is no obstacle.
-pub fn reconcile(statement: &Statement, rows: &BTreeMap<String, Held>, overwrite: bool) -> Vec<Finding> {
+/// Compares the components of a statement with the server's rows. Where `overwrite` says so of a component, another's hand
+/// is no obstacle.
+pub fn reconcile(
+    statement: &Statement,
+    rows: &BTreeMap<String, Held>,
+    overwrite: impl Fn(&str) -> bool,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (component, entry) in &statement.components {
         let held = rows.get(component);
-        findings.extend(of_component(component, entry, held, overwrite));
+        findings.extend(of_component(component, entry, held, overwrite(component)));
     }
     findings
 }
