@@ -438,6 +438,26 @@ fn backend_ids_are_told_apart_by_case_and_an_empty_one_is_nobodys() {
     assert_eq!((world.rows(A), world.rows(B)), (vec![], vec![]));
 }
 
+/// 1 h of one spelling and 2 h of another are one resource's 3 h; Waldur's own spelling makes no difference either.
+#[test]
+fn where_case_is_ignored_all_spellings_are_one_resource() {
+    let world = World::new(CURRENT);
+    let rules = by_backend_id().replace("\"{account}\" }", "\"{account}\", ignore_case: true }");
+    world.configure(&format!("{rules}    ignore: [Root]\n"));
+    world.post("resources", json!({ "name": "Mixed", "backend_id": "Mixed-Case", "offering": "Cluster" }));
+    world.readings(&[
+        of_account("Project-A", "3600"),
+        of_account("project-a", "7200"),
+        of_account("mixed-case", "5400"),
+        of_account("root", "3600"),
+    ]);
+    world.agent(&["check"]).exits(0).says_not("unmatched");
+    world.flush().exits(0).says_not("unmatched");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
+    assert_eq!(world.rows("Mixed-Case"), ["cpu_hours 2026-11 1.50"]);
+    world.agent(&["recount"]).exits(0);
+}
+
 #[test]
 fn a_report_carries_all_components_of_its_resource_sorted() {
     for api in BOTH {

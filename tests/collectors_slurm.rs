@@ -115,7 +115,7 @@ fn values(batch: &Batch) -> Vec<String> {
 }
 
 /// 22.05 is a real cluster's answer; the others follow what their versions do differently. What is expected stands beside
-/// each, reckoned by tests/slurm/oracle.py and looked through by hand.
+/// each, reckoned by tests/slurm/oracle.py, which shares no code with the collector.
 #[tokio::test]
 async fn the_answers_of_several_versions_become_the_readings_that_were_worked_out() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm/golden");

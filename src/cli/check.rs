@@ -334,6 +334,8 @@ async fn check_offerings(
             }
         };
         let meters = setup.rulebook.rules.iter().filter(|rules| rules.offering() == Some(offering));
+        let folding = meters.clone().find(|rules| rules.ignores_case());
+        let fold = |id: &str| folding.map_or_else(|| id.to_owned(), |rules| rules.fold(id));
         let components: BTreeSet<&str> =
             meters.flat_map(|rules| rules.meters.iter().map(|meter| meter.component.as_str())).collect();
         check_components(&known, &components, found);
@@ -349,13 +351,13 @@ async fn check_offerings(
                     found.good(format!("offering {}: {}", known.name, count(resources.len(), "resource")));
                 }
                 for resource in &resources {
-                    let target = Target::BackendId { offering, backend_id: resource.backend_id.clone() };
+                    let target = Target::BackendId { offering, backend_id: fold(&resource.backend_id) };
                     reports.resource(target, &resource.name, offering);
                 }
-                let ids: BTreeSet<&str> =
-                    resources.iter().map(|resource| resource.backend_id.as_str()).collect();
+                let ids: BTreeSet<String> =
+                    resources.iter().map(|resource| fold(&resource.backend_id)).collect();
                 for (_, backend_id) in
-                    seen.iter().filter(|(of, id)| *of == offering && !ids.contains(id.as_str()))
+                    seen.iter().filter(|(of, id)| *of == offering && !ids.contains(&fold(id)))
                 {
                     found.warning(format!(
                         "offering {}: no resource has the backend id {backend_id}: unmatched",

@@ -11,6 +11,7 @@ use super::ingest::Restate;
 use super::rows::uuid_column;
 use super::switched::file_under_new_part;
 use super::{Ledger, LedgerError, Rulebook, instant, micros, quantify, statements};
+use crate::metering::meter::Rules;
 
 /// A resource as it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,9 +61,13 @@ pub(super) fn resource_of(
     connection: &Connection,
     offering: Uuid,
     backend_id: &str,
+    ignore_case: bool,
 ) -> rusqlite::Result<Option<String>> {
     let found: Vec<(String, String)> = connection
-        .prepare_cached("SELECT uuid, state FROM resource WHERE offering = ?1 AND backend_id = ?2")?
+        .prepare_cached(match ignore_case {
+            false => "SELECT uuid, state FROM resource WHERE offering = ?1 AND backend_id = ?2",
+            true => "SELECT uuid, state FROM resource WHERE offering = ?1 AND backend_id = ?2 COLLATE NOCASE",
+        })?
         .query_map(params![offering.to_string(), backend_id], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     let alive: Vec<_> = found.iter().filter(|(_, state)| state != "Terminated").collect();
@@ -383,7 +388,9 @@ fn match_targets(connection: &Connection, rulebook: &Rulebook, now: Timestamp) -
         .query_map([], |row| Ok((row.get(0)?, uuid_column(row, 1)?, row.get(2)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for (target, offering, backend_id) in waiting {
-        let Some(resource) = resource_of(connection, offering, &backend_id)? else { continue };
+        let mut of_offering = rulebook.rules.iter().filter(|rules| rules.offering() == Some(offering));
+        let ignore_case = of_offering.any(Rules::ignores_case);
+        let Some(resource) = resource_of(connection, offering, &backend_id, ignore_case)? else { continue };
         connection.execute(
             "UPDATE target SET resource = ?2, unmatched_since = NULL WHERE id = ?1",
             params![target, resource],

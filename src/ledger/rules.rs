@@ -40,7 +40,7 @@ pub(super) fn place(
     let (offering, backend_id, resource) = match target {
         Target::Resource(uuid) => (String::new(), uuid.to_string(), Some(uuid.to_string())),
         Target::BackendId { offering, backend_id } => {
-            let known = super::catalog::resource_of(connection, offering, &backend_id)?;
+            let known = super::catalog::resource_of(connection, offering, &backend_id, rules.ignores_case())?;
             (offering.to_string(), backend_id, known)
         }
     };

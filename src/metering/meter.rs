@@ -208,7 +208,12 @@ impl fmt::Display for Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum TargetRule {
     Resource(Template),
-    BackendId { offering: Uuid, backend_id: Template },
+    BackendId {
+        offering: Uuid,
+        backend_id: Template,
+        /// Whether `Proj-A` and `proj-a` are one.
+        ignore_case: bool,
+    },
 }
 
 /// The rules of one collector.
@@ -270,19 +275,30 @@ impl Rules {
                 },
                 Err(label) => return missing(label),
             },
-            TargetRule::BackendId { offering, backend_id } => match backend_id.render(labels) {
+            TargetRule::BackendId { offering, backend_id, .. } => match backend_id.render(labels) {
                 // The server takes an empty backend id for no filter at all; so does nobody's usage become everybody's.
                 Ok(text) if text.trim().is_empty() => {
                     return Place::Nowhere("its backend id is empty".to_owned());
                 }
-                Ok(text) if self.ignore.contains(&text) => return Place::Ignored,
-                Ok(text) => Target::BackendId { offering: *offering, backend_id: text },
+                Ok(text) if self.ignore.iter().any(|ignored| self.fold(ignored) == self.fold(&text)) => {
+                    return Place::Ignored;
+                }
+                Ok(text) => Target::BackendId { offering: *offering, backend_id: self.fold(&text) },
                 Err(label) => return missing(label),
             },
         };
         let user = self.user.as_ref().and_then(|template| template.render(labels).ok());
         let user = user.map(|user| user.trim().to_owned()).filter(|user| !user.is_empty());
         Place::At { target, user }
+    }
+
+    /// A backend id as its targets have it: in lower case where case makes no difference.
+    pub fn fold(&self, backend_id: &str) -> String {
+        if self.ignores_case() { backend_id.to_lowercase() } else { backend_id.to_owned() }
+    }
+
+    pub fn ignores_case(&self) -> bool {
+        matches!(self.target, TargetRule::BackendId { ignore_case: true, .. })
     }
 
     /// The labels that its templates need, for `check`.
@@ -334,8 +350,9 @@ fn target_rule(section: &mut Section) -> Option<TargetRule> {
             "the resource's backend id, such as \"{account}\"",
             Template::from_str,
         );
+        let ignore_case = resource.flag("ignore_case").unwrap_or(false);
         resource.finish();
-        return Some(TargetRule::BackendId { offering: offering?, backend_id: backend_id? });
+        return Some(TargetRule::BackendId { offering: offering?, backend_id: backend_id?, ignore_case });
     }
     let why = "the UUID of the resource to bill, or { offering: UUID, backend_id: \"{label}\" }";
     let template = section.require_with("resource", why, |text| {
