@@ -191,7 +191,14 @@ impl Shown {
             "  posted    {} {unit}",
             self.posted().unwrap_or_else(|| "nothing: it can't be posted".to_owned())
         )?;
-        writeln!(out, "  exactly   {}", self.amount())?;
+        let amount = self.amount();
+        match amount.to_string() {
+            // A decimal that never ends.
+            fraction if fraction.contains('/') => {
+                writeln!(out, "  exactly   {fraction}, about {}", amount.approximate(6))?;
+            }
+            decimal => writeln!(out, "  exactly   {decimal}")?,
+        }
         for entry in &self.entries {
             match &entry.acknowledged {
                 Some(held) => writeln!(out, "  Waldur    {:.2}, {} at {}", held.amount, held.how, held.at)?,
