@@ -220,7 +220,7 @@ impl Ledger {
             }
             let resource = key.resource.to_string();
             let period = key.period.to_string();
-            let timeline = Timeline::new(rulebook.zone.clone(), quantify::cuts(connection, &resource)?);
+            let timeline = quantify::plans(connection, rulebook, &resource)?;
             let earlier: Vec<i64> = connection
                 .prepare_cached(
                     "SELECT DISTINCT at FROM adjustment
@@ -270,8 +270,7 @@ impl Ledger {
     }
 
     pub(super) fn timeline_of(&self, resource: Uuid) -> Result<Timeline, LedgerError> {
-        let cuts = self.look(|connection| quantify::cuts(connection, &resource.to_string()))?;
-        Ok(Timeline::new(self.rulebook.zone.clone(), cuts))
+        self.look(|connection| quantify::plans(connection, &self.rulebook, &resource.to_string()))
     }
 }
 

@@ -61,8 +61,7 @@ impl Ledger {
     ) -> Result<Vec<Carried>, LedgerError> {
         self.transact(|connection, rulebook| {
             let resource = key.resource.to_string();
-            let timeline =
-                Timeline::new(rulebook.zone.clone(), quantify::cuts(connection, &resource)?);
+            let timeline = quantify::plans(connection, rulebook, &resource)?;
             let target = timeline.zone().period_of(to);
             let running = part_of(&timeline, target, to);
             let Some(found) = statement(connection, key)? else { return Ok(Vec::new()) };

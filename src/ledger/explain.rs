@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::adjustment::opened_at;
 use super::outbox::Call;
-use super::quantify::{SeriesFacts, cuts};
+use super::quantify::{SeriesFacts, plans};
 use super::rows::{POINTS_FROM, point};
 use super::statements::Place;
 use super::{Ledger, LedgerError, instant, micros};
@@ -73,7 +73,7 @@ impl Ledger {
         self.look(|connection| {
             let mut parts = Vec::new();
             let (uuid, month) = (resource.to_string(), period.to_string());
-            let plans = Timeline::new(rulebook.zone.clone(), cuts(connection, &uuid)?);
+            let plans = plans(connection, &rulebook, &uuid)?;
             let place = Place { resource: &uuid, period: &month, component };
             let opened = opened_at(connection, &plans, place, period)?;
             let mut query = connection.prepare(

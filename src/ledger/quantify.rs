@@ -315,6 +315,15 @@ fn timeline(
     Ok(Timeline::new(rulebook.zone.clone(), cuts))
 }
 
+/// Time as this resource's plans cut it, and nothing else.
+pub(super) fn plans(
+    connection: &Connection,
+    rulebook: &Rulebook,
+    resource: &str,
+) -> rusqlite::Result<Timeline> {
+    Ok(Timeline::new(rulebook.zone.clone(), cuts(connection, resource)?))
+}
+
 /// Where the months of this resource are cut: at switches of its plan. Its first plan period is no switch: the server
 /// files under it what was used of that month before it began, too (documented), and there is no other to file it under.
 pub(super) fn cuts(connection: &Connection, resource: &str) -> rusqlite::Result<Vec<Timestamp>> {

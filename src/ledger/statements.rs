@@ -12,7 +12,7 @@ use rusqlite::{CachedStatement, Connection, params};
 use super::adjustment::{self, Adjusted};
 use super::ingest::Restate;
 use super::makers::{Maker, Makers, makers_of};
-use super::quantify::cuts;
+use super::quantify::plans;
 use super::rows::quantity;
 use super::{Rulebook, micros};
 use crate::metering::adjustment::{Onward, onward};
@@ -79,7 +79,7 @@ fn restate_one(
     if makers.began_after(rulebook.zone.end(period)) && !is_stated(connection, place)? {
         return Ok(false);
     }
-    let timeline = Timeline::new(rulebook.zone.clone(), cuts(connection, place.resource)?);
+    let timeline = plans(connection, rulebook, place.resource)?;
     let mut parts: BTreeMap<i64, Option<Made>> = amounts(connection, &timeline, makers, place, period)?
         .into_iter()
         .map(|(part, made)| (part, Some(made)))
