@@ -4,13 +4,16 @@
 //! zone on later ones). Where `billing_timezone` is wrong, one report shows it; a whole cycle of them would each
 //! overwrite another month's bill. Far from the boundary every time zone agrees, and nothing needs to be shown.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::guard::ServerTime;
 use super::trouble::Reason;
 use super::{Cycle, CycleError};
-use crate::ledger::outbox::{Statement, StatementKey};
+use crate::ledger::outbox::{Entry, StatementKey};
 use crate::metering::period::BillingZone;
+use crate::waldur::usages::UsageFilter;
 
 /// Time zones lie at most so far apart (UTC+14 and UTC-12).
 const ZONES_APART: SignedDuration = SignedDuration::from_hours(26);
@@ -36,46 +39,86 @@ impl Cycle {
             return Ok(true);
         }
         let period = zone.period_of(server.now);
-        let began = self.of.clock.now();
         for &key in due.iter().filter(|key| key.period == period) {
+            let said = self.state().report.sent.len();
             self.send_totals(key).await?;
             if self.stopped() {
                 return Ok(false);
             }
-            let Some(sent) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            if !reported_since(&sent, began) {
+            let accepted: BTreeSet<String> =
+                self.state().report.sent[said..].iter().map(|sent| sent.component.clone()).collect();
+            if accepted.is_empty() {
                 continue;
             }
             if !self.read_and_settle(&[key]).await?.is_empty() {
                 return Ok(false);
             }
-            return self.judge(key, &sent, boundary).await;
+            match self.verdict(key, &accepted, server.now).await? {
+                Verdict::Right => {
+                    let now = self.of.clock.now();
+                    self.ledger(move |ledger| ledger.put_server_fact(PROVEN, &boundary, now)).await?;
+                    return Ok(true);
+                }
+                Verdict::Wrong => return Ok(false),
+                // The next one tells: a resource in trouble of its own stops only itself.
+                Verdict::Unclear => {}
+            }
         }
         Ok(true)
     }
 
-    /// Compares what was accepted with what the row of the month meant now holds.
-    async fn judge(&self, key: StatementKey, sent: &Statement, boundary: String) -> Result<bool, CycleError> {
-        let Some(read) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(true) };
-        let held = read.components.values().find_map(|entry| entry.trouble.clone());
-        let Some(trouble) = held else {
-            let now = self.of.clock.now();
-            self.ledger(move |ledger| ledger.put_server_fact(PROVEN, &boundary, now)).await?;
-            return Ok(true);
+    /// What the row of the month meant tells about components that were accepted since `began`, by the server's clock.
+    async fn verdict(
+        &self,
+        key: StatementKey,
+        accepted: &BTreeSet<String>,
+        began: Timestamp,
+    ) -> Result<Verdict, CycleError> {
+        let Some(read) = self.ledger(move |ledger| ledger.statement(key)).await? else {
+            return Ok(Verdict::Unclear);
         };
-        // Near the end of a month the row was there already, and what the server holds of it is not what it accepted.
-        if trouble.reason == Reason::Conflict.name() {
-            let words = format!(
-                "Waldur accepted a report for {}, and its row of that month does not show it: {}",
-                key.period, trouble.words
-            );
-            for (component, entry) in sent.components.iter().filter(|(_, entry)| entry.acknowledged.is_some())
-            {
-                self.trouble(key, component, Reason::WrongMonth, words.clone(), entry.posted).await?;
-            }
+        let entries = || read.components.iter().filter(|(component, _)| accepted.contains(*component));
+        let is =
+            |entry: &Entry, reason: Reason| entry.trouble.as_ref().is_some_and(|t| t.reason == reason.name());
+        if entries().any(|(_, entry)| is(entry, Reason::WrongMonth)) {
+            return Ok(Verdict::Wrong);
         }
-        Ok(false)
+        if entries().any(|(_, entry)| entry.trouble.is_none()) {
+            return Ok(Verdict::Right);
+        }
+        let disputed = entries().find(|(_, entry)| is(entry, Reason::Conflict));
+        let Some(words) = disputed.and_then(|(_, entry)| Some(entry.trouble.as_ref()?.words.clone())) else {
+            return Ok(Verdict::Unclear);
+        };
+        if self.was_written_since(key, began).await? {
+            return Ok(Verdict::Unclear);
+        }
+        // Near the end of a month the row was there already. Nobody has touched it, and it does not show what the server
+        // accepted: that went elsewhere.
+        let words = format!(
+            "Waldur accepted a report for {}, and its row of that month does not show it: {words}",
+            key.period
+        );
+        for (component, entry) in entries() {
+            self.trouble(key, component, Reason::WrongMonth, words.clone(), entry.posted).await?;
+        }
+        Ok(Verdict::Wrong)
     }
+
+    /// Whether a row of this month was written at `began` or later: then another hand was quicker than our look.
+    async fn was_written_since(&self, key: StatementKey, began: Timestamp) -> Result<bool, CycleError> {
+        let filter =
+            UsageFilter { resource: Some(key.resource), ..UsageFilter::of_month(key.period.first_day()) };
+        let rows = self.of.client.list_usages(&filter).await.unwrap_or_default();
+        Ok(rows.iter().any(|row| row.date.is_some_and(|date| date >= began)))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Right,
+    Wrong,
+    Unclear,
 }
 
 /// Which boundary is so near that time zones disagree on the month, named so that it is proven once: the month, which
@@ -90,10 +133,4 @@ fn boundary(zone: &BillingZone, server: &ServerTime) -> Option<String> {
         _ => return None,
     };
     Some(format!("{period} {end} {}", zone.name()))
-}
-
-/// Whether the server has accepted something of it since then.
-fn reported_since(statement: &Statement, began: Timestamp) -> bool {
-    let mut acknowledged = statement.components.values().filter_map(|entry| entry.acknowledged.as_ref());
-    acknowledged.any(|acknowledged| acknowledged.how == "accepted" && acknowledged.at >= began)
 }
