@@ -24,7 +24,10 @@ fn main() -> Outcome {
     let named: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
     let wanted = |name: &str| named.is_empty() || named.iter().any(|named| named == name);
     if wanted("ingest") {
-        ingest(if small { 2_000 } else { 100_000 })?;
+        // A ledger as it is on its first day, and one with some history.
+        for rows in if small { [1_000, 2_000] } else { [100_000, 1_000_000] } {
+            ingest(rows)?;
+        }
     }
     if wanted("statements") {
         statements(if small { 20 } else { 10_000 })?;
@@ -132,7 +135,7 @@ fn ingest(rows: usize) -> Outcome {
     let rate = |time: Duration| rows as f64 / time.as_secs_f64();
     let (ours, plainly) = (rate(ours), rate(plainly));
     println!(
-        "ingest: {ours:.0} readings/s, the plainest insert {plainly:.0} rows/s: ratio {:.2}",
+        "ingest of {rows}: {ours:.0} readings/s, the plainest insert {plainly:.0} rows/s: ratio {:.2}",
         ours / plainly
     );
     Ok(())

@@ -145,8 +145,8 @@ fn the_name_of_a_measure_says_all_that_decides_it() {
                     let mut trail = Trail::default();
                     let counted: Vec<_> =
                         points.into_iter().flat_map(|p| trail.advance(measure, p, &timeline)).collect();
-                    let before = names.insert(measure.to_string(), counted.clone());
-                    assert!(before.is_none_or(|before| before == counted), "{measure}");
+                    let before = names.insert(measure.name(), counted.clone());
+                    assert!(before.is_none_or(|before| before == counted), "{measure:?}");
                 }
             }
         }
@@ -162,7 +162,7 @@ fn the_name_of_a_measure_says_all_that_decides_it() {
         (Measure::Level, "level"),
         (Measure::Total, "total"),
     ] {
-        assert_eq!(measure.to_string(), name);
+        assert_eq!(measure.name(), name);
     }
 }
 

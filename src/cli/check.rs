@@ -250,8 +250,10 @@ fn describe(
                     rule => format!(", {rule}"),
                 };
                 let line = format!(
-                    "collector {name}: {series} of {} ({kind}, {unit}) make {} by {measure} x {factor}{only}",
-                    meter.reading, meter.component
+                    "collector {name}: {series} of {} ({kind}, {unit}) make {} by {} x {factor}{only}",
+                    meter.reading,
+                    meter.component,
+                    measure.name()
                 );
                 if tried.counted == 0 {
                     found

@@ -68,6 +68,9 @@ pub async fn ask(
     Ok(Said { run, readings, more, notes })
 }
 
+/// Readings of a run that takes more memory than the agent needs between runs.
+const LARGE_RUN: usize = 1_000;
+
 /// Asks the collector once and records what it says, in one transaction.
 pub async fn sample(
     definition: &Definition,
@@ -80,5 +83,13 @@ pub async fn sample(
     let since = ledger.with(move |ledger| ledger.reads_from(&name, since, now)).await?;
     let since = Since::Checkpoint(since);
     let Said { run, mut more, .. } = ask(definition, ledger, clock, since, withhold).await?;
-    ledger.with(move |ledger| ledger.record_all(run, &mut more)).await
+    ledger
+        .with(move |ledger| {
+            let recorded = ledger.record_all(run, &mut more)?;
+            if recorded.readings >= LARGE_RUN {
+                ledger.rest()?;
+            }
+            Ok(recorded)
+        })
+        .await
 }

@@ -12,10 +12,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use super::lines::Place;
 use super::lock::is_current;
 use super::makers::makers_of;
 use super::outbox::{Amount, StatementKey, acknowledge_in};
-use super::statements::{Place, restate_all};
+use super::statements::restate_all;
 use super::{Ledger, LedgerError, catalog, instant, micros, quantify};
 use crate::metering::adjustment::{Shares, onward};
 use crate::metering::exact::Exact;

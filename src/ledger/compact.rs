@@ -153,7 +153,7 @@ fn subtotal(
             )?
             .execute(params![
                 series,
-                measure.to_string(),
+                measure.name(),
                 micros(segment.start),
                 day,
                 segment.period.to_string(),
@@ -234,7 +234,7 @@ pub(super) fn subtotals(
         "SELECT segment, period, sum, max, last, covered, missed, gaps, resets FROM subtotal
          WHERE series = ?1 AND measure = ?2 ORDER BY segment, day",
     )?;
-    let mut rows = query.query(params![series, measure.to_string()])?;
+    let mut rows = query.query(params![series, measure.name()])?;
     while let Some(row) = rows.next()? {
         quantities.entry((row.get(0)?, period_column(row, 1)?)).or_default().absorb(quantity(row, 2)?);
     }

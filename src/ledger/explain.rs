@@ -9,10 +9,10 @@ use rusqlite::params;
 use uuid::Uuid;
 
 use super::adjustment::opened_at;
+use super::lines::Place;
 use super::outbox::Call;
 use super::quantify::{SeriesFacts, plans};
 use super::rows::{POINTS_FROM, point};
-use super::statements::Place;
 use super::{Ledger, LedgerError, instant, micros};
 use crate::metering::exact::{Exact, Rounding};
 use crate::metering::measure::{Measure, Quantity, Trail};
@@ -108,7 +108,7 @@ impl Ledger {
                         unit: row.get(4)?,
                         labels,
                         user: row.get(6)?,
-                        measure: measure.to_string(),
+                        measure: measure.name().into_owned(),
                         amount,
                         quantity,
                         factor: meter.factor.clone(),

@@ -72,8 +72,6 @@ const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(24);
 const RECENT_RUNS: usize = 11;
 /// Readings of a run that are counted at once.
 const POINTS_AT_ONCE: usize = if cfg!(test) { 3 } else { 10_000 };
-/// Readings of a run that takes more memory than the agent needs between runs.
-const LARGE_RUN: usize = 1_000;
 /// Quarantined lines kept for a person to look at, a collector.
 const QUARANTINE_KEPT: i64 = 200;
 
@@ -91,11 +89,12 @@ impl Ledger {
             Ok(recorded)
         })?;
         crate::fail_point("after a run is committed");
-        if recorded.readings >= LARGE_RUN {
-            // What it needed for a while need not stay.
-            self.look(|connection| connection.execute_batch("PRAGMA shrink_memory"))?;
-        }
         Ok(recorded)
+    }
+
+    /// Gives back the memory that a run needed for a while.
+    pub fn rest(&self) -> Result<(), LedgerError> {
+        self.look(|connection| connection.execute_batch("PRAGMA shrink_memory"))
     }
 
     /// Records a run, looks at what the ledger then says, and takes it all back.
@@ -202,6 +201,7 @@ fn record(
 
     let mut restate = Restate::new();
     let mut touched = Touched::new(connection)?;
+    let mut uncounted = 0;
     let mut store = Store::new(connection, rulebook, &run, run_id, facts)?;
     // A reading that can't be read back undoes the run.
     let lost = |error: std::io::Error| rusqlite::Error::ToSqlConversionFailure(error.into());
@@ -221,10 +221,12 @@ fn record(
             }
         }
         recorded.readings += 1;
-        if touched.points() >= POINTS_AT_ONCE {
+        uncounted += 1;
+        if uncounted >= POINTS_AT_ONCE {
             // However many there are, memory holds only so many: amounts are the same in whatever batches they come.
             restate.extend(quantify::update(connection, rulebook, &touched)?);
             touched = Touched::new(connection)?;
+            uncounted = 0;
         }
     }
     // A quarantined line may be that of a series that is missed: then nothing is concluded from what was not seen.

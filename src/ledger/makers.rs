@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::statements::Place;
+use super::lines::Place;
 use super::{Rulebook, instant};
 use crate::metering::measure::Measure;
 use crate::metering::meter::{Meter, Rules};

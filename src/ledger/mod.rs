@@ -28,6 +28,7 @@ pub mod error;
 pub mod explain;
 mod future;
 pub mod ingest;
+mod lines;
 pub mod lock;
 mod makers;
 pub mod outbox;

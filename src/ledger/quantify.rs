@@ -4,7 +4,7 @@
 //! segments around it counted again from the readings. Both are `Trail::advance`, so both give what a recount gives.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::rc::Rc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -31,13 +31,12 @@ pub(super) struct Met {
 /// What a run did to the readings of each series.
 pub(super) struct Touched<'a> {
     series: BTreeMap<i64, Change>,
-    /// How many readings that is.
-    points: usize,
     trails: Trails<'a>,
 }
 
+/// What a run did to the readings of one series.
 #[derive(Debug)]
-struct Change {
+pub(super) struct Change {
     met: Met,
     /// How far the series was read before the run.
     trail: Trail,
@@ -55,20 +54,22 @@ struct Change {
 
 impl<'a> Touched<'a> {
     pub(super) fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
-        Ok(Touched { series: BTreeMap::new(), points: 0, trails: Trails::of(connection)? })
+        Ok(Touched { series: BTreeMap::new(), trails: Trails::of(connection)? })
     }
 
-    /// Notes how a series stands; to be called before the first of its readings is put away or replaced.
-    pub(super) fn meet(&mut self, met: &Met) -> rusqlite::Result<()> {
-        if self.series.contains_key(&met.id) {
-            return Ok(());
-        }
+    /// How a series stood before the first of its readings was put away or replaced, and what has become of it since: to
+    /// be asked for before either is done.
+    pub(super) fn meet(&mut self, met: &Met) -> rusqlite::Result<&mut Change> {
+        let new = match self.series.entry(met.id) {
+            btree_map::Entry::Occupied(known) => return Ok(known.into_mut()),
+            btree_map::Entry::Vacant(new) => new,
+        };
         // A delta needs no neighbours.
         let trail = match met.kind {
             Kind::Delta => Trail::default(),
             kind => self.trails.at_the_end(met.id, kind)?,
         };
-        let change = Change {
+        Ok(new.insert(Change {
             met: met.clone(),
             last: trail.previous.as_ref().map(|point| point.at),
             trail,
@@ -77,40 +78,29 @@ impl<'a> Touched<'a> {
             to: Timestamp::MIN,
             added: Vec::new(),
             removed: Vec::new(),
-        };
-        self.series.insert(met.id, change);
-        Ok(())
-    }
-
-    /// Whether an instant lies behind all readings of a series that was met.
-    pub(super) fn is_behind(&self, series: i64, at: Timestamp) -> bool {
-        let met = self.series.get(&series).filter(|change| change.met.kind != Kind::Delta);
-        met.is_some_and(|change| change.last.is_none_or(|last| last < at))
-    }
-
-    pub(super) fn points(&self) -> usize {
-        self.points
-    }
-
-    pub(super) fn added(&mut self, series: i64, point: Point) {
-        let Some(change) = self.series.get_mut(&series) else { return };
-        change.in_order &= change.last.is_none_or(|last| last < point.at);
-        change.last = change.last.max(Some(point.at));
-        change.reach(&point);
-        change.added.push(point);
-        self.points += 1;
-    }
-
-    pub(super) fn removed(&mut self, series: i64, point: Point) {
-        let Some(change) = self.series.get_mut(&series) else { return };
-        change.in_order = false;
-        change.reach(&point);
-        change.removed.push(point);
-        self.points += 1;
+        }))
     }
 }
 
 impl Change {
+    /// Whether an instant lies behind all readings of the series.
+    pub(super) fn is_behind(&self, at: Timestamp) -> bool {
+        self.met.kind != Kind::Delta && self.last.is_none_or(|last| last < at)
+    }
+
+    pub(super) fn added(&mut self, point: Point) {
+        self.in_order &= self.last.is_none_or(|last| last < point.at);
+        self.last = self.last.max(Some(point.at));
+        self.reach(&point);
+        self.added.push(point);
+    }
+
+    pub(super) fn removed(&mut self, point: Point) {
+        self.in_order = false;
+        self.reach(&point);
+        self.removed.push(point);
+    }
+
     fn reach(&mut self, point: &Point) {
         let began = point.start.into_iter().chain(point.epoch.began).chain(point.run.listed);
         self.from = began.fold(point.at, Timestamp::min).min(self.from);
@@ -126,7 +116,7 @@ pub(super) fn update(
 ) -> rusqlite::Result<Restate> {
     let mut quantities = Quantities::of(connection)?;
     let mut sources: HashMap<i64, Counted> = HashMap::new();
-    let mut timelines: HashMap<Option<&str>, Timeline> = HashMap::new();
+    let mut timelines: HashMap<Option<&str>, Rc<Timeline>> = HashMap::new();
     let mut changed: BTreeSet<(Option<&str>, BillingPeriod, i64)> = BTreeSet::new();
     for (&series, change) in &touched.series {
         if change.added.is_empty() && change.removed.is_empty() {
@@ -139,7 +129,7 @@ pub(super) fn update(
         let resource = change.met.resource.as_deref();
         let timeline = match timelines.entry(resource) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(timeline(connection, rulebook, resource)?),
+            Entry::Vacant(new) => new.insert(timeline(connection, rulebook, resource)?.into()),
         };
         let facts = SeriesFacts {
             counted: source.clone(),
@@ -259,7 +249,7 @@ impl Counted {
 /// What must be known of a series to count it.
 pub(super) struct SeriesFacts {
     counted: Counted,
-    pub(super) timeline: Timeline,
+    pub(super) timeline: Rc<Timeline>,
     /// Before this instant only subtotals are left, and they stand.
     compacted: Timestamp,
 }
@@ -279,7 +269,7 @@ impl SeriesFacts {
             .query_row([series], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let facts = SeriesFacts {
             counted: Counted::of(connection, rulebook, source)?,
-            timeline: timeline(connection, rulebook, resource.as_deref())?,
+            timeline: timeline(connection, rulebook, resource.as_deref())?.into(),
             compacted: compacted.map_or(Timestamp::MIN, instant),
         };
         Ok((resource, facts))

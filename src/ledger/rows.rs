@@ -143,7 +143,7 @@ impl<'a> Quantities<'a> {
         measure: Measure,
         segment: Timestamp,
     ) -> rusqlite::Result<Option<Quantity>> {
-        let key = params![series, measure.to_string(), micros(segment)];
+        let key = params![series, measure.name(), micros(segment)];
         self.load.query_row(key, |row| quantity(row, 0)).optional()
     }
 
@@ -156,7 +156,7 @@ impl<'a> Quantities<'a> {
         period: BillingPeriod,
         quantity: &Quantity,
     ) -> rusqlite::Result<()> {
-        let (measure, segment) = (measure.to_string(), micros(segment));
+        let (measure, segment) = (measure.name(), micros(segment));
         if *quantity == Quantity::default() {
             // As if nothing had ever been counted: what a recount would find.
             self.remove.execute(params![series, measure, segment])?;
@@ -184,7 +184,7 @@ impl<'a> Quantities<'a> {
         measure: Measure,
         segment: Timestamp,
     ) -> rusqlite::Result<()> {
-        self.remove.execute(params![series, measure.to_string(), micros(segment)])?;
+        self.remove.execute(params![series, measure.name(), micros(segment)])?;
         Ok(())
     }
 }

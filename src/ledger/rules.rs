@@ -151,7 +151,7 @@ fn measures_text(rulebook: &Rulebook, rules: &Rules) -> String {
         let measures: Vec<String> = kinds
             .iter()
             .filter_map(|kind| meter.measure(*kind).ok())
-            .map(|measure| measure.to_string())
+            .map(|measure| measure.name().into_owned())
             .collect();
         // Several meters may make one component.
         let mut how =

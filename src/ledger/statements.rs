@@ -7,10 +7,11 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
-use rusqlite::{CachedStatement, Connection, params};
+use rusqlite::{Connection, params};
 
 use super::adjustment::{self, Adjusted};
 use super::ingest::Restate;
+use super::lines::{Line, Lines, Part, Place, StatementRows};
 use super::makers::{Maker, Makers, makers_of};
 use super::quantify::plans;
 use super::rows::quantity;
@@ -30,10 +31,7 @@ pub(super) fn restate_all(
     now: Timestamp,
 ) -> rusqlite::Result<usize> {
     let mut makers: HashMap<&str, Makers<'_>> = HashMap::new();
-    let mut put_line = connection.prepare_cached(
-        "INSERT OR REPLACE INTO line (resource, period, part, component, user, exact, posted, problem)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-    )?;
+    let mut rows = StatementRows::of(connection)?;
     let mut changed: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (resource, period, component) in restate {
         let makers = match makers.entry(component) {
@@ -41,37 +39,18 @@ pub(super) fn restate_all(
             Entry::Vacant(new) => new.insert(makers_of(connection, rulebook, component)?),
         };
         let place = Place { resource, period, component };
-        if restate_one(connection, rulebook, makers, &mut put_line, place, now)? {
+        if restate_one(connection, rulebook, makers, &mut rows, place, now)? {
             changed.insert((resource, period));
         }
     }
     Ok(changed.len())
 }
 
-/// A component of a resource in a period.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'a> {
-    pub(super) resource: &'a str,
-    pub(super) period: &'a str,
-    pub(super) component: &'a str,
-}
-
-/// One line of a statement, as a row has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Line {
-    exact: String,
-    posted: Option<String>,
-    problem: Option<String>,
-}
-
-/// By user; '' is the total.
-type Lines = BTreeMap<String, Line>;
-
 fn restate_one(
     connection: &Connection,
     rulebook: &Rulebook,
     makers: &Makers<'_>,
-    put_line: &mut CachedStatement<'_>,
+    rows: &mut StatementRows<'_>,
     place: Place<'_>,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
@@ -84,22 +63,32 @@ fn restate_one(
         .into_iter()
         .map(|(part, made)| (part, Some(made)))
         .collect();
-    let known: Vec<i64> = connection
-        .prepare_cached("SELECT part FROM statement WHERE resource = ?1 AND period = ?2")?
-        .query_map(params![place.resource, place.period], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    for part in known {
+    for part in rows.parts(place)? {
         // A part that has nothing left is a statement of zeros.
         parts.entry(move_part(connection, &timeline, place, period, part)?).or_default();
     }
     let mut changed = false;
     for (part, made) in parts {
         let mut lines = made.map(lines).unwrap_or_default();
-        let before = load(connection, place, part)?;
-        keep_standing(connection, makers, place, part, &before, &mut lines)?;
-        if lines != before {
-            changed |= store(connection, put_line, place, part, &before, &lines, now)?;
+        let of = Part { place, part };
+        let gone = makers.gone_from(connection, place)?;
+        if let Some(collector) = gone
+            && rows.was_sent(of, "")?
+        {
+            leave_undecided(collector, &mut lines);
         }
+        let mut changes = rows.compare(of, lines)?;
+        // What stood there and has no readings any more. What was never sent is nobody's loss.
+        for (user, line) in changes.take_left() {
+            if !rows.was_sent(of, &user)? {
+                changes.removed.push(user);
+            } else if gone.is_none() && makers.are_for(connection, place.resource)? {
+                changes.put(user, Some(&line), Line::zero());
+            }
+            // Where no meter makes it any more (one was removed or renamed), it stands as it was: what the configuration
+            // no longer speaks of is not taken back from a bill in silence.
+        }
+        changed |= rows.store(of, &changes, now)?;
     }
     Ok(changed)
 }
@@ -226,23 +215,25 @@ fn amounts(
     let opened = |part: i64| adjusted.get(&part).and_then(|adjusted| Some(adjusted.opening.as_ref()?.0));
     let mut query = connection.prepare_cached(
         "SELECT series.id, series.user, quantity.segment, quantity.sum, quantity.max, quantity.last,
-                quantity.covered, quantity.missed, quantity.gaps, quantity.resets, series.labels
+                quantity.covered, quantity.missed, quantity.gaps, quantity.resets,
+                CASE WHEN ?7 THEN series.labels END
          FROM target CROSS JOIN series ON series.target = target.id AND series.source = ?3
          CROSS JOIN quantity ON quantity.series = series.id AND quantity.measure = ?4
                             AND quantity.segment >= ?5 AND quantity.segment < ?6
-         WHERE target.resource = ?1 AND quantity.period = ?2 ORDER BY series.id, quantity.segment",
+         WHERE target.resource = ?1 AND quantity.period = ?2
+         ORDER BY target.id, series.user, series.id, quantity.segment",
     )?;
     let zone = timeline.zone();
     let (start, end) = (micros(zone.start(period)), micros(zone.end(period)));
     for maker in &makers.meters {
         // Quantities of one series in one part are put together first: a mean is of all its time.
         let mut by_series: BTreeMap<(i64, i64), Weighed> = BTreeMap::new();
-        let measure = maker.measure.to_string();
+        let (measure, weighs) = (maker.measure.name(), !maker.meter.weighing.is_even());
         let mut rows =
-            query.query(params![place.resource, place.period, maker.source, measure, start, end])?;
+            query.query(params![place.resource, place.period, maker.source, measure, start, end, weighs])?;
         while let Some(row) = rows.next()? {
             let mut weight = None;
-            if !maker.meter.weighing.is_even() {
+            if weighs {
                 let labels = serde_json::from_str(&row.get::<_, String>(10)?).unwrap_or_default();
                 weight = maker.meter.weighing.weigh(&labels);
                 if weight.is_none() {
@@ -300,131 +291,27 @@ fn lines(made: Made) -> Lines {
         posted: posted.map(two_decimals),
         problem: problem.clone(),
     };
-    let mut lines = Lines::new();
-    lines.insert(String::new(), line(&amounts.total, posted.as_ref().map(|posted| posted.total)));
-    for (user, exact) in &amounts.users {
+    let mut lines = vec![(String::new(), line(&amounts.total, posted.as_ref().map(|posted| posted.total)))];
+    lines.extend(amounts.users.iter().map(|(user, exact)| {
         let share = posted.as_ref().and_then(|posted| posted.users.get(user).copied());
-        lines.insert(user.clone(), line(exact, share));
-    }
+        (user.clone(), line(exact, share))
+    }));
     lines
+}
+
+/// What a collector that is gone shared with one that is there is neither known nor zero: it is not sent until a person
+/// has said how it goes on.
+fn leave_undecided(collector: &str, lines: &mut Lines) {
+    let problem = format!(
+        "part of it was measured by the collector `{collector}`, which is no longer configured: what has been \
+         reported stands; configure it again under that name to go on this month"
+    );
+    for (_, line) in lines {
+        *line = Line { posted: None, problem: Some(problem.clone()), ..line.clone() };
+    }
 }
 
 /// An amount as it is posted and compared: always two decimals.
 pub fn two_decimals(amount: rust_decimal::Decimal) -> String {
     format!("{amount:.2}")
-}
-
-/// What stood in the statement and has no readings any more. Where some meter still makes the component of this resource,
-/// it has become zero. Where none does (a meter or collector was removed or renamed), it stands as it was: what the
-/// configuration no longer speaks of is not taken back from a bill in silence. And what a collector that is gone shared
-/// with one that is there is neither known nor zero: it is not sent until a person has said how it goes on.
-fn keep_standing(
-    connection: &Connection,
-    makers: &Makers<'_>,
-    place: Place<'_>,
-    part: i64,
-    before: &Lines,
-    lines: &mut Lines,
-) -> rusqlite::Result<()> {
-    let sent = |user: &str| {
-        connection
-            .prepare_cached(
-                "SELECT 1 FROM acknowledgement
-                 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5
-                 UNION ALL SELECT 1 FROM intent
-                 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5 LIMIT 1",
-            )?
-            .exists(params![place.resource, place.period, part, place.component, user])
-    };
-    let gone = makers.gone_from(connection, place)?;
-    if let Some(collector) = gone
-        && !lines.is_empty()
-        && sent("")?
-    {
-        let problem = format!(
-            "part of it was measured by the collector `{collector}`, which is no longer configured: what has been \
-             reported stands; configure it again under that name to go on this month"
-        );
-        for line in lines.values_mut() {
-            *line = Line { posted: None, problem: Some(problem.clone()), ..line.clone() };
-        }
-    }
-    for (user, line) in before {
-        if lines.contains_key(user) || !sent(user)? {
-            continue;
-        }
-        let line = if gone.is_none() && makers.are_for(connection, place.resource)? {
-            Line { exact: "0".to_owned(), posted: Some("0.00".to_owned()), problem: None }
-        } else {
-            line.clone()
-        };
-        lines.insert(user.clone(), line);
-    }
-    Ok(())
-}
-
-fn load(connection: &Connection, place: Place<'_>, part: i64) -> rusqlite::Result<Lines> {
-    connection
-        .prepare_cached(
-            "SELECT user, exact, posted, problem FROM line
-             WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4",
-        )?
-        .query_map(params![place.resource, place.period, part, place.component], |row| {
-            Ok((row.get(0)?, Line { exact: row.get(1)?, posted: row.get(2)?, problem: row.get(3)? }))
-        })?
-        .collect()
-}
-
-/// Writes what differs; the revision grows only if a posted number changed. Returns whether it did.
-fn store(
-    connection: &Connection,
-    put_line: &mut CachedStatement<'_>,
-    place: Place<'_>,
-    part: i64,
-    before: &Lines,
-    lines: &Lines,
-    now: Timestamp,
-) -> rusqlite::Result<bool> {
-    let Place { resource, period, component } = place;
-    for user in before.keys().filter(|user| !lines.contains_key(*user)) {
-        connection
-            .prepare_cached(
-                "DELETE FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5",
-            )?
-            .execute(params![resource, period, part, component, user])?;
-    }
-    let mut posted_changed = false;
-    for (user, line) in lines {
-        let old = before.get(user);
-        if old == Some(line) {
-            continue;
-        }
-        posted_changed |= old.is_none_or(|old| old.posted != line.posted || old.problem != line.problem);
-        put_line.execute(params![
-            resource,
-            period,
-            part,
-            component,
-            user,
-            line.exact,
-            line.posted,
-            line.problem
-        ])?;
-    }
-    connection
-        .prepare_cached(
-            "INSERT INTO statement (resource, period, part, revision, agreed, changed) VALUES (?1, ?2, ?3, ?4, 0, ?5)
-             ON CONFLICT (resource, period, part) DO UPDATE SET revision = revision + ?4, changed = ?5",
-        )?
-        .execute(params![resource, period, part, i64::from(posted_changed), micros(now)])?;
-    if posted_changed {
-        // What was refused for the number's own sake is another number now, and is tried again by itself.
-        connection
-            .prepare_cached(
-                "DELETE FROM trouble WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
-                 AND reason = 'amount'",
-            )?
-            .execute(params![resource, period, part, component])?;
-    }
-    Ok(posted_changed)
 }

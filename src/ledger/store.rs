@@ -106,9 +106,9 @@ impl<'a> Store<'a> {
                 None => {}
             }
         }
-        touched.meet(&met)?;
+        let change = touched.meet(&met)?;
         // What lies behind all that is known of its series, and has no id of its own, was not seen before.
-        let before = match row.id.is_empty() && touched.is_behind(series, instant(row.at)) {
+        let before = match row.id.is_empty() && change.is_behind(instant(row.at)) {
             true => None,
             false => self.known(source, series, &row)?,
         };
@@ -119,13 +119,14 @@ impl<'a> Store<'a> {
             return Ok(Put::Same);
         }
         if let Some((old_series, old, facts)) = &before {
-            if *old_series != series {
-                touched.meet(&self.met(*old_series, source, kind)?)?;
-            }
+            let elsewhere = match *old_series == series {
+                true => None,
+                false => Some(self.met(*old_series, source, kind)?),
+            };
+            touched.meet(elsewhere.as_ref().unwrap_or(&met))?.removed(old.point(*facts));
             self.connection
                 .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at = ?2 AND id = ?3")?
                 .execute(params![old_series, old.at, old.id])?;
-            touched.removed(*old_series, old.point(*facts));
         }
         self.insert.execute(params![
             series,
@@ -144,7 +145,7 @@ impl<'a> Store<'a> {
                 )?
                 .execute(params![source, row.id, series, row.at])?;
         }
-        touched.added(series, row.point(self.facts));
+        touched.meet(&met)?.added(row.point(self.facts));
         // A marker that the series was not seen is no reading; one that takes its place is new.
         let new = before.is_none_or(|(_, old, _)| old.value.is_none());
         Ok(if new { Put::New } else { Put::Corrected })
@@ -242,18 +243,20 @@ impl<'a> Store<'a> {
             "SELECT series.id, series.source, source.kind, source.name FROM series JOIN source ON source.id = series.source
              WHERE source.collector = ?1 AND source.kind IN ('counter', 'gauge') AND series.live = 1",
         )?;
-        let live = query
-            .query_map([&self.run.collector], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get::<_, String>(3)?))
-            })?
-            .collect::<rusqlite::Result<Vec<(i64, i64, String, String)>>>()?;
-        for (series, source, kind, name) in live {
-            if self.seen.contains(&series) || told.contains_key(&name) {
+        let mut unseen: Vec<(i64, i64, Kind)> = Vec::new();
+        let mut rows = query.query([&self.run.collector])?;
+        while let Some(row) = rows.next()? {
+            let series = row.get(0)?;
+            if self.seen.contains(&series) || told.contains_key(row.get_ref(3)?.as_str()?) {
                 continue;
             }
+            let kind =
+                if row.get_ref(2)?.as_str()? == Kind::Counter.name() { Kind::Counter } else { Kind::Gauge };
+            unseen.push((series, row.get(1)?, kind));
+        }
+        for (series, source, kind) in unseen {
             self.connection.prepare_cached("UPDATE series SET live = 0 WHERE id = ?1")?.execute([series])?;
-            let kind = if kind == Kind::Counter.name() { Kind::Counter } else { Kind::Gauge };
-            touched.meet(&self.met(series, source, kind)?)?;
+            let change = touched.meet(&self.met(series, source, kind)?)?;
             let marked = self
                 .connection
                 .prepare_cached(
@@ -263,7 +266,7 @@ impl<'a> Store<'a> {
                 )?
                 .execute(params![series, micros(self.run.at), self.run_id])?;
             if marked > 0 {
-                touched.added(series, self.gone(self.run.at));
+                change.added(self.gone(self.run.at));
             }
         }
         Ok(())
@@ -287,7 +290,7 @@ impl<'a> Store<'a> {
                     })
                     .optional()?;
                 let Some((series, source)) = known else { continue };
-                touched.meet(&self.met(series, source, Kind::Gauge)?)?;
+                let change = touched.meet(&self.met(series, source, Kind::Gauge)?)?;
                 let marked = self
                     .connection
                     .prepare_cached(
@@ -297,7 +300,7 @@ impl<'a> Store<'a> {
                     )?
                     .execute(params![series, at, self.run_id])?;
                 if marked > 0 {
-                    touched.added(series, self.gone(instant(at)));
+                    change.added(self.gone(instant(at)));
                 }
             }
         }

@@ -4,6 +4,8 @@
 //! Adding up what it says over all points is a recount; adding what it says of one new last point is the cheap way
 //! to the same numbers. It never looks at anything but the points: no clock, no configuration, no ledger.
 
+use std::borrow::Cow;
+
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
@@ -11,8 +13,7 @@ use super::exact::Exact;
 use super::period::{Piece, Segment, Timeline, micros_between};
 use super::reading::{Epoch, VALUE_PLACES};
 
-/// What is counted over a series. Two meters that count the same way share the count; `Display` is its name in the
-/// ledger.
+/// What is counted over a series. Two meters that count the same way share the count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Measure {
     /// How much a counter rose, through its resets. Unit of the reading.
@@ -69,13 +70,14 @@ pub enum OnGap {
     Hold,
 }
 
-impl std::fmt::Display for Measure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Measure {
+    /// Its name in the ledger: one text for one way of counting.
+    pub fn name(&self) -> Cow<'static, str> {
         let (name, hold) = match self {
-            Measure::Increase => return f.write_str("increase"),
-            Measure::Sum => return f.write_str("sum"),
-            Measure::Level => return f.write_str("level"),
-            Measure::Total => return f.write_str("total"),
+            Measure::Increase => return "increase".into(),
+            Measure::Sum => return "sum".into(),
+            Measure::Level => return "level".into(),
+            Measure::Total => return "total".into(),
             Measure::Integral(hold) => ("integral", hold),
             Measure::Mean(hold) => ("mean", hold),
             Measure::Max(hold) => ("max", hold),
@@ -89,11 +91,12 @@ impl std::fmt::Display for Measure {
             Some(gap) => format!("{}us", gap.as_micros()),
         };
         match (hold.on_gap, hold.interpolation) {
-            (OnGap::LeaveOut, _) => write!(f, "{name} {interpolation} {limit}"),
+            (OnGap::LeaveOut, _) => format!("{name} {interpolation} {limit}"),
             // A step that is held through gaps never asks how long one is.
-            (OnGap::Hold, Interpolation::Step) => write!(f, "{name} step hold"),
-            (OnGap::Hold, Interpolation::Linear) => write!(f, "{name} linear hold {limit}"),
+            (OnGap::Hold, Interpolation::Step) => format!("{name} step hold"),
+            (OnGap::Hold, Interpolation::Linear) => format!("{name} linear hold {limit}"),
         }
+        .into()
     }
 }
 
