@@ -18,6 +18,8 @@ use crate::waldur::usages::UsageFilter;
 /// Time zones lie at most so far apart (UTC+14 and UTC-12).
 const ZONES_APART: SignedDuration = SignedDuration::from_hours(26);
 const PROVEN: &str = "month_proven";
+/// How exactly the server's clock is known: its `Date` counts whole seconds.
+const CLOCK_KNOWN_TO: SignedDuration = SignedDuration::from_secs(2);
 
 impl Cycle {
     /// Makes sure that reports land in the month that is meant. False: one did not, and nothing else is sent.
@@ -110,6 +112,7 @@ impl Cycle {
         let filter =
             UsageFilter { resource: Some(key.resource), ..UsageFilter::of_month(key.period.first_day()) };
         let rows = self.of.client.list_usages(&filter).await.unwrap_or_default();
+        let began = began.saturating_sub(CLOCK_KNOWN_TO).unwrap_or(began);
         Ok(rows.iter().any(|row| row.date.is_some_and(|date| date >= began)))
     }
 }

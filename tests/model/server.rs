@@ -31,6 +31,8 @@ pub(crate) enum Fate {
     /// A 502 of a proxy, after it was done.
     FailsAfterwards,
     HalfAnAnswer,
+    /// Another hand writes over a report as soon as it is there, before anybody has looked.
+    AnotherIsQuicker,
 }
 
 /// Resource and component.
@@ -355,6 +357,16 @@ impl Model {
             }
             Fate::Passes => {
                 self.delivered(asked, status);
+                Some((status, answer, true))
+            }
+            Fate::AnotherIsQuicker => {
+                self.delivered(asked, status);
+                if asked.target.ends_with("/set_usage/") && status == 201 {
+                    let (resource, landing) = self.address(&asked.body);
+                    for (component, cents) in amounts(&asked.body).into_iter().take(1) {
+                        self.another_writes(((resource, component), landing.clone()), cents + 1);
+                    }
+                }
                 Some((status, answer, true))
             }
             Fate::FailsAfterwards => Some((502, Value::Null, true)),
