@@ -68,9 +68,6 @@ pub async fn ask(
     Ok(Said { run, readings, more, notes })
 }
 
-/// Readings of a run that takes more memory than the agent needs between runs.
-const LARGE_RUN: usize = 1_000;
-
 /// Asks the collector once and records what it says, in one transaction.
 pub async fn sample(
     definition: &Definition,
@@ -86,9 +83,7 @@ pub async fn sample(
     ledger
         .with(move |ledger| {
             let recorded = ledger.record_all(run, &mut more)?;
-            if recorded.readings >= LARGE_RUN {
-                ledger.rest()?;
-            }
+            ledger.rest()?;
             Ok(recorded)
         })
         .await

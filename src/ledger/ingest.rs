@@ -92,7 +92,7 @@ impl Ledger {
         Ok(recorded)
     }
 
-    /// Gives back the memory that a run needed for a while.
+    /// Gives back the memory that a run or a cycle needed for a while: what was looked at once need not stay for weeks.
     pub fn rest(&self) -> Result<(), LedgerError> {
         self.look(|connection| connection.execute_batch("PRAGMA shrink_memory"))
     }

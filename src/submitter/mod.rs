@@ -167,6 +167,7 @@ impl Submitter {
         }
         report.requests = self.client.requests() - before;
         self.remember_clock().await?;
+        self.ledger.with(|ledger| ledger.rest()).await?;
         Ok(report)
     }
 
