@@ -215,15 +215,17 @@ impl Cycle {
         let zone = &self.of.rulebook.zone;
         let ended = closing::has_ended(zone, key.period, &self.of.server_time().await?);
         let Some(plan_period) = cut.plan_period.filter(|_| cut.split) else {
-            let mut of_part = BTreeMap::new();
-            for row in &all {
-                of_part.insert(row.component.clone(), plain(row));
+            let mut of_part: BTreeMap<String, Row> =
+                all.iter().map(|row| (row.component.clone(), plain(row))).collect();
+            if !ended {
+                return Ok(Ok(of_part));
             }
             for (component, row) in &mut of_part {
-                let of_component = component.clone();
-                let known = self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?;
                 let several = all.iter().filter(|row| row.component == *component);
-                if ended && known.is_none() && several.clone().count() > 1 {
+                let of_component = component.clone();
+                if several.clone().count() > 1
+                    && self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?.is_none()
+                {
                     // Plans were switched before this ledger was there, and the server no longer lists the earlier ones:
                     // all of the rows together are what it holds of the month.
                     row.held.amount = several.map(|row| row.usage).sum();
