@@ -13,6 +13,7 @@ use super::trouble::Reason;
 use super::{Cycle, CycleError};
 use crate::ledger::outbox::{Entry, StatementKey};
 use crate::metering::period::BillingZone;
+use crate::waldur::failure::Failure;
 use crate::waldur::usages::UsageFilter;
 
 /// Time zones lie at most so far apart (UTC+14 and UTC-12).
@@ -66,7 +67,7 @@ impl Cycle {
                 Verdict::Unclear => {}
             }
         }
-        Ok(true)
+        Ok(!self.stopped())
     }
 
     /// What the row of the month meant tells about components that were accepted since `began`, by the server's clock.
@@ -92,8 +93,13 @@ impl Cycle {
         let Some(words) = disputed.and_then(|(_, entry)| Some(entry.trouble.as_ref()?.words.clone())) else {
             return Ok(Verdict::Unclear);
         };
-        if self.was_written_since(key, began).await? {
-            return Ok(Verdict::Unclear);
+        match self.was_written_since(key, began).await {
+            Ok(false) => {}
+            Ok(true) => return Ok(Verdict::Unclear),
+            Err(failure) => {
+                self.pause(failure).await?;
+                return Ok(Verdict::Unclear);
+            }
         }
         // Near the end of a month the row was there already. Nobody has touched it, and it does not show what the server
         // accepted: that went elsewhere.
@@ -108,10 +114,10 @@ impl Cycle {
     }
 
     /// Whether a row of this month was written at `began` or later: then another hand was quicker than our look.
-    async fn was_written_since(&self, key: StatementKey, began: Timestamp) -> Result<bool, CycleError> {
+    async fn was_written_since(&self, key: StatementKey, began: Timestamp) -> Result<bool, Failure> {
         let filter =
             UsageFilter { resource: Some(key.resource), ..UsageFilter::of_month(key.period.first_day()) };
-        let rows = self.of.client.list_usages(&filter).await.unwrap_or_default();
+        let rows = self.of.client.list_usages(&filter).await?;
         let began = began.saturating_sub(CLOCK_KNOWN_TO).unwrap_or(began);
         Ok(rows.iter().any(|row| row.date.is_some_and(|date| date >= began)))
     }
