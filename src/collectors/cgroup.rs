@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use super::blocking::{self, Stop};
 use super::names::Names;
-use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running};
+use super::{Batch, Collector, CollectorError, Offered, Plugin, Problem, Request, Running};
 use crate::config::section::Section;
 use crate::metering::reading::{Kind, Labels};
 use hierarchy::{Group, Hierarchies, Wanted};
@@ -134,7 +134,7 @@ impl Sight {
         let hierarchies = Hierarchies::at(&self.root)?;
         let found = hierarchies.find(&self.wanted, &self.host);
         let mut batch = Batch {
-            problems: found.problems,
+            problems: found.problems.into_iter().map(Problem::of_all).collect(),
             notes: found.notes,
             lists_everything: true,
             ..Batch::default()
@@ -153,7 +153,7 @@ impl Sight {
             stop.check()?;
             match self.labels_of(group) {
                 Ok(labels) => reader.group(group, &labels, cpu_in_v2.contains(&group.path)),
-                Err(problem) => reader.batch.problems.push(format!("{}: {problem}", group.path)),
+                Err(problem) => reader.batch.problem(format!("{}: {problem}", group.path)),
             }
         }
         let absent = std::mem::take(&mut reader.absent);

@@ -134,7 +134,7 @@ impl Sight {
         for path in &self.mounts {
             stop.check()?;
             if let Err(problem) = self.mount(path, &mounted, now, &mut batch) {
-                batch.problems.push(problem);
+                batch.problem(problem);
                 unmounted.push(path);
             }
         }
@@ -155,11 +155,11 @@ impl Sight {
                     }
                     Walked::Gone => {}
                     Walked::Broken(why) => {
-                        batch.problems.push(format!("{} is left out as a whole: {why}", path.display()));
+                        batch.problem(format!("{} is left out as a whole: {why}", path.display()));
                     }
                 },
                 Ok(None) => {}
-                Err(problem) => batch.problems.push(problem),
+                Err(problem) => batch.problem(problem),
             }
         }
         Ok(batch)
@@ -204,7 +204,7 @@ impl Sight {
         for pattern in &self.directories {
             let base = fixed_part(pattern);
             if !base.is_dir() {
-                batch.problems.push(format!(
+                batch.problem(format!(
                     "`{pattern}`: {} is not there; mount it, or correct the path",
                     base.display()
                 ));
@@ -220,7 +220,7 @@ impl Sight {
                         found.insert(path);
                     }
                     Err(error) if error.error().kind() == ErrorKind::NotFound => {}
-                    Err(error) => batch.problems.push(format!(
+                    Err(error) => batch.problem(format!(
                         "{} can't be searched: {}; let the agent's user read it",
                         error.path().display(),
                         error.error()

@@ -10,6 +10,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::config::section::Section;
 use crate::metering::reading::{Kind, Labels, Reading};
@@ -76,9 +77,9 @@ pub struct Batch {
     pub more: Spool,
     /// Single bad lines or values: not billed, counted and shown, the others count.
     pub quarantined: Vec<Quarantined>,
-    /// What could not be looked at (a directory without permission). The readings count, but the run is not
-    /// complete: nothing is concluded from what it did not see, and the collector counts as failed.
-    pub problems: Vec<String>,
+    /// What could not be looked at (a directory without permission). The readings count, the collector counts as failed
+    /// in part, and nothing is concluded of the series that a problem bears on.
+    pub problems: Vec<Problem>,
     /// What a person setting the collector up should know (a glob that matches nothing, a controller that is off).
     /// The run is complete all the same; `check` and `collect` show these, the daemon does not repeat them.
     pub notes: Vec<String>,
@@ -102,6 +103,87 @@ pub struct Quarantined {
     /// The offending text, cut to 200 characters.
     pub what: String,
     pub reason: String,
+    pub bears_on: Bearing,
+}
+
+/// Something that could not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// For the operator: what, why, what to do.
+    pub text: String,
+    pub bears_on: Bearing,
+}
+
+impl Problem {
+    /// A problem that may bear on any series.
+    pub fn of_all(text: String) -> Problem {
+        Problem { text, bears_on: Bearing::All }
+    }
+}
+
+/// All problems, in one line.
+pub fn texts(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| problem.text.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// Which series an odd thing could have been about. Of those alone nothing is concluded from a run that did not see
+/// them: they don't end, and one that is new does not count from zero (law 10).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Bearing {
+    /// Any series of the collector.
+    #[default]
+    All,
+    /// Series that fit one of these; none at all if there are none.
+    Some(Vec<SeriesFilter>),
+}
+
+/// Series with this name (any, if `None`), with all of these labels, and with labels that begin so.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SeriesFilter {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub prefixes: Labels,
+}
+
+impl SeriesFilter {
+    fn fits(&self, name: &str, labels: &Labels) -> bool {
+        let begins = |(label, prefix): (&String, &String)| {
+            labels.get(label).is_some_and(|value| value.starts_with(prefix.as_str()))
+        };
+        self.name.as_ref().is_none_or(|wanted| wanted == name)
+            && self.labels.iter().all(|(label, value)| labels.get(label) == Some(value))
+            && self.prefixes.iter().all(begins)
+    }
+}
+
+impl Bearing {
+    /// Nothing that anybody meters.
+    pub fn nothing() -> Bearing {
+        Bearing::Some(Vec::new())
+    }
+
+    /// All series of these readings.
+    pub fn readings<'a>(names: impl IntoIterator<Item = &'a str>) -> Bearing {
+        let named = |name: &str| SeriesFilter { name: Some(name.to_owned()), ..SeriesFilter::default() };
+        Bearing::Some(names.into_iter().map(named).collect())
+    }
+
+    /// All series that carry this label with this value.
+    pub fn label(label: &str, value: &str) -> Bearing {
+        let labels = Labels::from([(label.to_owned(), value.to_owned())]);
+        Bearing::Some(vec![SeriesFilter { labels, ..SeriesFilter::default() }])
+    }
+
+    /// Whether a series may be what it is about.
+    pub fn covers(&self, name: &str, labels: &Labels) -> bool {
+        match self {
+            Bearing::All => true,
+            Bearing::Some(filters) => filters.iter().any(|filter| filter.fits(name, labels)),
+        }
+    }
 }
 
 /// Readings of a run that are held in memory.
@@ -123,9 +205,23 @@ impl Batch {
         if self.readings.len() < IN_MEMORY { self.readings.push(reading) } else { self.more.push(&reading) }
     }
 
+    /// Quarantines what may have been any series.
     pub fn quarantine(&mut self, what: &str, reason: impl Into<String>) {
+        self.quarantine_of(what, reason, Bearing::All);
+    }
+
+    pub fn quarantine_of(&mut self, what: &str, reason: impl Into<String>, bears_on: Bearing) {
         let what = what.chars().take(200).collect();
-        self.quarantined.push(Quarantined { what, reason: reason.into() });
+        self.quarantined.push(Quarantined { what, reason: reason.into(), bears_on });
+    }
+
+    /// Notes a problem that may bear on any series.
+    pub fn problem(&mut self, text: impl Into<String>) {
+        self.problem_of(text, Bearing::All);
+    }
+
+    pub fn problem_of(&mut self, text: impl Into<String>, bears_on: Bearing) {
+        self.problems.push(Problem { text: text.into(), bears_on });
     }
 }
 
@@ -181,4 +277,9 @@ pub trait Collector: Send + Sync + Debug {
     /// Looks once. Blocking work belongs on a blocking thread; the caller sets the overall time limit
     /// and drops the future when it is over, which must stop whatever was started.
     fn collect(&self, request: Request) -> Running<'_>;
+}
+
+#[cfg(test)]
+fn tests_texts(batch: &Batch) -> Vec<&str> {
+    batch.problems.iter().map(|problem| problem.text.as_str()).collect()
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking, web};
+use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking, texts, web};
 use crate::config::duration::parse_duration;
 use crate::config::section::Section;
 use crate::metering::reading::Kind;
@@ -98,7 +98,7 @@ impl Prometheus {
             progress.set(reader.query, reader.read.clone().advanced(reader.at, now, self.overlap));
         }
         if !run.answered && !run.batch.problems.is_empty() {
-            return Err(CollectorError(run.batch.problems.join("; ")));
+            return Err(CollectorError(texts(&run.batch.problems)));
         }
         run.batch.checkpoint = progress.text();
         Ok(run.batch)
@@ -153,7 +153,7 @@ impl Run<'_> {
                 Err(trouble) => trouble.to_string(),
             };
             reader.failed = true;
-            self.batch.problems.push(format!("query `{}`: {trouble}", reader.query.name));
+            self.batch.problem(format!("query `{}`: {trouble}", reader.query.name));
         }
     }
 
@@ -164,7 +164,7 @@ impl Run<'_> {
             Ok(answer) => answer,
             Err(trouble) if !is_about_the_query(&trouble) => return self.gave_up(trouble),
             Err(trouble) => {
-                self.batch.problems.push(format!("query `{}`: {trouble}", query.name));
+                self.batch.problem(format!("query `{}`: {trouble}", query.name));
                 return Ok(());
             }
         };
@@ -175,7 +175,7 @@ impl Run<'_> {
                 reader.absorb(piece, &mut self.batch);
                 reader.finish(&mut self.batch);
             }
-            Err(why) => self.batch.problems.push(format!("query `{}`: {why}", query.name)),
+            Err(why) => self.batch.problem(format!("query `{}`: {why}", query.name)),
         }
         Ok(())
     }
@@ -196,7 +196,7 @@ impl Run<'_> {
             return Err(trouble.into());
         }
         self.gone = true;
-        self.batch.problems.push(trouble.to_string());
+        self.batch.problem(trouble.to_string());
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use super::quantify::{self, Touched};
 use super::store::{Put, Store};
 use super::{Ledger, LedgerError, Rulebook, instant, micros, statements};
 use crate::collectors::spool::Spool;
-use crate::collectors::{Ended, Quarantined};
+use crate::collectors::{Ended, Problem, Quarantined, texts};
 use crate::metering::measure::RunFacts;
 use crate::metering::reading::{Kind, Reading, Span};
 
@@ -34,7 +34,7 @@ pub enum RunOutcome {
         readings: Vec<Reading>,
         quarantined: Vec<Quarantined>,
         /// What could not be looked at; none means that the run is complete.
-        problems: Vec<String>,
+        problems: Vec<Problem>,
         checkpoint: Option<String>,
         lists_everything: bool,
         ended: Ended,
@@ -186,17 +186,17 @@ fn record(
     recorded.quarantined = quarantined;
     let ended_later = ended_later(connection, &run)?;
     if let Some(ended) = ended_later {
-        problems.push(format!(
+        problems.push(Problem::of_all(format!(
             "the run began at {}, but an earlier run of this collector ended at {ended}: the clock was set back, or two \
              ran at once. What it saw of the moment is not used, because a counter would seem to have been reset; \
              counters catch up with the first run after {ended}",
             run.at
-        ));
+        )));
     }
     let complete = problems.is_empty();
     let facts = facts(connection, rulebook, &run)?;
     let outcome = if complete { "ok" } else { "partial" };
-    let message = (!complete).then(|| problems.join("; "));
+    let message = (!complete).then(|| texts(&problems));
     let run_id = insert_run(connection, &run, outcome, message.as_deref(), lists_everything, facts)?;
 
     let mut restate = Restate::new();
@@ -252,7 +252,7 @@ fn record(
             recorded.quarantined.len() as i64
         ],
     )?;
-    recorded.problems = problems;
+    recorded.problems = problems.into_iter().map(|problem| problem.text).collect();
     Ok(recorded)
 }
 

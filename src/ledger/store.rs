@@ -13,7 +13,7 @@ use super::ingest::Head;
 use super::quantify::{Met, Touched};
 use super::rules::{Placed, place};
 use super::{Rulebook, compact, instant, micros};
-use crate::collectors::{Ended, Quarantined};
+use crate::collectors::{Bearing, Ended, Quarantined, SeriesFilter};
 use crate::metering::measure::{Point, RunFacts};
 use crate::metering::reading::{Epoch, Kind, Reading, Span};
 
@@ -76,7 +76,12 @@ impl<'a> Store<'a> {
     pub(super) fn put(&mut self, reading: Reading, touched: &mut Touched<'_>) -> rusqlite::Result<Put> {
         let refuse = |reading: &Reading, reason: String| {
             let what = format!("{} {} {:?}", reading.name, reading.value, reading.labels);
-            Ok(Put::Refused(Quarantined { what: what.chars().take(200).collect(), reason }))
+            let bears_on = Bearing::Some(vec![SeriesFilter {
+                name: Some(reading.name.clone()),
+                labels: reading.labels.clone(),
+                ..SeriesFilter::default()
+            }]);
+            Ok(Put::Refused(Quarantined { what: what.chars().take(200).collect(), reason, bears_on }))
         };
         if let Some(reason) = implausible(&reading, self.run.at.max(self.run.finished)) {
             return refuse(&reading, reason);

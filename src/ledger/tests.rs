@@ -425,7 +425,7 @@ fn whatever_comes_in_the_cheap_way_gives_what_a_recount_gives() {
                     ended.insert(["k", "g"][random.usize(0..2)].to_owned(), vec![series]);
                 }
                 if random.u8(0..4) == 0 {
-                    problems.push("x".to_owned());
+                    problems.push(crate::collectors::Problem::of_all("x".to_owned()));
                 }
             }
             ledger.record(run).unwrap();

@@ -19,7 +19,7 @@ use num_bigint::BigInt;
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 use uuid::Uuid;
-use waldur_usage_agent::collectors::Quarantined;
+use waldur_usage_agent::collectors::{Bearing, Quarantined};
 use waldur_usage_agent::ledger::catalog::{KnownPlanPeriod, KnownResource};
 use waldur_usage_agent::ledger::ingest::{Run, RunOutcome};
 use waldur_usage_agent::ledger::outbox::{Amount, Statement};
@@ -192,7 +192,11 @@ impl<'a> Bench<'a> {
             scope: told.scope.to_owned(),
             readings: readings.iter().map(naive_reading).collect(),
         });
-        let bad = Quarantined { what: "line 7".to_owned(), reason: "it is no reading".to_owned() };
+        let bad = Quarantined {
+            what: "line 7".to_owned(),
+            reason: "it is no reading".to_owned(),
+            bears_on: Bearing::All,
+        };
         let outcome = match told.failed {
             true => RunOutcome::Failed("no answer".to_owned()),
             false => RunOutcome::Seen {

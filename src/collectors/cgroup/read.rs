@@ -258,8 +258,7 @@ impl Reader<'_> {
                 Err(error) => {
                     return self
                         .batch
-                        .problems
-                        .push(format!("{error}; let the agent's user read {}", dir.display()));
+                        .problem(format!("{error}; let the agent's user read {}", dir.display()));
                 }
             };
             if !entry.file_type().is_dir() {
@@ -311,14 +310,14 @@ impl Reader<'_> {
                     }
                     _ => "",
                 };
-                self.batch.problems.push(format!("{} can't be read: {error}{remedy}", path.display()));
+                self.batch.problem(format!("{} can't be read: {error}{remedy}", path.display()));
                 File::Failed
             }
         }
     }
 
     fn malformed(&mut self, dir: &Path, file: &str, why: &str) {
-        self.batch.problems.push(format!("{}: {why}; please report this", dir.join(file).display()));
+        self.batch.problem(format!("{}: {why}; please report this", dir.join(file).display()));
     }
 
     /// Which life of a group a counter belongs to. The kernel gives each group an inode number of its own, and starts

@@ -11,7 +11,7 @@ use rust_decimal::prelude::ToPrimitive;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::collectors::{Batch, Quarantined};
+use crate::collectors::{Batch, Bearing, Quarantined};
 use crate::metering::reading::{Kind, Labels, Reading, Span, parse_value};
 
 /// Every key that a line may have.
@@ -42,7 +42,11 @@ pub(super) fn read(output: &[u8], now: Timestamp, batch: &mut Batch) {
     }
     if unshown > 0 {
         let what = String::new();
-        batch.quarantined.push(Quarantined { what, reason: format!("and {unshown} more lines") });
+        batch.quarantined.push(Quarantined {
+            what,
+            reason: format!("and {unshown} more lines"),
+            bears_on: Bearing::All,
+        });
     }
 }
 

@@ -15,7 +15,7 @@ use super::fill::Fill;
 use super::settings::{Repeats, Source, Wanted, When};
 use crate::collectors::exec::protocol::instant;
 use crate::collectors::web::Answer;
-use crate::collectors::{Batch, CollectorError, Quarantined};
+use crate::collectors::{Batch, Bearing, CollectorError, Quarantined};
 use crate::metering::exact::{Exact, Rounding};
 use crate::metering::reading::{Labels, Reading, Span, parse_value};
 use crate::wire::words::of_body;
@@ -65,11 +65,11 @@ impl Taken {
     pub(super) fn finish(mut self) -> Batch {
         if self.unshown > 0 {
             let reason = format!("and {} more", self.unshown);
-            self.batch.quarantined.push(Quarantined { what: String::new(), reason });
+            self.batch.quarantined.push(Quarantined { what: String::new(), reason, bears_on: Bearing::All });
         }
         let bad = self.batch.quarantined.len();
         if self.batch.readings.is_empty() && bad > 0 {
-            self.batch.problems.push(format!("none of its {bad} rows could be read; has the API changed?"));
+            self.batch.problem(format!("none of its {bad} rows could be read; has the API changed?"));
         }
         self.batch
     }

@@ -105,7 +105,7 @@ impl Wanted {
             batch.push(reading);
         }
         for name in untyped {
-            batch.problems.push(format!(
+            batch.problem(format!(
                 "the page does not tell the type of {name}: list it under `counters` (it only rises, but for restarts) \
                  or under `gauges` (a level)"
             ));
@@ -172,7 +172,7 @@ impl Wanted {
                 _ => None,
             };
             if beginnings.all.is_none() {
-                batch.problems.push(format!(
+                batch.problem(format!(
                     "`epoch`: the page does not tell one time since 2010 as {metric}, so restarts can't be told"
                 ));
             }

@@ -104,7 +104,7 @@ fn or_with_the_process_where_the_operator_says_so() {
     let page = "# TYPE a_total counter\na_total 1\na_created 0\nprocess_start_time_seconds 0\n";
     let batch = read("metrics: a_total\nepoch: process_start_time_seconds", page);
     assert_eq!(
-        batch.problems,
+        crate::collectors::tests_texts(&batch),
         [
             "`epoch`: the page does not tell one time since 2010 as process_start_time_seconds, so restarts can't be told"
         ]
@@ -128,7 +128,7 @@ fn what_has_no_type_must_be_stated() {
     let batch = read("metrics: old_*", page);
     assert_eq!(batch.readings, []);
     assert_eq!(
-        batch.problems,
+        crate::collectors::tests_texts(&batch),
         [
             "the page does not tell the type of old_hits: list it under `counters` (it only rises, but for restarts) or \
              under `gauges` (a level)",

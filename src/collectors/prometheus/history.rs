@@ -162,8 +162,8 @@ impl<'a> Reader<'a> {
         } else {
             let words = piece.warnings.join("; ");
             let problem = format!("query `{name}`: the server says that its answer may not be all: {words}");
-            if !batch.problems.contains(&problem) {
-                batch.problems.push(problem);
+            if !batch.problems.iter().any(|known| known.text == problem) {
+                batch.problem(problem);
             }
         }
         batch.readings.extend(piece.readings);

@@ -12,7 +12,7 @@ use rust_decimal::Decimal;
 
 use super::accounts::Accounts;
 use super::tres;
-use crate::collectors::{Batch, Quarantined};
+use crate::collectors::{Batch, Bearing, Quarantined};
 use crate::metering::reading::{Kind, Labels, Reading, Span};
 
 /// What the operator wants of each job.
@@ -157,7 +157,7 @@ impl Reader {
     pub(super) fn done(mut self) -> (Batch, HashSet<String>) {
         if self.unshown > 0 {
             let (what, reason) = (String::new(), format!("and {} more lines", self.unshown));
-            self.batch.quarantined.push(Quarantined { what, reason });
+            self.batch.quarantined.push(Quarantined { what, reason, bears_on: Bearing::All });
         }
         (self.batch, self.running)
     }

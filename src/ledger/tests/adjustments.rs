@@ -49,7 +49,7 @@ fn apply(ledger: &mut Ledger, fact: Fact, now: Timestamp) {
         Fact::Read(readings) => {
             let mut run = seen(now, readings);
             if let RunOutcome::Seen { problems, .. } = &mut run.outcome {
-                problems.push("x".to_owned());
+                problems.push(crate::collectors::Problem::of_all("x".to_owned()));
             }
             ledger.record(run).unwrap();
         }

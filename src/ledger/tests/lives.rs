@@ -11,8 +11,11 @@ fn a_quarantined_line_ends_no_series() {
     let time = minutes(start, 5);
     let mut run = seen(time, Vec::new());
     if let RunOutcome::Seen { quarantined, .. } = &mut run.outcome {
-        quarantined
-            .push(crate::collectors::Quarantined { what: "cpu_seconds 12,5".into(), reason: "bad".into() });
+        quarantined.push(crate::collectors::Quarantined {
+            what: "cpu_seconds 12,5".into(),
+            reason: "bad".into(),
+            bears_on: crate::collectors::Bearing::All,
+        });
     }
     ledger.record(run).unwrap();
     let time = minutes(start, 10);
@@ -68,8 +71,11 @@ fn a_series_whose_first_line_was_quarantined_did_not_begin_after_it() {
     let start = at("2026-11-10T12:00:00Z");
     let mut run = seen(start, Vec::new());
     if let RunOutcome::Seen { quarantined, lists_everything, .. } = &mut run.outcome {
-        quarantined
-            .push(crate::collectors::Quarantined { what: "cpu_seconds x".into(), reason: "bad".into() });
+        quarantined.push(crate::collectors::Quarantined {
+            what: "cpu_seconds x".into(),
+            reason: "bad".into(),
+            bears_on: crate::collectors::Bearing::All,
+        });
         *lists_everything = true;
     }
     ledger.record(run).unwrap();
