@@ -17,7 +17,8 @@ use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Ledger, LedgerError, instant, micros};
+use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::{Ledger, LedgerError};
 
 /// Held while submitting; released when dropped or when the process ends.
 #[derive(Debug)]
@@ -94,7 +95,8 @@ impl Ledger {
             let latest = latest(connection)?;
             let number = latest.map_or(0, |(number, _)| number) + 1;
             connection.execute(
-                "INSERT OR REPLACE INTO server (key, value, at) VALUES (?1, ?2, ?3)",
+                "INSERT INTO server (key, value, at) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (key) DO UPDATE SET value = ?2, at = ?3",
                 params![TURN, number.to_string(), micros(now)],
             )?;
             Ok((number, latest.map(|(_, at)| at)))

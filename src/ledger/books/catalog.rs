@@ -7,11 +7,15 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::ingest::Restate;
-use super::rows::uuid_column;
-use super::switched::file_under_new_part;
-use super::{Ledger, LedgerError, Rulebook, instant, micros, quantify, statements};
-use crate::metering::meter::Rules;
+use super::count::{Changed, recount_from};
+use super::cuts::plan_cuts;
+use super::targets::{self, Found};
+use super::unstated::changed_components;
+use crate::ledger::db::columns::{instant, micros, uuid_column};
+use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::rules::InForce;
+use crate::ledger::db::{Ledger, LedgerError};
+use crate::metering::period::BillingPeriod;
 
 /// A resource as it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,28 +59,6 @@ pub struct Freshness {
     pub users: Option<Timestamp>,
 }
 
-/// The resource of an offering with this backend id. Backend ids are not unique in Waldur (observed): of several, one
-/// that is not terminated is meant; if that leaves several, none is.
-pub(super) fn resource_of(
-    connection: &Connection,
-    offering: Uuid,
-    backend_id: &str,
-    ignore_case: bool,
-) -> rusqlite::Result<Option<String>> {
-    let found: Vec<(String, String)> = connection
-        .prepare_cached(match ignore_case {
-            false => "SELECT uuid, state FROM resource WHERE offering = ?1 AND backend_id = ?2",
-            true => "SELECT uuid, state FROM resource WHERE offering = ?1 AND backend_id = ?2 COLLATE NOCASE",
-        })?
-        .query_map(params![offering.to_string(), backend_id], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    let alive: Vec<_> = found.iter().filter(|(_, state)| state != "Terminated").collect();
-    Ok(match (alive.as_slice(), found.as_slice()) {
-        ([(uuid, _)], _) | ([], [(uuid, _)]) => Some(uuid.clone()),
-        _ => None,
-    })
-}
-
 impl Ledger {
     pub fn freshness(&self, offering: Uuid) -> Result<Freshness, LedgerError> {
         self.look(|connection| {
@@ -112,9 +94,11 @@ impl Ledger {
             connection.execute("DELETE FROM component WHERE offering = ?", [&uuid])?;
             for component in components {
                 connection.execute(
-                    "INSERT OR REPLACE INTO component
+                    "INSERT INTO component
                         (offering, type, name, billing_type, measured_unit, limit_period, limit_amount)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                     ON CONFLICT (offering, type) DO UPDATE SET name = ?3, billing_type = ?4, measured_unit = ?5,
+                        limit_period = ?6, limit_amount = ?7",
                     params![
                         uuid,
                         component.component,
@@ -138,18 +122,25 @@ impl Ledger {
         whole: Option<Uuid>,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        self.transact(|connection, rulebook| {
+        self.transact(|connection, in_force| {
+            let mut listed = None;
             for resource in &resources {
                 put_resource(connection, resource, now)?;
             }
             if let Some(offering) = whole {
+                listed = connection
+                    .prepare_cached("SELECT resources_refreshed FROM offering WHERE uuid = ?")?
+                    .query_row([offering.to_string()], |row| row.get::<_, Option<i64>>(0))
+                    .optional()?
+                    .flatten()
+                    .map(instant);
                 connection.execute(
                     "INSERT INTO offering (uuid, name, refreshed, resources_refreshed) VALUES (?1, '', 0, ?2)
                      ON CONFLICT (uuid) DO UPDATE SET resources_refreshed = ?2",
                     params![offering.to_string(), micros(now)],
                 )?;
             }
-            match_targets(connection, rulebook, now)
+            match_targets(connection, in_force, listed, now)
         })
     }
 
@@ -164,7 +155,8 @@ impl Ledger {
             connection.execute("DELETE FROM offering_user WHERE offering = ?", [&uuid])?;
             for (username, url) in users {
                 connection.execute(
-                    "INSERT OR REPLACE INTO offering_user (offering, username, url) VALUES (?1, ?2, ?3)",
+                    "INSERT INTO offering_user (offering, username, url) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (offering, username) DO UPDATE SET url = ?3",
                     params![uuid, username, url],
                 )?;
             }
@@ -177,41 +169,69 @@ impl Ledger {
         })
     }
 
-    /// Takes over a look at a resource's plan periods. Where they cut a month otherwise than was known, the readings
-    /// of the resource are counted again.
+    /// Takes over a look at a resource's plan periods; returns the instants at which the plan turns out to have been
+    /// switched. Where they cut a month that runs otherwise than was known, it is counted again.
     pub fn put_plan_periods(
         &mut self,
         resource: Uuid,
         periods: Vec<KnownPlanPeriod>,
         look: (&str, &str),
         now: Timestamp,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Vec<Timestamp>, LedgerError> {
         let (period, plan) = (look.0.to_owned(), look.1.to_owned());
-        self.transact(|connection, rulebook| {
+        self.transact(|connection, in_force| {
             let uuid = resource.to_string();
-            let before = quantify::cuts(connection, &uuid)?;
+            let before: BTreeSet<Timestamp> =
+                plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
+            let first = periods.iter().map(|period| period.start).min();
             // The server no longer lists those that ended before this month; they still cut theirs.
-            for period in periods {
+            for period in &periods {
                 connection.execute(
-                    "INSERT INTO plan_period (uuid, resource, start, end) VALUES (?1, ?2, ?3, ?4)
+                    "INSERT INTO plan_period (uuid, resource, start, end, noticed) VALUES (?1, ?2, ?3, ?4, ?5)
                      ON CONFLICT (uuid) DO UPDATE SET resource = ?2, start = ?3, end = ?4",
-                    params![period.uuid.to_string(), uuid, micros(period.start), period.end.map(micros)],
+                    params![
+                        period.uuid.to_string(),
+                        uuid,
+                        micros(period.start),
+                        period.end.map(micros),
+                        micros(now)
+                    ],
                 )?;
             }
+            let open = periods.iter().filter(|period| period.end.is_none()).count();
             connection.execute(
-                "INSERT OR REPLACE INTO plan_look (resource, period, plan) VALUES (?1, ?2, ?3)",
-                params![uuid, period, plan],
+                "INSERT INTO plan_look (resource, period, plan, at, found) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (resource) DO UPDATE SET period = ?2, plan = ?3, at = ?4, found = ?5",
+                params![uuid, period, plan, micros(now), open as i64],
             )?;
-            let after = quantify::cuts(connection, &uuid)?;
-            let (before, after): (BTreeSet<_>, BTreeSet<_>) =
-                (before.into_iter().collect(), after.into_iter().collect());
-            if before != after {
-                for cut in after.difference(&before) {
-                    file_under_new_part(connection, rulebook, &uuid, *cut, &before, now)?;
-                }
-                recount_resource(connection, rulebook, &uuid, now)?;
+            let month = in_force.zone.period_of(now);
+            let after: BTreeSet<Timestamp> =
+                plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
+            let mut recount = before != after;
+            if let Some(first) = first {
+                recount |= settle_mapping(connection, &uuid, first.max(in_force.zone.start(month)))?;
             }
-            Ok(())
+            if recount {
+                recount_resource(connection, in_force, &uuid, Some(month))?;
+            }
+            let switched: Vec<Timestamp> = after.difference(&before).copied().collect();
+            for cut in &switched {
+                let period = in_force.zone.period_of(*cut).to_string();
+                let about = About { resource: &uuid, period: &period, component: "" };
+                let words = format!("its plan was switched at {cut}: what was used before is billed under the earlier plan");
+                tell(connection, about, EventKind::Plan, &words, now)?;
+            }
+            Ok(switched)
+        })
+    }
+
+    /// How many open plan periods a resource had when they were last looked at for this month.
+    pub fn open_plan_periods(&self, resource: Uuid, period: BillingPeriod) -> Result<Option<i64>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached("SELECT found FROM plan_look WHERE resource = ?1 AND period = ?2")?
+                .query_row(params![resource.to_string(), period.to_string()], |row| row.get(0))
+                .optional()
         })
     }
 
@@ -321,7 +341,8 @@ impl Ledger {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT DISTINCT offering FROM target WHERE resource IS NULL AND offering <> ''",
+                    "SELECT DISTINCT offering FROM target WHERE offering <> '' AND (several IS NOT NULL OR NOT EXISTS (
+                        SELECT 1 FROM target_resource WHERE target_resource.target = target.id))",
                 )?
                 .query_map([], |row| uuid_column(row, 0))?
                 .collect()
@@ -335,7 +356,7 @@ impl Ledger {
                 .prepare_cached(
                     "SELECT DISTINCT statement.resource FROM statement
                      LEFT JOIN resource ON resource.uuid = statement.resource
-                     WHERE resource.uuid IS NULL AND statement.revision > statement.agreed",
+                     WHERE resource.uuid IS NULL AND statement.closed IS NULL",
                 )?
                 .query_map([], |row| uuid_column(row, 0))?
                 .collect()
@@ -362,9 +383,11 @@ fn known_resource(row: &Row<'_>) -> rusqlite::Result<KnownResource> {
 fn put_resource(connection: &Connection, resource: &KnownResource, now: Timestamp) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO resource
+            "INSERT INTO resource
                 (uuid, offering, name, backend_id, state, plan, customer, project, refreshed)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+             ON CONFLICT (uuid) DO UPDATE SET offering = ?2, name = ?3, backend_id = ?4, state = ?5, plan = ?6,
+                customer = ?7, project = ?8, refreshed = ?9",
         )?
         .execute(params![
             resource.uuid.to_string(),
@@ -380,43 +403,116 @@ fn put_resource(connection: &Connection, resource: &KnownResource, now: Timestam
     Ok(())
 }
 
-/// Finds the resources of targets that had none, and states what they owe. A target keeps the resource it once had:
-/// its statements are there.
-fn match_targets(connection: &Connection, rulebook: &Rulebook, now: Timestamp) -> rusqlite::Result<()> {
-    let waiting: Vec<(i64, Uuid, String)> = connection
-        .prepare("SELECT id, offering, backend_id FROM target WHERE resource IS NULL AND offering <> ''")?
-        .query_map([], |row| Ok((row.get(0)?, uuid_column(row, 1)?, row.get(2)?)))?
+/// Finds the resources of targets: of those that had none, and of those that Waldur has given to another resource since it
+/// was last asked (`listed`).
+fn match_targets(
+    connection: &Connection,
+    in_force: &InForce,
+    listed: Option<Timestamp>,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let targets: Vec<(i64, Uuid, String, bool, Option<String>)> = connection
+        .prepare("SELECT id, offering, backend_id, ignore_case, several FROM target WHERE offering <> ''")?
+        .query_map([], |row| Ok((row.get(0)?, uuid_column(row, 1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    for (target, offering, backend_id) in waiting {
-        let mut of_offering = rulebook.rules.iter().filter(|rules| rules.offering() == Some(offering));
-        let ignore_case = of_offering.any(Rules::ignores_case);
-        let Some(resource) = resource_of(connection, offering, &backend_id, ignore_case)? else { continue };
-        connection.execute(
-            "UPDATE target SET resource = ?2, unmatched_since = NULL WHERE id = ?1",
-            params![target, resource],
-        )?;
-        recount_resource(connection, rulebook, &resource, now)?;
+    let month = in_force.zone.period_of(now);
+    for (target, offering, backend_id, ignore_case, was_several) in targets {
+        let known = targets::mappings(connection, target)?;
+        let current = known.last();
+        let found = targets::find(connection, offering, &backend_id, ignore_case)?;
+        let several = match &found {
+            Found::Several(uuids) => Some(names(connection, uuids)?),
+            Found::Nothing | Found::One(_) => None,
+        };
+        if several != was_several {
+            connection.execute("UPDATE target SET several = ?2 WHERE id = ?1", params![target, several])?;
+            if let Some(current) = current {
+                super::unstated::all_of_month(connection, Some(&current.resource), &month.to_string())?;
+            }
+        }
+        let Found::One(resource) = found else { continue };
+        match current {
+            None => {
+                targets::map(connection, target, Timestamp::MIN, &resource, false)?;
+                recount_resource(connection, in_force, &resource, None)?;
+            }
+            Some(current) if current.resource != resource => {
+                // From the last listing on that still had it otherwise; never in a month that is over.
+                let since = listed.unwrap_or(now).max(in_force.zone.start(month)).max(current.since);
+                let gone: bool = connection
+                    .prepare_cached("SELECT 1 FROM resource WHERE uuid = ? AND state = 'Terminated'")?
+                    .exists([&current.resource])?;
+                let old = current.resource.clone();
+                targets::map(connection, target, since, &resource, gone)?;
+                for one in [&old, &resource] {
+                    recount_resource(connection, in_force, one, Some(month))?;
+                    super::unstated::all_of_month(connection, Some(one), &month.to_string())?;
+                    let period = month.to_string();
+                    let about = About { resource: one, period: &period, component: "" };
+                    let words = format!(
+                        "the backend id {backend_id} belongs to {} now, not to {} any more: what was used from {since} \
+                         on is the former's, what was used before stays",
+                        names(connection, std::slice::from_ref(&resource))?,
+                        names(connection, std::slice::from_ref(&old))?
+                    );
+                    tell(connection, about, EventKind::Resource, &words, now)?;
+                }
+            }
+            Some(_) => {}
+        }
     }
     Ok(())
 }
 
-/// Counts all series of a resource again and makes its statements anew.
-pub(super) fn recount_resource(
+/// A backend id that a terminated resource had is the new one's from the start of its plan period on, if that was before
+/// the change was noticed. True: something moved.
+fn settle_mapping(connection: &Connection, resource: &str, start: Timestamp) -> rusqlite::Result<bool> {
+    let provisional: Vec<(i64, i64)> = connection
+        .prepare_cached("SELECT target, since FROM target_resource WHERE resource = ? AND provisional = 1")?
+        .query_map([resource], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (target, since) in &provisional {
+        let before: i64 = connection
+            .prepare_cached("SELECT max(since) FROM target_resource WHERE target = ?1 AND since < ?2")?
+            .query_row([target, since], |row| row.get(0))?;
+        let from = micros(start).min(*since).max(before.saturating_add(1));
+        connection.execute(
+            "UPDATE target_resource SET since = ?3, provisional = 0 WHERE target = ?1 AND since = ?2",
+            params![target, since, from],
+        )?;
+    }
+    Ok(!provisional.is_empty())
+}
+
+/// Resources by name, with their UUIDs.
+fn names(connection: &Connection, uuids: &[String]) -> rusqlite::Result<String> {
+    let mut named = Vec::with_capacity(uuids.len());
+    for uuid in uuids {
+        let name: Option<String> = connection
+            .prepare_cached("SELECT name FROM resource WHERE uuid = ?")?
+            .query_row([uuid], |row| row.get(0))
+            .optional()?;
+        named.push(format!("{} ({uuid})", name.unwrap_or_default()));
+    }
+    Ok(named.join(", "))
+}
+
+/// Counts all series again that belong or belonged to a resource, from a month on (from the first, if `None`).
+pub(in crate::ledger) fn recount_resource(
     connection: &Connection,
-    rulebook: &Rulebook,
+    in_force: &InForce,
     resource: &str,
-    now: Timestamp,
+    month: Option<BillingPeriod>,
 ) -> rusqlite::Result<()> {
     let series: Vec<i64> = connection
         .prepare(
-            "SELECT series.id FROM series JOIN target ON target.id = series.target WHERE target.resource = ?",
+            "SELECT DISTINCT placed.series FROM placed WHERE placed.target IN
+                (SELECT target FROM target_resource WHERE resource = ?)",
         )?
         .query_map([resource], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    let mut restate = Restate::new();
-    for series in series {
-        quantify::recount(connection, rulebook, series, &mut restate)?;
-    }
-    statements::restate_all(connection, rulebook, &restate, now)?;
+    let mut changed = Changed::new();
+    recount_from(connection, in_force, &series, month, &mut changed)?;
+    changed_components(connection, changed)?;
     Ok(())
 }

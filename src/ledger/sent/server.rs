@@ -4,13 +4,15 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 use uuid::Uuid;
 
-use super::outbox::StatementKey;
-use super::rows::uuid_column;
-use super::{Ledger, LedgerError, instant, micros};
+use super::record::StatementKey;
+use crate::ledger::db::columns::{instant, micros, uuid_column};
+use crate::ledger::db::{Ledger, LedgerError};
 
 /// When something may be tried again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
+    /// Why it failed: failures of another cause are counted anew.
+    pub cause: String,
     pub failures: i64,
     pub next: Timestamp,
     pub words: String,
@@ -21,9 +23,14 @@ impl Ledger {
     pub fn retry(&self, resource: Option<Uuid>) -> Result<Option<Retry>, LedgerError> {
         self.look(|connection| {
             connection
-                .prepare_cached("SELECT failures, next, words FROM retry WHERE resource = ?")?
+                .prepare_cached("SELECT failures, next, words, cause FROM retry WHERE resource = ?")?
                 .query_row([retry_key(resource)], |row| {
-                    Ok(Retry { failures: row.get(0)?, next: instant(row.get(1)?), words: row.get(2)? })
+                    Ok(Retry {
+                        failures: row.get(0)?,
+                        next: instant(row.get(1)?),
+                        words: row.get(2)?,
+                        cause: row.get(3)?,
+                    })
                 })
                 .optional()
         })
@@ -34,9 +41,7 @@ impl Ledger {
     pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
         self.look(|connection| {
             connection.query_row(
-                "SELECT min(next) FROM retry WHERE resource = '' OR EXISTS (
-                    SELECT 1 FROM statement INDEXED BY statement_pending
-                    WHERE statement.resource = retry.resource AND revision > agreed)",
+                "SELECT min(next) FROM retry",
                 [],
                 |row| row.get::<_, Option<i64>>(0).map(|next| next.map(instant)),
             )
@@ -47,8 +52,9 @@ impl Ledger {
         self.transact(|connection, _| {
             match retry {
                 Some(retry) => connection.execute(
-                    "INSERT OR REPLACE INTO retry (resource, failures, next, words) VALUES (?1, ?2, ?3, ?4)",
-                    params![retry_key(resource), retry.failures, micros(retry.next), retry.words],
+                    "INSERT INTO retry (resource, cause, failures, next, words) VALUES (?1, ?2, ?3, ?4, ?5)
+                     ON CONFLICT (resource) DO UPDATE SET cause = ?2, failures = ?3, next = ?4, words = ?5",
+                    params![retry_key(resource), retry.cause, retry.failures, micros(retry.next), retry.words],
                 )?,
                 None => connection.execute("DELETE FROM retry WHERE resource = ?", [retry_key(resource)])?,
             };
@@ -56,40 +62,49 @@ impl Ledger {
         })
     }
 
-    /// The server's row of a component, where users' amounts go.
-    pub fn usage_row(&self, key: StatementKey, component: &str) -> Result<Option<Uuid>, LedgerError> {
+    /// The server's row of a component, where users' amounts go, and when it was last read.
+    pub fn usage_row(
+        &self,
+        key: StatementKey,
+        component: &str,
+    ) -> Result<Option<(Uuid, Timestamp)>, LedgerError> {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT uuid FROM usage_row WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4",
+                    "SELECT uuid, read FROM usage_row
+                     WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4",
                 )?
                 .query_row(
                     params![key.resource.to_string(), key.period.to_string(), micros(key.part), component],
-                    |row| uuid_column(row, 0),
+                    |row| Ok((uuid_column(row, 0)?, instant(row.get(1)?))),
                 )
                 .optional()
         })
     }
 
+    /// Notes a row that was read; `words`: who wrote it.
     pub fn put_usage_row(
         &mut self,
         key: StatementKey,
         component: &str,
-        row: Uuid,
+        (row, words): (Uuid, &str),
+        now: Timestamp,
     ) -> Result<(), LedgerError> {
-        let component = component.to_owned();
         self.transact(|connection, _| {
             connection
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO usage_row (resource, period, part, component, uuid)
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                    "INSERT INTO usage_row (resource, period, part, component, uuid, read, words)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                     ON CONFLICT (resource, period, part, component) DO UPDATE SET uuid = ?5, read = ?6, words = ?7",
                 )?
                 .execute(params![
                     key.resource.to_string(),
                     key.period.to_string(),
                     micros(key.part),
                     component,
-                    row.to_string()
+                    row.to_string(),
+                    micros(now),
+                    words
                 ])?;
             Ok(())
         })
@@ -110,7 +125,8 @@ impl Ledger {
         let (name, value) = (name.to_owned(), value.to_owned());
         self.transact(|connection, _| {
             connection.execute(
-                "INSERT OR REPLACE INTO server (key, value, at) VALUES (?1, ?2, ?3)",
+                "INSERT INTO server (key, value, at) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (key) DO UPDATE SET value = ?2, at = ?3",
                 params![name, value, micros(now)],
             )?;
             Ok(())

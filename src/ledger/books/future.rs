@@ -7,8 +7,11 @@
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, params};
 
-use super::ingest::Restate;
-use super::{Ledger, LedgerError, Rulebook, instant, micros, quantify, statements};
+use super::count::{Changed, recount_from};
+use super::unstated::changed_components;
+use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::rules::InForce;
+use crate::ledger::db::{Ledger, LedgerError};
 
 /// Two clocks that agree may be so far apart.
 const AHEAD: SignedDuration = SignedDuration::from_mins(10);
@@ -28,18 +31,18 @@ impl Ledger {
         if !ahead {
             return Ok(0);
         }
-        self.transact(|connection, rulebook| quarantine(connection, rulebook, now, limit))
+        self.transact(|connection, in_force| quarantine(connection, in_force, now, limit))
     }
 }
 
 fn quarantine(
     connection: &Connection,
-    rulebook: &Rulebook,
+    in_force: &InForce,
     now: Timestamp,
     limit: i64,
 ) -> rusqlite::Result<usize> {
     let mut taken = 0;
-    let mut restate = Restate::new();
+    let mut changed = Changed::new();
     let runs: Vec<(i64, String, i64)> = connection
         .prepare("SELECT id, collector, at FROM run WHERE at > ?1 AND outcome <> 'failed'")?
         .query_map([limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
@@ -58,7 +61,8 @@ fn quarantine(
             .query_map([run, limit], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
         connection.execute(
-            "DELETE FROM identity WHERE (series, at) IN (SELECT series, at FROM reading WHERE run = ?1 AND at > ?2)",
+            "DELETE FROM identity WHERE (series, at, start) IN (
+                SELECT series, at, start FROM reading WHERE run = ?1 AND at > ?2)",
             [run, limit],
         )?;
         taken += connection.execute("DELETE FROM reading WHERE run = ?1 AND at > ?2", [run, limit])?;
@@ -69,13 +73,18 @@ fn quarantine(
             )?;
             // The next complete run says again whether it has ended.
             connection.execute("UPDATE series SET live = 1 WHERE id = ?1", [series])?;
-            quantify::recount(connection, rulebook, series, &mut restate)?;
+            let month = Some(in_force.zone.period_of(now));
+            recount_from(connection, in_force, &[series], month, &mut changed)?;
+            connection.execute(
+                "UPDATE series SET last = (SELECT max(at) FROM reading WHERE series = ?1) WHERE id = ?1",
+                [series],
+            )?;
         }
         connection
             .execute("UPDATE run SET outcome = 'failed', message = ?2 WHERE id = ?1", params![run, reason])?;
         // A source with history is read again from the start of the month: where it got to was told by that clock, too.
         connection.execute("UPDATE collector SET checkpoint = NULL WHERE name = ?1", [&collector])?;
     }
-    statements::restate_all(connection, rulebook, &restate, now)?;
+    changed_components(connection, changed)?;
     Ok(taken)
 }

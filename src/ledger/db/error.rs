@@ -24,7 +24,7 @@ pub enum LedgerTrouble {
 }
 
 impl LedgerError {
-    pub(super) fn newer(path: &Path, version: i64) -> Self {
+    pub(in crate::ledger) fn newer(path: &Path, version: i64) -> Self {
         Self::unusable(format!(
             "the ledger {} was written by a newer waldur-usage-agent (format {version}; this one knows up to {}). \
              It was left untouched: install the newer version again, or name another file in `ledger:`.",
@@ -33,14 +33,14 @@ impl LedgerError {
         ))
     }
 
-    pub(super) fn foreign(path: &Path, why: &str) -> Self {
+    pub(in crate::ledger) fn foreign(path: &Path, why: &str) -> Self {
         Self::unusable(format!(
             "{} is not a ledger of waldur-usage-agent: {why}. It was left untouched: name another file in `ledger:`.",
             path.display()
         ))
     }
 
-    pub(super) fn damaged(path: &Path, what: &str) -> Self {
+    pub(in crate::ledger) fn damaged(path: &Path, what: &str) -> Self {
         let path = path.display();
         Self::unusable(format!(
             "the ledger {path} is damaged ({what}). It was left as it is. To go on: stop the agent, keep a copy of \
@@ -50,7 +50,7 @@ impl LedgerError {
         ))
     }
 
-    pub(super) fn absent(path: &Path) -> Self {
+    pub(in crate::ledger) fn absent(path: &Path) -> Self {
         Self::unusable(format!(
             "there is no ledger at {}: nothing has been collected with this configuration yet (`waldur-usage-agent \
              collect` does, and `run` on its schedules)",
@@ -58,11 +58,11 @@ impl LedgerError {
         ))
     }
 
-    pub(super) fn interrupted(what: String) -> Self {
+    pub(in crate::ledger) fn interrupted(what: String) -> Self {
         Self { kind: LedgerTrouble::Passing, message: format!("work on the ledger was interrupted: {what}") }
     }
 
-    pub(super) fn superseded(ours: i64) -> Self {
+    pub(in crate::ledger) fn superseded(ours: i64) -> Self {
         let message = format!(
             "another process has taken over submitting for this ledger (this one had turn {ours}): what it still had \
              under way is read back before it is believed"
@@ -70,7 +70,7 @@ impl LedgerError {
         Self { kind: LedgerTrouble::Superseded, message }
     }
 
-    pub(super) fn from_io(path: &Path, what: &str, error: &std::io::Error) -> Self {
+    pub(in crate::ledger) fn from_io(path: &Path, what: &str, error: &std::io::Error) -> Self {
         let shown = path.display();
         let remedy = match error.kind() {
             std::io::ErrorKind::NotFound => {
@@ -86,10 +86,10 @@ impl LedgerError {
         Self::unusable(format!("can't {what} the ledger {shown}: {error}; {remedy}"))
     }
 
-    pub(super) fn from_sqlite(path: &Path, error: rusqlite::Error) -> Self {
+    pub(in crate::ledger) fn from_sqlite(path: &Path, error: rusqlite::Error) -> Self {
         let shown = path.display();
         match error.sqlite_error_code() {
-            _ if super::is_full(&error) => Self::full(path),
+            _ if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Self::full(path),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::damaged(path, &error.to_string())
             }

@@ -1,0 +1,227 @@
+//! A changed configuration: what it means is recorded, with the month from which it holds (laws 7 and 13).
+//!
+//! Rules hold from the running month on; the billing time zone from the next. Months before keep theirs, whatever becomes
+//! known of them. It changes no number that was posted; what the new rules make of the running month is stated anew, and
+//! what would leave more on the bill than was used is held there (`claims`).
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::count::{Changed, recount_from};
+use super::place::place;
+use super::unstated::{all_of_month, changed_components};
+use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::rules::{self, InForce, Rulebook, Version};
+use crate::ledger::db::{Ledger, LedgerError};
+use crate::metering::meter::Rules;
+use crate::metering::period::{BillingPeriod, BillingZone};
+
+impl Ledger {
+    /// Takes over new rules, of a configuration that was read again. Returns what changed, in words.
+    pub fn change_rules(&mut self, rulebook: Rulebook, now: Timestamp) -> Result<Vec<String>, LedgerError> {
+        self.rulebook = rulebook;
+        self.apply_rules(now)
+    }
+
+    /// Records what has changed in the rules since they were last recorded. Returns what changed, in words.
+    pub fn apply_rules(&mut self, now: Timestamp) -> Result<Vec<String>, LedgerError> {
+        let configured = self.rulebook.clone();
+        let changes = self.transact(|connection, in_force| apply(connection, in_force, &configured, now))?;
+        if !changes.is_empty() {
+            let reloaded = self.transact(|_, in_force| Ok(in_force.clone()))?;
+            self.in_force = reloaded;
+        }
+        Ok(changes)
+    }
+
+    /// What recording this configuration now would change, in words; nothing is kept.
+    pub fn changes_of(&self, configured: &Rulebook, now: Timestamp) -> Vec<String> {
+        let month = self.in_force.zone.period_of(now);
+        let mut changes = rule_changes(&self.in_force.latest().rules, &configured.rules, month);
+        changes.extend(zone_change(&self.in_force.zone, &configured.zone, month));
+        changes
+    }
+}
+
+fn apply(
+    connection: &Connection,
+    in_force: &InForce,
+    configured: &Rulebook,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<String>> {
+    let month = in_force.zone.period_of(now);
+    let mut changes = Vec::new();
+    if let Some(words) = zone_change(&in_force.zone, &configured.zone, month) {
+        rules::record_zone(connection, Some(month.next()), configured.zone.name(), now)?;
+        changes.push(words);
+    }
+    let (before, after) = (rules::text(&in_force.latest().rules)?, rules::text(&configured.rules)?);
+    if before != after {
+        for rules in &configured.rules {
+            if let Some(old) = &rules.continues
+                && go_on(connection, old, &rules.collector)?
+            {
+                changes.push(format!("the collector {} goes on where {old} ended", rules.collector));
+            }
+        }
+        changes.extend(rule_changes(&in_force.latest().rules, &configured.rules, month));
+        rules::record(connection, Some(month), &configured.rules, now)?;
+    }
+    let recorded = rules::load(connection, configured)?;
+    if before != after {
+        carry_out(connection, in_force, &recorded, month, now)?;
+    }
+    for words in &changes {
+        tell(connection, About::default(), EventKind::Rules, words, now)?;
+    }
+    Ok(changes)
+}
+
+/// Places all series by the new rules, and counts anew what is counted otherwise in the running month.
+fn carry_out(
+    connection: &Connection,
+    before: &InForce,
+    recorded: &InForce,
+    month: BillingPeriod,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let version = recorded.latest();
+    let series: Vec<(i64, String, String)> = connection
+        .prepare(
+            "SELECT series.id, source.collector, series.labels FROM series JOIN source ON source.id = series.source",
+        )?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut otherwise = Vec::new();
+    for (series, collector, labels) in &series {
+        place(connection, version, *series, (collector, labels), now)?;
+        let (was, is) = (before.in_month(month).of(collector), version.of(collector));
+        if was.map(counting) != is.map(counting) || !same_place(connection, before.in_month(month), version, *series)? {
+            otherwise.push(*series);
+        }
+    }
+    let mut changed = Changed::new();
+    recount_from(connection, recorded, &otherwise, Some(month), &mut changed)?;
+    changed_components(connection, changed)?;
+    // What the old rules made must be stated without it, and what was held may be no more.
+    all_of_month(connection, None, &month.to_string())
+}
+
+/// What decides how series are counted.
+fn counting(rules: &Rules) -> Vec<(&str, String, &str)> {
+    let meters = rules.meters.iter();
+    let counted = meters.map(|meter| {
+        let how = format!("{:?} {:?} {:?} {}", meter.aggregate, meter.hold, meter.at_most, meter.factor);
+        (meter.reading.as_str(), how, meter.component.as_str())
+    });
+    counted.collect()
+}
+
+fn same_place(connection: &Connection, was: &Version, is: &Version, series: i64) -> rusqlite::Result<bool> {
+    let target = |version: &Version| {
+        connection
+            .prepare_cached("SELECT target FROM placed WHERE rules = ?1 AND series = ?2")?
+            .query_row([version.id, series], |row| row.get::<_, Option<i64>>(0))
+            .optional()
+            .map(Option::flatten)
+    };
+    Ok(target(was)? == target(is)?)
+}
+
+/// Gives the series and the checkpoint of a collector to the one that goes on in its place, in all months. False: it was
+/// done before, or there is nothing to give.
+fn go_on(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool> {
+    let known: bool = connection.prepare("SELECT 1 FROM source WHERE collector = ?")?.exists([old])?;
+    if !known {
+        return Ok(false);
+    }
+    let named: Vec<(i64, String)> = connection
+        .prepare("SELECT id, name FROM source WHERE collector = ?")?
+        .query_map([old], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (source, name) in named {
+        let taken: bool =
+            connection.prepare("SELECT 1 FROM source WHERE collector = ?1 AND name = ?2")?.exists([new, &name])?;
+        if !taken {
+            connection.execute("UPDATE source SET collector = ?2 WHERE id = ?1", params![source, new])?;
+        }
+    }
+    connection.execute(
+        "INSERT INTO collector (name, checkpoint, since) SELECT ?2, checkpoint, since FROM collector WHERE name = ?1
+         ON CONFLICT (name) DO UPDATE SET checkpoint = coalesce(collector.checkpoint, excluded.checkpoint),
+            since = min(coalesce(collector.since, excluded.since), excluded.since)",
+        params![old, new],
+    )?;
+    connection.execute("UPDATE run SET collector = ?2 WHERE collector = ?1", params![old, new])?;
+    // The rules of months before speak of it by the name that it has now.
+    let recorded: Vec<(i64, String)> = connection
+        .prepare("SELECT id, rules FROM rules")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (id, text) in recorded {
+        let Ok(mut rules) = serde_json::from_str::<Vec<Rules>>(&text) else { continue };
+        if rules.iter().any(|rules| rules.collector == new) {
+            continue;
+        }
+        for rules in rules.iter_mut().filter(|rules| rules.collector == old) {
+            rules.collector = new.to_owned();
+        }
+        connection.execute("UPDATE rules SET rules = ?2 WHERE id = ?1", params![id, rules::text(&rules)?])?;
+    }
+    Ok(true)
+}
+
+fn zone_change(known: &BillingZone, configured: &BillingZone, month: BillingPeriod) -> Option<String> {
+    (known.name() != configured.name()).then(|| {
+        format!(
+            "billing_timezone is {} instead of {}: it holds from {} on, which begins where {month} ends",
+            configured.name(),
+            known.name(),
+            month.next()
+        )
+    })
+}
+
+/// What is otherwise in new rules, collector by collector and component by component.
+fn rule_changes(before: &[Rules], after: &[Rules], month: BillingPeriod) -> Vec<String> {
+    let mut changes = Vec::new();
+    for old in before {
+        let Some(new) = after.iter().find(|new| new.collector == old.collector) else {
+            changes.push(format!("the collector {} is no longer configured, from {month} on", old.collector));
+            continue;
+        };
+        let name = &old.collector;
+        if old.placement() != new.placement() {
+            changes.push(format!("{name}: `resource`, `user` or `ignore` changed, from {month} on"));
+        }
+        for meter in &old.meters {
+            let same = |other: &&crate::metering::meter::Meter| {
+                other.component == meter.component && other.reading == meter.reading
+            };
+            match new.meters.iter().find(same) {
+                None => changes.push(format!(
+                    "{name}: no rule makes {} of {} any more, from {month} on",
+                    meter.component, meter.reading
+                )),
+                Some(now) if now.factor != meter.factor => changes.push(format!(
+                    "{name}: the factor of {} is {} instead of {}, from {month} on",
+                    meter.component, now.factor, meter.factor
+                )),
+                Some(now) if now != meter => {
+                    changes.push(format!("{name}: the rule for {} changed, from {month} on", meter.component));
+                }
+                Some(_) => {}
+            }
+        }
+        let known = |meter: &&crate::metering::meter::Meter| {
+            !old.meters.iter().any(|other| other.component == meter.component && other.reading == meter.reading)
+        };
+        for meter in new.meters.iter().filter(known) {
+            changes.push(format!("{name}: {} is made of {}, from {month} on", meter.component, meter.reading));
+        }
+    }
+    for new in after.iter().filter(|new| !before.iter().any(|old| old.collector == new.collector)) {
+        changes.push(format!("the collector {} counts from {month} on", new.collector));
+    }
+    changes
+}
