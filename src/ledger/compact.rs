@@ -125,7 +125,7 @@ fn subtotal(
         let point = point(row)?;
         let at = point.at;
         // Several of one instant may each speak of the month before it: totals do.
-        if beyond.is_some_and(|beyond| at > beyond) && measure != Measure::Sum {
+        if beyond.is_some_and(|beyond| at > beyond) && !matches!(measure, Measure::Sum(_)) {
             break;
         }
         if at >= end && point.value.is_some() {

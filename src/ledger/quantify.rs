@@ -14,9 +14,10 @@ use super::ingest::Restate;
 use super::rows::{POINTS_FROM, Quantities, Trails, period_column, point, trail_before};
 use super::{Rulebook, adjustment, compact, instant, micros};
 use crate::metering::exact::Exact;
-use crate::metering::measure::{self, Measure, Point, Quantity, Trail};
+use crate::metering::measure::{Measure, Point, Quantity};
 use crate::metering::period::{BillingPeriod, Segment, Timeline};
 use crate::metering::reading::Kind;
+use crate::metering::trail::{self, Trail};
 
 /// A series as it was met while a run was put away.
 #[derive(Debug, Clone)]
@@ -71,7 +72,7 @@ impl<'a> Touched<'a> {
         };
         Ok(new.insert(Change {
             met: met.clone(),
-            last: trail.previous.as_ref().map(|point| point.at),
+            last: trail.last_at(),
             trail,
             in_order: true,
             from: Timestamp::MAX,
@@ -288,6 +289,10 @@ impl SeriesFacts {
     ) -> Vec<(Segment, Quantity)> {
         let mut parts = trail.advance(measure, point, &self.timeline);
         parts.retain(|(segment, _)| segment.start >= self.compacted);
+        for (_, part) in &mut parts {
+            // There are no columns for these yet.
+            *part = Quantity { held: Exact::zero(), holds: 0, dips: 0, ..part.clone() };
+        }
         parts
     }
 }
@@ -336,7 +341,11 @@ fn exchange(
 ) -> rusqlite::Result<BTreeSet<BillingPeriod>> {
     let mut sums: BTreeMap<Segment, Exact> = BTreeMap::new();
     let parts = |point: &Point| {
-        let mut parts = measure::sum(point, &facts.timeline);
+        let at_most = match measure {
+            Measure::Sum(at_most) => at_most,
+            _ => None,
+        };
+        let mut parts = trail::sum(at_most, point, &facts.timeline);
         parts.retain(|(segment, _)| segment.start >= facts.compacted);
         parts
     };
@@ -411,7 +420,11 @@ fn recount_around(
         Some(next) => Some(next),
         None => neighbour("at > ?2 ORDER BY at", change.to)?,
     };
-    let to = next.unwrap_or(change.to);
+    let mut to = next.unwrap_or(change.to);
+    if change.met.kind == Kind::Counter {
+        // What a counter does decides how all that comes after it is taken.
+        to = neighbour("at >= ?2 ORDER BY at DESC", change.to)?.unwrap_or(to);
+    }
     // A life may have begun before its first reading, and which reading is the first may have changed.
     let began: Option<Timestamp> = connection
         .prepare_cached(

@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 use super::{instant, micros};
 use crate::metering::exact::Exact;
-use crate::metering::measure::{Measure, Point, Quantity, RunFacts, Trail};
-use crate::metering::period::BillingPeriod;
+use crate::metering::measure::{Measure, Point, Quantity, RunFacts};
+use crate::metering::period::{BillingPeriod, BillingZone, Timeline};
 use crate::metering::reading::{Epoch, Kind};
+use crate::metering::trail::Trail;
 
 /// The points that the next one needs to know of.
 pub(super) fn trail_before(connection: &Connection, series: i64, before: i64) -> rusqlite::Result<Trail> {
@@ -26,7 +27,34 @@ pub(super) fn trail_before(connection: &Connection, series: i64, before: i64) ->
         Some(point) if point.value.is_none() => last(&LAST_PRESENT_BEFORE)?,
         _ => previous.clone(),
     };
-    Ok(Trail { previous, present })
+    if let Some(Kind::Counter) = kind_of(connection, series)? {
+        // A counter's past decides more than its last points: it is read from its start.
+        let mut query = connection.prepare_cached(&POINTS_BEFORE)?;
+        let points =
+            query.query_map(params![series, before], point)?.collect::<rusqlite::Result<Vec<_>>>()?;
+        return Ok(followed(Measure::Increase(None), points));
+    }
+    Ok(followed(Measure::Level, present.filter(|_| previous.is_some()).into_iter().chain(previous)))
+}
+
+fn kind_of(connection: &Connection, series: i64) -> rusqlite::Result<Option<Kind>> {
+    let kind: Option<String> = connection
+        .prepare_cached(
+            "SELECT source.kind FROM series JOIN source ON source.id = series.source WHERE series.id = ?",
+        )?
+        .query_row([series], |row| row.get(0))
+        .optional()?;
+    Ok(kind.and_then(|kind| kind.parse().ok()))
+}
+
+/// A trail that has followed these points.
+fn followed(measure: Measure, points: impl IntoIterator<Item = Point>) -> Trail {
+    let timeline = Timeline::new(BillingZone::utc(), Vec::new());
+    let mut trail = Trail::default();
+    for point in points {
+        trail.advance(measure, point, &timeline);
+    }
+    trail
 }
 
 /// How far many series have been read, each to its end.
@@ -48,7 +76,7 @@ impl<'a> Trails<'a> {
 
     /// What the next point of the series needs to know if it comes behind all others.
     pub(super) fn at_the_end(&mut self, series: i64, kind: Kind) -> rusqlite::Result<Trail> {
-        if kind == Kind::Total {
+        if matches!(kind, Kind::Total | Kind::Counter) {
             return trail_before(self.connection, series, i64::MAX);
         }
         let last = |row: &Row<'_>| Ok((point_in(row, RunFacts::default())?, row.get::<_, i64>(5)?));
@@ -68,13 +96,14 @@ impl<'a> Trails<'a> {
                 *new.insert(facts)
             }
         };
-        Ok(Trail { previous: Some(point.clone()), present: Some(point) })
+        Ok(followed(Measure::Level, [point]))
     }
 }
 
 static LAST_BEFORE: LazyLock<String> = LazyLock::new(|| points_where("reading.at < ?2", "DESC") + " LIMIT 1");
 static LAST_PRESENT_BEFORE: LazyLock<String> =
     LazyLock::new(|| points_where("reading.at < ?2 AND reading.value IS NOT NULL", "DESC") + " LIMIT 1");
+static POINTS_BEFORE: LazyLock<String> = LazyLock::new(|| points_where("reading.at < ?2", "ASC"));
 /// Points of series ?1 from the instant ?2 on.
 pub(super) static POINTS_FROM: LazyLock<String> = LazyLock::new(|| points_where("reading.at >= ?2", "ASC"));
 
@@ -99,7 +128,7 @@ fn point_in(row: &Row<'_>, run: RunFacts) -> rusqlite::Result<Point> {
         at: instant(row.get(0)?),
         start: row.get::<_, Option<i64>>(1)?.map(instant),
         value: row.get::<_, Option<String>>(2)?.and_then(|text| text.parse().ok()),
-        epoch: Epoch { id: row.get(3)?, began: row.get::<_, Option<i64>>(4)?.map(instant) },
+        epoch: Epoch { id: row.get(3)?, began: row.get::<_, Option<i64>>(4)?.map(instant), shared: false },
         run,
     })
 }
@@ -205,6 +234,7 @@ pub(super) fn quantity(row: &Row<'_>, first: usize) -> rusqlite::Result<Quantity
         missed: row.get(first + 4)?,
         gaps: row.get(first + 5)?,
         resets: row.get(first + 6)?,
+        ..Quantity::default()
     })
 }
 

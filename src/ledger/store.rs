@@ -388,7 +388,7 @@ impl Row {
             at: instant(self.at),
             start: self.start.map(instant),
             value: self.value.as_ref().and_then(|text| text.parse().ok()),
-            epoch: Epoch { id: self.epoch.clone(), began: self.began.map(instant) },
+            epoch: Epoch { id: self.epoch.clone(), began: self.began.map(instant), shared: false },
             run,
         }
     }
