@@ -44,6 +44,8 @@ struct Rest {
     id: Option<String>,
     epoch: Option<String>,
     began: Option<i64>,
+    #[serde(default)]
+    shared: bool,
 }
 
 impl Spool {
@@ -168,6 +170,7 @@ impl Rest {
             id: reading.id.clone(),
             epoch: reading.epoch.id.clone(),
             began: reading.epoch.began.map(Timestamp::as_microsecond),
+            shared: reading.epoch.shared,
         }
     }
 
@@ -180,7 +183,7 @@ impl Rest {
         }
         reading.labels = self.labels;
         reading.id = self.id;
-        reading.epoch = Epoch { id: self.epoch, began: self.began.and_then(instant) };
+        reading.epoch = Epoch { id: self.epoch, began: self.began.and_then(instant), shared: self.shared };
         Some(reading)
     }
 }
@@ -218,7 +221,7 @@ mod tests {
                 reading.unit = unit;
                 reading.labels = labels;
                 reading.id = id;
-                reading.epoch = Epoch { id: epoch, began: began.map(instant) };
+                reading.epoch = Epoch { id: epoch, began: began.map(instant), shared: at % 2 == 0 };
                 reading
             });
         proptest::collection::vec((made, 0..3usize), 0..20).prop_map(|readings| {

@@ -126,6 +126,11 @@ impl Section {
         }
     }
 
+    /// The text of `key`, for another than its owner.
+    pub fn peek(&self, key: &str) -> Option<String> {
+        self.values.get(key).and_then(|value| scalar(value).ok())
+    }
+
     /// The value of `key`, understood by `read`; its error becomes a problem.
     pub fn parse_with<T>(&mut self, key: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let text = self.text(key)?;

@@ -75,6 +75,14 @@ impl Loaded {
         if collectors.is_empty() && problems.list().is_empty() {
             root.problem("", "`collectors` is missing or empty: without one nothing is measured");
         }
+        let names: Vec<&str> = collectors.iter().map(Section::name).collect();
+        for collector in &collectors {
+            if let Some(old) = collector.peek("continues").filter(|old| names.contains(&old.as_str())) {
+                let message =
+                    format!("the collector `{old}` is still there, so that nothing can go on in its place");
+                collector.problem("continues", message);
+            }
+        }
         let settings = settings(&mut root);
         root.finish();
         Loaded { origin: origin.to_owned(), settings, collectors, problems }

@@ -49,7 +49,7 @@ pub fn onward(measures: impl IntoIterator<Item = Measure>) -> Result<Onward, &'s
     let mut all = None;
     for measure in measures {
         let one = match measure {
-            Measure::Increase | Measure::Sum | Measure::Integral(_) => Onward::Adds,
+            Measure::Increase(_) | Measure::Sum(_) | Measure::Integral(..) => Onward::Adds,
             Measure::Max(_) => Onward::Highest,
             Measure::Level => Onward::Latest,
             Measure::Mean(_) => {
@@ -58,7 +58,7 @@ pub fn onward(measures: impl IntoIterator<Item = Measure>) -> Result<Onward, &'s
                             be put together",
                 );
             }
-            Measure::Total => {
+            Measure::Total(_) => {
                 return Err(
                     "its source states the sum of the month by itself, what was used before included, so that \
                             nothing need be adopted",
@@ -76,7 +76,7 @@ pub fn onward(measures: impl IntoIterator<Item = Measure>) -> Result<Onward, &'s
 /// Whether a rest of it may be added to another month: a level or a mean is of its own month.
 pub fn can_be_carried(measures: impl IntoIterator<Item = Measure>) -> bool {
     measures.into_iter().all(|measure| {
-        matches!(measure, Measure::Increase | Measure::Sum | Measure::Integral(_) | Measure::Total)
+        matches!(measure, Measure::Increase(_) | Measure::Sum(_) | Measure::Integral(..) | Measure::Total(_))
     })
 }
 

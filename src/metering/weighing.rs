@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::exact::Exact;
 use super::reading::Labels;
 use crate::config::section::Section;
@@ -12,13 +14,16 @@ use crate::config::section::Section;
 type Values = BTreeMap<String, BTreeSet<String>>;
 
 /// The keys `only_if`, `not_if` and `weights` of a meter.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Weighing {
     /// Every label named must have one of its values; a label that is not there has the value ''.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     only_if: Values,
     /// No label named may have one of its values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     not_if: Values,
     /// What a series counts by a value of a label; those of several labels are multiplied. What is not named counts 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     weights: BTreeMap<String, BTreeMap<String, Exact>>,
 }
 

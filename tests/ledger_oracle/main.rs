@@ -280,7 +280,7 @@ impl<'a> Bench<'a> {
             span,
             labels: labels(draw.labels),
             id: has_id.then(|| format!("j{}", draw.id / 4 % 5)),
-            epoch: Epoch { id: life_id, began },
+            epoch: Epoch { id: life_id, began, ..Epoch::default() },
             ..Reading::new(name, kind, value, at(end))
         };
         // Collectors hand on nothing that is not.

@@ -81,7 +81,7 @@ fn two_meters_that_hold_through_gaps_of_other_lengths_count_once() {
 fn a_late_first_reading_takes_back_what_the_next_one_counted_from_its_beginning() {
     let mut ledger = ledger_of("a: { reading: cpu }");
     let cpu = |value: i64, at: &str, began: Option<&str>| Reading {
-        epoch: Epoch { id: None, began: began.map(time) },
+        epoch: Epoch { id: None, began: began.map(time), ..Epoch::default() },
         ..Reading::new("cpu", Kind::Counter, value.into(), time(at))
     };
     record_run(&mut ledger, "2026-10-31T23:00:00Z", None, Vec::new());

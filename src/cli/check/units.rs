@@ -31,8 +31,8 @@ const PLAIN: i64 = 30;
 /// The unit of what a meter makes, before its factor.
 pub(super) fn made(unit: &str, measure: Measure) -> String {
     match measure {
-        Measure::Integral(_) if ["", "1"].contains(&unit) => "h".to_owned(),
-        Measure::Integral(_) => format!("{unit} h"),
+        Measure::Integral(..) if ["", "1"].contains(&unit) => "h".to_owned(),
+        Measure::Integral(..) => format!("{unit} h"),
         _ => unit.to_owned(),
     }
 }
@@ -61,7 +61,7 @@ pub(super) fn judge(unit: &str, measure: Measure, factor: &Exact, theirs: &str) 
         let level = parse(unit)
             .is_some_and(|level| level.time == wanted.time && fits(&level, &wanted, factor).is_ok());
         return match (measure, level) {
-            (Measure::Integral(_), true) => Verdict::Differ(format!(
+            (Measure::Integral(..), true) => Verdict::Differ(format!(
                 "`aggregate: integral` makes unit-hours, and `{theirs}` is not by time; `mean`, `max` or `last` make a level"
             )),
             _ => Verdict::Unknown,
@@ -163,11 +163,14 @@ mod tests {
     use super::*;
     use crate::metering::measure::Hold;
 
-    const HOURS: Measure = Measure::Integral(Hold {
-        interpolation: crate::metering::measure::Interpolation::Step,
-        max_gap: None,
-        on_gap: crate::metering::measure::OnGap::LeaveOut,
-    });
+    const HOURS: Measure = Measure::Integral(
+        Hold {
+            interpolation: crate::metering::measure::Interpolation::Step,
+            max_gap: None,
+            on_gap: crate::metering::measure::OnGap::LeaveOut,
+        },
+        None,
+    );
 
     fn told(unit: &str, measure: Measure, factor: &str, theirs: &str) -> Verdict {
         judge(unit, measure, &factor.parse().unwrap(), theirs)
@@ -176,14 +179,14 @@ mod tests {
     #[test]
     fn what_fits_is_left_in_peace() {
         for (unit, measure, factor, theirs) in [
-            ("s", Measure::Increase, "1/3600", "h"),
-            ("s", Measure::Increase, "1/3600", "CPU hours"),
-            ("seconds", Measure::Sum, "1/3600", "core-hours"),
-            ("s", Measure::Sum, "1/3600000", "K core-hours"),
-            ("s", Measure::Sum, "1/86400", "node-days"),
+            ("s", Measure::Increase(None), "1/3600", "h"),
+            ("s", Measure::Increase(None), "1/3600", "CPU hours"),
+            ("seconds", Measure::Sum(None), "1/3600", "core-hours"),
+            ("s", Measure::Sum(None), "1/3600000", "K core-hours"),
+            ("s", Measure::Sum(None), "1/86400", "node-days"),
             // A weight is the provider's own affair.
-            ("s", Measure::Sum, "1.5/3600", "GPU-h"),
-            ("s", Measure::Sum, "1", "seconds"),
+            ("s", Measure::Sum(None), "1.5/3600", "GPU-h"),
+            ("s", Measure::Sum(None), "1", "seconds"),
             ("B", HOURS, "1/1073741824", "GB*h"),
             ("B", HOURS, "1/1000000000", "GB hours"),
             ("B", HOURS, "1/1073741824", "GiB-h"),
@@ -199,19 +202,19 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_judged() {
         for (unit, measure, factor, theirs) in [
-            ("", Measure::Increase, "1", "h"),
-            ("s", Measure::Increase, "1", ""),
-            ("s", Measure::Increase, "1", "credits"),
-            ("s", Measure::Increase, "1", "unit"),
-            ("req", Measure::Sum, "1", "h"),
-            ("s", Measure::Sum, "1", "h/month"),
-            ("GBh", Measure::Sum, "1", "h"),
+            ("", Measure::Increase(None), "1", "h"),
+            ("s", Measure::Increase(None), "1", ""),
+            ("s", Measure::Increase(None), "1", "credits"),
+            ("s", Measure::Increase(None), "1", "unit"),
+            ("req", Measure::Sum(None), "1", "h"),
+            ("s", Measure::Sum(None), "1", "h/month"),
+            ("GBh", Measure::Sum(None), "1", "h"),
             // Bits or bytes?
-            ("B", Measure::Sum, "1", "Gb"),
+            ("B", Measure::Sum(None), "1", "Gb"),
             // An average over a month of 720 hours.
             ("B", HOURS, "1/773094113280", "GB"),
-            ("s", Measure::Increase, "1/86400", "cores"),
-            ("s", Measure::Increase, "0", "h"),
+            ("s", Measure::Increase(None), "1/86400", "cores"),
+            ("s", Measure::Increase(None), "0", "h"),
         ] {
             assert_eq!(
                 told(unit, measure, factor, theirs),
@@ -226,13 +229,25 @@ mod tests {
         for (unit, measure, factor, theirs, words) in [
             (
                 "s",
-                Measure::Increase,
+                Measure::Increase(None),
                 "1",
                 "hours",
                 "it looks 3600 times too much; `factor: 1/3600` makes hours of s",
             ),
-            ("s", Measure::Sum, "1/60", "h", "it looks 60 times too much; `factor: 1/3600` makes h of s"),
-            ("s", Measure::Sum, "1/3600", "s", "it looks 3600 times too little; `factor: 1` makes s of s"),
+            (
+                "s",
+                Measure::Sum(None),
+                "1/60",
+                "h",
+                "it looks 60 times too much; `factor: 1/3600` makes h of s",
+            ),
+            (
+                "s",
+                Measure::Sum(None),
+                "1/3600",
+                "s",
+                "it looks 3600 times too little; `factor: 1` makes s of s",
+            ),
             (
                 "B",
                 HOURS,
@@ -241,7 +256,7 @@ mod tests {
                 "it looks 1073741824 times too much; `factor: 1/1073741824` makes GB*h of B h",
             ),
             ("B", Measure::Level, "1/1000000000", "h", "`B` is no measure of `h`"),
-            ("s", Measure::Increase, "1/3600", "GB", "`s` is no measure of `GB`"),
+            ("s", Measure::Increase(None), "1/3600", "GB", "`s` is no measure of `GB`"),
             (
                 "B",
                 Measure::Level,

@@ -324,7 +324,7 @@ impl Reader<'_> {
     /// over at boot.
     fn epoch(&self, dir: &Path) -> Epoch {
         let inode = std::fs::metadata(dir).map(|about| about.ino());
-        Epoch { id: inode.ok().map(|inode| format!("{}/{inode}", self.boot)), began: None }
+        Epoch { id: inode.ok().map(|inode| format!("{}/{inode}", self.boot)), ..Epoch::default() }
     }
 
     fn counter(&mut self, name: &str, value: Decimal, unit: &str, labels: &Labels, epoch: &Epoch) {

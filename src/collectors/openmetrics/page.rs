@@ -100,7 +100,7 @@ impl Wanted {
             reading.unit = unit(&page, sample.name);
             reading.labels = sample.labels.clone();
             if kind == Kind::Counter {
-                reading.epoch = Epoch { id: None, began: began.of(&page, sample) };
+                reading.epoch = Epoch { id: None, began: began.of(&page, sample), ..Epoch::default() };
             }
             batch.push(reading);
         }

@@ -15,9 +15,10 @@ use super::quantify::{SeriesFacts, plans};
 use super::rows::{POINTS_FROM, point};
 use super::{Ledger, LedgerError, instant, micros};
 use crate::metering::exact::{Exact, Rounding};
-use crate::metering::measure::{Measure, Quantity, Trail};
+use crate::metering::measure::{Measure, Quantity};
 use crate::metering::period::{BillingPeriod, Segment, Timeline};
 use crate::metering::reading::Kind;
+use crate::metering::trail::Trail;
 
 /// One series' part in an amount.
 #[derive(Debug, Clone)]
