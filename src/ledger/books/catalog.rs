@@ -169,62 +169,6 @@ impl Ledger {
         })
     }
 
-    /// Takes over a look at a resource's plan periods; returns the instants at which the plan turns out to have been
-    /// switched. Where they cut a month that runs otherwise than was known, it is counted again.
-    pub fn put_plan_periods(
-        &mut self,
-        resource: Uuid,
-        periods: Vec<KnownPlanPeriod>,
-        look: (&str, &str),
-        now: Timestamp,
-    ) -> Result<Vec<Timestamp>, LedgerError> {
-        let (period, plan) = (look.0.to_owned(), look.1.to_owned());
-        self.transact(|connection, in_force| {
-            let uuid = resource.to_string();
-            let before: BTreeSet<Timestamp> =
-                plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
-            let first = periods.iter().map(|period| period.start).min();
-            // The server no longer lists those that ended before this month; they still cut theirs.
-            for period in &periods {
-                connection.execute(
-                    "INSERT INTO plan_period (uuid, resource, start, end, noticed) VALUES (?1, ?2, ?3, ?4, ?5)
-                     ON CONFLICT (uuid) DO UPDATE SET resource = ?2, start = ?3, end = ?4",
-                    params![
-                        period.uuid.to_string(),
-                        uuid,
-                        micros(period.start),
-                        period.end.map(micros),
-                        micros(now)
-                    ],
-                )?;
-            }
-            let open = periods.iter().filter(|period| period.end.is_none()).count();
-            connection.execute(
-                "INSERT INTO plan_look (resource, period, plan, at, found) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (resource) DO UPDATE SET period = ?2, plan = ?3, at = ?4, found = ?5",
-                params![uuid, period, plan, micros(now), open as i64],
-            )?;
-            let month = in_force.zone.period_of(now);
-            let after: BTreeSet<Timestamp> =
-                plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
-            let mut recount = before != after;
-            if let Some(first) = first {
-                recount |= settle_mapping(connection, &uuid, first.max(in_force.zone.start(month)))?;
-            }
-            if recount {
-                recount_resource(connection, in_force, &uuid, Some(month))?;
-            }
-            let switched: Vec<Timestamp> = after.difference(&before).copied().collect();
-            for cut in &switched {
-                let period = in_force.zone.period_of(*cut).to_string();
-                let about = About { resource: &uuid, period: &period, component: "" };
-                let words = format!("its plan was switched at {cut}: what was used before is billed under the earlier plan");
-                tell(connection, about, EventKind::Plan, &words, now)?;
-            }
-            Ok(switched)
-        })
-    }
-
     /// How many open plan periods a resource had when they were last looked at for this month.
     pub fn open_plan_periods(&self, resource: Uuid, period: BillingPeriod) -> Result<Option<i64>, LedgerError> {
         self.look(|connection| {
@@ -462,6 +406,60 @@ fn match_targets(
         }
     }
     Ok(())
+}
+
+/// Takes over a look at a resource's plan periods; returns the instants at which the plan turns out to have been switched.
+/// Where they cut a month that runs otherwise than was known, it is counted again.
+pub(in crate::ledger) fn put_plan_periods(
+    connection: &Connection,
+    in_force: &InForce,
+    resource: Uuid,
+    periods: &[KnownPlanPeriod],
+    (period, plan): (&str, &str),
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Timestamp>> {
+    let uuid = resource.to_string();
+    let before: BTreeSet<Timestamp> =
+        plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
+    let first = periods.iter().map(|period| period.start).min();
+    // The server no longer lists those that ended before this month; they still cut theirs.
+    for period in periods {
+        connection.execute(
+            "INSERT INTO plan_period (uuid, resource, start, end, noticed) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (uuid) DO UPDATE SET resource = ?2, start = ?3, end = ?4",
+            params![
+                period.uuid.to_string(),
+                uuid,
+                micros(period.start),
+                period.end.map(micros),
+                micros(now)
+            ],
+        )?;
+    }
+    let open = periods.iter().filter(|period| period.end.is_none()).count();
+    connection.execute(
+        "INSERT INTO plan_look (resource, period, plan, at, found) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (resource) DO UPDATE SET period = ?2, plan = ?3, at = ?4, found = ?5",
+        params![uuid, period, plan, micros(now), open as i64],
+    )?;
+    let month = in_force.zone.period_of(now);
+    let after: BTreeSet<Timestamp> =
+        plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
+    let mut recount = before != after;
+    if let Some(first) = first {
+        recount |= settle_mapping(connection, &uuid, first.max(in_force.zone.start(month)))?;
+    }
+    if recount {
+        recount_resource(connection, in_force, &uuid, Some(month))?;
+    }
+    let switched: Vec<Timestamp> = after.difference(&before).copied().collect();
+    for cut in &switched {
+        let period = in_force.zone.period_of(*cut).to_string();
+        let about = About { resource: &uuid, period: &period, component: "" };
+        let words = format!("its plan was switched at {cut}: what was used before is billed under the earlier plan");
+        tell(connection, about, EventKind::Plan, &words, now)?;
+    }
+    Ok(switched)
 }
 
 /// A backend id that a terminated resource had is the new one's from the start of its plan period on, if that was before

@@ -5,7 +5,7 @@
 //! that history which is read again never counts twice. A month of which something waits to be sent or decided is kept.
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 use super::spent::spend;
 use crate::ledger::db::columns::{instant, micros};

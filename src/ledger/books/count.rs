@@ -17,8 +17,7 @@ use super::quantities::{POINTS_FROM, Quantities, RunRow, point};
 use super::targets;
 use crate::ledger::db::columns::{instant, micros, unreadable};
 use crate::ledger::db::rules::InForce;
-use crate::metering::exact::Exact;
-use crate::metering::measure::{Measure, Point, Quantity};
+use crate::metering::measure::{AtMost, Measure, Point, Quantity};
 use crate::metering::period::{BillingPeriod, Segment, Timeline};
 use crate::metering::reading::Kind;
 use crate::metering::trail::{Trail, sum};
@@ -205,7 +204,7 @@ impl<'a> Counter<'a> {
                 let meters = rules.flat_map(|rules| &rules.meters).filter(|meter| meter.reading == name);
                 let mut measures: BTreeSet<Measure> = meters.filter_map(|meter| meter.measure(kind).ok()).collect();
                 if measures.is_empty() {
-                    measures.insert(Measure::plain(kind));
+                    measures.insert(plain(kind));
                 }
                 let measures: Rc<[Measure]> = measures.into_iter().collect();
                 new.insert((collector, name, measures)).2.clone()
@@ -261,9 +260,9 @@ impl<'a> Counter<'a> {
                 change.added.iter().map(|point| (point, false)).chain(change.removed.iter().map(|point| (point, true)))
             {
                 let month = self.in_force.zone.period_of(point.at);
-                for (segment, part) in sum(measure, point, &facts.timeline) {
-                    let part = if taken { part.negated() } else { part };
-                    parts.entry((month, segment)).or_default().absorb(part);
+                for (segment, part) in sum(limit(measure), point, &facts.timeline) {
+                    let sums = parts.entry((month, segment)).or_default();
+                    if taken { sums.take_back(part) } else { sums.absorb(part) }
                 }
             }
             for ((month, segment), part) in parts {
@@ -324,7 +323,7 @@ impl<'a> Counter<'a> {
                 let point = point(row)?;
                 let month = self.in_force.zone.period_of(point.at);
                 for &measure in facts.measures.iter() {
-                    self.put(facts, measure, month, sum(measure, &point, &facts.timeline))?;
+                    self.put(facts, measure, month, sum(limit(measure), &point, &facts.timeline))?;
                 }
             }
             return Ok(());
@@ -438,6 +437,24 @@ impl<'a> Counter<'a> {
             .prepare_cached("SELECT kind FROM source WHERE id = ?")?
             .query_row([source], |row| row.get(0))?;
         text.parse().map_err(|error: String| unreadable(0, error))
+    }
+}
+
+/// What one reading of a delta may be at most.
+fn limit(measure: Measure) -> Option<AtMost> {
+    match measure {
+        Measure::Sum(at_most) => at_most,
+        _ => None,
+    }
+}
+
+/// How a series is followed that no meter counts.
+fn plain(kind: Kind) -> Measure {
+    match kind {
+        Kind::Counter => Measure::Increase(None),
+        Kind::Delta => Measure::Sum(None),
+        Kind::Total => Measure::Total(None),
+        Kind::Gauge => Measure::Level,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::metering::reading::{Epoch, Labels};
 
 /// What was known of a run's predecessors, of series that it could see and of those that it could not.
 #[derive(Debug, Clone, Default)]
-pub(super) struct RunRow {
+pub(in crate::ledger) struct RunRow {
     usual: RunFacts,
     complete: RunFacts,
     /// Series to which `complete` applies.
@@ -26,7 +26,7 @@ impl RunRow {
         RunRow { usual, complete, doubtful }
     }
 
-    pub(super) fn of(connection: &Connection, run: i64) -> rusqlite::Result<RunRow> {
+    pub(in crate::ledger) fn of(connection: &Connection, run: i64) -> rusqlite::Result<RunRow> {
         connection
             .prepare_cached(
                 "SELECT previous, listed, previous_complete, listed_complete, max_gap, doubtful FROM run WHERE id = ?",
@@ -44,7 +44,7 @@ impl RunRow {
     }
 
     /// What was known when a reading of this series came in.
-    pub(super) fn facts(&self, name: &str, labels: &str) -> RunFacts {
+    pub(in crate::ledger) fn facts(&self, name: &str, labels: &str) -> RunFacts {
         if self.doubtful.is_empty() {
             return self.usual;
         }

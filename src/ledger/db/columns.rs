@@ -20,7 +20,7 @@ pub(in crate::ledger) fn instant(micros: i64) -> Timestamp {
 }
 
 /// An amount as it is posted and compared: always two decimals.
-pub fn two_decimals(amount: Decimal) -> String {
+pub(in crate::ledger) fn two_decimals(amount: Decimal) -> String {
     format!("{amount:.2}")
 }
 

@@ -192,7 +192,9 @@ pub(in crate::ledger) fn record_zone(
 
 /// Rules as they are recorded: without what only says how often a source is looked at.
 pub(in crate::ledger) fn text(rules: &[Rules]) -> rusqlite::Result<String> {
-    let rules: Vec<Rules> =
-        rules.iter().map(|rules| Rules { default_max_gap: None, ..rules.clone() }).collect();
+    let mut rules = rules.to_vec();
+    for rules in &mut rules {
+        rules.default_max_gap = None;
+    }
     serde_json::to_string(&rules).map_err(|error| unreadable(0, error))
 }

@@ -1,18 +1,21 @@
 //! How far a billing period of a resource has come: open, closing, agreed or closed (law 6). What could not be
 //! reported before its end is a quantity of its own beside that, stranded.
 //!
-//! Only "closed" is kept, because only it is an event: after the month's end, what was posted last was read back equal.
-//! The rest follows from the statement and the clock. Nothing here asks the server.
+//! Only "closed" is kept, because only it is an event: after the month's end, what was posted last, shares too, was read
+//! back equal. The rest follows from the statement and the clock. Nothing here asks the server.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 use rust_decimal::Decimal;
 
 use super::lock::is_current;
-use super::outbox::{Entry, Statement, StatementKey, decimal, key};
-use super::{Ledger, LedgerError, micros};
+use super::record::{StatementKey, key};
+use super::statement::{Entry, Statement};
+use crate::ledger::db::columns::{decimal, micros};
+use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
 /// How far a billing period has come.
@@ -50,9 +53,7 @@ impl Statement {
             PeriodState::Closed
         } else if now < closes {
             PeriodState::Open
-        } else if entries()
-            .any(|entry| entry.differs() && !entry.is("stranded") && !entry.is("dropped") || entry.is("held"))
-        {
+        } else if entries().any(|entry| entry.differs() && !entry.is("stranded") || entry.is("held")) {
             PeriodState::Closing
         } else {
             PeriodState::Agreed
@@ -62,25 +63,24 @@ impl Statement {
 
 impl Entry {
     fn is(&self, state: &str) -> bool {
-        self.trouble.as_ref().is_some_and(|trouble| trouble.state == state)
+        self.block.as_ref().is_some_and(|block| block.state == state)
     }
 
     /// What of it was used and can no longer be reported: nothing, unless it is stranded.
     pub fn stranded(&self) -> Option<Decimal> {
         let posted = self.posted.filter(|_| self.is("stranded") && self.differs())?;
-        let held = self.acknowledged.as_ref().map_or(Decimal::ZERO, |acknowledged| acknowledged.amount);
-        posted.checked_sub(held)
+        posted.checked_sub(self.planned.unwrap_or_else(|| self.held()))
     }
 }
 
 impl Ledger {
-    /// Statements of months before this one that are not closed, though nothing of them is left to send.
+    /// Statements of months before this one that are not closed.
     pub fn unclosed(&self, before: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT resource, period, part FROM statement INDEXED BY statement_unclosed
-                     WHERE closed IS NULL AND period < ?1 AND revision <= agreed ORDER BY resource, period, part",
+                    "SELECT resource, period, part FROM statement WHERE closed IS NULL AND period < ?1
+                     ORDER BY resource, period, part",
                 )?
                 .query_map([before.to_string()], |row| key(row, 0))?
                 .collect()
@@ -100,12 +100,8 @@ impl Ledger {
                     "UPDATE statement SET closed = ?4 WHERE resource = ?1 AND period = ?2 AND part = ?3",
                 )?
                 .execute(params![resource, period, micros(key.part), micros(now)])?;
-            connection
-                .prepare_cached(
-                    "UPDATE acknowledgement SET how = 'read back'
-                     WHERE resource = ?1 AND period = ?2 AND part = ?3 AND user = ''",
-                )?
-                .execute(params![resource, period, micros(key.part)])?;
+            let about = About { resource: &resource, period: &period, component: "" };
+            tell(connection, about, EventKind::Closed, "closed: it was read back as it was reported", now)?;
             Ok(Some(()))
         })?;
         self.in_turn(done)
@@ -117,28 +113,36 @@ impl Ledger {
         current: BillingPeriod,
         closing: bool,
     ) -> Result<BTreeMap<PeriodState, i64>, LedgerError> {
-        let count = |sql: &str| {
-            let over = if closing { "period <= ?1" } else { "period < ?1" };
-            self.look(|connection| {
-                connection
-                    .prepare_cached(&sql.replace("OVER", over))?
-                    .query_row([current.to_string()], |row| row.get::<_, i64>(0))
-            })
-        };
-        let waits = "(revision > agreed OR EXISTS (
-            SELECT 1 FROM trouble WHERE trouble.resource = statement.resource AND trouble.period = statement.period
-            AND trouble.part = statement.part AND trouble.state NOT IN ('stranded', 'dropped')))";
-        let unclosed = "SELECT count(*) FROM statement WHERE closed IS NULL AND";
-        Ok([
-            (PeriodState::Open, count(&format!("{unclosed} NOT (OVER)"))?),
-            (PeriodState::Closing, count(&format!("{unclosed} OVER AND {waits}"))?),
-            (PeriodState::Agreed, count(&format!("{unclosed} OVER AND NOT {waits}"))?),
-            (
-                PeriodState::Closed,
-                count("SELECT count(*) FROM statement WHERE closed IS NOT NULL AND ?1 = ?1")?,
-            ),
-        ]
-        .into())
+        let pending: std::collections::BTreeSet<StatementKey> = self.pending_as_stated()?.into_iter().collect();
+        let mut states: BTreeMap<PeriodState, i64> = PeriodState::ALL.into_iter().map(|state| (state, 0)).collect();
+        let unclosed: Vec<(StatementKey, bool)> = self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT resource, period, part, EXISTS (
+                        SELECT 1 FROM blocked WHERE blocked.resource = statement.resource
+                        AND blocked.period = statement.period AND blocked.part = statement.part
+                        AND blocked.state <> 'stranded')
+                     FROM statement WHERE closed IS NULL",
+                )?
+                .query_map([], |row| Ok((key(row, 0)?, row.get(3)?)))?
+                .collect()
+        })?;
+        for (key, blocked) in unclosed {
+            let over = key.period < current || closing && key.period == current;
+            let state = match (over, blocked || pending.contains(&key)) {
+                (false, _) => PeriodState::Open,
+                (true, true) => PeriodState::Closing,
+                (true, false) => PeriodState::Agreed,
+            };
+            *states.entry(state).or_default() += 1;
+        }
+        let closed = self.look(|connection| {
+            connection
+                .prepare_cached("SELECT count(*) FROM statement WHERE closed IS NOT NULL")?
+                .query_row([], |row| row.get(0))
+        })?;
+        states.insert(PeriodState::Closed, closed);
+        Ok(states)
     }
 
     /// What was used and can no longer be reported, by component, all months together.
@@ -146,13 +150,14 @@ impl Ledger {
         self.look(|connection| {
             let mut stranded: BTreeMap<String, Decimal> = BTreeMap::new();
             let mut query = connection.prepare_cached(
-                "SELECT line.component, line.posted, acknowledgement.amount FROM trouble
-                 JOIN line ON line.resource = trouble.resource AND line.period = trouble.period
-                    AND line.part = trouble.part AND line.user = '' AND trouble.component IN ('', line.component)
-                 LEFT JOIN acknowledgement ON acknowledgement.resource = line.resource
-                    AND acknowledgement.period = line.period AND acknowledgement.part = line.part
-                    AND acknowledgement.component = line.component AND acknowledgement.user = ''
-                 WHERE trouble.state = 'stranded' AND trouble.user = ''",
+                "SELECT line.component, line.posted, sent.amount FROM blocked
+                 JOIN line ON line.resource = blocked.resource AND line.period = blocked.period
+                    AND line.part = blocked.part AND line.user = '' AND blocked.component IN ('', line.component)
+                 LEFT JOIN sent ON sent.resource = line.resource
+                    AND sent.period = line.period AND sent.part = line.part
+                    AND sent.component = line.component AND sent.user = '' AND sent.current = 1
+                    AND sent.outcome IN ('accepted', 'read')
+                 WHERE blocked.state = 'stranded' AND blocked.user = ''",
             )?;
             let mut rows = query.query([])?;
             while let Some(row) = rows.next()? {
@@ -170,22 +175,8 @@ impl Ledger {
     pub fn resources_in(&self, period: BillingPeriod) -> Result<u32, LedgerError> {
         self.look(|connection| {
             connection
-                .prepare_cached(
-                    "SELECT count(DISTINCT resource) FROM statement INDEXED BY statement_unclosed
-                     WHERE closed IS NULL AND period = ?",
-                )?
+                .prepare_cached("SELECT count(DISTINCT resource) FROM statement WHERE closed IS NULL AND period = ?")?
                 .query_row([period.to_string()], |row| row.get(0))
         })
     }
-}
-
-/// Something was posted again, so it is to be read back again.
-pub(super) fn reopen(connection: &Connection, key: StatementKey) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "UPDATE statement SET closed = NULL
-             WHERE resource = ?1 AND period = ?2 AND part = ?3 AND closed IS NOT NULL",
-        )?
-        .execute(params![key.resource.to_string(), key.period.to_string(), micros(key.part)])?;
-    Ok(())
 }

@@ -3,17 +3,20 @@
 //! The readings are taken through `Trail::advance` once more, in order, so that what each of them added is told by the
 //! very definition that made the amount. It only reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use rusqlite::params;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::adjustment::opened_at;
-use super::lines::Place;
-use super::outbox::Call;
-use super::quantify::{SeriesFacts, plans};
-use super::rows::{POINTS_FROM, point};
-use super::{Ledger, LedgerError, instant, micros};
+use crate::ledger::books::adjustment::openings;
+use crate::ledger::books::cuts::{Timelines, plans};
+use crate::ledger::books::lines::Place;
+use crate::ledger::books::makers::{Maker, makers_of};
+use crate::ledger::books::quantities::{POINTS_FROM, RunRow, point};
+use crate::ledger::books::targets;
+use crate::ledger::db::columns::{instant, micros, unreadable};
+use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::exact::{Exact, Rounding};
 use crate::metering::measure::{Measure, Quantity};
 use crate::metering::period::{BillingPeriod, Segment, Timeline};
@@ -57,6 +60,8 @@ pub struct ReadingPart {
     pub reset: bool,
     /// Time left out as a gap before it, in microseconds.
     pub missed: i64,
+    /// What it told of and was not counted, because it is not believed.
+    pub held: Exact,
     /// Whether some of what it tells of is in the opening balance, and not counted again.
     pub opened: bool,
 }
@@ -70,45 +75,53 @@ impl Ledger {
         period: BillingPeriod,
         user: Option<&str>,
     ) -> Result<Vec<SeriesPart>, LedgerError> {
-        let rulebook = self.rulebook.clone();
+        let version = self.in_force.in_month(period);
         self.look(|connection| {
             let mut parts = Vec::new();
             let (uuid, month) = (resource.to_string(), period.to_string());
-            let plans = plans(connection, &rulebook, &uuid)?;
+            let plans = plans(connection, &self.in_force.zone, &uuid)?;
             let place = Place { resource: &uuid, period: &month, component };
-            let opened = opened_at(connection, &plans, place, period)?;
-            let mut query = connection.prepare(
-                "SELECT series.id, source.collector, source.name, source.kind, source.unit, series.labels, series.user
-                 FROM target JOIN series ON series.target = target.id JOIN source ON source.id = series.source
-                 WHERE target.resource = ?1 AND (?2 IS NULL OR series.user = ?2)
-                 ORDER BY source.collector, source.name, series.labels",
-            )?;
-            let mut rows = query.query(params![resource.to_string(), user])?;
-            while let Some(row) = rows.next()? {
-                let (series, collector, name): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                let Ok(kind) = row.get::<_, String>(3)?.parse::<Kind>() else { continue };
-                let meters = rulebook.of(&collector).map(|rules| rules.meters.as_slice()).unwrap_or_default();
-                let meters = meters.iter().filter(|meter| meter.component == component && meter.reading == name);
-                for meter in meters {
-                    let Ok(measure) = meter.measure(kind) else { continue };
-                    let (_, facts) = SeriesFacts::of(connection, &rulebook, series)?;
-                    let opened = if measure == Measure::Level { &BTreeMap::new() } else { &opened };
-                    let within = Within { period, plans: &plans, opened };
-                    let (counted, readings) = replay(connection, &facts, series, measure, within)?;
-                    let Some(quantity) = counted.value(measure).filter(|_| !readings.is_empty()) else { continue };
-                    let labels = serde_json::from_str(&row.get::<_, String>(5)?).unwrap_or_default();
+            let opened = openings(connection, &plans, place, period)?;
+            let opened = opened.into_iter().map(|(part, (at, _))| (part, instant(at))).collect();
+            let mut timelines = Timelines::new(connection, &self.in_force);
+            for maker in &makers_of(connection, version, component)?.meters {
+                let mut query = connection.prepare_cached(
+                    "SELECT series.id, placed.target, source.collector, source.name, source.kind, source.unit,
+                            series.labels, placed.user
+                     FROM placed JOIN series ON series.id = placed.series JOIN source ON source.id = series.source
+                     WHERE placed.rules = ?1 AND placed.source = ?2 AND (?4 IS NULL OR placed.user = ?4)
+                       AND placed.target IN (SELECT target FROM target_resource WHERE resource = ?3)
+                     ORDER BY series.labels",
+                )?;
+                let mut rows = query.query(params![version.id, maker.source, uuid, user])?;
+                while let Some(row) = rows.next()? {
+                    let (series, target): (i64, i64) = (row.get(0)?, row.get(1)?);
+                    let (name, labels): (String, String) = (row.get(3)?, row.get(6)?);
+                    let Ok(kind) = row.get_ref(4)?.as_str()?.parse::<Kind>() else { continue };
+                    let none = BTreeMap::new();
+                    let opened = if maker.measure == Measure::Level { &none } else { &opened };
+                    let timeline = timelines.of_series(series)?;
+                    let mappings = timelines.mappings(target)?;
+                    let within = Within { period, plans: &plans, opened, mappings: &mappings, resource: &uuid };
+                    let of = (series, name.as_str(), labels.as_str());
+                    let (counted, readings) = replay(connection, &timeline, of, (kind, maker.measure), within)?;
+                    let Some(quantity) = counted.value(maker.measure).filter(|_| !readings.is_empty()) else {
+                        continue;
+                    };
+                    let labels = serde_json::from_str(&labels).unwrap_or_default();
+                    let Maker { meter, measure, .. } = maker;
                     let weight = meter.weighing.weigh(&labels);
                     let amount = match &weight {
                         Some(weight) => quantity.clone() * meter.factor.clone() * weight.clone(),
                         None => Exact::zero(),
                     };
                     parts.push(SeriesPart {
-                        collector: collector.clone(),
-                        reading: name.clone(),
+                        collector: row.get(2)?,
+                        reading: name,
                         kind,
-                        unit: row.get(4)?,
+                        unit: row.get(5)?,
                         labels,
-                        user: row.get(6)?,
+                        user: row.get(7)?,
                         measure: measure.name().into_owned(),
                         amount,
                         quantity,
@@ -125,39 +138,23 @@ impl Ledger {
             Ok(parts)
         })
     }
-
-    /// The calls that reported a resource's period, oldest first.
-    pub fn calls(&self, resource: Uuid, period: BillingPeriod) -> Result<Vec<Call>, LedgerError> {
-        self.look(|connection| {
-            connection
-                .prepare(
-                    "SELECT at, call, amounts, outcome, words FROM call WHERE resource = ?1 AND period = ?2 ORDER BY id",
-                )?
-                .query_map(params![resource.to_string(), period.to_string()], |row| {
-                    Ok(Call {
-                        at: instant(row.get(0)?),
-                        resource,
-                        period,
-                        call: row.get(1)?,
-                        amounts: row.get(2)?,
-                        outcome: row.get(3)?,
-                        words: row.get(4)?,
-                    })
-                })?
-                .collect()
-        })
-    }
 }
 
-/// The month that is explained, and from when on its parts are counted.
+/// The month that is explained, whose it is, and from when on its parts are counted.
 #[derive(Clone, Copy)]
 struct Within<'a> {
     period: BillingPeriod,
     plans: &'a Timeline,
-    opened: &'a BTreeMap<i64, jiff::Timestamp>,
+    opened: &'a BTreeMap<i64, Timestamp>,
+    mappings: &'a [targets::Mapping],
+    resource: &'a str,
 }
 
 impl Within<'_> {
+    fn holds(&self, segment: Segment) -> bool {
+        segment.period == self.period && targets::at(self.mappings, segment.start) == Some(self.resource)
+    }
+
     /// Whether the opening balance of its part has this segment already.
     fn is_opened(&self, segment: Segment) -> bool {
         let part = micros(self.plans.segment_at(segment.start).start);
@@ -165,44 +162,60 @@ impl Within<'_> {
     }
 }
 
-/// Takes the readings of a series through the definition again; keeps those that matter to the period.
+/// Takes the readings of a series through the definition again, from the month on; keeps those that matter to it.
 fn replay(
-    connection: &rusqlite::Connection,
-    facts: &SeriesFacts,
-    series: i64,
-    measure: Measure,
+    connection: &Connection,
+    timeline: &Timeline,
+    (series, name, labels): (i64, &str, &str),
+    (kind, measure): (Kind, Measure),
     within: Within<'_>,
 ) -> rusqlite::Result<(Quantity, Vec<ReadingPart>)> {
     let period = within.period;
+    let state: Option<String> = connection
+        .prepare_cached("SELECT state FROM month_state WHERE series = ?1 AND month >= ?2 ORDER BY month LIMIT 1")?
+        .query_row(params![series, period.to_string()], |row| row.get(0))
+        .optional()?;
+    let mut trail: Trail = match state {
+        Some(text) if kind != Kind::Delta => {
+            serde_json::from_str(&text).map_err(|error| unreadable(0, error))?
+        }
+        _ => Trail::default(),
+    };
     let mut counted = Quantity::default();
     let mut readings = Vec::new();
-    let mut trail = Trail::default();
-    let mut query = connection.prepare_cached(&POINTS_FROM)?;
-    let mut rows = query.query(params![series, i64::MIN])?;
+    let mut runs: HashMap<i64, RunRow> = HashMap::new();
+    let mut query = connection.prepare_cached(POINTS_FROM)?;
+    let mut rows = query.query(params![series, micros(timeline.zone().start(period))])?;
     while let Some(row) = rows.next()? {
-        let point = point(row)?;
+        let mut point = point(row)?;
+        let run: i64 = row.get(6)?;
+        if !runs.contains_key(&run) {
+            runs.insert(run, RunRow::of(connection, run)?);
+        }
+        point.run = runs.get(&run).map(|run| run.facts(name, labels)).unwrap_or_default();
         let mut part = ReadingPart {
             at: point.at,
             start: point.start,
-            id: row.get(8)?,
+            id: row.get(7)?,
             value: point.value.map(|value| value.to_string()),
             added: Exact::zero(),
             added_elsewhere: Exact::zero(),
             reset: false,
             missed: 0,
+            held: Exact::zero(),
             opened: false,
         };
-        let in_period = facts.timeline.zone().period_of(point.at) == period;
-        let mut matters = in_period;
-        for (segment, quantity) in trail.advance(measure, point, &facts.timeline) {
-            if segment.period == period && within.is_opened(segment) {
+        let mut matters = timeline.zone().period_of(point.at) == period;
+        for (segment, quantity) in trail.advance(measure, point, timeline) {
+            if within.holds(segment) && within.is_opened(segment) {
                 matters = true;
                 part.opened |= quantity != Quantity::default();
-            } else if segment.period == period {
+            } else if within.holds(segment) {
                 matters = true;
                 part.added += quantity.sum.clone();
                 part.reset |= quantity.resets > 0;
                 part.missed += quantity.missed;
+                part.held += quantity.held.clone();
                 counted.absorb(quantity);
             } else {
                 part.added_elsewhere += quantity.sum;

@@ -4,7 +4,8 @@
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::OptionalExtension;
 
-use super::{Ledger, LedgerError, instant};
+use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::{Ledger, LedgerError};
 
 /// How a collector is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +108,7 @@ impl Ledger {
                 "SELECT at, finished, outcome = 'failed' FROM run WHERE collector = ?1 AND at <= ?2 AND finished <= ?2
                  ORDER BY at DESC, id DESC",
             )?;
-            let mut rows = query.query(rusqlite::params![name, super::micros(now)])?;
+            let mut rows = query.query(rusqlite::params![name, micros(now)])?;
             let mut pace = Pace::default();
             while let Some(row) = rows.next()? {
                 if pace.last.is_none() {
@@ -133,7 +134,7 @@ impl Ledger {
         since: Timestamp,
         longer_than: SignedDuration,
     ) -> Result<Vec<(Timestamp, Timestamp)>, LedgerError> {
-        let micros = longer_than.as_micros() as i64;
+        let longer = longer_than.as_micros() as i64;
         self.look(|connection| {
             connection
                 .prepare(
@@ -142,7 +143,7 @@ impl Ledger {
                         WHERE collector = ?1 AND at >= ?2 WINDOW runs AS (ORDER BY at))
                      WHERE at - before > ?3 AND was <> 'failed' ORDER BY at DESC LIMIT 50",
                 )?
-                .query_map(rusqlite::params![name, super::micros(since), micros], |row| {
+                .query_map(rusqlite::params![name, micros(since), longer], |row| {
                     Ok((instant(row.get(0)?), instant(row.get(1)?)))
                 })?
                 .collect()
@@ -151,16 +152,21 @@ impl Ledger {
 
     pub fn unmatched(&self) -> Result<Vec<Unmatched>, LedgerError> {
         self.look(|connection| {
-            let known_nowhere = "SELECT '', '', source.collector, count(*), NULL, series.nowhere
-                 FROM series JOIN source ON source.id = series.source
-                 WHERE series.nowhere <> '' GROUP BY source.collector, series.nowhere";
+            let rules = self.in_force.latest().id;
+            let known_nowhere = "SELECT '', '', source.collector, count(*), NULL, placed.nowhere
+                 FROM placed JOIN source ON source.id = placed.source
+                 WHERE placed.rules = ?1 AND placed.nowhere <> '' GROUP BY source.collector, placed.nowhere";
             let unknown_ids = "SELECT target.offering, target.backend_id, source.collector, count(*),
-                        target.unmatched_since, 'Waldur knows no resource with this backend id'
-                 FROM target JOIN series ON series.target = target.id JOIN source ON source.id = series.source
-                 WHERE target.resource IS NULL GROUP BY target.id, source.collector";
+                        target.unmatched_since,
+                        CASE WHEN several IS NULL THEN 'Waldur knows no resource with this backend id'
+                             ELSE 'it is the backend id of several resources that live in Waldur: ' || several END
+                 FROM target JOIN placed ON placed.target = target.id AND placed.rules = ?1
+                 JOIN source ON source.id = placed.source
+                 WHERE NOT EXISTS (SELECT 1 FROM target_resource WHERE target_resource.target = target.id)
+                 GROUP BY target.id, source.collector";
             connection
                 .prepare(&format!("{unknown_ids} UNION ALL {known_nowhere} ORDER BY 1, 2, 3"))?
-                .query_map([], |row| {
+                .query_map([rules], |row| {
                     Ok(Unmatched {
                         offering: row.get(0)?,
                         backend_id: row.get(1)?,

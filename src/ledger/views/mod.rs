@@ -1,0 +1,4 @@
+//! What people and machines may want to see of the ledger. It only reads.
+
+pub mod explain;
+pub mod report;
