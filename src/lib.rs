@@ -13,13 +13,13 @@
 //!
 //! It is a library only so that tests and benchmarks can reach the rooms; there is no promise about its items.
 
-#[cfg(any())] pub mod cli;
+pub mod cli;
 pub mod collectors;
 pub mod config;
-#[cfg(any())] pub mod daemon;
+pub mod daemon;
 pub mod ledger;
 pub mod metering;
-#[cfg(any())] pub mod submitter;
+pub mod submitter;
 pub mod waldur;
 pub mod wire;
 

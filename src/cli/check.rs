@@ -14,7 +14,7 @@ use super::exit::{Exit, Failed};
 use super::setup::{Read, Setup, count, read};
 use crate::collectors::definition::Definition;
 use crate::daemon::sample::{Said, Since, ask};
-use crate::ledger::ingest::RunOutcome;
+use crate::ledger::books::ingest::RunOutcome;
 use crate::ledger::{Ledger, SharedLedger};
 use crate::metering::meter::{Place, Target};
 use crate::metering::reading::{Kind, Reading};
@@ -456,7 +456,7 @@ async fn check_time_zone(setup: &Setup, client: &Client, found: &mut Findings) {
             },
             (None, None) => continue,
         };
-        let Ok(rows) = client.list_usages(&filter).await else { return };
+        let Ok(rows) = client.list_usages(&filter).await.map(|listing| listing.rows) else { return };
         for row in rows {
             let Some(date) = row.date else { continue };
             let meant = zone.period_of(date).first_day();

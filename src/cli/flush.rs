@@ -14,6 +14,7 @@ use super::table::table;
 use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
 use crate::ledger::SharedLedger;
+use crate::submitter::reason::Reason;
 use crate::submitter::{CycleOptions, Sent};
 use crate::waldur::failure::Failure;
 
@@ -61,10 +62,12 @@ impl Flush {
         let mut busy;
         let mut busy_with;
         let mut rounds = 0;
+        let mut no_role = false;
         loop {
             rounds += 1;
-            let report = submitter.cycle(CycleOptions { ignore_backoff: true }).await?;
+            let report = submitter.cycle(CycleOptions { ignore_backoff: rounds == 1 }).await?;
             requests += report.requests;
+            no_role |= report.no_role;
             let progress = !report.sent.is_empty();
             sent.extend(report.sent);
             for note in report.notes {
@@ -83,7 +86,8 @@ impl Flush {
                         | Failure::Endpoint { .. }
                 )
             );
-            let waiting = ledger.with(|ledger| ledger.pending()).await?.len();
+            let now = setup.clock.now();
+            let waiting = ledger.with(move |ledger| ledger.pending(now)).await?.len();
             if refused || waiting == 0 && !busy {
                 break;
             }
@@ -99,9 +103,9 @@ impl Flush {
             }
             tokio::time::sleep(rest).await;
         }
-        let left = standing(&ledger).await?;
+        let left = standing(&ledger, setup.clock.now()).await?;
         exit = exit.min(left.exit());
-        if let Some(Failure::Token { .. } | Failure::Forbidden { .. }) = &paused {
+        if no_role || matches!(&paused, Some(Failure::Token { .. } | Failure::Forbidden { .. })) {
             exit = exit.min(Exit::Token);
         } else if paused.is_some() || busy {
             exit = exit.min(Exit::Pending);
@@ -114,6 +118,7 @@ impl Flush {
                 json!({
                     "sent": sent, "requests": requests, "pending": left.pending, "held": left.held,
                     "parked": left.parked, "stranded": left.stranded, "unmatched": left.unmatched,
+                    "quarantined": left.quarantined, "closing_rest": left.rest,
                     "collector_failures": failed, "notes": notes,
                     "paused": paused.as_ref().map(Failure::to_string), "busy": busy,
                     "busy_with": busy.then_some(&busy_with), "exit": exit.code(),
@@ -179,13 +184,19 @@ pub(super) struct Standing {
     pub parked: usize,
     pub stranded: usize,
     pub unmatched: usize,
+    /// All that some collector measured is unmatched.
+    pub wholly_unmatched: bool,
+    /// Lines that the last runs of collectors quarantined.
+    pub quarantined: usize,
+    /// What only the closing of a month left: no alarm.
+    pub rest: usize,
 }
 
 impl Standing {
     pub(super) fn exit(&self) -> Exit {
         if self.pending > 0 {
             Exit::Pending
-        } else if self.held + self.parked + self.stranded > 0 {
+        } else if self.held + self.parked + self.stranded + self.quarantined > 0 || self.wholly_unmatched {
             Exit::Stuck
         } else {
             Exit::Ok
@@ -198,7 +209,9 @@ impl Standing {
             (self.held, "amount", "held (`status` says why)"),
             (self.parked, "amount", "parked: Waldur refused them (`parked list`)"),
             (self.stranded, "amount", "stranded: their month can't be reported any more"),
+            (self.rest, "amount", "left by the closing of a month (`status` says how much)"),
             (self.unmatched, "backend id", "unmatched: Waldur knows no such resource"),
+            (self.quarantined, "line", "quarantined in the last run, not billed (`status` says which collector)"),
         ];
         for (number, what, how) in counts.into_iter().filter(|(number, _, _)| *number > 0) {
             writeln!(out, "{}: {how}", count(number, what))?;
@@ -208,12 +221,13 @@ impl Standing {
 }
 
 /// Counts what is left.
-pub(super) async fn standing(ledger: &SharedLedger) -> Result<Standing, Failed> {
+pub(super) async fn standing(ledger: &SharedLedger, now: jiff::Timestamp) -> Result<Standing, Failed> {
     let standing = ledger
-        .with(|ledger| {
-            let mut standing = Standing { pending: ledger.pending()?.len(), ..Standing::default() };
-            for trouble in ledger.troubles()? {
-                match trouble.trouble.state.as_str() {
+        .with(move |ledger| {
+            let mut standing = Standing { pending: ledger.pending(now)?.len(), ..Standing::default() };
+            for one in ledger.blocks()? {
+                match one.block.state.as_str() {
+                    _ if one.block.reason == Reason::ClosingRest.name() => standing.rest += 1,
                     "held" => standing.held += 1,
                     "parked" => standing.parked += 1,
                     "stranded" => standing.stranded += 1,
@@ -222,6 +236,8 @@ pub(super) async fn standing(ledger: &SharedLedger) -> Result<Standing, Failed> 
                 }
             }
             standing.unmatched = ledger.unmatched()?.len();
+            standing.wholly_unmatched = ledger.is_wholly_unmatched()?;
+            standing.quarantined = ledger.quarantined_lately()?;
             Ok(standing)
         })
         .await?;

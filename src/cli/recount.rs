@@ -26,7 +26,7 @@ impl Recount {
         let mut ledger = Ledger::open(&setup.settings.ledger, (*setup.rulebook).clone())?;
         let now = setup.clock.now();
         let mut differences =
-            if self.write { ledger.recount_all(now)? } else { ledger.recount_rehearsal(now)? };
+            if self.write { ledger.recount_all(None, now)? } else { ledger.recount_rehearsal(None, now)? };
         if let Some(period) = self.period {
             differences.retain(|difference| difference.period == period.to_string());
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Part, retry};
 use crate::collectors::definition::Definition;
-use crate::ledger::report::Pace;
+use crate::ledger::views::report::Pace;
 
 /// Whether a collector has been missing runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

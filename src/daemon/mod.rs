@@ -77,7 +77,9 @@ pub async fn run(load: Loader) -> Result<(), String> {
     let agent = load()?;
     let path = agent.settings.ledger.clone();
     let mut ledger = Ledger::open(&path, (*agent.rulebook).clone()).map_err(|error| error.to_string())?;
-    ledger.apply_rules(agent.clock.now()).map_err(|error| error.to_string())?;
+    for change in ledger.apply_rules(agent.clock.now()).map_err(|error| error.to_string())? {
+        tracing::warn!("The rules were changed: {change}.");
+    }
     let ledger = SharedLedger::new(ledger);
     let pulse = Arc::new(Pulse::default());
     let mut signals = signal_hook_tokio::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
@@ -116,8 +118,13 @@ pub async fn run(load: Loader) -> Result<(), String> {
                         server.close().await;
                         let (rulebook, now) = ((*agent.rulebook).clone(), agent.clock.now());
                         let applied = ledger.with(move |ledger| ledger.change_rules(rulebook, now)).await;
-                        if let Err(error) = applied {
-                            tracing::error!("The new rules are not carried out yet: {error}");
+                        match applied {
+                            Ok(changes) => {
+                                for change in changes {
+                                    tracing::warn!("The rules were changed: {change}.");
+                                }
+                            }
+                            Err(error) => tracing::error!("The new rules are not carried out yet: {error}"),
                         }
                         tasks = Tasks::start(&agent, &ledger, &pulse);
                         // Reporting goes on without health and metrics rather than not at all.
@@ -258,11 +265,9 @@ impl Part {
     }
 
     async fn closing(&self, now: Timestamp) -> Closing {
-        let zone = self.agent.rulebook.zone.clone();
-        let of_zone = zone.clone();
-        let closing = self.ledger.with(move |ledger| Closing::of(ledger, &of_zone, now)).await;
+        let closing = self.ledger.with(move |ledger| Closing::of(ledger, now)).await;
         // Where the ledger can't tell, nothing is known that would make it take longer.
-        closing.unwrap_or_else(|_| Closing::usual(&zone, now))
+        closing.unwrap_or_else(|_| Closing::usual(&self.agent.rulebook.zone, now))
     }
 
     async fn sample(&self, definition: &Definition, was_failing: bool) -> bool {
@@ -313,7 +318,6 @@ impl Part {
             client: self.agent.client.clone(),
             ledger: self.ledger.clone(),
             clock: self.agent.clock.clone(),
-            rulebook: self.agent.rulebook.clone(),
             on_conflict: self.agent.settings.on_conflict,
             late: self.agent.settings.late,
         };

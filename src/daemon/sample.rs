@@ -6,7 +6,7 @@ use crate::collectors::definition::Definition;
 use crate::collectors::spool::Spool;
 use crate::collectors::{Batch, Request};
 use crate::config::clock::SharedClock;
-use crate::ledger::ingest::{Recorded, Run, RunOutcome};
+use crate::ledger::books::ingest::{Recorded, Run, RunOutcome};
 use crate::ledger::{LedgerError, SharedLedger};
 use crate::metering::reading::Reading;
 
@@ -76,8 +76,8 @@ pub async fn sample(
     since: Timestamp,
     withhold: Vec<String>,
 ) -> Result<Recorded, LedgerError> {
-    let (name, now) = (definition.name.clone(), clock.now());
-    let since = ledger.with(move |ledger| ledger.reads_from(&name, since, now)).await?;
+    let name = definition.name.clone();
+    let since = ledger.with(move |ledger| ledger.reads_from(&name, since)).await?;
     let since = Since::Checkpoint(since);
     let Said { run, mut more, .. } = ask(definition, ledger, clock, since, withhold).await?;
     ledger

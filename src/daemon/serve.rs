@@ -83,7 +83,7 @@ pub(super) async fn start(
 
 /// Ready: the ledger answers.
 async fn ready(State(shared): State<Shared>) -> Response {
-    match shared.ledger.with(|ledger| ledger.pending()).await {
+    match shared.ledger.with(|ledger| ledger.pending_as_stated()).await {
         Ok(pending) => format!("ready, {} statements pending\n", pending.len()).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
@@ -112,18 +112,18 @@ impl EncodeLabelSet for Label {
 async fn gather(shared: &Shared) -> Result<String, LedgerError> {
     let names: Vec<String> =
         shared.agent.definitions.iter().map(|definition| definition.name.clone()).collect();
-    let (zone, now) = (shared.agent.rulebook.zone.clone(), shared.agent.clock.now());
-    let (pending, troubles, unmatched, collectors, paused, periods, left) = shared
+    let now = shared.agent.clock.now();
+    let (pending, blocks, unmatched, collectors, paused, periods, left) = shared
         .ledger
         .with(move |ledger| {
-            let closing = Closing::of(ledger, &zone, now)?;
+            let closing = Closing::of(ledger, now)?;
             let collectors = names
                 .iter()
                 .map(|name| Ok((ledger.collector_report(name)?, ledger.pace(name, now)?)))
                 .collect::<Result<Vec<_>, LedgerError>>()?;
             Ok((
-                ledger.pending()?.len(),
-                ledger.troubles()?,
+                ledger.pending_as_stated()?.len(),
+                ledger.blocks()?,
                 ledger.unmatched()?.len(),
                 collectors,
                 ledger.retry(None)?,
@@ -157,8 +157,8 @@ async fn gather(shared: &Shared) -> Result<String, LedgerError> {
         i64::from(paused.is_some()),
     );
     let states: Family<Label, Gauge> = Family::default();
-    for state in ["held", "parked", "stranded", "dropped"] {
-        let number = troubles.iter().filter(|at| at.trouble.state == state).count();
+    for state in ["held", "parked", "stranded"] {
+        let number = blocks.iter().filter(|at| at.block.state == state).count();
         states.get_or_create(&Label("state", state.to_owned())).set(number as i64);
     }
     registry.register("troubles", "Amounts that wait for a person, by state", states);

@@ -6,15 +6,18 @@
 //! time is too short for all: then they go first, and the least is left over. After the month's end the rows are read
 //! back once, and what is found as it was posted is closed: nothing is asked about it again.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
-use super::call_time::{CallTime, guard_time};
+use super::call_time::{CallTime, dated_guard, guard_time};
 use super::guard::{self, ServerTime};
-use super::trouble::Reason;
+use super::reason::Reason;
 use super::{Cycle, CycleError, Late};
-use crate::ledger::outbox::{Entry, Statement, StatementKey};
-use crate::ledger::periods::PeriodState;
+use crate::ledger::sent::periods::PeriodState;
+use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::{BillingPeriod, BillingZone};
 
@@ -45,17 +48,18 @@ impl Closing {
     }
 
     /// As far as the ledger knows the server.
-    pub fn of(ledger: &Ledger, zone: &BillingZone, now: Timestamp) -> Result<Closing, LedgerError> {
+    pub fn of(ledger: &Ledger, now: Timestamp) -> Result<Closing, LedgerError> {
         let skew = ledger.server_fact("skew_us")?.and_then(|(text, _)| text.parse().ok());
         let skew = skew.map(SignedDuration::from_micros).unwrap_or_default();
         let dated = ledger.server_fact("dated")?.is_some_and(|(value, _)| value == "yes");
         let call = CallTime::of(ledger)?;
+        let zone = &ledger.in_force().zone;
         let resources = ledger.resources_in(zone.period_of(shift(now, skew)))?;
         Ok(plan(
             zone,
             now,
             skew,
-            if dated { SignedDuration::ZERO } else { guard_time(call) },
+            if dated { dated_guard(call) } else { guard_time(call) },
             call,
             resources,
         ))
@@ -103,8 +107,7 @@ fn in_order(mut unreported: Vec<(Decimal, StatementKey)>, time_for_all: bool) ->
 fn unreported(statement: &Statement) -> Decimal {
     let entries = statement.components.values().filter(|entry| entry.to_send());
     let missing = entries.filter_map(|entry| {
-        let held = entry.acknowledged.as_ref().map_or(Decimal::ZERO, |acknowledged| acknowledged.amount);
-        Some(entry.posted?.checked_sub(held)?.abs())
+        Some(entry.posted?.checked_sub(entry.held())?.abs())
     });
     missing.max().unwrap_or_default()
 }
@@ -112,11 +115,11 @@ fn unreported(statement: &Statement) -> Decimal {
 impl Cycle {
     /// While a month closes, its statements in the order in which they are best sent.
     pub(super) async fn order(&self, due: Vec<StatementKey>) -> Result<Vec<StatementKey>, CycleError> {
-        let (now, zone) = (self.of.clock.now(), self.of.rulebook.zone.clone());
+        let now = self.of.clock.now();
         let (closing, call, dated) = self
             .ledger(move |ledger| {
                 let dated = ledger.server_fact("dated")?.is_some_and(|(value, _)| value == "yes");
-                Ok((Closing::of(ledger, &zone, now)?, CallTime::of(ledger)?, dated))
+                Ok((Closing::of(ledger, now)?, CallTime::of(ledger)?, dated))
             })
             .await?;
         if now < closing.begins {
@@ -139,30 +142,29 @@ impl Cycle {
 
     /// What has changed of a closed period can't be reported any more, and nothing needs to be asked to know that; unless
     /// the operator chose otherwise for what comes late.
-    pub(super) async fn strand_what_is_closed(&self) -> Result<(), CycleError> {
+    pub(super) async fn strand_what_is_over(&self) -> Result<(), CycleError> {
         if self.of.late != Late::Hold {
             return Ok(());
         }
-        let server = self.of.server_time().await?;
-        let zone = &self.of.rulebook.zone;
-        let pending = self.ledger(|ledger| ledger.pending()).await?;
+        let (now, server, zone) = (self.of.clock.now(), self.of.server_time().await?, self.of.zone().await?);
+        let pending = self.ledger(move |ledger| ledger.pending(now)).await?;
         for key in pending.into_iter().filter(|key| server.now >= zone.end(key.period)) {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            if statement.closed.is_some() && statement.components.values().any(Entry::to_send) {
+            if statement.components.values().any(|entry| entry.to_send() && entry.open.is_empty()) {
                 self.over(&statement, &server).await?;
             }
         }
         Ok(())
     }
 
-    /// Periods that are over at the server and only wait for being read back. What another hand wrote waits for a person,
+    /// Periods that are over at the server and only wait for being read back. What another writer wrote waits for a person,
     /// and of what can't be told apart nothing would be learnt.
     pub(super) async fn to_close(&self) -> Result<Vec<StatementKey>, CycleError> {
-        let period = self.of.rulebook.zone.period_of(self.of.server_time().await?.now);
+        let period = self.of.zone().await?.period_of(self.of.server_time().await?.now);
         let mut keys = Vec::new();
         for key in self.ledger(move |ledger| ledger.unclosed(period)).await? {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            if agrees(&statement) && self.is_traceable(&statement).await? {
+            if agrees(&statement) && was_reported(&statement) && self.is_traceable(&statement).await? {
                 keys.push(key);
             }
         }
@@ -178,15 +180,15 @@ impl Cycle {
         }
         for (component, entry) in &statement.components {
             let component = component.clone();
-            let held = entry.acknowledged.as_ref().is_some_and(|known| !known.amount.is_zero());
-            if held && self.ledger(move |ledger| ledger.usage_row(key, &component)).await?.is_none() {
+            if !entry.held().is_zero() && self.ledger(move |ledger| ledger.usage_row(key, &component)).await?.is_none() {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Reads back the periods that are over, and closes those of which the server holds what was posted last.
+    /// Reads back the periods that are over, and closes those of which the server holds what was posted last: the totals,
+    /// and the users' shares.
     pub(super) async fn close_what_ended(&self) -> Result<(), CycleError> {
         let keys = if self.stopped() { Vec::new() } else { self.to_close().await? };
         let unread: Vec<StatementKey> = {
@@ -197,23 +199,74 @@ impl Cycle {
         let now = self.of.clock.now();
         for key in keys.into_iter().filter(|key| self.state().read_back.contains(key)) {
             // What was found otherwise is stranded in the next cycle, and read once more.
-            let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
-            if statement.is_some_and(|statement| agrees(&statement)) {
+            let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
+            if agrees(&statement) && self.shares_agree(&statement).await? {
                 self.ledger(move |ledger| ledger.close(key, now)).await?;
             }
         }
         Ok(())
     }
+
+    /// Reads the users' shares of a month that is over; one that is not as it was reported is another writer's.
+    async fn shares_agree(&self, statement: &Statement) -> Result<bool, CycleError> {
+        let key = statement.key;
+        let mut agree = true;
+        for component in statement.components.keys() {
+            let reported: BTreeMap<&str, Decimal> = statement
+                .users
+                .iter()
+                .filter(|((of, _), entry)| of == component && entry.acknowledged.is_some())
+                .map(|((_, user), entry)| (user.as_str(), entry.held()))
+                .collect();
+            let of_component = component.clone();
+            let row = self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?;
+            let Some((row, _)) = row.filter(|_| !reported.is_empty()) else { continue };
+            let found =
+                match self.of.client.list_user_usages(key.resource, component, key.period.first_day()).await {
+                    Ok(found) => found,
+                    Err(failure) => {
+                        self.put_off(key.resource, failure).await?;
+                        return Ok(false);
+                    }
+                };
+            let found: BTreeMap<String, Decimal> = found
+                .into_iter()
+                .filter(|share| share.row().is_none_or(|of| of == row))
+                .map(|share| (share.username, share.usage))
+                .collect();
+            for (user, amount) in reported {
+                let held = found.get(user).copied().unwrap_or_default();
+                if held != amount {
+                    agree = false;
+                    let words = format!(
+                        "Waldur holds {held:.2} of {user}, but this agent last reported {amount:.2}: another writer changed it"
+                    );
+                    self.block(key, component, Reason::Conflict, words, None).await?;
+                }
+            }
+        }
+        Ok(agree)
+    }
 }
 
-/// Whether the server is believed to hold what was posted: nothing is in doubt, to be sent, or another hand's.
+/// Whether the server is believed to hold what was posted: nothing is open, to be sent, or another writer's.
 fn agrees(statement: &Statement) -> bool {
-    let entries = || statement.components.values();
-    let disputed = [Reason::Conflict.name(), Reason::WrongMonth.name()];
-    let in_dispute = |entry: &Entry| {
-        entry.trouble.as_ref().is_some_and(|trouble| disputed.contains(&trouble.reason.as_str()))
+    let disputed = [Reason::Conflict, Reason::WrongMonth, Reason::Unreadable, Reason::RulesChanged];
+    let in_dispute = |entry: &Entry| disputed.iter().any(|reason| entry.is_blocked_for(reason.name()));
+    let totals = !statement
+        .components
+        .values()
+        .any(|entry| entry.to_send() || !entry.open.is_empty() || in_dispute(entry));
+    let unfinished = |entry: &Entry| {
+        let parked = entry.block.as_ref().is_some_and(|block| block.state == "parked");
+        !parked && (entry.to_complete().is_some() || !entry.open.is_empty())
     };
-    !entries().any(|entry| entry.to_send() || entry.intended.is_some() || in_dispute(entry))
+    totals && !statement.users.values().any(unfinished)
+}
+
+/// Whether anything of it was ever accepted.
+fn was_reported(statement: &Statement) -> bool {
+    statement.components.values().any(|entry| entry.acknowledged.is_some())
 }
 
 /// Whether the month is over at the server.

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -43,6 +44,8 @@ pub struct Client {
     http: reqwest::Client,
     api: Url,
     token: Secret,
+    /// The last token that was refused.
+    refused: Mutex<Option<Arc<SecretString>>>,
     clock: SharedClock,
     skew: SkewMeter,
     pace: Pace,
@@ -78,6 +81,7 @@ impl Client {
             http: connect(settings)?,
             api: settings.api.clone(),
             token,
+            refused: Mutex::default(),
             clock,
             skew: SkewMeter::default(),
             pace: Pace::new(settings.max_in_flight),
@@ -104,6 +108,13 @@ impl Client {
     /// How long a whole call may take.
     pub fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Whether the token is another than the one that was refused last; also where this process has seen none refused.
+    pub fn token_was_replaced(&self) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let same = |refused: &Arc<SecretString>| refused.expose_secret() == self.token.current().expose_secret();
+        !refused.as_ref().is_some_and(same)
     }
 
     /// How many requests were sent so far.
@@ -169,15 +180,16 @@ impl Client {
         if matches!(first, Err(Failure::Token { .. }))
             && let Some(token) = self.token.after_refusal(&token)
         {
-            return self.send(&call, &token).await.map_err(|failure| self.name_token(failure));
+            return self.send(&call, &token).await.map_err(|failure| self.name_token(failure, token));
         }
-        first.map_err(|failure| self.name_token(failure))
+        first.map_err(|failure| self.name_token(failure, token))
     }
 
     /// Whoever reads that the token was refused wants to know which: where it is kept.
-    fn name_token(&self, failure: Failure) -> Failure {
+    fn name_token(&self, failure: Failure, token: Arc<SecretString>) -> Failure {
         match failure {
             Failure::Token { call, words } => {
+                *self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(token);
                 Failure::Token { call, words: format!("{words} (the token of {})", self.token.place()) }
             }
             failure => failure,

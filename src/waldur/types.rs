@@ -296,6 +296,17 @@ pub struct Me {
     pub permissions: Vec<Permission>,
 }
 
+impl Permission {
+    pub fn is_of_offering(&self, offering: Uuid) -> bool {
+        self.scope_type == "offering" && self.scope_uuid == Some(offering)
+    }
+
+    /// Whether it is a role in this organisation.
+    pub fn is_of_customer(&self, customer: Uuid) -> bool {
+        self.scope_type == "customer" && self.scope_uuid == Some(customer)
+    }
+}
+
 /// A role that the token's owner has. Staff need none.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Permission {
@@ -326,6 +337,21 @@ impl RawRow {
     /// A field as text; `None` if it is absent, null, a list or an object.
     pub fn text(&self, field: &str) -> Option<String> {
         self.get(field).and_then(raw_text)
+    }
+
+    /// The row as one of a component's usage; what is wrong with it, if it is none.
+    pub fn usage_row(&self) -> Result<UsageRow, String> {
+        let mut text = String::from("{");
+        for (place, (name, value)) in self.0.iter().enumerate() {
+            if place > 0 {
+                text.push(',');
+            }
+            text += &serde_json::Value::from(name.as_str()).to_string();
+            text.push(':');
+            text += value.get();
+        }
+        text.push('}');
+        serde_json::from_str(&text).map_err(|error| error.to_string())
     }
 
     pub fn get(&self, field: &str) -> Option<&RawValue> {

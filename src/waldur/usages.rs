@@ -148,12 +148,42 @@ impl UsageFilter {
     }
 }
 
+/// A row that can't be read as one: told, and of no bearing on the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OddRow {
+    /// As far as it says.
+    pub resource: Option<Uuid>,
+    pub component: Option<String>,
+    /// What is wrong with it.
+    pub words: String,
+}
+
+/// What a listing has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    pub rows: Vec<UsageRow>,
+    pub odd: Vec<OddRow>,
+}
+
 impl Client {
     /// All rows that the filter admits. Its `fields` are of no use here: a row is read whole.
-    pub async fn list_usages(&self, filter: &UsageFilter) -> Result<Vec<UsageRow>, Failure> {
+    pub async fn list_usages(&self, filter: &UsageFilter) -> Result<Listing, Failure> {
         let filter = UsageFilter { fields: Vec::new(), ..filter.clone() };
-        let rows = self.walk("GET component usages", USAGES, &filter.query(self)).await?;
-        Ok(rows.into_iter().filter(|row| filter.admits(row)).collect())
+        let rows: Vec<RawRow> = self.walk("GET component usages", USAGES, &filter.query(self)).await?;
+        let mut listing = Listing::default();
+        for row in rows {
+            match row.usage_row() {
+                Ok(row) if filter.admits(&row) => listing.rows.push(row),
+                Ok(_) => {}
+                Err(words) if filter.admits_raw(&row) => listing.odd.push(OddRow {
+                    resource: row.text("resource_uuid").and_then(|text| text.parse().ok()),
+                    component: row.text("type"),
+                    words,
+                }),
+                Err(_) => {}
+            }
+        }
+        Ok(listing)
     }
 
     /// The same with every field that the server gave, for showing. If `fields` are named, `uuid` and those that

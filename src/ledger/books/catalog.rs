@@ -169,6 +169,45 @@ impl Ledger {
         })
     }
 
+    /// Notes that a resource's plan periods are not to be seen by this token.
+    pub fn put_unseen_plan_periods(
+        &mut self,
+        resource: Uuid,
+        (period, plan): (&str, &str),
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let (period, plan) = (period.to_owned(), plan.to_owned());
+        self.transact(|connection, _| {
+            connection.execute(
+                "INSERT INTO plan_look (resource, period, plan, at, found) VALUES (?1, ?2, ?3, ?4, -1)
+                 ON CONFLICT (resource) DO UPDATE SET period = ?2, plan = ?3, at = ?4, found = -1",
+                params![resource.to_string(), period, plan, micros(now)],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Whether a switch of plan cuts this month of a resource.
+    pub fn is_cut(&self, resource: Uuid, period: BillingPeriod) -> Result<bool, LedgerError> {
+        let zone = &self.in_force.zone;
+        let (start, end) = (zone.start(period), zone.end(period));
+        let cuts = self.look(|connection| plan_cuts(connection, zone, &resource.to_string()))?;
+        Ok(cuts.into_iter().any(|cut| start < cut && cut < end))
+    }
+
+    /// How many rows a month of this offering may have at the server.
+    pub fn most_rows_of(&self, offering: Uuid) -> Result<usize, LedgerError> {
+        let rows: i64 = self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT (SELECT count(*) FROM resource WHERE offering = ?1 AND state <> 'Terminated')
+                          * (SELECT max(1, count(*)) FROM component WHERE offering = ?1)",
+                )?
+                .query_row([offering.to_string()], |row| row.get(0))
+        })?;
+        Ok(usize::try_from(rows).unwrap_or(usize::MAX))
+    }
+
     /// How many open plan periods a resource had when they were last looked at for this month.
     pub fn open_plan_periods(&self, resource: Uuid, period: BillingPeriod) -> Result<Option<i64>, LedgerError> {
         self.look(|connection| {

@@ -6,8 +6,10 @@ use uuid::Uuid;
 
 use crate::ledger::db::columns::instant;
 use crate::ledger::db::rules::Version;
+use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::measure::Measure;
 use crate::metering::meter::{Meter, Rules};
+use crate::metering::period::BillingPeriod;
 
 /// A meter, and the source whose series it meters.
 #[derive(Clone, Copy)]
@@ -42,6 +44,36 @@ impl Makers<'_> {
         let resource = Uuid::parse_str(resource).unwrap_or_default();
         let meters = self.meters.iter().copied();
         Ok(meters.filter(|maker| maker.rules.may_bill(resource, offering)).collect())
+    }
+}
+
+/// What meters want sent along with a component.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReportOptions {
+    pub description: Option<String>,
+    pub recurring: Option<bool>,
+    pub missing_usage_policy: Option<String>,
+}
+
+impl Ledger {
+    /// What the meters of a component want sent along in this month.
+    pub fn report_options(
+        &self,
+        resource: Uuid,
+        period: BillingPeriod,
+        component: &str,
+    ) -> Result<ReportOptions, LedgerError> {
+        let version = self.in_force.in_month(period);
+        self.look(|connection| {
+            let makers = makers_of(connection, version, component)?;
+            let meters = makers.of(connection, &resource.to_string())?;
+            let meters = || meters.iter().map(|maker| maker.meter);
+            Ok(ReportOptions {
+                description: meters().find_map(|meter| meter.description.clone()),
+                recurring: meters().find_map(|meter| meter.recurring),
+                missing_usage_policy: meters().find_map(|meter| meter.missing_usage_policy.clone()),
+            })
+        })
     }
 }
 

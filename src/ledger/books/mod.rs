@@ -14,7 +14,7 @@ pub(in crate::ledger) mod unstated;
 pub mod ingest;
 pub(in crate::ledger) mod lines;
 pub(in crate::ledger) mod adjustment;
-pub(in crate::ledger) mod makers;
+pub mod makers;
 mod claims;
 pub mod statements;
 pub mod change;

@@ -60,6 +60,18 @@ pub struct Event {
     pub words: String,
 }
 
+impl Event {
+    /// As one line of a log.
+    pub fn sentence(&self) -> String {
+        let place = [&self.resource, &self.component, &self.period];
+        let place: Vec<&str> = place.into_iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+        match place.as_slice() {
+            [] => format!("{}: {}", self.kind, self.words),
+            place => format!("{} of {}: {}", self.kind, place.join(", "), self.words),
+        }
+    }
+}
+
 /// Of what something is told.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::ledger) struct About<'a> {

@@ -151,6 +151,9 @@ impl Ledger {
         &mut self,
         work: impl FnOnce(&Connection, &InForce) -> rusqlite::Result<T>,
     ) -> Result<T, LedgerError> {
+        if !self.connection.is_autocommit() {
+            return self.part_of_transaction(work);
+        }
         let wrap = |error| LedgerError::from_sqlite(&self.path, error);
         let transaction = self
             .connection
@@ -163,6 +166,32 @@ impl Ledger {
         let done = work(&transaction, &self.in_force).map_err(wrap)?;
         transaction.commit().map_err(wrap)?;
         Ok(done)
+    }
+
+    /// The same within a transaction that has begun.
+    fn part_of_transaction<T>(
+        &mut self,
+        work: impl FnOnce(&Connection, &InForce) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        let wrap = |error| LedgerError::from_sqlite(&self.path, error);
+        let savepoint = self.connection.savepoint().map_err(wrap)?;
+        let done = work(&savepoint, &self.in_force).map_err(wrap)?;
+        savepoint.commit().map_err(wrap)?;
+        Ok(done)
+    }
+
+    /// Does several things in one transaction, so that they reach the disk together: all of them, or none.
+    pub fn together<T>(
+        &mut self,
+        work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        let path = self.path.clone();
+        let wrap = |error| LedgerError::from_sqlite(&path, error);
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(wrap)?;
+        let done = work(self);
+        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        self.connection.execute_batch(end).map_err(wrap)?;
+        done
     }
 
     /// Does something in a transaction, lets the caller look at what the ledger then says, and takes it all back.

@@ -366,6 +366,7 @@ CREATE TABLE decision (
     at INTEGER NOT NULL,
     balance_at INTEGER,           -- adopt: the instant that the opening balance speaks of, if the person said it
     by_itself INTEGER NOT NULL,   -- made by `on_conflict`, which does it once a period
+    for_limit INTEGER NOT NULL,   -- it is about a limit
     PRIMARY KEY (resource, period, component)
 ) WITHOUT ROWID;
 

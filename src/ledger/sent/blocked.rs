@@ -113,6 +113,31 @@ impl Ledger {
         })
     }
 
+    /// Lifts what was refused for the sake of a number that is another now, and what is blocked though nothing of it is left
+    /// to send: its cause is gone.
+    pub fn lift_what_passed(&mut self) -> Result<usize, LedgerError> {
+        let line = "line.resource = blocked.resource AND line.period = blocked.period AND line.part = blocked.part
+                    AND line.component = blocked.component AND line.user = blocked.user";
+        let known = "sent.resource = blocked.resource AND sent.period = blocked.period AND sent.part = blocked.part
+                     AND sent.component = blocked.component AND sent.user = blocked.user AND sent.current = 1";
+        self.transact(|connection, _| {
+            let mut lifted = connection.prepare_cached(&format!(
+                "DELETE FROM blocked WHERE reason = 'amount' AND EXISTS (
+                    SELECT 1 FROM line WHERE {line} AND line.posted IS NOT NULL AND line.posted IS NOT blocked.amount)
+                 OR reason = 'limit' AND EXISTS (
+                    SELECT 1 FROM line WHERE {line} AND CAST(line.posted AS REAL) < CAST(blocked.amount AS REAL))"
+            ))?.execute([])?;
+            lifted += connection.prepare_cached(&format!(
+                "DELETE FROM blocked WHERE component <> '' AND reason NOT IN ('conflict', 'wrong_month', 'unreadable')
+                 AND (NOT EXISTS (SELECT 1 FROM line WHERE {line})
+                   OR EXISTS (SELECT 1 FROM line WHERE {line} AND line.problem IS NULL AND line.posted = coalesce(
+                        (SELECT amount FROM sent WHERE {known} AND outcome IN ('accepted', 'read')), '0.00')
+                      AND NOT EXISTS (SELECT 1 FROM sent WHERE {known} AND outcome = 'open')))"
+            ))?.execute([])?;
+            Ok(lifted)
+        })
+    }
+
     /// Everything that is held, parked or stranded.
     pub fn blocks(&self) -> Result<Vec<Blocked>, LedgerError> {
         self.look(|connection| {
@@ -225,7 +250,7 @@ impl Ledger {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT decision, balance_at, at, held, by_itself FROM decision
+                    "SELECT decision, balance_at, at, held, by_itself, for_limit FROM decision
                      WHERE resource = ?1 AND period = ?2 AND component = ?3",
                 )?
                 .query_row(params![key.resource.to_string(), key.period.to_string(), component], |row| {
@@ -240,6 +265,7 @@ impl Ledger {
                         held: decimal(row.get(3)?),
                         at: instant(row.get(2)?),
                         by_itself: row.get(4)?,
+                        for_limit: row.get(5)?,
                     })
                 })
                 .optional()
@@ -256,7 +282,7 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         self.transact(|connection, _| {
             let (resource, period) = (key.resource.to_string(), key.period.to_string());
-            insert_decision(connection, (&resource, &period, component), Decision::Overwrite, (Some(held), true), now)
+            insert_decision(connection, (&resource, &period, component), Decision::Overwrite, (Some(held), true, false), now)
         })
     }
 }
@@ -281,6 +307,8 @@ pub struct Decided {
     pub at: Timestamp,
     /// Made by `on_conflict`.
     pub by_itself: bool,
+    /// It is about a limit, not about another writer.
+    pub for_limit: bool,
 }
 
 /// What a person gives up: all that is kept back of a resource, or less.
@@ -292,8 +320,9 @@ pub struct Dropped {
     pub user: Option<String>,
 }
 
-/// The reason of a conflict with another writer (submitter/reason.rs).
+/// The reasons that a decision is about (submitter/reason.rs).
 const CONFLICT: &str = "conflict";
+const LIMIT: &str = "limit";
 
 fn decide(
     connection: &Connection,
@@ -302,22 +331,24 @@ fn decide(
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Decided>> {
     let resource = resource.to_string();
-    let concerned: Vec<(String, String, Option<String>)> = connection
+    let concerned: Vec<(String, String, Option<String>, bool)> = connection
         .prepare_cached(
-            "SELECT period, component, max(amount) FROM blocked WHERE resource = ?1 AND reason = ?2
-             GROUP BY period, component
+            "SELECT period, component, max(amount), max(reason = ?3) FROM blocked
+             WHERE resource = ?1 AND reason IN (?2, ?3) GROUP BY period, component
              UNION SELECT line.period, line.component, (
                 SELECT amount FROM sent WHERE sent.resource = line.resource AND sent.period = line.period
                 AND sent.component = line.component AND sent.user = '' AND current = 1
-                AND outcome IN ('accepted', 'read') LIMIT 1)
+                AND outcome IN ('accepted', 'read') LIMIT 1), 0
              FROM line WHERE resource = ?1 AND held IS NOT NULL",
         )?
-        .query_map(params![resource, CONFLICT], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map(params![resource, CONFLICT, LIMIT], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?
         .collect::<rusqlite::Result<_>>()?;
     let mut decided = Vec::new();
-    for (period, component, held) in concerned {
+    for (period, component, held, for_limit) in concerned {
         let held = decimal(held);
-        insert_decision(connection, (&resource, &period, &component), decision, (held, false), now)?;
+        insert_decision(connection, (&resource, &period, &component), decision, (held, false, for_limit), now)?;
         let about = About { resource: &resource, period: &period, component: &component };
         let name = match decision {
             Decision::Overwrite => "is to be overwritten",
@@ -326,13 +357,13 @@ fn decide(
         let shown = held.map_or_else(|| "what Waldur holds".to_owned(), |held| format!("Waldur's {held:.2}"));
         tell(connection, about, EventKind::Writer, &format!("a person decided: {shown} {name}"), now)?;
         connection.execute(
-            "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason = ?4",
-            params![resource, period, component, CONFLICT],
+            "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason IN (?4, ?5)",
+            params![resource, period, component, CONFLICT, LIMIT],
         )?;
         // What was held because of this component may be another resource's, too.
         all_of_month(connection, None, &period)?;
         let Ok(period) = period.parse() else { continue };
-        decided.push(Decided { period, component, decision, held, at: now, by_itself: false });
+        decided.push(Decided { period, component, decision, held, at: now, by_itself: false, for_limit });
     }
     Ok(decided)
 }
@@ -341,7 +372,7 @@ fn insert_decision(
     connection: &Connection,
     (resource, period, component): (&str, &str, &str),
     decision: Decision,
-    (held, by_itself): (Option<Decimal>, bool),
+    (held, by_itself, for_limit): (Option<Decimal>, bool, bool),
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     let (name, balance_at) = match decision {
@@ -350,10 +381,10 @@ fn insert_decision(
     };
     connection
         .prepare_cached(
-            "INSERT INTO decision (resource, period, component, decision, held, at, balance_at, by_itself)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+            "INSERT INTO decision (resource, period, component, decision, held, at, balance_at, by_itself, for_limit)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
              ON CONFLICT (resource, period, component) DO UPDATE SET decision = ?4, held = ?5, at = ?6, balance_at = ?7,
-                by_itself = ?8",
+                by_itself = ?8, for_limit = ?9",
         )?
         .execute(params![
             resource,
@@ -363,7 +394,8 @@ fn insert_decision(
             held.map(two_decimals),
             micros(now),
             balance_at,
-            by_itself
+            by_itself,
+            for_limit
         ])?;
     Ok(())
 }

@@ -105,6 +105,12 @@ impl Ledger {
         Ok(before)
     }
 
+    /// Whether no other process has taken a later turn.
+    pub fn has_turn(&self) -> Result<bool, LedgerError> {
+        let turn = self.own_turn();
+        self.look(|connection| is_current(connection, turn))
+    }
+
     /// The turn in which this process writes; 0 where it has never submitted.
     pub(super) fn own_turn(&self) -> i64 {
         self.turn.unwrap_or(0)

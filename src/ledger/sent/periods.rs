@@ -13,6 +13,7 @@ use rust_decimal::Decimal;
 use super::lock::is_current;
 use super::record::{StatementKey, key};
 use super::statement::{Entry, Statement};
+use crate::ledger::books::makers::makers_of;
 use crate::ledger::db::columns::{decimal, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::{Ledger, LedgerError};
@@ -168,6 +169,48 @@ impl Ledger {
                 }
             }
             Ok(stranded)
+        })
+    }
+
+    /// Whether all that was counted into a component's month since `since` was used after `from`: the rest that every closing
+    /// leaves, and not a job that was reported late.
+    pub fn is_all_used_after(
+        &self,
+        key: StatementKey,
+        component: &str,
+        since: Timestamp,
+        from: Timestamp,
+    ) -> Result<bool, LedgerError> {
+        let version = self.in_force.in_month(key.period);
+        let zone = &self.in_force.zone;
+        let (start, end) = (micros(zone.start(key.period)), micros(zone.end(key.period)));
+        self.look(|connection| {
+            for maker in &makers_of(connection, version, component)?.meters {
+                let earlier = connection
+                    .prepare_cached(
+                        "SELECT 1 FROM placed JOIN reading ON reading.series = placed.series
+                         JOIN run ON run.id = reading.run
+                         WHERE placed.rules = ?1 AND placed.source = ?2 AND run.finished > ?4 AND reading.at > ?6
+                           AND placed.target IN (SELECT target FROM target_resource WHERE resource = ?3)
+                           AND CASE WHEN reading.start <> 0 THEN reading.start < ?5 AND reading.start < ?7
+                               ELSE coalesce((SELECT max(before.at) FROM reading before WHERE
+                                    before.series = reading.series AND before.at < reading.at), reading.at) < ?5 END
+                         LIMIT 1",
+                    )?
+                    .exists(params![
+                        version.id,
+                        maker.source,
+                        key.resource.to_string(),
+                        micros(since),
+                        micros(from),
+                        start,
+                        end
+                    ])?;
+                if earlier {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
         })
     }
 

@@ -150,6 +150,53 @@ impl Ledger {
         })
     }
 
+    /// Whether something waits to be counted or stated.
+    pub fn is_behind(&self) -> Result<bool, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM run WHERE counted = 0) OR EXISTS (SELECT 1 FROM unstated)",
+                )?
+                .query_row([], |row| row.get(0))
+        })
+    }
+
+    /// How many lines the last run of each collector quarantined, all together.
+    pub fn quarantined_lately(&self) -> Result<usize, LedgerError> {
+        let lines: i64 = self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT coalesce(sum(quarantined), 0) FROM run
+                     WHERE id IN (SELECT max(id) FROM run WHERE outcome <> 'failed' GROUP BY collector)",
+                )?
+                .query_row([], |row| row.get(0))
+        })?;
+        Ok(usize::try_from(lines).unwrap_or(0))
+    }
+
+    pub fn has_quarantined(&self) -> Result<bool, LedgerError> {
+        Ok(self.quarantined_lately()? > 0)
+    }
+
+    /// Whether all that some collector measured belongs to backend ids that Waldur was asked for and does not know.
+    pub fn is_wholly_unmatched(&self) -> Result<bool, LedgerError> {
+        let rules = self.in_force.latest().id;
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM (
+                        SELECT count(*) AS all_of_it, sum(NOT EXISTS (
+                            SELECT 1 FROM target_resource WHERE target_resource.target = target.id)) AS unmatched
+                        FROM placed JOIN target ON target.id = placed.target JOIN source ON source.id = placed.source
+                        JOIN offering ON offering.uuid = target.offering
+                        WHERE placed.rules = ?1 AND target.offering <> '' AND offering.resources_refreshed IS NOT NULL
+                        GROUP BY source.collector)
+                     WHERE all_of_it = unmatched)",
+                )?
+                .query_row([rules], |row| row.get(0))
+        })
+    }
+
     pub fn unmatched(&self) -> Result<Vec<Unmatched>, LedgerError> {
         self.look(|connection| {
             let rules = self.in_force.latest().id;

@@ -1,6 +1,6 @@
 //! Why something is not sent: a closed list, the same words in the ledger, in `status`, in metrics and in the docs.
 
-use crate::ledger::trouble::Trouble;
+use crate::ledger::sent::blocked::Block;
 use jiff::Timestamp;
 
 /// What kind of waiting it is (design, section 1).
@@ -29,6 +29,14 @@ impl State {
 pub enum Reason {
     /// The server holds a value that this agent did not write.
     Conflict,
+    /// The server holds an amount that no rule makes any more, or would hold one usage twice.
+    RulesChanged,
+    /// Two collectors count the same readings into one component.
+    SameIds,
+    /// Several resources that live have one backend id.
+    SeveralResources,
+    /// The server's row can't be read.
+    Unreadable,
     /// The resource is being created or has erred.
     ResourceState,
     /// Waldur does not know the resource, or this token may not see it.
@@ -47,6 +55,8 @@ pub enum Reason {
     Refused,
     /// The month is over, and the token may no longer report it.
     PeriodEnded,
+    /// The month is over, and what is left is what was used after its last report: so much every closing leaves.
+    ClosingRest,
     /// The month is over, and the server refused to have it reported all the same (`late: backfill`).
     LateRefused,
     /// The plan period is over, and another report of it would be billed beside the first.
@@ -58,8 +68,12 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 19] = [
         Reason::Conflict,
+        Reason::RulesChanged,
+        Reason::SameIds,
+        Reason::SeveralResources,
+        Reason::Unreadable,
         Reason::ResourceState,
         Reason::UnknownResource,
         Reason::NoPlan,
@@ -69,6 +83,7 @@ impl Reason {
         Reason::Amount,
         Reason::Refused,
         Reason::PeriodEnded,
+        Reason::ClosingRest,
         Reason::LateRefused,
         Reason::PlanEnded,
         Reason::Terminated,
@@ -78,6 +93,10 @@ impl Reason {
     pub fn name(self) -> &'static str {
         match self {
             Reason::Conflict => "conflict",
+            Reason::RulesChanged => "rules_changed",
+            Reason::SameIds => "same_ids",
+            Reason::SeveralResources => "several_resources",
+            Reason::Unreadable => "unreadable",
             Reason::ResourceState => "resource_state",
             Reason::UnknownResource => "unknown_resource",
             Reason::NoPlan => "no_plan",
@@ -87,6 +106,7 @@ impl Reason {
             Reason::Amount => "amount",
             Reason::Refused => "refused",
             Reason::PeriodEnded => "period_ended",
+            Reason::ClosingRest => "closing_rest",
             Reason::LateRefused => "late_refused",
             Reason::PlanEnded => "plan_ended",
             Reason::Terminated => "terminated",
@@ -97,9 +117,11 @@ impl Reason {
     pub fn state(self) -> State {
         match self {
             Reason::UnknownComponent | Reason::Amount | Reason::Refused => State::Parked,
-            Reason::PeriodEnded | Reason::LateRefused | Reason::PlanEnded | Reason::Terminated => {
-                State::Stranded
-            }
+            Reason::PeriodEnded
+            | Reason::ClosingRest
+            | Reason::LateRefused
+            | Reason::PlanEnded
+            | Reason::Terminated => State::Stranded,
             _ => State::Held,
         }
     }
@@ -111,13 +133,27 @@ impl Reason {
                 "find out who reports this resource beside this agent, and stop it; then `resolve RESOURCE adopt` goes on \
                  from what Waldur holds, and `resolve RESOURCE overwrite` makes Waldur agree with the ledger"
             }
+            Reason::RulesChanged => {
+                "`resolve RESOURCE overwrite` makes Waldur agree with the rules that hold now; or set the rules right: it \
+                 then goes on by itself"
+            }
+            Reason::SameIds => {
+                "let one collector count it (`not_if`, or take the meter away from the other); or, where it is not the \
+                 same usage, `resolve RESOURCE overwrite`"
+            }
+            Reason::SeveralResources => {
+                "correct the backend ids in Waldur; it then goes on by itself"
+            }
+            Reason::Unreadable => {
+                "ask Waldur's operator to look at the row; it is tried again by itself"
+            }
             Reason::ResourceState => {
                 "it is tried again by itself when the resource is OK, Updating or Terminating"
             }
             Reason::UnknownResource => {
                 "check the UUID in `resource:` and the token's role on the offering, then `parked retry`"
             }
-            Reason::NoPlan => "give the resource a plan in Waldur, then `parked retry`",
+            Reason::NoPlan => "give the resource a plan in Waldur; it then goes on by itself",
             Reason::Limit => "raise the limit in Waldur, then `parked retry`",
             Reason::ServerError => {
                 "ask the server's operator to look at its log for this resource, then `parked retry`"
@@ -134,6 +170,9 @@ impl Reason {
             Reason::PeriodEnded => {
                 "bill it by hand, by Waldur's staff, and `parked drop` it; or let `submit: { late: ... }` say how it is billed"
             }
+            Reason::ClosingRest => {
+                "nothing need be done: `submit: { late: ... }` says how it is billed, and `parked drop` gives it up"
+            }
             Reason::LateRefused | Reason::PlanEnded | Reason::Terminated => {
                 "it can only be billed by hand now, by Waldur's staff; then `parked drop` it. The amounts stay here"
             }
@@ -147,9 +186,9 @@ impl Reason {
         Reason::ALL.into_iter().find(|reason| reason.name() == name)
     }
 
-    /// The trouble as the ledger keeps it.
-    pub fn trouble(self, words: impl Into<String>, since: Timestamp) -> Trouble {
-        Trouble {
+    /// The block as the ledger keeps it.
+    pub fn block(self, words: impl Into<String>, since: Timestamp) -> Block {
+        Block {
             state: self.state().name().to_owned(),
             reason: self.name().to_owned(),
             words: words.into(),
