@@ -17,7 +17,7 @@ use crate::door::{App, Asked};
 use crate::faults::Faults;
 use crate::lists::decode_form;
 use crate::marketplace::{self, plan_of};
-use crate::specs::{ComponentSpec, ResourceSpec, RowSpec, TokenSpec};
+use crate::specs::{ComponentSpec, PeriodSpec, ResourceSpec, RowSpec, TokenSpec, UserSpec};
 use crate::world::{InvoiceItem, Missing, PlanPeriod, Resource, Row, World, hex};
 
 const PAGE: &str = include_str!("page.html");
@@ -49,6 +49,10 @@ pub(crate) fn serve(app: &App, asked: &Asked) -> Answer {
         ("POST", ["sandbox", "offerings", name, "components"]) => {
             read(asked).and_then(|spec| component(&mut app.world(), name, spec))
         }
+        ("POST", ["sandbox", "offerings", name, "users"]) => {
+            read(asked).and_then(|spec| offering_user(&mut app.world(), name, spec))
+        }
+        ("POST", ["sandbox", "late"]) => Ok(json!({ "processed": app.process_late() })),
         ("POST", ["sandbox", "tokens"]) => read(asked)
             .and_then(|spec: TokenSpec| marketplace::put_token(&mut app.world(), spec))
             .map(|()| json!({})),
@@ -123,8 +127,12 @@ struct ResourceChange {
     backend_id: Option<String>,
     name: Option<String>,
     plan: Option<bool>,
+    /// A new plan period under another plan,
     switch_plan: bool,
+    /// or under the same one.
+    renew_plan: bool,
     end_plan: bool,
+    plan_periods: Option<Vec<PeriodSpec>>,
 }
 
 fn change_resource(world: &mut World, name: &str, spec: ResourceChange) -> Result<Value, String> {
@@ -145,7 +153,11 @@ fn change_resource(world: &mut World, name: &str, spec: ResourceChange) -> Resul
         }
         _ => {}
     }
-    if spec.end_plan || spec.switch_plan {
+    if let Some(periods) = spec.plan_periods {
+        let plan = resource.plan.clone().unwrap_or_else(|| plan_of(resource.offering, 1));
+        resource.plan_periods = periods.into_iter().map(|one| marketplace::plan_period(one, &plan)).collect();
+    }
+    if spec.end_plan || spec.switch_plan || spec.renew_plan {
         for period in resource.plan_periods.iter_mut().filter(|p| p.end.is_none_or(|end| end > now)) {
             period.end = Some(now);
         }
@@ -153,6 +165,9 @@ fn change_resource(world: &mut World, name: &str, spec: ResourceChange) -> Resul
     if spec.switch_plan {
         let plan = plan_of(resource.offering, resource.plan_periods.len() + 1);
         resource.plan = Some(plan.clone());
+        resource.plan_periods.push(PlanPeriod { uuid: Uuid::new_v4(), plan, start: now, end: None });
+    }
+    if let (true, Some(plan)) = (spec.renew_plan, resource.plan.clone()) {
         resource.plan_periods.push(PlanPeriod { uuid: Uuid::new_v4(), plan, start: now, end: None });
     }
     resource.modified = now;
@@ -164,6 +179,14 @@ fn component(world: &mut World, name: &str, spec: ComponentSpec) -> Result<Value
     let at = marketplace::find_offering(world, name)?;
     if let Some(offering) = world.offerings.get_mut(at) {
         marketplace::put_component(offering, spec);
+    }
+    Ok(json!({}))
+}
+
+fn offering_user(world: &mut World, name: &str, spec: UserSpec) -> Result<Value, String> {
+    let at = marketplace::find_offering(world, name)?;
+    if let Some(offering) = world.offerings.get_mut(at) {
+        marketplace::put_user(offering, spec);
     }
     Ok(json!({}))
 }

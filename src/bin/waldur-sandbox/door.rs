@@ -32,6 +32,8 @@ pub(crate) struct App {
     world: Mutex<World>,
     faults: Mutex<Vec<Fault>>,
     notes: Mutex<Notes>,
+    /// Calls on their way, whose answers were given up.
+    late: Mutex<Vec<Asked>>,
     /// Wakes those that hang.
     cleared: Notify,
 }
@@ -42,6 +44,7 @@ impl App {
             world: Mutex::new(world),
             faults: Mutex::default(),
             notes: Mutex::default(),
+            late: Mutex::default(),
             cleared: Notify::new(),
         }
     }
@@ -59,6 +62,12 @@ impl App {
         self.cleared.notify_waiters();
     }
 
+    /// The calls that were on their way arrive, in their order; tells the statuses of the answers nobody waits for.
+    pub(crate) fn process_late(&self) -> Vec<u16> {
+        let late = std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
+        late.iter().map(|asked| api::answer(&mut self.world(), asked).status).collect()
+    }
+
     fn fault(&self, when: When, asked: &Asked) -> Option<Action> {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         take(&mut faults, when, &asked.method, &asked.target(), &String::from_utf8_lossy(&asked.body))
@@ -66,7 +75,7 @@ impl App {
 }
 
 /// What was asked, in the words that the API looks at.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) method: String,
     pub(crate) path: String,
@@ -220,6 +229,13 @@ async fn suffer(app: &App, cut: &Cut, asked: &Asked) -> Option<Answer> {
             cut.halfway();
             return Some(Answer::broken());
         }
+    }
+    if let Some(action) = app.fault(When::Late, asked) {
+        app.late.lock().unwrap_or_else(PoisonError::into_inner).push(asked.clone());
+        return match action {
+            Action::Answer(answer) => Some(answer),
+            _ => None,
+        };
     }
     let answer = take_turn(app, asked).await.translated(asked.accept_language.as_deref());
     match app.fault(When::After, asked) {
