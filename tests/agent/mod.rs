@@ -348,13 +348,20 @@ impl World {
     // What the sandbox holds.
 
     pub fn send(&self, method: &str, target: &str, body: &str) -> (u16, String) {
+        self.send_as("", method, target, body)
+    }
+
+    /// With a token, as somebody else who uses the API.
+    pub fn send_as(&self, token: &str, method: &str, target: &str, body: &str) -> (u16, String) {
+        let token =
+            if token.is_empty() { String::new() } else { format!("Authorization: Token {token}\r\n") };
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let address = &self.address;
         let length = body.len();
         write!(
             stream,
-            "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+            "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{token}Content-Type: application/json\r\n\
              Content-Length: {length}\r\n\r\n{body}"
         )
         .unwrap();
