@@ -138,6 +138,8 @@ pub struct Request {
     pub path: String,
     pub body: Value,
     pub status: u64,
+    /// When it came in, by the sandbox's clock.
+    pub at: String,
 }
 
 impl Request {
@@ -443,6 +445,7 @@ impl World {
             path: one["path"].as_str().unwrap().to_owned(),
             body: one["body"].as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
             status: one["status"].as_u64().unwrap(),
+            at: one["at"].as_str().unwrap().to_owned(),
         };
         answer["requests"].as_array().unwrap().iter().map(read).collect()
     }
