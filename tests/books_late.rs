@@ -39,7 +39,7 @@ fn what_was_carried_of_nobodys_usage_is_taken_back_when_it_is_corrected() {
             job["labels"].as_object_mut().unwrap().remove("user");
             job
         };
-        jobs(&world, "2026-10-31T12:00:00Z", &[ten.clone()]).exits(0);
+        jobs(&world, "2026-10-31T12:00:00Z", std::slice::from_ref(&ten)).exits(0);
         jobs(&world, "2026-11-01T01:00:00Z", &[ten.clone(), nobodys("5")]).exits(0);
         assert_eq!(world.rows(A), ["cpu 2026-10 10.00", "cpu 2026-11 5.00"], "{api}");
         jobs(&world, "2026-11-02T01:00:00Z", &[ten.clone(), nobodys("3")]).exits(0);
@@ -153,7 +153,7 @@ fn a_job_over_a_month_whose_readings_are_gone_counts_in_full() {
     world.write("token", "staff-token");
     rules(&world, "late: backfill", RETENTION, CPU);
     let short = hours("short", "08-02T00:00", "08-02T01:00", "1");
-    jobs(&world, "2026-08-28T00:00:00Z", &[short.clone()]).exits(0);
+    jobs(&world, "2026-08-28T00:00:00Z", std::slice::from_ref(&short)).exits(0);
     jobs(&world, "2026-09-01T00:10:00Z", &[]).exits(0);
     a_day_passes(&world, "2026-11-04T12:00:00Z");
     // Known only when it ends: 27, 30 and 31 days, and nine days and two hours, 2,330 h.

@@ -59,7 +59,7 @@ fn a_new_plan_period_under_the_same_plan_bills_the_month_once() {
     for api in BOTH {
         let world = start(api, NOON, "late: hold", &keys(CPU));
         let ten = hours("1", "11-05T00:00", "11-05T10:00", "10");
-        jobs(&world, NOON, &[ten.clone()]).exits(0);
+        jobs(&world, NOON, std::slice::from_ref(&ten)).exits(0);
         world.now("2026-11-10T13:00:00Z");
         world.post(&format!("resources/{A}"), json!({ "renew_plan": true }));
         let more = hours("2", "11-10T14:00", "11-10T14:36", "0.6");
@@ -75,7 +75,7 @@ fn what_is_carried_into_a_month_whose_plan_was_switched_stays_under_the_old_plan
     for api in BOTH {
         let world = start(api, "2026-10-31T12:00:00Z", "late: carry_forward", &keys(CPU));
         let ten = hours("a", "10-10T00:00", "10-10T10:00", "10");
-        jobs(&world, "2026-10-31T12:00:00Z", &[ten.clone()]).exits(0);
+        jobs(&world, "2026-10-31T12:00:00Z", std::slice::from_ref(&ten)).exits(0);
         world.now("2026-11-02T00:00:00Z");
         world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
         let late = hours("late", "10-31T13:00", "10-31T18:00", "5");
@@ -99,7 +99,7 @@ fn a_plan_switch_that_is_noticed_next_month_bills_a_late_reading_once_and_blocks
     world.write("token", "staff-token");
     configure(&world, "late: backfill", "", &[("source", keys(CPU))]);
     let a = hours("a", "05-01T10:00", "05-01T20:00", "10");
-    jobs(&world, "2026-05-02T11:30:00Z", &[a.clone()]).exits(0);
+    jobs(&world, "2026-05-02T11:30:00Z", std::slice::from_ref(&a)).exits(0);
     world.now("2026-05-03T00:00:00Z");
     world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
     let b = hours("b", "06-05T10:00", "06-05T12:00", "2");
@@ -284,7 +284,7 @@ fn an_id_that_moves_to_a_new_resource_takes_what_is_used_from_then_on() {
     for api in BOTH {
         let world = start(api, NOON, "late: hold", &keys(CPU));
         let five = hours("1", "11-05T00:00", "11-05T05:00", "5");
-        jobs(&world, NOON, &[five.clone()]).exits(0);
+        jobs(&world, NOON, std::slice::from_ref(&five)).exits(0);
         world.now("2026-11-10T13:00:00Z");
         world.post(&format!("resources/{A}"), json!({ "state": "Terminated" }));
         let began = json!([{ "start": "2026-11-10T13:00:00Z" }]);

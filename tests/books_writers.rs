@@ -20,7 +20,7 @@ fn ten(api: &str) -> (World, Value, Value) {
     let world = world(api, NOON);
     configure(&world, "late: hold", "", &[("source", keys(CPU))]);
     let ten = hours("1", "11-05T00:00", "11-05T10:00", "10");
-    jobs(&world, NOON, &[ten.clone()]).exits(0);
+    jobs(&world, NOON, std::slice::from_ref(&ten)).exits(0);
     assert_eq!(world.rows(A), ["cpu 2026-11 10.00"]);
     (world, ten, hours("2", "11-10T11:00", "11-10T12:00", "1"))
 }
@@ -72,7 +72,7 @@ fn a_persons_number_that_equals_an_old_one_of_ours_is_a_conflict() {
         let three = hours("2", "11-06T00:00", "11-06T03:00", "3");
         let one = hours("3", "11-07T00:00", "11-07T01:00", "1");
         world.fault(json!({ "match": { "path": "/set_usage/" }, "when": "after", "action": { "status": 504 }, "times": 1 }));
-        jobs(&world, NOON, &[five.clone()]);
+        jobs(&world, NOON, std::slice::from_ref(&five));
         assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api}");
         jobs(&world, "2026-11-11T12:00:00Z", &[five.clone(), three.clone()]).exits(0);
         assert_eq!(world.rows(A), ["cpu 2026-11 8.00"], "{api}");
@@ -92,7 +92,7 @@ fn an_old_call_of_ours_that_arrives_late_is_ours_and_is_mended() {
         let five = hours("1", "11-05T00:00", "11-05T05:00", "5");
         let three = hours("2", "11-06T00:00", "11-06T03:00", "3");
         world.fault(json!({ "match": { "path": "/set_usage/" }, "when": "late", "action": { "status": 504 }, "times": 1 }));
-        jobs(&world, NOON, &[five.clone()]);
+        jobs(&world, NOON, std::slice::from_ref(&five));
         world.flush_once();
         jobs(&world, "2026-11-10T12:01:00Z", &[five.clone(), three.clone()]);
         world.post("late", json!({}));
