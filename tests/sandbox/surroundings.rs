@@ -135,7 +135,7 @@ fn a_row_can_be_read_back_otherwise_than_it_is_until_it_is_written_again() {
 }
 
 #[test]
-fn a_row_of_another_plan_period_can_be_written_by_another_hand() {
+fn a_row_of_another_plan_period_can_be_written_by_another_writer() {
     let server = Server::current();
     server.report(A, "cpu_hours", "5");
     server.admin(&format!("/sandbox/resources/{A}"), &json!({ "switch_plan": true }));

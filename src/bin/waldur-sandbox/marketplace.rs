@@ -128,7 +128,7 @@ pub(crate) fn put_token(world: &mut World, spec: TokenSpec) -> Result<(), String
         return Err("a token needs its `token`".into());
     }
     let known = world.tokens.remove(&spec.token);
-    // The integer by which rows name their writer; far from 99, which is "another hand".
+    // The integer by which rows name their writer; far from 99, which is another writer.
     let fresh_id = 28 + i64::try_from(world.tokens.len()).unwrap_or_default();
     let mut token = known.unwrap_or_else(|| Token {
         id: if fresh_id >= 99 { fresh_id + 1 } else { fresh_id },
@@ -235,7 +235,7 @@ pub(crate) fn plan_of(offering: usize, number: usize) -> Named {
     Named { uuid: derived_uuid("plan", &format!("{offering} {number}")), name }
 }
 
-/// Writes a row as another hand would: directly, past every rule.
+/// Writes a row as another writer would: directly, past every rule.
 pub(crate) fn put_row(world: &mut World, spec: RowSpec) -> Result<Uuid, String> {
     let home = find_resource(world, &spec.resource)?;
     let now = world.clock.now();
