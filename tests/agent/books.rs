@@ -106,6 +106,15 @@ pub fn late_hour() -> Value {
     hours("late", "10-20T00:00", "10-20T01:00", "1")
 }
 
+impl World {
+    /// What a command said, and what `status` and `parked list` say after it: somewhere there a thing is told.
+    pub fn with_status(&self, done: Done) -> Done {
+        let (status, parked) =
+            (self.agent(&["status", "--users"]).all(), self.agent(&["parked", "list"]).all());
+        Done { code: done.code, out: format!("{}{status}{parked}", done.out), err: done.err }
+    }
+}
+
 impl Done {
     /// All of these words are told, wherever.
     #[track_caller]
