@@ -37,6 +37,12 @@ fn changes() -> Vec<Change> {
         change("cpu2: { reading: sec, factor: 1/3600 }", &["cpu 0.00", "cpu2 5.00"]),
         change("cpu: { reading: sec, factor: 1/3600, not_if: { part: x } }", &["cpu 0.00"]),
         Change { collectors: vec![("source", fixed)], waldur: "", a: &["cpu 0.00"], b: &["cpu 5.00"] },
+        Change {
+            collectors: vec![("source", targeted("{moved}", "{user}", CPU))],
+            waldur: "",
+            a: &["cpu 0.00"],
+            b: &["cpu 5.00"],
+        },
         of(vec![("source", targeted("{project}", "{team}", CPU))], &["cpu 5.00"]),
         of(vec![("renamed", renamed)], &["cpu 5.00"]),
         Change { waldur: "billing_timezone: Europe/Tallinn", ..change(plain, &["cpu 5.00"]) },
