@@ -184,7 +184,7 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<Reports
             }
             RunOutcome::Seen { problems, quarantined, .. } => {
                 for problem in problems {
-                    found.problem(Exit::Collector, format!("collector {name}: {problem}"));
+                    found.problem(Exit::Collector, format!("collector {name}: {}", problem.text));
                 }
                 for bad in quarantined.iter().take(5) {
                     found.warning(format!("collector {name}: quarantined: {}: {}", bad.reason, bad.what));
