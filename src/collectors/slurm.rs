@@ -114,6 +114,14 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
+/// What a run reads.
+struct Spans {
+    /// From here to now, in any case.
+    start: Timestamp,
+    /// From here to there, when that has been done.
+    before: Option<Timestamp>,
+}
+
 impl Slurm {
     async fn run(&self, request: Request) -> Result<Batch, CollectorError> {
         let now = request.now;
@@ -122,7 +130,7 @@ impl Slurm {
         let ahead = now.saturating_add(AHEAD).unwrap_or(now);
         left.read_to = left.read_to.filter(|read_to| *read_to <= ahead);
         let is_first = left.read_to.is_none();
-        let (start, days) = self.start(&mut left, &request);
+        let Spans { start, before } = self.spans(&mut left, &request);
         if start >= now {
             let note = format!("nothing is read before {start}, which lies ahead");
             return Ok(Batch { notes: vec![note], ..Batch::default() });
@@ -151,12 +159,10 @@ impl Slurm {
         };
         let mut reader = Reader::new(setting, std::mem::take(&mut left.running));
         reader.batch.notes = notes;
-        let mut windows = Windows::new(start, now, left.windows.cuts(start, now), left.window);
         let own = [String::new()];
         let clusters = if self.clusters.is_empty() { own.as_slice() } else { self.clusters.as_slice() };
-        for cluster in clusters {
-            reader = windows.read(&calls, cluster, reader).await?;
-        }
+        let mut windows = Windows::new(start, now, left.windows.cuts(start, now), left.window);
+        reader = windows.read(&calls, clusters, reader).await?;
         if !windows.has_read() {
             // Not one call was answered.
             return Err(CollectorError(windows.troubles().join("; ")));
@@ -167,16 +173,30 @@ impl Slurm {
             let text = format!("{trouble}. What lies behind {reached} is read by the next runs");
             reader.batch.problem_of(text, Bearing::nothing());
         }
+        let mut looks = windows.into_looks();
+        if let Some(first) = before.filter(|_| reached >= now) {
+            // After what is new, so that nothing old can hold it up.
+            let mut windows = Windows::new(first, start, left.windows.cuts(first, start), None);
+            reader = windows.read(&calls, clusters, reader).await?;
+            for trouble in windows.troubles() {
+                let text = format!("{trouble}. What was to be read again, from {first} to {start}, is asked for later");
+                reader.batch.problem_of(text, Bearing::nothing());
+            }
+            looks.extend(windows.into_looks());
+            left.days_at = Some(now);
+        }
+        if is_first {
+            left.days_at = Some(now);
+        }
         let asked = unread::to_ask(&left.unread, &reader, reached >= now);
         let (mut reader, gone) = self.by_number(&calls, &asked, reader, reached >= now).await?;
         reader.contradictions()?;
-        left.windows.looked(&windows.into_looks(), now);
+        left.windows.looked(&looks, now);
         let unread = unread::after(std::mem::take(&mut left.unread), &mut reader, &gone, now);
         unread::give_up(&mut left.windows, &mut reader.batch, now);
         let checkpoint = Checkpoint {
             // Where one window of several clusters was refused, what had been read before stays read.
             read_to: Some(left.read_to.map_or(reached, |read_to| read_to.max(reached))),
-            days_at: if days && reached >= now { Some(now) } else { left.days_at },
             running: reader.running,
             unread,
             known: known::write(&reader.hashes),
@@ -186,26 +206,28 @@ impl Slurm {
         Ok(reader.batch)
     }
 
-    /// Where reading begins, and whether days are read again: SLURM is asked for little each time, and once a day for what
-    /// reached its database late.
-    fn start(&self, left: &mut Checkpoint, request: &Request) -> (Timestamp, bool) {
+    /// What to read. SLURM is asked for little each time, and once a day for what reached its database late.
+    fn spans(&self, left: &mut Checkpoint, request: &Request) -> Spans {
         let Some(read_to) = left.read_to else {
             left.from = Some(left.from.map_or(request.since, |from| from.min(request.since)));
-            return (request.since, true);
+            return Spans { start: request.since, before: None };
         };
         if left.from.is_some_and(|from| request.since < from) {
             // It is wanted from earlier than before.
             left.from = Some(request.since);
-            return (request.since, true);
+            return Spans { start: request.since, before: None };
         }
+        let behind = |overlap| {
+            let start = read_to.saturating_sub(overlap).unwrap_or(request.since);
+            left.from.map_or(start, |from| start.max(from))
+        };
+        let start = behind(self.overlap);
         let (now, day) = (request.now, SignedDuration::from_hours(24));
         let is_due = |at: Timestamp| at > now || now.duration_since(at) >= day;
-        let days = left.days_at.is_none_or(is_due);
-        let overlap = if days { self.overlap.max(DAYS) } else { self.overlap };
-        let again = read_to.saturating_sub(overlap).unwrap_or(request.since);
+        let days = left.days_at.is_none_or(is_due).then(|| behind(DAYS));
         let unread = left.windows.due(now).first().map(|(from, _)| *from);
-        let start = unread.map_or(again, |unread| unread.min(again));
-        (left.from.map_or(start, |from| start.max(from)), days)
+        let before = days.into_iter().chain(unread).min().filter(|before| *before < start);
+        Spans { start, before }
     }
 
     /// Asks by number for jobs that ran at the last look and that no window lists, and for those that could not be read.

@@ -71,7 +71,7 @@ impl<'a> Calls<'a> {
         reader: Reader,
     ) -> Result<(Reader, Result<bool, Refusal>), CollectorError> {
         let window = [format!("--starttime={}", utc(from)), format!("--endtime={}", utc(to))];
-        self.sacct(cluster, &window, Which::Window(to), reader).await
+        self.sacct(cluster, &window, Which::Window(from, to), reader).await
     }
 
     /// Asks for jobs by their numbers: those that ran at the last look and that no window lists (they ended before it, as was

@@ -179,6 +179,10 @@ impl<'a> Job<'a> {
         self.end.parse::<i64>().ok().is_none_or(|end| end >= instant.as_second())
     }
 
+    pub(super) fn starts_before(&self, instant: Timestamp) -> bool {
+        self.start.parse::<i64>().is_ok_and(|start| start < instant.as_second())
+    }
+
     /// The label of its account.
     pub(super) fn account(&self, options: &Options) -> String {
         cased(self.account, options)

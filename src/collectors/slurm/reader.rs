@@ -36,14 +36,18 @@ pub(super) struct Setting {
 }
 
 /// What sacct is asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) enum Which {
-    /// All that was there before an instant.
-    #[default]
-    All,
-    Window(Timestamp),
+    /// All that was there between two instants.
+    Window(Timestamp, Timestamp),
     /// Those that ran at the last look or could not be read, of the jobs with these numbers.
     Numbers(HashSet<u64>),
+}
+
+impl Default for Which {
+    fn default() -> Self {
+        Which::Numbers(HashSet::new())
+    }
 }
 
 /// Takes the answers of one run, piece by piece.
@@ -60,8 +64,8 @@ pub(super) struct Reader {
     pub(super) bad: BTreeSet<Number>,
     /// Jobs that are read now, and could not be before.
     pub(super) mended: BTreeSet<Number>,
-    /// Jobs that later windows list once more.
-    reaching_on: HashSet<String>,
+    /// Jobs that were there beyond their window, so that other windows list them once more.
+    reaching_out: HashSet<String>,
     setting: Setting,
     seed: u64,
     call: Call,
@@ -80,7 +84,7 @@ struct Call {
     hashes: usize,
     listed: Vec<String>,
     running: Vec<String>,
-    reaching_on: Vec<String>,
+    reaching_out: Vec<String>,
     bad: Vec<Number>,
     mended: Vec<Number>,
     nameless: bool,
@@ -95,7 +99,7 @@ impl Reader {
             hashes: Vec::new(),
             bad: BTreeSet::new(),
             mended: BTreeSet::new(),
-            reaching_on: HashSet::new(),
+            reaching_out: HashSet::new(),
             seed: setting.accounts.hash(),
             setting,
             call: Call::default(),
@@ -149,7 +153,7 @@ impl Reader {
     pub(super) fn end(&mut self) -> bool {
         let call = std::mem::take(&mut self.call);
         self.running.extend(call.running);
-        self.reaching_on.extend(call.reaching_on);
+        self.reaching_out.extend(call.reaching_out);
         self.bad.extend(call.bad);
         self.mended.extend(call.mended);
         call.nameless
@@ -243,7 +247,7 @@ impl Reader {
                     return Ok(Ended::No);
                 }
             }
-            Which::Window(_) if self.reaching_on.contains(&id) => return Ok(Ended::No),
+            Which::Window(..) if self.reaching_out.contains(&id) => return Ok(Ended::No),
             _ => {}
         }
         if is_open && self.open.remove(&id) {
@@ -263,11 +267,10 @@ impl Reader {
             }
         };
         self.call.mended.extend(number.filter(|_| was_unread));
-        if let Which::Window(until) = self.call.which
-            && until < *now
-            && (runs || end.is_some_and(|end| end >= until))
+        if let Which::Window(from, to) = self.call.which
+            && (runs || end.is_some_and(|end| end >= to) || job.starts_before(from))
         {
-            self.call.reaching_on.push(id.clone());
+            self.call.reaching_out.push(id.clone());
         }
         if runs {
             self.call.running.push(id);

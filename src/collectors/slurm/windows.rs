@@ -33,8 +33,20 @@ impl Windows {
         Windows { from, to, cuts, length, looks: Vec::new(), reached: to, troubles: Vec::new() }
     }
 
-    /// Reads all of it for one cluster, or as much as can be.
+    /// Reads all of it for each cluster, or as much as can be.
     pub(super) async fn read(
+        &mut self,
+        calls: &Calls<'_>,
+        clusters: &[String],
+        mut reader: Reader,
+    ) -> Result<Reader, CollectorError> {
+        for cluster in clusters {
+            reader = self.of_cluster(calls, cluster, reader).await?;
+        }
+        Ok(reader)
+    }
+
+    async fn of_cluster(
         &mut self,
         calls: &Calls<'_>,
         cluster: &str,
