@@ -179,7 +179,9 @@ impl Slurm {
             let mut windows = Windows::new(first, start, left.windows.cuts(first, start), None);
             reader = windows.read(&calls, clusters, reader).await?;
             for trouble in windows.troubles() {
-                let text = format!("{trouble}. What was to be read again, from {first} to {start}, is asked for later");
+                let text = format!(
+                    "{trouble}. What was to be read again, from {first} to {start}, is asked for later"
+                );
                 reader.batch.problem_of(text, Bearing::nothing());
             }
             looks.extend(windows.into_looks());

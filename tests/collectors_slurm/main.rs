@@ -114,11 +114,7 @@ async fn an_hour_is_read_again_each_time_and_days_once_a_day() {
         (1_800, "overlap: 6h\n", vec!["2026-11-05T04:20:00 2026-11-05T10:30:00"]),
         (day - 1, "", vec!["2026-11-05T09:30:00 2026-11-06T09:59:59"]),
         // What is new comes first.
-        (
-            day,
-            "",
-            vec!["2026-11-06T08:59:59 2026-11-06T10:00:00", "2026-11-03T09:59:59 2026-11-06T08:59:59"],
-        ),
+        (day, "", vec!["2026-11-06T08:59:59 2026-11-06T10:00:00", "2026-11-03T09:59:59 2026-11-06T08:59:59"]),
         (day + 600, "", vec!["2026-11-06T09:00:00 2026-11-06T10:10:00"]),
         (2 * day - 1, "overlap: 5d\n", vec!["2026-11-01T10:10:00 2026-11-07T09:59:59"]),
         (
@@ -131,7 +127,8 @@ async fn an_hour_is_read_again_each_time_and_days_once_a_day() {
         let batch = site.run(keys, Request { checkpoint, ..at(NOW + second) }).await.unwrap();
         checkpoint = batch.checkpoint;
         let asked = site.asked();
-        let asked = asked.iter().map(|line| line.split_once("--starttime=").unwrap().1.replace("--endtime=", ""));
+        let asked =
+            asked.iter().map(|line| line.split_once("--starttime=").unwrap().1.replace("--endtime=", ""));
         assert_eq!(asked.collect::<Vec<_>>(), windows, "{second}");
     }
 }
