@@ -13,6 +13,7 @@ use exposition::Format;
 use page::{Start, Wanted};
 
 mod exposition;
+mod line;
 mod page;
 
 pub const PLUGIN: Plugin =

@@ -18,7 +18,7 @@ use crate::config::duration::parse_duration;
 use crate::config::section::Section;
 use crate::metering::reading::Kind;
 use accounts::Accounts;
-use calls::Calls;
+use calls::{Calls, Source};
 use checkpoint::{Checkpoint, Number};
 use job::Options;
 use known::Known;
@@ -58,14 +58,8 @@ const DAYS: SignedDuration = SignedDuration::from_hours(3 * 24);
 /// A configured collector.
 #[derive(Debug)]
 struct Slurm {
-    /// Where sacct and sacctmgr are; else they are looked for in PATH.
-    programs: Option<PathBuf>,
-    slurm_conf: Option<PathBuf>,
-    /// Empty: the cluster of its own slurm.conf.
-    clusters: Vec<String>,
-    options: Arc<Options>,
+    source: Source,
     overlap: SignedDuration,
-    timeout: SignedDuration,
 }
 
 fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
@@ -94,18 +88,16 @@ fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
     // Only what a meter wants is made: a month of a large site has millions of readings.
     let wanted: BTreeSet<String> =
         section.named_sections("meters").iter_mut().filter_map(|meter| meter.text("reading")).collect();
+    let options = Options { wanted, requested: requested.unwrap_or(false), account_level, lower_case };
     Some(Box::new(Slurm {
-        programs,
-        slurm_conf,
-        clusters,
-        options: Arc::new(Options {
-            wanted,
-            requested: requested.unwrap_or(false),
-            account_level,
-            lower_case,
-        }),
+        source: Source {
+            programs,
+            slurm_conf,
+            clusters,
+            options: Arc::new(options),
+            timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
+        },
         overlap: overlap.unwrap_or(DEFAULT_OVERLAP),
-        timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
     }))
 }
 
@@ -135,32 +127,33 @@ impl Slurm {
             let note = format!("nothing is read before {start}, which lies ahead");
             return Ok(Batch { notes: vec![note], ..Batch::default() });
         }
-        let calls = Calls::new(self, &request);
+        let calls = Calls::new(&self.source, &request);
         let mut notes = Vec::new();
         if is_first {
             notes.extend(calls.private_data().await);
             notes.extend(calls.uncounted().await);
         }
-        if !self.clusters.is_empty() {
+        if !self.source.clusters.is_empty() {
             calls.know_clusters().await?;
         }
-        let accounts = match self.options.account_level {
+        let accounts = match self.source.options.account_level {
             Some(_) => calls.accounts().await?,
             None => Accounts::default(),
         };
         let setting = Setting {
-            options: self.options.clone(),
+            options: self.source.options.clone(),
             accounts,
             now,
             from: left.from,
             known: Known::read(&left.known),
             unread: left.unread.iter().map(|job| job.number.clone()).collect(),
-            is_local: self.clusters.is_empty(),
+            is_local: self.source.clusters.is_empty(),
         };
         let mut reader = Reader::new(setting, std::mem::take(&mut left.running));
         reader.batch.notes = notes;
         let own = [String::new()];
-        let clusters = if self.clusters.is_empty() { own.as_slice() } else { self.clusters.as_slice() };
+        let clusters =
+            if self.source.clusters.is_empty() { own.as_slice() } else { self.source.clusters.as_slice() };
         let mut windows = Windows::new(start, now, left.windows.cuts(start, now), left.window);
         reader = windows.read(&calls, clusters, reader).await?;
         if !windows.has_read() {
@@ -249,7 +242,7 @@ impl Slurm {
         for id in &reader.open {
             let mut parts = id.split('/');
             let (cluster, raw) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-            let cluster = if self.clusters.is_empty() { "" } else { cluster };
+            let cluster = if self.source.clusters.is_empty() { "" } else { cluster };
             if let Ok(raw) = raw.parse() {
                 numbers.insert(Number { cluster: cluster.to_owned(), raw });
             }
@@ -287,11 +280,11 @@ impl Collector for Slurm {
     }
 
     fn labels(&self) -> &[&'static str] {
-        if self.options.account_level.is_some() { LABELS_WITH_TOP } else { LABELS }
+        if self.source.options.account_level.is_some() { LABELS_WITH_TOP } else { LABELS }
     }
 
     fn scope(&self) -> String {
-        format!("{} {}", self.clusters.join(","), self.options.text())
+        format!("{} {}", self.source.clusters.join(","), self.source.options.text())
     }
 
     fn collect(&self, request: Request) -> Running<'_> {

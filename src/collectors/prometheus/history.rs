@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 
 use super::piece::{Bad, Piece};
-use super::progress::Read;
+use super::progress::{Progress, Read};
 use super::query::{Mode, Query};
 use super::series::{QUARTER, aligned};
 use crate::collectors::again::Look;
@@ -69,7 +69,7 @@ impl<'a> Reader<'a> {
 
     /// For a query that reads no history.
     pub(super) fn at_once(query: &'a Query, now: Timestamp) -> Self {
-        Reader::empty(query, super::Progress::default().start(query, now), now)
+        Reader::empty(query, Progress::default().start(query, now), now)
     }
 
     fn empty(query: &'a Query, read: Read, at: Timestamp) -> Self {

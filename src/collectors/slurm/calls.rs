@@ -1,13 +1,15 @@
 //! The calls of one run: what sacct and sacctmgr are asked, and what a call that gave no answer means.
 
 use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
-use super::Slurm;
 use super::accounts::Accounts;
 use super::checkpoint::Number;
+use super::job::Options;
 use super::reader::{Reader, Which};
 use crate::collectors::process::{Failure, Program, Remedies};
 use crate::collectors::{CollectorError, Request, blocking};
@@ -28,8 +30,20 @@ const REMEDIES: Remedies = Remedies {
     time: "see whether slurmdbd answers (sacctmgr show configuration); for much history raise `timeout`",
 };
 
+/// Where SLURM's programs are, and what they are asked about.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// Where sacct and sacctmgr are; else they are looked for in PATH.
+    pub(super) programs: Option<PathBuf>,
+    pub(super) slurm_conf: Option<PathBuf>,
+    /// Empty: the cluster of its own slurm.conf.
+    pub(super) clusters: Vec<String>,
+    pub(super) options: Arc<Options>,
+    pub(super) timeout: SignedDuration,
+}
+
 pub(super) struct Calls<'a> {
-    of: &'a Slurm,
+    of: &'a Source,
     withhold: Vec<String>,
 }
 
@@ -58,7 +72,7 @@ fn utc(at: Timestamp) -> String {
 }
 
 impl<'a> Calls<'a> {
-    pub(super) fn new(of: &'a Slurm, request: &Request) -> Calls<'a> {
+    pub(super) fn new(of: &'a Source, request: &Request) -> Calls<'a> {
         let withhold = request.withhold.iter().cloned().chain(MISLEADING.map(str::to_owned)).collect();
         Calls { of, withhold }
     }
