@@ -120,6 +120,9 @@ impl Exec {
         // Reading many lines takes a while.
         blocking::run(move |_| {
             let mut batch = Batch { notes: output.notes, ..Batch::default() };
+            if !output.stderr.is_empty() {
+                batch.notes.push(format!("it said on stderr: {}", output.stderr));
+            }
             protocol::read(&output.stdout, request.now, &mut batch);
             Ok(batch)
         })
@@ -138,6 +141,10 @@ impl Collector for Exec {
 
     fn scope(&self) -> String {
         self.command.join(" ")
+    }
+
+    fn may_fall_silent(&self) -> bool {
+        true
     }
 
     fn collect(&self, request: Request) -> Running<'_> {

@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 
 use crate::collectors::definition::Definition;
+use crate::collectors::silence::Kept;
 use crate::collectors::spool::Spool;
-use crate::collectors::{Batch, Request};
+use crate::collectors::{Batch, CollectorError, Request};
 use crate::config::clock::SharedClock;
 use crate::ledger::books::ingest::{Recorded, Run, RunOutcome};
 use crate::ledger::{LedgerError, SharedLedger};
@@ -39,18 +40,38 @@ pub async fn ask(
     withhold: Vec<String>,
 ) -> Result<Said, LedgerError> {
     let name = definition.name.clone();
+    let mut kept = Kept::read(ledger.with(move |ledger| ledger.checkpoint(&name)).await?);
     let (since, checkpoint) = match since {
-        Since::Checkpoint(since) => (since, ledger.with(move |ledger| ledger.checkpoint(&name)).await?),
+        Since::Checkpoint(since) => (since, kept.own.clone()),
         Since::Again(since) => (since, None),
     };
     let at = clock.now();
     let request = Request { now: at, since, checkpoint, withhold };
-    let (outcome, readings, more, notes) = match definition.collector.collect(request).await {
-        Ok(Batch { more, .. }) if more.trouble().is_some() => {
-            let trouble = more.trouble().unwrap_or_default().to_owned();
-            (RunOutcome::Failed(trouble), Vec::new(), Spool::default(), Vec::new())
+    let answer = definition.collector.collect(request).await;
+    let finished = clock.now().max(at);
+    let judged = answer.and_then(|mut batch| {
+        if let Some(trouble) = batch.more.trouble() {
+            return Err(CollectorError(trouble.to_owned()));
         }
-        Ok(Batch { readings, more, quarantined, problems, notes, checkpoint, lists_everything, ended }) => {
+        batch.finish(finished, &definition.metered())?;
+        if definition.collector.may_fall_silent() && !definition.allow_empty {
+            kept.judge(&mut batch);
+        }
+        batch.checkpoint = kept.text(batch.checkpoint.take());
+        Ok(batch)
+    });
+    let (outcome, readings, more, notes) = match judged {
+        Ok(Batch {
+            readings,
+            more,
+            quarantined,
+            problems,
+            notes,
+            checkpoint,
+            lists_everything,
+            ended,
+            ..
+        }) => {
             let seen = readings.clone();
             let outcome =
                 RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended };
@@ -61,7 +82,7 @@ pub async fn ask(
     let run = Run {
         collector: definition.name.clone(),
         at,
-        finished: clock.now().max(at),
+        finished,
         scope: definition.collector.scope(),
         outcome,
     };
@@ -79,7 +100,10 @@ pub async fn sample(
     let name = definition.name.clone();
     let since = ledger.with(move |ledger| ledger.reads_from(&name, since)).await?;
     let since = Since::Checkpoint(since);
-    let Said { run, mut more, .. } = ask(definition, ledger, clock, since, withhold).await?;
+    let Said { run, mut more, notes, .. } = ask(definition, ledger, clock, since, withhold).await?;
+    for note in notes {
+        tracing::debug!("Collector {}: {note}", definition.name);
+    }
     ledger
         .with(move |ledger| {
             let recorded = ledger.record_all(run, &mut more)?;

@@ -127,9 +127,20 @@ impl Answer {
     }
 }
 
-/// A date as HTTP writes it.
+/// A date as HTTP writes it, also in the two forms that are obsolete and that every client is asked to read (RFC 9110).
 fn http_date(text: &str) -> Option<Timestamp> {
-    DATE_PARSER.parse_timestamp(text.trim()).ok()
+    let text = text.trim();
+    if let Ok(at) = DATE_PARSER.parse_timestamp(text) {
+        return Some(at);
+    }
+    // `Thursday, 05-Nov-26 10:00:08 GMT`, or `Thu Nov  5 10:00:08 2026`. The day of the week says nothing.
+    let (form, date) = match text.split_once(',') {
+        Some((_, date)) => ("%d-%b-%y %H:%M:%S", date.trim().strip_suffix("GMT")?),
+        None => ("%b %d %H:%M:%S %Y", text.split_once(' ')?.1),
+    };
+    let date = date.split_whitespace().collect::<Vec<_>>().join(" ");
+    let civil = jiff::civil::DateTime::strptime(form, &date).ok()?;
+    civil.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
 }
 
 #[cfg(test)]
@@ -200,11 +211,23 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_in_both_forms_and_bounded() {
+    fn retry_after_is_read_in_all_forms_and_bounded() {
         let rest = |headers: &[(&'static str, &str)]| failed(answer(503, headers, "")).retry_after();
         assert_eq!(rest(&[("retry-after", "120")]), Some(SignedDuration::from_secs(120)));
         let until = ("retry-after", "Mon, 23 Nov 2026 00:02:00 GMT");
         assert_eq!(rest(&[until]), Some(SignedDuration::from_secs(120)));
+        for date in
+            ["Mon Nov 23 00:02:00 2026", "Monday, 23-Nov-26 00:02:00 GMT", "Thu, 23-Nov-26 00:02:00 GMT"]
+        {
+            assert_eq!(rest(&[("retry-after", date)]), Some(SignedDuration::from_secs(120)), "{date}");
+        }
+        // A day of one digit has a blank before it.
+        assert_eq!(http_date("Thu Nov  5 10:00:08 2026"), "2026-11-05T10:00:08Z".parse().ok());
+        assert_eq!(http_date("Sunday, 06-Nov-94 08:49:37 GMT"), "1994-11-06T08:49:37Z".parse().ok());
+        for nonsense in ["Thursday, 05-Nov-26 10:00:08 CET", "Thu Nov 31 10:00:08 2026", "Thu", ",", "Nov 5"]
+        {
+            assert_eq!(rest(&[("retry-after", nonsense)]), None, "{nonsense}");
+        }
         let by_its_clock = ("date", "Mon, 23 Nov 2026 00:01:30 GMT");
         assert_eq!(rest(&[until, by_its_clock]), Some(SignedDuration::from_secs(30)));
         let past = ("date", "Mon, 23 Nov 2026 01:00:00 GMT");

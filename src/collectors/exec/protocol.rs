@@ -11,7 +11,7 @@ use rust_decimal::prelude::ToPrimitive;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::collectors::{Batch, Bearing, Quarantined};
+use crate::collectors::{Batch, Bearing};
 use crate::metering::reading::{Kind, Labels, Reading, Span, parse_value};
 
 /// Every key that a line may have.
@@ -24,56 +24,68 @@ pub(super) const MAX_LINE: usize = 64 * 1024;
 /// Bytes of a checkpoint: it is handed to the next run in its environment.
 pub(super) const MAX_CHECKPOINT: usize = 16 * 1024;
 
-/// Bad lines that are shown one by one. A program that prints something else altogether must not fill the memory.
-const MAX_SHOWN: usize = 1_000;
-
 /// Reads everything that a program printed into `batch`. `now` is the time of readings that tell none.
 pub(super) fn read(output: &[u8], now: Timestamp, batch: &mut Batch) {
-    let mut unshown: u64 = 0;
     for (index, bytes) in output.split(|byte| *byte == b'\n').enumerate() {
-        let Err(reason) = line(bytes, now, batch) else { continue };
-        if batch.quarantined.len() >= MAX_SHOWN {
-            unshown += 1;
-            continue;
-        }
+        let Err(Bad { reason, bears_on }) = line(bytes, now, batch) else { continue };
         let what = String::from_utf8_lossy(&bytes[..bytes.len().min(1_000)]);
-        let reason: String = reason.chars().take(400).collect();
-        batch.quarantine(what.trim(), format!("line {}: {reason}", index + 1));
-    }
-    if unshown > 0 {
-        let what = String::new();
-        batch.quarantined.push(Quarantined {
-            what,
-            reason: format!("and {unshown} more lines"),
-            bears_on: Bearing::All,
-        });
+        batch.quarantine_of(&what, format!("line {}: {reason}", index + 1), bears_on);
     }
 }
 
-fn line(bytes: &[u8], now: Timestamp, batch: &mut Batch) -> Result<(), String> {
-    if bytes.len() > MAX_LINE {
-        return Err(format!("it has more than {MAX_LINE} bytes"));
+/// Why a line is no reading, and whose it may have been.
+struct Bad {
+    reason: String,
+    bears_on: Bearing,
+}
+
+impl Bad {
+    /// Of a line that may have been anybody's.
+    fn any(reason: String) -> Bad {
+        Bad { reason, bears_on: Bearing::All }
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| format!("it is not UTF-8: {error}"))?.trim();
+}
+
+fn line(bytes: &[u8], now: Timestamp, batch: &mut Batch) -> Result<(), Bad> {
+    if bytes.len() > MAX_LINE {
+        return Err(Bad::any(format!("it has more than {MAX_LINE} bytes")));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| Bad::any(format!("it is not UTF-8: {error}")))?;
+    // Some write a byte order mark before all else.
+    let text = text.trim_start_matches('\u{feff}').trim();
     if text.is_empty() || text.starts_with('#') {
         return Ok(());
     }
-    let object: Object =
-        serde_json::from_str(text).map_err(|error| format!("it is not one JSON object: {error}"))?;
+    let object: Object = serde_json::from_str(text)
+        .map_err(|error| Bad::any(format!("it is not one JSON object: {error}")))?;
     let mut line = Line::default();
+    let mut wrong = None;
+    // To its end, so that it is known whose line it is.
     for (key, value) in &object.0 {
-        line.set(key, value.get())?;
+        if let Err(reason) = line.set(key, value.get()) {
+            line.labels_unsure |= key == "labels" || !KEYS.contains(&key.as_str());
+            wrong.get_or_insert(reason);
+        }
+    }
+    let is_checkpoint = object.0.iter().any(|(key, _)| key == "checkpoint");
+    let bears_on = if is_checkpoint { Bearing::nothing() } else { line.bears_on() };
+    let bad = |reason: String| Bad { reason, bears_on };
+    if let Some(reason) = wrong {
+        return Err(bad(reason));
     }
     match line.checkpoint.take() {
-        Some(_) if object.0.len() > 1 => Err("a `checkpoint` stands in a line of its own".to_owned()),
+        Some(_) if object.0.len() > 1 => Err(bad("a `checkpoint` stands in a line of its own".to_owned())),
         Some(checkpoint) => {
             batch.checkpoint = Some(checkpoint);
             Ok(())
         }
-        None => {
-            batch.keep(line.reading(now)?.checked()?);
-            Ok(())
-        }
+        None => match line.reading(now).and_then(Reading::checked) {
+            Ok(reading) => {
+                batch.keep(reading);
+                Ok(())
+            }
+            Err(reason) => Err(bad(reason)),
+        },
     }
 }
 
@@ -92,9 +104,20 @@ struct Line {
     epoch: Option<String>,
     began: Option<Timestamp>,
     checkpoint: Option<String>,
+    /// It may have other labels than those that could be read.
+    labels_unsure: bool,
 }
 
 impl Line {
+    /// Which series it is about, as far as it can be read.
+    fn bears_on(&self) -> Bearing {
+        match &self.name {
+            None => Bearing::All,
+            Some(name) if self.labels_unsure => Bearing::readings([name.as_str()]),
+            Some(name) => Bearing::series(name, &self.labels),
+        }
+    }
+
     /// `json`: the value as it is printed.
     fn set(&mut self, key: &str, json: &str) -> Result<(), String> {
         if !KEYS.contains(&key) {

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::query::Query;
+use crate::collectors::again::Unread;
 
 /// By the name of the query.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub(super) struct Read {
     pub(super) from: Timestamp,
     /// Where the next run goes on. Behind the last sample that was read, because some come late.
     pub(super) resume: Timestamp,
+    /// What the server did not call whole.
+    #[serde(default, skip_serializing_if = "Unread::is_empty")]
+    pub(super) again: Unread,
 }
 
 impl Progress {
@@ -35,10 +39,13 @@ impl Progress {
         let (from, resume) = match self.0.get(&query.name) {
             None => (since, since),
             Some(known) if since < known.from => (since, since),
-            Some(known) if known.query == identity => (known.from, known.resume.max(known.from)),
+            Some(known) if known.query == identity => {
+                let (from, resume) = (known.from, known.resume.max(known.from));
+                return Read { query: identity, from, resume, again: known.again.clone() };
+            }
             Some(known) => (known.from, known.resume.min(since).max(known.from)),
         };
-        Read { query: identity, from, resume }
+        Read { query: identity, from, resume, again: Unread::default() }
     }
 
     /// Notes that a query has been read up to an instant.

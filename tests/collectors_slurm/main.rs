@@ -1,90 +1,19 @@
 //! The slurm collector against recorded answers of sacct: what becomes of them, what it asks, and what the operator reads
 //! when it fails. A real cluster is in tests/slurm.sh.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests, too")]
+#![allow(unreachable_pub, reason = "modules of one test program")]
+
+mod odd;
+mod site;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use jiff::Timestamp;
-use waldur_usage_agent::collectors::{Batch, Collector, CollectorError, IN_MEMORY, Request, slurm};
+use waldur_usage_agent::collectors::{Batch, IN_MEMORY, Request, slurm};
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::metering::reading::{Kind, Reading};
 
-const HEADER: &str =
-    "JobIDRaw|Submit|Start|End|ElapsedRaw|State|Account|User|Partition|QOS|Cluster|Reservation|AllocTRES\n";
-/// 2026-11-05T10:00:00Z.
-const NOW: i64 = 1_793_872_800;
-
-/// A folder with a sacct and a sacctmgr that print what they are told to, and keep what they were asked.
-struct Site {
-    folder: tempfile::TempDir,
-}
-
-impl Site {
-    fn new(answer: &str) -> Site {
-        let site = Site { folder: tempfile::tempdir().unwrap() };
-        site.write("answer", answer);
-        site.write("clusters", "alpha\nbeta\n");
-        site.program(
-            "sacct",
-            "echo \"TZ=$TZ SLURM_TIME_FORMAT=$SLURM_TIME_FORMAT CLUSTERS=${SLURM_CLUSTERS-none}\" \"$@\" >> asked\n\
-             case \"$*\" in *--jobs=*) exec cat jobs ;; esac\n\
-             exec cat answer",
-        );
-        site.program(
-            "sacctmgr",
-            "case \"$*\" in\n*'list cluster'*) cat clusters ;;\n*withdeleted*) cat deleted ;;\n\
-             *'show assoc'*) cat assoc ;;\nesac",
-        );
-        site
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn program(&self, name: &str, script: &str) {
-        let text = format!("#!/bin/sh\ncd {}\n{script}\n", self.folder.path().display());
-        let new = self.path(&format!(".{name}"));
-        fs::write(&new, text).unwrap();
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::rename(new, self.path(name)).unwrap();
-    }
-
-    fn collector(&self, keys: &str) -> Box<dyn Collector> {
-        let (mut section, problems) =
-            Section::parse(&format!("programs: {}\n{keys}", self.folder.path().display()));
-        let collector = (slurm::PLUGIN.build)(&mut section);
-        section.finish();
-        assert_eq!(problems.list(), vec![], "{keys}");
-        collector.unwrap()
-    }
-
-    async fn run(&self, keys: &str, request: Request) -> Result<Batch, CollectorError> {
-        self.collector(keys).collect(request).await
-    }
-
-    async fn fails(&self, keys: &str) -> String {
-        self.run(keys, at(NOW)).await.unwrap_err().0
-    }
-
-    /// What sacct was asked, one call a line; forgotten afterwards.
-    fn asked(&self) -> Vec<String> {
-        let asked = fs::read_to_string(self.path("asked")).unwrap_or_default();
-        let _ = fs::remove_file(self.path("asked"));
-        asked.lines().map(str::to_owned).collect()
-    }
-}
-
-fn at(seconds: i64) -> Request {
-    let now = Timestamp::from_second(seconds).unwrap();
-    Request { now, since: "2020-01-01T00:00:00Z".parse().unwrap(), checkpoint: None, withhold: Vec::new() }
-}
+use site::*;
 
 /// A reading as tests/slurm/oracle.py prints it.
 fn line(reading: &Reading) -> String {
@@ -172,6 +101,38 @@ async fn only_what_a_meter_wants_is_made() {
     assert_eq!(collector.kind_of("cpus_seconds"), None);
 }
 
+/// SLURM is asked for an hour that was read before, and once a day for three days.
+#[tokio::test]
+async fn an_hour_is_read_again_each_time_and_days_once_a_day() {
+    let site = Site::new(HEADER);
+    let mut checkpoint = None;
+    let day = 86_400;
+    for (second, keys, windows) in [
+        (0, "", vec!["2020-01-01T00:00:00 2026-11-05T10:00:00"]),
+        (600, "", vec!["2026-11-05T09:00:00 2026-11-05T10:10:00"]),
+        (1_200, "", vec!["2026-11-05T09:10:00 2026-11-05T10:20:00"]),
+        (1_800, "overlap: 6h\n", vec!["2026-11-05T04:20:00 2026-11-05T10:30:00"]),
+        (day - 1, "", vec!["2026-11-05T09:30:00 2026-11-06T09:59:59"]),
+        // What is new comes first.
+        (day, "", vec!["2026-11-06T08:59:59 2026-11-06T10:00:00", "2026-11-03T09:59:59 2026-11-06T08:59:59"]),
+        (day + 600, "", vec!["2026-11-06T09:00:00 2026-11-06T10:10:00"]),
+        (2 * day - 1, "overlap: 5d\n", vec!["2026-11-01T10:10:00 2026-11-07T09:59:59"]),
+        (
+            2 * day,
+            "",
+            vec!["2026-11-07T08:59:59 2026-11-07T10:00:00", "2026-11-04T09:59:59 2026-11-07T08:59:59"],
+        ),
+        (2 * day + 600, "", vec!["2026-11-07T09:00:00 2026-11-07T10:10:00"]),
+    ] {
+        let batch = site.run(keys, Request { checkpoint, ..at(NOW + second) }).await.unwrap();
+        checkpoint = batch.checkpoint;
+        let asked = site.asked();
+        let asked =
+            asked.iter().map(|line| line.split_once("--starttime=").unwrap().1.replace("--endtime=", ""));
+        assert_eq!(asked.collect::<Vec<_>>(), windows, "{second}");
+    }
+}
+
 #[tokio::test]
 async fn the_next_window_begins_an_overlap_before_the_last_one_ended() {
     let site = Site::new(HEADER);
@@ -180,9 +141,11 @@ async fn the_next_window_begins_an_overlap_before_the_last_one_ended() {
     // The agent was away for nine days.
     let next = Request { checkpoint: first.checkpoint.clone(), ..at(NOW + 9 * 86_400) };
     site.run("", next.clone()).await.unwrap();
-    assert!(site.asked()[0].ends_with("--starttime=2026-11-02T10:00:00 --endtime=2026-11-14T10:00:00"));
-    site.run("overlap: 6h\n", next.clone()).await.unwrap();
-    assert!(site.asked()[0].ends_with("--starttime=2026-11-05T04:00:00 --endtime=2026-11-14T10:00:00"));
+    let asked = site.asked();
+    assert!(asked[0].ends_with("--starttime=2026-11-05T09:00:00 --endtime=2026-11-14T10:00:00"), "{asked:?}");
+    assert!(asked[1].ends_with("--starttime=2026-11-02T10:00:00 --endtime=2026-11-05T09:00:00"), "{asked:?}");
+    site.run("overlap: 5d\n", next.clone()).await.unwrap();
+    assert!(site.asked()[0].ends_with("--starttime=2026-10-31T10:00:00 --endtime=2026-11-14T10:00:00"));
     // Other readings than those of then have not been read up to anywhere.
     site.run("lower_case: true\n", next).await.unwrap();
     assert!(site.asked()[0].ends_with("--starttime=2020-01-01T00:00:00 --endtime=2026-11-14T10:00:00"));
@@ -201,13 +164,15 @@ async fn no_overlap_reaches_back_behind_where_history_was_wanted_from() {
         ..at(now)
     };
     let second = site.run("", next("2026-11-04T00:00:00Z", &first.checkpoint, NOW + 600)).await.unwrap();
-    assert!(site.asked()[0].ends_with("--starttime=2026-11-04T00:00:00 --endtime=2026-11-05T10:10:00"));
-    // A month later the overlap reaches into the month before, but still not behind the beginning.
+    assert!(site.asked()[0].ends_with("--starttime=2026-11-05T09:00:00 --endtime=2026-11-05T10:10:00"));
+    // A month later three days are read again, into the month before, but still not behind the beginning.
     let later = NOW + 26 * 86_400;
     let third = site.run("", next("2026-12-01T00:00:00Z", &second.checkpoint, later)).await.unwrap();
-    assert!(site.asked()[0].ends_with("--starttime=2026-11-04T00:00:00 --endtime=2026-12-01T10:00:00"));
+    let asked = site.asked();
+    assert!(asked[0].ends_with("--starttime=2026-11-05T09:10:00 --endtime=2026-12-01T10:00:00"), "{asked:?}");
+    assert!(asked[1].ends_with("--starttime=2026-11-04T00:00:00 --endtime=2026-11-05T09:10:00"), "{asked:?}");
     let fourth = site.run("", next("2026-12-01T00:00:00Z", &third.checkpoint, later + 600)).await.unwrap();
-    assert!(site.asked()[0].ends_with("--starttime=2026-11-28T10:00:00 --endtime=2026-12-01T10:10:00"));
+    assert!(site.asked()[0].ends_with("--starttime=2026-12-01T09:00:00 --endtime=2026-12-01T10:10:00"));
     // Unless it is wanted from earlier.
     site.run("", next("2026-10-01T00:00:00Z", &fourth.checkpoint, later + 1200)).await.unwrap();
     assert!(site.asked()[0].ends_with("--starttime=2026-10-01T00:00:00 --endtime=2026-12-01T10:20:00"));
@@ -319,10 +284,7 @@ async fn a_bad_line_is_quarantined_and_the_others_count() {
     // A sacct that prints something else altogether does not fill the memory.
     let site = Site::new(&format!("{HEADER}{}", "nonsense\n".repeat(5_000)));
     let batch = site.run("", at(NOW)).await.unwrap();
-    assert_eq!(
-        (batch.quarantined.len(), batch.quarantined[1_000].reason.as_str()),
-        (1_001, "and 4000 more lines")
-    );
+    assert_eq!((batch.quarantined.len(), batch.quarantined[1_000].reason.as_str()), (1_001, "and 4000 more"));
 }
 
 #[tokio::test]
@@ -367,7 +329,9 @@ async fn each_failure_is_told_in_the_words_of_who_failed() {
     assert!(site.fails("").await.ends_with("stderr: sacct: error: Invalid field requested: \"Reservation\""));
 
     site.program("sacct", "trap '' TERM; cat answer; while :; do sleep 1000; done");
-    let error = site.fails("timeout: 1s\n").await;
+    // An hour, and then half of one, which is not halved again.
+    let request = Request { since: at(NOW - 3_600).now, ..at(NOW) };
+    let error = site.run("timeout: 1s\n", request).await.unwrap_err().0;
     assert!(
         error.contains("it did not end within 1s and was stopped; see whether slurmdbd answers (sacctmgr show configuration)"),
         "{error}"
