@@ -186,6 +186,11 @@ pub(super) struct Standing {
     pub unmatched: usize,
     /// All that some collector measured is unmatched.
     pub wholly_unmatched: bool,
+    pub unmatched_ids: Vec<String>,
+    /// Backend ids of several resources that live, with their names.
+    pub several: Vec<(String, String)>,
+    /// Series with readings that are not believed.
+    pub implausible: usize,
     /// Lines that the last runs of collectors quarantined.
     pub quarantined: usize,
     /// What only the closing of a month left: no alarm.
@@ -196,7 +201,10 @@ impl Standing {
     pub(super) fn exit(&self) -> Exit {
         if self.pending > 0 {
             Exit::Pending
-        } else if self.held + self.parked + self.stranded + self.quarantined > 0 || self.wholly_unmatched {
+        } else if self.held + self.parked + self.stranded + self.quarantined + self.implausible > 0
+            || self.wholly_unmatched
+            || !self.several.is_empty()
+        {
             Exit::Stuck
         } else {
             Exit::Ok
@@ -211,10 +219,17 @@ impl Standing {
             (self.stranded, "amount", "stranded: their month can't be reported any more"),
             (self.rest, "amount", "left by the closing of a month (`status` says how much)"),
             (self.unmatched, "backend id", "unmatched: Waldur knows no such resource"),
+            (self.implausible, "series", "with readings that are held: more than can be believed (`explain` shows them)"),
             (self.quarantined, "line", "quarantined in the last run, not billed (`status` says which collector)"),
         ];
         for (number, what, how) in counts.into_iter().filter(|(number, _, _)| *number > 0) {
             writeln!(out, "{}: {how}", count(number, what))?;
+        }
+        if !self.unmatched_ids.is_empty() {
+            writeln!(out, "All that a collector measured is unmatched, such as {}.", self.unmatched_ids.join(", "))?;
+        }
+        for (backend_id, names) in &self.several {
+            writeln!(out, "held: the backend id {backend_id} is that of several resources that live: {names}")?;
         }
         Ok(())
     }
@@ -238,6 +253,12 @@ pub(super) async fn standing(ledger: &SharedLedger, now: jiff::Timestamp) -> Res
             standing.unmatched = ledger.unmatched()?.len();
             standing.wholly_unmatched = ledger.is_wholly_unmatched()?;
             standing.quarantined = ledger.quarantined_lately()?;
+            standing.implausible = ledger.implausible()?;
+            standing.several = ledger.several_resources()?;
+            if standing.wholly_unmatched {
+                let ids = ledger.unmatched()?.into_iter().map(|one| one.backend_id).filter(|id| !id.is_empty());
+                standing.unmatched_ids = ids.take(5).collect();
+            }
             Ok(standing)
         })
         .await?;

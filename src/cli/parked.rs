@@ -89,7 +89,7 @@ impl Parked {
 
 /// The reasons that are not for `resolve`.
 fn decidable() -> Vec<&'static str> {
-    let for_resolve = [Reason::Conflict, Reason::RulesChanged, Reason::SameIds, Reason::SeveralResources];
+    let for_resolve = [Reason::Conflict, Reason::Unadoptable, Reason::RulesChanged, Reason::SameIds, Reason::SeveralResources];
     let reasons = Reason::ALL.into_iter().filter(|reason| !for_resolve.contains(reason));
     reasons.map(Reason::name).collect()
 }

@@ -86,7 +86,9 @@ impl Resolve {
                     Decision::Adopt { .. } => {
                         writeln!(out, "{name}, {period}, {component}: {held} becomes the opening balance")?;
                     }
-                    Decision::Overwrite => writeln!(out, "{name}, {period}, {component}: {held} becomes {posted}")?,
+                    Decision::Overwrite | Decision::Agreed => {
+                        writeln!(out, "{name}, {period}, {component}: {held} becomes {posted}")?;
+                    }
                 }
             }
         }
@@ -97,7 +99,7 @@ impl Resolve {
 
 /// Resources with something to decide, and the reasons.
 fn undecided(ledger: &Ledger) -> Result<BTreeMap<Uuid, Vec<Blocked>>, Failed> {
-    let reasons = [Reason::Conflict, Reason::RulesChanged, Reason::SameIds, Reason::Limit].map(Reason::name);
+    let reasons = [Reason::Conflict, Reason::Unadoptable, Reason::RulesChanged, Reason::SameIds, Reason::Limit].map(Reason::name);
     let mut concerned: BTreeMap<Uuid, Vec<Blocked>> = BTreeMap::new();
     for one in ledger.blocks()? {
         if reasons.contains(&one.block.reason.as_str()) {

@@ -81,8 +81,9 @@ impl Setup {
     /// Opens the ledger to write, and carries out what changed in the rules.
     pub fn ledger(&self) -> Result<Ledger, Failed> {
         let mut ledger = Ledger::open(&self.settings.ledger, (*self.rulebook).clone())?;
-        for change in ledger.apply_rules(self.clock.now())? {
-            tracing::warn!("The rules were changed: {change}.");
+        ledger.apply_rules(self.clock.now())?;
+        for event in ledger.untold()? {
+            tracing::warn!("{event}");
         }
         Ok(ledger)
     }

@@ -127,7 +127,12 @@ impl View {
             Exit::Collector
         } else if entries().any(Entry::to_send) {
             Exit::Pending
-        } else if entries().any(waits) || ledger.has_quarantined()? || ledger.is_wholly_unmatched()? {
+        } else if entries().any(waits) 
+            || ledger.has_quarantined()?
+            || ledger.implausible()? > 0
+            || !ledger.several_resources()?.is_empty()
+            || ledger.is_wholly_unmatched()?
+        {
             Exit::Stuck
         } else {
             Exit::Ok

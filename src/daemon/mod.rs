@@ -165,6 +165,7 @@ impl Tasks {
         let (stop, stopped) = watch::channel(false);
         let (hurry, hurried) = watch::channel(0);
         let sampled = Arc::new(Notify::new());
+        let due = Arc::new(watch::Sender::new(vec![Timestamp::MIN; agent.definitions.len()]));
         let mut set = JoinSet::new();
         for index in 0..agent.definitions.len() {
             let part = Part {
@@ -174,6 +175,7 @@ impl Tasks {
                 stopped: stopped.clone(),
                 hurry: hurried.clone(),
                 sampled: sampled.clone(),
+                due: due.clone(),
             };
             set.spawn(part.collect(index));
         }
@@ -184,6 +186,7 @@ impl Tasks {
             stopped,
             hurry: hurried,
             sampled,
+            due,
         };
         set.spawn(part.submit());
         Tasks { set, stop, hurry }
@@ -214,7 +217,12 @@ struct Part {
     hurry: watch::Receiver<u64>,
     /// A collector has looked at a moment that matters, and what it saw is to be submitted at once.
     sampled: Arc<Notify>,
+    /// When each collector is next due; in the past while it looks.
+    due: Arc<watch::Sender<Vec<Timestamp>>>,
 }
+
+/// Submitting waits so long for what is due to be collected at the same instant.
+const FOR_COLLECTORS: Duration = Duration::from_secs(10);
 
 /// Why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,6 +242,7 @@ impl Part {
         let mut failing = false;
         let mut missing = Missing::Away;
         loop {
+            self.due.send_modify(|due| due[index] = next.at);
             let matters = match self.wait_until(next.at).await {
                 Woken::Stopped => return,
                 Woken::Due => next.closes,
@@ -337,6 +346,9 @@ impl Part {
                 Woken::Due => closes,
                 Woken::Hurry => true,
             };
+            if woken == Woken::Due {
+                self.wait_for_collectors(next.at).await;
+            }
             let mut in_doubt = false;
             match submitter.cycle(CycleOptions { ignore_backoff }).await {
                 Ok(report) => {
@@ -378,6 +390,14 @@ impl Part {
         }
     }
 
+    /// Waits until what is due to be collected by now has been: else an amount would be reported twice within seconds.
+    async fn wait_for_collectors(&self, now: Timestamp) {
+        let mut due = self.due.subscribe();
+        let collected = due.wait_for(|due| due.iter().all(|at| *at > now));
+        // A collector that takes longer is not waited for.
+        let _ = tokio::time::timeout(FOR_COLLECTORS, collected).await;
+    }
+
     /// Once a day, puts away the readings of a long past month.
     async fn compact(&self, last: &mut Timestamp) {
         let (now, keep) = (self.agent.clock.now(), self.agent.settings.retention);
@@ -388,7 +408,7 @@ impl Part {
         match self.ledger.with(move |ledger| ledger.compact(now, keep)).await {
             Ok(done) if done.readings > 0 => {
                 tracing::info!(
-                    "{} readings of {} series are daily subtotals now.",
+                    "{} readings of {} series are put away; what they added is kept.",
                     done.readings,
                     done.series
                 );

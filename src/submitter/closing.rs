@@ -6,7 +6,6 @@
 //! time is too short for all: then they go first, and the least is left over. After the month's end the rows are read
 //! back once, and what is found as it was posted is closed: nothing is asked about it again.
 
-use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
@@ -150,7 +149,7 @@ impl Cycle {
         let pending = self.ledger(move |ledger| ledger.pending(now)).await?;
         for key in pending.into_iter().filter(|key| server.now >= zone.end(key.period)) {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            if statement.components.values().any(|entry| entry.to_send() && entry.open.is_empty()) {
+            if statement.components.values().any(|entry| entry.to_send() && !entry.is_unclear()) {
                 self.over(&statement, &server).await?;
             }
         }
@@ -197,69 +196,30 @@ impl Cycle {
         };
         self.read_and_settle(&unread).await?;
         let now = self.of.clock.now();
-        for key in keys.into_iter().filter(|key| self.state().read_back.contains(key)) {
+        let keys: Vec<StatementKey> = keys.into_iter().filter(|key| self.state().read_back.contains(key)).collect();
+        let differ = self.compare_shares(&keys).await?;
+        for key in keys.into_iter().filter(|key| !differ.contains(key)) {
             // What was found otherwise is stranded in the next cycle, and read once more.
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            if agrees(&statement) && self.shares_agree(&statement).await? {
+            if agrees(&statement) {
                 self.ledger(move |ledger| ledger.close(key, now)).await?;
             }
         }
         Ok(())
     }
-
-    /// Reads the users' shares of a month that is over; one that is not as it was reported is another writer's.
-    async fn shares_agree(&self, statement: &Statement) -> Result<bool, CycleError> {
-        let key = statement.key;
-        let mut agree = true;
-        for component in statement.components.keys() {
-            let reported: BTreeMap<&str, Decimal> = statement
-                .users
-                .iter()
-                .filter(|((of, _), entry)| of == component && entry.acknowledged.is_some())
-                .map(|((_, user), entry)| (user.as_str(), entry.held()))
-                .collect();
-            let of_component = component.clone();
-            let row = self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?;
-            let Some((row, _)) = row.filter(|_| !reported.is_empty()) else { continue };
-            let found =
-                match self.of.client.list_user_usages(key.resource, component, key.period.first_day()).await {
-                    Ok(found) => found,
-                    Err(failure) => {
-                        self.put_off(key.resource, failure).await?;
-                        return Ok(false);
-                    }
-                };
-            let found: BTreeMap<String, Decimal> = found
-                .into_iter()
-                .filter(|share| share.row().is_none_or(|of| of == row))
-                .map(|share| (share.username, share.usage))
-                .collect();
-            for (user, amount) in reported {
-                let held = found.get(user).copied().unwrap_or_default();
-                if held != amount {
-                    agree = false;
-                    let words = format!(
-                        "Waldur holds {held:.2} of {user}, but this agent last reported {amount:.2}: another writer changed it"
-                    );
-                    self.block(key, component, Reason::Conflict, words, None).await?;
-                }
-            }
-        }
-        Ok(agree)
-    }
 }
 
 /// Whether the server is believed to hold what was posted: nothing is open, to be sent, or another writer's.
 fn agrees(statement: &Statement) -> bool {
-    let disputed = [Reason::Conflict, Reason::WrongMonth, Reason::Unreadable, Reason::RulesChanged];
+    let disputed = [Reason::Conflict, Reason::Unadoptable, Reason::WrongMonth, Reason::Unreadable, Reason::RulesChanged];
     let in_dispute = |entry: &Entry| disputed.iter().any(|reason| entry.is_blocked_for(reason.name()));
     let totals = !statement
         .components
         .values()
-        .any(|entry| entry.to_send() || !entry.open.is_empty() || in_dispute(entry));
+        .any(|entry| entry.to_send() || entry.is_unclear() || in_dispute(entry));
     let unfinished = |entry: &Entry| {
         let parked = entry.block.as_ref().is_some_and(|block| block.state == "parked");
-        !parked && (entry.to_complete().is_some() || !entry.open.is_empty())
+        !parked && (entry.to_complete().is_some() || entry.is_unclear())
     };
     totals && !statement.users.values().any(unfinished)
 }

@@ -264,11 +264,12 @@ impl Cycle {
                     continue;
                 }
                 let known = self.ledger(move |ledger| ledger.resource(resource)).await?;
+                let dated = self.of.server_time().await?.dated == Some(true);
                 let passed = known.is_some_and(|known| match reason {
                     Reason::NoPlan => known.plan.is_some(),
                     _ => ["OK", "Updating", "Terminating"].contains(&known.state.as_str()),
                 });
-                if passed && (reason != Reason::NoPlan || self.has_open_plan_period(resource).await?) {
+                if passed && (reason != Reason::NoPlan || dated || self.has_open_plan_period(resource).await?) {
                     self.ledger(move |ledger| ledger.clear_blocks(Some(resource), &[reason.name()])).await?;
                 }
             }
@@ -295,10 +296,15 @@ impl Cycle {
         let words = match known.plan {
             None => format!("the resource {} has no plan, so nothing of it can be billed", known.name),
             // A newer server makes a plan period with the first report.
-            Some(_) if server.dated != Some(false) => return Ok(true),
+            Some(_) if server.dated == Some(true) => return Ok(true),
             Some(_) => format!(
-                "the resource {} has no open plan period: Waldur would take a report of it and bill it nowhere",
-                known.name
+                "the resource {} has no open plan period: an older Waldur would take a report of it and bill it nowhere{}",
+                known.name,
+                if server.dated.is_none() {
+                    " (whether this is an older one, the first report of another resource shows)"
+                } else {
+                    ""
+                }
             ),
         };
         self.block(key, "", Reason::NoPlan, words, None).await?;
@@ -381,8 +387,17 @@ impl Cycle {
                     })
                     .await?;
                 }
+                // What it is to be filed under is not known: it waits alone.
+                Err(failure) if failure.concerns_every_call() || failure.retry_after().is_some() => {
+                    return self.give_up(failure).await;
+                }
                 Err(failure) => {
-                    if !self.goes_on(failure).await? {
+                    self.note(format!(
+                        "resource {} waits: its plan periods can't be read: {failure}",
+                        self.name_of(resource).await?
+                    ));
+                    self.put_off(resource, failure).await?;
+                    if self.stopped() {
                         return Ok(false);
                     }
                 }

@@ -146,7 +146,7 @@ impl Cycle {
             self.park_unpostable(&statement).await?;
             let mut usages = Vec::new();
             let chosen = statement.components.iter().filter(|(component, entry)| {
-                entry.to_send() && entry.open.is_empty() && is_usage_billed(known.get(*component)) == by_use
+                entry.to_send() && !entry.is_unclear() && is_usage_billed(known.get(*component)) == by_use
             });
             for (component, entry) in chosen {
                 let Some(amount) = entry.posted else { continue };
@@ -272,18 +272,15 @@ impl Cycle {
         };
         let (key, zone) = (statement.key, self.of.zone().await?);
         for (component, entry) in statement.components.iter().filter(|(_, entry)| entry.to_send()) {
-            let (Some(posted), true) = (entry.posted, entry.open.is_empty()) else { continue };
+            let (Some(posted), true) = (entry.posted, !entry.is_unclear()) else { continue };
             let reason = if self.is_closing_rest(key, component, entry, &zone).await? {
                 Reason::ClosingRest
             } else {
                 Reason::PeriodEnded
             };
-            let (held, rest) = (entry.held(), posted.saturating_sub(entry.held()));
-            let words = format!(
-                "{rest:.2} of {} was not reported before it ended: used {posted:.2}, Waldur holds {held:.2}{why}",
-                key.period
-            );
-            self.block(key, component, reason, words, Some(posted)).await?;
+            let rest = posted.saturating_sub(entry.held());
+            let words = format!("{rest:.2} of {} was not reported before it ended{why}", key.period);
+            self.block(key, component, reason, words, Some(rest)).await?;
         }
         Ok(())
     }

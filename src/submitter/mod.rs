@@ -36,6 +36,7 @@ pub mod reason;
 pub mod reconcile;
 mod rows;
 mod send;
+mod shares;
 mod totals;
 mod users;
 
@@ -115,6 +116,10 @@ struct State {
     forbidden: Vec<(Uuid, Failure)>,
     /// When rows of statements were read in this cycle.
     read: BTreeMap<StatementKey, Timestamp>,
+    /// Rows that could not be read: resource, month, component.
+    odd: BTreeSet<(Uuid, BillingPeriod, String)>,
+    /// Resources that were put off in this cycle.
+    put_off_now: BTreeSet<Uuid>,
     /// How many rows a month of an offering had when it was listed.
     rows_of_offering: BTreeMap<Uuid, usize>,
     /// The token has no role for these offerings.
@@ -157,13 +162,13 @@ impl Submitter {
     /// Runs one cycle, unless another process is at it.
     pub async fn cycle(&self, options: CycleOptions) -> Result<CycleReport, CycleError> {
         let now = self.clock.now();
-        let (path, events) = self
+        let path = self
             .ledger
             .with(move |ledger| {
                 ledger.count_queued()?;
                 ledger.state(now)?;
                 ledger.lift_what_passed()?;
-                Ok((ledger.path().to_owned(), ledger.last_event()?))
+                Ok(ledger.path().to_owned())
             })
             .await?;
         let Some(_lock) = SubmitLock::try_take(&path)? else {
@@ -189,8 +194,8 @@ impl Submitter {
         }
         report.requests = self.client.requests() - before;
         self.remember_clock().await?;
-        for event in self.ledger.with(move |ledger| ledger.events_since(events)).await? {
-            tracing::info!("{}", event.1.sentence());
+        for event in self.ledger.with(|ledger| ledger.untold()).await? {
+            tracing::info!("{event}");
         }
         self.ledger.with(|ledger| ledger.rest()).await?;
         Ok(report)
@@ -248,7 +253,10 @@ impl Cycle {
         let resting = self.ledger(|ledger| ledger.retry(None)).await?;
         // A token that was replaced is used at once.
         let replaced = |retry: &Retry| retry.cause == "token" && self.of.client.token_was_replaced();
-        if let Some(retry) = resting.filter(|retry| retry.next > now && !options.ignore_backoff && !replaced(retry)) {
+        let waits = |retry: &Retry| {
+            retry.next > now && (!options.ignore_backoff || retry.asked) && !replaced(retry)
+        };
+        if let Some(retry) = resting.filter(waits) {
             self.state().report.paused_until = Some(retry.next);
             return Ok(());
         }
@@ -328,14 +336,19 @@ impl Cycle {
     /// Statements to work on now: pending, and not put off by an earlier failure.
     async fn due(&self, options: CycleOptions) -> Result<Vec<StatementKey>, CycleError> {
         let now = self.of.clock.now();
-        let no_role = self.state().no_role.clone();
+        let (no_role, put_off) = {
+            let state = self.state();
+            (state.no_role.clone(), state.put_off_now.clone())
+        };
         let keys = self
             .ledger(move |ledger| {
                 let mut due = Vec::new();
                 for key in ledger.pending(now)? {
                     let retry = ledger.retry(Some(key.resource))?;
                     let offering = ledger.resource(key.resource)?.map(|known| known.offering);
-                    let may = options.ignore_backoff || retry.is_none_or(|retry| retry.next <= now);
+                    let may = retry
+                        .is_none_or(|retry| retry.next <= now || options.ignore_backoff && !retry.asked)
+                        && !put_off.contains(&key.resource);
                     if may && offering.is_none_or(|offering| !no_role.contains(&offering)) {
                         due.push(key);
                     }
@@ -400,7 +413,7 @@ impl Cycle {
         let now = self.of.clock.now();
         let words = failure.to_string();
         let asked = failure.retry_after();
-        let (chance, cause) = (fastrand::u64(0..1000), failure.name());
+        let (chance, cause) = (fastrand::u64(0..1000), failure.cause());
         let until = self
             .ledger(move |ledger| {
                 let before = ledger.retry(None)?.filter(|retry| retry.cause == cause);
@@ -411,8 +424,7 @@ impl Cycle {
                 if failures == 1 {
                     tracing::warn!("Waldur is left alone until {next}: {words}");
                 }
-                let cause = cause.to_owned();
-                ledger.set_retry(None, Some(Retry { cause, failures, next, words }))?;
+                ledger.set_retry(None, Some(Retry { cause, failures, next, words, asked: asked.is_some() }))?;
                 Ok(next)
             })
             .await?;
@@ -426,12 +438,13 @@ impl Cycle {
     async fn put_off(&self, resource: Uuid, failure: Failure) -> Result<(), CycleError> {
         let in_a_row = {
             let mut state = self.state();
+            state.put_off_now.insert(resource);
             state.unclear_in_a_row += 1;
             state.unclear_in_a_row
         };
         let now = self.of.clock.now();
         let (words, asked, chance) = (failure.to_string(), failure.retry_after(), fastrand::u64(0..1000));
-        let (cause, name) = (failure.name().to_owned(), self.name_of(resource).await?);
+        let (cause, name) = (failure.cause(), self.name_of(resource).await?);
         let first = self.ledger(move |ledger| {
             let before = ledger.retry(Some(resource))?.filter(|retry| retry.cause == cause);
             let failures = before.map_or(0, |retry| retry.failures) + 1;
@@ -439,7 +452,8 @@ impl Cycle {
             let first = (failures == 1).then(|| {
                 format!("Resource {name} is not reported for now, it is tried again from {next} on: {words}")
             });
-            ledger.set_retry(Some(resource), Some(Retry { cause, failures, next, words }))?;
+            let asked = asked.is_some();
+            ledger.set_retry(Some(resource), Some(Retry { cause, failures, next, words, asked }))?;
             Ok(first)
         })
         .await?;

@@ -29,6 +29,8 @@ impl State {
 pub enum Reason {
     /// The server holds a value that this agent did not write.
     Conflict,
+    /// The same, of a component that can't be adopted.
+    Unadoptable,
     /// The server holds an amount that no rule makes any more, or would hold one usage twice.
     RulesChanged,
     /// Two collectors count the same readings into one component.
@@ -68,8 +70,9 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 19] = [
+    pub const ALL: [Reason; 20] = [
         Reason::Conflict,
+        Reason::Unadoptable,
         Reason::RulesChanged,
         Reason::SameIds,
         Reason::SeveralResources,
@@ -93,6 +96,7 @@ impl Reason {
     pub fn name(self) -> &'static str {
         match self {
             Reason::Conflict => "conflict",
+            Reason::Unadoptable => "conflict_unadoptable",
             Reason::RulesChanged => "rules_changed",
             Reason::SameIds => "same_ids",
             Reason::SeveralResources => "several_resources",
@@ -132,6 +136,10 @@ impl Reason {
             Reason::Conflict => {
                 "find out who reports this resource beside this agent, and stop it; then `resolve RESOURCE adopt` goes on \
                  from what Waldur holds, and `resolve RESOURCE overwrite` makes Waldur agree with the ledger"
+            }
+            Reason::Unadoptable => {
+                "find out who reports this resource beside this agent, and stop it; then `resolve RESOURCE overwrite` makes \
+                 Waldur agree with the ledger (it can't go on from what Waldur holds)"
             }
             Reason::RulesChanged => {
                 "`resolve RESOURCE overwrite` makes Waldur agree with the rules that hold now; or set the rules right: it \

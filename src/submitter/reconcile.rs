@@ -63,6 +63,7 @@ mod tests {
         Entry {
             posted: posted.parse().ok(),
             acknowledged: accepted.map(|amount| Acknowledged {
+                id: 0,
                 amount: amount.parse().unwrap(),
                 how: "accepted".to_owned(),
                 at,

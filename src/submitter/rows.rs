@@ -16,7 +16,7 @@ use super::reconcile::{Finding, Held, reconcile};
 use super::{Cycle, CycleError, DATE_PROBE, OnConflict, closing};
 use crate::ledger::books::catalog::KnownPlanPeriod;
 use crate::ledger::sent::blocked::{Decided, Decision};
-use crate::ledger::sent::record::{Amount, StatementKey};
+use crate::ledger::sent::record::{Amount, Open, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::period::BillingPeriod;
 use crate::waldur::failure::Failure;
@@ -63,6 +63,7 @@ impl Cycle {
         let period = self.of.zone().await?.period_of(server.now);
         let all = self.ledger(move |ledger| ledger.keys_of_known_resources(period)).await?;
         let failed = self.read_and_settle(&all).await?;
+        self.compare_shares(&all).await?;
         if failed.is_empty() && !self.stopped() {
             self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, &period.to_string(), now)).await?;
         }
@@ -198,6 +199,7 @@ impl Cycle {
                 odd.words
             ));
             let Some(resource) = odd.resource.filter(|resource| resources.contains(resource)) else { continue };
+            self.state().odd.insert((resource, period, odd.component.clone().unwrap_or_default()));
             for key in self.ledger(move |ledger| ledger.parts_of(resource, period)).await? {
                 let component = odd.component.as_deref().unwrap_or_default();
                 self.block(key, component, Reason::Unreadable, odd.words.clone(), None).await?;
@@ -331,9 +333,13 @@ impl Cycle {
         let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
             return Ok(Ok(()));
         };
-        self.look_for_misfiled(&statement, rows).await?;
+        if self.state().odd.iter().all(|(resource, ..)| *resource != key.resource) {
+            self.look_for_misfiled(&statement, rows).await?;
+        }
         let mut proven = false;
-        for (component, entry) in &statement.components {
+        let odd = self.state().odd.clone();
+        let is_odd = |component: &str| odd.contains(&(key.resource, key.period, component.to_owned()));
+        for (component, entry) in statement.components.iter().filter(|(component, _)| !is_odd(component) && !is_odd("")) {
             let row = rows.get(component);
             proven |= self.end_open(entry, row).await?;
             match reconcile(entry, row.map(|row| &row.held)) {
@@ -398,11 +404,14 @@ impl Cycle {
         let longest = SignedDuration::try_from(self.of.client.timeout())
             .unwrap_or(SignedDuration::ZERO)
             .saturating_add(CARRIED_OUT_WITHIN);
-        let there = entry.open.iter().any(|open| found == Some(open.amount));
+        // Where the same amount was accepted since, the row does not tell whether this call was carried out, too.
+        let accepted = entry.acknowledged.as_ref().map(|known| known.amount);
+        let is_there = |open: &Open| found == Some(open.amount) && accepted != found;
+        let there = entry.open.iter().any(is_there);
         let over: Vec<_> = entry
             .open
             .iter()
-            .filter(|open| found == Some(open.amount) || now.duration_since(open.at).abs() > longest)
+            .filter(|open| is_there(open) || now.duration_since(open.at).abs() > longest)
             .cloned()
             .collect();
         if !over.is_empty() {
@@ -414,7 +423,7 @@ impl Cycle {
 
     /// What held a component because of its row has passed.
     async fn pass(&self, key: StatementKey, component: &str, entry: &Entry) -> Result<(), CycleError> {
-        for reason in [Reason::Conflict, Reason::Unreadable] {
+        for reason in [Reason::Conflict, Reason::Unadoptable, Reason::Unreadable] {
             if entry.is_blocked_for(reason.name()) {
                 let component = component.to_owned();
                 self.ledger(move |ledger| ledger.clear_block(key, &component, reason.name())).await?;
@@ -478,12 +487,17 @@ impl Cycle {
             self.note_read(key, component, held, words).await?;
             return Ok(Ok(()));
         }
+        let of_component = component.to_owned();
+        let reason = match self.ledger(move |ledger| ledger.can_open(key, &of_component)).await? {
+            Ok(()) => Reason::Conflict,
+            Err(_) => Reason::Unadoptable,
+        };
         if let Some(at) = self.may_adopt(statement, component, row, by_person).await? {
             return Ok(match self.adopt(key, component, row, at).await? {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(why)) => {
                     let words = format!("{words}. It can't be adopted: {why}");
-                    self.block(key, component, Reason::Conflict, words, Some(row.held.amount)).await?;
+                    self.block(key, component, reason, words, Some(row.held.amount)).await?;
                     Ok(())
                 }
                 Err(failure) => Err(failure),
@@ -494,7 +508,7 @@ impl Cycle {
         } else {
             words
         };
-        self.block(key, component, Reason::Conflict, words, Some(row.held.amount)).await?;
+        self.block(key, component, reason, words, Some(row.held.amount)).await?;
         Ok(Ok(()))
     }
 

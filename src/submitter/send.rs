@@ -33,6 +33,16 @@ impl Cycle {
             {
                 self.state().broken.push((key, failure.to_string()));
             }
+            // It may have gone through all the same: then the server is not in trouble.
+            let unread = self.read_and_settle(&[key]).await?;
+            let proven = unread.is_empty() && self.ledger(move |ledger| ledger.retry(Some(key.resource))).await?.is_none();
+            let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
+            let unclear = statement.is_some_and(|statement| statement.components.values().any(Entry::is_unclear));
+            if proven && !unclear {
+                self.again(key);
+                return Ok(());
+            }
+            if self.stopped() { return Ok(()) }
             return self.put_off(key.resource, failure).await;
         }
         let Failure::Refused { refusal, .. } = &failure else {
@@ -92,6 +102,7 @@ impl Cycle {
                 if state == "Terminated" {
                     self.strand_for(statement, Reason::Terminated, words).await
                 } else {
+                    let words = if state.is_empty() { words } else { format!("{words} (it is {state})") };
                     self.block(key, "", Reason::ResourceState, words, None).await
                 }
             }
@@ -134,11 +145,12 @@ impl Cycle {
                 .await?
                 .and_then(|statement| statement.components.get(&of_component).map(Entry::held))
                 .unwrap_or_default();
+            let amount = usage.amount;
             let words = if held.is_zero() {
-                words
+                format!("{amount:.2}: {words}")
             } else {
                 format!(
-                    "{words}. The server counts the {held:.2} that it holds already and this amount together; `resolve \
+                    "{amount:.2}: {words}. The server counts the {held:.2} that it holds already and this amount together; `resolve \
                      RESOURCE overwrite` lowers it to 0.00 first"
                 )
             };
@@ -174,7 +186,9 @@ impl Cycle {
     ) -> Result<(), CycleError> {
         let key = statement.key;
         for (component, entry) in statement.components.iter().filter(|(_, entry)| entry.to_send()) {
-            self.block(key, component, reason, words.clone(), entry.posted).await?;
+            let rest = entry.posted.map(|posted| posted.saturating_sub(entry.held()));
+            let left = rest.map(|rest| format!("{rest:.2} is left: ")).unwrap_or_default();
+            self.block(key, component, reason, format!("{left}{words}"), rest).await?;
         }
         Ok(())
     }

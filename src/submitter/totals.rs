@@ -133,7 +133,7 @@ impl Cycle {
         for (component, entry) in chosen {
             let Some(amount) = entry.posted else { continue };
             // Never posted and still zero: the row need not be made.
-            if amount.is_zero() && entry.acknowledged.is_none() && entry.open.is_empty() {
+            if amount.is_zero() && entry.acknowledged.is_none() && !entry.is_unclear() {
                 continue;
             }
             if is_usage_billed(known.get(component)) && amount >= TOO_MUCH {
@@ -303,7 +303,7 @@ impl Cycle {
         let mut wanted: Vec<StatementKey> = Vec::new();
         for &key in some {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            let open = statement.components.values().any(|entry| !entry.open.is_empty());
+            let open = statement.components.values().any(|entry| entry.is_unclear());
             if open || reported.contains(&key.resource) {
                 wanted.push(key);
             }

@@ -116,8 +116,7 @@ impl Cycle {
         crate::fail_point("before set_user_usages");
         let outcome = self.of.client.set_user_usages(row, &amounts).await;
         crate::fail_point("after set_user_usages");
-        self.after_user_call(key, component, (ids, users), &outcome).await?;
-        Ok(outcome)
+        self.after_user_call(key, component, row, (ids, users), outcome).await
     }
 
     async fn send_one(
@@ -134,8 +133,7 @@ impl Cycle {
         crate::fail_point("before set_user_usage");
         let outcome = self.of.client.set_user_usage(row, &share).await;
         crate::fail_point("after set_user_usage");
-        self.after_user_call(key, component, (ids, &users), &outcome).await?;
-        Ok(outcome)
+        self.after_user_call(key, component, row, (ids, &users), outcome).await
     }
 
     /// Writes down what is about to be sent: whatever comes of it, what the server was known to hold is no longer known,
@@ -158,12 +156,19 @@ impl Cycle {
         &self,
         key: StatementKey,
         component: &str,
+        row: Uuid,
         (ids, users): (Vec<i64>, &[(String, Decimal)]),
-        outcome: &Result<(), Failure>,
-    ) -> Result<(), CycleError> {
+        mut outcome: Result<(), Failure>,
+    ) -> Result<Result<(), Failure>, CycleError> {
         let now = self.of.clock.now();
+        if matches!(outcome, Err(Failure::Unknown { status: Some(_), .. }))
+            && self.holds_shares(key, component, row, users).await?
+        {
+            // Something on the way did not wait for the answer: it was done.
+            outcome = Ok(());
+        }
         let words = outcome.as_ref().err().map(Failure::to_string).unwrap_or_default();
-        let became = match outcome {
+        let became = match &outcome {
             Ok(()) => Outcome::Accepted,
             Err(failure) if failure.may_be_applied() => Outcome::Unknown,
             Err(_) => Outcome::Refused,
@@ -183,7 +188,7 @@ impl Cycle {
         })
         .await?;
         crate::fail_point("after shares are acknowledged");
-        Ok(())
+        Ok(outcome)
     }
 
     async fn user_amount(

@@ -219,6 +219,16 @@ impl Client {
         self.read(&format!("GET component usage {row}"), &format!("{USAGES}{row}/")).await
     }
 
+    /// The users' shares of all components of an offering's resources in one month. As below, the month can't be checked.
+    pub async fn list_user_usages_of(&self, offering: Uuid, period: Date) -> Result<Vec<UserUsageRow>, Failure> {
+        let query = [
+            ("offering_uuid", offering.as_simple().to_string()),
+            ("component_usage__billing_period", period.first_of_month().to_string()),
+        ];
+        let rows: Vec<UserUsageRow> = self.walk("GET user usages", USER_USAGES, &query).await?;
+        Ok(rows.into_iter().filter(|row| row.offering_uuid.is_none_or(|uuid| uuid == offering)).collect())
+    }
+
     /// The users' shares of one component of one resource in one month. After a plan switch they are of two rows:
     /// `UserUsageRow::row` tells them apart. The month is the one filter that cannot be checked again (a share
     /// does not tell it), so a share whose `row` is not the one meant must be passed over by the caller.

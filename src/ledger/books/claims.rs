@@ -6,12 +6,13 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::makers::makers_of;
 use super::place::placed;
 use super::targets::mappings;
-use crate::ledger::db::columns::decimal;
+use crate::ledger::db::columns::{decimal, micros};
 use crate::ledger::db::rules::{InForce, Version};
 use crate::metering::period::BillingPeriod;
 use rust_decimal::Decimal;
@@ -27,39 +28,54 @@ pub(super) struct Claim {
 /// A component of a resource.
 type Component = (String, String);
 
-/// Why this component of this month is not to be sent, if it is not; `posted`: what would be.
+/// What changed rules mean for a component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Free,
+    /// They make just what Waldur holds: from here on the amount goes on by them.
+    Agreed,
+    Held(Claim),
+}
+
+/// Whether this component of this month may be sent; `posted`: what would be.
 pub(super) fn claim(
     connection: &Connection,
     in_force: &InForce,
     (resource, period, component): (&str, &str, &str),
     posted: Decimal,
-) -> rusqlite::Result<Option<Claim>> {
-    let Ok(month) = period.parse::<BillingPeriod>() else { return Ok(None) };
+) -> rusqlite::Result<Verdict> {
+    let Ok(month) = period.parse::<BillingPeriod>() else { return Ok(Verdict::Free) };
     if let Some(names) = several(connection, in_force.in_month(month), resource)? {
         let words = format!("its backend id is that of several resources that live in Waldur: {names}");
-        return Ok(Some(Claim { reason: "several_resources", words }));
+        return Ok(Verdict::Held(Claim { reason: "several_resources", words }));
     }
     let held = accepted(connection, resource, period, component)?;
-    if held == Some(posted) || is_decided(connection, resource, period, component)? {
-        return Ok(None);
+    if is_decided(connection, resource, period, component)? {
+        return Ok(Verdict::Free);
     }
     let now = in_force.in_month(month);
-    if let Some(words) = counted_twice(connection, now, resource, component)? {
-        return Ok(Some(Claim { reason: "same_ids", words }));
+    if held != Some(posted) && let Some(words) = counted_twice(connection, now, resource, component)? {
+        let held = held.unwrap_or_default();
+        let words = format!("{words}: by these rules it is {posted:.2}, Waldur holds {held:.2}");
+        return Ok(Verdict::Held(Claim { reason: "same_ids", words }));
     }
+    let since = in_force.zone.start(month);
     for before in in_force.before_in_month(month) {
         if let Some(held) = held.filter(|held| !held.is_zero())
-            && let Some(lost) = lost(connection, (before, now), (resource, period, component))?
+            && let Some(lost) = lost(connection, (before, now), (resource, component), since)?
         {
+            if held == posted {
+                return Ok(Verdict::Agreed);
+            }
             let words = format!(
                 "the rules were changed: Waldur holds {held:.2} of it, {lost}; by the rules that hold now it is {posted:.2}"
             );
-            return Ok(Some(Claim { reason: "rules_changed", words }));
+            return Ok(Verdict::Held(Claim { reason: "rules_changed", words }));
         }
-        if posted.is_zero() {
+        if posted.is_zero() || held == Some(posted) {
             continue;
         }
-        for (of, was) in taken_over(connection, (before, now), (resource, period, component))? {
+        for (of, was) in taken_over(connection, (before, now), (resource, component), since)? {
             let Some(held) = accepted(connection, &of, period, &was)?.filter(|held| !held.is_zero()) else { continue };
             if !is_decided(connection, &of, period, &was)? {
                 let name = if of == resource { String::new() } else { format!(" of {}", name(connection, &of)?) };
@@ -67,11 +83,11 @@ pub(super) fn claim(
                     "the rules were changed: usage that was reported as {was}{name}, of which Waldur holds {held:.2}, would \
                      be reported as {component}, too"
                 );
-                return Ok(Some(Claim { reason: "rules_changed", words }));
+                return Ok(Verdict::Held(Claim { reason: "rules_changed", words }));
             }
         }
     }
-    Ok(None)
+    Ok(Verdict::Free)
 }
 
 /// What the server accepted of a component in a month, all parts together.
@@ -156,24 +172,25 @@ fn counted_twice(
     Ok(None)
 }
 
-/// Series that were counted into a component of a resource's month by a version of the rules.
+/// Series with readings since an instant that a version of the rules counts into a component of a resource.
 fn series_of(
     connection: &Connection,
     version: &Version,
-    (resource, period, component): (&str, &str, &str),
+    (resource, component): (&str, &str),
+    since: Timestamp,
 ) -> rusqlite::Result<BTreeSet<i64>> {
     let mut found = BTreeSet::new();
     for maker in &makers_of(connection, version, component)?.meters {
-        let of_maker: Vec<(i64, i64)> = connection
+        let of_maker: Vec<i64> = connection
             .prepare_cached(
-                "SELECT DISTINCT placed.series, placed.target FROM placed
+                "SELECT DISTINCT placed.series FROM placed
                  JOIN target_resource ON target_resource.target = placed.target
-                 JOIN quantity ON quantity.series = placed.series
-                 WHERE placed.rules = ?1 AND placed.source = ?2 AND target_resource.resource = ?3 AND quantity.period = ?4",
+                 WHERE placed.rules = ?1 AND placed.source = ?2 AND target_resource.resource = ?3
+                   AND EXISTS (SELECT 1 FROM reading WHERE reading.series = placed.series AND reading.at > ?4)",
             )?
-            .query_map(params![version.id, maker.source, resource, period], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .query_map(params![version.id, maker.source, resource, micros(since)], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
-        found.extend(of_maker.into_iter().map(|(series, _)| series));
+        found.extend(of_maker);
     }
     Ok(found)
 }
@@ -197,10 +214,11 @@ fn components_of(connection: &Connection, version: &Version, series: i64) -> rus
 fn lost(
     connection: &Connection,
     (before, now): (&Version, &Version),
-    (resource, period, component): (&str, &str, &str),
+    (resource, component): (&str, &str),
+    since: Timestamp,
 ) -> rusqlite::Result<Option<String>> {
     let this = (resource.to_owned(), component.to_owned());
-    for series in series_of(connection, before, (resource, period, component))? {
+    for series in series_of(connection, before, (resource, component), since)? {
         if components_of(connection, now, series)?.contains(&this) {
             continue;
         }
@@ -225,11 +243,12 @@ fn lost(
 fn taken_over(
     connection: &Connection,
     (before, now): (&Version, &Version),
-    (resource, period, component): (&str, &str, &str),
+    (resource, component): (&str, &str),
+    since: Timestamp,
 ) -> rusqlite::Result<BTreeSet<Component>> {
     let this = (resource.to_owned(), component.to_owned());
     let mut others = BTreeSet::new();
-    for series in series_of(connection, now, (resource, period, component))? {
+    for series in series_of(connection, now, (resource, component), since)? {
         let made = components_of(connection, before, series)?;
         if made.contains(&this) {
             continue;

@@ -16,6 +16,7 @@ use super::place::placed;
 use super::quantities::{POINTS_FROM, Quantities, RunRow, point};
 use super::targets;
 use crate::ledger::db::columns::{instant, micros, unreadable};
+use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
 use crate::metering::measure::{AtMost, Measure, Point, Quantity};
 use crate::metering::period::{BillingPeriod, Segment, Timeline};
@@ -176,6 +177,8 @@ struct Counter<'a> {
     runs: HashMap<i64, RunRow>,
     /// Segments whose quantities changed, by series and source.
     changed: BTreeSet<(i64, i64, Segment)>,
+    /// Readings that came with this run and that are not what they seem, in words, by series and segment.
+    told: Vec<(i64, i64, Segment, String)>,
 }
 
 impl<'a> Counter<'a> {
@@ -189,6 +192,7 @@ impl<'a> Counter<'a> {
             counted: HashMap::new(),
             runs: HashMap::new(),
             changed: BTreeSet::new(),
+            told: Vec::new(),
         })
     }
 
@@ -261,6 +265,10 @@ impl<'a> Counter<'a> {
             {
                 let month = self.in_force.zone.period_of(point.at);
                 for (segment, part) in sum(limit(measure), point, &facts.timeline) {
+                    if !taken && part.holds > 0 {
+                        let words = oddity(self.connection, facts.series, point, &part)?;
+                        self.told.push((facts.series, facts.source, segment, words));
+                    }
                     let sums = parts.entry((month, segment)).or_default();
                     if taken { sums.take_back(part) } else { sums.absorb(part) }
                 }
@@ -276,7 +284,7 @@ impl<'a> Counter<'a> {
     fn append(&mut self, facts: &SeriesFacts, change: &Change) -> rusqlite::Result<()> {
         let state = self.state_of(facts.series)?;
         let month = change.met.last.map(|last| self.in_force.zone.period_of(last));
-        self.advance(facts, state, month, change.added.iter().cloned().map(Ok))
+        self.advance(facts, state, month, (change.added.iter().cloned().map(Ok), true))
     }
 
     /// Counts again what readings from this instant's month on add.
@@ -340,7 +348,7 @@ impl<'a> Counter<'a> {
             points.push(point);
         }
         drop(rows);
-        self.advance(facts, state, None, points.into_iter().map(Ok))
+        self.advance(facts, state, None, (points.into_iter().map(Ok), false))
     }
 
     /// Takes points through the definition, in order; `month`: that of the point before.
@@ -349,7 +357,7 @@ impl<'a> Counter<'a> {
         facts: &SeriesFacts,
         state: Trail,
         mut month: Option<BillingPeriod>,
-        points: impl Iterator<Item = rusqlite::Result<Point>>,
+        (points, tells): (impl Iterator<Item = rusqlite::Result<Point>>, bool),
     ) -> rusqlite::Result<()> {
         let mut trails: Vec<(Measure, Trail)> =
             facts.measures.iter().map(|measure| (*measure, state.clone())).collect();
@@ -374,6 +382,10 @@ impl<'a> Counter<'a> {
             last = Some(point.at);
             for (place, (measure, trail)) in trails.iter_mut().enumerate() {
                 for (segment, part) in trail.advance(*measure, point.clone(), &facts.timeline) {
+                    if tells && part.resets + part.dips + part.holds > 0 {
+                        let words = oddity(self.connection, facts.series, &point, &part)?;
+                        self.told.push((facts.series, facts.source, segment, words));
+                    }
                     parts.entry((place, segment)).or_default().absorb(part);
                 }
             }
@@ -410,8 +422,27 @@ impl<'a> Counter<'a> {
         known.map_or_else(|| Ok(Trail::default()), |text| state(&text))
     }
 
+    /// Tells of readings that are not what they seem, once each.
+    fn tell(&mut self) -> rusqlite::Result<()> {
+        for (series, source, segment, words) in std::mem::take(&mut self.told) {
+            let version = self.in_force.in_month(segment.period);
+            let target = placed(self.connection, version, series)?.target;
+            let mappings = target.map(|target| self.timelines.mappings(target)).transpose()?;
+            let resource = mappings.as_deref().and_then(|mappings| targets::at(mappings, segment.start));
+            let kind = self.kind_of(source)?;
+            let period = segment.period.to_string();
+            let components = self.counted(source, kind, segment.period).components.clone();
+            for component in &components {
+                let about = About { resource: resource.unwrap_or_default(), period: &period, component };
+                tell(self.connection, about, EventKind::Counter, &words, segment.start)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Notes what the changed segments are part of.
     fn finish(mut self, changed: &mut Changed) -> rusqlite::Result<()> {
+        self.tell()?;
         let segments = std::mem::take(&mut self.changed);
         let mut last: Option<(i64, i64, Timestamp)> = None;
         for (series, source, segment) in segments {
@@ -456,6 +487,31 @@ fn plain(kind: Kind) -> Measure {
         Kind::Total => Measure::Total(None),
         Kind::Gauge => Measure::Level,
     }
+}
+
+/// What is odd about a reading, for people.
+fn oddity(connection: &Connection, series: i64, point: &Point, part: &Quantity) -> rusqlite::Result<String> {
+    let (name, labels): (String, String) = connection
+        .prepare_cached(
+            "SELECT source.name, series.labels FROM series JOIN source ON source.id = series.source WHERE series.id = ?",
+        )?
+        .query_row([series], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let before: Option<String> = connection
+        .prepare_cached(
+            "SELECT value FROM reading WHERE series = ?1 AND at < ?2 AND value IS NOT NULL ORDER BY at DESC LIMIT 1",
+        )?
+        .query_row(params![series, micros(point.at)], |row| row.get(0))
+        .optional()?;
+    let from = before.map(|before| format!("from {before} ")).unwrap_or_default();
+    let to = point.value.map(|value| value.to_string()).unwrap_or_default();
+    let what = if part.holds > 0 {
+        format!("held: {} of it is more than can be believed, and is not counted", part.held)
+    } else if part.resets > 0 {
+        "it started anew, and counts from nothing".to_owned()
+    } else {
+        "it fell, and counts on from its old level once that is passed".to_owned()
+    };
+    Ok(format!("`{name}` {labels} goes {from}to {to} at {}: {what}", point.at))
 }
 
 /// No reading is from before.

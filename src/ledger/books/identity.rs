@@ -86,6 +86,13 @@ impl Queued {
         })
     }
 
+    /// The reading as one that is not counted.
+    pub(super) fn quarantined(&self, reason: String) -> Quarantined {
+        let value = self.row.value.as_deref().unwrap_or_default();
+        let what: String = format!("{} {value} {}", self.name, self.labels).chars().take(200).collect();
+        Quarantined { what, reason, bears_on: Bearing::readings([self.name.as_str()]) }
+    }
+
     /// Whether it is a look at the moment of the run, whose place among others hangs on that instant alone. What a source
     /// dates itself, and deltas, which need no neighbours, stay what they are.
     pub(super) fn is_momentary(&self, run: &Head) -> bool {
@@ -112,6 +119,8 @@ pub(super) struct Store<'a> {
     seen: HashSet<i64>,
     /// How many new readings say what another with another id says.
     alike: usize,
+    /// From when on each source was read in this run.
+    read_from: HashMap<i64, i64>,
     find_series: CachedStatement<'a>,
     insert: CachedStatement<'a>,
 }
@@ -129,6 +138,7 @@ impl<'a> Store<'a> {
             sources: HashMap::new(),
             seen: HashSet::new(),
             alike: 0,
+            read_from: HashMap::new(),
             find_series: connection.prepare_cached(
                 "SELECT id, compacted, last, live FROM series WHERE source = ?1 AND labels = ?2",
             )?,
@@ -165,6 +175,8 @@ impl<'a> Store<'a> {
         let met = self.series(&source, &labels)?;
         let series = met.id;
         self.seen.insert(series);
+        let from = if row.start == 0 { row.at } else { row.start };
+        self.read_from.entry(source.id).and_modify(|first| *first = from.min(*first)).or_insert(from);
         // Only what has been compacted can have been spent.
         if (met.compacted.is_some() || !row.id.is_empty())
             && let Some(done) = self.put_late(&source, &met, &row, touched)?
@@ -344,6 +356,53 @@ impl<'a> Store<'a> {
                 let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
                 Ok(Met { id, source: source.id, kind: source.kind, compacted: at(0)?, last: at(1)? })
             })
+    }
+
+    /// What is read at (a query, a request) has changed since the run at `before`: what this run has read again of that time
+    /// takes the place of what other series told of it. Returns the names of readings, and how many were replaced.
+    pub(super) fn replace_unseen(
+        &mut self,
+        before: Timestamp,
+        touched: &mut Touched,
+    ) -> rusqlite::Result<Vec<(String, usize)>> {
+        let mut replaced = Vec::new();
+        let sources: Vec<(String, Source)> =
+            self.sources.iter().map(|(name, source)| (name.clone(), source.clone())).collect();
+        for (name, source) in sources {
+            let Some(from) = self.read_from.get(&source.id).copied().filter(|from| *from < micros(before)) else {
+                continue;
+            };
+            let old: Vec<(i64, Row)> = self
+                .connection
+                .prepare_cached(
+                    "SELECT reading.series, reading.at, start, reading.id, value, epoch, began, shared FROM reading
+                     JOIN series ON series.id = reading.series
+                     WHERE series.source = ?1 AND reading.at > ?2 AND reading.id = ''",
+                )?
+                .query_map([source.id, from], |row| {
+                    let found = Row {
+                        at: row.get(1)?,
+                        start: row.get(2)?,
+                        id: row.get(3)?,
+                        value: row.get(4)?,
+                        epoch: row.get(5)?,
+                        began: row.get(6)?,
+                        shared: row.get(7)?,
+                    };
+                    Ok((row.get(0)?, found))
+                })?
+                .filter(|row| row.as_ref().map_or(true, |(series, _)| !self.seen.contains(series)))
+                .collect::<rusqlite::Result<_>>()?;
+            for (series, row) in &old {
+                let met = self.met(*series, &source)?;
+                touched.meet(&met).removed(row.point(RunFacts::default()));
+                self.remove(*series, row)?;
+            }
+            if !old.is_empty() {
+                replaced.push((name, old.len()));
+            }
+        }
+        Ok(replaced)
     }
 
     /// A run that does not see a series ends it there, unless something odd may have been of it, or its source tells ends

@@ -65,6 +65,7 @@ impl Ledger {
             self.append(run, more)?;
             return Ok(Recorded { failed, ..Recorded::default() });
         }
+        let refused = quarantined_in(&run);
         let number = self.append(run, more)?;
         let mut recorded = Recorded::default();
         while let Some((run, counted)) = self.count_next()? {
@@ -72,6 +73,7 @@ impl Ledger {
                 recorded = counted;
             }
         }
+        recorded.quarantined.splice(0..0, refused);
         Ok(recorded)
     }
 
@@ -121,6 +123,7 @@ impl Ledger {
             RunOutcome::Failed(message) => Some(message.clone()),
             RunOutcome::Seen { .. } => None,
         };
+        let refused = quarantined_in(&run);
         self.rehearse(|ledger| {
             let counted = (|| {
                 append(&ledger.connection, run, more)?;
@@ -135,7 +138,8 @@ impl Ledger {
                 }
                 Ok(if failed.is_some() { Recorded { failed, ..Recorded::default() } } else { recorded })
             })();
-            let recorded = counted.map_err(|error| LedgerError::from_sqlite(&ledger.path, error))?;
+            let mut recorded: Recorded = counted.map_err(|error| LedgerError::from_sqlite(&ledger.path, error))?;
+            recorded.quarantined.splice(0..0, refused);
             Ok((recorded, look(ledger)?))
         })
     }
@@ -173,6 +177,14 @@ impl Ledger {
     }
 }
 
+/// What a run could not read, before it was appended.
+fn quarantined_in(run: &Run) -> Vec<Quarantined> {
+    match &run.outcome {
+        RunOutcome::Seen { quarantined, .. } => quarantined.clone(),
+        RunOutcome::Failed(_) => Vec::new(),
+    }
+}
+
 /// Counts a queued run.
 pub(super) fn count_run(
     connection: &Connection,
@@ -206,6 +218,7 @@ pub(super) fn count_run(
         );
         recorded.problems.push(problem);
     }
+    let unsure = unsure_of_month(connection, in_force, &run)?;
     let mut changed = Changed::new();
     let mut touched = Touched::default();
     let mut uncounted = 0;
@@ -218,6 +231,12 @@ pub(super) fn count_run(
         let mut rows = query.query([id])?;
         while let Some(row) = rows.next()? {
             let queued = Queued::of(row)?;
+            if let Some(window) = &unsure
+                && queued.is_momentary(&run)
+            {
+                recorded.quarantined.push(queued.quarantined(window.clone()));
+                continue;
+            }
             if ended_later.is_some() && queued.is_momentary(&run) {
                 continue;
             }
@@ -241,9 +260,19 @@ pub(super) fn count_run(
             }
         }
     }
+    if let Some(before) = run_of_another_scope(connection, &run, &scope)? {
+        for (name, readings) in store.replace_unseen(before, &mut touched)? {
+            let words = format!(
+                "what the collector {} asks for (its query or request) was changed: {readings} readings of `{name}` are \
+                 replaced by what was read again",
+                run.collector
+            );
+            tell(connection, About::default(), EventKind::Readings, &words, run.finished)?;
+        }
+    }
     let ends = ends_of(connection, id)?;
     // A reading that is refused here is no sign that its series has ended.
-    if ended_later.is_none() && recorded.quarantined.is_empty() {
+    if ended_later.is_none() && unsure.is_none() && recorded.quarantined.is_empty() {
         store.end_unseen(&ends, &mut touched)?;
     }
     for (name, ends) in &ends {
@@ -278,10 +307,60 @@ pub(super) fn count_run(
             (recorded.new + recorded.corrected) as i64,
             recorded.quarantined.len() as i64
         ])?;
+    if unsure.is_some() {
+        // By the server's clock, so that runs of a clock that is set right are not taken for earlier ones.
+        connection
+            .prepare_cached("UPDATE run SET at = at + ?2, finished = finished + ?2 WHERE id = ?1")?
+            .execute([id, skew(connection)?.as_micros() as i64])?;
+    }
     for table in ["queued", "queued_end"] {
         connection.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?"))?.execute([id])?;
     }
     Ok(recorded)
+}
+
+/// When the last run was that did not fail, if it looked at something else.
+fn run_of_another_scope(connection: &Connection, run: &Head, scope: &str) -> rusqlite::Result<Option<Timestamp>> {
+    let last: Option<(i64, String)> = connection
+        .prepare_cached(
+            "SELECT at, scope FROM run WHERE collector = ?1 AND id < ?2 AND outcome <> 'failed' ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row(params![run.collector, run.id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(last.filter(|(_, before)| before != scope).map(|(at, _)| instant(at)))
+}
+
+/// Two clocks that agree may be so far apart.
+const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(60);
+
+fn skew(connection: &Connection) -> rusqlite::Result<SignedDuration> {
+    let skew: Option<String> = connection
+        .prepare_cached("SELECT value FROM server WHERE key = 'skew_us'")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(SignedDuration::from_micros(skew.and_then(|text| text.parse().ok()).unwrap_or(0)))
+}
+
+/// Why it is not sure in which month a run looked: our clock and the server's disagree by more than the distance to the
+/// month's boundary.
+fn unsure_of_month(
+    connection: &Connection,
+    in_force: &InForce,
+    run: &Head,
+) -> rusqlite::Result<Option<String>> {
+    let skew = skew(connection)?;
+    if skew.abs() <= CLOCKS_AGREE {
+        return Ok(None);
+    }
+    let at = run.at.saturating_add(skew).unwrap_or(run.at);
+    let (ours, theirs) = (in_force.zone.period_of(run.at), in_force.zone.period_of(at));
+    Ok((ours != theirs).then(|| {
+        format!(
+            "this machine's clock says {}, the server's {at}: it is not sure whether it was used in {ours} or in {theirs}. \
+             Set the clock right; what a counter rose is counted with the next reading",
+            run.at
+        )
+    }))
 }
 
 /// When a run that is already counted ended, if that was after this one began. Then the order of their instants is not the

@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 use rust_decimal::Decimal;
 
 use super::adjustment::{Moved, moved, openings};
-use super::claims::claim;
+use super::claims::{Verdict, claim};
 use super::cuts::{Timelines, plans};
 use super::lines::{Line, LineRows, Lines, Place};
 use super::makers::{Maker, Makers, makers_of};
@@ -103,18 +103,32 @@ impl Stating<'_> {
         }
         let moved = moved(self.connection, &timeline, self.place, self.month)?;
         apply(&moved, &mut after);
-        self.hold(&mut after)?;
+        self.hold(&mut after, now)?;
         self.tell_changes(&before, &after, now)?;
         rows.store(self.place, &before, &after, now)?;
         Ok(())
     }
 
     /// Marks what changed rules have left in doubt.
-    fn hold(&self, lines: &mut Lines) -> rusqlite::Result<()> {
+    fn hold(&self, lines: &mut Lines, now: Timestamp) -> rusqlite::Result<()> {
         let totals = || lines.iter().filter(|((_, user), _)| user.is_empty());
         let posted: Decimal = totals().filter_map(|(_, line)| decimal(line.posted.clone())).sum();
         let place = (self.place.resource, self.place.period, self.place.component);
-        let Some(claim) = claim(self.connection, self.in_force, place, posted)? else { return Ok(()) };
+        let claim = match claim(self.connection, self.in_force, place, posted)? {
+            Verdict::Free => return Ok(()),
+            Verdict::Agreed => {
+                self.connection
+                    .prepare_cached(
+                        "INSERT INTO decision (resource, period, component, decision, held, at, by_itself, for_limit)
+                         VALUES (?1, ?2, ?3, 'agreed', ?4, ?5, 0, 0)
+                         ON CONFLICT (resource, period, component) DO UPDATE SET decision = 'agreed', held = ?4, at = ?5,
+                            by_itself = 0, for_limit = 0",
+                    )?
+                    .execute(params![place.0, place.1, place.2, two_decimals(posted), micros(now)])?;
+                return Ok(());
+            }
+            Verdict::Held(claim) => claim,
+        };
         for ((_, user), line) in lines.iter_mut() {
             if user.is_empty() {
                 line.held = Some(claim.reason.to_owned());
@@ -138,8 +152,12 @@ impl Stating<'_> {
             if new.is_some_and(|new| new.posted.is_none()) || old.posted.is_none() {
                 continue;
             }
+            let by_rules = self.rules_changed_since(key)?;
             let jumps = !was.is_zero() && was.checked_mul(Decimal::TEN).is_some_and(|limit| is >= limit) && was > Decimal::ONE;
-            if is < was {
+            if by_rules && is != was {
+                let words = format!("{was:.2} becomes {is:.2}, because the rules were changed");
+                tell(self.connection, about, EventKind::Rules, &words, now)?;
+            } else if is < was {
                 tell(self.connection, about, EventKind::Amount, &format!("falls from {was:.2} to {is:.2}"), now)?;
             } else if jumps {
                 tell(self.connection, about, EventKind::Amount, &format!("jumps from {was:.2} to {is:.2}"), now)?;
@@ -152,6 +170,16 @@ impl Stating<'_> {
             tell(self.connection, about, EventKind::Rules, &words, now)?;
         }
         Ok(())
+    }
+
+    /// Whether rules that hold in this month were recorded after the part was last stated.
+    fn rules_changed_since(&self, (part, _): &(i64, String)) -> rusqlite::Result<bool> {
+        self.connection
+            .prepare_cached(
+                "SELECT 1 FROM statement JOIN rules ON rules.id = ?4 AND rules.recorded >= statement.changed
+                 WHERE resource = ?1 AND statement.period = ?2 AND part = ?3",
+            )?
+            .exists(params![self.place.resource, self.place.period, part, self.version.id])
     }
 
     /// The exact amounts of the component, by part of the month.
@@ -290,7 +318,11 @@ fn lines(made: Made) -> Vec<(String, Line)> {
     let (posted, problem) = match (amounts.posted(), problem) {
         (_, Some(problem)) => (None, Some(problem)),
         (Ok(posted), None) => (Some(posted), None),
-        (Err(why), None) => (None, Some(why.to_string())),
+        (Err(why), None) => {
+            let whose = amounts.users.iter().find(|(_, exact)| exact.is_negative());
+            let whose = whose.map(|(user, _)| format!("of {user}, ")).unwrap_or_default();
+            (None, Some(format!("{whose}{why}")))
+        }
     };
     let line = |exact: &Exact, used: Option<Decimal>| Line {
         exact: exact.to_string(),

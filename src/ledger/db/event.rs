@@ -61,13 +61,17 @@ pub struct Event {
 }
 
 impl Event {
-    /// As one line of a log.
-    pub fn sentence(&self) -> String {
-        let place = [&self.resource, &self.component, &self.period];
-        let place: Vec<&str> = place.into_iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+    /// As one line of a log; `name`: the resource's.
+    fn sentence(&self, name: Option<&str>) -> String {
+        let resource = match name.filter(|name| !name.is_empty()) {
+            Some(name) => format!("{name} ({})", self.resource),
+            None => self.resource.clone(),
+        };
+        let place = [resource.as_str(), &self.component, &self.period];
+        let place: Vec<&str> = place.into_iter().filter(|text| !text.is_empty()).collect();
         match place.as_slice() {
-            [] => format!("{}: {}", self.kind, self.words),
-            place => format!("{} of {}: {}", self.kind, place.join(", "), self.words),
+            [] => self.words.clone(),
+            place => format!("{}: {}", place.join(", "), self.words),
         }
     }
 }
@@ -112,23 +116,21 @@ impl Ledger {
         })
     }
 
-    /// The number of the last event.
-    pub fn last_event(&self) -> Result<i64, LedgerError> {
-        self.look(|connection| {
-            connection.query_row("SELECT coalesce(max(id), 0) FROM event", [], |row| row.get(0))
-        })
-    }
-
-    /// Events after this one, with their numbers, the oldest first.
-    pub fn events_since(&self, last: i64) -> Result<Vec<(i64, Event)>, LedgerError> {
-        self.look(|connection| {
+    /// Events since the ledger was opened or this was asked last, as sentences for the log, the oldest first.
+    pub fn untold(&mut self) -> Result<Vec<String>, LedgerError> {
+        let events: Vec<(i64, Event, Option<String>)> = self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT at, resource, period, component, kind, words, id FROM event WHERE id > ? ORDER BY id",
+                    "SELECT at, event.resource, period, component, kind, words, id, resource.name
+                     FROM event LEFT JOIN resource ON resource.uuid = event.resource WHERE id > ? ORDER BY id",
                 )?
-                .query_map([last], |row| Ok((row.get(6)?, event(row)?)))?
+                .query_map([self.told], |row| Ok((row.get(6)?, event(row)?, row.get(7)?)))?
                 .collect()
-        })
+        })?;
+        if let Some((last, ..)) = events.last() {
+            self.told = *last;
+        }
+        Ok(events.into_iter().map(|(_, event, name)| event.sentence(name.as_deref())).collect())
     }
 
     /// What happened to a resource's month; what is of all resources is among it.

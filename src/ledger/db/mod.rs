@@ -34,6 +34,8 @@ pub struct Ledger {
     pub(super) in_force: InForce,
     /// The turn of submission that this process has, or had (sent/lock.rs).
     pub(super) turn: Option<i64>,
+    /// The number of the last event that was told in the log.
+    pub(super) told: i64,
 }
 
 /// A ledger that is checked through when it is opened, up to this size; larger ones by `check` only, so that start-up
@@ -86,7 +88,8 @@ impl Ledger {
         connection.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024).map_err(wrap)?;
         connection.set_prepared_statement_cache_capacity(128);
         let in_force = rules::load_or_record(&mut connection, &rulebook).map_err(wrap)?;
-        Ok(Ledger { connection, path: path.to_owned(), rulebook, in_force, turn: None })
+        let told = last_event(&connection).map_err(wrap)?;
+        Ok(Ledger { connection, path: path.to_owned(), rulebook, in_force, turn: None, told })
     }
 
     /// A ledger that is gone when it is dropped: for looking without keeping.
@@ -96,7 +99,7 @@ impl Ledger {
         let mut connection = Connection::open_in_memory().map_err(wrap)?;
         schema::migrate(&mut connection).map_err(wrap)?;
         let in_force = rules::load_or_record(&mut connection, &rulebook).map_err(wrap)?;
-        Ok(Ledger { connection, path, rulebook, in_force, turn: None })
+        Ok(Ledger { connection, path, rulebook, in_force, turn: None, told: 0 })
     }
 
     /// Opens the file to read only: `status` beside a daemon, or as another user.
@@ -117,7 +120,8 @@ impl Ledger {
             _ => {}
         }
         let in_force = rules::load(&connection, &rulebook).map_err(wrap)?;
-        Ok(Ledger { connection, path: path.to_owned(), rulebook, in_force, turn: None })
+        let told = last_event(&connection).map_err(wrap)?;
+        Ok(Ledger { connection, path: path.to_owned(), rulebook, in_force, turn: None, told })
     }
 
     pub fn path(&self) -> &Path {
@@ -214,4 +218,8 @@ impl Ledger {
     ) -> Result<T, LedgerError> {
         work(&self.connection).map_err(|error| LedgerError::from_sqlite(&self.path, error))
     }
+}
+
+fn last_event(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT coalesce(max(id), 0) FROM event", [], |row| row.get(0))
 }

@@ -361,7 +361,7 @@ CREATE TABLE decision (
     resource TEXT NOT NULL,
     period TEXT NOT NULL,
     component TEXT NOT NULL,
-    decision TEXT NOT NULL CHECK (decision IN ('overwrite', 'adopt')),
+    decision TEXT NOT NULL CHECK (decision IN ('overwrite', 'adopt', 'agreed')),
     held TEXT,                    -- the number that it is about
     at INTEGER NOT NULL,
     balance_at INTEGER,           -- adopt: the instant that the opening balance speaks of, if the person said it
@@ -389,6 +389,7 @@ CREATE TABLE retry (
     failures INTEGER NOT NULL,
     next INTEGER NOT NULL,
     words TEXT NOT NULL,
+    asked INTEGER NOT NULL,       -- whether the server asked for it
     PRIMARY KEY (resource)
 ) WITHOUT ROWID;
 

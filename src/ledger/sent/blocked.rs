@@ -128,7 +128,7 @@ impl Ledger {
                     SELECT 1 FROM line WHERE {line} AND CAST(line.posted AS REAL) < CAST(blocked.amount AS REAL))"
             ))?.execute([])?;
             lifted += connection.prepare_cached(&format!(
-                "DELETE FROM blocked WHERE component <> '' AND reason NOT IN ('conflict', 'wrong_month', 'unreadable')
+                "DELETE FROM blocked WHERE component <> '' AND reason NOT IN ('conflict', 'conflict_unadoptable', 'wrong_month', 'unreadable')
                  AND (NOT EXISTS (SELECT 1 FROM line WHERE {line})
                    OR EXISTS (SELECT 1 FROM line WHERE {line} AND line.problem IS NULL AND line.posted = coalesce(
                         (SELECT amount FROM sent WHERE {known} AND outcome IN ('accepted', 'read')), '0.00')
@@ -256,6 +256,7 @@ impl Ledger {
                 .query_row(params![key.resource.to_string(), key.period.to_string(), component], |row| {
                     let decision = match row.get_ref(0)?.as_str()? {
                         "adopt" => Decision::Adopt { at: row.get::<_, Option<i64>>(1)?.map(instant) },
+                        "agreed" => Decision::Agreed,
                         _ => Decision::Overwrite,
                     };
                     Ok(Decided {
@@ -294,6 +295,8 @@ pub enum Decision {
     Overwrite,
     /// What Waldur holds is the opening balance: of this instant, or of the row's own.
     Adopt { at: Option<Timestamp> },
+    /// Changed rules made just what Waldur holds, so that nothing was to be decided.
+    Agreed,
 }
 
 /// A decision about one component of one month.
@@ -322,6 +325,7 @@ pub struct Dropped {
 
 /// The reasons that a decision is about (submitter/reason.rs).
 const CONFLICT: &str = "conflict";
+const UNADOPTABLE: &str = "conflict_unadoptable";
 const LIMIT: &str = "limit";
 
 fn decide(
@@ -334,14 +338,14 @@ fn decide(
     let concerned: Vec<(String, String, Option<String>, bool)> = connection
         .prepare_cached(
             "SELECT period, component, max(amount), max(reason = ?3) FROM blocked
-             WHERE resource = ?1 AND reason IN (?2, ?3) GROUP BY period, component
+             WHERE resource = ?1 AND reason IN (?2, ?3, ?4) GROUP BY period, component
              UNION SELECT line.period, line.component, (
                 SELECT amount FROM sent WHERE sent.resource = line.resource AND sent.period = line.period
                 AND sent.component = line.component AND sent.user = '' AND current = 1
                 AND outcome IN ('accepted', 'read') LIMIT 1), 0
              FROM line WHERE resource = ?1 AND held IS NOT NULL",
         )?
-        .query_map(params![resource, CONFLICT, LIMIT], |row| {
+        .query_map(params![resource, CONFLICT, LIMIT, UNADOPTABLE], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
@@ -353,12 +357,13 @@ fn decide(
         let name = match decision {
             Decision::Overwrite => "is to be overwritten",
             Decision::Adopt { .. } => "is to be adopted",
+            Decision::Agreed => "is as it should be",
         };
         let shown = held.map_or_else(|| "what Waldur holds".to_owned(), |held| format!("Waldur's {held:.2}"));
         tell(connection, about, EventKind::Writer, &format!("a person decided: {shown} {name}"), now)?;
         connection.execute(
-            "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason IN (?4, ?5)",
-            params![resource, period, component, CONFLICT, LIMIT],
+            "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason IN (?4, ?5, ?6)",
+            params![resource, period, component, CONFLICT, LIMIT, UNADOPTABLE],
         )?;
         // What was held because of this component may be another resource's, too.
         all_of_month(connection, None, &period)?;
@@ -378,6 +383,7 @@ fn insert_decision(
     let (name, balance_at) = match decision {
         Decision::Overwrite => ("overwrite", None),
         Decision::Adopt { at } => ("adopt", at.map(micros)),
+        Decision::Agreed => ("agreed", None),
     };
     connection
         .prepare_cached(

@@ -36,6 +36,7 @@ pub struct Amount {
 /// What the server is known to hold, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acknowledged {
+    pub id: i64,
     pub amount: Decimal,
     /// `accepted` or `read`.
     pub how: String,
@@ -420,7 +421,10 @@ pub(super) fn known(
         match row.get_ref(3)?.as_str()? {
             "open" => known.open.push(Open { id: row.get(5)?, amount, at }),
             "planned" => known.planned = Some(amount),
-            how => known.acknowledged = Some(Acknowledged { amount, how: how.to_owned(), at }),
+            how => {
+                let id = row.get(5)?;
+                known.acknowledged = Some(Acknowledged { id, amount, how: how.to_owned(), at });
+            }
         }
     }
     Ok(lines)

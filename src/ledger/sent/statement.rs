@@ -47,7 +47,7 @@ pub struct Entry {
 impl Entry {
     /// Whether the server is not known to hold what it should. What was never posted and is zero need not be.
     pub fn differs(&self) -> bool {
-        if !self.open.is_empty() {
+        if self.is_unclear() {
             return true;
         }
         match (self.posted, &self.acknowledged) {
@@ -55,6 +55,13 @@ impl Entry {
             (Some(posted), None) => !posted.is_zero(),
             (Some(posted), Some(acknowledged)) => posted != acknowledged.amount,
         }
+    }
+
+    /// Whether something was sent after what was accepted last, and its outcome is not known. What was sent before that may
+    /// still arrive late, but is no reason to wait.
+    pub fn is_unclear(&self) -> bool {
+        let accepted = self.acknowledged.as_ref().map_or(0, |known| known.id);
+        self.open.iter().any(|open| open.id > accepted)
     }
 
     pub fn to_send(&self) -> bool {
@@ -139,7 +146,10 @@ fn pending(connection: &Connection) -> rusqlite::Result<Vec<StatementKey>> {
              LEFT JOIN sent ON sent.resource = line.resource AND sent.period = line.period AND sent.part = line.part
                 AND sent.component = line.component AND sent.user = line.user AND sent.current = 1
              WHERE statement.closed IS NULL AND line.held IS NULL
-               AND (sent.outcome = 'open' OR sent.outcome = 'planned'
+               AND (sent.outcome = 'planned' OR sent.outcome = 'open' AND NOT EXISTS (
+                        SELECT 1 FROM sent later WHERE later.resource = line.resource AND later.period = line.period
+                        AND later.part = line.part AND later.component = line.component AND later.user = line.user
+                        AND later.current = 1 AND later.outcome IN ('accepted', 'read') AND later.id > sent.id)
                     OR line.posted IS NULL AND line.problem IS NOT NULL
                     OR sent.id IS NULL AND line.posted <> '0.00'
                     OR sent.outcome IN ('accepted', 'read') AND sent.amount <> line.posted)

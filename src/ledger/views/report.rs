@@ -174,6 +174,33 @@ impl Ledger {
         Ok(usize::try_from(lines).unwrap_or(0))
     }
 
+    /// How many series have readings that are held for being implausible, in months that are not closed.
+    pub fn implausible(&self) -> Result<usize, LedgerError> {
+        let series: i64 = self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT count(DISTINCT quantity.series) FROM quantity
+                     WHERE holds > 0 AND period IN (SELECT period FROM statement WHERE closed IS NULL)",
+                )?
+                .query_row([], |row| row.get(0))
+        })?;
+        Ok(usize::try_from(series).unwrap_or(0))
+    }
+
+    /// Backend ids that are those of several resources that live, with their names.
+    pub fn several_resources(&self) -> Result<Vec<(String, String)>, LedgerError> {
+        let rules = self.in_force.latest().id;
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT backend_id, several FROM target WHERE several IS NOT NULL
+                     AND EXISTS (SELECT 1 FROM placed WHERE placed.target = target.id AND placed.rules = ?)",
+                )?
+                .query_map([rules], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
+    }
+
     pub fn has_quarantined(&self) -> Result<bool, LedgerError> {
         Ok(self.quarantined_lately()? > 0)
     }
