@@ -13,11 +13,11 @@ use super::setup::Setup;
 use super::status::{adjustment_json, told};
 use super::table::table;
 use crate::ledger::Ledger;
-use crate::ledger::db::event::Event;
-use crate::ledger::views::adjustments::{Adjustment, Kind};
 use crate::ledger::books::catalog::KnownResource;
-use crate::ledger::views::explain::SeriesPart;
+use crate::ledger::db::event::Event;
 use crate::ledger::sent::statement::{Entry, Statement};
+use crate::ledger::views::adjustments::{Adjustment, Kind};
+use crate::ledger::views::explain::SeriesPart;
 use crate::metering::exact::{Exact, Rounding, cents_to_decimal};
 use crate::metering::period::BillingPeriod;
 
@@ -74,8 +74,19 @@ impl Explain {
         let events = ledger.events_of(resource, period)?.into_iter();
         let events =
             events.filter(|event| event.component.is_empty() || event.component == self.component).collect();
-        let shown =
-            Shown { resource, known, period, unit, entries, shares, adjustments, parts, calls, events, of: self };
+        let shown = Shown {
+            resource,
+            known,
+            period,
+            unit,
+            entries,
+            shares,
+            adjustments,
+            parts,
+            calls,
+            events,
+            of: self,
+        };
         if shown.of.json {
             writeln!(out, "{:#}", shown.json())?
         } else {

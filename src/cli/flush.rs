@@ -45,6 +45,12 @@ impl Flush {
             for definition in setup.definitions.iter() {
                 let since = definition.since.unwrap_or_else(|| setup.period_start());
                 let recorded = sample(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
+                for bad in recorded.quarantined.iter().take(5) {
+                    failed.push(format!(
+                        "collector {}: quarantined, not billed: {}: {}",
+                        definition.name, bad.reason, bad.what
+                    ));
+                }
                 if recorded.is_failure() {
                     exit = exit.min(Exit::Collector);
                     let problems = recorded.failed.into_iter().chain(recorded.problems);
@@ -189,7 +195,7 @@ pub(super) struct Standing {
     pub unmatched_ids: Vec<String>,
     /// Backend ids of several resources that live, with their names.
     pub several: Vec<(String, String)>,
-    /// Series with readings that are not believed.
+    /// Readings that are not believed.
     pub implausible: usize,
     /// Lines that the last runs of collectors quarantined.
     pub quarantined: usize,
@@ -219,17 +225,28 @@ impl Standing {
             (self.stranded, "amount", "stranded: their month can't be reported any more"),
             (self.rest, "amount", "left by the closing of a month (`status` says how much)"),
             (self.unmatched, "backend id", "unmatched: Waldur knows no such resource"),
-            (self.implausible, "series", "with readings that are held: more than can be believed (`explain` shows them)"),
-            (self.quarantined, "line", "quarantined in the last run, not billed (`status` says which collector)"),
+            (self.implausible, "reading", "held: more than can be believed (`parked list` says which)"),
+            (
+                self.quarantined,
+                "line",
+                "quarantined in the last run, not billed (`status` says which collector)",
+            ),
         ];
         for (number, what, how) in counts.into_iter().filter(|(number, _, _)| *number > 0) {
             writeln!(out, "{}: {how}", count(number, what))?;
         }
         if !self.unmatched_ids.is_empty() {
-            writeln!(out, "All that a collector measured is unmatched, such as {}.", self.unmatched_ids.join(", "))?;
+            writeln!(
+                out,
+                "All that a collector measured is unmatched, such as {}.",
+                self.unmatched_ids.join(", ")
+            )?;
         }
         for (backend_id, names) in &self.several {
-            writeln!(out, "held: the backend id {backend_id} is that of several resources that live: {names}")?;
+            writeln!(
+                out,
+                "held: the backend id {backend_id} is that of several resources that live: {names}"
+            )?;
         }
         Ok(())
     }
@@ -253,10 +270,11 @@ pub(super) async fn standing(ledger: &SharedLedger, now: jiff::Timestamp) -> Res
             standing.unmatched = ledger.unmatched()?.len();
             standing.wholly_unmatched = ledger.is_wholly_unmatched()?;
             standing.quarantined = ledger.quarantined_lately()?;
-            standing.implausible = ledger.implausible()?;
+            standing.implausible = ledger.held_readings()?.len();
             standing.several = ledger.several_resources()?;
             if standing.wholly_unmatched {
-                let ids = ledger.unmatched()?.into_iter().map(|one| one.backend_id).filter(|id| !id.is_empty());
+                let ids =
+                    ledger.unmatched()?.into_iter().map(|one| one.backend_id).filter(|id| !id.is_empty());
                 standing.unmatched_ids = ids.take(5).collect();
             }
             Ok(standing)

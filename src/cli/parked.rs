@@ -9,7 +9,7 @@ use super::exit::{Exit, Failed};
 use super::explain::find;
 use super::setup::{Setup, count};
 use super::table::table;
-use crate::ledger::sent::blocked::Dropped;
+use crate::ledger::sent::blocked::{Dropped, GivenUp};
 use crate::metering::period::BillingPeriod;
 use crate::submitter::reason::Reason;
 
@@ -69,18 +69,21 @@ impl Parked {
                 let (resource, _) = find(&ledger, &resource)?;
                 let dropped = Dropped { resource, period, component, user };
                 let done = ledger.drop_blocked(&dropped, &decidable(), setup.clock.now())?;
-                if done == 0 {
+                if done.is_empty() {
                     writeln!(
                         out,
                         "Nothing of it is held, parked or stranded (`parked list` shows what is)."
                     )?;
                     return Ok(Exit::Ok);
                 }
-                writeln!(
-                    out,
-                    "{} given up: only what comes after it counts. `parked retry {resource}` takes it back.",
-                    count(done, "amount")
-                )?;
+                for GivenUp { period, component, user, amount, held } in &done {
+                    let whose = if user.is_empty() { String::new() } else { format!(" of {user}") };
+                    writeln!(
+                        out,
+                        "{period}, {component}{whose}: {amount:.2} given up, Waldur holds {held:.2}"
+                    )?;
+                }
+                writeln!(out, "Only what comes after it counts. `parked retry {resource}` takes it back.")?;
                 Ok(Exit::Ok)
             }
         }
@@ -89,7 +92,14 @@ impl Parked {
 
 /// The reasons that are not for `resolve`.
 fn decidable() -> Vec<&'static str> {
-    let for_resolve = [Reason::Conflict, Reason::Unadoptable, Reason::RulesChanged, Reason::SameIds, Reason::SeveralResources];
+    let for_resolve = [
+        Reason::Conflict,
+        Reason::Unadoptable,
+        Reason::RulesChanged,
+        Reason::SameIds,
+        Reason::SeveralResources,
+        Reason::Shares,
+    ];
     let reasons = Reason::ALL.into_iter().filter(|reason| !for_resolve.contains(reason));
     reasons.map(Reason::name).collect()
 }
@@ -97,7 +107,8 @@ fn decidable() -> Vec<&'static str> {
 fn list(setup: &Setup, json: bool, out: &mut dyn Write) -> Result<Exit, Failed> {
     let ledger = setup.ledger_to_read()?;
     let blocks = ledger.blocks()?;
-    let waits = blocks.iter().any(|at| at.block.reason != Reason::ClosingRest.name());
+    let held = ledger.held_readings()?;
+    let waits = !held.is_empty() || blocks.iter().any(|at| at.block.reason != Reason::ClosingRest.name());
     let exit = if waits { Exit::Stuck } else { Exit::Ok };
     let remedy = |reason: &str| Reason::named(reason).map_or("", Reason::remedy);
     if json {
@@ -116,8 +127,13 @@ fn list(setup: &Setup, json: bool, out: &mut dyn Write) -> Result<Exit, Failed> 
         writeln!(out, "{:#}", json!(items))?;
         return Ok(exit);
     }
+    for event in &held {
+        writeln!(out, "held: {}", event.sentence(None))?;
+    }
     if blocks.is_empty() {
-        writeln!(out, "Nothing is held, parked or stranded.")?;
+        if held.is_empty() {
+            writeln!(out, "Nothing is held, parked or stranded.")?;
+        }
         return Ok(exit);
     }
     let mut rows = table(["resource", "period", "component", "user", "amount", "state", "reason", "words"]);
@@ -137,7 +153,8 @@ fn list(setup: &Setup, json: bool, out: &mut dyn Write) -> Result<Exit, Failed> 
         ]);
     }
     writeln!(out, "{rows}")?;
-    let reasons: std::collections::BTreeSet<&str> = blocks.iter().map(|at| at.block.reason.as_str()).collect();
+    let reasons: std::collections::BTreeSet<&str> =
+        blocks.iter().map(|at| at.block.reason.as_str()).collect();
     for reason in reasons {
         writeln!(out, "{reason}: {}", remedy(reason))?;
     }

@@ -99,7 +99,15 @@ impl Resolve {
 
 /// Resources with something to decide, and the reasons.
 fn undecided(ledger: &Ledger) -> Result<BTreeMap<Uuid, Vec<Blocked>>, Failed> {
-    let reasons = [Reason::Conflict, Reason::Unadoptable, Reason::RulesChanged, Reason::SameIds, Reason::Limit].map(Reason::name);
+    let reasons = [
+        Reason::Conflict,
+        Reason::Unadoptable,
+        Reason::Shares,
+        Reason::RulesChanged,
+        Reason::SameIds,
+        Reason::Limit,
+    ]
+    .map(Reason::name);
     let mut concerned: BTreeMap<Uuid, Vec<Blocked>> = BTreeMap::new();
     for one in ledger.blocks()? {
         if reasons.contains(&one.block.reason.as_str()) {

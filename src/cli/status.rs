@@ -12,8 +12,8 @@ use super::exit::{Exit, Failed};
 use super::setup::{Setup, count};
 use super::table::table;
 use crate::ledger::Ledger;
-use crate::ledger::views::adjustments::{Adjustment, Kind};
 use crate::ledger::sent::statement::{Entry, Statement};
+use crate::ledger::views::adjustments::{Adjustment, Kind};
 use crate::metering::exact::Exact;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::closing::Closing;
@@ -127,9 +127,9 @@ impl View {
             Exit::Collector
         } else if entries().any(Entry::to_send) {
             Exit::Pending
-        } else if entries().any(waits) 
+        } else if entries().any(waits)
             || ledger.has_quarantined()?
-            || ledger.implausible()? > 0
+            || !ledger.held_readings()?.is_empty()
             || !ledger.several_resources()?.is_empty()
             || ledger.is_wholly_unmatched()?
         {
@@ -226,12 +226,7 @@ impl View {
                 for one in adjustments {
                     let whose = if one.user.is_empty() { String::new() } else { format!(" of {}", one.user) };
                     if users || one.user.is_empty() {
-                        writeln!(
-                            out,
-                            "  {resource} {}{whose}, {period}: {}",
-                            one.component,
-                            told(one)
-                        )?;
+                        writeln!(out, "  {resource} {}{whose}, {period}: {}", one.component, told(one))?;
                     }
                 }
             }
@@ -394,7 +389,8 @@ fn whole_state(statement: &Statement) -> &str {
     if entries().any(Entry::to_send) {
         return "pending";
     }
-    let kept_back = entries().find_map(|entry| entry.block.as_ref().filter(|_| entry.differs() || waits(entry)));
+    let kept_back =
+        entries().find_map(|entry| entry.block.as_ref().filter(|_| entry.differs() || waits(entry)));
     kept_back.map_or("agreed", |block| &block.state)
 }
 

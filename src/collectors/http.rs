@@ -252,7 +252,10 @@ impl Collector for Http {
 
     fn scope(&self) -> String {
         let asked = |source: &Arc<Source>| {
-            format!("{} {} {:?} {:?}", source.name, source.path, source.query, source.each)
+            format!(
+                "{} {} {:?} {:?} {:?}",
+                source.name, source.path, source.query, source.each, source.labels
+            )
         };
         // Its query may hold a key.
         let url = self.web.url();

@@ -153,7 +153,10 @@ mod tests {
         assert_eq!(fit(&too_many, &rows(&[("", 300), ("bob", 300)])), rows(&[("", -200)]));
         // From alice to bob: as much of bob's as the total has.
         let shifted = rows(&[("alice", -300), ("bob", 300)]);
-        assert_eq!(fit(&shifted, &rows(&[("", 200), ("alice", 200)])), rows(&[("alice", -200), ("bob", 200)]));
+        assert_eq!(
+            fit(&shifted, &rows(&[("", 200), ("alice", 200)])),
+            rows(&[("alice", -200), ("bob", 200)])
+        );
         assert_eq!(fit(&rows(&[("", 0)]), &rows(&[("", 5)])), rows(&[]));
     }
 }

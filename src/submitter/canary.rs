@@ -33,7 +33,9 @@ impl Cycle {
         let period = zone.period_of(server.now);
         // A verdict belongs to one boundary: what was found at an earlier one says nothing of this.
         let misfiled = self.ledger(|ledger| ledger.blocked_for(Reason::WrongMonth.name())).await?;
-        if let Some(key) = misfiled.iter().find(|key| key.period == period || key.period == period.previous() && boundary.contains("begins")) {
+        if let Some(key) = misfiled.iter().find(|key| {
+            key.period == period || key.period == period.previous() && boundary.contains("begins")
+        }) {
             self.note(format!(
                 "nothing is sent near the end of the month: Waldur filed a report of resource {} in another month than meant. \
                  What to do: {}",
@@ -85,8 +87,7 @@ impl Cycle {
             return Ok(Verdict::Unclear);
         };
         let entries = || read.components.iter().filter(|(component, _)| accepted.contains(*component));
-        let is =
-            |entry: &Entry, reason: Reason| entry.is_blocked_for(reason.name());
+        let is = |entry: &Entry, reason: Reason| entry.is_blocked_for(reason.name());
         if entries().any(|(_, entry)| is(entry, Reason::WrongMonth)) {
             return Ok(Verdict::Wrong);
         }

@@ -6,7 +6,6 @@
 //! time is too short for all: then they go first, and the least is left over. After the month's end the rows are read
 //! back once, and what is found as it was posted is closed: nothing is asked about it again.
 
-
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
@@ -54,14 +53,7 @@ impl Closing {
         let call = CallTime::of(ledger)?;
         let zone = &ledger.in_force().zone;
         let resources = ledger.resources_in(zone.period_of(shift(now, skew)))?;
-        Ok(plan(
-            zone,
-            now,
-            skew,
-            if dated { dated_guard(call) } else { guard_time(call) },
-            call,
-            resources,
-        ))
+        Ok(plan(zone, now, skew, if dated { dated_guard(call) } else { guard_time(call) }, call, resources))
     }
 
     /// How far a statement has come.
@@ -105,9 +97,7 @@ fn in_order(mut unreported: Vec<(Decimal, StatementKey)>, time_for_all: bool) ->
 /// The largest amount of a statement that the server is not known to hold.
 fn unreported(statement: &Statement) -> Decimal {
     let entries = statement.components.values().filter(|entry| entry.to_send());
-    let missing = entries.filter_map(|entry| {
-        Some(entry.posted?.checked_sub(entry.held())?.abs())
-    });
+    let missing = entries.filter_map(|entry| Some(entry.posted?.checked_sub(entry.held())?.abs()));
     missing.max().unwrap_or_default()
 }
 
@@ -179,7 +169,9 @@ impl Cycle {
         }
         for (component, entry) in &statement.components {
             let component = component.clone();
-            if !entry.held().is_zero() && self.ledger(move |ledger| ledger.usage_row(key, &component)).await?.is_none() {
+            if !entry.held().is_zero()
+                && self.ledger(move |ledger| ledger.usage_row(key, &component)).await?.is_none()
+            {
                 return Ok(false);
             }
         }
@@ -196,7 +188,8 @@ impl Cycle {
         };
         self.read_and_settle(&unread).await?;
         let now = self.of.clock.now();
-        let keys: Vec<StatementKey> = keys.into_iter().filter(|key| self.state().read_back.contains(key)).collect();
+        let keys: Vec<StatementKey> =
+            keys.into_iter().filter(|key| self.state().read_back.contains(key)).collect();
         let differ = self.compare_shares(&keys).await?;
         for key in keys.into_iter().filter(|key| !differ.contains(key)) {
             // What was found otherwise is stranded in the next cycle, and read once more.
@@ -211,7 +204,14 @@ impl Cycle {
 
 /// Whether the server is believed to hold what was posted: nothing is open, to be sent, or another writer's.
 fn agrees(statement: &Statement) -> bool {
-    let disputed = [Reason::Conflict, Reason::Unadoptable, Reason::WrongMonth, Reason::Unreadable, Reason::RulesChanged];
+    let disputed = [
+        Reason::Conflict,
+        Reason::Unadoptable,
+        Reason::Shares,
+        Reason::WrongMonth,
+        Reason::Unreadable,
+        Reason::RulesChanged,
+    ];
     let in_dispute = |entry: &Entry| disputed.iter().any(|reason| entry.is_blocked_for(reason.name()));
     let totals = !statement
         .components

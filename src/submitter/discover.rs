@@ -66,8 +66,9 @@ impl Cycle {
     /// a look-up fails. False: the server is paused.
     pub(super) async fn discover(&self) -> Result<bool, CycleError> {
         let now = self.of.clock.now();
-        let (unmatched, unknown) =
-            self.ledger(|ledger| Ok((ledger.offerings_with_unmatched()?, ledger.unknown_resources()?))).await?;
+        let (unmatched, unknown) = self
+            .ledger(|ledger| Ok((ledger.offerings_with_unmatched()?, ledger.unknown_resources()?)))
+            .await?;
         for offering in unmatched {
             let known = self.ledger(move |ledger| ledger.freshness(offering)).await?;
             if known.resources.is_none_or(|at| age(now, at) >= RESOURCES_FOR)
@@ -180,7 +181,8 @@ impl Cycle {
             Ok(found) => found.customer_uuid,
             Err(_) => None,
         };
-        Ok(customer.map(|customer| me.permissions.iter().any(|permission| permission.is_of_customer(customer))))
+        Ok(customer
+            .map(|customer| me.permissions.iter().any(|permission| permission.is_of_customer(customer))))
     }
 
     async fn look_at_resource(
@@ -269,7 +271,9 @@ impl Cycle {
                     Reason::NoPlan => known.plan.is_some(),
                     _ => ["OK", "Updating", "Terminating"].contains(&known.state.as_str()),
                 });
-                if passed && (reason != Reason::NoPlan || dated || self.has_open_plan_period(resource).await?) {
+                if passed
+                    && (reason != Reason::NoPlan || dated || self.has_open_plan_period(resource).await?)
+                {
                     self.ledger(move |ledger| ledger.clear_blocks(Some(resource), &[reason.name()])).await?;
                 }
             }
@@ -307,7 +311,12 @@ impl Cycle {
                 }
             ),
         };
-        self.block(key, "", Reason::NoPlan, words, None).await?;
+        let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
+        for (component, entry) in statement.iter().flat_map(|statement| &statement.components) {
+            if entry.to_send() {
+                self.block(key, component, Reason::NoPlan, words.clone(), entry.posted).await?;
+            }
+        }
         Ok(false)
     }
 
@@ -323,7 +332,7 @@ impl Cycle {
                 offerings.entry(known.offering).or_default().insert(resource);
             }
         }
-        let mut switched = BTreeSet::new();
+        let mut switched = std::mem::take(&mut self.state().moved);
         for (offering, resources) in offerings {
             let looked = match resources.first() {
                 Some(&one) if resources.len() == 1 => self.look_at_resource(one, now).await?,

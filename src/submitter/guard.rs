@@ -127,7 +127,13 @@ mod tests {
     fn pass(zone: &str, now: &str, dated: Option<bool>) -> Passage {
         let zone = BillingZone::named(zone).unwrap();
         let period: BillingPeriod = "2026-11".parse().unwrap();
-        passage(&zone, period, zone.start(period), None, &ServerTime { now: at(now), dated, guard: GUARD, dated_guard: SignedDuration::from_secs(2) })
+        passage(
+            &zone,
+            period,
+            zone.start(period),
+            None,
+            &ServerTime { now: at(now), dated, guard: GUARD, dated_guard: SignedDuration::from_secs(2) },
+        )
     }
 
     #[test]

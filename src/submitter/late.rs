@@ -45,8 +45,10 @@ impl Cycle {
         let server = self.of.server_time().await?;
         if self.of.late == Late::Backfill && server.dated == Some(true) {
             let keys = self.left_over(&server).await?;
-            self.ledger(|ledger| ledger.clear_blocks(None, &[Reason::PeriodEnded.name(), Reason::ClosingRest.name()]))
-                .await?;
+            self.ledger(|ledger| {
+                ledger.clear_blocks(None, &[Reason::PeriodEnded.name(), Reason::ClosingRest.name()])
+            })
+            .await?;
             return self.backfill_all(keys, &server).await;
         }
         self.carry_all(server.now).await
@@ -99,7 +101,8 @@ impl Cycle {
         let carried = self.ledger(move |ledger| ledger.carry_forward(to, (new, true), now)).await?;
         let target = self.of.zone().await?.period_of(to);
         for one in carried {
-            let before = if one.before == 0 { String::new() } else { format!(" (before: {})", cents(one.before)) };
+            let before =
+                if one.before == 0 { String::new() } else { format!(" (before: {})", cents(one.before)) };
             self.note(format!(
                 "resource {}, {}: {}{before} of {} is carried forward to {target}",
                 self.name_of(one.resource).await?,
@@ -155,12 +158,14 @@ impl Cycle {
                     && self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?.is_none()
                 {
                     // It is in several rows, of plans that nobody lists any more; a report would go beside them.
-                    self.block(key, component, Reason::PlanEnded, PLAN_ENDED.to_owned(), Some(amount)).await?;
+                    self.block(key, component, Reason::PlanEnded, PLAN_ENDED.to_owned(), Some(amount))
+                        .await?;
                     continue;
                 }
                 if by_use && amount >= TOO_MUCH {
-                    let words =
-                        format!("the amount {amount} is 1,000,000,000,000 or more, which the server can't bill");
+                    let words = format!(
+                        "the amount {amount} is 1,000,000,000,000 or more, which the server can't bill"
+                    );
                     self.block(key, component, Reason::Amount, words, Some(amount)).await?;
                     continue;
                 }
@@ -174,8 +179,12 @@ impl Cycle {
                 continue;
             }
             let date = guard::within_past(&zone, key.period, key.part, part.end, server.now);
-            let report =
-                SetUsage { resource: key.resource, plan_period: None, date: Some(date), usages: usages.clone() };
+            let report = SetUsage {
+                resource: key.resource,
+                plan_period: None,
+                date: Some(date),
+                usages: usages.clone(),
+            };
             if !self.report_late(statement, report, usages).await? {
                 return Ok(false);
             }
@@ -193,9 +202,7 @@ impl Cycle {
         let (key, now) = (statement.key, self.of.clock.now());
         let amounts: Vec<_> = usages.iter().map(amount).collect();
         let planned = super::totals::shares_of(&statement, &usages);
-        let ids = self
-            .ledger(move |ledger| ledger.intend(key, "set_usage", &amounts, &planned, now))
-            .await?;
+        let ids = self.ledger(move |ledger| ledger.intend(key, "set_usage", &amounts, &planned, now)).await?;
         let call = Intended { statement: statement.into(), usages: usages.clone(), ids };
         let before = self.state().accepted.len();
         self.post(call, report).await?;
@@ -216,7 +223,10 @@ impl Cycle {
                 continue;
             }
             landed = false;
-            let words = format!("Waldur accepted a report for {}, and its row of that month does not show it", key.period);
+            let words = format!(
+                "Waldur accepted a report for {}, and its row of that month does not show it",
+                key.period
+            );
             self.block(key, &usage.component, Reason::WrongMonth, words, Some(usage.amount)).await?;
         }
         Ok(landed)
@@ -294,8 +304,9 @@ impl Cycle {
         zone: &BillingZone,
     ) -> Result<bool, CycleError> {
         let end = zone.end(key.period);
-        let lately = |at: Timestamp| end.duration_since(at).abs() <= CLOSING;
-        let Some(accepted) = entry.acknowledged.as_ref().filter(|known| lately(known.at)) else { return Ok(false) };
+        let Some(accepted) = entry.acknowledged.as_ref() else {
+            return Ok(false);
+        };
         let (since, component) = (accepted.at, component.to_owned());
         Ok(self.ledger(move |ledger| ledger.is_all_used_after(key, &component, since, end - CLOSING)).await?)
     }
@@ -317,8 +328,10 @@ impl Cycle {
         if carried.is_empty() {
             return Ok(description);
         }
-        let shown: Vec<String> =
-            carried.iter().map(|(from, amount)| format!("{} carried forward from {from}", cents(*amount))).collect();
+        let shown: Vec<String> = carried
+            .iter()
+            .map(|(from, amount)| format!("{} carried forward from {from}", cents(*amount)))
+            .collect();
         let words = format!("includes {}", shown.join(" and "));
         let whole = match description {
             Some(description) => format!("{description}; {words}"),

@@ -118,6 +118,8 @@ struct State {
     read: BTreeMap<StatementKey, Timestamp>,
     /// Rows that could not be read: resource, month, component.
     odd: BTreeSet<(Uuid, BillingPeriod, String)>,
+    /// Resources that the server keeps in other rows than before.
+    moved: BTreeSet<Uuid>,
     /// Resources that were put off in this cycle.
     put_off_now: BTreeSet<Uuid>,
     /// How many rows a month of an offering had when it was listed.
@@ -253,9 +255,8 @@ impl Cycle {
         let resting = self.ledger(|ledger| ledger.retry(None)).await?;
         // A token that was replaced is used at once.
         let replaced = |retry: &Retry| retry.cause == "token" && self.of.client.token_was_replaced();
-        let waits = |retry: &Retry| {
-            retry.next > now && (!options.ignore_backoff || retry.asked) && !replaced(retry)
-        };
+        let waits =
+            |retry: &Retry| retry.next > now && (!options.ignore_backoff || retry.asked) && !replaced(retry);
         if let Some(retry) = resting.filter(waits) {
             self.state().report.paused_until = Some(retry.next);
             return Ok(());
@@ -424,7 +425,8 @@ impl Cycle {
                 if failures == 1 {
                     tracing::warn!("Waldur is left alone until {next}: {words}");
                 }
-                ledger.set_retry(None, Some(Retry { cause, failures, next, words, asked: asked.is_some() }))?;
+                ledger
+                    .set_retry(None, Some(Retry { cause, failures, next, words, asked: asked.is_some() }))?;
                 Ok(next)
             })
             .await?;
@@ -445,18 +447,21 @@ impl Cycle {
         let now = self.of.clock.now();
         let (words, asked, chance) = (failure.to_string(), failure.retry_after(), fastrand::u64(0..1000));
         let (cause, name) = (failure.cause(), self.name_of(resource).await?);
-        let first = self.ledger(move |ledger| {
-            let before = ledger.retry(Some(resource))?.filter(|retry| retry.cause == cause);
-            let failures = before.map_or(0, |retry| retry.failures) + 1;
-            let next = now.saturating_add(backoff::wait(failures, chance, asked)).unwrap_or(now);
-            let first = (failures == 1).then(|| {
-                format!("Resource {name} is not reported for now, it is tried again from {next} on: {words}")
-            });
-            let asked = asked.is_some();
-            ledger.set_retry(Some(resource), Some(Retry { cause, failures, next, words, asked }))?;
-            Ok(first)
-        })
-        .await?;
+        let first = self
+            .ledger(move |ledger| {
+                let before = ledger.retry(Some(resource))?.filter(|retry| retry.cause == cause);
+                let failures = before.map_or(0, |retry| retry.failures) + 1;
+                let next = now.saturating_add(backoff::wait(failures, chance, asked)).unwrap_or(now);
+                let first = (failures == 1).then(|| {
+                    format!(
+                        "Resource {name} is not reported for now, it is tried again from {next} on: {words}"
+                    )
+                });
+                let asked = asked.is_some();
+                ledger.set_retry(Some(resource), Some(Retry { cause, failures, next, words, asked }))?;
+                Ok(first)
+            })
+            .await?;
         self.state().put_off.extend(first);
         if asked.is_some() || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
     }

@@ -31,6 +31,8 @@ pub enum Reason {
     Conflict,
     /// The same, of a component that can't be adopted.
     Unadoptable,
+    /// The server holds other shares of users than this agent reported.
+    Shares,
     /// The server holds an amount that no rule makes any more, or would hold one usage twice.
     RulesChanged,
     /// Two collectors count the same readings into one component.
@@ -70,9 +72,10 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 20] = [
+    pub const ALL: [Reason; 21] = [
         Reason::Conflict,
         Reason::Unadoptable,
+        Reason::Shares,
         Reason::RulesChanged,
         Reason::SameIds,
         Reason::SeveralResources,
@@ -96,7 +99,8 @@ impl Reason {
     pub fn name(self) -> &'static str {
         match self {
             Reason::Conflict => "conflict",
-            Reason::Unadoptable => "conflict_unadoptable",
+            Reason::Unadoptable => "conflict_overwrite",
+            Reason::Shares => "conflict_shares",
             Reason::RulesChanged => "rules_changed",
             Reason::SameIds => "same_ids",
             Reason::SeveralResources => "several_resources",
@@ -137,7 +141,7 @@ impl Reason {
                 "find out who reports this resource beside this agent, and stop it; then `resolve RESOURCE adopt` goes on \
                  from what Waldur holds, and `resolve RESOURCE overwrite` makes Waldur agree with the ledger"
             }
-            Reason::Unadoptable => {
+            Reason::Unadoptable | Reason::Shares => {
                 "find out who reports this resource beside this agent, and stop it; then `resolve RESOURCE overwrite` makes \
                  Waldur agree with the ledger (it can't go on from what Waldur holds)"
             }
@@ -149,12 +153,8 @@ impl Reason {
                 "let one collector count it (`not_if`, or take the meter away from the other); or, where it is not the \
                  same usage, `resolve RESOURCE overwrite`"
             }
-            Reason::SeveralResources => {
-                "correct the backend ids in Waldur; it then goes on by itself"
-            }
-            Reason::Unreadable => {
-                "ask Waldur's operator to look at the row; it is tried again by itself"
-            }
+            Reason::SeveralResources => "correct the backend ids in Waldur; it then goes on by itself",
+            Reason::Unreadable => "ask Waldur's operator to look at the row; it is tried again by itself",
             Reason::ResourceState => {
                 "it is tried again by itself when the resource is OK, Updating or Terminating"
             }

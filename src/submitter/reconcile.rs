@@ -50,7 +50,10 @@ pub fn reconcile(entry: &Entry, held: Option<&Held>) -> Finding {
         None => "this agent has reported nothing of it in this month".to_owned(),
     };
     let to_post = entry.posted.map(|posted| format!(" (the ledger has {posted:.2})")).unwrap_or_default();
-    Finding::Conflict(format!("Waldur holds {amount:.2}, written by another ({}), but {ours}{to_post}", held.evidence))
+    Finding::Conflict(format!(
+        "Waldur holds {amount:.2}, written by another ({}), but {ours}{to_post}",
+        held.evidence
+    ))
 }
 
 #[cfg(test)]

@@ -139,21 +139,27 @@ impl Cycle {
             if let Some(offering) = offering
                 && resources.len() > self.pages_of(offering).await?
             {
-                let filter = UsageFilter { offering: Some(offering), ..UsageFilter::of_month(period.first_day()) };
+                let filter =
+                    UsageFilter { offering: Some(offering), ..UsageFilter::of_month(period.first_day()) };
                 match self.of.client.list_usages(&filter).await {
                     Ok(listing) => {
                         self.state().rows_of_offering.insert(offering, listing.rows.len());
                         single = self.take(listing, period, &resources, &mut rows).await?;
                     }
-                    Err(failure) if failure.concerns_every_call() || matches!(failure, Failure::Forbidden { .. }) => {
+                    Err(failure)
+                        if failure.concerns_every_call() || matches!(failure, Failure::Forbidden { .. }) =>
+                    {
                         self.pause(failure).await?;
                         return Ok((rows, keys.iter().copied().collect()));
                     }
-                    Err(failure) => tracing::warn!("A listing failed, its resources are asked for one by one: {failure}"),
+                    Err(failure) => {
+                        tracing::warn!("A listing failed, its resources are asked for one by one: {failure}")
+                    }
                 }
             }
             for resource in single {
-                let filter = UsageFilter { resource: Some(resource), ..UsageFilter::of_month(period.first_day()) };
+                let filter =
+                    UsageFilter { resource: Some(resource), ..UsageFilter::of_month(period.first_day()) };
                 match self.of.client.list_usages(&filter).await {
                     Ok(listing) => {
                         self.take(listing, period, &BTreeSet::from([resource]), &mut rows).await?;
@@ -164,7 +170,9 @@ impl Cycle {
                         return Ok((rows, keys.iter().copied().collect()));
                     }
                     Err(failure) => {
-                        failed.extend(keys.iter().filter(|key| key.resource == resource && key.period == period));
+                        failed.extend(
+                            keys.iter().filter(|key| key.resource == resource && key.period == period),
+                        );
                         self.put_off(resource, failure).await?;
                         if self.stopped() {
                             return Ok((rows, keys.iter().copied().collect()));
@@ -195,10 +203,14 @@ impl Cycle {
             self.note(format!(
                 "Waldur's row of {} of resource {} in {period} can't be read: {}",
                 odd.component.as_deref().unwrap_or("a component"),
-                odd.resource.map(|uuid| uuid.to_string()).unwrap_or_else(|| "that it does not name".to_owned()),
+                odd.resource
+                    .map(|uuid| uuid.to_string())
+                    .unwrap_or_else(|| "that it does not name".to_owned()),
                 odd.words
             ));
-            let Some(resource) = odd.resource.filter(|resource| resources.contains(resource)) else { continue };
+            let Some(resource) = odd.resource.filter(|resource| resources.contains(resource)) else {
+                continue;
+            };
             self.state().odd.insert((resource, period, odd.component.clone().unwrap_or_default()));
             for key in self.ledger(move |ledger| ledger.parts_of(resource, period)).await? {
                 let component = odd.component.as_deref().unwrap_or_default();
@@ -268,7 +280,10 @@ impl Cycle {
             held: Held {
                 amount: row.usage,
                 by_server: row.recurring
-                    || row.missing_usage_policy.as_deref().is_some_and(|policy| ["reuse", "zero"].contains(&policy)),
+                    || row
+                        .missing_usage_policy
+                        .as_deref()
+                        .is_some_and(|policy| ["reuse", "zero"].contains(&policy)),
                 evidence: evidence(row, &together, &own),
             },
         };
@@ -339,7 +354,9 @@ impl Cycle {
         let mut proven = false;
         let odd = self.state().odd.clone();
         let is_odd = |component: &str| odd.contains(&(key.resource, key.period, component.to_owned()));
-        for (component, entry) in statement.components.iter().filter(|(component, _)| !is_odd(component) && !is_odd("")) {
+        for (component, entry) in
+            statement.components.iter().filter(|(component, _)| !is_odd(component) && !is_odd(""))
+        {
             let row = rows.get(component);
             proven |= self.end_open(entry, row).await?;
             match reconcile(entry, row.map(|row| &row.held)) {
@@ -382,6 +399,7 @@ impl Cycle {
             })
             .await?;
         if moved {
+            self.state().moved.insert(key.resource);
             self.note(format!(
                 "Waldur keeps resource {} in other rows than before: its plan may have been switched; looked up again",
                 self.name_of(key.resource).await?
@@ -469,6 +487,7 @@ impl Cycle {
         if by_person == Some(Decision::Overwrite) || part_ended {
             let words = format!("{}; overwritten", row.held.evidence);
             self.note_read(key, component, row.held.amount, words).await?;
+            self.retake_shares(statement, component, row.uuid).await?;
             if let Some(entry) = entry {
                 self.pass(key, component, entry).await?;
             }
@@ -485,6 +504,7 @@ impl Cycle {
             ));
             let words = format!("{}; overwritten, as `on_conflict` says", row.held.evidence);
             self.note_read(key, component, held, words).await?;
+            self.retake_shares(statement, component, row.uuid).await?;
             return Ok(Ok(()));
         }
         let of_component = component.to_owned();
@@ -581,7 +601,9 @@ impl Cycle {
     pub(super) async fn part_of(&self, key: StatementKey) -> Result<Part, CycleError> {
         let zone = self.of.zone().await?;
         let (periods, cut) = self
-            .ledger(move |ledger| Ok((ledger.plan_periods(key.resource)?, ledger.is_cut(key.resource, key.period)?)))
+            .ledger(move |ledger| {
+                Ok((ledger.plan_periods(key.resource)?, ledger.is_cut(key.resource, key.period)?))
+            })
             .await?;
         let end = zone.end(key.period);
         let covers = |p: &&KnownPlanPeriod| p.start <= key.part && p.end.is_none_or(|end| end > key.part);

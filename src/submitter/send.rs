@@ -13,11 +13,7 @@ use crate::waldur::refusal::Refusal;
 use crate::waldur::report::ComponentAmount;
 
 impl Cycle {
-    pub(super) async fn after_failure(
-        &self,
-        call: Intended,
-        failure: Failure,
-    ) -> Result<(), CycleError> {
+    pub(super) async fn after_failure(&self, call: Intended, failure: Failure) -> Result<(), CycleError> {
         let (statement, key, now) = (call.statement.as_ref(), call.statement.key, self.of.clock.now());
         let report = call.usages.as_slice();
         let (ids, words) = (call.ids.clone(), failure.to_string());
@@ -35,14 +31,18 @@ impl Cycle {
             }
             // It may have gone through all the same: then the server is not in trouble.
             let unread = self.read_and_settle(&[key]).await?;
-            let proven = unread.is_empty() && self.ledger(move |ledger| ledger.retry(Some(key.resource))).await?.is_none();
+            let proven = unread.is_empty()
+                && self.ledger(move |ledger| ledger.retry(Some(key.resource))).await?.is_none();
             let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
-            let unclear = statement.is_some_and(|statement| statement.components.values().any(Entry::is_unclear));
+            let unclear =
+                statement.is_some_and(|statement| statement.components.values().any(Entry::is_unclear));
             if proven && !unclear {
                 self.again(key);
                 return Ok(());
             }
-            if self.stopped() { return Ok(()) }
+            if self.stopped() {
+                return Ok(());
+            }
             return self.put_off(key.resource, failure).await;
         }
         let Failure::Refused { refusal, .. } = &failure else {
@@ -61,8 +61,7 @@ impl Cycle {
         let words = failure.to_string();
         match refusal {
             Refusal::InvalidComponents(named) => {
-                let ours: Vec<_> =
-                    report.iter().filter(|usage| named.contains(&usage.component)).collect();
+                let ours: Vec<_> = report.iter().filter(|usage| named.contains(&usage.component)).collect();
                 for usage in &ours {
                     self.block(
                         key,
@@ -106,15 +105,9 @@ impl Cycle {
                     self.block(key, "", Reason::ResourceState, words, None).await
                 }
             }
-            Refusal::UnknownResource(_) => {
-                self.block(key, "", Reason::UnknownResource, words, None).await
-            }
-            Refusal::NoPlan(_) => {
-                self.block(key, "", Reason::NoPlan, words, None).await
-            }
-            Refusal::PeriodClosed(_) => {
-                self.closed(statement, report, words).await
-            }
+            Refusal::UnknownResource(_) => self.block(key, "", Reason::UnknownResource, words, None).await,
+            Refusal::NoPlan(_) => self.block(key, "", Reason::NoPlan, words, None).await,
+            Refusal::PeriodClosed(_) => self.closed(statement, report, words).await,
             Refusal::FutureDate(_) => {
                 // The clocks moved apart since they were compared; the answer's Date has told by how much.
                 self.put_off(key.resource, failure.clone()).await

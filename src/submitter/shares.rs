@@ -27,8 +27,9 @@ impl Cycle {
     ) -> Result<BTreeSet<StatementKey>, CycleError> {
         let mut groups: BTreeMap<(BillingPeriod, Option<Uuid>), Vec<Statement>> = BTreeMap::new();
         for &key in keys {
-            let (statement, known) =
-                self.ledger(move |ledger| Ok((ledger.statement(key)?, ledger.resource(key.resource)?))).await?;
+            let (statement, known) = self
+                .ledger(move |ledger| Ok((ledger.statement(key)?, ledger.resource(key.resource)?)))
+                .await?;
             let Some(statement) = statement else { continue };
             if statement.users.values().any(|entry| entry.acknowledged.is_some()) {
                 let offering = known.map(|known| known.offering).filter(|offering| !offering.is_nil());
@@ -39,14 +40,16 @@ impl Cycle {
         for ((period, offering), statements) in groups {
             let listed = match offering.filter(|_| statements.len() > SINGLY) {
                 None => None,
-                Some(offering) => match self.of.client.list_user_usages_of(offering, period.first_day()).await {
-                    Ok(rows) => Some(by_row(rows)),
-                    Err(failure) => {
-                        tracing::warn!("Users' shares are not compared: {failure}");
-                        differ.extend(statements.iter().map(|statement| statement.key));
-                        continue;
+                Some(offering) => {
+                    match self.of.client.list_user_usages_of(offering, period.first_day()).await {
+                        Ok(rows) => Some(by_row(rows)),
+                        Err(failure) => {
+                            tracing::warn!("Users' shares are not compared: {failure}");
+                            differ.extend(statements.iter().map(|statement| statement.key));
+                            continue;
+                        }
                     }
-                },
+                }
             };
             for statement in statements {
                 if self.stopped() {
@@ -60,14 +63,20 @@ impl Cycle {
         Ok(differ)
     }
 
-    async fn compare_shares_of(&self, statement: &Statement, listed: Option<&Found>) -> Result<bool, CycleError> {
+    async fn compare_shares_of(
+        &self,
+        statement: &Statement,
+        listed: Option<&Found>,
+    ) -> Result<bool, CycleError> {
         let key = statement.key;
         let mut agree = true;
         for (component, total) in &statement.components {
             let reported: Vec<(&String, Decimal)> = statement
                 .users
                 .iter()
-                .filter(|((of, _), entry)| of == component && entry.acknowledged.is_some() && !entry.is_unclear())
+                .filter(|((of, _), entry)| {
+                    of == component && entry.acknowledged.is_some() && !entry.is_unclear()
+                })
                 .map(|((_, user), entry)| (user, entry.held()))
                 .collect();
             let of_component = component.clone();
@@ -77,7 +86,8 @@ impl Cycle {
             let found = match listed {
                 Some(listed) => listed,
                 None => {
-                    let rows = self.of.client.list_user_usages(key.resource, component, key.period.first_day());
+                    let rows =
+                        self.of.client.list_user_usages(key.resource, component, key.period.first_day());
                     match rows.await {
                         Ok(rows) => read = by_row(rows),
                         Err(failure) => {
@@ -88,9 +98,9 @@ impl Cycle {
                     &read
                 }
             };
-            let differs = reported
-                .iter()
-                .find(|(user, amount)| found.get(&(row, (*user).clone())).copied().unwrap_or_default() != *amount);
+            let differs = reported.iter().find(|(user, amount)| {
+                found.get(&(row, (*user).clone())).copied().unwrap_or_default() != *amount
+            });
             match differs {
                 Some((user, amount)) => {
                     agree = false;
@@ -101,12 +111,13 @@ impl Cycle {
                     if self.is_decided_share(key, component, total.held()).await? {
                         self.take_shares(key, component, row, (&reported, found)).await?;
                     } else {
-                        self.block(key, component, Reason::Conflict, words, Some(total.held())).await?;
+                        self.block(key, component, Reason::Shares, words, Some(total.held())).await?;
                     }
                 }
-                None if total.is_blocked_for(Reason::Conflict.name()) => {
+                None if total.is_blocked_for(Reason::Shares.name()) => {
                     let of_component = component.clone();
-                    self.ledger(move |ledger| ledger.clear_block(key, &of_component, Reason::Conflict.name())).await?;
+                    self.ledger(move |ledger| ledger.clear_block(key, &of_component, Reason::Shares.name()))
+                        .await?;
                 }
                 None => {}
             }
@@ -128,6 +139,33 @@ impl Cycle {
                 && !decided.by_itself
                 && decided.held == Some(total)
         }))
+    }
+
+    /// What goes over another writer's total takes its users' shares along: they are looked at, so that those that differ are
+    /// sent again.
+    pub(super) async fn retake_shares(
+        &self,
+        statement: &Statement,
+        component: &str,
+        row: Uuid,
+    ) -> Result<(), CycleError> {
+        let reported: Vec<(&String, Decimal)> = statement
+            .users
+            .iter()
+            .filter(|((of, _), entry)| of == component && entry.acknowledged.is_some())
+            .map(|((_, user), entry)| (user, entry.held()))
+            .collect();
+        if reported.is_empty() {
+            return Ok(());
+        }
+        let month = statement.key.period.first_day();
+        match self.of.client.list_user_usages(statement.key.resource, component, month).await {
+            Ok(rows) => self.take_shares(statement.key, component, row, (&reported, &by_row(rows))).await,
+            Err(failure) => {
+                tracing::warn!("Users' shares are not compared: {failure}");
+                Ok(())
+            }
+        }
     }
 
     /// Notes what the server holds of these shares, so that those that differ are sent again.

@@ -68,7 +68,9 @@ impl Cycle {
             if self.stopped() {
                 break;
             }
-            let Some(mut statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
+            let Some(mut statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
+                continue;
+            };
             if !self.park_unpostable(&statement).await? {
                 let Some(again) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
                 statement = again;
@@ -120,8 +122,7 @@ impl Cycle {
         let limited = |component: &String| known.get(component).is_some_and(is_limited);
         let to_send = |entry: &&Entry| entry.to_send();
         let alone = statement.components.iter().find(|(c, entry)| limited(c) && to_send(entry));
-        let together =
-            statement.components.iter().filter(|(c, entry)| !limited(c) && entry.block.is_none());
+        let together = statement.components.iter().filter(|(c, entry)| !limited(c) && entry.block.is_none());
         let chosen: Vec<(&String, &Entry)> = match alone {
             Some(one) => vec![one],
             None if statement.components.iter().any(|(c, entry)| !limited(c) && to_send(&entry)) => {
@@ -143,7 +144,11 @@ impl Cycle {
                 self.block(statement.key, component, Reason::Amount, words, Some(amount)).await?;
                 continue;
             }
-            let amount = if self.lowers_first(statement.key, component, entry).await? { Decimal::ZERO } else { amount };
+            let amount = if self.lowers_first(statement.key, component, entry).await? {
+                Decimal::ZERO
+            } else {
+                amount
+            };
             usages.push(self.with_options(statement.key, component, amount).await?);
         }
         Ok((!usages.is_empty()).then_some(usages))
@@ -151,7 +156,12 @@ impl Cycle {
 
     /// Whether a person decided that a component is to be lowered to nothing before it is reported: an older server counts
     /// what it holds against the limit, too (observed).
-    async fn lowers_first(&self, key: StatementKey, component: &str, entry: &Entry) -> Result<bool, CycleError> {
+    async fn lowers_first(
+        &self,
+        key: StatementKey,
+        component: &str,
+        entry: &Entry,
+    ) -> Result<bool, CycleError> {
         let Some(accepted) = entry.acknowledged.as_ref().filter(|known| !known.amount.is_zero()) else {
             return Ok(false);
         };
@@ -196,7 +206,10 @@ impl Cycle {
 
     /// Whether the statement may be sent now: the plan period to name and the date to send. `None`: it may not, and why is
     /// recorded.
-    async fn passage(&self, statement: &Statement) -> Result<Option<(Option<Uuid>, Option<Timestamp>)>, CycleError> {
+    async fn passage(
+        &self,
+        statement: &Statement,
+    ) -> Result<Option<(Option<Uuid>, Option<Timestamp>)>, CycleError> {
         let key = statement.key;
         let server = self.of.server_time().await?;
         let part = self.part_of(key).await?;
@@ -234,7 +247,9 @@ impl Cycle {
         let Some((plan_period, date)) = passage else {
             let ids = call.ids;
             return Ok(self
-                .ledger(move |ledger| ledger.conclude(&ids, Outcome::Refused, "not sent: its time was over", now))
+                .ledger(move |ledger| {
+                    ledger.conclude(&ids, Outcome::Refused, "not sent: its time was over", now)
+                })
                 .await?);
         };
         let report = SetUsage { resource: key.resource, plan_period, date, usages: call.usages.clone() };

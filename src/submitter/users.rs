@@ -18,7 +18,11 @@ use crate::waldur::refusal::Refusal;
 use crate::waldur::report::UserAmount;
 
 impl Cycle {
-    pub(super) async fn send_users(self: Arc<Self>, due: Vec<StatementKey>, which: Shares) -> Result<(), CycleError> {
+    pub(super) async fn send_users(
+        self: Arc<Self>,
+        due: Vec<StatementKey>,
+        which: Shares,
+    ) -> Result<(), CycleError> {
         if due.is_empty() {
             return Ok(());
         }
@@ -28,7 +32,13 @@ impl Cycle {
     async fn users_of(&self, key: StatementKey, which: Shares) -> Result<(), CycleError> {
         let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
         let server = self.of.server_time().await?;
-        let ended = has_ended(&self.of.zone().await?, key.period, &server);
+        let part = self.part_of(key).await?;
+        let ended = has_ended(&self.of.zone().await?, key.period, &server)
+            || part.split && part.end.is_some_and(|end| end <= server.now);
+        if !self.users_are_known(key.resource).await? {
+            // The server links a share to its user only when it is first made.
+            return Ok(());
+        }
         for (component, users) in wanted(&statement, which, ended) {
             if self.stopped() {
                 return Ok(());
@@ -41,6 +51,14 @@ impl Cycle {
             }
         }
         Ok(())
+    }
+
+    /// Whether the offering's users were listed, or can't be.
+    async fn users_are_known(&self, resource: Uuid) -> Result<bool, CycleError> {
+        let offering =
+            self.ledger(move |ledger| ledger.resource(resource)).await?.map(|known| known.offering);
+        let Some(offering) = offering.filter(|offering| !offering.is_nil()) else { return Ok(true) };
+        Ok(self.ledger(move |ledger| ledger.freshness(offering)).await?.users.is_some())
     }
 
     /// Sends the shares of one component's users. False: nothing more for this resource now.
@@ -79,8 +97,10 @@ impl Cycle {
                         break; // It named nobody: one by one.
                     }
                 }
-                // It does not say whose: one by one.
+                // It does not say whose: one by one. Or it may be a server that has no such call, behind something that
+                // answers in its place.
                 Err(Failure::Refused { .. }) => break,
+                Err(Failure::Unknown { status: Some(_), retry_after: None, .. }) if bulk.is_none() => break,
                 Err(failure) => return self.user_call_failed(key, failure).await,
             }
         }
@@ -242,7 +262,8 @@ fn wanted(statement: &Statement, which: Shares, ended: bool) -> BTreeMap<String,
     let mut wanted: BTreeMap<String, Vec<(String, Decimal)>> = BTreeMap::new();
     for ((component, user), entry) in &statement.users {
         let Some(total) = statement.components.get(component) else { continue };
-        let to_nothing = total.posted.is_some_and(|posted| posted.is_zero()) && total.to_send() && !total.held().is_zero();
+        let to_nothing =
+            total.posted.is_some_and(|posted| posted.is_zero()) && total.to_send() && !total.held().is_zero();
         let amount = match (which, ended) {
             (Shares::BeforeTotals, _) => {
                 entry.posted.filter(|posted| to_nothing && posted.is_zero() && entry.to_send())
@@ -254,7 +275,10 @@ fn wanted(statement: &Statement, which: Shares, ended: bool) -> BTreeMap<String,
             }
             (Shares::AfterTotals, true) => {
                 let disputed = entry.block.as_ref().is_some_and(|block| block.state != "stranded");
-                entry.to_complete().or_else(|| open_again(entry)).filter(|_| total.acknowledged.is_some() && !disputed)
+                entry
+                    .to_complete()
+                    .or_else(|| open_again(entry))
+                    .filter(|_| total.acknowledged.is_some() && !disputed)
             }
         };
         if let Some(amount) = amount {

@@ -113,7 +113,8 @@ impl Client {
     /// Whether the token is another than the one that was refused last; also where this process has seen none refused.
     pub fn token_was_replaced(&self) -> bool {
         let refused = self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let same = |refused: &Arc<SecretString>| refused.expose_secret() == self.token.current().expose_secret();
+        let same =
+            |refused: &Arc<SecretString>| refused.expose_secret() == self.token.current().expose_secret();
         !refused.as_ref().is_some_and(same)
     }
 

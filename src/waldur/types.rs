@@ -137,8 +137,9 @@ pub struct PeriodUsage {
     pub uuid: Uuid,
     #[serde(rename = "type")]
     pub component: String,
-    #[serde(deserialize_with = "strict_decimal")]
-    pub usage: Decimal,
+    /// For people; what counts is read from the row itself.
+    #[serde(default, deserialize_with = "opt_decimal")]
+    pub usage: Option<Decimal>,
     #[serde(default, deserialize_with = "opt_time")]
     pub date: Option<Timestamp>,
     #[serde(default, deserialize_with = "any_text")]

@@ -220,7 +220,11 @@ impl Client {
     }
 
     /// The users' shares of all components of an offering's resources in one month. As below, the month can't be checked.
-    pub async fn list_user_usages_of(&self, offering: Uuid, period: Date) -> Result<Vec<UserUsageRow>, Failure> {
+    pub async fn list_user_usages_of(
+        &self,
+        offering: Uuid,
+        period: Date,
+    ) -> Result<Vec<UserUsageRow>, Failure> {
         let query = [
             ("offering_uuid", offering.as_simple().to_string()),
             ("component_usage__billing_period", period.first_of_month().to_string()),

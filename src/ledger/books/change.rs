@@ -71,8 +71,15 @@ fn apply(
     if before != after {
         carry_out(connection, in_force, &recorded, month, now)?;
     }
+    let since = month.to_string();
     for words in &changes {
-        tell(connection, About::default(), EventKind::Rules, &format!("the rules were changed: {words}"), now)?;
+        tell(
+            connection,
+            About { period: &since, ..About::default() },
+            EventKind::Rules,
+            &format!("the rules were changed: {words}"),
+            now,
+        )?;
     }
     Ok(changes)
 }
@@ -98,7 +105,10 @@ fn carry_out(
     for (series, collector, labels) in &series {
         place(connection, version, *series, (collector, labels), now)?;
         let (was, is) = (before.in_month(month).of(collector), version.of(collector));
-        if changed_hands || was.map(counting) != is.map(counting) || !same_place(connection, before.in_month(month), version, *series)? {
+        if changed_hands
+            || was.map(counting) != is.map(counting)
+            || !same_place(connection, before.in_month(month), version, *series)?
+        {
             otherwise.push(*series);
         }
     }
@@ -216,7 +226,8 @@ fn merge(connection: &Connection, source: i64, newer: i64) -> rusqlite::Result<(
         [newer, source],
     )?;
     connection.execute("UPDATE identity SET source = ?2 WHERE source = ?1", [newer, source])?;
-    connection.execute("DELETE FROM same_ids WHERE source IN (?1, ?2) OR other IN (?1, ?2)", [source, newer])?;
+    connection
+        .execute("DELETE FROM same_ids WHERE source IN (?1, ?2) OR other IN (?1, ?2)", [source, newer])?;
     connection.execute("DELETE FROM source WHERE id = ?1", [newer])?;
     Ok(())
 }
@@ -258,16 +269,20 @@ fn rule_changes(before: &[Rules], after: &[Rules], month: BillingPeriod) -> Vec<
                     meter.component, now.factor, meter.factor
                 )),
                 Some(now) if now != meter => {
-                    changes.push(format!("{name}: the rule for {} changed, from {month} on", meter.component));
+                    changes
+                        .push(format!("{name}: the rule for {} changed, from {month} on", meter.component));
                 }
                 Some(_) => {}
             }
         }
         let known = |meter: &&crate::metering::meter::Meter| {
-            !old.meters.iter().any(|other| other.component == meter.component && other.reading == meter.reading)
+            !old.meters
+                .iter()
+                .any(|other| other.component == meter.component && other.reading == meter.reading)
         };
         for meter in new.meters.iter().filter(known) {
-            changes.push(format!("{name}: {} is made of {}, from {month} on", meter.component, meter.reading));
+            changes
+                .push(format!("{name}: {} is made of {}, from {month} on", meter.component, meter.reading));
         }
     }
     for new in after.iter().filter(|new| !before.iter().any(|old| old.collector == new.collector)) {

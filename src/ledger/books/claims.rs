@@ -54,7 +54,9 @@ pub(super) fn claim(
         return Ok(Verdict::Free);
     }
     let now = in_force.in_month(month);
-    if held != Some(posted) && let Some(words) = counted_twice(connection, now, resource, component)? {
+    if held != Some(posted)
+        && let Some(words) = counted_twice(connection, now, resource, component)?
+    {
         let held = held.unwrap_or_default();
         let words = format!("{words}: by these rules it is {posted:.2}, Waldur holds {held:.2}");
         return Ok(Verdict::Held(Claim { reason: "same_ids", words }));
@@ -76,9 +78,12 @@ pub(super) fn claim(
             continue;
         }
         for (of, was) in taken_over(connection, (before, now), (resource, component), since)? {
-            let Some(held) = accepted(connection, &of, period, &was)?.filter(|held| !held.is_zero()) else { continue };
+            let Some(held) = accepted(connection, &of, period, &was)?.filter(|held| !held.is_zero()) else {
+                continue;
+            };
             if !is_decided(connection, &of, period, &was)? {
-                let name = if of == resource { String::new() } else { format!(" of {}", name(connection, &of)?) };
+                let name =
+                    if of == resource { String::new() } else { format!(" of {}", name(connection, &of)?) };
                 let words = format!(
                     "the rules were changed: usage that was reported as {was}{name}, of which Waldur holds {held:.2}, would \
                      be reported as {component}, too"
@@ -91,7 +96,12 @@ pub(super) fn claim(
 }
 
 /// What the server accepted of a component in a month, all parts together.
-fn accepted(connection: &Connection, resource: &str, period: &str, component: &str) -> rusqlite::Result<Option<Decimal>> {
+fn accepted(
+    connection: &Connection,
+    resource: &str,
+    period: &str,
+    component: &str,
+) -> rusqlite::Result<Option<Decimal>> {
     sum(
         connection,
         "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND current = 1
@@ -116,7 +126,12 @@ fn sum(
     Ok(sum)
 }
 
-fn is_decided(connection: &Connection, resource: &str, period: &str, component: &str) -> rusqlite::Result<bool> {
+fn is_decided(
+    connection: &Connection,
+    resource: &str,
+    period: &str,
+    component: &str,
+) -> rusqlite::Result<bool> {
     let recorded: i64 =
         connection.prepare_cached("SELECT max(recorded) FROM rules")?.query_row([], |row| row.get(0))?;
     connection
@@ -196,7 +211,11 @@ fn series_of(
 }
 
 /// The components that a version of the rules makes of a series.
-fn components_of(connection: &Connection, version: &Version, series: i64) -> rusqlite::Result<BTreeSet<Component>> {
+fn components_of(
+    connection: &Connection,
+    version: &Version,
+    series: i64,
+) -> rusqlite::Result<BTreeSet<Component>> {
     let (collector, name): (String, String) = connection
         .prepare_cached(
             "SELECT source.collector, source.name FROM series JOIN source ON source.id = series.source WHERE series.id = ?",

@@ -68,11 +68,17 @@ fn oldest(
     Ok((ended <= now && !waits).then_some(period))
 }
 
-fn compact(connection: &Connection, in_force: &InForce, period: BillingPeriod) -> rusqlite::Result<Compacted> {
+fn compact(
+    connection: &Connection,
+    in_force: &InForce,
+    period: BillingPeriod,
+) -> rusqlite::Result<Compacted> {
     let cut = micros(in_force.zone.end(period));
     let series: Vec<(i64, i64)> = connection
-        .prepare("SELECT DISTINCT series.id, series.source FROM reading JOIN series ON series.id = reading.series
-                  WHERE reading.at < ?")?
+        .prepare(
+            "SELECT DISTINCT series.id, series.source FROM reading JOIN series ON series.id = reading.series
+                  WHERE reading.at < ?",
+        )?
         .query_map([cut], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     let mut done = Compacted::default();
@@ -89,7 +95,9 @@ fn compact(connection: &Connection, in_force: &InForce, period: BillingPeriod) -
         done.readings += connection
             .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at < ?2")?
             .execute([series, cut])?;
-        connection.prepare_cached("UPDATE series SET compacted = ?2 WHERE id = ?1")?.execute([series, cut])?;
+        connection
+            .prepare_cached("UPDATE series SET compacted = ?2 WHERE id = ?1")?
+            .execute([series, cut])?;
         done.series += 1;
     }
     Ok(done)

@@ -178,7 +178,9 @@ struct Counter<'a> {
     /// Segments whose quantities changed, by series and source.
     changed: BTreeSet<(i64, i64, Segment)>,
     /// Readings that came with this run and that are not what they seem, in words, by series and segment.
-    told: Vec<(i64, i64, Segment, String)>,
+    told: Vec<(i64, i64, Segment, EventKind, String)>,
+    /// Collectors with readings of months whose rules do not know them.
+    unruled: BTreeSet<(String, BillingPeriod)>,
 }
 
 impl<'a> Counter<'a> {
@@ -193,6 +195,7 @@ impl<'a> Counter<'a> {
             runs: HashMap::new(),
             changed: BTreeSet::new(),
             told: Vec::new(),
+            unruled: BTreeSet::new(),
         })
     }
 
@@ -204,9 +207,11 @@ impl<'a> Counter<'a> {
                     .connection
                     .prepare_cached("SELECT collector, name FROM source WHERE id = ?")?
                     .query_row([source], |row| Ok((row.get(0)?, row.get(1)?)))?;
-                let rules = self.in_force.effective().into_iter().filter_map(|version| version.of(&collector));
+                let rules =
+                    self.in_force.effective().into_iter().filter_map(|version| version.of(&collector));
                 let meters = rules.flat_map(|rules| &rules.meters).filter(|meter| meter.reading == name);
-                let mut measures: BTreeSet<Measure> = meters.filter_map(|meter| meter.measure(kind).ok()).collect();
+                let mut measures: BTreeSet<Measure> =
+                    meters.filter_map(|meter| meter.measure(kind).ok()).collect();
                 if measures.is_empty() {
                     measures.insert(plain(kind));
                 }
@@ -248,6 +253,7 @@ impl<'a> Counter<'a> {
     ) -> rusqlite::Result<()> {
         for (segment, part) in parts {
             if !self.counted(facts.source, facts.kind, segment.period).measures.contains(&measure) {
+                self.note_unruled(facts, segment.period);
                 continue;
             }
             self.quantities.add(facts.series, measure, segment, month, part)?;
@@ -256,18 +262,30 @@ impl<'a> Counter<'a> {
         Ok(())
     }
 
+    /// Notes readings of a month whose rules do not know their collector, which rules of later months do.
+    fn note_unruled(&mut self, facts: &SeriesFacts, period: BillingPeriod) {
+        let Some((collector, _, _)) = self.sources.get(&facts.source) else { return };
+        let known = self.in_force.in_month(period).of(collector).is_some();
+        if !known && self.in_force.latest().of(collector).is_some() {
+            self.unruled.insert((collector.clone(), period));
+        }
+    }
+
     /// A delta needs no neighbours: what it adds can be taken back when it is replaced.
     fn exchange(&mut self, facts: &SeriesFacts, change: &Change) -> rusqlite::Result<()> {
         for &measure in facts.measures.iter() {
             let mut parts: BTreeMap<(BillingPeriod, Segment), Quantity> = BTreeMap::new();
-            for (point, taken) in
-                change.added.iter().map(|point| (point, false)).chain(change.removed.iter().map(|point| (point, true)))
+            for (point, taken) in change
+                .added
+                .iter()
+                .map(|point| (point, false))
+                .chain(change.removed.iter().map(|point| (point, true)))
             {
                 let month = self.in_force.zone.period_of(point.at);
                 for (segment, part) in sum(limit(measure), point, &facts.timeline) {
                     if !taken && part.holds > 0 {
-                        let words = oddity(self.connection, facts.series, point, &part)?;
-                        self.told.push((facts.series, facts.source, segment, words));
+                        let (kind, words) = oddity(self.connection, facts.series, point, &part)?;
+                        self.told.push((facts.series, facts.source, segment, kind, words));
                     }
                     let sums = parts.entry((month, segment)).or_default();
                     if taken { sums.take_back(part) } else { sums.absorb(part) }
@@ -294,7 +312,9 @@ impl<'a> Counter<'a> {
         let (start, name) = (micros(zone.start(month)), month.to_string());
         let gone: Vec<(i64, String)> = self
             .connection
-            .prepare_cached("SELECT DISTINCT segment, period FROM quantity WHERE series = ?1 AND month >= ?2")?
+            .prepare_cached(
+                "SELECT DISTINCT segment, period FROM quantity WHERE series = ?1 AND month >= ?2",
+            )?
             .query_map(params![facts.series, name], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
         for (segment, period) in gone {
@@ -305,7 +325,9 @@ impl<'a> Counter<'a> {
         }
         let before: Option<String> = self
             .connection
-            .prepare_cached("SELECT state FROM month_state WHERE series = ?1 AND month >= ?2 ORDER BY month LIMIT 1")?
+            .prepare_cached(
+                "SELECT state FROM month_state WHERE series = ?1 AND month >= ?2 ORDER BY month LIMIT 1",
+            )?
             .query_row(params![facts.series, name], |row| row.get(0))
             .optional()?;
         let state = match before {
@@ -383,8 +405,8 @@ impl<'a> Counter<'a> {
             for (place, (measure, trail)) in trails.iter_mut().enumerate() {
                 for (segment, part) in trail.advance(*measure, point.clone(), &facts.timeline) {
                     if tells && part.resets + part.dips + part.holds > 0 {
-                        let words = oddity(self.connection, facts.series, &point, &part)?;
-                        self.told.push((facts.series, facts.source, segment, words));
+                        let (kind, words) = oddity(self.connection, facts.series, &point, &part)?;
+                        self.told.push((facts.series, facts.source, segment, kind, words));
                     }
                     parts.entry((place, segment)).or_default().absorb(part);
                 }
@@ -424,7 +446,16 @@ impl<'a> Counter<'a> {
 
     /// Tells of readings that are not what they seem, once each.
     fn tell(&mut self) -> rusqlite::Result<()> {
-        for (series, source, segment, words) in std::mem::take(&mut self.told) {
+        for (collector, period) in std::mem::take(&mut self.unruled) {
+            let month = period.to_string();
+            let about = About { period: &month, ..About::default() };
+            let words = format!(
+                "readings of {collector} in {period} are not counted: the rules of that month do not know it (where it goes \
+                 on in place of another collector, `continues: NAME` says so)"
+            );
+            tell(self.connection, about, EventKind::Readings, &words, self.in_force.zone.start(period))?;
+        }
+        for (series, source, segment, event, words) in std::mem::take(&mut self.told) {
             let version = self.in_force.in_month(segment.period);
             let target = placed(self.connection, version, series)?.target;
             let mappings = target.map(|target| self.timelines.mappings(target)).transpose()?;
@@ -434,7 +465,7 @@ impl<'a> Counter<'a> {
             let components = self.counted(source, kind, segment.period).components.clone();
             for component in &components {
                 let about = About { resource: resource.unwrap_or_default(), period: &period, component };
-                tell(self.connection, about, EventKind::Counter, &words, segment.start)?;
+                tell(self.connection, about, event, &words, segment.start)?;
             }
         }
         Ok(())
@@ -490,7 +521,12 @@ fn plain(kind: Kind) -> Measure {
 }
 
 /// What is odd about a reading, for people.
-fn oddity(connection: &Connection, series: i64, point: &Point, part: &Quantity) -> rusqlite::Result<String> {
+fn oddity(
+    connection: &Connection,
+    series: i64,
+    point: &Point,
+    part: &Quantity,
+) -> rusqlite::Result<(EventKind, String)> {
     let (name, labels): (String, String) = connection
         .prepare_cached(
             "SELECT source.name, series.labels FROM series JOIN source ON source.id = series.source WHERE series.id = ?",
@@ -505,13 +541,19 @@ fn oddity(connection: &Connection, series: i64, point: &Point, part: &Quantity) 
     let from = before.map(|before| format!("from {before} ")).unwrap_or_default();
     let to = point.value.map(|value| value.to_string()).unwrap_or_default();
     let what = if part.holds > 0 {
-        format!("held: {} of it is more than can be believed, and is not counted", part.held)
+        format!(
+            "held: {} of it is not counted, because it is more than the meter's `at_most`, or ten times the highest rate \
+             that it has shown, allows",
+            part.held
+        )
     } else if part.resets > 0 {
         "it started anew, and counts from nothing".to_owned()
     } else {
         "it fell, and counts on from its old level once that is passed".to_owned()
     };
-    Ok(format!("`{name}` {labels} goes {from}to {to} at {}: {what}", point.at))
+    let kind = if part.holds > 0 { EventKind::Held } else { EventKind::Counter };
+    let words = format!("`{name}` {labels} goes {from}to {to} at {}: {what}", point.at);
+    Ok((kind, words))
 }
 
 /// No reading is from before.

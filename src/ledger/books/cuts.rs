@@ -43,7 +43,11 @@ pub(in crate::ledger) fn plans(
 }
 
 /// Where everything of this resource is cut.
-fn of_resource(connection: &Connection, zone: &BillingZone, resource: &str) -> rusqlite::Result<Vec<Timestamp>> {
+fn of_resource(
+    connection: &Connection,
+    zone: &BillingZone,
+    resource: &str,
+) -> rusqlite::Result<Vec<Timestamp>> {
     let mut cuts = plan_cuts(connection, zone, resource)?;
     let openings = connection
         .prepare_cached("SELECT DISTINCT at FROM opening WHERE resource = ?")?

@@ -204,7 +204,15 @@ impl<'a> Store<'a> {
         }
         let facts = self.run.known.facts(&name, &labels);
         self.insert.execute(params![
-            series, row.at, row.start, row.id, row.value, row.epoch, row.began, row.shared, self.run.id
+            series,
+            row.at,
+            row.start,
+            row.id,
+            row.value,
+            row.epoch,
+            row.began,
+            row.shared,
+            self.run.id
         ])?;
         if !row.id.is_empty() {
             self.connection
@@ -350,12 +358,13 @@ impl<'a> Store<'a> {
     }
 
     fn met(&self, id: i64, source: &Source) -> rusqlite::Result<Met> {
-        self.connection
-            .prepare_cached("SELECT compacted, last FROM series WHERE id = ?")?
-            .query_row([id], |row| {
+        self.connection.prepare_cached("SELECT compacted, last FROM series WHERE id = ?")?.query_row(
+            [id],
+            |row| {
                 let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
                 Ok(Met { id, source: source.id, kind: source.kind, compacted: at(0)?, last: at(1)? })
-            })
+            },
+        )
     }
 
     /// What is read at (a query, a request) has changed since the run at `before`: what this run has read again of that time
@@ -369,7 +378,8 @@ impl<'a> Store<'a> {
         let sources: Vec<(String, Source)> =
             self.sources.iter().map(|(name, source)| (name.clone(), source.clone())).collect();
         for (name, source) in sources {
-            let Some(from) = self.read_from.get(&source.id).copied().filter(|from| *from < micros(before)) else {
+            let Some(from) = self.read_from.get(&source.id).copied().filter(|from| *from < micros(before))
+            else {
                 continue;
             };
             let old: Vec<(i64, Row)> = self
@@ -420,7 +430,10 @@ impl<'a> Store<'a> {
                 let source = Source { id: row.get(1)?, kind, others: Vec::new() };
                 Ok((row.get(0)?, source, row.get(3)?, row.get(4)?))
             })?
-            .filter(|row| row.as_ref().map_or(true, |(id, _, name, _)| !self.seen.contains(id) && !told.contains_key(name)))
+            .filter(|row| {
+                row.as_ref()
+                    .map_or(true, |(id, _, name, _)| !self.seen.contains(id) && !told.contains_key(name))
+            })
             .collect::<rusqlite::Result<_>>()?;
         for (series, source, name, labels) in unseen {
             if self.run.withholds(&name, &labels) {
@@ -438,7 +451,13 @@ impl<'a> Store<'a> {
 
     /// Marks the end of a gauge that a source with history tells. A reading of the same instant knows better, and what is
     /// compacted stays as it is. A counter of such a source goes on where it comes back.
-    pub(super) fn end(&mut self, name: &str, labels: &str, at: Timestamp, touched: &mut Touched) -> rusqlite::Result<()> {
+    pub(super) fn end(
+        &mut self,
+        name: &str,
+        labels: &str,
+        at: Timestamp,
+        touched: &mut Touched,
+    ) -> rusqlite::Result<()> {
         let known = self
             .connection
             .prepare_cached(
@@ -446,7 +465,9 @@ impl<'a> Store<'a> {
                  WHERE source.collector = ?1 AND source.name = ?2 AND source.kind = 'gauge'
                    AND series.labels = ?3 AND ?4 >= coalesce(series.compacted, ?4)",
             )?
-            .query_row(params![self.run.collector, name, labels, micros(at)], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row(params![self.run.collector, name, labels, micros(at)], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
             .optional()?;
         let Some((series, source)) = known else { return Ok(()) };
         let met = self.met(series, &Source { id: source, kind: Kind::Gauge, others: Vec::new() })?;
@@ -467,7 +488,15 @@ impl<'a> Store<'a> {
         let (id, value, epoch, began) = (String::new(), None, None, None);
         let row = Row { at: micros(at), start: 0, id, value, epoch, began, shared: false };
         self.insert.execute(params![
-            met.id, row.at, row.start, row.id, row.value, row.epoch, row.began, row.shared, self.run.id
+            met.id,
+            row.at,
+            row.start,
+            row.id,
+            row.value,
+            row.epoch,
+            row.began,
+            row.shared,
+            self.run.id
         ])?;
         let facts = self.run.known.facts(name, labels);
         touched.meet(met).added(row.point(facts));
@@ -517,7 +546,8 @@ pub(super) type Ends = BTreeMap<String, Vec<(String, Timestamp)>>;
 /// The ends that a run tells.
 pub(super) fn ends_of(connection: &Connection, run: i64) -> rusqlite::Result<Ends> {
     let mut ends = Ends::new();
-    let mut query = connection.prepare_cached("SELECT name, labels, at FROM queued_end WHERE run = ? ORDER BY name, at")?;
+    let mut query = connection
+        .prepare_cached("SELECT name, labels, at FROM queued_end WHERE run = ? ORDER BY name, at")?;
     let mut rows = query.query([run])?;
     while let Some(row) = rows.next()? {
         let of_name = ends.entry(row.get(0)?).or_default();

@@ -138,7 +138,8 @@ impl Ledger {
                 }
                 Ok(if failed.is_some() { Recorded { failed, ..Recorded::default() } } else { recorded })
             })();
-            let mut recorded: Recorded = counted.map_err(|error| LedgerError::from_sqlite(&ledger.path, error))?;
+            let mut recorded: Recorded =
+                counted.map_err(|error| LedgerError::from_sqlite(&ledger.path, error))?;
             recorded.quarantined.splice(0..0, refused);
             Ok((recorded, look(ledger)?))
         })
@@ -146,11 +147,7 @@ impl Ledger {
 
     /// Notes from where a collector is read, if that is earlier than all before, and returns from where it is to be read
     /// now: until it has succeeded once, from the earliest.
-    pub fn reads_from(
-        &mut self,
-        collector: &str,
-        since: Timestamp,
-    ) -> Result<Timestamp, LedgerError> {
+    pub fn reads_from(&mut self, collector: &str, since: Timestamp) -> Result<Timestamp, LedgerError> {
         self.transact(|connection, in_force| {
             connection
                 .prepare_cached("INSERT INTO collector (name) VALUES (?1) ON CONFLICT (name) DO NOTHING")?
@@ -320,7 +317,11 @@ pub(super) fn count_run(
 }
 
 /// When the last run was that did not fail, if it looked at something else.
-fn run_of_another_scope(connection: &Connection, run: &Head, scope: &str) -> rusqlite::Result<Option<Timestamp>> {
+fn run_of_another_scope(
+    connection: &Connection,
+    run: &Head,
+    scope: &str,
+) -> rusqlite::Result<Option<Timestamp>> {
     let last: Option<(i64, String)> = connection
         .prepare_cached(
             "SELECT at, scope FROM run WHERE collector = ?1 AND id < ?2 AND outcome <> 'failed' ORDER BY id DESC LIMIT 1",

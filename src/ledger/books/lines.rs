@@ -90,9 +90,9 @@ impl<'a> LineRows<'a> {
 
     /// The lines that the server was told of, or was about to be.
     pub(super) fn were_sent(&mut self, place: Place<'_>) -> rusqlite::Result<Vec<(i64, String)>> {
-        let rows = self
-            .sent
-            .query_map(params![place.resource, place.period, place.component], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows = self.sent.query_map(params![place.resource, place.period, place.component], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
         rows.collect()
     }
 

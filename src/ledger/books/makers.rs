@@ -35,7 +35,11 @@ impl Makers<'_> {
     }
 
     /// The meters that may make the component of this resource.
-    pub(in crate::ledger) fn of(&self, connection: &Connection, resource: &str) -> rusqlite::Result<Vec<Maker<'_>>> {
+    pub(in crate::ledger) fn of(
+        &self,
+        connection: &Connection,
+        resource: &str,
+    ) -> rusqlite::Result<Vec<Maker<'_>>> {
         let offering: Option<String> = connection
             .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
             .query_row([resource], |row| row.get(0))

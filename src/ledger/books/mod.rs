@@ -2,23 +2,23 @@
 //!
 //! In the order of the list below, each file imports only what stands above it. Nothing here knows how usage is sent.
 
-mod row;
-mod spent;
-pub(in crate::ledger) mod quantities;
-pub(in crate::ledger) mod targets;
-mod place;
-pub(in crate::ledger) mod cuts;
+pub(in crate::ledger) mod adjustment;
+pub mod catalog;
+pub mod change;
+mod claims;
+pub mod compact;
 pub(in crate::ledger) mod count;
+pub(in crate::ledger) mod cuts;
+pub mod future;
 mod identity;
-pub(in crate::ledger) mod unstated;
 pub mod ingest;
 pub(in crate::ledger) mod lines;
-pub(in crate::ledger) mod adjustment;
 pub mod makers;
-mod claims;
-pub mod statements;
-pub mod change;
-pub mod catalog;
-pub mod future;
-pub mod compact;
+mod place;
+pub(in crate::ledger) mod quantities;
 pub mod recount;
+mod row;
+mod spent;
+pub mod statements;
+pub(in crate::ledger) mod targets;
+pub(in crate::ledger) mod unstated;

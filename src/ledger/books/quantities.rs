@@ -123,7 +123,8 @@ impl<'a> Quantities<'a> {
         part: Quantity,
     ) -> rusqlite::Result<()> {
         let (measure, start, month) = (measure.name(), micros(segment.start), month.to_string());
-        let known = self.load.query_row(params![series, measure, start, month], |row| quantity(row, 0)).optional()?;
+        let known =
+            self.load.query_row(params![series, measure, start, month], |row| quantity(row, 0)).optional()?;
         let mut quantity = known.unwrap_or_default();
         quantity.absorb(part);
         if quantity == Quantity::default() {

@@ -26,7 +26,11 @@ pub struct Difference {
 
 impl Ledger {
     /// Counts everything again (or only from a month on) and keeps the result. Returns what differed.
-    pub fn recount_all(&mut self, from: Option<BillingPeriod>, now: Timestamp) -> Result<Vec<Difference>, LedgerError> {
+    pub fn recount_all(
+        &mut self,
+        from: Option<BillingPeriod>,
+        now: Timestamp,
+    ) -> Result<Vec<Difference>, LedgerError> {
         self.count_queued()?;
         self.transact(|connection, in_force| recount(connection, in_force, from, now))
     }

@@ -31,9 +31,8 @@ use crate::metering::statement::Amounts;
 impl Ledger {
     /// States anew whatever changed since it was last stated; returns how many components that were.
     pub fn state(&mut self, now: Timestamp) -> Result<usize, LedgerError> {
-        let waiting = self.look(|connection| {
-            connection.prepare_cached("SELECT 1 FROM unstated LIMIT 1")?.exists([])
-        })?;
+        let waiting =
+            self.look(|connection| connection.prepare_cached("SELECT 1 FROM unstated LIMIT 1")?.exists([]))?;
         if !waiting {
             return Ok(0);
         }
@@ -147,20 +146,35 @@ impl Stating<'_> {
         };
         for (key, old) in before.iter().filter(|((_, user), _)| user.is_empty()) {
             let new = after.get(key);
-            let amount = |line: Option<&Line>| line.and_then(|line| decimal(line.posted.clone())).unwrap_or_default();
+            let amount =
+                |line: Option<&Line>| line.and_then(|line| decimal(line.posted.clone())).unwrap_or_default();
             let (was, is) = (amount(Some(old)), amount(new));
             if new.is_some_and(|new| new.posted.is_none()) || old.posted.is_none() {
                 continue;
             }
             let by_rules = self.rules_changed_since(key)?;
-            let jumps = !was.is_zero() && was.checked_mul(Decimal::TEN).is_some_and(|limit| is >= limit) && was > Decimal::ONE;
+            let jumps = !was.is_zero()
+                && was.checked_mul(Decimal::TEN).is_some_and(|limit| is >= limit)
+                && was > Decimal::ONE;
             if by_rules && is != was {
                 let words = format!("{was:.2} becomes {is:.2}, because the rules were changed");
                 tell(self.connection, about, EventKind::Rules, &words, now)?;
             } else if is < was {
-                tell(self.connection, about, EventKind::Amount, &format!("falls from {was:.2} to {is:.2}"), now)?;
+                tell(
+                    self.connection,
+                    about,
+                    EventKind::Amount,
+                    &format!("falls from {was:.2} to {is:.2}"),
+                    now,
+                )?;
             } else if jumps {
-                tell(self.connection, about, EventKind::Amount, &format!("jumps from {was:.2} to {is:.2}"), now)?;
+                tell(
+                    self.connection,
+                    about,
+                    EventKind::Amount,
+                    &format!("jumps from {was:.2} to {is:.2}"),
+                    now,
+                )?;
             }
         }
         if let Some(held) = after.values().find(|line| line.held.is_some())
@@ -208,8 +222,14 @@ impl Stating<'_> {
             // Quantities of one series in one part are put together first: a mean is of all its time.
             let mut by_series: BTreeMap<(i64, i64), Weighed> = BTreeMap::new();
             let (measure, weighs) = (maker.measure.name(), !maker.meter.weighing.is_even());
-            let mut rows =
-                query.query(params![self.version.id, maker.source, place.resource, measure, place.period, weighs])?;
+            let mut rows = query.query(params![
+                self.version.id,
+                maker.source,
+                place.resource,
+                measure,
+                place.period,
+                weighs
+            ])?;
             while let Some(row) = rows.next()? {
                 let (target, segment): (i64, i64) = (row.get(2)?, row.get(3)?);
                 let mappings = timelines.mappings(target)?;
@@ -249,7 +269,8 @@ impl Stating<'_> {
                 if !can_be_carried([maker.measure]) && whole < month {
                     amount = amount * Exact::ratio(whole, month).unwrap_or_else(Exact::one);
                 }
-                let amounts = &mut parts.entry(part).or_insert_with(|| Made::new(maker.meter.rounding)).amounts;
+                let amounts =
+                    &mut parts.entry(part).or_insert_with(|| Made::new(maker.meter.rounding)).amounts;
                 amounts.total += amount.clone();
                 amounts.additive &= Meter::additive(maker.measure);
                 if let Some(user) = user {
@@ -351,7 +372,8 @@ fn apply(moved: &Moved, lines: &mut Lines) {
     }
     for (user, from) in &moved.from {
         let mut rest = *from;
-        let parts: Vec<i64> = lines.keys().filter(|(_, of)| of == user).map(|(part, _)| *part).rev().collect();
+        let parts: Vec<i64> =
+            lines.keys().filter(|(_, of)| of == user).map(|(part, _)| *part).rev().collect();
         for part in parts {
             let Some(line) = lines.get_mut(&(part, user.clone())) else { continue };
             let Some(posted) = decimal(line.posted.clone()) else { continue };

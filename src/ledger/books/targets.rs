@@ -48,7 +48,8 @@ pub(super) fn find(
         .collect::<rusqlite::Result<_>>()?;
     if found.len() > 1 {
         // Of several, those that the last listing still has.
-        let last = |(_, _, refreshed): &(String, String, i64)| listed.is_none_or(|listed| *refreshed >= listed);
+        let last =
+            |(_, _, refreshed): &(String, String, i64)| listed.is_none_or(|listed| *refreshed >= listed);
         if found.iter().any(last) {
             found.retain(last);
         }
@@ -64,7 +65,9 @@ pub(super) fn find(
         ([one], _, _) | ([], [one], _) => Found::One((*one).clone()),
         ([], [], [(one, ..)]) => Found::One(one.clone()),
         ([], [], _) => Found::Nothing,
-        ([], several, _) | (several, _, _) => Found::Several(several.iter().map(|uuid| (*uuid).clone()).collect()),
+        ([], several, _) | (several, _, _) => {
+            Found::Several(several.iter().map(|uuid| (*uuid).clone()).collect())
+        }
     })
 }
 
@@ -121,9 +124,7 @@ pub(super) fn map(
              ON CONFLICT (target, since) DO UPDATE SET resource = ?3, provisional = ?4",
         )?
         .execute(params![target, micros(since), resource, provisional])?;
-    connection
-        .prepare_cached("UPDATE target SET unmatched_since = NULL WHERE id = ?")?
-        .execute([target])?;
+    connection.prepare_cached("UPDATE target SET unmatched_since = NULL WHERE id = ?")?.execute([target])?;
     Ok(())
 }
 

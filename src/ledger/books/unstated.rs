@@ -11,7 +11,10 @@ use crate::ledger::db::columns::micros;
 use crate::ledger::db::rules::InForce;
 
 /// Notes what is to be stated anew; returns how much that is.
-pub(in crate::ledger) fn changed_components(connection: &Connection, changed: Changed) -> rusqlite::Result<usize> {
+pub(in crate::ledger) fn changed_components(
+    connection: &Connection,
+    changed: Changed,
+) -> rusqlite::Result<usize> {
     let mut insert = connection.prepare_cached(
         "INSERT INTO unstated (resource, period, component) VALUES (?1, ?2, ?3)
          ON CONFLICT (resource, period, component) DO NOTHING",

@@ -20,6 +20,8 @@ pub enum EventKind {
     Plan,
     /// A counter was reset, or was held for being implausible.
     Counter,
+    /// A reading is held: it tells of more than can be believed.
+    Held,
     /// An amount fell, or jumped.
     Amount,
     /// Readings look like others that are known: new ids, or a second collector.
@@ -39,6 +41,7 @@ impl EventKind {
             EventKind::Resource => "resource",
             EventKind::Plan => "plan",
             EventKind::Counter => "counter",
+            EventKind::Held => "held",
             EventKind::Amount => "amount",
             EventKind::Readings => "readings",
             EventKind::Writer => "writer",
@@ -62,7 +65,7 @@ pub struct Event {
 
 impl Event {
     /// As one line of a log; `name`: the resource's.
-    fn sentence(&self, name: Option<&str>) -> String {
+    pub fn sentence(&self, name: Option<&str>) -> String {
         let resource = match name.filter(|name| !name.is_empty()) {
             Some(name) => format!("{name} ({})", self.resource),
             None => self.resource.clone(),
@@ -133,13 +136,26 @@ impl Ledger {
         Ok(events.into_iter().map(|(_, event, name)| event.sentence(name.as_deref())).collect())
     }
 
+    /// Readings that are held, of months that are not closed.
+    pub fn held_readings(&self) -> Result<Vec<Event>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT at, resource, period, component, kind, words FROM event
+                     WHERE kind = 'held' AND period IN (SELECT period FROM statement WHERE closed IS NULL) ORDER BY id",
+                )?
+                .query_map([], event)?
+                .collect()
+        })
+    }
+
     /// What happened to a resource's month; what is of all resources is among it.
     pub fn events_of(&self, resource: Uuid, period: BillingPeriod) -> Result<Vec<Event>, LedgerError> {
         self.look(|connection| {
             connection
                 .prepare_cached(
                     "SELECT at, resource, period, component, kind, words FROM event
-                     WHERE resource IN (?1, '') AND period IN (?2, '') ORDER BY id",
+                     WHERE resource IN (?1, '') AND period = ?2 ORDER BY id",
                 )?
                 .query_map([resource.to_string(), period.to_string()], event)?
                 .collect()

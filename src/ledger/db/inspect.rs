@@ -74,4 +74,3 @@ pub(super) fn quick_check(connection: &Connection, path: &Path) -> Result<(), Le
         Err(error) => Err(LedgerError::from_sqlite(path, error)),
     }
 }
-

@@ -3,10 +3,10 @@
 //! Durable before acknowledged (law 1): WAL with `synchronous=FULL`. Whoever writes gives all of it or nothing. It knows no
 //! table but those of the rules in force, which every reader needs.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 

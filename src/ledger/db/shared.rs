@@ -64,4 +64,3 @@ impl SharedLedger {
         answer.await.map_err(|_| interrupted())?
     }
 }
-

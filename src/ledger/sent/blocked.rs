@@ -87,7 +87,9 @@ impl Ledger {
             let mut cleared = 0;
             for reason in reasons {
                 cleared += connection
-                    .prepare_cached("DELETE FROM blocked WHERE (?1 IS NULL OR resource = ?1) AND reason = ?2")?
+                    .prepare_cached(
+                        "DELETE FROM blocked WHERE (?1 IS NULL OR resource = ?1) AND reason = ?2",
+                    )?
                     .execute(params![resource, reason])?;
             }
             Ok(cleared)
@@ -95,7 +97,12 @@ impl Ledger {
     }
 
     /// Lifts one block of a statement.
-    pub fn clear_block(&mut self, key: StatementKey, component: &str, reason: &str) -> Result<bool, LedgerError> {
+    pub fn clear_block(
+        &mut self,
+        key: StatementKey,
+        component: &str,
+        reason: &str,
+    ) -> Result<bool, LedgerError> {
         self.transact(|connection, _| {
             let cleared = connection
                 .prepare_cached(
@@ -116,7 +123,8 @@ impl Ledger {
     /// Lifts what was refused for the sake of a number that is another now, and what is blocked though nothing of it is left
     /// to send: its cause is gone.
     pub fn lift_what_passed(&mut self) -> Result<usize, LedgerError> {
-        let line = "line.resource = blocked.resource AND line.period = blocked.period AND line.part = blocked.part
+        let line =
+            "line.resource = blocked.resource AND line.period = blocked.period AND line.part = blocked.part
                     AND line.component = blocked.component AND line.user = blocked.user";
         let known = "sent.resource = blocked.resource AND sent.period = blocked.period AND sent.part = blocked.part
                      AND sent.component = blocked.component AND sent.user = blocked.user AND sent.current = 1";
@@ -128,7 +136,7 @@ impl Ledger {
                     SELECT 1 FROM line WHERE {line} AND CAST(line.posted AS REAL) < CAST(blocked.amount AS REAL))"
             ))?.execute([])?;
             lifted += connection.prepare_cached(&format!(
-                "DELETE FROM blocked WHERE component <> '' AND reason NOT IN ('conflict', 'conflict_unadoptable', 'wrong_month', 'unreadable')
+                "DELETE FROM blocked WHERE component <> '' AND reason NOT IN ('conflict', 'conflict_overwrite', 'conflict_shares', 'wrong_month', 'unreadable')
                  AND (NOT EXISTS (SELECT 1 FROM line WHERE {line})
                    OR EXISTS (SELECT 1 FROM line WHERE {line} AND line.problem IS NULL AND line.posted = coalesce(
                         (SELECT amount FROM sent WHERE {known} AND outcome IN ('accepted', 'read')), '0.00')
@@ -185,7 +193,12 @@ impl Ledger {
 
     /// A person gives up what is kept back (of a resource; of one of its months, components or users, if named): what was
     /// used and is not held by the server is settled, and only what comes after it counts. Returns how many numbers.
-    pub fn drop_blocked(&mut self, dropped: &Dropped, reasons: &[&str], now: Timestamp) -> Result<usize, LedgerError> {
+    pub fn drop_blocked(
+        &mut self,
+        dropped: &Dropped,
+        reasons: &[&str],
+        now: Timestamp,
+    ) -> Result<Vec<GivenUp>, LedgerError> {
         let resource = dropped.resource.to_string();
         self.transact(|connection, _| {
             let chosen: Vec<(StatementKey, String, String, String)> = connection
@@ -204,13 +217,13 @@ impl Ledger {
                     |row| Ok((key(row, 0)?, row.get(3)?, row.get(4)?, row.get(5)?)),
                 )?
                 .collect::<rusqlite::Result<_>>()?;
-            let mut given_up = 0;
+            let mut given_up = Vec::new();
             for (key, component, user, reason) in chosen {
                 if !reasons.contains(&reason.as_str()) {
                     continue;
                 }
                 let wanted = dropped.component.as_deref().or(Some(component.as_str()).filter(|c| !c.is_empty()));
-                given_up += give_up(connection, key, (wanted, &user), now)?;
+                given_up.extend(give_up(connection, key, (wanted, &user), now)?);
                 connection.execute(
                     "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5",
                     params![resource, key.period.to_string(), micros(key.part), component, user],
@@ -283,7 +296,13 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         self.transact(|connection, _| {
             let (resource, period) = (key.resource.to_string(), key.period.to_string());
-            insert_decision(connection, (&resource, &period, component), Decision::Overwrite, (Some(held), true, false), now)
+            insert_decision(
+                connection,
+                (&resource, &period, component),
+                Decision::Overwrite,
+                (Some(held), true, false),
+                now,
+            )
         })
     }
 }
@@ -314,6 +333,18 @@ pub struct Decided {
     pub for_limit: bool,
 }
 
+/// A number that a person gave up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    pub period: BillingPeriod,
+    pub component: String,
+    /// '' is the total.
+    pub user: String,
+    pub amount: Decimal,
+    /// What the server holds, and goes on holding.
+    pub held: Decimal,
+}
+
 /// What a person gives up: all that is kept back of a resource, or less.
 #[derive(Debug, Clone)]
 pub struct Dropped {
@@ -325,7 +356,8 @@ pub struct Dropped {
 
 /// The reasons that a decision is about (submitter/reason.rs).
 const CONFLICT: &str = "conflict";
-const UNADOPTABLE: &str = "conflict_unadoptable";
+const UNADOPTABLE: &str = "conflict_overwrite";
+const SHARES: &str = "conflict_shares";
 const LIMIT: &str = "limit";
 
 fn decide(
@@ -338,21 +370,28 @@ fn decide(
     let concerned: Vec<(String, String, Option<String>, bool)> = connection
         .prepare_cached(
             "SELECT period, component, max(amount), max(reason = ?3) FROM blocked
-             WHERE resource = ?1 AND reason IN (?2, ?3, ?4) GROUP BY period, component
+             WHERE resource = ?1 AND reason IN (?2, ?3, ?4, ?5) GROUP BY period, component
              UNION SELECT line.period, line.component, (
                 SELECT amount FROM sent WHERE sent.resource = line.resource AND sent.period = line.period
                 AND sent.component = line.component AND sent.user = '' AND current = 1
                 AND outcome IN ('accepted', 'read') LIMIT 1), 0
              FROM line WHERE resource = ?1 AND held IS NOT NULL",
         )?
-        .query_map(params![resource, CONFLICT, LIMIT, UNADOPTABLE], |row| {
+        .query_map(params![resource, CONFLICT, LIMIT, UNADOPTABLE, SHARES], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
     let mut decided = Vec::new();
     for (period, component, held, for_limit) in concerned {
-        let held = decimal(held);
-        insert_decision(connection, (&resource, &period, &component), decision, (held, false, for_limit), now)?;
+        let held =
+            if for_limit { accepted(connection, &resource, &period, &component)? } else { decimal(held) };
+        insert_decision(
+            connection,
+            (&resource, &period, &component),
+            decision,
+            (held, false, for_limit),
+            now,
+        )?;
         let about = About { resource: &resource, period: &period, component: &component };
         let name = match decision {
             Decision::Overwrite => "is to be overwritten",
@@ -362,8 +401,8 @@ fn decide(
         let shown = held.map_or_else(|| "what Waldur holds".to_owned(), |held| format!("Waldur's {held:.2}"));
         tell(connection, about, EventKind::Writer, &format!("a person decided: {shown} {name}"), now)?;
         connection.execute(
-            "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason IN (?4, ?5, ?6)",
-            params![resource, period, component, CONFLICT, LIMIT, UNADOPTABLE],
+            "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason IN (?4, ?5, ?6, ?7)",
+            params![resource, period, component, CONFLICT, LIMIT, UNADOPTABLE, SHARES],
         )?;
         // What was held because of this component may be another resource's, too.
         all_of_month(connection, None, &period)?;
@@ -371,6 +410,23 @@ fn decide(
         decided.push(Decided { period, component, decision, held, at: now, by_itself: false, for_limit });
     }
     Ok(decided)
+}
+
+/// What the server accepted last of a component, where its month is one part.
+fn accepted(
+    connection: &Connection,
+    resource: &str,
+    period: &str,
+    component: &str,
+) -> rusqlite::Result<Option<Decimal>> {
+    let amount: Option<String> = connection
+        .prepare_cached(
+            "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND current = 1
+             AND outcome IN ('accepted', 'read') ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row([resource, period, component], |row| row.get(0))
+        .optional()?;
+    Ok(decimal(amount))
 }
 
 fn insert_decision(
@@ -412,14 +468,18 @@ fn give_up(
     key: StatementKey,
     (component, user): (Option<&str>, &str),
     now: Timestamp,
-) -> rusqlite::Result<usize> {
+) -> rusqlite::Result<Vec<GivenUp>> {
     let (resource, period) = (key.resource.to_string(), key.period.to_string());
     let known = known(connection, key)?;
     let lines: Vec<(String, String, Option<String>)> = connection
-        .prepare_cached("SELECT component, user, posted FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3")?
-        .query_map(params![resource, period, micros(key.part)], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .prepare_cached(
+            "SELECT component, user, posted FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3",
+        )?
+        .query_map(params![resource, period, micros(key.part)], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?
         .collect::<rusqlite::Result<_>>()?;
-    let mut given_up = 0;
+    let mut given_up = Vec::new();
     for (of, line_user, posted) in lines {
         let chosen = component.is_none_or(|wanted| wanted == of) && (user.is_empty() || user == line_user);
         let Some(posted) = decimal(posted).filter(|_| chosen) else { continue };
@@ -441,7 +501,13 @@ fn give_up(
             let words = format!("a person gave up {:.2} of it: Waldur holds {held:.2}", from_cents(cents));
             tell(connection, about, EventKind::Moved, &words, now)?;
         }
-        given_up += 1;
+        given_up.push(GivenUp {
+            period: key.period,
+            component: of,
+            user: line_user,
+            amount: from_cents(cents),
+            held,
+        });
     }
     Ok(given_up)
 }

@@ -3,12 +3,12 @@
 //! In the order of the list below, each file imports only what stands above it, and of `books` what states and moves
 //! amounts. It decides nothing about what to send.
 
-pub mod lock;
-pub mod record;
-pub mod server;
 pub mod blocked;
-pub mod statement;
+pub mod lock;
 pub mod moved;
 pub mod opening;
-mod plans;
 pub mod periods;
+mod plans;
+pub mod record;
+pub mod server;
+pub mod statement;

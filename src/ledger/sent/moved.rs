@@ -99,7 +99,10 @@ impl Ledger {
 }
 
 /// Months that are over and of which something is left over, or was carried to the month that runs.
-fn candidates(connection: &Connection, running: BillingPeriod) -> rusqlite::Result<Vec<(Uuid, BillingPeriod)>> {
+fn candidates(
+    connection: &Connection,
+    running: BillingPeriod,
+) -> rusqlite::Result<Vec<(Uuid, BillingPeriod)>> {
     let month = running.to_string();
     connection
         .prepare_cached(
@@ -178,8 +181,11 @@ impl Carrying<'_> {
             if write {
                 self.write(component, (target, part), &after, now)?;
                 let about = About { resource: &resource, period: &self.from.to_string(), component };
-                let words =
-                    format!("{:.2} of it is carried forward to {target} (before: {:.2})", from_cents(change.after), from_cents(change.before));
+                let words = format!(
+                    "{:.2} of it is carried forward to {target} (before: {:.2})",
+                    from_cents(change.after),
+                    from_cents(change.before)
+                );
                 tell(connection, about, EventKind::Moved, &words, now)?;
             }
             changes.push(change);
@@ -189,8 +195,10 @@ impl Carrying<'_> {
 
     /// Whether this ledger was there while the month ran: only then it was its to report.
     fn was_reported(&self) -> rusqlite::Result<bool> {
-        let first: Option<i64> =
-            self.connection.prepare_cached("SELECT min(finished) FROM run")?.query_row([], |row| row.get(0))?;
+        let first: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT min(finished) FROM run")?
+            .query_row([], |row| row.get(0))?;
         Ok(first.is_some_and(|first| instant(first) < self.in_force.zone.end(self.from)))
     }
 
@@ -229,7 +237,9 @@ impl Carrying<'_> {
         let mut disputed = Vec::new();
         let keys: Vec<StatementKey> = self
             .connection
-            .prepare_cached("SELECT resource, period, part FROM statement WHERE resource = ?1 AND period = ?2")?
+            .prepare_cached(
+                "SELECT resource, period, part FROM statement WHERE resource = ?1 AND period = ?2",
+            )?
             .query_map([self.resource.to_string(), self.from.to_string()], |row| key(row, 0))?
             .collect::<rusqlite::Result<_>>()?;
         for key in keys {
@@ -237,7 +247,8 @@ impl Carrying<'_> {
                 if user.is_empty() && !of_line.open.is_empty() {
                     disputed.push(component.clone());
                 }
-                *held.entry(component).or_default().entry(user).or_default() += to_cents(Known::held(&of_line));
+                *held.entry(component).or_default().entry(user).or_default() +=
+                    to_cents(Known::held(&of_line));
             }
         }
         let mut query = self.connection.prepare_cached(

@@ -48,7 +48,11 @@ pub struct Opening {
 
 impl Ledger {
     /// The opening balances of a resource's month.
-    pub fn openings(&self, resource: Uuid, period: BillingPeriod) -> Result<Vec<OpeningBalance>, LedgerError> {
+    pub fn openings(
+        &self,
+        resource: Uuid,
+        period: BillingPeriod,
+    ) -> Result<Vec<OpeningBalance>, LedgerError> {
         self.look(|connection| {
             connection
                 .prepare_cached(
@@ -84,7 +88,11 @@ impl Ledger {
     }
 
     /// Why a component can't be adopted, if it can't.
-    pub fn can_open(&self, key: StatementKey, component: &str) -> Result<Result<(), &'static str>, LedgerError> {
+    pub fn can_open(
+        &self,
+        key: StatementKey,
+        component: &str,
+    ) -> Result<Result<(), &'static str>, LedgerError> {
         let version = self.in_force.in_month(key.period);
         self.look(|connection| {
             let makers = makers_of(connection, version, component)?;

@@ -114,8 +114,10 @@ impl Ledger {
         current: BillingPeriod,
         closing: bool,
     ) -> Result<BTreeMap<PeriodState, i64>, LedgerError> {
-        let pending: std::collections::BTreeSet<StatementKey> = self.pending_as_stated()?.into_iter().collect();
-        let mut states: BTreeMap<PeriodState, i64> = PeriodState::ALL.into_iter().map(|state| (state, 0)).collect();
+        let pending: std::collections::BTreeSet<StatementKey> =
+            self.pending_as_stated()?.into_iter().collect();
+        let mut states: BTreeMap<PeriodState, i64> =
+            PeriodState::ALL.into_iter().map(|state| (state, 0)).collect();
         let unclosed: Vec<(StatementKey, bool)> = self.look(|connection| {
             connection
                 .prepare_cached(
@@ -218,7 +220,9 @@ impl Ledger {
     pub fn resources_in(&self, period: BillingPeriod) -> Result<u32, LedgerError> {
         self.look(|connection| {
             connection
-                .prepare_cached("SELECT count(DISTINCT resource) FROM statement WHERE closed IS NULL AND period = ?")?
+                .prepare_cached(
+                    "SELECT count(DISTINCT resource) FROM statement WHERE closed IS NULL AND period = ?",
+                )?
                 .query_row([period.to_string()], |row| row.get(0))
         })
     }

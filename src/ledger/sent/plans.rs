@@ -39,7 +39,13 @@ impl Ledger {
                 let since = cut.saturating_sub(skew(connection)?).unwrap_or(cut);
                 let doubtful = since.saturating_sub(UNDER_WAY).unwrap_or(since);
                 let parts = (old, micros(cut));
-                file_under_new_part(connection, &uuid, &period.to_string(), parts, (micros(doubtful), micros(since)))?;
+                file_under_new_part(
+                    connection,
+                    &uuid,
+                    &period.to_string(),
+                    parts,
+                    (micros(doubtful), micros(since)),
+                )?;
             }
             Ok(())
         })

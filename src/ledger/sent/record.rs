@@ -203,13 +203,20 @@ impl Ledger {
     pub fn has_accepted_of_others(&self, resource: Uuid) -> Result<bool, LedgerError> {
         self.look(|connection| {
             connection
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM sent WHERE outcome = 'accepted' AND resource <> ?1)")?
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM sent WHERE outcome = 'accepted' AND resource <> ?1)",
+                )?
                 .query_row([resource.to_string()], |row| row.get(0))
         })
     }
 
     /// Whether this amount was ever sent for this month with an outcome that was not learnt at once.
-    pub fn was_in_doubt(&self, key: StatementKey, component: &str, amount: Decimal) -> Result<bool, LedgerError> {
+    pub fn was_in_doubt(
+        &self,
+        key: StatementKey,
+        component: &str,
+        amount: Decimal,
+    ) -> Result<bool, LedgerError> {
         self.look(|connection| {
             connection
                 .prepare_cached(
@@ -234,7 +241,15 @@ impl Ledger {
                      WHERE resource = ?1 AND period = ?2 AND outcome <> 'planned' ORDER BY id",
                 )?
                 .query_map(params![resource.to_string(), period.to_string()], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+                    Ok((
+                        row.get(0)?,
+                        row.get(1)?,
+                        row.get(2)?,
+                        row.get(3)?,
+                        row.get(4)?,
+                        row.get(5)?,
+                        row.get(6)?,
+                    ))
                 })?
                 .collect()
         })?;
@@ -247,7 +262,9 @@ impl Ledger {
             };
             let at = instant(at);
             match calls.last_mut() {
-                Some(last) if (last.at, &last.call, &last.outcome, &last.words) == (at, &call, &outcome, &words) => {
+                Some(last)
+                    if (last.at, &last.call, &last.outcome, &last.words) == (at, &call, &outcome, &words) =>
+                {
                     last.amounts += &format!(", {shown}");
                 }
                 _ => calls.push(Call { at, resource, period, call, amounts: shown, outcome, words }),
@@ -291,13 +308,24 @@ fn insert(connection: &Connection, new: New<'_>) -> rusqlite::Result<i64> {
 }
 
 /// Another row takes the place of what was known of a line.
-fn supersede(connection: &Connection, key: StatementKey, component: &str, user: &str) -> rusqlite::Result<()> {
+fn supersede(
+    connection: &Connection,
+    key: StatementKey,
+    component: &str,
+    user: &str,
+) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
              AND user = ?5 AND current = 1 AND outcome IN ('accepted', 'read')",
         )?
-        .execute(params![key.resource.to_string(), key.period.to_string(), micros(key.part), component, user])?;
+        .execute(params![
+            key.resource.to_string(),
+            key.period.to_string(),
+            micros(key.part),
+            component,
+            user
+        ])?;
     Ok(())
 }
 
@@ -413,7 +441,8 @@ pub(super) fn known(
         "SELECT component, user, amount, outcome, at, id FROM sent
          WHERE resource = ?1 AND period = ?2 AND part = ?3 AND current = 1 ORDER BY id",
     )?;
-    let mut rows = query.query(params![key.resource.to_string(), key.period.to_string(), micros(key.part)])?;
+    let mut rows =
+        query.query(params![key.resource.to_string(), key.period.to_string(), micros(key.part)])?;
     while let Some(row) = rows.next()? {
         let known = lines.entry((row.get(0)?, row.get(1)?)).or_default();
         let Some(amount) = decimal(row.get(2)?) else { continue };

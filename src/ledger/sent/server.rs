@@ -43,11 +43,9 @@ impl Ledger {
     /// there is something to send.
     pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
         self.look(|connection| {
-            connection.query_row(
-                "SELECT min(next) FROM retry",
-                [],
-                |row| row.get::<_, Option<i64>>(0).map(|next| next.map(instant)),
-            )
+            connection.query_row("SELECT min(next) FROM retry", [], |row| {
+                row.get::<_, Option<i64>>(0).map(|next| next.map(instant))
+            })
         })
     }
 

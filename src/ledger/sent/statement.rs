@@ -127,10 +127,16 @@ impl Ledger {
     }
 
     /// The parts of a resource's month.
-    pub fn parts_of(&self, resource: uuid::Uuid, period: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+    pub fn parts_of(
+        &self,
+        resource: uuid::Uuid,
+        period: BillingPeriod,
+    ) -> Result<Vec<StatementKey>, LedgerError> {
         self.look(|connection| {
             connection
-                .prepare_cached("SELECT resource, period, part FROM statement WHERE resource = ?1 AND period = ?2")?
+                .prepare_cached(
+                    "SELECT resource, period, part FROM statement WHERE resource = ?1 AND period = ?2",
+                )?
                 .query_map([resource.to_string(), period.to_string()], |row| key(row, 0))?
                 .collect()
         })
@@ -156,7 +162,10 @@ fn pending(connection: &Connection) -> rusqlite::Result<Vec<StatementKey>> {
                AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.resource = line.resource
                     AND blocked.period = line.period AND blocked.part = line.part
                     AND (blocked.component = '' OR blocked.component = line.component
-                         AND blocked.user IN ('', line.user)))
+                         AND blocked.user IN ('', line.user))
+                    -- The shares of an accepted total are completed all the same.
+                    AND NOT (blocked.state = 'stranded' AND line.user <> '' AND sent.outcome IN ('planned', 'open')
+                         AND sent.id IS NOT NULL))
                AND NOT EXISTS (SELECT 1 FROM line total WHERE total.resource = line.resource
                     AND total.period = line.period AND total.part = line.part AND total.component = line.component
                     AND total.user = '' AND total.held IS NOT NULL)
@@ -169,7 +178,9 @@ fn pending(connection: &Connection) -> rusqlite::Result<Vec<StatementKey>> {
 pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite::Result<Option<Statement>> {
     let columns = (key.resource.to_string(), key.period.to_string(), micros(key.part));
     let head = connection
-        .prepare_cached("SELECT changed, closed FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3")?
+        .prepare_cached(
+            "SELECT changed, closed FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3",
+        )?
         .query_row(params![columns.0, columns.1, columns.2], |row| {
             Ok((instant(row.get(0)?), row.get::<_, Option<i64>>(1)?.map(instant)))
         })

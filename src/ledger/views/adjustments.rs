@@ -66,7 +66,9 @@ impl Ledger {
                     let words = format!("used in {} and not reported before it was over", moved.from);
                     (Kind::CarriedFrom(moved.from), amount, words)
                 }
-                Some(to) => (Kind::CarriedTo(to), -amount, "not reported before the month was over".to_owned()),
+                Some(to) => {
+                    (Kind::CarriedTo(to), -amount, "not reported before the month was over".to_owned())
+                }
                 None => (Kind::GivenUp, -amount, "a person gave it up".to_owned()),
             };
             let (component, user, recorded) = (moved.component, moved.user, moved.recorded);

@@ -172,7 +172,9 @@ fn replay(
 ) -> rusqlite::Result<(Quantity, Vec<ReadingPart>)> {
     let period = within.period;
     let state: Option<String> = connection
-        .prepare_cached("SELECT state FROM month_state WHERE series = ?1 AND month >= ?2 ORDER BY month LIMIT 1")?
+        .prepare_cached(
+            "SELECT state FROM month_state WHERE series = ?1 AND month >= ?2 ORDER BY month LIMIT 1",
+        )?
         .query_row(params![series, period.to_string()], |row| row.get(0))
         .optional()?;
     let mut trail: Trail = match state {

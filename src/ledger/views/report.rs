@@ -174,19 +174,6 @@ impl Ledger {
         Ok(usize::try_from(lines).unwrap_or(0))
     }
 
-    /// How many series have readings that are held for being implausible, in months that are not closed.
-    pub fn implausible(&self) -> Result<usize, LedgerError> {
-        let series: i64 = self.look(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT count(DISTINCT quantity.series) FROM quantity
-                     WHERE holds > 0 AND period IN (SELECT period FROM statement WHERE closed IS NULL)",
-                )?
-                .query_row([], |row| row.get(0))
-        })?;
-        Ok(usize::try_from(series).unwrap_or(0))
-    }
-
     /// Backend ids that are those of several resources that live, with their names.
     pub fn several_resources(&self) -> Result<Vec<(String, String)>, LedgerError> {
         let rules = self.in_force.latest().id;
