@@ -21,6 +21,7 @@ pub mod cgroup;
 pub mod definition;
 pub mod exec;
 pub mod filesystem;
+mod find;
 pub mod http;
 mod names;
 mod numbers;

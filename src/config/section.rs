@@ -131,6 +131,13 @@ impl Section {
         self.values.get(key).and_then(|value| scalar(value).ok())
     }
 
+    /// The text of `inner` in each of the mappings under `key`, for another than its owner.
+    pub fn peek_each(&self, key: &str, inner: &str) -> Vec<String> {
+        let Some(Value::Mapping(mappings)) = self.values.get(key) else { return Vec::new() };
+        let texts = mappings.values().filter_map(|value| value.get(inner));
+        texts.filter_map(|text| scalar(text).ok()).collect()
+    }
+
     /// The value of `key`, understood by `read`; its error becomes a problem.
     pub fn parse_with<T>(&mut self, key: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let text = self.text(key)?;
