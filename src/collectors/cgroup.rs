@@ -13,9 +13,11 @@ use super::{Batch, Bearing, Collector, CollectorError, Offered, Plugin, Request,
 use crate::config::section::Section;
 use crate::metering::reading::{Kind, Labels};
 use hierarchy::{Group, Hierarchies, Wanted};
+use host::Host;
 use read::Reader;
 
 mod hierarchy;
+mod host;
 mod parse;
 mod read;
 
@@ -40,24 +42,6 @@ const OFFERS: &[Offered] = &[
 ];
 
 const LABELS: &[&str] = &["path", "slice", "unit", "uid", "user"];
-
-/// Where things that are not cgroups are on this host; tests have their own.
-#[derive(Debug, Clone)]
-struct Host {
-    boot_id: PathBuf,
-    proc_self_cgroup: PathBuf,
-    sys_dev_block: PathBuf,
-}
-
-impl Default for Host {
-    fn default() -> Self {
-        Host {
-            boot_id: "/proc/sys/kernel/random/boot_id".into(),
-            proc_self_cgroup: "/proc/self/cgroup".into(),
-            sys_dev_block: "/sys/dev/block".into(),
-        }
-    }
-}
 
 /// A configured collector.
 #[derive(Debug)]

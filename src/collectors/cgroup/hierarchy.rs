@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
-use super::Host;
+use super::host::Host;
 use super::parse;
 use crate::collectors::find::Globbed;
 use crate::collectors::{Bearing, CollectorError, Problem, SeriesFilter};

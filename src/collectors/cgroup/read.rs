@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use nix::errno::Errno;
 use rust_decimal::Decimal;
 
-use super::Host;
 use super::hierarchy::Group;
+use super::host::Host;
 use super::parse::{self, Devices, Transfers};
 use crate::collectors::{Batch, Bearing, SeriesFilter};
 use crate::metering::reading::{Epoch, Kind, Labels, Reading};
