@@ -96,3 +96,45 @@ fn each_collector_is_tried_and_each_failure_told_at_once() {
         assert!(check.out.contains(&format!("problem  collector {collector}: ")), "{}", check.out);
     }
 }
+
+#[test]
+fn it_tells_what_would_be_counted_twice() {
+    let world = World::new(CURRENT);
+    let one = world.collector("one", "readings", &cpu_hours_of_a());
+    let two = world.collector("two", "readings", &cpu_hours_of_a());
+    let head = world.head("");
+    world.write("agent.yaml", &format!("{head}collectors:\n{one}{two}"));
+    world.readings(&[now("cpu_seconds", "counter", "160", "s", &[])]);
+    world.agent(&["check"]).exits(0).says(
+        "warning  collectors one and two both count `cpu_seconds` into cpu_hours of the same resources, and count the same \
+         twice: 1 reading the same",
+    );
+    let twice = cpu_hours_of_a() + "      more: { component: cpu_hours, reading: cpu_seconds }\n";
+    world.write("agent.yaml", &format!("{head}collectors:\n{}", world.collector("one", "readings", &twice)));
+    world
+        .agent(&["check", "--offline"])
+        .exits(0)
+        .says("warning  collector one: two meters count `cpu_seconds` into cpu_hours, and may count the same series");
+}
+
+#[test]
+fn a_collector_none_of_whose_ids_is_a_resources_is_a_problem() {
+    let world = World::new(CURRENT);
+    world.configure(&format!(
+        "    resource: {{ offering: {OFFERING}, backend_id: \"x-{{account}}\" }}\n    meters:\n      \
+         cpu_hours: {{ reading: cpu, factor: 1/3600 }}\n"
+    ));
+    let cpu = |account| now("cpu", "counter", "160", "s", &[("account", account)]);
+    world.readings(&[cpu("project-a"), cpu("project-b")]);
+    world.agent(&["check"]).exits(65).says(
+        "problem  collector source: none of its 2 backend ids is a resource's (x-project-a and so on), so that nothing is \
+         billed",
+    );
+    // One that is makes it no alarm.
+    world.configure(&format!(
+        "    resource: {{ offering: {OFFERING}, backend_id: \"{{account}}\" }}\n    meters:\n      \
+         cpu_hours: {{ reading: cpu, factor: 1/3600 }}\n"
+    ));
+    world.readings(&[cpu("project-a"), cpu("nobody")]);
+    world.agent(&["check"]).exits(0).says("no resource has the backend id nobody: unmatched");
+}

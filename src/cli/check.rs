@@ -25,6 +25,7 @@ use crate::waldur::usages::UsageFilter;
 
 use reports::{Reports, Tried};
 
+mod doubles;
 mod reports;
 mod units;
 
@@ -94,6 +95,9 @@ impl Check {
             found.good(format!("{origin}: {collectors}, {meters}, no mistakes"));
         }
         if let Some(settings) = settings {
+            for double in definitions.iter().flat_map(|definition| doubles::meters(&definition.rules)) {
+                found.warning(double);
+            }
             let setup = Setup::of(settings, definitions);
             if !self.offline {
                 online(&setup, &mut found).await?;
@@ -352,6 +356,7 @@ async fn check_offerings(
                 } else {
                     found.good(format!("offering {}: {}", known.name, count(resources.len(), "resource")));
                 }
+                reports.listed(offering);
                 for resource in &resources {
                     let target = Target::BackendId { offering, backend_id: fold(&resource.backend_id) };
                     reports.resource(target, &resource.name, offering);

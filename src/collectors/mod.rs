@@ -23,6 +23,7 @@ pub mod definition;
 pub mod exec;
 pub mod filesystem;
 mod finish;
+mod find;
 pub mod http;
 mod names;
 mod numbers;

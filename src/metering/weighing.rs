@@ -55,6 +55,17 @@ impl Weighing {
         *self == Weighing::default()
     }
 
+    /// Whether no series counts by both, whatever its labels: one asks for values that the other leaves out.
+    pub fn excludes(&self, other: &Weighing) -> bool {
+        let one_way = |wants: &Weighing, leaves: &Weighing| {
+            wants.only_if.iter().any(|(label, wanted)| {
+                let apart = leaves.only_if.get(label).is_some_and(|also| wanted.is_disjoint(also));
+                apart || leaves.not_if.get(label).is_some_and(|never| wanted.is_subset(never))
+            })
+        };
+        one_way(self, other) || one_way(other, self)
+    }
+
     /// The labels that it looks at.
     pub fn labels(&self) -> BTreeSet<&str> {
         self.only_if.keys().chain(self.not_if.keys()).chain(self.weights.keys()).map(String::as_str).collect()

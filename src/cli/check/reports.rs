@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::Findings;
 use super::units::{Verdict, judge, made};
+use super::{Findings, doubles};
+use crate::cli::exit::Exit;
 use crate::cli::setup::count;
 use crate::metering::measure::Measure;
 use crate::metering::meter::{Meter, Place, Target};
@@ -23,11 +24,13 @@ pub(super) struct Tried {
     /// Some of the readings, for people.
     examples: Vec<String>,
     targets: BTreeSet<Target>,
+    doubles: doubles::Counted,
 }
 
 impl Tried {
     pub(super) fn add(&mut self, reading: &Reading, place: &Place) {
         self.counted += 1;
+        self.doubles.add(reading);
         let Place::At { target, user } = place else { return };
         if self.examples.len() < NAMED {
             let unit = reading.unit.iter().filter(|unit| !unit.is_empty()).map(|unit| format!(" {unit}"));
@@ -58,6 +61,8 @@ pub(super) struct Reports {
     resources: BTreeMap<Target, (String, Uuid)>,
     /// What Waldur measures each component of an offering in.
     units: BTreeMap<(Uuid, String), String>,
+    /// Offerings whose resources are known.
+    listed: BTreeSet<Uuid>,
 }
 
 impl Reports {
@@ -88,8 +93,59 @@ impl Reports {
         self.resources.insert(target, (name.to_owned(), offering));
     }
 
+    pub(super) fn listed(&mut self, offering: Uuid) {
+        self.listed.insert(offering);
+    }
+
+    /// Collectors none of whose ids is a resource's: a template or an offering is mistaken.
+    fn tell_unmatched(&self, found: &mut Findings) {
+        let mut collectors: BTreeMap<&str, BTreeSet<&Target>> = BTreeMap::new();
+        for would in &self.would {
+            collectors.entry(&would.collector).or_default().extend(&would.tried.targets);
+        }
+        for (collector, targets) in collectors {
+            let asked = |target: &Target| match target {
+                Target::BackendId { offering, .. } => self.listed.contains(offering),
+                Target::Resource(_) => false,
+            };
+            let none = targets.iter().all(|target| asked(target) && !self.resources.contains_key(*target));
+            let Some(Target::BackendId { backend_id, .. }) = targets.first().filter(|_| none) else {
+                continue;
+            };
+            found.problem(
+                Exit::Stuck,
+                format!(
+                    "collector {collector}: none of its {} is a resource's ({backend_id} and so on), so that nothing is \
+                     billed; is `backend_id` what Waldur has, and the offering the right one?",
+                    count(targets.len(), "backend id")
+                ),
+            );
+        }
+    }
+
+    /// Meters that count the same things into one component of a resource.
+    fn tell_doubles(&self, found: &mut Findings) {
+        for (place, one) in self.would.iter().enumerate() {
+            for other in &self.would[place + 1..] {
+                let added_up = one.meter.component == other.meter.component
+                    && one.collector != other.collector
+                    && one.meter.reading == other.meter.reading
+                    && !one.tried.targets.is_disjoint(&other.tried.targets);
+                let why = one.tried.doubles.beside(&other.tried.doubles).filter(|_| added_up);
+                if let Some(why) = why {
+                    found.warning(format!(
+                        "collectors {} and {} both count `{}` into {} of the same resources, and count the same twice: {why}",
+                        one.collector, other.collector, one.meter.reading, one.meter.component
+                    ));
+                }
+            }
+        }
+    }
+
     /// One line a meter and offering.
     pub(super) fn tell(&self, found: &mut Findings) {
+        self.tell_unmatched(found);
+        self.tell_doubles(found);
         for would in &self.would {
             let mut offerings: BTreeMap<Uuid, Vec<&str>> = BTreeMap::new();
             for (name, offering) in would.tried.targets.iter().filter_map(|target| self.resources.get(target))
