@@ -272,6 +272,15 @@ impl Collector for Http {
         true
     }
 
+    fn carry_over(&self, old: &str, new: String) -> String {
+        let read = |text: &str| serde_json::from_str::<Checkpoint>(text);
+        let (Ok(old), Ok(mut left)) = (read(old), read(&new)) else { return new };
+        for (name, read) in &mut left {
+            read.again.add(&old.get(name).map(|old| old.again.clone()).unwrap_or_default());
+        }
+        serde_json::to_string(&left).unwrap_or(new)
+    }
+
     fn collect(&self, request: Request) -> Running<'_> {
         Box::pin(self.run(request))
     }

@@ -288,6 +288,12 @@ impl Collector for Prometheus {
         format!("{url} {}", queries.into_iter().collect::<Vec<_>>().join("; "))
     }
 
+    fn carry_over(&self, old: &str, new: String) -> String {
+        let mut progress = Progress::of(Some(&new));
+        progress.add(&Progress::of(Some(old)));
+        progress.text().unwrap_or(new)
+    }
+
     fn secret_env(&self) -> Vec<String> {
         self.web.secret_env()
     }
