@@ -208,7 +208,7 @@ fn a_bad_line_bears_on_as_little_as_it_tells() {
     let batch = read_text(&lines);
     let bob = Labels::from([("user".to_owned(), "bob".to_owned())]);
     assert_eq!(batch.quarantined[1_000].bears_on, Bearing::series("b", &bob));
-    let garbage = read_text(&format!("{lines}\nnonsense"));
+    let garbage = read_text(format!("{lines}\nnonsense"));
     assert_eq!(garbage.quarantined[1_000].bears_on, Bearing::All);
 }
 
