@@ -89,6 +89,10 @@ impl Http {
                 };
                 answered = true;
                 looks.push(Look { from: start, to: end, whole: taken.is_whole() });
+                if at >= windows.len() || done.is_some_and(|done| end <= done.to) {
+                    // It was told when it was asked for first, and does not make the run one that read nothing.
+                    batch.known += taken.bad();
+                }
                 taken.add_to(&mut batch);
                 if let Some(step) = source.step
                     && at < windows.len()

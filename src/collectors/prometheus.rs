@@ -104,7 +104,10 @@ impl Prometheus {
         }
         let mut progress = Progress::default();
         for reader in &again {
+            let told = run.batch.quarantined.len();
             reader.finish(&mut run.batch);
+            // What was told when it was read first does not make the run one that read nothing.
+            run.batch.known += (run.batch.quarantined.len() - told) as u64;
         }
         for mut reader in readers {
             reader.finish(&mut run.batch);

@@ -52,7 +52,12 @@ struct Row {
 impl Taken {
     /// Whether every row could be read.
     pub(super) fn is_whole(&self) -> bool {
-        self.batch.quarantined.is_empty()
+        self.bad() == 0
+    }
+
+    /// How much could not be read.
+    pub(super) fn bad(&self) -> u64 {
+        self.batch.quarantined.len() as u64
     }
 
     /// Hands over what was read, when all of it has come.
