@@ -14,7 +14,7 @@ use super::again::{Look, Unread};
 use super::web::{Ask, Session, Url, Web};
 use super::{Batch, Bearing, Collector, CollectorError, Offered, Plugin, Request, Running, blocking, texts};
 use crate::config::section::Section;
-use crate::metering::reading::Kind;
+use crate::metering::reading::{Kind, Labels};
 use fill::Fill;
 use page::Taken;
 use settings::{Paging, Source};
@@ -83,7 +83,10 @@ impl Http {
                 let taken = match self.pages(&session, source, fill).await {
                     Ok(taken) => taken,
                     Err(CollectorError(why)) => {
-                        batch.problem_of(format!("request {}: {why}", source.name), source.bears_on(None));
+                        batch.problem_of(
+                            format!("request {}: {why}", source.name),
+                            source.bears_on(&Labels::new()),
+                        );
                         break;
                     }
                 };
