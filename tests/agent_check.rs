@@ -90,7 +90,7 @@ fn each_collector_is_tried_and_each_failure_told_at_once() {
         .says("collector forbidden: ")
         .says("Permission denied")
         .says("licence server is down")
-        .says("collector garbage: quarantined: ")
+        .says("collector garbage: the one line or value that it found could not be read: line 1: ")
         .says("collector good: would report cpu_hours for Project A");
     for collector in ["absent", "forbidden", "broken"] {
         assert!(check.out.contains(&format!("problem  collector {collector}: ")), "{}", check.out);

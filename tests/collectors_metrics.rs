@@ -710,3 +710,38 @@ async fn each_way_to_refuse_a_long_question_is_answered_with_a_shorter_one() {
         assert_eq!(values(&batch), ["cpu 1 2026-11-01T00:13:20Z"], "{words}");
     }
 }
+
+/// A server that compresses says so, whether or not it was asked; an answer is bounded by what it is uncompressed.
+#[tokio::test]
+async fn a_compressed_page_is_read_and_bounded() {
+    let gzip = |page: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(page).unwrap();
+        encoder.finish().unwrap()
+    };
+    let answer = |body: Vec<u8>| {
+        let head =
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\n";
+        let head = format!("{head}Content-Length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), &body].concat()
+    };
+    let server = Server::of_bytes(answer(gzip(b"\xef\xbb\xbf# TYPE a gauge\na 7\n")));
+    let batch = run(&server, "openmetrics", "metrics: a").await.unwrap();
+    assert_eq!(values(&batch), ["a 7 2026-11-01T02:00:00Z"]);
+    let heard = server.heard.lock().unwrap()[0].to_ascii_lowercase();
+    assert!(heard.contains("accept-encoding: gzip\r\n"), "{heard}");
+    // A megabyte in a kilobyte.
+    let bomb = gzip(&b"#".repeat(1 << 20));
+    assert!(bomb.len() < 2_048, "{}", bomb.len());
+    let said = error(&Server::of_bytes(answer(bomb)), "openmetrics", "metrics: a\nmax_answer: 64KiB").await;
+    assert_eq!(
+        said,
+        "GET http://HOST/: the answer has more than 65536 bytes; nothing of it is used. Ask for less at a time, or raise \
+         `max_answer`"
+    );
+    // Half of one is none.
+    let mut cut = gzip(b"# TYPE a gauge\na 7\n");
+    cut.truncate(cut.len() - 12);
+    let said = error(&Server::of_bytes(answer(cut)), "openmetrics", "metrics: a").await;
+    assert!(said.contains("the answer broke off"), "{said}");
+}

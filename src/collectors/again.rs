@@ -37,6 +37,12 @@ impl Unread {
         self.0.is_empty()
     }
 
+    /// Adds what another account has.
+    pub(super) fn add(&mut self, other: &Unread) {
+        let new: Vec<Part> = other.0.iter().filter(|part| !self.0.contains(part)).copied().collect();
+        self.0.extend(new);
+    }
+
     /// What is to be read again now, from the earliest.
     pub(super) fn due(&self, now: Timestamp) -> Vec<(Timestamp, Timestamp)> {
         // A look in the future was one of a clock that was wrong.

@@ -16,6 +16,9 @@ pub(super) const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 /// Nobody sold computing through Waldur before; a machine that boots in 1970 did not measure anything then.
 const EARLIEST_SECOND: i64 = 1_262_304_000; // 2010-01-01T00:00:00Z
 
+/// Names that a note lists.
+const NAMED: usize = 10;
+
 impl Batch {
     /// Judges a run when it is done. `now`: when it ended; `metered`: the readings that a meter wants, all if there are
     /// none. An error says why it has failed as a whole.
@@ -31,6 +34,20 @@ impl Batch {
             }
         }
         self.has_read_something(is_metered)
+    }
+
+    /// Says which readings nobody meters, where the operator chose what there is to read.
+    pub fn note_unwanted(&mut self, metered: &BTreeSet<&str>) {
+        let names = self.readings.iter().map(|reading| reading.name.as_str());
+        let unwanted: BTreeSet<&str> = names.filter(|name| !metered.contains(name)).collect();
+        if !unwanted.is_empty() {
+            let some = unwanted.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+            let more = match unwanted.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            self.notes.push(format!("no meter wants {some}{more}: what they say is billed to nobody"));
+        }
     }
 
     /// A run that had something of what is wanted and could read none of it has failed; one that found nothing has not.

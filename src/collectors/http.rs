@@ -14,7 +14,7 @@ use super::again::{Look, Unread};
 use super::web::{Ask, Session, Url, Web};
 use super::{Batch, Bearing, Collector, CollectorError, Offered, Plugin, Request, Running, blocking, texts};
 use crate::config::section::Section;
-use crate::metering::reading::Kind;
+use crate::metering::reading::{Kind, Labels};
 use fill::Fill;
 use page::Taken;
 use settings::{Paging, Source};
@@ -83,12 +83,19 @@ impl Http {
                 let taken = match self.pages(&session, source, fill).await {
                     Ok(taken) => taken,
                     Err(CollectorError(why)) => {
-                        batch.problem_of(format!("request {}: {why}", source.name), source.bears_on(None));
+                        batch.problem_of(
+                            format!("request {}: {why}", source.name),
+                            source.bears_on(&Labels::new()),
+                        );
                         break;
                     }
                 };
                 answered = true;
                 looks.push(Look { from: start, to: end, whole: taken.is_whole() });
+                if at >= windows.len() || done.is_some_and(|done| end <= done.to) {
+                    // It was told when it was asked for first, and does not make the run one that read nothing.
+                    batch.known += taken.bad();
+                }
                 taken.add_to(&mut batch);
                 if let Some(step) = source.step
                     && at < windows.len()
@@ -273,6 +280,15 @@ impl Collector for Http {
 
     fn may_fall_silent(&self) -> bool {
         true
+    }
+
+    fn carry_over(&self, old: &str, new: String) -> String {
+        let read = |text: &str| serde_json::from_str::<Checkpoint>(text);
+        let (Ok(old), Ok(mut left)) = (read(old), read(&new)) else { return new };
+        for (name, read) in &mut left {
+            read.again.add(&old.get(name).map(|old| old.again.clone()).unwrap_or_default());
+        }
+        serde_json::to_string(&left).unwrap_or(new)
     }
 
     fn collect(&self, request: Request) -> Running<'_> {

@@ -363,6 +363,12 @@ pub trait Collector: Send + Sync + Debug {
         false
     }
 
+    /// What of an `old` checkpoint is kept in a `new` one that was made without looking at it, because a person wanted history
+    /// again: what could not be read then is still to be asked for.
+    fn carry_over(&self, _old: &str, new: String) -> String {
+        new
+    }
+
     /// How far apart the readings of a series are by themselves, where that may be more than the runs are.
     fn distance(&self) -> Option<SignedDuration> {
         None

@@ -104,7 +104,10 @@ impl Prometheus {
         }
         let mut progress = Progress::default();
         for reader in &again {
+            let told = run.batch.quarantined.len();
             reader.finish(&mut run.batch);
+            // What was told when it was read first does not make the run one that read nothing.
+            run.batch.known += (run.batch.quarantined.len() - told) as u64;
         }
         for mut reader in readers {
             reader.finish(&mut run.batch);
@@ -286,6 +289,12 @@ impl Collector for Prometheus {
         let mut url = self.web.url().clone();
         url.set_query(None);
         format!("{url} {}", queries.into_iter().collect::<Vec<_>>().join("; "))
+    }
+
+    fn carry_over(&self, old: &str, new: String) -> String {
+        let mut progress = Progress::of(Some(&new));
+        progress.add(&Progress::of(Some(old)));
+        progress.text().unwrap_or(new)
     }
 
     fn secret_env(&self) -> Vec<String> {

@@ -287,6 +287,16 @@ impl Collector for Slurm {
         format!("{} {}", self.source.clusters.join(","), self.source.options.text())
     }
 
+    fn carry_over(&self, old: &str, new: String) -> String {
+        let old = Checkpoint::parse(old, &self.scope());
+        let mut left = Checkpoint::parse(&new, &self.scope());
+        left.windows.add(&old.windows);
+        left.running.extend(old.running);
+        let known: BTreeSet<Number> = left.unread.iter().map(|job| job.number.clone()).collect();
+        left.unread.extend(old.unread.into_iter().filter(|job| !known.contains(&job.number)));
+        left.text()
+    }
+
     fn collect(&self, request: Request) -> Running<'_> {
         Box::pin(self.run(request))
     }

@@ -41,9 +41,9 @@ pub async fn ask(
 ) -> Result<Said, LedgerError> {
     let name = definition.name.clone();
     let mut kept = Kept::read(ledger.with(move |ledger| ledger.checkpoint(&name)).await?);
-    let (since, checkpoint) = match since {
-        Since::Checkpoint(since) => (since, kept.own.clone()),
-        Since::Again(since) => (since, None),
+    let (since, checkpoint, unseen) = match since {
+        Since::Checkpoint(since) => (since, kept.own.clone(), None),
+        Since::Again(since) => (since, None, kept.own.clone()),
     };
     let at = clock.now();
     let request = Request { now: at, since, checkpoint, withhold };
@@ -53,11 +53,19 @@ pub async fn ask(
         if let Some(trouble) = batch.more.trouble() {
             return Err(CollectorError(trouble.to_owned()));
         }
-        batch.finish(finished, &definition.metered())?;
+        let metered = definition.metered();
+        batch.finish(finished, &metered)?;
+        if definition.collector.offers().is_empty() {
+            batch.note_unwanted(&metered);
+        }
         if definition.collector.may_fall_silent() && !definition.allow_empty {
             kept.judge(&mut batch);
         }
-        batch.checkpoint = kept.text(batch.checkpoint.take());
+        let own = match (unseen, batch.checkpoint.take()) {
+            (Some(old), Some(new)) => Some(definition.collector.carry_over(&old, new)),
+            (_, new) => new,
+        };
+        batch.checkpoint = kept.text(own);
         Ok(batch)
     });
     let (outcome, readings, more, notes) = match judged {

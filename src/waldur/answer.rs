@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::failure::Failure;
 use super::refusal::Refusal;
+use crate::wire::link::next_link;
 use crate::wire::words::{clean, of_body};
 
 /// No server means to be left alone for longer, and a garbled header must not silence the agent.
@@ -47,8 +48,9 @@ impl Answer {
 
     /// Whether the server says that another page follows; `None` if it does not say.
     pub(super) fn has_next(&self) -> Option<bool> {
-        let link = self.header(LINK.as_str())?;
-        Some(link.contains("rel=\"next\"") || link.contains("rel=next"))
+        let mut links = self.headers.get_all(LINK).iter().peekable();
+        links.peek()?;
+        Some(links.any(|link| next_link(&String::from_utf8_lossy(link.as_bytes())).is_some()))
     }
 
     fn header(&self, name: &str) -> Option<&str> {
@@ -244,6 +246,8 @@ mod tests {
         assert_eq!(answer(200, &[("link", first)], "").has_next(), Some(true));
         assert_eq!(answer(200, &[("link", "<http://x/>; rel=\"first\"")], "").has_next(), Some(false));
         assert_eq!(answer(200, &[], "").has_next(), None);
+        let title = "<http://x/>; rel=last; title=\"rel=next\"";
+        assert_eq!(answer(200, &[("link", title)], "").has_next(), Some(false));
         assert_eq!(answer(200, &[("x-result-count", "108")], "").count(), Some(108));
     }
 

@@ -195,6 +195,39 @@ fn an_answer_is_read_as_it_comes() {
     assert_eq!(collector["quarantined"][0]["reason"], "`row.users` yields nothing where a list was expected");
 }
 
+/// (a row, the labels of the series that it could be; none: any).
+#[tokio::test]
+async fn a_row_that_can_not_be_read_bears_on_as_little_as_it_tells() {
+    use waldur_usage_agent::collectors::{Bearing, Request, SeriesFilter, http};
+    use waldur_usage_agent::config::section::Section;
+    for (row, labels) in [
+        (r#"{"p":"a","u":"x","v":null}"#, vec![("p", "a"), ("u", "x")]),
+        (r#"{"p":"a","u":"x","v":1,"t":"soon"}"#, vec![("p", "a"), ("u", "x")]),
+        // A row of nobody is no row of somebody who is missed.
+        (r#"{"p":null,"u":"x","v":1}"#, vec![("p", ""), ("u", "x")]),
+        (r#"{"u":"x","v":1}"#, vec![("p", ""), ("u", "x")]),
+        // Whose it is can't be read.
+        (r#"{"p":{},"u":"x","v":1}"#, vec![("u", "x")]),
+    ] {
+        let server = Server::start(move |_| json(format!(r#"{{"rows":[{row}]}}"#)));
+        let keys = format!(
+            "url: http://{}\nrequests: {{ r: {{ each: {{ row: answer.rows }}, labels: {{ p: row.p, u: row.u }}, at: \"row.t || \
+             now\", readings: {{ used: {{ kind: gauge, value: row.v }} }} }} }}",
+            server.address
+        );
+        let (mut section, problems) = Section::parse(&keys);
+        let collector = (http::PLUGIN.build)(&mut section).unwrap();
+        assert_eq!(problems.list(), vec![]);
+        let now = "2026-11-10T12:00:00Z".parse().unwrap();
+        let request = Request { now, since: now, checkpoint: None, withhold: Vec::new() };
+        let batch = collector.collect(request).await.unwrap();
+        let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let filter = SeriesFilter { name: Some("used".to_owned()), labels, ..SeriesFilter::default() };
+        assert_eq!(batch.quarantined.len(), 1, "{row}");
+        assert_eq!(batch.quarantined[0].bears_on, Bearing::Some(vec![filter]), "{row}");
+    }
+}
+
 /// Two headers, blanks anywhere, and what is within quotes.
 #[test]
 fn every_link_header_leads_on() {

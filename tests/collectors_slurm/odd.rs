@@ -422,3 +422,20 @@ async fn what_slurmdbd_does_not_count_is_told_once() {
         assert_eq!(again.notes, Vec::<String>::new());
     }
 }
+
+/// A person who reads a month again makes nothing forgotten that lies before it.
+#[tokio::test]
+async fn what_could_not_be_read_is_carried_over_when_history_is_read_again() {
+    let runs = "9|1793491200|1793491200|Unknown|381600|RUNNING|acc|u|p|q|alpha||cpu=1\n";
+    let site = Site::new(&format!("{HEADER}{}{runs}", with(1, 60, "3600", "cpu=x")));
+    let first = look(&site, None, NOW).await.unwrap();
+    // `collect --since` of this morning lists neither.
+    site.write("answer", HEADER);
+    let again = look(&site, None, NOW + 600).await.unwrap();
+    let collector = site.collector_with_meters(METERS);
+    let kept = collector.carry_over(&first.checkpoint.unwrap(), again.checkpoint.unwrap());
+    let ended = "9|1793491200|1793491200|1793872900|381700|COMPLETED|acc|u|p|q|alpha||cpu=1\n";
+    site.write("jobs", &format!("{HEADER}{}{ended}", job(1, 60)));
+    let third = look(&site, Some(kept), NOW + 1_200).await.unwrap();
+    assert_eq!(used(&third), ["1 cpu_seconds 7200", "9 cpu_seconds 381700"]);
+}

@@ -63,7 +63,7 @@ fn line(bytes: &[u8], now: Timestamp, batch: &mut Batch) -> Result<(), Bad> {
     // To its end, so that it is known whose line it is.
     for (key, value) in &object.0 {
         if let Err(reason) = line.set(key, value.get()) {
-            line.labels_unsure |= key == "labels" || !KEYS.contains(&key.as_str());
+            line.labels_unsure |= !KEYS.contains(&key.as_str());
             wrong.get_or_insert(reason);
         }
     }
@@ -136,13 +136,42 @@ impl Line {
             "at" => self.at = Some(time(json).map_err(wrong)?),
             "start" => self.start = Some(time(json).map_err(wrong)?),
             "end" => self.end = Some(time(json).map_err(wrong)?),
-            "labels" => self.labels = labels(json).map_err(wrong)?,
+            "labels" => self.set_labels(json).map_err(wrong)?,
             "id" => self.id = Some(scalar(json).map_err(wrong)?),
             "epoch" => self.epoch = Some(scalar(json).map_err(wrong)?),
             "began" => self.began = Some(time(json).map_err(wrong)?),
             _ => self.checkpoint = Some(checkpoint(json).map_err(wrong)?),
         }
         Ok(())
+    }
+
+    /// Takes the labels that can be read, to the last, so that it is known whose line it is.
+    fn set_labels(&mut self, json: &str) -> Result<(), String> {
+        let object: Object = serde_json::from_str(json).map_err(|error| {
+            self.labels_unsure = true;
+            format!("must be an object: {error}")
+        })?;
+        let mut wrong = None;
+        for (name, value) in object.0 {
+            let text = match value.get() {
+                flag @ ("true" | "false") => Ok(flag.to_owned()),
+                json => scalar(json),
+            };
+            match text {
+                Ok(text) => {
+                    self.labels.insert(name, text);
+                }
+                Err(_) => {
+                    wrong.get_or_insert(format!("`{name}` must be a string, a number, true or false"));
+                    // A line of nobody is no line of somebody who is missed.
+                    match value.get() {
+                        "null" => drop(self.labels.insert(name, String::new())),
+                        _ => self.labels_unsure = true,
+                    }
+                }
+            }
+        }
+        wrong.map_or(Ok(()), Err)
     }
 
     fn reading(self, now: Timestamp) -> Result<Reading, String> {
@@ -233,21 +262,6 @@ pub(in crate::collectors) fn instant(text: &str) -> Result<Timestamp, String> {
     let whole = seconds.trunc().to_i64().ok_or_else(out_of_range)?;
     let nanoseconds = nanoseconds.to_i32().ok_or_else(too_fine)?;
     Timestamp::new(whole, nanoseconds).map_err(|_| out_of_range())
-}
-
-fn labels(json: &str) -> Result<Labels, String> {
-    let object: Object = serde_json::from_str(json).map_err(|error| format!("must be an object: {error}"))?;
-    let mut labels = Labels::new();
-    for (name, value) in object.0 {
-        let text = match value.get() {
-            flag @ ("true" | "false") => flag.to_owned(),
-            json => {
-                scalar(json).map_err(|_| format!("`{name}` must be a string, a number, true or false"))?
-            }
-        };
-        labels.insert(name, text);
-    }
-    Ok(labels)
 }
 
 fn checkpoint(json: &str) -> Result<String, String> {

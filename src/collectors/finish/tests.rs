@@ -173,6 +173,23 @@ fn what_nobody_meters_withholds_nothing() {
 }
 
 #[test]
+fn what_is_read_and_billed_to_nobody_is_said() {
+    let mut batch = Batch::default();
+    batch.push(gauge("wanted", "alice", 1));
+    batch.note_unwanted(&BTreeSet::from(["wanted"]));
+    assert_eq!(batch.notes, Vec::<String>::new());
+    (0..12).for_each(|n| batch.push(gauge(&format!("other_{n:02}"), "alice", 1)));
+    batch.note_unwanted(&BTreeSet::from(["wanted"]));
+    assert_eq!(
+        batch.notes,
+        [
+            "no meter wants other_00, other_01, other_02, other_03, other_04, other_05, other_06, other_07, other_08, other_09 \
+             and 2 more: what they say is billed to nobody"
+        ]
+    );
+}
+
+#[test]
 fn what_two_things_bear_on_together_is_never_less_than_either() {
     let series =
         |name: &str, user: &str| Bearing::series(name, &Labels::from([("user".to_owned(), user.to_owned())]));

@@ -52,7 +52,12 @@ struct Row {
 impl Taken {
     /// Whether every row could be read.
     pub(super) fn is_whole(&self) -> bool {
-        self.batch.quarantined.is_empty()
+        self.bad() == 0
+    }
+
+    /// How much could not be read.
+    pub(super) fn bad(&self) -> u64 {
+        self.batch.quarantined.len() as u64
     }
 
     /// Hands over what was read, when all of it has come.
@@ -132,11 +137,12 @@ impl Source {
         let rows = self.rows(document, scope, &self.each)?;
         for (found, item) in rows.all {
             let what = item.as_ref().map(ToString::to_string).unwrap_or_default();
-            let row = found.and_then(|scope| Ok((self.row(document, &scope, fill)?, scope)));
+            let row = found.map_err(|why| (why, Labels::new()));
+            let row = row.and_then(|scope| Ok((self.row(document, &scope, fill)?, scope)));
             let (row, scope) = match row {
                 Ok(row) => row,
-                Err(why) => {
-                    taken.batch.quarantine_of(&what, why, self.bears_on(None));
+                Err((why, labels)) => {
+                    taken.batch.quarantine_of(&what, why, self.bears_on(&labels));
                     continue;
                 }
             };
@@ -162,11 +168,11 @@ impl Source {
         .ok_or_else(|| format!("`{}` yields no number of rows", expr.as_str()))
     }
 
-    /// The series that a row of unknown labels may be about, or one with these.
-    pub(super) fn bears_on(&self, labels: Option<&Labels>) -> Bearing {
+    /// The series that a row may be about of which these labels are known.
+    pub(super) fn bears_on(&self, labels: &Labels) -> Bearing {
         let filter = |wanted: &Wanted| SeriesFilter {
             name: Some(wanted.name.clone()),
-            labels: labels.cloned().unwrap_or_default(),
+            labels: labels.clone(),
             ..SeriesFilter::default()
         };
         Bearing::Some(self.readings.iter().map(filter).collect())
@@ -194,12 +200,40 @@ impl Source {
         Ok(rows)
     }
 
-    fn row(&self, document: &Document, scope: &Scope, fill: &Fill) -> Result<Row, String> {
+    /// What a row's readings have in common, or why that can't be had and which labels are known.
+    fn row(&self, document: &Document, scope: &Scope, fill: &Fill) -> Result<Row, (String, Labels)> {
         let mut labels = Labels::new();
+        let mut wrong = None;
         for (name, expr) in &self.labels {
-            let value = worded(document, scope, expr).map_err(|why| format!("label {name}: {why}"))?;
-            labels.insert(name.clone(), value);
+            match worded(document, scope, expr) {
+                Ok(value) => {
+                    labels.insert(name.clone(), value);
+                }
+                Err(why) => {
+                    // A row of nobody is no row of somebody who is missed.
+                    if document.value(expr, scope) == Ok(Value::Nothing) {
+                        labels.insert(name.clone(), String::new());
+                    }
+                    wrong.get_or_insert_with(|| format!("label {name}: {why}"));
+                }
+            }
         }
+        if let Some(why) = wrong {
+            return Err((why, labels));
+        }
+        match self.span_and_id(document, scope, fill, &labels) {
+            Ok((span, id)) => Ok(Row { labels, span, id }),
+            Err(why) => Err((why, labels)),
+        }
+    }
+
+    fn span_and_id(
+        &self,
+        document: &Document,
+        scope: &Scope,
+        fill: &Fill,
+        labels: &Labels,
+    ) -> Result<(Span, Option<String>), String> {
         let time = |expr: &Expr| {
             let words = worded(document, scope, expr)?;
             time(&words)
@@ -219,13 +253,13 @@ impl Source {
         // What is not over yet is asked for again, and is the same reading, grown: where it ends is no part of what it is.
         let id = match (span, given) {
             (Span::Interval { start, .. }, None) => {
-                let labels = serde_json::to_string(&labels).map_err(|error| error.to_string())?;
+                let labels = serde_json::to_string(labels).map_err(|error| error.to_string())?;
                 Some(format!("{start} {} {labels}", self.name))
             }
             (_, Some(id)) if self.step.is_some() => Some(format!("{} {id}", fill.start)),
             (_, given) => given,
         };
-        Ok(Row { labels, span, id })
+        Ok((span, id))
     }
 
     fn reading(

@@ -53,6 +53,15 @@ impl Progress {
         self.0.insert(query.name.clone(), read);
     }
 
+    /// Keeps what another one was still to be asked for, of queries that are the same.
+    pub(super) fn add(&mut self, other: &Progress) {
+        for (name, read) in &mut self.0 {
+            if let Some(other) = other.0.get(name).filter(|other| other.query == read.query) {
+                read.again.add(&other.again);
+            }
+        }
+    }
+
     pub(super) fn text(&self) -> Option<String> {
         serde_json::to_string(&self.0).ok()
     }

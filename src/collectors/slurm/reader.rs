@@ -241,14 +241,15 @@ impl Reader {
         let number = number.map(|raw| Number { cluster: self.call.cluster.clone(), raw });
         let was_unread = number.as_ref().is_some_and(|number| unread.contains(number));
         let is_open = self.open.contains(&id);
-        match &self.call.which {
+        let is_other = match &self.call.which {
             Which::Numbers(_) => {
-                if !is_open && !(was_unread && from.is_none_or(|from| job.ends_after(from))) {
-                    return Ok(Ended::No);
-                }
+                let was_asked_for = was_unread && from.is_none_or(|from| job.ends_after(from));
+                !(is_open || was_asked_for)
             }
-            Which::Window(..) if self.reaching_out.contains(&id) => return Ok(Ended::No),
-            _ => {}
+            Which::Window(..) => self.reaching_out.contains(&id),
+        };
+        if is_other {
+            return Ok(Ended::No);
         }
         if is_open && self.open.remove(&id) {
             self.call.listed.push(id.clone());

@@ -194,6 +194,12 @@ fn a_bad_line_bears_on_as_little_as_it_tells() {
         (r#"{"name":"a","kind":"gage","labels":{"user":"alice"}}"#, Bearing::series("a", &alice)),
         (r#"{"value":"x","labels":{"user":"alice"},"name":"a"}"#, Bearing::series("a", &alice)),
         (r#"{"name":"a","kind":"gauge","value":1,"labels":{"user":{}}}"#, Bearing::readings(["a"])),
+        (r#"{"name":"a","kind":"gauge","value":1,"labels":["user"]}"#, Bearing::readings(["a"])),
+        // A line of nobody keeps nobody's usage alive.
+        (
+            r#"{"name":"a","kind":"gauge","value":1,"labels":{"user":null}}"#,
+            Bearing::series("a", &Labels::from([("user".to_owned(), String::new())])),
+        ),
         (r#"{"name":"a","kind":"gauge","value":1,"lables":{"user":"alice"}}"#, Bearing::readings(["a"])),
         (r#"{"checkpoint":7}"#, Bearing::nothing()),
     ] {
@@ -208,7 +214,7 @@ fn a_bad_line_bears_on_as_little_as_it_tells() {
     let batch = read_text(&lines);
     let bob = Labels::from([("user".to_owned(), "bob".to_owned())]);
     assert_eq!(batch.quarantined[1_000].bears_on, Bearing::series("b", &bob));
-    let garbage = read_text(&format!("{lines}\nnonsense"));
+    let garbage = read_text(format!("{lines}\nnonsense"));
     assert_eq!(garbage.quarantined[1_000].bears_on, Bearing::All);
 }
 
