@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use clap::Args;
@@ -13,6 +14,8 @@ use uuid::Uuid;
 use super::exit::{Exit, Failed};
 use super::setup::{Read, Setup, count, read};
 use crate::collectors::definition::Definition;
+use crate::config::settings::DEFAULT_PATH;
+use crate::config::waldur::{TokenOrigin, WaldurSettings};
 use crate::daemon::sample::{Said, Since, ask};
 use crate::ledger::ingest::RunOutcome;
 use crate::ledger::{Ledger, SharedLedger};
@@ -26,7 +29,6 @@ use crate::waldur::usages::UsageFilter;
 use reports::{Reports, Tried};
 
 mod reports;
-mod units;
 
 /// Find every problem at once, each with its remedy: the file, collectors, ledger, token, offerings, clock.
 ///
@@ -37,10 +39,17 @@ pub(super) struct Check {
     /// Check the file alone.
     #[arg(long)]
     offline: bool,
+    /// With the token that the service gets: the file `token` beside the configuration file, which the unit hands over
+    /// as a credential.
+    #[arg(long)]
+    as_service: bool,
     /// For machines.
     #[arg(long)]
     json: bool,
 }
+
+/// What the unit has made for the service (`StateDirectory=`).
+const STATE_DIRECTORY: &str = "/var/lib/waldur-usage-agent";
 
 /// What was found, in the order in which it was looked for.
 #[derive(Debug, Default)]
@@ -82,6 +91,10 @@ impl Findings {
 }
 
 impl Check {
+    pub(super) fn of(offline: bool, as_service: bool) -> Check {
+        Check { offline, as_service, json: false }
+    }
+
     pub(super) async fn run(self, path: Option<&Path>, out: &mut dyn Write) -> Result<Exit, Failed> {
         let Read { origin, settings, definitions, problems } = read(path)?;
         let mut found = Findings::default();
@@ -93,10 +106,13 @@ impl Check {
             let (collectors, meters) = (count(definitions.len(), "collector"), count(meters, "meter"));
             found.good(format!("{origin}: {collectors}, {meters}, no mistakes"));
         }
-        if let Some(settings) = settings {
+        if let Some(mut settings) = settings {
+            if self.as_service {
+                use_token_of_service(&mut settings.waldur, path, &mut found);
+            }
             let setup = Setup::of(settings, definitions);
             if !self.offline {
-                online(&setup, &mut found).await?;
+                online(&setup, self.as_service, &mut found).await?;
             }
         }
         let exit = found.exit.unwrap_or(Exit::Ok);
@@ -120,8 +136,47 @@ impl Check {
     }
 }
 
-async fn online(setup: &Setup, found: &mut Findings) -> Result<(), Failed> {
-    check_ledger(setup, found);
+/// Finds the token as the service does, and tells what the service can't read.
+fn use_token_of_service(waldur: &mut WaldurSettings, path: Option<&Path>, found: &mut Findings) {
+    match &waldur.token {
+        TokenOrigin::Usual => {
+            let file = path.unwrap_or(Path::new(DEFAULT_PATH)).with_file_name("token");
+            found.good(format!("token: {}, which the service gets as a credential", file.display()));
+            waldur.token = TokenOrigin::File(file);
+        }
+        TokenOrigin::Env(name) => found.warning(format!(
+            "token: the service has {name} only if a drop-in of its unit sets it; better leave `token_env` out and put the token \
+             into {}",
+            path.unwrap_or(Path::new(DEFAULT_PATH)).with_file_name("token").display()
+        )),
+        TokenOrigin::File(file) => {
+            let mode = std::fs::metadata(file).map(|data| data.permissions().mode());
+            if mode.is_ok_and(|mode| mode & 0o044 == 0) {
+                found.warning(format!(
+                    "token: {} is for its owner alone, and the service has a user of its own: leave `token_file` out, and the \
+                     unit hands the file `token` beside the configuration over as a credential",
+                    file.display()
+                ));
+            }
+        }
+    }
+}
+
+/// A token that others can read is everybody's.
+fn check_token_file(setup: &Setup, found: &mut Findings) {
+    let TokenOrigin::File(file) = &setup.settings.waldur.token else { return };
+    let Ok(data) = std::fs::metadata(file) else { return };
+    if data.permissions().mode() & 0o004 != 0 {
+        found.warning(format!(
+            "token: every user of this machine can read {}; `chmod o-r` it, and take another token if somebody may have",
+            file.display()
+        ));
+    }
+}
+
+async fn online(setup: &Setup, as_service: bool, found: &mut Findings) -> Result<(), Failed> {
+    check_ledger(setup, as_service, found);
+    check_token_file(setup, found);
     let mut reports = check_collectors(setup, found).await?;
     let client = match setup.client() {
         Ok(client) => client,
@@ -146,10 +201,14 @@ async fn online(setup: &Setup, found: &mut Findings) -> Result<(), Failed> {
     Ok(())
 }
 
-fn check_ledger(setup: &Setup, found: &mut Findings) {
+fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
     let path = &setup.settings.ledger;
     if !path.exists() {
         let parent = path.parent().unwrap_or(Path::new("/"));
+        if as_service && parent == Path::new(STATE_DIRECTORY) {
+            found.good(format!("ledger {}: not there yet; the service makes it", path.display()));
+            return;
+        }
         match parent.is_dir() {
             true => found.good(format!("ledger {}: not there yet; the first run makes it", path.display())),
             false => found.problem(
@@ -184,7 +243,7 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<Reports
             }
             RunOutcome::Seen { problems, quarantined, .. } => {
                 for problem in problems {
-                    found.problem(Exit::Collector, format!("collector {name}: {problem}"));
+                    found.problem(Exit::Collector, format!("collector {name}: {}", problem.text));
                 }
                 for bad in quarantined.iter().take(5) {
                     found.warning(format!("collector {name}: quarantined: {}: {}", bad.reason, bad.what));

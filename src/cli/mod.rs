@@ -10,6 +10,7 @@ mod collect;
 pub mod exit;
 mod explain;
 mod flush;
+mod init;
 mod parked;
 mod recount;
 mod resolve;
@@ -17,6 +18,7 @@ mod run;
 pub mod setup;
 mod status;
 mod table;
+mod units;
 pub mod usages;
 
 use exit::{Exit, Failed};
@@ -97,6 +99,7 @@ enum Command {
     Parked(parked::Parked),
     Resolve(resolve::Resolve),
     Usages(usages::Usages),
+    Init(init::Init),
 }
 
 impl Cli {
@@ -137,6 +140,7 @@ impl Cli {
         let out: &mut dyn Write = &mut out;
         let ended = match self.command {
             Command::Check(command) => command.run(path, out).await,
+            Command::Init(command) => command.run(path, out).await,
             Command::Run(command) => command.run(path).await,
             Command::Flush(command) => command.run(&Setup::load(path)?, out).await,
             Command::Collect(command) => command.run(&Setup::load(path)?, out).await,

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::Findings;
-use super::units::{Verdict, judge, made};
 use crate::cli::setup::count;
+use crate::cli::units::{Verdict, judge, made};
 use crate::metering::measure::Measure;
 use crate::metering::meter::{Meter, Place, Target};
 use crate::metering::reading::Reading;
