@@ -30,7 +30,9 @@ use reports::{Reports, Tried};
 
 mod reports;
 
-/// Find every problem at once, each with its remedy: the file, collectors, ledger, token, offerings, clock.
+/// Find every problem at once, each with its remedy.
+///
+/// The file, the ledger, the collectors, the token, offerings and resources, the clock.
 ///
 /// Collectors are tried, and what they would report is shown; nothing is recorded or sent. With --offline only what
 /// needs neither the network nor the collectors' sources is checked.

@@ -29,7 +29,7 @@ mod offer;
 mod site_agent;
 mod sources;
 
-/// Make a configuration file: of what the token may report, or of a waldur-site-agent's.
+/// Make a configuration file, also of a waldur-site-agent's.
 ///
 /// Asks for what no option says, if it runs at a terminal. Shows the offerings that the token may report on, their
 /// components and resources, and what of this host could be measured; writes a commented file with the factors that
