@@ -135,9 +135,9 @@ fn colours_are_for_terminals_that_have_them_and_people_who_want_them() {
 
 #[test]
 fn the_journal_gets_each_lines_priority_and_a_file_does_not() {
-    let (folder, config) = failing();
-    let file = folder.path().join("journal");
     let run = |stream: &dyn Fn(&std::fs::Metadata) -> String, format: &str| {
+        let (folder, config) = failing();
+        let file = folder.path().join("journal");
         let stderr = std::fs::File::create(&file).unwrap();
         let stream = stream(&stderr.metadata().unwrap());
         let mut command =
@@ -149,15 +149,15 @@ fn the_journal_gets_each_lines_priority_and_a_file_does_not() {
     use std::os::unix::fs::MetadataExt;
     let ours = |data: &std::fs::Metadata| format!("{}:{}", data.dev(), data.ino());
     let text = run(&ours, "text");
-    let failed = text.lines().find(|line| line.contains("one")).unwrap_or_else(|| panic!("{text}"));
+    let failed = text.lines().find(|line| line.contains("left alone")).unwrap_or_else(|| panic!("{text}"));
     assert!(failed.starts_with("<4>") || failed.starts_with("<3>"), "{text}");
     let logged = |line: &&str| !line.starts_with("waldur-usage-agent:");
     assert!(text.lines().filter(logged).all(|line| line.starts_with('<')), "{text}");
-    assert!(!text.contains("WARN") && !text.contains("2026-") && !text.contains('\u{1b}'), "{text}");
+    assert!(!text.contains("WARN") && !text.contains(">2026-") && !text.contains('\u{1b}'), "{text}");
     let json = run(&ours, "json");
     let line = json.lines().find(|line| line.starts_with("<4>{") || line.starts_with("<3>{"));
     serde_json::from_str::<serde_json::Value>(&line.unwrap_or_else(|| panic!("{json}"))[3..]).unwrap();
     // Its stderr goes elsewhere than the journal that the variable speaks of.
     let text = run(&|_| "8:1".to_owned(), "text");
-    assert!(!text.contains("<4>") && !text.contains("<3>") && text.contains("one"), "{text}");
+    assert!(!text.contains("<4>") && !text.contains("<3>") && text.contains("left alone"), "{text}");
 }

@@ -23,7 +23,7 @@ use crate::metering::meter::{Place, Target};
 use crate::metering::reading::{Kind, Reading};
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
-use crate::waldur::types::{Me, Offering, Plan};
+use crate::waldur::types::{Me, Offering, Plan, Resource};
 use crate::waldur::usages::UsageFilter;
 
 use reports::{Reports, Tried};
@@ -417,10 +417,17 @@ async fn check_offerings(
                     let target = Target::BackendId { offering, backend_id: fold(&resource.backend_id) };
                     reports.resource(target, &resource.name, offering);
                 }
-                let ids: BTreeSet<String> =
-                    resources.iter().map(|resource| fold(&resource.backend_id)).collect();
+                let mut ids: BTreeMap<String, Vec<&Resource>> = BTreeMap::new();
+                for resource in &resources {
+                    ids.entry(fold(&resource.backend_id)).or_default().push(resource);
+                }
+                for (_, backend_id) in seen.iter().filter(|(of, _)| *of == offering) {
+                    if let Some(found_here) = ids.get(&fold(backend_id)) {
+                        check_backend_id(&known.name, backend_id, found_here, found);
+                    }
+                }
                 for (_, backend_id) in
-                    seen.iter().filter(|(of, id)| *of == offering && !ids.contains(&fold(id)))
+                    seen.iter().filter(|(of, id)| *of == offering && !ids.contains_key(&fold(id)))
                 {
                     found.warning(format!(
                         "offering {}: no resource has the backend id {backend_id}: unmatched",
@@ -429,6 +436,40 @@ async fn check_offerings(
                 }
             }
             Err(failure) => tell_failure(found, &failure),
+        }
+    }
+}
+
+/// Whether Waldur would take and bill a report for the resource that a backend id stands for.
+fn check_backend_id(offering: &str, backend_id: &str, resources: &[&Resource], found: &mut Findings) {
+    let lives = |resource: &&&Resource| ["OK", "Updating", "Terminating"].contains(&resource.state.as_str());
+    let named = |resource: &Resource| format!("{} ({})", resource.name, resource.uuid);
+    let head = format!("offering {offering}, backend id {backend_id}");
+    let living: Vec<&&Resource> = resources.iter().filter(lives).collect();
+    match living.as_slice() {
+        [] => {
+            let states =
+                resources.iter().map(|resource| format!("{} is {}", named(resource), resource.state));
+            let states: Vec<String> = states.collect();
+            found.problem(
+                Exit::Stuck,
+                format!("{head}: {}: Waldur refuses reports for it", states.join(", ")),
+            );
+        }
+        [one] if one.plan == Plan::None => found.problem(
+            Exit::Stuck,
+            format!("{head}: {} has no plan: Waldur can't bill it; give it one", named(one)),
+        ),
+        [_] => {}
+        several => {
+            let names: Vec<String> = several.iter().map(|resource| named(resource)).collect();
+            found.problem(
+                Exit::Stuck,
+                format!(
+                    "{head}: it is that of {}, and nobody can say which is meant: change all but one in Waldur",
+                    names.join(" and of ")
+                ),
+            );
         }
     }
 }

@@ -2,6 +2,10 @@
 //! of bash, zsh and fish. It is an example, so that nothing of it is in the agent.
 //!
 //!     cargo run --example generate -- target/assets
+//!
+//! And, into a second directory that is named, what is kept in docs/: the reference of keys and the JSON Schema.
+//!
+//!     cargo run --example generate -- target/assets docs
 
 use std::io::Error;
 use std::path::Path;
@@ -9,6 +13,8 @@ use std::path::Path;
 use clap::CommandFactory;
 use clap_complete::Shell;
 use waldur_usage_agent::cli::Cli;
+
+mod reference;
 
 const NAME: &str = "waldur-usage-agent";
 
@@ -29,5 +35,14 @@ fn main() -> Result<(), Error> {
         clap_complete::generate_to(shell, &mut command.clone(), NAME, &completions)?;
     }
     println!("{}", directory.display());
+    if let Some(docs) = std::env::args_os().nth(2) {
+        let docs = Path::new(&docs);
+        let table = std::fs::read_to_string(docs.join("keys.yaml"))?;
+        let sections = reference::read(&table).map_err(Error::other)?;
+        let schema = format!("{:#}\n", reference::schema(&sections));
+        std::fs::write(docs.join("agent.schema.json"), schema)?;
+        std::fs::write(docs.join("configuration.md"), reference::page(&sections))?;
+        println!("{}", docs.display());
+    }
     Ok(())
 }
