@@ -28,6 +28,7 @@ use missed::Missing;
 
 mod due;
 mod missed;
+mod registration;
 pub mod retry;
 pub mod sample;
 mod serve;
@@ -91,6 +92,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
         agent.client.api()
     );
     systemd::ready(&format!("{collectors} collectors; reporting to {}", agent.client.api()));
+    let mut listed = tokio::spawn(registration::register(agent.clone()));
     let mut watchdog = systemd::Watchdog::new();
     let mut current = agent;
     loop {
@@ -126,6 +128,8 @@ pub async fn run(load: Loader) -> Result<(), String> {
                             serve::Server::none()
                         });
                         tracing::info!("Reloaded: {} collectors.", agent.definitions.len());
+                        listed.abort();
+                        listed = tokio::spawn(registration::register(agent.clone()));
                         current = agent;
                     }
                     Err(error) => tracing::error!(
@@ -140,6 +144,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
     }
     tracing::info!("Stopping: finishing what is under way.");
     systemd::stopping();
+    listed.abort();
     tasks.stop(DRAIN).await;
     drop(server);
     Ok(())

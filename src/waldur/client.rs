@@ -145,6 +145,21 @@ impl Client {
         self.call(call).await.map(drop)
     }
 
+    /// Sends `body` as JSON, and reads what became of it.
+    pub(super) async fn write<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body)
+            .map_err(|error| Failure::NotSent { call: what.to_owned(), words: error.to_string() })?;
+        let call = Call { what, method, url: self.address(path), body: Some(body), wanted: Wanted::Written };
+        let answer = self.call(call).await?;
+        self.decode(what, &answer)
+    }
+
     pub(super) fn decode<T: DeserializeOwned>(&self, what: &str, answer: &Answer) -> Result<T, Failure> {
         serde_json::from_slice(&answer.body).map_err(|error| {
             // The message may quote a value, and the answer of `users/me/` holds the token.

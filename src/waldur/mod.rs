@@ -3,6 +3,7 @@
 //! Two generations of it are in the field; nothing here decides which one it talks to, and nothing here retries,
 //! waits or remembers. The rows that come back are the only proof of what was done.
 
+pub mod agents;
 mod answer;
 pub mod client;
 pub mod discovery;
