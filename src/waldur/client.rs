@@ -20,6 +20,7 @@ use super::answer::{Answer, Wanted};
 use super::failure::Failure;
 use super::pace::Pace;
 use super::skew::{Skew, SkewMeter};
+use super::tally::Tally;
 use super::token;
 use crate::config::clock::SharedClock;
 use crate::config::waldur::WaldurSettings;
@@ -47,6 +48,7 @@ pub struct Client {
     skew: SkewMeter,
     pace: Pace,
     sent: AtomicU64,
+    tally: Tally,
     timeout: Duration,
 }
 
@@ -82,6 +84,7 @@ impl Client {
             skew: SkewMeter::default(),
             pace: Pace::new(settings.max_in_flight),
             sent: AtomicU64::new(0),
+            tally: Tally::default(),
             timeout: settings.timeout,
         })
     }
@@ -109,6 +112,16 @@ impl Client {
     /// How many requests were sent so far.
     pub fn requests(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// How many of them ended in which way.
+    pub fn outcomes(&self) -> Vec<(&'static str, u64)> {
+        self.tally.outcomes()
+    }
+
+    /// How long they took, all together.
+    pub fn waited(&self) -> Duration {
+        self.tally.waited()
     }
 
     /// The address of the API, with a slash at its end.
@@ -200,6 +213,13 @@ impl Client {
     }
 
     async fn send(&self, call: &Call<'_>, token: &SecretString) -> Result<Answer, Failure> {
+        let began = Instant::now();
+        let ended = self.send_once(call, token).await;
+        self.tally.note(began.elapsed(), &ended);
+        ended
+    }
+
+    async fn send_once(&self, call: &Call<'_>, token: &SecretString) -> Result<Answer, Failure> {
         let what = call.what;
         let mut request = self
             .http

@@ -14,6 +14,7 @@ mod pages;
 pub mod refusal;
 pub mod report;
 pub mod skew;
+pub mod tally;
 mod token;
 pub mod types;
 pub mod usages;
