@@ -91,7 +91,9 @@ impl Marketplace {
                 resources.iter().take(SHOWN).map(|resource| resource.name.as_str()).collect();
             let more = resources.len().saturating_sub(SHOWN);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            super::tell(out, "  Resources: ", &format!("{}{more}", names.join(", ")))?;
+            for line in super::draft::folded(&format!("Resources: {}{more}", names.join(", ")), "  ") {
+                writeln!(out, "{line}")?;
+            }
         }
         writeln!(out)?;
         Ok(())
