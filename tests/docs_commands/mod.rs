@@ -61,7 +61,7 @@ fn answer_is(answer: &[&str], shown: &[String]) -> bool {
 }
 
 /// Runs a page in `directory`. `replace` is done to commands and answers: a port that may be taken.
-pub fn run(page: &str, directory: &Path, replace: (&str, &str), before: &str) {
+pub(crate) fn run(page: &str, directory: &Path, replace: (&str, &str), before: &str) {
     const MARK: &str = "@@@ next @@@";
     let text =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page)).unwrap();
@@ -109,6 +109,6 @@ pub fn run(page: &str, directory: &Path, replace: (&str, &str), before: &str) {
 }
 
 /// A port that nobody listens at just now.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
