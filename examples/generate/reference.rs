@@ -190,9 +190,9 @@ pub(crate) fn page(sections: &[Section]) -> String {
 
 Made of [keys.yaml](keys.yaml), as is [the JSON Schema](agent.schema.json) for editors: put
 
-    # yaml-language-server: $schema=https://raw.githubusercontent.com/waldur/waldur-usage-agent/main/docs/agent.schema.json
+    # yaml-language-server: $schema=/usr/share/waldur-usage-agent/agent.schema.json
 
-at the top of your file (or the path of a copy), and an editor with a YAML language server knows every key.
+at the top of your file (the packages put it there; or the path of a copy), and an editor with a YAML language server knows every key.
 [config/agent.yaml](../config/agent.yaml) shows all of them at work.
 
 - A duration is a number and a unit: `30s`, `15m`, `2h`, `90d`. A size is a number of bytes, or `64KiB`, `16MiB`, `1GiB`.

@@ -2,7 +2,6 @@
 //! waldur-site-agent's. It writes a file that is not there yet, tries it with `check`, and sends nothing.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -20,12 +19,14 @@ use crate::waldur::client::Client;
 
 use draft::{Draft, TokenLine, quoted};
 use host::Host;
+use output::{tell, write_file};
 use sources::{Choice, Marketplace};
 
 mod ask;
 mod draft;
 mod host;
 mod offer;
+mod output;
 mod site_agent;
 mod sources;
 
@@ -165,7 +166,7 @@ impl Init {
         };
         let token = self.token(target)?;
         let client = self.client(&url, &token)?;
-        let me = client.me().await.map_err(|failure| Failed::new(failed(&failure), failure.to_string()))?;
+        let me = client.me().await?;
         let lifetime = match me.token_lifetime {
             None => "does not expire".to_owned(),
             Some(seconds) => format!("dies after {seconds} s without a call"),
@@ -390,36 +391,4 @@ fn service_token() -> String {
 fn token_line(path: &Path) -> TokenLine {
     let text = path.display().to_string();
     if text == service_token() { TokenLine::Usual } else { TokenLine::File(text) }
-}
-
-fn failed(failure: &crate::waldur::failure::Failure) -> Exit {
-    use crate::waldur::failure::Failure;
-    match failure {
-        Failure::Token { .. } | Failure::Forbidden { .. } => Exit::Token,
-        Failure::Redirected { .. } | Failure::Endpoint { .. } => Exit::Config,
-        _ => Exit::Pending,
-    }
-}
-
-/// A line for people, folded.
-fn tell(out: &mut dyn Write, before: &str, text: &str) -> Result<(), Failed> {
-    for line in draft::folded(&format!("{before}{text}"), "") {
-        writeln!(out, "{line}")?;
-    }
-    Ok(())
-}
-
-/// Writes a whole file or none: what was there stays until the new one is complete.
-fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), Failed> {
-    let write = || {
-        let new = path.with_extension("new");
-        let _ = std::fs::remove_file(&new);
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)
-    };
-    write().map_err(|error: std::io::Error| {
-        Failed::new(Exit::Config, format!("can't write {}: {error}", path.display()))
-    })
 }

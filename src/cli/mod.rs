@@ -27,8 +27,6 @@ use log::{LogFormat, LogLevel};
 use setup::Setup;
 use usages::UsagesError;
 
-use crate::waldur::failure::Failure;
-
 /// Measures what customers use, and makes Waldur's bill agree with it.
 ///
 /// Collectors measure on their schedules; readings are kept in a local ledger; statements are reported to Waldur as
@@ -192,15 +190,7 @@ impl From<UsagesError> for Failed {
     fn from(error: UsagesError) -> Self {
         match error {
             UsagesError::Output(error) => error.into(),
-            UsagesError::Waldur(failure) => {
-                let exit = match &failure {
-                    Failure::Token { .. } | Failure::Forbidden { .. } => Exit::Token,
-                    Failure::Missing { .. } | Failure::Refused { .. } => Exit::Stuck,
-                    Failure::Endpoint { .. } | Failure::Redirected { .. } => Exit::Config,
-                    _ => Exit::Pending,
-                };
-                Failed::new(exit, failure.to_string())
-            }
+            UsagesError::Waldur(failure) => failure.into(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,10 +16,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use rust_decimal::prelude::ToPrimitive;
 
-use super::retry;
-use super::serve::Shared;
-use crate::ledger::LedgerError;
+use super::{Agent, Pulse, retry};
+use crate::ledger::{LedgerError, SharedLedger};
 use crate::submitter::closing::Closing;
+
+/// What an answer is made of.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) agent: Agent,
+    pub(super) ledger: SharedLedger,
+    pub(super) pulse: Arc<Pulse>,
+}
 
 /// What one collector did since the start.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

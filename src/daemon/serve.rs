@@ -10,7 +10,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::task::JoinHandle;
 
-use super::{Agent, Pulse, metrics};
+use super::metrics::{self, Shared};
+use super::{Agent, Pulse};
 use crate::ledger::SharedLedger;
 
 /// The server, until it is dropped.
@@ -38,14 +39,6 @@ impl Drop for Server {
             task.abort();
         }
     }
-}
-
-/// What an answer is made of.
-#[derive(Clone)]
-pub(super) struct Shared {
-    pub(super) agent: Agent,
-    pub(super) ledger: SharedLedger,
-    pub(super) pulse: Arc<Pulse>,
 }
 
 /// Starts to listen, if the configuration says where.

@@ -6,7 +6,6 @@ use std::io::Write;
 use uuid::Uuid;
 
 use super::draft::{Collector, name_of, quoted};
-use super::failed;
 use super::offer::{CGROUP, Offered, PROMETHEUS, SLURM, propose};
 use crate::cli::exit::{Exit, Failed};
 use crate::waldur::client::Client;
@@ -43,9 +42,7 @@ const SHOWN: usize = 5;
 impl Marketplace {
     /// Of those named by UUID or name, or of all.
     pub(super) async fn read(client: &Client, only: &[String]) -> Result<Marketplace, Failed> {
-        let fail =
-            |failure: crate::waldur::failure::Failure| Failed::new(failed(&failure), failure.to_string());
-        let all = client.offerings().await.map_err(fail)?;
+        let all = client.offerings().await?;
         let named = |offering: &Offering, wanted: &String| {
             offering.name == *wanted || wanted.parse::<Uuid>() == Ok(offering.uuid)
         };
@@ -64,7 +61,7 @@ impl Marketplace {
         let mut offerings = Vec::new();
         for offering in all {
             if only.is_empty() || only.iter().any(|wanted| named(&offering, wanted)) {
-                let resources = client.resources(offering.uuid).await.map_err(fail)?;
+                let resources = client.resources(offering.uuid).await?;
                 offerings.push((offering, resources));
             }
         }
