@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::Findings;
+use super::findings::Findings;
 use crate::cli::setup::count;
 use crate::cli::units::{Verdict, judge, made};
 use crate::metering::measure::Measure;
