@@ -134,7 +134,7 @@ expect() { # what we look at, what it is, what it should be
 }
 wait_for() { # what, a command that tells it, a pattern
     local seen=
-    for _ in {1..150}; do
+    for _ in {1..600}; do
         seen=$("${@:3}" 2>/dev/null | tr -d ' \n' || true)
         # shellcheck disable=SC2053 # the right side is a pattern
         [[ $seen == $2 ]] && echo "ok: $1" && return
@@ -160,6 +160,8 @@ inside bash -c 'umask 077; echo sandbox-token >/etc/waldur-usage-agent/token'
 inside waldur-usage-agent init --url http://127.0.0.1:8099 --source cgroup \
     --resource 5e2f0000-0000-4000-8000-000000000003 >"$work/init.log" ||
     { cat "$work/init.log" >&2; fail "init fails"; }
+inside head -n1 /etc/waldur-usage-agent/agent.yaml | grep -q 'schema=/usr/share/waldur-usage-agent/agent.schema.json' ||
+    fail "init does not tell editors where the schema is"
 echo "ok: init, and its check"
 inside tee /etc/waldur-usage-agent/agent.yaml >/dev/null <<'YAML'
 waldur: { url: "http://127.0.0.1:8099" }

@@ -110,7 +110,10 @@ impl Init {
             Some(file) => self.of_site_agent(file, &target, out)?,
             None => (self.of_waldur(&target, out).await?, Vec::new()),
         };
-        let text = draft.text();
+        let text = match Path::new(SCHEMA).exists() {
+            true => format!("# yaml-language-server: $schema={SCHEMA}\n{}", draft.text()),
+            false => draft.text(),
+        };
         if shown_only {
             write!(out, "{text}")?;
             return Ok(Exit::Ok);
@@ -381,6 +384,9 @@ schedule: \"*/30 * * * *\"
 # What waldur-site-agent wrote is held, and nothing of it overwritten, until a
 # person decides: docs/takeover.md.
 on_conflict: hold";
+
+/// What the packages install for editors.
+const SCHEMA: &str = "/usr/share/waldur-usage-agent/agent.schema.json";
 
 /// The token of the service, as its unit hands it over.
 fn service_token() -> String {
