@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, params};
+use waldur_usage_agent::collectors::Problem;
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::ledger::catalog::KnownResource;
 use waldur_usage_agent::ledger::ingest::{Run, RunOutcome};
@@ -160,7 +161,7 @@ fn statements(resources: usize) -> Outcome {
     // A run that did not see everything: nothing is concluded of the series that it leaves out.
     let mut partial = run(minute(2), one);
     if let RunOutcome::Seen { problems, .. } = &mut partial.outcome {
-        problems.push("the rest was not read".to_owned());
+        problems.push(Problem::of_all("the rest was not read".to_owned()));
     }
     let began = Instant::now();
     let recorded = ledger.record(partial)?;

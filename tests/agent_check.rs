@@ -138,3 +138,28 @@ fn a_collector_none_of_whose_ids_is_a_resources_is_a_problem() {
     world.readings(&[cpu("project-a"), cpu("nobody")]);
     world.agent(&["check"]).exits(0).says("no resource has the backend id nobody: unmatched");
 }
+
+#[test]
+fn a_resource_that_waldur_would_not_bill_is_told_where_it_is_found_by_its_backend_id_too() {
+    let world = World::new(CURRENT);
+    world.configure(&format!(
+        "    resource: {{ offering: {OFFERING}, backend_id: \"{{account}}\" }}\n    meters:\n      \
+         cpu_hours: {{ reading: cpu, factor: 1/3600 }}\n"
+    ));
+    world.readings(&[
+        now("cpu", "counter", "160", "s", &[("account", "project-a")]),
+        now("cpu", "counter", "160", "s", &[("account", "project-b")]),
+    ]);
+    world.agent(&["check"]).exits(0).says_not("problem");
+    world.post(&format!("resources/{A}"), serde_json::json!({ "plan": false }));
+    world.post(&format!("resources/{B}"), serde_json::json!({ "state": "Erred" }));
+    let check = world.agent(&["check"]).exits(65);
+    let check = check.says(&format!("backend id project-a: Project A ({A}) has no plan"));
+    check.says(&format!("backend id project-b: Project B ({B}) is Erred: Waldur refuses reports"));
+    // One that lives has the id, whatever became of others.
+    world.post(&format!("resources/{A}"), serde_json::json!({ "plan": true, "backend_id": "project-b" }));
+    world.agent(&["check"]).exits(0).says("no resource has the backend id project-a");
+    world.post(&format!("resources/{B}"), serde_json::json!({ "state": "OK" }));
+    let check = world.agent(&["check"]).exits(65);
+    check.says("nobody can say which is meant").says(A).says(B);
+}

@@ -160,7 +160,14 @@ fn systemd_is_told_when_it_is_ready_alive_and_stopping() {
     hear("WATCHDOG=1");
     daemon.signal("HUP");
     hear("RELOADING=1");
-    hear("READY=1");
+    assert!(hear("READY=1").contains("STATUS=reloaded"));
+    // One that is refused says so where `systemctl status` shows it, in one line.
+    let right = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", "waldur: {}\n");
+    daemon.signal("HUP");
+    let refused = hear("STATUS=The new configuration is not used, the old one stays at work: ");
+    assert!(refused.contains("`url` is missing") && refused.contains("READY=1"), "{refused}");
+    world.write("agent.yaml", &right);
     daemon.signal("TERM");
     hear("STOPPING=1");
     assert_eq!(daemon.ends(), 0);

@@ -19,7 +19,7 @@ use crate::ledger::{Ledger, SharedLedger};
 use crate::metering::meter::Meter;
 use crate::metering::reading::{Reading, Span};
 
-/// Sample now, and show the readings and the amounts they make.
+/// Measure now, and show the readings and the amounts they make.
 ///
 /// The readings are recorded like those of a scheduled run; nothing is sent. With --dry-run nothing is recorded
 /// either: it shows which amounts the readings would change, and how.

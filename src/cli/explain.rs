@@ -21,7 +21,7 @@ use crate::ledger::views::explain::SeriesPart;
 use crate::metering::exact::{Exact, Rounding, cents_to_decimal};
 use crate::metering::period::BillingPeriod;
 
-/// From a posted number back through rounding, factor, users and resets to the readings it came from.
+/// Explain an amount, down to the readings that it was made of.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     /// The resource: its UUID in any form, its backend id, or its name if only one has it.

@@ -18,7 +18,7 @@ use crate::submitter::reason::Reason;
 use crate::submitter::{CycleOptions, Sent};
 use crate::waldur::failure::Failure;
 
-/// Submit what is pending, say what was sent, and wait for the outcome.
+/// Report what is pending now, and wait for the outcome.
 ///
 /// With --collect every collector is run first. It may run beside a daemon on the same ledger: whoever submits holds
 /// a lock, the other waits. An earlier failure's backoff is not waited for; a Retry-After is, within the deadline.

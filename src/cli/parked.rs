@@ -13,7 +13,7 @@ use crate::ledger::sent::blocked::{Dropped, GivenUp};
 use crate::metering::period::BillingPeriod;
 use crate::submitter::reason::Reason;
 
-/// What Waldur refused, and what to do with it.
+/// List, retry or drop what Waldur refused.
 #[derive(Debug, Args)]
 pub(super) struct Parked {
     #[command(subcommand)]

@@ -10,7 +10,7 @@ use super::table::table;
 use crate::ledger::Ledger;
 use crate::metering::period::BillingPeriod;
 
-/// Count everything again from the readings; exit 0 if the ledger agrees, 1 if it differs.
+/// Count everything again: 0 if the ledger agrees, 1 if not.
 #[derive(Debug, Args)]
 pub(super) struct Recount {
     /// Show only this billing period, such as 2026-11.

@@ -16,7 +16,7 @@ use crate::submitter::reason::Reason;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-/// Decide what to do where Waldur holds a number that this agent did not write.
+/// Decide where Waldur holds another writer's number.
 ///
 /// `resolve RESOURCE... adopt` goes on from what Waldur holds: it becomes the opening balance, and what was used before is
 /// not counted again, which is right for sources that only know what they saw. `overwrite` makes Waldur agree with the

@@ -2,7 +2,7 @@
 //! ledger, so it works beside a daemon, without the token and without the network.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use collector::Collector;
 
 mod collector;
 
-/// Show per resource and component: the amount, what Waldur holds, when, what waits and why.
+/// Show each amount, what Waldur holds, and what waits and why.
 #[derive(Debug, Args)]
 pub(super) struct Status {
     /// A billing period such as 2026-11; otherwise the current one, and older ones with something left.
@@ -49,7 +49,7 @@ impl Status {
                 writeln!(out, "{:#}", view.json())?;
                 return Ok(view.exit);
             }
-            if self.watch {
+            if self.watch && super::log::colours(std::io::stdout().is_terminal()) {
                 write!(out, "\x1b[2J\x1b[H")?;
             }
             view.show(out, self.users)?;

@@ -3,8 +3,9 @@
 //! One task a collector, so that none waits for another and none overlaps itself; one for the submitter. They share
 //! nothing but the ledger. A reload ends the tasks and starts new ones from the new file; the ledger stays open.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -18,16 +19,20 @@ use crate::collectors::definition::{Definition, secret_env};
 use crate::config::clock::SharedClock;
 use crate::config::schedule::Schedule;
 use crate::config::settings::Settings;
+use crate::ledger::books::ingest::Recorded;
 use crate::ledger::{Ledger, LedgerTrouble, Rulebook, SharedLedger};
 use crate::submitter::closing::Closing;
 use crate::submitter::{CycleError, CycleOptions, Submitter};
 use crate::waldur::client::Client;
 
 use due::{Next, next_look, next_run};
+use metrics::Runs;
 use missed::Missing;
 
 mod due;
+mod metrics;
 mod missed;
+mod registration;
 pub mod retry;
 pub mod sample;
 mod serve;
@@ -59,16 +64,34 @@ pub struct Pulse {
     /// Passes of the tasks' loops.
     beats: AtomicU64,
     pub cycles: AtomicU64,
-    pub runs: AtomicU64,
-    pub run_failures: AtomicU64,
-    /// Runs that were due and did not take place.
-    pub runs_missed: AtomicU64,
     pub sent: AtomicU64,
+    /// By collector.
+    runs: Mutex<BTreeMap<String, Runs>>,
+    /// Seconds since 1970.
+    started: AtomicU64,
+    reloaded: AtomicU64,
+    reload_refused: AtomicBool,
 }
 
 impl Pulse {
     fn beat(&self) {
         self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn note_runs(&self, collector: &str, note: impl FnOnce(&mut Runs)) {
+        // A count that another thread left half done is still a count.
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        note(runs.entry(collector.to_owned()).or_default());
+    }
+
+    fn runs_of(&self, collector: &str) -> Runs {
+        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.get(collector).cloned().unwrap_or_default()
+    }
+
+    fn note_reload(&self, now: Timestamp, refused: bool) {
+        self.reloaded.store(u64::try_from(now.as_second()).unwrap_or(0), Ordering::Relaxed);
+        self.reload_refused.store(refused, Ordering::Relaxed);
     }
 }
 
@@ -82,6 +105,8 @@ pub async fn run(load: Loader) -> Result<(), String> {
     }
     let ledger = SharedLedger::new(ledger);
     let pulse = Arc::new(Pulse::default());
+    pulse.note_reload(agent.clock.now(), false);
+    pulse.started.store(pulse.reloaded.load(Ordering::Relaxed), Ordering::Relaxed);
     let mut signals = signal_hook_tokio::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
         .map_err(|error| format!("can't listen to signals: {error}"))?;
     let mut tasks = Tasks::start(&agent, &ledger, &pulse);
@@ -93,6 +118,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
         agent.client.api()
     );
     systemd::ready(&format!("{collectors} collectors; reporting to {}", agent.client.api()));
+    let mut listed = tokio::spawn(registration::register(agent.clone()));
     let mut watchdog = systemd::Watchdog::new();
     let mut current = agent;
     loop {
@@ -106,12 +132,15 @@ pub async fn run(load: Loader) -> Result<(), String> {
         match signal {
             Some(SIGHUP) => {
                 systemd::reloading();
+                let mut status = "reloaded".to_owned();
                 match load() {
                     Ok(agent) if agent.settings.ledger != current.settings.ledger => {
-                        tracing::error!(
+                        status = format!(
                             "The new configuration names another ledger ({}); that takes a restart. The old one stays at work.",
                             agent.settings.ledger.display()
                         );
+                        tracing::error!("{status}");
+                        pulse.note_reload(current.clock.now(), true);
                     }
                     Ok(agent) => {
                         tasks.stop(DRAIN).await;
@@ -133,13 +162,20 @@ pub async fn run(load: Loader) -> Result<(), String> {
                             serve::Server::none()
                         });
                         tracing::info!("Reloaded: {} collectors.", agent.definitions.len());
+                        pulse.note_reload(agent.clock.now(), false);
+                        listed.abort();
+                        listed = tokio::spawn(registration::register(agent.clone()));
                         current = agent;
                     }
-                    Err(error) => tracing::error!(
-                        "The new configuration is not used, the old one stays at work: {error}"
-                    ),
+                    Err(error) => {
+                        status =
+                            format!("The new configuration is not used, the old one stays at work: {error}");
+                        tracing::error!("{status}");
+                        pulse.note_reload(current.clock.now(), true);
+                    }
                 }
-                systemd::ready("reloaded");
+                // One line: systemd shows no more.
+                systemd::ready(&status.replace('\n', ";"));
             }
             Some(SIGUSR1) => tasks.hurry.send_modify(|times| *times += 1),
             _ => break,
@@ -147,6 +183,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
     }
     tracing::info!("Stopping: finishing what is under way.");
     systemd::stopping();
+    listed.abort();
     tasks.stop(DRAIN).await;
     drop(server);
     Ok(())
@@ -283,10 +320,19 @@ impl Part {
         let zone = &self.agent.rulebook.zone;
         let since = definition.since.unwrap_or_else(|| zone.start(zone.period_of(self.agent.clock.now())));
         let withhold = secret_env(self.agent.settings.waldur.token.env_name(), &self.agent.definitions);
-        self.pulse.runs.fetch_add(1, Ordering::Relaxed);
         let name = &definition.name;
-        let problem = match sample::sample(definition, &self.ledger, &self.agent.clock, since, withhold).await
-        {
+        let began = Instant::now();
+        let ended = sample::sample(definition, &self.ledger, &self.agent.clock, since, withhold).await;
+        self.pulse.note_runs(name, |runs| {
+            runs.runs += 1;
+            runs.last = began.elapsed();
+            runs.failures += u64::from(ended.as_ref().map_or(true, Recorded::is_failure));
+            if let Ok(recorded) = &ended {
+                runs.readings += recorded.new as u64;
+                runs.quarantined += recorded.quarantined.len() as u64;
+            }
+        });
+        let problem = match ended {
             Ok(recorded) => {
                 for bad in &recorded.quarantined {
                     tracing::warn!(
@@ -307,9 +353,6 @@ impl Part {
             }
             Err(error) => Some(error.to_string()),
         };
-        if problem.is_some() {
-            self.pulse.run_failures.fetch_add(1, Ordering::Relaxed);
-        }
         // One line a change of state; `status` has the rest.
         match (&problem, was_failing) {
             (Some(problem), false) => {

@@ -33,6 +33,8 @@ pub(super) enum Wanted {
     Read,
     /// 201, nothing else: a proxy's 200 or 202 says nothing of what the server did.
     Created,
+    /// 200 or 201, and JSON: what became of what was written.
+    Written,
 }
 
 impl Answer {
@@ -67,6 +69,7 @@ impl Answer {
         let words = || of_body(&self.body);
         match self.status.as_u16() {
             200 if wanted == Wanted::Read && self.is_json() => Ok(self),
+            200 | 201 if wanted == Wanted::Written && self.is_json() => Ok(self),
             201 if wanted == Wanted::Created && (self.body.is_empty() || self.is_json()) => Ok(self),
             300..=399 => Err(Failure::Redirected { call, words: self.pointed_to() }),
             400 if self.is_json() => match Refusal::parse(&self.body) {

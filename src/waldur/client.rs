@@ -21,6 +21,7 @@ use super::answer::{Answer, Wanted};
 use super::failure::Failure;
 use super::pace::Pace;
 use super::skew::{Skew, SkewMeter};
+use super::tally::Tally;
 use super::token;
 use crate::config::clock::SharedClock;
 use crate::config::waldur::WaldurSettings;
@@ -50,6 +51,7 @@ pub struct Client {
     skew: SkewMeter,
     pace: Pace,
     sent: AtomicU64,
+    tally: Tally,
     timeout: Duration,
 }
 
@@ -86,6 +88,7 @@ impl Client {
             skew: SkewMeter::default(),
             pace: Pace::new(settings.max_in_flight),
             sent: AtomicU64::new(0),
+            tally: Tally::default(),
             timeout: settings.timeout,
         })
     }
@@ -123,6 +126,16 @@ impl Client {
         self.sent.load(Ordering::Relaxed)
     }
 
+    /// How many of them ended in which way.
+    pub fn outcomes(&self) -> Vec<(&'static str, u64)> {
+        self.tally.outcomes()
+    }
+
+    /// How long they took, all together.
+    pub fn waited(&self) -> Duration {
+        self.tally.waited()
+    }
+
     /// The address of the API, with a slash at its end.
     pub fn api(&self) -> &Url {
         &self.api
@@ -155,6 +168,21 @@ impl Client {
         let url = self.address(path);
         let call = Call { what, method: Method::POST, url, body: Some(body), wanted: Wanted::Created };
         self.call(call).await.map(drop)
+    }
+
+    /// Sends `body` as JSON, and reads what became of it.
+    pub(super) async fn write<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body)
+            .map_err(|error| Failure::NotSent { call: what.to_owned(), words: error.to_string() })?;
+        let call = Call { what, method, url: self.address(path), body: Some(body), wanted: Wanted::Written };
+        let answer = self.call(call).await?;
+        self.decode(what, &answer)
     }
 
     pub(super) fn decode<T: DeserializeOwned>(&self, what: &str, answer: &Answer) -> Result<T, Failure> {
@@ -198,6 +226,13 @@ impl Client {
     }
 
     async fn send(&self, call: &Call<'_>, token: &SecretString) -> Result<Answer, Failure> {
+        let began = Instant::now();
+        let ended = self.send_once(call, token).await;
+        self.tally.note(began.elapsed(), &ended);
+        ended
+    }
+
+    async fn send_once(&self, call: &Call<'_>, token: &SecretString) -> Result<Answer, Failure> {
         let what = call.what;
         let mut request = self
             .http

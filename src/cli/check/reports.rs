@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::units::{Verdict, judge, made};
-use super::{Findings, doubles};
+use super::doubles;
+use super::findings::Findings;
 use crate::cli::exit::Exit;
 use crate::cli::setup::count;
+use crate::cli::units::{Verdict, judge, made};
 use crate::metering::measure::Measure;
 use crate::metering::meter::{Meter, Place, Target};
 use crate::metering::reading::Reading;

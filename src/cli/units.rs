@@ -91,13 +91,27 @@ fn fits(ours: &Unit, wanted: &Unit, factor: &Exact) -> Result<(), (String, Strin
                 true => format!("{} times too much", ratio.approximate(0)),
                 false => format!("{} times too little", inverse.approximate(0)),
             };
-            // As people write it: 1/3600.
-            let inverse = Exact::one().checked_div(&right).map(|inverse| inverse.to_string());
-            let whole = inverse.filter(|text| text != "1" && text.bytes().all(|b| b.is_ascii_digit()));
-            wrong = wrong.or(Some((times, whole.map_or(right.to_string(), |text| format!("1/{text}")))));
+            wrong = wrong.or(Some((times, written(&right))));
         }
     }
     wrong.map_or(Ok(()), Err)
+}
+
+/// The factor that makes `theirs` of readings in `unit`; `None` if either unit says nothing that is known, or if no
+/// factor does. Where a unit is ambiguous (a GB), the binary one is taken.
+pub(super) fn factor(unit: &str, measure: Measure, theirs: &str) -> Option<String> {
+    let (ours, wanted) = (parse(&made(unit, measure))?, parse(theirs)?);
+    if (ours.bytes, ours.time) != (wanted.bytes, wanted.time) {
+        return None;
+    }
+    ours.scales.first()?.checked_div(wanted.scales.first()?).map(|right| written(&right))
+}
+
+/// A factor as people write it: 1/3600.
+pub(super) fn written(factor: &Exact) -> String {
+    let inverse = Exact::one().checked_div(factor).map(|inverse| inverse.to_string());
+    let whole = inverse.filter(|text| text != "1" && text.bytes().all(|b| b.is_ascii_digit()));
+    whole.map_or(factor.to_string(), |text| format!("1/{text}"))
 }
 
 /// `core-hours`, `GB*h`, `kB`; `None` if any part of it is not known.
@@ -274,6 +288,24 @@ mod tests {
             ),
         ] {
             assert_eq!(told(unit, measure, factor, theirs), Verdict::Differ(words.to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_factor_that_makes_a_unit_is_named_where_there_is_one() {
+        for (unit, measure, theirs, wanted) in [
+            ("s", Measure::Increase, "h", Some("1/3600")),
+            ("s", Measure::Sum, "k-Hours", Some("1/3600000")),
+            ("s", Measure::Sum, "minutes", Some("1/60")),
+            ("s", Measure::Sum, "s", Some("1")),
+            ("B", HOURS, "GB*h", Some("1/1073741824")),
+            ("B*s", Measure::Sum, "GiB hours", Some("1/3865470566400")),
+            ("B", Measure::Level, "TB", Some("1/1099511627776")),
+            ("B", HOURS, "GB", None),
+            ("s", Measure::Sum, "GB*h", None),
+            ("s", Measure::Sum, "credits", None),
+        ] {
+            assert_eq!(factor(unit, measure, theirs).as_deref(), wanted, "{unit} in {theirs}");
         }
     }
 }
