@@ -13,17 +13,20 @@ use super::exit::{Exit, Failed};
 use super::setup::{Read, Setup, count, read};
 use crate::collectors::definition::Definition;
 use crate::daemon::sample::{Said, Since, ask};
+use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::books::ingest::RunOutcome;
 use crate::ledger::{Ledger, SharedLedger};
 use crate::metering::meter::Place;
 use crate::metering::reading::{Kind, Reading};
 use crate::waldur::client::Client;
 
+use changes::Rehearsal;
 use findings::{Findings, Mark, tell_failure};
 use marketplace::{check_offerings, check_resources, check_time_zone};
 use reports::{Reports, Tried};
 use token::{check_token, check_token_file, use_token_of_service};
 
+mod changes;
 mod doubles;
 mod findings;
 mod marketplace;
@@ -105,28 +108,39 @@ impl Check {
 async fn online(setup: &Setup, as_service: bool, found: &mut Findings) -> Result<(), Failed> {
     check_ledger(setup, as_service, found);
     check_token_file(setup, found);
-    let mut reports = check_collectors(setup, found).await?;
+    let mut rehearsal = Rehearsal::of(setup)?;
+    let mut reports = check_collectors(setup, &mut rehearsal, found).await?;
+    let resources = check_server(setup, &mut reports, found).await;
+    if let Some(mut rehearsal) = rehearsal {
+        rehearsal.resources(resources)?;
+        rehearsal.tell(found)?;
+    }
+    Ok(())
+}
+
+/// What Waldur knows and takes. Returns the resources that were seen.
+async fn check_server(setup: &Setup, reports: &mut Reports, found: &mut Findings) -> Vec<KnownResource> {
     let client = match setup.client() {
         Ok(client) => client,
         Err(failed) => {
             found.problem(failed.exit, failed.message);
-            return Ok(());
+            return Vec::new();
         }
     };
     let me = match client.me().await {
         Ok(me) => me,
         Err(failure) => {
             tell_failure(found, &failure);
-            return Ok(());
+            return Vec::new();
         }
     };
     check_token(&me, found);
     check_clock(setup, &client, found);
-    check_offerings(setup, &client, &me, &mut reports, found).await;
-    check_resources(setup, &client, &mut reports, found).await;
+    let mut resources = check_offerings(setup, &client, &me, reports, found).await;
+    resources.extend(check_resources(setup, &client, reports, found).await);
     reports.tell(found);
     check_time_zone(setup, &client, found).await;
-    Ok(())
+    resources
 }
 
 fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
@@ -154,7 +168,11 @@ fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
 }
 
 /// Tries each collector without recording anything. Returns what each would report.
-async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<Reports, Failed> {
+async fn check_collectors(
+    setup: &Setup,
+    rehearsal: &mut Option<Rehearsal>,
+    found: &mut Findings,
+) -> Result<Reports, Failed> {
     let mut reports = Reports::default();
     // A ledger in memory: checkpoints are not consulted, and the real one is left alone.
     let ledger = SharedLedger::new(Ledger::in_memory((*setup.rulebook).clone())?);
@@ -164,7 +182,7 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<Reports
         let Said { run, readings, mut more, notes } =
             ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
         let name = &definition.name;
-        match run.outcome {
+        match &run.outcome {
             RunOutcome::Failed(error) => {
                 found.problem(Exit::Collector, format!("collector {name}: {error}"));
                 continue;
@@ -186,6 +204,9 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<Reports
             .map_err(|error| Failed::new(Exit::Collector, format!("collector {name}: {error}")))?;
         let all = readings.into_iter().chain(others.map_while(Result::ok));
         describe(definition, all, &mut reports, found);
+        if let Some(rehearsal) = rehearsal {
+            rehearsal.run(run, &mut more)?;
+        }
     }
     Ok(reports)
 }

@@ -421,7 +421,8 @@ fn age(now: Timestamp, at: Timestamp) -> SignedDuration {
     now.duration_since(at).abs()
 }
 
-fn known_resource(resource: Resource, offering: Uuid) -> KnownResource {
+/// What the ledger keeps of a resource.
+pub fn known_resource(resource: Resource, offering: Uuid) -> KnownResource {
     KnownResource {
         uuid: resource.uuid,
         offering: resource.offering_uuid.unwrap_or(offering),

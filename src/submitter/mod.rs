@@ -29,7 +29,7 @@ mod backoff;
 mod call_time;
 mod canary;
 pub mod closing;
-mod discover;
+pub mod discover;
 pub mod guard;
 mod late;
 pub mod reason;

@@ -8,7 +8,9 @@ use super::findings::{Findings, tell_failure};
 use super::reports::Reports;
 use crate::cli::exit::Exit;
 use crate::cli::setup::{Setup, count};
+use crate::ledger::books::catalog::KnownResource;
 use crate::metering::meter::Target;
+use crate::submitter::discover::known_resource;
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::{Me, Offering, Plan, Resource};
@@ -20,7 +22,8 @@ pub(super) async fn check_offerings(
     me: &Me,
     reports: &mut Reports,
     found: &mut Findings,
-) {
+) -> Vec<KnownResource> {
+    let mut listed = Vec::new();
     let seen = reports.backend_ids();
     let offerings: BTreeSet<Uuid> =
         setup.rulebook.rules.iter().filter_map(|rules| rules.offering()).collect();
@@ -85,10 +88,12 @@ pub(super) async fn check_offerings(
                         known.name
                     ));
                 }
+                listed.extend(resources.into_iter().map(|resource| known_resource(resource, offering)));
             }
             Err(failure) => tell_failure(found, &failure),
         }
     }
+    listed
 }
 
 /// Whether Waldur would take and bill a report for the resource that a backend id stands for.
@@ -167,7 +172,8 @@ pub(super) async fn check_resources(
     client: &Client,
     reports: &mut Reports,
     found: &mut Findings,
-) {
+) -> Vec<KnownResource> {
+    let mut seen = Vec::new();
     let resources: BTreeSet<Uuid> =
         setup.rulebook.rules.iter().filter_map(|rules| rules.fixed_resource()).collect();
     for uuid in resources {
@@ -191,6 +197,8 @@ pub(super) async fn check_resources(
                     reports.offering(&known);
                     reports.resource(Target::Resource(uuid), &resource.name, offering);
                 }
+                let offering = resource.offering_uuid.unwrap_or(Uuid::nil());
+                seen.push(known_resource(resource, offering));
             }
             Err(Failure::Missing { .. }) => found.problem(
                 Exit::Stuck,
@@ -199,6 +207,7 @@ pub(super) async fn check_resources(
             Err(failure) => tell_failure(found, &failure),
         }
     }
+    seen
 }
 
 /// A row of this month that was written today tells whose months the server bills by.

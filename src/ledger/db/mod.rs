@@ -150,6 +150,13 @@ impl Ledger {
         dangling.map_or(Ok(()), |what| Err(LedgerError::damaged(&self.path, &what)))
     }
 
+    /// Copies the whole ledger, as it is now, to a file that is not there yet.
+    pub fn copy_to(&self, path: &Path) -> Result<(), LedgerError> {
+        self.look(|connection| {
+            connection.execute("VACUUM INTO ?", [path.to_string_lossy()]).map(drop)
+        })
+    }
+
     /// Does something in one transaction: all of it, or nothing.
     pub(super) fn transact<T>(
         &mut self,
