@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use waldur_usage_agent::collectors::{Batch, Collector, CollectorError, Request, filesystem};
+use waldur_usage_agent::collectors::{Batch, Collector, CollectorError, Request, filesystem, texts};
 use waldur_usage_agent::config::section::Section;
 
 fn collector(keys: &str) -> Box<dyn Collector> {
@@ -150,8 +150,8 @@ async fn files_links_and_dot_directories_are_not_somebodys_directory() {
 async fn a_directory_whose_place_is_not_there_makes_the_run_incomplete() {
     let batch = look("directories: [/nonexistent/home/*]").await.unwrap();
     assert_eq!(
-        batch.problems,
-        ["`/nonexistent/home/*`: /nonexistent/home is not there; mount it, or correct the path"]
+        texts(&batch.problems),
+        "`/nonexistent/home/*`: /nonexistent/home is not there; mount it, or correct the path"
     );
 }
 
@@ -182,9 +182,9 @@ async fn a_mount_that_is_not_there_is_a_problem_and_not_the_disk_below_it() {
     let batch = look(&keys).await.unwrap();
     assert!(batch.readings.is_empty(), "{batch:?}");
     assert_eq!(batch.problems.len(), 3, "{:?}", batch.problems);
-    assert!(batch.problems[0].starts_with("/nonexistent does not exist; mount it"));
-    assert!(batch.problems[1].starts_with("/proc has no size"));
-    assert!(batch.problems[2].starts_with(&format!("nothing is mounted at {scratch}; mount it")));
+    assert!(batch.problems[0].text.starts_with("/nonexistent does not exist; mount it"));
+    assert!(batch.problems[1].text.starts_with("/proc has no size"));
+    assert!(batch.problems[2].text.starts_with(&format!("nothing is mounted at {scratch}; mount it")));
 }
 
 #[test]
@@ -210,7 +210,7 @@ async fn inner_mounts() {
     mount(&["--bind", home.join("data").to_str().unwrap()], &home.join("bound"));
     let keys = format!("directories: '{0}'\nmounts: '{0}/tmpfs'\n", home.display());
     let batch = look(&keys).await.unwrap();
-    assert_eq!(batch.problems, Vec::<String>::new());
+    assert_eq!(batch.problems, []);
     // The home and its file in data; the mount points themselves belong to what is mounted.
     assert_eq!(value(&batch, "directory_inodes", &home), "3");
     assert_eq!(value(&batch, "directory_apparent_bytes", &home), "5");
@@ -252,13 +252,13 @@ async fn inner_permissions() {
     assert_eq!(batch.problems.len(), 2, "{:?}", batch.problems);
     let base = dir.path().display();
     assert_eq!(
-        batch.problems[0],
+        batch.problems[0].text,
         format!(
             "{base}/alice is left out as a whole: {base}/alice/secret can't be read: Permission denied (os error 13); \
              give the agent CAP_DAC_READ_SEARCH"
         )
     );
-    assert!(batch.problems[1].starts_with(&format!("{base}/carol is left out as a whole: ")));
+    assert!(batch.problems[1].text.starts_with(&format!("{base}/carol is left out as a whole: ")));
     close("alice/secret", 0o700);
     close("carol", 0o700);
 }
