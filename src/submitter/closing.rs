@@ -132,7 +132,7 @@ impl Cycle {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
             amounts.push((unreported(&statement), key));
         }
-        let guard = if dated { SignedDuration::ZERO } else { guard_time(call) };
+        let guard = if dated { dated_guard(call) } else { guard_time(call) };
         let left = closing.ends.duration_since(now).saturating_sub(guard);
         let calls = call.mean.saturating_mul(i64::try_from(amounts.len()).unwrap_or(i64::MAX));
         let mut ordered = in_order(amounts, SignedDuration::from_millis(calls) <= left);
