@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::adopt::evidence;
 use super::reason::Reason;
-use super::reconcile::{Finding, Held, reconcile};
+use super::reconcile::{Finding, Held, Row, reconcile};
 use super::{Cycle, CycleError, DATE_PROBE, OnConflict, closing};
 use crate::ledger::books::catalog::KnownPlanPeriod;
 use crate::ledger::sent::blocked::{Decided, Decision};
@@ -619,16 +619,6 @@ pub(super) fn total(component: String, amount: Decimal) -> Amount {
 /// Whether the server took a report that makes a row. What was only read back is a row already.
 fn was_accepted(entry: &Entry) -> bool {
     entry.acknowledged.as_ref().is_some_and(|known| known.how == "accepted")
-}
-
-/// A row of the server, as far as it matters here.
-#[derive(Debug, Clone)]
-pub(super) struct Row {
-    pub(super) uuid: Uuid,
-    /// Its amount is that of several rows together, none of which is the statement's alone.
-    pub(super) one_of_several: bool,
-    pub(super) date: Option<Timestamp>,
-    pub(super) held: Held,
 }
 
 #[derive(Debug, Clone, Copy)]
