@@ -36,7 +36,7 @@ use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::config::settings::Loaded;
 use waldur_usage_agent::config::template::Template;
 use waldur_usage_agent::config::waldur::WaldurSettings;
-use waldur_usage_agent::ledger::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
 use waldur_usage_agent::ledger::{Ledger, LedgerError, Rulebook};
 use waldur_usage_agent::metering::period::{BillingPeriod, BillingZone};
 use waldur_usage_agent::metering::reading::{Kind, Reading, parse_value};
@@ -411,11 +411,10 @@ fn use_ledger(path: &Path, rulebook: Rulebook) -> Result<(), LedgerError> {
     let resource: Uuid = agent::A.parse().unwrap();
     let period: BillingPeriod = "2026-11".parse().unwrap();
     let _ = ledger.apply_rules(now);
-    for key in ledger.pending().unwrap_or_default() {
-        let _ = (ledger.statement(key), ledger.settle(key), ledger.doubted(key), ledger.decided(key));
-        let _ = ledger.usage_row(key, "cpu_hours");
+    for key in ledger.pending(now).unwrap_or_default() {
+        let _ = (ledger.statement(key), ledger.decided(key, "cpu_hours"), ledger.usage_row(key, "cpu_hours"));
     }
-    let _ = (ledger.statements(None), ledger.troubles(), ledger.retry(None), ledger.next_retry());
+    let _ = (ledger.statements(None), ledger.blocks(), ledger.retry(None), ledger.next_retry());
     let _ = (ledger.collector_report("source"), ledger.unmatched(), ledger.quarantined("source", 10));
     let _ = (ledger.explain(resource, "cpu_hours", period, None), ledger.calls(resource, period));
     let _ = (ledger.resource(resource), ledger.plan_periods(resource), ledger.plan_look(resource));
@@ -434,7 +433,10 @@ fn use_ledger(path: &Path, rulebook: Rulebook) -> Result<(), LedgerError> {
     let run = Run { collector: "source".to_owned(), at: now, finished: now, scope: String::new(), outcome };
     let _ = ledger.record(run);
     let _ = ledger.quarantine_future("2026-11-10T09:00:00Z".parse().unwrap());
-    let _ = ledger.recount_all(now);
+    let _ = (ledger.moved(resource, period), ledger.openings(resource, period), ledger.stranded_amounts());
+    let _ = (ledger.adjustments(resource, period), ledger.periods(period, true), ledger.unclosed(period));
+    let _ = ledger.carry_forward("2026-12-01T00:10:00Z".parse().unwrap(), (true, true), now);
+    let _ = ledger.recount_all(None, now);
     Ok(())
 }
 

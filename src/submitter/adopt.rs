@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::rows::Row;
+use super::reconcile::Row;
 use super::{Cycle, CycleError, OnConflict, guard};
 use crate::ledger::db::event::EventKind;
 use crate::ledger::sent::blocked::Decision;

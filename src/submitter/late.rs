@@ -12,14 +12,13 @@ use rust_decimal::Decimal;
 
 use super::guard::{self, ServerTime};
 use super::reason::Reason;
-use super::totals::{Intended, TOO_MUCH, amount, is_usage_billed};
+use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, is_usage_billed};
 use super::{Cycle, CycleError, Late};
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::period::{BillingPeriod, BillingZone};
 use crate::waldur::report::{ComponentAmount, SetUsage};
 
-pub(super) const PLAN_ENDED: &str = "its plan period has ended; reporting it again would bill it twice";
 
 /// The server fact that this token may not report what is billed by use into a past month, with the server's words.
 const NO_BACKFILL: &str = "no_backfill";

@@ -3,7 +3,9 @@
 //! The question is always who wrote a number: this agent (accepted, or sent with an outcome that is still open), the server
 //! itself (recurring, `reuse`, `zero`), or another writer. Only the last is a conflict (law 8).
 
+use jiff::Timestamp;
 use rust_decimal::Decimal;
+use uuid::Uuid;
 
 use crate::ledger::sent::statement::Entry;
 
@@ -15,6 +17,16 @@ pub struct Held {
     pub by_server: bool,
     /// Who wrote it and when, for a person to judge.
     pub evidence: String,
+}
+
+/// A row of the server, as far as it matters here.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) uuid: Uuid,
+    /// Its amount is that of several rows together, none of which is the statement's alone.
+    pub(super) one_of_several: bool,
+    pub(super) date: Option<Timestamp>,
+    pub(super) held: Held,
 }
 
 /// What follows for one line.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::adopt::evidence;
 use super::reason::Reason;
-use super::reconcile::{Finding, Held, reconcile};
+use super::reconcile::{Finding, Held, Row, reconcile};
 use super::{Cycle, CycleError, DATE_PROBE, OnConflict, closing};
 use crate::ledger::books::catalog::KnownPlanPeriod;
 use crate::ledger::sent::blocked::{Decided, Decision};
@@ -28,6 +28,8 @@ pub(super) type Rows = BTreeMap<(Uuid, BillingPeriod), Vec<UsageRow>>;
 
 /// Rows are never older than this when something is written over them.
 const ROWS_FOR: SignedDuration = SignedDuration::from_mins(5);
+/// So near to a month's end what can't be read does not wait.
+const LAST_HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// And are compared at least so often, even if nothing changes.
 pub(super) const COMPARED_EVERY: SignedDuration = SignedDuration::from_hours(1);
 /// The server fact that says when all rows of the running month were last compared.
@@ -50,7 +52,34 @@ impl Cycle {
             due.iter().filter(|key| !fresh(key)).copied().collect()
         };
         let failed = self.read_and_settle(&unread).await?;
-        Ok(due.iter().filter(|key| !failed.contains(key)).copied().collect())
+        let mut may_be_written = Vec::with_capacity(due.len());
+        for &key in due {
+            if !failed.contains(&key) || self.goes_unread(key).await? {
+                may_be_written.push(key);
+            }
+        }
+        Ok(may_be_written)
+    }
+
+    /// Whether a statement whose rows can't be read is written all the same, over the last known ones: in the last hour of
+    /// its month, because there is no later.
+    async fn goes_unread(&self, key: StatementKey) -> Result<bool, CycleError> {
+        let (end, server) = (self.of.zone().await?.end(key.period), self.of.server_time().await?);
+        if self.stopped() || server.now >= end || end.duration_since(server.now) > LAST_HOUR {
+            return Ok(false);
+        }
+        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(false) };
+        let known = |entry: &Entry| !entry.to_send() || entry.acknowledged.is_some();
+        if !statement.components.values().all(known) {
+            return Ok(false);
+        }
+        self.note(format!(
+            "resource {}, {}: Waldur's rows can't be read, and the month ends within the hour: it is reported over what \
+             Waldur was last known to hold",
+            self.name_of(key.resource).await?,
+            key.period
+        ));
+        Ok(true)
     }
 
     /// Compares all rows of the running month, if that was not done for an hour.
@@ -626,16 +655,6 @@ pub(super) fn total(component: String, amount: Decimal) -> Amount {
 /// Whether the server took a report that makes a row. What was only read back is a row already.
 fn was_accepted(entry: &Entry) -> bool {
     entry.acknowledged.as_ref().is_some_and(|known| known.how == "accepted")
-}
-
-/// A row of the server, as far as it matters here.
-#[derive(Debug, Clone)]
-pub(super) struct Row {
-    pub(super) uuid: Uuid,
-    /// Its amount is that of several rows together, none of which is the statement's alone.
-    pub(super) one_of_several: bool,
-    pub(super) date: Option<Timestamp>,
-    pub(super) held: Held,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,6 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::guard::{self, Passage};
-use super::late::PLAN_ENDED;
 use super::reason::Reason;
 use super::{Cycle, CycleError, DATE_PROBE, in_turns};
 use crate::ledger::books::catalog::KnownComponent;
@@ -328,6 +327,8 @@ impl Cycle {
     }
 }
 
+/// Why a part of a month stays as Waldur holds it.
+pub(super) const PLAN_ENDED: &str = "its plan period has ended; reporting it again would bill it twice";
 /// A component that is billed by use breaks its invoice at this amount (observed).
 pub(super) const TOO_MUCH: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
 

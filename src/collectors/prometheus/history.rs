@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 
 use super::piece::{Bad, Piece};
-use super::progress::{Progress, Read};
+use super::progress::{Progress, Read, Window};
 use super::query::{Mode, Query};
 use super::series::{QUARTER, aligned};
 use crate::collectors::again::Look;
@@ -19,15 +19,6 @@ const SHORTEST_PIECE: SignedDuration = SignedDuration::from_mins(1);
 const MOST_STEPS: i32 = 10_000;
 /// An answer smaller than this (bytes, readings) lets the next piece be longer.
 const SMALL: (usize, usize) = (1 << 20, 5_000);
-
-/// From where to where one question reaches; both ends belong to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Window {
-    pub(super) first: Timestamp,
-    pub(super) last: Timestamp,
-    /// What has been read once it is answered. Where the present is reached, that is more than the last step.
-    end: Timestamp,
-}
 
 /// How far one query has been read in this run.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::answer::{self, Answer, Series};
-use super::history::Window;
+use super::progress::Window;
 use super::query::{Mode, Query};
 use super::series::{ends, enough};
 use crate::collectors::numbers;

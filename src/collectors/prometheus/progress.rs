@@ -74,3 +74,12 @@ impl Read {
         Read { resume: until.min(late).max(self.from), ..self }
     }
 }
+
+/// From where to where one question reaches; both ends belong to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) first: Timestamp,
+    pub(super) last: Timestamp,
+    /// What has been read once it is answered. Where the present is reached, that is more than the last step.
+    pub(super) end: Timestamp,
+}

@@ -86,6 +86,15 @@ impl Ledger {
         self.transact(|connection, _| {
             let mut cleared = 0;
             for reason in reasons {
+                // Of a month that was closed as it was, there is something to send again.
+                connection
+                    .prepare_cached(
+                        "UPDATE statement SET closed = NULL WHERE closed IS NOT NULL AND EXISTS (
+                            SELECT 1 FROM blocked WHERE (?1 IS NULL OR resource = ?1) AND reason = ?2
+                            AND blocked.resource = statement.resource AND blocked.period = statement.period
+                            AND blocked.part = statement.part)",
+                    )?
+                    .execute(params![resource, reason])?;
                 cleared += connection
                     .prepare_cached(
                         "DELETE FROM blocked WHERE (?1 IS NULL OR resource = ?1) AND reason = ?2",

@@ -269,8 +269,8 @@ impl Carrying<'_> {
         Ok((held, disputed))
     }
 
-    /// What was moved out of the month elsewhere (`fixed`), what of it goes to the running part now (`before`), and what
-    /// other months carry there (`others`).
+    /// What was moved out of the month elsewhere, less what was moved into it (`fixed`), what of it goes to the running part
+    /// now (`before`), and what other months carry there (`others`).
     fn moved_rows(
         &self,
         component: &str,
@@ -284,11 +284,15 @@ impl Carrying<'_> {
         let (from, target) = (self.from.to_string(), target.to_string());
         let mut query = self.connection.prepare_cached(
             "SELECT user, from_period, to_period, to_part, cents FROM moved
-             WHERE resource = ?1 AND component = ?2 AND (from_period = ?3 OR to_period = ?4)",
+             WHERE resource = ?1 AND component = ?2 AND (from_period = ?3 OR to_period IN (?3, ?4))",
         )?;
         let mut rows = query.query(params![self.resource.to_string(), component, from, target])?;
         while let Some(row) = rows.next()? {
             let (user, cents): (String, i64) = (row.get(0)?, row.get(4)?);
+            if row.get_ref(2)?.as_str()? == from {
+                *fixed.entry(user).or_default() -= cents;
+                continue;
+            }
             let here = row.get_ref(2)?.as_str()? == target && row.get::<_, i64>(3)? == part;
             let own = row.get_ref(1)?.as_str()? == from;
             let rows = match (own, here) {

@@ -149,6 +149,12 @@ impl Ledger {
             let current = is_current(connection, turn)?;
             for id in ids {
                 conclude(connection, *id, if current { outcome } else { Outcome::Unknown }, words, now)?;
+                if !current && outcome == Outcome::Accepted {
+                    // It landed after what was accepted since: whatever stands now is to be looked for.
+                    connection
+                        .prepare_cached("UPDATE sent SET id = (SELECT max(id) + 1 FROM sent) WHERE id = ?")?
+                        .execute([id])?;
+                }
             }
             Ok(current.then_some(()))
         })?;
