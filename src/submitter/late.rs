@@ -19,7 +19,6 @@ use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::period::{BillingPeriod, BillingZone};
 use crate::waldur::report::{ComponentAmount, SetUsage};
 
-
 /// The server fact that this token may not report what is billed by use into a past month, with the server's words.
 const NO_BACKFILL: &str = "no_backfill";
 /// How long that is believed: the token's role may be another tomorrow.

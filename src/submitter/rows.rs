@@ -68,7 +68,9 @@ impl Cycle {
         if self.stopped() || server.now >= end || end.duration_since(server.now) > LAST_HOUR {
             return Ok(false);
         }
-        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(false) };
+        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
+            return Ok(false);
+        };
         let known = |entry: &Entry| !entry.to_send() || entry.acknowledged.is_some();
         if !statement.components.values().all(known) {
             return Ok(false);

@@ -90,7 +90,8 @@ impl Rehearsal {
             }
             let (resource, month, component, user) = key;
             let known = self.ledger.resource(*resource)?;
-            let name = known.map_or_else(|| resource.to_string(), |known| format!("{} ({resource})", known.name));
+            let name =
+                known.map_or_else(|| resource.to_string(), |known| format!("{} ({resource})", known.name));
             let whose = if user.is_empty() { String::new() } else { format!(", of {user}") };
             told.push(format!("{name}, {month}, {component}{whose}: {was:.2} becomes {is:.2}"));
         }
@@ -102,7 +103,10 @@ impl Rehearsal {
             found.warning(format!("and {} more", count(others, "amount")));
         }
         if grown > 0 {
-            found.good(format!("{} would grow by what was measured since the last run", count(grown, "amount")));
+            found.good(format!(
+                "{} would grow by what was measured since the last run",
+                count(grown, "amount")
+            ));
         }
         Ok(())
     }

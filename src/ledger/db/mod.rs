@@ -152,9 +152,7 @@ impl Ledger {
 
     /// Copies the whole ledger, as it is now, to a file that is not there yet.
     pub fn copy_to(&self, path: &Path) -> Result<(), LedgerError> {
-        self.look(|connection| {
-            connection.execute("VACUUM INTO ?", [path.to_string_lossy()]).map(drop)
-        })
+        self.look(|connection| connection.execute("VACUUM INTO ?", [path.to_string_lossy()]).map(drop))
     }
 
     /// Does something in one transaction: all of it, or nothing.
