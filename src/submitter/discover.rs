@@ -170,19 +170,11 @@ impl Cycle {
                 return Ok(None);
             }
         };
-        if me.is_staff {
-            return Ok(Some(true));
-        }
-        if me.permissions.iter().any(|permission| permission.is_of_offering(offering)) {
-            return Ok(Some(true));
-        }
-        // An owner of the offering's organisation may, too.
         let customer = match self.of.client.public_offering(offering).await {
             Ok(found) => found.customer_uuid,
             Err(_) => None,
         };
-        Ok(customer
-            .map(|customer| me.permissions.iter().any(|permission| permission.is_of_customer(customer))))
+        Ok(me.may_report(offering, customer))
     }
 
     async fn look_at_resource(

@@ -297,6 +297,18 @@ pub struct Me {
     pub permissions: Vec<Permission>,
 }
 
+impl Me {
+    /// Whether the roles allow to report an offering; `None` where they don't tell, because its organisation is not known.
+    pub fn may_report(&self, offering: Uuid, customer: Option<Uuid>) -> Option<bool> {
+        if self.is_staff || self.permissions.iter().any(|permission| permission.is_of_offering(offering)) {
+            return Some(true);
+        }
+        // An owner of the offering's organisation may, too.
+        let owns = |customer| self.permissions.iter().any(|permission| permission.is_of_customer(customer));
+        customer.map(owns)
+    }
+}
+
 impl Permission {
     pub fn is_of_offering(&self, offering: Uuid) -> bool {
         self.scope_type == "offering" && self.scope_uuid == Some(offering)

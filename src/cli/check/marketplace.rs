@@ -49,6 +49,16 @@ pub(super) async fn check_offerings(
                 continue;
             }
         };
+        if me.may_report(offering, known.customer_uuid) == Some(false) {
+            found.problem(
+                Exit::Token,
+                format!(
+                    "offering {}: user {} has no role there, and Waldur takes no report of it: make it OFFERING.MANAGER of the \
+                     offering",
+                    known.name, me.username
+                ),
+            );
+        }
         let meters = setup.rulebook.rules.iter().filter(|rules| rules.offering() == Some(offering));
         let folding = meters.clone().find(|rules| rules.ignores_case());
         let fold = |id: &str| folding.map_or_else(|| id.to_owned(), |rules| rules.fold(id));
@@ -151,6 +161,13 @@ fn check_components(offering: &Offering, meters: &BTreeSet<&str>, found: &mut Fi
                     "component {meter} of {}: billed by {}, in {unit}",
                     offering.name, component.billing_type
                 ));
+                if let (Some(period), true) = (&component.limit_period, component.billing_type == "usage") {
+                    found.good(format!(
+                        "component {meter} of {} has a limit ({period}), and is reported in a call of its own: what Waldur shows as \
+                         `current_usages` of a resource is what the last call said, of some components only",
+                        offering.name
+                    ));
+                }
             }
             Some(component) if component.billing_type == "one" => found.warning(format!(
                 "component {meter} of {} is a one-time one: only newer servers take reports for it",
