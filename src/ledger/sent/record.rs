@@ -388,6 +388,12 @@ pub(in crate::ledger) fn file_under_new_part(
         params![resource, period, old, new, doubtful, since],
     )?;
     connection.execute(
+        "UPDATE sent SET outcome = 'open', current = 1
+         WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?4 AND at <= ?5 AND user = ''
+           AND outcome = 'accepted'",
+        params![resource, period, old, doubtful, since],
+    )?;
+    connection.execute(
         "UPDATE sent SET part = ?4 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5",
         params![resource, period, old, new, since],
     )?;
