@@ -341,9 +341,47 @@ fn conclude(
                 ])?;
         }
     }
+    if outcome == "refused" && user.is_empty() {
+        plan_as_before(connection, key, &component, id)?;
+    }
     connection
         .prepare_cached("UPDATE sent SET outcome = ?2, words = ?3, current = ?4, at = CASE WHEN ?6 THEN ?5 ELSE at END WHERE id = ?1")?
         .execute(params![id, outcome, words, current, micros(now), outcome == "accepted"])?;
+    Ok(())
+}
+
+/// A total was refused: the shares that belong to it are not planned, and those of the total that was accepted before are
+/// again, as far as they are not there yet.
+fn plan_as_before(
+    connection: &Connection,
+    key: StatementKey,
+    component: &str,
+    refused: i64,
+) -> rusqlite::Result<()> {
+    let (resource, period, part) = (key.resource.to_string(), key.period.to_string(), micros(key.part));
+    connection
+        .prepare_cached(
+            "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+             AND outcome = 'planned' AND current = 1 AND id < ?5",
+        )?
+        .execute(params![resource, period, part, component, refused])?;
+    let accepted: Option<i64> = connection
+        .prepare_cached(
+            "SELECT max(id) FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ''
+             AND outcome = 'accepted' AND id < ?5",
+        )?
+        .query_row(params![resource, period, part, component, refused], |row| row.get(0))?;
+    let Some(accepted) = accepted else { return Ok(()) };
+    connection
+        .prepare_cached(
+            "UPDATE sent SET current = 1 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+             AND outcome = 'planned' AND id < ?5
+             AND id > (SELECT coalesce(max(id), 0) FROM sent before WHERE before.resource = ?1 AND before.period = ?2
+                AND before.part = ?3 AND before.component = ?4 AND before.user = '' AND before.id < ?5)
+             AND NOT EXISTS (SELECT 1 FROM sent done WHERE done.resource = ?1 AND done.period = ?2 AND done.part = ?3
+                AND done.component = ?4 AND done.user = sent.user AND done.outcome = 'accepted' AND done.id > sent.id)",
+        )?
+        .execute(params![resource, period, part, component, accepted])?;
     Ok(())
 }
 
