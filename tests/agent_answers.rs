@@ -177,6 +177,8 @@ fn play(case: &Case) {
         _ => world.requests_since(0).len() >= begun + 2,
     };
     world.in_time(&format!("{name}: more tries"), || tried(&world));
+    // A cycle tells at its end.
+    world.in_time(&format!("{name}: its words"), || daemon.log().contains(case.words));
     let log = daemon.log();
     // That the test's own clock leaps over runs is told, too, and is not what this is about.
     let told = log.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR"));

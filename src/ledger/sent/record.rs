@@ -197,6 +197,10 @@ impl Ledger {
                     connection
                         .prepare_cached("UPDATE sent SET outcome = 'not there', current = 0 WHERE id = ?")?
                         .execute([one.id])?;
+                    let (key, component, user) = line_of(connection, one.id)?;
+                    if user.is_empty() {
+                        plan_as_before(connection, key, &component, one.id)?;
+                    }
                 }
             }
             Ok(Some(()))
@@ -313,9 +317,7 @@ fn conclude(
     words: &str,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    let (key, component, user) = connection
-        .prepare_cached("SELECT resource, period, part, component, user FROM sent WHERE id = ?")?
-        .query_row([id], |row| Ok((key(row, 0)?, row.get::<_, String>(3)?, row.get::<_, String>(4)?)))?;
+    let (key, component, user) = line_of(connection, id)?;
     let (outcome, current) = match outcome {
         Outcome::Accepted => ("accepted", true),
         Outcome::Refused => ("refused", false),
@@ -350,7 +352,13 @@ fn conclude(
     Ok(())
 }
 
-/// A total was refused: the shares that belong to it are not planned, and those of the total that was accepted before are
+fn line_of(connection: &Connection, id: i64) -> rusqlite::Result<(StatementKey, String, String)> {
+    connection
+        .prepare_cached("SELECT resource, period, part, component, user FROM sent WHERE id = ?")?
+        .query_row([id], |row| Ok((key(row, 0)?, row.get(3)?, row.get(4)?)))
+}
+
+/// A total was not taken: the shares that belong to it are not planned, and those of the total that was accepted before are
 /// again, as far as they are not there yet.
 fn plan_as_before(
     connection: &Connection,
@@ -368,10 +376,10 @@ fn plan_as_before(
     let accepted: Option<i64> = connection
         .prepare_cached(
             "SELECT max(id) FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ''
-             AND outcome = 'accepted' AND id < ?5",
+             AND outcome = 'accepted'",
         )?
-        .query_row(params![resource, period, part, component, refused], |row| row.get(0))?;
-    let Some(accepted) = accepted else { return Ok(()) };
+        .query_row(params![resource, period, part, component], |row| row.get(0))?;
+    let Some(accepted) = accepted.filter(|accepted| *accepted < refused) else { return Ok(()) };
     connection
         .prepare_cached(
             "UPDATE sent SET current = 1 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
