@@ -122,7 +122,7 @@ fn column(world: &World, query: &str) -> Vec<String> {
 
 /// The class of what is left of A, or of the server.
 fn classes(world: &World) -> Vec<String> {
-    let kept = "SELECT DISTINCT trim(reason || ' ' || component || ' ' || user) FROM trouble";
+    let kept = "SELECT DISTINCT trim(reason || ' ' || component || ' ' || user) FROM blocked";
     let retry = "SELECT CASE resource WHEN '' THEN 'pause' ELSE resource END FROM retry";
     [column(world, kept), column(world, retry)].concat()
 }
@@ -264,7 +264,7 @@ fn what_a_refused_call_has_applied_all_the_same_is_found_by_reading_back() {
     let components = status["statements"][0]["components"].as_array().unwrap().clone();
     let of = |name: &str| components.iter().find(|one| one["component"] == name).unwrap().clone();
     assert_eq!((&of("aa")["acknowledged"], &of("aa")["held"]), (&json!("60.00"), &Value::Null), "{status:#}");
-    assert_eq!(column(&world, "SELECT reason || ' ' || component FROM trouble"), ["limit zz"]);
+    assert_eq!(column(&world, "SELECT reason || ' ' || component FROM blocked"), ["limit zz"]);
     let tried = world
         .posts_since(0)
         .iter()

@@ -12,7 +12,7 @@ use rust_decimal::Decimal;
 use super::call_time::{CallTime, dated_guard, guard_time};
 use super::guard::{self, ServerTime};
 use super::reason::Reason;
-use super::{Cycle, CycleError, Late};
+use super::{ACQUAINTED_FOR, Cycle, CycleError, Late};
 use crate::ledger::sent::periods::PeriodState;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::{Entry, Statement};
@@ -135,9 +135,9 @@ impl Cycle {
         if self.of.late != Late::Hold {
             return Ok(());
         }
-        // By a clock that was never compared with the server's nothing is over.
-        let compared = self.ledger(|ledger| ledger.server_fact("skew_us")).await?.is_some();
-        if !compared && self.of.client.skew().is_none() {
+        // By a clock that was not compared with the server's lately nothing is over: it may have been set since.
+        let (now, fact) = (self.of.clock.now(), self.ledger(|ledger| ledger.server_fact("skew_us")).await?);
+        if fact.is_none_or(|(_, at)| now.duration_since(at).abs() > ACQUAINTED_FOR) {
             return Ok(());
         }
         let (now, server, zone) = (self.of.clock.now(), self.of.server_time().await?, self.of.zone().await?);

@@ -245,9 +245,13 @@ impl Cycle {
     /// again.
     async fn lift_what_passed(&self, now: Timestamp) -> Result<bool, CycleError> {
         for reason in [Reason::ResourceState, Reason::NoPlan] {
-            let held = self.ledger(move |ledger| ledger.blocked_for(reason.name())).await?;
-            let held: BTreeSet<Uuid> = held.into_iter().map(|key| key.resource).collect();
-            for resource in held {
+            let blocks = self.ledger(|ledger| ledger.blocks()).await?;
+            let held: BTreeMap<Uuid, Timestamp> = blocks
+                .into_iter()
+                .filter(|at| at.block.reason == reason.name())
+                .map(|at| (at.resource, at.block.since))
+                .collect();
+            for (resource, since) in held {
                 let known = self.ledger(move |ledger| ledger.resource_seen(resource)).await?;
                 if known.is_none_or(|at| age(now, at) >= RESOURCES_FOR)
                     && let Err(failure) = self.look_at_resource(resource, now).await?
@@ -255,6 +259,11 @@ impl Cycle {
                     if !self.goes_on(failure).await? {
                         return Ok(false);
                     }
+                    continue;
+                }
+                // What was seen before it was refused says nothing of what is now.
+                let seen = self.ledger(move |ledger| ledger.resource_seen(resource)).await?;
+                if reason == Reason::ResourceState && seen.is_none_or(|at| at <= since) {
                     continue;
                 }
                 let known = self.ledger(move |ledger| ledger.resource(resource)).await?;

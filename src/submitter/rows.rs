@@ -583,6 +583,10 @@ impl Cycle {
                 ..UsageFilter::default()
             };
             let rows = self.of.client.list_usages(&of_resource).await.unwrap_or_default().rows;
+            if rows.iter().any(|row| row.billing_period == key.period.first_day()) {
+                // It is in the month, under another plan.
+                continue;
+            }
             let there = rows.iter().max_by_key(|row| row.date).map_or_else(
                 || "and shows it in no other".to_owned(),
                 |row| format!("the latest report is in {}", row.billing_period),

@@ -36,9 +36,10 @@ pub const LONG_AGO: &str = "2026-01-01T00:00:00Z";
 
 /// Every boundary between two steps, as src/ names them; `a_list_of_fail_points_is_whole`
 /// (tests/agent_crashes.rs) compares.
-pub const POINTS: [&str; 16] = [
+pub const POINTS: [&str; 17] = [
     "before a run is committed",
     "after a run is committed",
+    "before a count is committed",
     "after discovery",
     "after plans are known",
     "after rows are read",

@@ -87,7 +87,7 @@ impl Wanted {
             reading.unit = unit(&page, &sample.name);
             reading.labels = sample.labels.clone();
             if kind == Kind::Counter {
-                reading.epoch = Epoch { id: None, began: began.of(&page, sample), ..Epoch::default() };
+                reading.epoch = began.of(&page, sample);
             }
             batch.push(reading);
         }
@@ -177,9 +177,17 @@ struct Beginnings {
 }
 
 impl Beginnings {
-    fn of(&self, page: &Exposition<'_>, sample: &Sample<'_>) -> Option<Timestamp> {
+    /// The life of a counter. What began with the process is told of all series at once.
+    fn of(&self, page: &Exposition<'_>, sample: &Sample<'_>) -> Epoch {
+        match self.own(page, sample) {
+            Some(began) => Epoch { began: Some(began), ..Epoch::default() },
+            None => Epoch { began: self.all, shared: self.all.is_some(), ..Epoch::default() },
+        }
+    }
+
+    fn own(&self, page: &Exposition<'_>, sample: &Sample<'_>) -> Option<Timestamp> {
         if self.each.is_empty() {
-            return self.all;
+            return None;
         }
         let family = page.family(&sample.name).map_or(&*sample.name, |(family, _, _)| family);
         // In the text format the family of a counter has its `_total`, its `_created` does not.
@@ -188,7 +196,7 @@ impl Beginnings {
         if sample.name.ends_with("_bucket") {
             labels.remove("le");
         }
-        self.each.get(&(family, labels)).copied().or(self.all)
+        self.each.get(&(family, labels)).copied()
     }
 }
 

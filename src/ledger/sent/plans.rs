@@ -14,6 +14,8 @@ use crate::ledger::db::{Ledger, LedgerError};
 
 /// A call may be under way for so long that it is processed after what it was sent before.
 const UNDER_WAY: SignedDuration = SignedDuration::from_mins(5);
+/// Two clocks are not known to be nearer than this.
+const NEAR: SignedDuration = SignedDuration::from_secs(2);
 
 impl Ledger {
     /// Takes over a look at a resource's plan periods. `look`: for which month and plan they were looked at.
@@ -38,6 +40,7 @@ impl Ledger {
                 // The cut is of the server's clock, what was noted when is of ours.
                 let since = cut.saturating_sub(skew(connection)?).unwrap_or(cut);
                 let doubtful = since.saturating_sub(UNDER_WAY).unwrap_or(since);
+                let since = since.saturating_add(NEAR).unwrap_or(since);
                 let parts = (old, micros(cut));
                 file_under_new_part(
                     connection,

@@ -198,6 +198,10 @@ impl Ledger {
                     connection
                         .prepare_cached("UPDATE sent SET outcome = 'not there', current = 0 WHERE id = ?")?
                         .execute([one.id])?;
+                    let (key, component, user) = line_of(connection, one.id)?;
+                    if user.is_empty() {
+                        plan_as_before(connection, key, &component, one.id)?;
+                    }
                 }
             }
             Ok(Some(()))
@@ -342,9 +346,7 @@ fn conclude(
     words: &str,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    let (key, component, user) = connection
-        .prepare_cached("SELECT resource, period, part, component, user FROM sent WHERE id = ?")?
-        .query_row([id], |row| Ok((key(row, 0)?, row.get::<_, String>(3)?, row.get::<_, String>(4)?)))?;
+    let (key, component, user) = line_of(connection, id)?;
     let (outcome, current) = match outcome {
         Outcome::Accepted => ("accepted", true),
         Outcome::Refused => ("refused", false),
@@ -370,9 +372,53 @@ fn conclude(
                 ])?;
         }
     }
+    if outcome == "refused" && user.is_empty() {
+        plan_as_before(connection, key, &component, id)?;
+    }
     connection
         .prepare_cached("UPDATE sent SET outcome = ?2, words = ?3, current = ?4, at = CASE WHEN ?6 THEN ?5 ELSE at END WHERE id = ?1")?
         .execute(params![id, outcome, words, current, micros(now), outcome == "accepted"])?;
+    Ok(())
+}
+
+fn line_of(connection: &Connection, id: i64) -> rusqlite::Result<(StatementKey, String, String)> {
+    connection
+        .prepare_cached("SELECT resource, period, part, component, user FROM sent WHERE id = ?")?
+        .query_row([id], |row| Ok((key(row, 0)?, row.get(3)?, row.get(4)?)))
+}
+
+/// A total was not taken: the shares that belong to it are not planned, and those of the total that was accepted before are
+/// again, as far as they are not there yet.
+fn plan_as_before(
+    connection: &Connection,
+    key: StatementKey,
+    component: &str,
+    refused: i64,
+) -> rusqlite::Result<()> {
+    let (resource, period, part) = (key.resource.to_string(), key.period.to_string(), micros(key.part));
+    connection
+        .prepare_cached(
+            "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+             AND outcome = 'planned' AND current = 1 AND id < ?5",
+        )?
+        .execute(params![resource, period, part, component, refused])?;
+    let accepted: Option<i64> = connection
+        .prepare_cached(
+            "SELECT max(id) FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ''
+             AND outcome = 'accepted'",
+        )?
+        .query_row(params![resource, period, part, component], |row| row.get(0))?;
+    let Some(accepted) = accepted.filter(|accepted| *accepted < refused) else { return Ok(()) };
+    connection
+        .prepare_cached(
+            "UPDATE sent SET current = 1 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+             AND outcome = 'planned' AND id < ?5
+             AND id > (SELECT coalesce(max(id), 0) FROM sent before WHERE before.resource = ?1 AND before.period = ?2
+                AND before.part = ?3 AND before.component = ?4 AND before.user = '' AND before.id < ?5)
+             AND NOT EXISTS (SELECT 1 FROM sent done WHERE done.resource = ?1 AND done.period = ?2 AND done.part = ?3
+                AND done.component = ?4 AND done.user = sent.user AND done.outcome = 'accepted' AND done.id > sent.id)",
+        )?
+        .execute(params![resource, period, part, component, accepted])?;
     Ok(())
 }
 
@@ -415,6 +461,12 @@ pub(in crate::ledger) fn file_under_new_part(
          WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5 AND at <= ?6 AND user = ''
            AND outcome IN ('open', 'accepted')",
         params![resource, period, old, new, doubtful, since],
+    )?;
+    connection.execute(
+        "UPDATE sent SET outcome = 'open', current = 1
+         WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?4 AND at <= ?5 AND user = ''
+           AND outcome = 'accepted'",
+        params![resource, period, old, doubtful, since],
     )?;
     connection.execute(
         "UPDATE sent SET part = ?4 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5",
