@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, dead_code, reason = "shared by tests that each use a part of it")]
 
 pub mod calendar;
+pub mod events;
 pub mod ledger;
 
 use num_rational::BigRational;
