@@ -220,11 +220,12 @@ fn what_is_held_longer_than_readings_are_kept_and_then_adopted_is_whole() {
     jobs(&world, "2026-08-25T12:00:00Z", &all).exits(65);
     a_day_passes(&world, "2026-11-24T12:00:00Z");
     world.agent(&["resolve", A, "adopt"]).exits(0);
-    world.now("2026-11-25T13:00:00Z");
-    world.flush().exits(0);
+    // What is reported of November shows that this Waldur takes dates.
+    let now = on("project-a", "bob", "4", "11-24T13:00", "11-24T14:00", "1");
+    jobs(&world, "2026-11-25T13:00:00Z", &[now]).exits(0);
     // What was used before the other's number is in it; bob's 3 h came after it.
-    assert_eq!(world.rows(A), ["cpu 2026-08 43.00"]);
-    assert_eq!(world.shares(A), ["bob cpu 2026-08 3.00"]);
+    assert_eq!(world.rows(A), ["cpu 2026-08 43.00", "cpu 2026-11 1.00"]);
+    assert_eq!(world.shares(A), ["bob cpu 2026-08 3.00", "bob cpu 2026-11 1.00"]);
 }
 
 #[test]

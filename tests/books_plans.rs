@@ -255,14 +255,16 @@ fn unbilled(plan_periods: Value) {
         let world = start(api, NOON, "late: hold", &keys(CPU));
         world.post(&format!("resources/{A}"), json!({ "plan_periods": plan_periods }));
         let five = hours("1", "11-05T00:00", "11-05T05:00", "5");
-        let done = jobs(&world, NOON, &[five]);
+        let other = on("project-b", "bob", "2", "11-05T00:00", "11-05T01:00", "1");
+        let done = jobs(&world, NOON, &[five.clone(), other.clone()]);
         if api == CLASSIC {
             // A row would be stored there under no plan period, and billed nowhere.
             done.exits(65).names_a().tells(&["cpu", "plan period"]);
             assert_eq!(world.rows(A), [""; 0]);
             world.agent(&["status"]).exits(65);
         } else {
-            done.exits(0);
+            // The report of another resource shows which kind of Waldur it is.
+            jobs(&world, "2026-11-10T13:00:00Z", &[five, other]).exits(0);
             assert_eq!(world.rows(A), ["cpu 2026-11 5.00"]);
             assert_eq!(world.billed(A), ["cpu 2026-11 5.00"]);
         }

@@ -35,6 +35,8 @@ pub struct Block {
 pub struct Blocked {
     pub resource: Uuid,
     pub period: BillingPeriod,
+    /// When the part of the month began.
+    pub part: Timestamp,
     /// '' is all of the resource's statement.
     pub component: String,
     /// '' is the total.
@@ -173,6 +175,7 @@ impl Ledger {
                     Ok(Blocked {
                         resource: uuid_column(row, 0)?,
                         period: period_column(row, 1)?,
+                        part: instant(row.get(9)?),
                         component: row.get(2)?,
                         user: row.get(3)?,
                         amount: decimal(row.get(4)?),
@@ -198,6 +201,21 @@ impl Ledger {
                 .query_map([reason], |row| key(row, 0))?
                 .collect()
         })
+    }
+
+    /// Lifts what stands for the rest of a month where the rest is another now, so that it is judged anew.
+    pub fn lift_changed_rests(&mut self, reasons: &[&str]) -> Result<(), LedgerError> {
+        let rests: Vec<Blocked> = self.blocks()?;
+        for at in rests.into_iter().filter(|at| reasons.contains(&at.block.reason.as_str())) {
+            let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
+            let statement = self.statement(key)?;
+            let entry = statement.as_ref().and_then(|statement| statement.components.get(&at.component));
+            let rest = entry.and_then(|entry| Some(entry.posted?.saturating_sub(entry.held())));
+            if at.amount.is_some() && rest.is_some() && rest != at.amount {
+                self.clear_block(key, &at.component, &at.block.reason)?;
+            }
+        }
+        Ok(())
     }
 
     /// A person gives up what is kept back (of a resource; of one of its months, components or users, if named): what was
