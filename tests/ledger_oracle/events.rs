@@ -394,7 +394,7 @@ impl World {
         let good = self.draw(4);
         self.facts.jobs.insert((good.collector.clone(), good.id), good.clone());
         self.run(vec![one, good, other]);
-        assert_eq!(self.ledger.quarantined_lately().expect("a count"), 1, "it is told");
+        assert!(self.ledger.quarantined_lately().expect("a count") >= 1, "it is told");
         "twice"
     }
 
@@ -430,16 +430,27 @@ impl World {
     fn held_where_waldur_holds_what_no_rule_makes(&mut self) {
         let month = self.month();
         let made: Vec<&str> = self.config.components.iter().map(|(component, _)| *component).collect();
+        for (key, (held, posted, blocked)) in self.of_month(month) {
+            assert!(made.contains(&key.1) || held == 0 || held == posted || blocked, "no rule makes it: {key:?}");
+        }
+    }
+
+    /// Of each resource and component of a month: what Waldur is known to hold, what it should, and whether it is held.
+    fn of_month(&mut self, month: Month) -> BTreeMap<(u8, &'static str), (i64, i64, bool)> {
+        let mut found: BTreeMap<(u8, &'static str), (i64, i64, bool)> = BTreeMap::new();
         self.ledger.state(at(self.now, 5)).expect("it is stated");
-        for statement in self.ledger.statements(None).expect("statements") {
+        for statement in self.statements() {
             for (component, entry) in &statement.components {
                 let key = place(statement.key, component, "");
-                let differs = !entry.held().is_zero() && entry.posted != Some(entry.held());
-                if key.1 == month && !made.contains(&key.3) && differs {
-                    assert!(entry.block.is_some(), "held, because no rule makes it any more: {key:?}");
+                if key.1 == month {
+                    let of_it = found.entry((key.0, key.3)).or_default();
+                    of_it.0 += cents(entry.held());
+                    of_it.1 += cents(entry.posted.unwrap_or_default());
+                    of_it.2 |= entry.block.is_some();
                 }
             }
         }
+        found
     }
 
     fn rename_collector(&mut self) -> &'static str {
@@ -476,14 +487,8 @@ impl World {
             assert_eq!(before, self.lines());
             return "collector renamed, continues";
         }
-        self.ledger.state(at(self.now, 5)).expect("it is stated");
-        for statement in self.ledger.statements(None).expect("statements") {
-            for (component, entry) in &statement.components {
-                let key = place(statement.key, component, "");
-                if key.1 == month && !entry.held().is_zero() && entry.posted != Some(entry.held()) {
-                    assert!(entry.block.is_some(), "held, because its collector is gone: {key:?}");
-                }
-            }
+        for (key, (held, posted, blocked)) in self.of_month(month) {
+            assert!(held == 0 || held == posted || blocked, "its collector is gone: {key:?}");
         }
         "collector renamed"
     }
@@ -737,7 +742,7 @@ impl World {
         for (component, entry) in statement.components.iter().filter(|(_, entry)| entry.block.is_none()) {
             let of_component = || statement.users.iter().filter(|((of, _), _)| of == component);
             let row = self.waldur.get(&place(key, component, "")).copied().unwrap_or(0);
-            let posted = entry.posted.expect("it can be posted");
+            let Some(posted) = entry.posted else { panic!("it can't be posted: {key:?} {component} {entry:?}") };
             let differs = entry.differs() || row != cents(posted) || of_component().any(|(_, share)| share.differs());
             if !differs {
                 continue;
