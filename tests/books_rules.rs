@@ -273,7 +273,10 @@ fn a_collector_renamed_with_history_that_makes_the_same_goes_on() {
         books.at("2026-11-11T12:00:00Z", &[hours("n2", "11-10T00:00", "11-10T01:00", "1")]).exits(0);
         books.november(A, &["cpu 6.00"]);
         books.november_shares(A, &["alice cpu 6.00"]);
-        books.the_late_hour_is_one_hour(&["cpu 6.00"], &["cpu 7.00"]);
+        // October's rules know `source` alone: what comes late of it is told, until `continues` says who goes on.
+        books.at("2026-11-12T12:00:00Z", &[late_hour()]).tells(&["renamed", "2026-10", "continues"]);
+        books.october_stands("12.00");
+        books.november(A, &["cpu 6.00"]);
     });
 }
 
