@@ -94,7 +94,7 @@ fn strings(texts: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_plan_switch_that_is_noticed_next_month_bills_a_late_reading_once_and_blocks_nothing() {
+fn a_plan_switch_that_is_noticed_next_month_bills_nothing_twice_and_blocks_nothing_else() {
     let world = world(CURRENT, "2026-05-02T11:30:00Z");
     world.write("token", "staff-token");
     configure(&world, "late: backfill", "", &[("source", keys(CPU))]);
@@ -105,19 +105,19 @@ fn a_plan_switch_that_is_noticed_next_month_bills_a_late_reading_once_and_blocks
     let b = hours("b", "06-05T10:00", "06-05T12:00", "2");
     jobs(&world, "2026-06-10T11:30:00Z", &[a.clone(), b.clone()]).exits(0);
     let late = hours("late", "05-01T11:00", "05-01T12:00", "1");
-    jobs(&world, "2026-06-11T11:30:00Z", &[a.clone(), b.clone(), late.clone()]).exits(0);
-    assert_eq!(in_all(&world, A, "cpu", "2026-05"), amount("11.00"));
+    // Its plan period has ended: a report would bill all 11 h once more, so that the hour waits for a person.
+    let done = jobs(&world, "2026-06-11T11:30:00Z", &[a.clone(), b.clone(), late.clone()]).exits(65);
+    done.names_a().tells(&["cpu", "2026-05", "plan period has ended"]);
+    assert_eq!(in_all(&world, A, "cpu", "2026-05"), amount("10.00"));
     assert_eq!(in_all(&world, A, "cpu", "2026-06"), amount("2.00"));
-    let may: Decimal =
-        world.rows(A).iter().filter_map(|row| row.strip_prefix("cpu 2026-05 ")).map(amount).sum();
-    assert_eq!(may, amount("11.00"));
+    assert_eq!(world.rows(A), ["cpu 2026-05 10.00", "cpu 2026-06 2.00"]);
     // Near June's end nothing else is kept from being sent.
     let other = on("project-b", "bob", "o", "06-30T20:00", "06-30T21:00", "1");
     let more = hours("m", "06-30T20:00", "06-30T21:00", "1");
-    jobs(&world, "2026-06-30T23:40:00Z", &[a, b, late, other, more]).exits(0);
+    jobs(&world, "2026-06-30T23:40:00Z", &[a, b, late, other, more]).exits(65);
     assert_eq!(world.rows(B), ["cpu 2026-06 1.00"]);
     assert_eq!(in_all(&world, A, "cpu", "2026-06"), amount("3.00"));
-    world.agent(&["parked", "list"]).exits(0);
+    world.agent(&["parked", "list"]).exits(65).tells(&["2026-05", "plan"]);
 }
 
 #[test]

@@ -225,12 +225,13 @@ async fn collectors(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<
 
 /// What is not agreed, and what the ledger itself needs.
 async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), LedgerError> {
-    let (pending, blocks, held, several, unmatched, paused, periods, left, closing) = shared
+    let (pending, queued, blocks, held, several, unmatched, paused, periods, left, closing) = shared
         .ledger
         .with(move |ledger| {
             let closing = Closing::of(ledger, now)?;
             Ok((
                 ledger.pending_as_stated()?.len(),
+                ledger.queue_length()?,
                 ledger.blocks()?,
                 ledger.held_readings()?.len(),
                 ledger.several_resources()?.len(),
@@ -261,6 +262,7 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
         let number = blocks.iter().filter(|at| at.block.state == state).count();
         (state.to_owned(), i64::try_from(number).unwrap_or(i64::MAX))
     };
+    page.gauge("queue_runs", "Runs that are recorded and not counted yet", queued);
     page.gauge(
         "held_readings",
         "Readings beyond what can be believed, which wait for a person",

@@ -139,7 +139,9 @@ impl Cycle {
                 return Ok(true);
             };
             let part = self.part_of(key).await?;
-            let ended = part.split && part.end.is_some_and(|end| end <= server.now);
+            // A switch that was noticed too late to cut the month ended its plan period all the same.
+            let month_end = zone.end(key.period);
+            let ended = part.end.is_some_and(|end| end <= server.now && (part.split || end < month_end));
             if ended && statement.components.values().any(|entry| entry.acknowledged.is_some()) {
                 self.strand_for(&statement, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;
                 return Ok(true);

@@ -130,14 +130,21 @@ impl Reports {
             for other in &self.would[place + 1..] {
                 let added_up = one.meter.component == other.meter.component
                     && one.collector != other.collector
-                    && one.meter.reading == other.meter.reading
                     && !one.tried.targets.is_disjoint(&other.tried.targets);
-                let why = one.tried.doubles.beside(&other.tried.doubles).filter(|_| added_up);
-                if let Some(why) = why {
-                    found.warning(format!(
-                        "collectors {} and {} both count `{}` into {} of the same resources, and count the same twice: {why}",
-                        one.collector, other.collector, one.meter.reading, one.meter.component
-                    ));
+                if !added_up {
+                    continue;
+                }
+                let same_name = one.meter.reading == other.meter.reading;
+                let why = one.tried.doubles.beside(&other.tried.doubles).filter(|_| same_name);
+                let both = format!("collectors {} and {}", one.collector, other.collector);
+                let (reading, component) = (&one.meter.reading, &one.meter.component);
+                match why {
+                    Some(why) => found.warning(format!(
+                        "{both} both count `{reading}` into {component} of the same resources, and count the same twice: {why}"
+                    )),
+                    None => found.good(format!(
+                        "{both} both make {component} of the same resources: what they tell is added up"
+                    )),
                 }
             }
         }

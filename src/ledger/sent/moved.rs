@@ -140,8 +140,8 @@ impl Carrying<'_> {
         let (held, disputed) = self.held()?;
         let target = self.in_force.zone.period_of(self.to);
         let timeline = plans(connection, &self.in_force.zone, &resource)?;
-        let part = part_of(&timeline, target, self.to);
-        let there = self.cents("used", target, Some(part))?;
+        let running = part_of(&timeline, target, self.to);
+        let first = part_of(&timeline, target, self.in_force.zone.start(target));
         let components: Vec<&String> = used.keys().collect();
         for component in components {
             let makers = makers_of(connection, self.in_force.in_month(self.from), component)?;
@@ -152,6 +152,14 @@ impl Carrying<'_> {
             {
                 continue;
             }
+            // It was used under the plan that the month began with, and is billed by it as long as that was not reported: what
+            // has ended can't be reported again.
+            let key = StatementKey { resource: self.resource, period: target, part: instant(first) };
+            let part = match known(connection, key)?.get(&(component.clone(), String::new())) {
+                Some(total) if first != running && total.acknowledged.is_some() => running,
+                _ => first,
+            };
+            let there = self.cents("used", target, Some(part))?;
             let (mut fixed, mut before) = (BTreeMap::new(), BTreeMap::new());
             let mut others: BTreeMap<String, i64> = BTreeMap::new();
             self.moved_rows(component, (target, part), (&mut fixed, &mut before, &mut others))?;
