@@ -520,13 +520,17 @@ async fn an_agent_that_was_down_for_five_weeks_does_the_right_thing_for_each_mon
         if late != Late::Hold {
             continue;
         }
-        // What still comes in for a closed month is stranded, too, and nothing is asked to know that.
+        // What still comes in for a closed month is stranded, too; the month is read once more before it is closed again.
         jobs.push(job("7", "2026-10-30T10:00:00Z", "2026-10-30T11:00:00Z", 5));
         world.record(jobs).await;
         let (_, mark) = world.requests(u64::MAX).await;
         world.cycle().await;
-        assert_eq!(world.requests(mark).await.0, [Value::Null; 0], "{api}");
+        let (asked, mark) = world.requests(mark).await;
+        let paths: Vec<&str> = asked.iter().map(|one| one["path"].as_str().unwrap()).collect();
+        assert!(paths.len() == 1 && paths[0].contains("billing_period=2026-10-01"), "{api}: {paths:?}");
         assert_eq!(world.months().await[0], "2026-10: 60.00 + 45.00 stranded, closed", "{api}");
+        world.cycle().await;
+        assert_eq!(world.requests(mark).await.0, [Value::Null; 0], "{api}");
     }
 }
 
