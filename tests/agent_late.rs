@@ -264,7 +264,8 @@ fn what_was_stranded_before_is_carried_when_the_policy_changes_but_not_what_was_
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 0.13"]);
     // It is taken back on purpose.
     world.agent(&["parked", "retry"]).exits(0).says("0 things");
-    world.agent(&["parked", "retry", A]).exits(0).says("1 thing");
+    // The total, and alice's and bob's shares of it.
+    world.agent(&["parked", "retry", A]).exits(0).says("3 things");
     world.flush().exits(0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 5.00"]);
     nothing_more(&world, 0);

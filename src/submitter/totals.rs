@@ -305,8 +305,10 @@ impl Cycle {
                     for resource in resources {
                         ledger.set_retry(Some(resource), None)?;
                     }
-                    ledger.conclude(&ids, Outcome::Accepted, "", now)
-                })
+                    Ok(())
+                })?;
+                // By itself: of a turn that is over, what is noted stays although it fails.
+                ledger.conclude(&ids, Outcome::Accepted, "", now)
             })
             .await?)
     }

@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 pub(crate) const OFFERING: &str = "91ab0000-0000-4000-8000-000000000001";
 pub(crate) const USERS: &[&str] = &["alice", "bob"];
-/// How long another hand's row may have gone unseen at most.
-const UNSEEN_FOR: SignedDuration = SignedDuration::from_hours(6);
+/// How long another's row may have gone unseen at most: rows are read at most so long before they are written.
+const UNSEEN_FOR: SignedDuration = SignedDuration::from_mins(5);
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

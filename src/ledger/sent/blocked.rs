@@ -142,7 +142,8 @@ impl Ledger {
         self.transact(|connection, _| {
             let mut lifted = connection.prepare_cached(&format!(
                 "DELETE FROM blocked WHERE reason = 'amount' AND EXISTS (
-                    SELECT 1 FROM line WHERE {line} AND line.posted IS NOT NULL AND line.posted IS NOT blocked.amount)
+                    SELECT 1 FROM line WHERE {line} AND (line.posted IS NOT NULL AND line.posted IS NOT blocked.amount
+                        OR line.problem IS NOT NULL AND line.problem IS NOT blocked.words))
                  OR reason = 'limit' AND EXISTS (
                     SELECT 1 FROM line WHERE {line} AND CAST(line.posted AS REAL) < CAST(blocked.amount AS REAL))"
             ))?.execute([])?;
