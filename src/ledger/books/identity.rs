@@ -387,7 +387,9 @@ impl<'a> Store<'a> {
                 .prepare_cached(
                     "SELECT reading.series, reading.at, start, reading.id, value, epoch, began, shared FROM reading
                      JOIN series ON series.id = reading.series
-                     WHERE series.source = ?1 AND reading.at > ?2 AND reading.id = ''",
+                     WHERE series.source = ?1 AND reading.at > ?2
+                        -- An id of the source's own stays the same under other labels; one made of them does not.
+                        AND (reading.id = '' OR substr(reading.id, -length(series.labels)) = series.labels)",
                 )?
                 .query_map([source.id, from], |row| {
                     let found = Row {

@@ -153,9 +153,9 @@ impl Stating<'_> {
                 continue;
             }
             let by_rules = self.rules_changed_since(key)?;
-            let jumps = !was.is_zero()
-                && was.checked_mul(Decimal::TEN).is_some_and(|limit| is >= limit)
-                && was > Decimal::ONE;
+            let times = |n: Decimal| !was.is_zero() && was.checked_mul(n).is_some_and(|limit| is >= limit);
+            let jumps = times(Decimal::TEN) && was > Decimal::ONE;
+            let doubled = !jumps && times(Decimal::TWO) && self.looked_known_since(key)?;
             if by_rules && is != was {
                 let words = format!("{was:.2} becomes {is:.2}, because the rules were changed");
                 tell(self.connection, about, EventKind::Rules, &words, now)?;
@@ -175,6 +175,11 @@ impl Stating<'_> {
                     &format!("jumps from {was:.2} to {is:.2}"),
                     now,
                 )?;
+            } else if doubled {
+                let words = format!(
+                    "grows from {was:.2} to {is:.2}, while readings came that look like earlier ones"
+                );
+                tell(self.connection, about, EventKind::Amount, &words, now)?;
             }
         }
         if let Some(held) = after.values().find(|line| line.held.is_some())
@@ -194,6 +199,16 @@ impl Stating<'_> {
                  WHERE resource = ?1 AND statement.period = ?2 AND part = ?3",
             )?
             .exists(params![self.place.resource, self.place.period, part, self.version.id])
+    }
+
+    /// Whether readings that look like earlier ones came after the part was last stated.
+    fn looked_known_since(&self, (part, _): &(i64, String)) -> rusqlite::Result<bool> {
+        self.connection
+            .prepare_cached(
+                "SELECT 1 FROM statement JOIN event ON event.kind = ?4 AND event.at >= statement.changed
+                 WHERE statement.resource = ?1 AND statement.period = ?2 AND part = ?3",
+            )?
+            .exists(params![self.place.resource, self.place.period, part, EventKind::Readings.name()])
     }
 
     /// The exact amounts of the component, by part of the month.
