@@ -39,6 +39,8 @@ struct Source {
     chance: fastrand::Rng,
     now: Timestamp,
     counters: BTreeMap<(&'static str, &'static str), i64>,
+    /// When each was told last, and its fastest rise: so many cents in so many seconds.
+    told: BTreeMap<(&'static str, &'static str), (Timestamp, i64, i64)>,
     levels: BTreeMap<&'static str, i64>,
     work: Vec<Value>,
     jobs: Vec<usize>,
@@ -54,6 +56,7 @@ impl Source {
             chance: fastrand::Rng::with_seed(seed),
             now,
             counters: BTreeMap::new(),
+            told: BTreeMap::new(),
             levels: BTreeMap::new(),
             work: Vec::new(),
             jobs: Vec::new(),
@@ -73,6 +76,8 @@ impl Source {
 
     fn tell_counter(&mut self, resource: &'static str, user: &'static str) {
         let value = self.counters[&(resource, user)].to_string();
+        let told = self.told.entry((resource, user)).or_insert((self.now, 0, 1));
+        told.0 = self.now;
         let labels = [("account", resource), ("user", user)];
         self.work.push(reading("cpu_seconds", "counter", &self.now.to_string(), &value, &labels));
     }
@@ -109,9 +114,16 @@ impl Source {
                     continue;
                 }
                 let rise = self.chance.i64(1..50);
+                let (before, most, over) = self.told[&(resource, user)];
+                let seconds = self.now.duration_since(before).as_secs();
                 let counter = self.counters.entry((resource, user)).or_default();
-                // A machine starts anew: what it shows is what it has used since.
-                let reset = *counter > rise * CENT && self.chance.u8(0..12) == 0;
+                // A machine starts anew: what it shows is what it has used since. A smaller fall would be noise, and a
+                // level that takes more than ten times its fastest rise is not believed (law 14).
+                let is_clear = *counter > 2 * rise * CENT && rise * over <= 10 * most * seconds;
+                let reset = is_clear && self.chance.u8(0..12) == 0;
+                if rise * over > most * seconds {
+                    self.told.insert((resource, user), (before, rise, seconds));
+                }
                 *counter = if reset { rise * CENT } else { *counter + rise * CENT };
                 self.tell_counter(resource, user);
                 self.add(resource, "cpu_hours", user, rise);
@@ -210,7 +222,7 @@ fn faults(chance: &mut fastrand::Rng) -> Value {
             4 => json!({ "status": 500, "body": "<h1>Server Error (500)</h1>" }),
             5 => json!({ "status": 502, "body": "<html><h1>Bad Gateway</h1></html>" }),
             6 => json!({ "status": 503, "headers": { "Retry-After": "1" } }),
-            _ => json!({ "status": 429, "headers": { "Retry-After": "Tue, 01 Dec 2026 00:00:00 GMT" } }),
+            _ => json!({ "status": 429, "headers": { "Retry-After": "2" } }),
         };
         let when = ["before", "after", "after"][chance.usize(0..3)];
         let path = ["/set_usage/", "/set_usage/", "/set_user_usage", "/api/"][chance.usize(0..4)];
@@ -328,6 +340,8 @@ fn story(seed: u64, killed_at: &Points) -> usize {
         if !crossed && source.now >= last {
             if left_in_peace {
                 peace(&world);
+                // What the server asked for is over.
+                world.now(&(source.now + SignedDuration::from_secs(5)).to_string());
                 world.flush();
                 world.flush().exits(0);
                 assert_eq!(held(&world), positive(&source), "{told}: before the month's end");
