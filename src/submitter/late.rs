@@ -139,9 +139,8 @@ impl Cycle {
                 return Ok(true);
             };
             let part = self.part_of(key).await?;
-            // A switch that was noticed too late to cut the month ended its plan period all the same.
-            let month_end = zone.end(key.period);
-            let ended = part.end.is_some_and(|end| end <= server.now && (part.split || end < month_end));
+            let ended =
+                part.switched_unseen || part.split && part.end.is_some_and(|end| end <= server.now);
             if ended && statement.components.values().any(|entry| entry.acknowledged.is_some()) {
                 self.strand_for(&statement, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;
                 return Ok(true);

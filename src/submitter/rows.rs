@@ -454,8 +454,10 @@ impl Cycle {
             .unwrap_or(SignedDuration::ZERO)
             .saturating_add(CARRIED_OUT_WITHIN);
         // Where the same amount was accepted since, the row does not tell whether this call was carried out, too.
-        let accepted = entry.acknowledged.as_ref().map(|known| known.amount);
-        let is_there = |open: &Open| found == Some(open.amount) && accepted != found;
+        let since = |open: &Open| {
+            entry.acknowledged.as_ref().is_some_and(|known| Some(known.amount) == found && known.id > open.id)
+        };
+        let is_there = |open: &Open| found == Some(open.amount) && !since(open);
         let there = entry.open.iter().any(is_there);
         let over: Vec<_> = entry
             .open
@@ -650,7 +652,12 @@ impl Cycle {
             (Some(end), Some(next)) => Some(end.min(next)),
             (end, next) => end.or(next),
         };
-        Ok(Part { plan_period: covering.map(|period| period.uuid), end: ends, split: cut })
+        Ok(Part {
+            plan_period: covering.map(|period| period.uuid),
+            end: ends,
+            split: cut,
+            switched_unseen: next.is_some() && !cut,
+        })
     }
 }
 
@@ -668,4 +675,6 @@ pub(super) struct Part {
     pub plan_period: Option<Uuid>,
     pub end: Option<Timestamp>,
     pub split: bool,
+    /// The plan was switched in this month, and that was noticed too late to cut it.
+    pub switched_unseen: bool,
 }

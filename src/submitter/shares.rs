@@ -110,7 +110,8 @@ impl Cycle {
                     );
                     if self.is_decided_share(key, component, total.held()).await? {
                         self.take_shares(key, component, row, (&reported, found)).await?;
-                    } else {
+                    } else if !total.is_blocked_for(Reason::Conflict.name()) {
+                        // Where the total is in conflict, that is to be decided, and the shares with it.
                         self.block(key, component, Reason::Shares, words, Some(total.held())).await?;
                     }
                 }

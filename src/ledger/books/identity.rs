@@ -409,6 +409,9 @@ impl<'a> Store<'a> {
                 let met = self.met(*series, &source)?;
                 touched.meet(&met).removed(row.point(RunFacts::default()));
                 self.remove(*series, row)?;
+                self.connection
+                    .prepare_cached("DELETE FROM identity WHERE source = ?1 AND id = ?2")?
+                    .execute(params![source.id, row.id])?;
             }
             if !old.is_empty() {
                 replaced.push((name, old.len()));

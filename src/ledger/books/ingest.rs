@@ -342,6 +342,9 @@ fn skew(connection: &Connection) -> rusqlite::Result<SignedDuration> {
     Ok(SignedDuration::from_micros(skew.and_then(|text| text.parse().ok()).unwrap_or(0)))
 }
 
+/// How long the distance of two clocks is believed.
+const MEASURED_FOR: SignedDuration = SignedDuration::from_hours(4);
+
 /// Why it is not sure in which month a run looked: our clock and the server's disagree by more than the distance to the
 /// month's boundary.
 fn unsure_of_month(
@@ -350,7 +353,13 @@ fn unsure_of_month(
     run: &Head,
 ) -> rusqlite::Result<Option<String>> {
     let skew = skew(connection)?;
-    if skew.abs() <= CLOCKS_AGREE {
+    let measured: Option<i64> = connection
+        .prepare_cached("SELECT at FROM server WHERE key = 'skew_us'")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    // What was measured by another setting of the clock says nothing of this run.
+    let lately = measured.is_some_and(|at| run.at.duration_since(instant(at)).abs() < MEASURED_FOR);
+    if !lately || skew.abs() <= CLOCKS_AGREE {
         return Ok(None);
     }
     let at = run.at.saturating_add(skew).unwrap_or(run.at);
