@@ -256,8 +256,7 @@ pub(super) fn meters(case: &Case) -> (Rulebook, Vec<naive::Meter>) {
         resource(0)
     );
     let (mut root, problems) = Section::parse(&text);
-    let rules =
-        root.named_sections("collectors").iter_mut().filter_map(Rules::from_section).collect();
+    let rules = root.named_sections("collectors").iter_mut().filter_map(Rules::from_section).collect();
     assert_eq!(problems.list(), []);
     let zone = ZONES[usize::from(case.zone)].zone.clone();
     (Rulebook { zone, rules }, naive_meters)

@@ -9,8 +9,8 @@ use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::metering::reading::{Epoch, Kind, Reading, Span};
 
-use super::close_all;
 use super::case::{at, resource};
+use super::close_all;
 
 /// A ledger in memory of one collector, `c`, with these meters.
 fn ledger_of(meters: &str) -> Ledger {
@@ -98,7 +98,11 @@ fn a_corrected_first_reading_takes_back_what_it_counted_since_the_run_before() {
     let cpu = |value: i64| Reading::new("cpu", Kind::Counter, value.into(), time("2026-11-01T00:30:00Z"));
     record_run(&mut ledger, "2026-10-31T23:30:00Z", Some("all"), Vec::new());
     record_run(&mut ledger, "2026-11-01T00:30:00Z", Some("all"), vec![cpu(10)]);
-    assert_eq!(totals(&mut ledger), ["2026-10 a 5", "2026-11 a 5"], "10 over the hour since it was not there");
+    assert_eq!(
+        totals(&mut ledger),
+        ["2026-10 a 5", "2026-11 a 5"],
+        "10 over the hour since it was not there"
+    );
     record_run(&mut ledger, "2026-11-01T01:00:00Z", Some("other"), vec![cpu(12)]);
     assert_eq!(totals(&mut ledger), [""; 0], "a baseline");
 }

@@ -358,8 +358,8 @@ impl Ledger<'_> {
             let Some(resource) = self.place(&collector, &labels) else { continue };
             let mut series: Vec<&Entry> =
                 entries.iter().filter(|e| e.is_of(&collector, &name, &labels)).collect();
-            // Of one instant, what speaks of the time before it comes first.
-            let place = |e: &Entry| (e.seen.at, e.seen.start.is_none(), e.id.clone());
+            // Of one instant, what speaks of the time before it comes first, and of that what began first.
+            let place = |e: &Entry| (e.seen.at, e.seen.start.is_none(), e.seen.start, e.id.clone());
             series.sort_by_key(|e| place(e));
             let seen: Vec<Observation> = series.iter().map(|e| e.seen.clone()).collect();
             let first = |o: &Observation| {
@@ -392,8 +392,11 @@ impl Ledger<'_> {
                     let after = self.calendar.stretches(whole, whole, &[]);
                     let month = after.iter().find(|m| m.start == whole).map_or(1, |m| m.end - m.start);
                     let share = fraction(tally.stretch.end - tally.stretch.start, month);
-                    let quantity =
-                        if meter.mean || matches!(meter.rule, Rule::Max(_) | Rule::Last) { quantity * share } else { quantity };
+                    let quantity = if meter.mean || matches!(meter.rule, Rule::Max(_) | Rule::Last) {
+                        quantity * share
+                    } else {
+                        quantity
+                    };
                     let additive = !matches!(meter.rule, Rule::Max(_) | Rule::Last);
                     let part =
                         (resource.clone(), tally.stretch.month, tally.stretch.start, meter.component.clone());
@@ -419,13 +422,7 @@ impl Ledger<'_> {
 fn observation(at: Instant, facts: &Facts, name: &str, labels: &Labels) -> Observation {
     let doubtful = facts.doubtful.iter().any(|odd| odd.covers(name, labels));
     let (previous_run, listed) = if doubtful { facts.last_complete } else { facts.last };
-    Observation {
-        at,
-        previous_run,
-        listed,
-        usual_gap: facts.usual_gap,
-        ..Observation::default()
-    }
+    Observation { at, previous_run, listed, usual_gap: facts.usual_gap, ..Observation::default() }
 }
 
 fn put(entries: &mut Vec<Entry>, collector: &str, reading: &Reading, facts: &Facts) {
