@@ -16,6 +16,8 @@ pub struct Retry {
     pub failures: i64,
     pub next: Timestamp,
     pub words: String,
+    /// Whether the server asked for this time (`Retry-After`): then nobody is to come earlier.
+    pub asked: bool,
 }
 
 impl Ledger {
@@ -23,28 +25,17 @@ impl Ledger {
     pub fn retry(&self, resource: Option<Uuid>) -> Result<Option<Retry>, LedgerError> {
         self.look(|connection| {
             connection
-                .prepare_cached("SELECT failures, next, words, cause FROM retry WHERE resource = ?")?
+                .prepare_cached("SELECT failures, next, words, cause, asked FROM retry WHERE resource = ?")?
                 .query_row([retry_key(resource)], |row| {
                     Ok(Retry {
                         failures: row.get(0)?,
                         next: instant(row.get(1)?),
                         words: row.get(2)?,
                         cause: row.get(3)?,
+                        asked: row.get(4)?,
                     })
                 })
                 .optional()
-        })
-    }
-
-    /// The earliest instant at which something that was put off may be tried again: the server, or a resource of which
-    /// there is something to send.
-    pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
-        self.look(|connection| {
-            connection.query_row(
-                "SELECT min(next) FROM retry",
-                [],
-                |row| row.get::<_, Option<i64>>(0).map(|next| next.map(instant)),
-            )
         })
     }
 
@@ -52,9 +43,17 @@ impl Ledger {
         self.transact(|connection, _| {
             match retry {
                 Some(retry) => connection.execute(
-                    "INSERT INTO retry (resource, cause, failures, next, words) VALUES (?1, ?2, ?3, ?4, ?5)
-                     ON CONFLICT (resource) DO UPDATE SET cause = ?2, failures = ?3, next = ?4, words = ?5",
-                    params![retry_key(resource), retry.cause, retry.failures, micros(retry.next), retry.words],
+                    "INSERT INTO retry (resource, cause, failures, next, words, asked) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT (resource)
+                     DO UPDATE SET cause = ?2, failures = ?3, next = ?4, words = ?5, asked = ?6",
+                    params![
+                        retry_key(resource),
+                        retry.cause,
+                        retry.failures,
+                        micros(retry.next),
+                        retry.words,
+                        retry.asked
+                    ],
                 )?,
                 None => connection.execute("DELETE FROM retry WHERE resource = ?", [retry_key(resource)])?,
             };

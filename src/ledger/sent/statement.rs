@@ -1,7 +1,7 @@
 //! A statement beside what is known of the server's side: what should be, what is, what was about to be, and what keeps the
 //! rest back. What is pending follows from these, each time that it is asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -47,7 +47,7 @@ pub struct Entry {
 impl Entry {
     /// Whether the server is not known to hold what it should. What was never posted and is zero need not be.
     pub fn differs(&self) -> bool {
-        if !self.open.is_empty() {
+        if self.is_unclear() {
             return true;
         }
         match (self.posted, &self.acknowledged) {
@@ -55,6 +55,13 @@ impl Entry {
             (Some(posted), None) => !posted.is_zero(),
             (Some(posted), Some(acknowledged)) => posted != acknowledged.amount,
         }
+    }
+
+    /// Whether something was sent after what was accepted last, and its outcome is not known. What was sent before that may
+    /// still arrive late, but is no reason to wait.
+    pub fn is_unclear(&self) -> bool {
+        let accepted = self.acknowledged.as_ref().map_or(0, |known| known.id);
+        self.open.iter().any(|open| open.id > accepted)
     }
 
     pub fn to_send(&self) -> bool {
@@ -86,6 +93,21 @@ impl Ledger {
     /// What `pending` found when statements were last made.
     pub fn pending_as_stated(&self) -> Result<Vec<StatementKey>, LedgerError> {
         self.look(pending)
+    }
+
+    /// The earliest instant at which something that was put off may be tried again: the server, or a resource of which
+    /// there is something to send.
+    pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.look(|connection| {
+            let waiting: BTreeSet<String> =
+                pending(connection)?.into_iter().map(|key| key.resource.to_string()).collect();
+            let retries: Vec<(String, i64)> = connection
+                .prepare_cached("SELECT resource, next FROM retry ORDER BY next")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            let due = |(resource, _): &&(String, i64)| resource.is_empty() || waiting.contains(resource);
+            Ok(retries.iter().find(due).map(|(_, next)| instant(*next)))
+        })
     }
 
     /// All statements of a period, of resources that were found in Waldur.
@@ -120,10 +142,16 @@ impl Ledger {
     }
 
     /// The parts of a resource's month.
-    pub fn parts_of(&self, resource: uuid::Uuid, period: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+    pub fn parts_of(
+        &self,
+        resource: uuid::Uuid,
+        period: BillingPeriod,
+    ) -> Result<Vec<StatementKey>, LedgerError> {
         self.look(|connection| {
             connection
-                .prepare_cached("SELECT resource, period, part FROM statement WHERE resource = ?1 AND period = ?2")?
+                .prepare_cached(
+                    "SELECT resource, period, part FROM statement WHERE resource = ?1 AND period = ?2",
+                )?
                 .query_map([resource.to_string(), period.to_string()], |row| key(row, 0))?
                 .collect()
         })
@@ -139,14 +167,23 @@ fn pending(connection: &Connection) -> rusqlite::Result<Vec<StatementKey>> {
              LEFT JOIN sent ON sent.resource = line.resource AND sent.period = line.period AND sent.part = line.part
                 AND sent.component = line.component AND sent.user = line.user AND sent.current = 1
              WHERE statement.closed IS NULL AND line.held IS NULL
-               AND (sent.outcome = 'open' OR sent.outcome = 'planned'
+               AND (sent.outcome = 'planned' OR sent.outcome = 'open' AND NOT EXISTS (
+                        SELECT 1 FROM sent later WHERE later.resource = line.resource AND later.period = line.period
+                        AND later.part = line.part AND later.component = line.component AND later.user = line.user
+                        AND later.current = 1 AND later.outcome IN ('accepted', 'read') AND later.id > sent.id)
                     OR line.posted IS NULL AND line.problem IS NOT NULL
                     OR sent.id IS NULL AND line.posted <> '0.00'
                     OR sent.outcome IN ('accepted', 'read') AND sent.amount <> line.posted)
                AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.resource = line.resource
                     AND blocked.period = line.period AND blocked.part = line.part
                     AND (blocked.component = '' OR blocked.component = line.component
-                         AND blocked.user IN ('', line.user)))
+                         AND blocked.user IN ('', line.user))
+                    -- The shares of an accepted total are completed all the same.
+                    AND NOT (blocked.state = 'stranded' AND line.user <> '' AND sent.outcome IN ('planned', 'open')
+                         AND EXISTS (SELECT 1 FROM sent total WHERE total.resource = line.resource
+                            AND total.period = line.period AND total.part = line.part
+                            AND total.component = line.component AND total.user = '' AND total.current = 1
+                            AND total.outcome IN ('accepted', 'read'))))
                AND NOT EXISTS (SELECT 1 FROM line total WHERE total.resource = line.resource
                     AND total.period = line.period AND total.part = line.part AND total.component = line.component
                     AND total.user = '' AND total.held IS NOT NULL)
@@ -159,7 +196,9 @@ fn pending(connection: &Connection) -> rusqlite::Result<Vec<StatementKey>> {
 pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite::Result<Option<Statement>> {
     let columns = (key.resource.to_string(), key.period.to_string(), micros(key.part));
     let head = connection
-        .prepare_cached("SELECT changed, closed FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3")?
+        .prepare_cached(
+            "SELECT changed, closed FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3",
+        )?
         .query_row(params![columns.0, columns.1, columns.2], |row| {
             Ok((instant(row.get(0)?), row.get::<_, Option<i64>>(1)?.map(instant)))
         })
