@@ -86,6 +86,13 @@ impl Queued {
         })
     }
 
+    /// The reading as one that is not counted.
+    pub(super) fn quarantined(&self, reason: String) -> Quarantined {
+        let value = self.row.value.as_deref().unwrap_or_default();
+        let what: String = format!("{} {value} {}", self.name, self.labels).chars().take(200).collect();
+        Quarantined { what, reason, bears_on: Bearing::readings([self.name.as_str()]) }
+    }
+
     /// Whether it is a look at the moment of the run, whose place among others hangs on that instant alone. What a source
     /// dates itself, and deltas, which need no neighbours, stay what they are.
     pub(super) fn is_momentary(&self, run: &Head) -> bool {
@@ -112,6 +119,8 @@ pub(super) struct Store<'a> {
     seen: HashSet<i64>,
     /// How many new readings say what another with another id says.
     alike: usize,
+    /// From when on each source was read in this run.
+    read_from: HashMap<i64, i64>,
     find_series: CachedStatement<'a>,
     insert: CachedStatement<'a>,
 }
@@ -129,6 +138,7 @@ impl<'a> Store<'a> {
             sources: HashMap::new(),
             seen: HashSet::new(),
             alike: 0,
+            read_from: HashMap::new(),
             find_series: connection.prepare_cached(
                 "SELECT id, compacted, last, live FROM series WHERE source = ?1 AND labels = ?2",
             )?,
@@ -165,12 +175,18 @@ impl<'a> Store<'a> {
         let met = self.series(&source, &labels)?;
         let series = met.id;
         self.seen.insert(series);
+        let from = if row.start == 0 { row.at } else { row.start };
+        self.read_from.entry(source.id).and_modify(|first| *first = from.min(*first)).or_insert(from);
         // Only what has been compacted can have been spent.
-        if (met.compacted.is_some() || !row.id.is_empty())
-            && let Some(done) = self.put_late(&source, &met, &row, touched)?
-        {
-            return Ok(done);
-        }
+        let late = match met.compacted.is_some() || !row.id.is_empty() {
+            true => self.put_late(&source, &met, &row, touched)?,
+            false => None,
+        };
+        let corrects_spent = match late {
+            None => false,
+            Some(Put::Corrected) => true,
+            Some(done) => return Ok(done),
+        };
         let change = touched.meet(&met);
         // What lies behind all that is known of its series, and has no id of its own, was not seen before.
         let before = match row.id.is_empty() && change.is_behind(instant(row.at)) {
@@ -187,12 +203,20 @@ impl<'a> Store<'a> {
             let of_old = if *old_series == series { met.clone() } else { self.met(*old_series, &source)? };
             touched.meet(&of_old).removed(old.point(*facts));
             self.remove(*old_series, old)?;
-        } else if !row.id.is_empty() && kind == Kind::Delta {
+        } else if !row.id.is_empty() && kind == Kind::Delta && !corrects_spent {
             self.look_for_twins(&source, series, &row)?;
         }
         let facts = self.run.known.facts(&name, &labels);
         self.insert.execute(params![
-            series, row.at, row.start, row.id, row.value, row.epoch, row.began, row.shared, self.run.id
+            series,
+            row.at,
+            row.start,
+            row.id,
+            row.value,
+            row.epoch,
+            row.began,
+            row.shared,
+            self.run.id
         ])?;
         if !row.id.is_empty() {
             self.connection
@@ -204,7 +228,7 @@ impl<'a> Store<'a> {
         }
         touched.meet(&met).added(row.point(facts));
         // A marker that the series was not seen is no reading; one that takes its place is new.
-        let new = before.is_none_or(|(_, old, _)| old.value.is_none());
+        let new = !corrects_spent && before.is_none_or(|(_, old, _)| old.value.is_none());
         Ok(if new { Put::New } else { Put::Corrected })
     }
 
@@ -213,7 +237,8 @@ impl<'a> Store<'a> {
         self.alike
     }
 
-    /// What becomes of a reading whose month is no longer kept, if it is one: `None` if it is none.
+    /// What becomes of a reading whose month is no longer kept, if it is one: `None` if it is none. `Corrected`: what it
+    /// added was taken back, and what it says now is still to be put.
     fn put_late(
         &mut self,
         source: &Source,
@@ -230,7 +255,7 @@ impl<'a> Store<'a> {
                 let of = if *of == met.id { met.clone() } else { self.met(*of, source)? };
                 touched.meet(&of).removed(earlier.row().point(RunFacts::default()));
                 spent::forget(self.connection, source.id, of.id, row)?;
-                return Ok(None);
+                return Ok(Some(Put::Corrected));
             }
             None if !late || source.kind == Kind::Delta => return Ok(None),
             _ => {}
@@ -338,12 +363,61 @@ impl<'a> Store<'a> {
     }
 
     fn met(&self, id: i64, source: &Source) -> rusqlite::Result<Met> {
-        self.connection
-            .prepare_cached("SELECT compacted, last FROM series WHERE id = ?")?
-            .query_row([id], |row| {
+        self.connection.prepare_cached("SELECT compacted, last FROM series WHERE id = ?")?.query_row(
+            [id],
+            |row| {
                 let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
                 Ok(Met { id, source: source.id, kind: source.kind, compacted: at(0)?, last: at(1)? })
-            })
+            },
+        )
+    }
+
+    /// What is read at (a query, a request) has changed since the run at `before`: what this run has read again of that time
+    /// takes the place of what other series told of it. Returns the names of readings, and how many were replaced.
+    pub(super) fn replace_unseen(
+        &mut self,
+        before: Timestamp,
+        touched: &mut Touched,
+    ) -> rusqlite::Result<Vec<(String, usize)>> {
+        let mut replaced = Vec::new();
+        let sources: Vec<(String, Source)> =
+            self.sources.iter().map(|(name, source)| (name.clone(), source.clone())).collect();
+        for (name, source) in sources {
+            let Some(from) = self.read_from.get(&source.id).copied().filter(|from| *from < micros(before))
+            else {
+                continue;
+            };
+            let old: Vec<(i64, Row)> = self
+                .connection
+                .prepare_cached(
+                    "SELECT reading.series, reading.at, start, reading.id, value, epoch, began, shared FROM reading
+                     JOIN series ON series.id = reading.series
+                     WHERE series.source = ?1 AND reading.at > ?2 AND reading.id = ''",
+                )?
+                .query_map([source.id, from], |row| {
+                    let found = Row {
+                        at: row.get(1)?,
+                        start: row.get(2)?,
+                        id: row.get(3)?,
+                        value: row.get(4)?,
+                        epoch: row.get(5)?,
+                        began: row.get(6)?,
+                        shared: row.get(7)?,
+                    };
+                    Ok((row.get(0)?, found))
+                })?
+                .filter(|row| row.as_ref().map_or(true, |(series, _)| !self.seen.contains(series)))
+                .collect::<rusqlite::Result<_>>()?;
+            for (series, row) in &old {
+                let met = self.met(*series, &source)?;
+                touched.meet(&met).removed(row.point(RunFacts::default()));
+                self.remove(*series, row)?;
+            }
+            if !old.is_empty() {
+                replaced.push((name, old.len()));
+            }
+        }
+        Ok(replaced)
     }
 
     /// A run that does not see a series ends it there, unless something odd may have been of it, or its source tells ends
@@ -361,7 +435,10 @@ impl<'a> Store<'a> {
                 let source = Source { id: row.get(1)?, kind, others: Vec::new() };
                 Ok((row.get(0)?, source, row.get(3)?, row.get(4)?))
             })?
-            .filter(|row| row.as_ref().map_or(true, |(id, _, name, _)| !self.seen.contains(id) && !told.contains_key(name)))
+            .filter(|row| {
+                row.as_ref()
+                    .map_or(true, |(id, _, name, _)| !self.seen.contains(id) && !told.contains_key(name))
+            })
             .collect::<rusqlite::Result<_>>()?;
         for (series, source, name, labels) in unseen {
             if self.run.withholds(&name, &labels) {
@@ -379,7 +456,13 @@ impl<'a> Store<'a> {
 
     /// Marks the end of a gauge that a source with history tells. A reading of the same instant knows better, and what is
     /// compacted stays as it is. A counter of such a source goes on where it comes back.
-    pub(super) fn end(&mut self, name: &str, labels: &str, at: Timestamp, touched: &mut Touched) -> rusqlite::Result<()> {
+    pub(super) fn end(
+        &mut self,
+        name: &str,
+        labels: &str,
+        at: Timestamp,
+        touched: &mut Touched,
+    ) -> rusqlite::Result<()> {
         let known = self
             .connection
             .prepare_cached(
@@ -387,7 +470,9 @@ impl<'a> Store<'a> {
                  WHERE source.collector = ?1 AND source.name = ?2 AND source.kind = 'gauge'
                    AND series.labels = ?3 AND ?4 >= coalesce(series.compacted, ?4)",
             )?
-            .query_row(params![self.run.collector, name, labels, micros(at)], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row(params![self.run.collector, name, labels, micros(at)], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
             .optional()?;
         let Some((series, source)) = known else { return Ok(()) };
         let met = self.met(series, &Source { id: source, kind: Kind::Gauge, others: Vec::new() })?;
@@ -408,7 +493,15 @@ impl<'a> Store<'a> {
         let (id, value, epoch, began) = (String::new(), None, None, None);
         let row = Row { at: micros(at), start: 0, id, value, epoch, began, shared: false };
         self.insert.execute(params![
-            met.id, row.at, row.start, row.id, row.value, row.epoch, row.began, row.shared, self.run.id
+            met.id,
+            row.at,
+            row.start,
+            row.id,
+            row.value,
+            row.epoch,
+            row.began,
+            row.shared,
+            self.run.id
         ])?;
         let facts = self.run.known.facts(name, labels);
         touched.meet(met).added(row.point(facts));
@@ -458,7 +551,8 @@ pub(super) type Ends = BTreeMap<String, Vec<(String, Timestamp)>>;
 /// The ends that a run tells.
 pub(super) fn ends_of(connection: &Connection, run: i64) -> rusqlite::Result<Ends> {
     let mut ends = Ends::new();
-    let mut query = connection.prepare_cached("SELECT name, labels, at FROM queued_end WHERE run = ? ORDER BY name, at")?;
+    let mut query = connection
+        .prepare_cached("SELECT name, labels, at FROM queued_end WHERE run = ? ORDER BY name, at")?;
     let mut rows = query.query([run])?;
     while let Some(row) = rows.next()? {
         let of_name = ends.entry(row.get(0)?).or_default();
