@@ -71,8 +71,15 @@ fn apply(
     if before != after {
         carry_out(connection, in_force, &recorded, month, now)?;
     }
+    let since = month.to_string();
     for words in &changes {
-        tell(connection, About::default(), EventKind::Rules, words, now)?;
+        tell(
+            connection,
+            About { period: &since, ..About::default() },
+            EventKind::Rules,
+            &format!("the rules were changed: {words}"),
+            now,
+        )?;
     }
     Ok(changes)
 }
@@ -92,11 +99,16 @@ fn carry_out(
         )?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<rusqlite::Result<_>>()?;
+    // What another collector's readings were put beside is counted anew.
+    let changed_hands = version.rules.iter().any(|rules| rules.continues.is_some());
     let mut otherwise = Vec::new();
     for (series, collector, labels) in &series {
         place(connection, version, *series, (collector, labels), now)?;
         let (was, is) = (before.in_month(month).of(collector), version.of(collector));
-        if was.map(counting) != is.map(counting) || !same_place(connection, before.in_month(month), version, *series)? {
+        if changed_hands
+            || was.map(counting) != is.map(counting)
+            || !same_place(connection, before.in_month(month), version, *series)?
+        {
             otherwise.push(*series);
         }
     }
@@ -132,7 +144,8 @@ fn same_place(connection: &Connection, was: &Version, is: &Version, series: i64)
 /// done before, or there is nothing to give.
 fn go_on(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool> {
     let known: bool = connection.prepare("SELECT 1 FROM source WHERE collector = ?")?.exists([old])?;
-    if !known {
+    // One that has not measured anything yet goes on as well: months before have rules for it.
+    if !known && !has_rules(connection, old, new)? {
         return Ok(false);
     }
     let named: Vec<(i64, String)> = connection
@@ -140,11 +153,14 @@ fn go_on(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool
         .query_map([old], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for (source, name) in named {
-        let taken: bool =
-            connection.prepare("SELECT 1 FROM source WHERE collector = ?1 AND name = ?2")?.exists([new, &name])?;
-        if !taken {
-            connection.execute("UPDATE source SET collector = ?2 WHERE id = ?1", params![source, new])?;
+        let newer: Option<i64> = connection
+            .prepare("SELECT id FROM source WHERE collector = ?1 AND name = ?2")?
+            .query_row([new, &name], |row| row.get(0))
+            .optional()?;
+        if let Some(newer) = newer {
+            merge(connection, source, newer)?;
         }
+        connection.execute("UPDATE source SET collector = ?2 WHERE id = ?1", params![source, new])?;
     }
     connection.execute(
         "INSERT INTO collector (name, checkpoint, since) SELECT ?2, checkpoint, since FROM collector WHERE name = ?1
@@ -169,6 +185,63 @@ fn go_on(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool
         connection.execute("UPDATE rules SET rules = ?2 WHERE id = ?1", params![id, rules::text(&rules)?])?;
     }
     Ok(true)
+}
+
+/// Whether rules were recorded for the one collector that are to be the other's.
+fn has_rules(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool> {
+    let recorded: Vec<String> = connection
+        .prepare("SELECT rules FROM rules")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let recorded = recorded.iter().filter_map(|text| serde_json::from_str::<Vec<Rules>>(text).ok());
+    let names = |rules: &[Rules], name: &str| rules.iter().any(|rules| rules.collector == name);
+    Ok(recorded.into_iter().any(|rules| names(&rules, old) && !names(&rules, new)))
+}
+
+/// Puts what a newer source has read beside what the one has that it continues. What both have read is one reading.
+fn merge(connection: &Connection, source: i64, newer: i64) -> rusqlite::Result<()> {
+    let series: Vec<(i64, String)> = connection
+        .prepare("SELECT id, labels FROM series WHERE source = ?")?
+        .query_map([newer], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (from, labels) in series {
+        let into: Option<i64> = connection
+            .prepare("SELECT id FROM series WHERE source = ?1 AND labels = ?2")?
+            .query_row(params![source, labels], |row| row.get(0))
+            .optional()?;
+        let Some(into) = into else {
+            connection.execute("UPDATE series SET source = ?2 WHERE id = ?1", [from, source])?;
+            connection.execute("UPDATE placed SET source = ?2 WHERE series = ?1", [from, source])?;
+            continue;
+        };
+        connection.execute(
+            "DELETE FROM reading WHERE series = ?1 AND (value IS NULL OR id <> '' AND EXISTS (
+                SELECT 1 FROM identity WHERE identity.source = ?2 AND identity.id = reading.id)
+             OR EXISTS (SELECT 1 FROM reading known WHERE known.series = ?3 AND known.at = reading.at
+                AND known.start = reading.start AND known.id = reading.id))",
+            [from, source, into],
+        )?;
+        connection.execute("UPDATE reading SET series = ?2 WHERE series = ?1", [from, into])?;
+        connection.execute("UPDATE identity SET series = ?2 WHERE series = ?1", [from, into])?;
+        for table in ["quantity", "month_state", "placed"] {
+            connection.execute(&format!("DELETE FROM {table} WHERE series = ?1"), [from])?;
+        }
+        connection.execute("DELETE FROM series WHERE id = ?1", [from])?;
+        connection.execute(
+            "UPDATE series SET live = 1, last = (SELECT max(at) FROM reading WHERE series = ?1) WHERE id = ?1",
+            [into],
+        )?;
+    }
+    connection.execute(
+        "DELETE FROM identity WHERE source = ?1 AND EXISTS (
+            SELECT 1 FROM identity known WHERE known.source = ?2 AND known.id = identity.id)",
+        [newer, source],
+    )?;
+    connection.execute("UPDATE identity SET source = ?2 WHERE source = ?1", [newer, source])?;
+    connection
+        .execute("DELETE FROM same_ids WHERE source IN (?1, ?2) OR other IN (?1, ?2)", [source, newer])?;
+    connection.execute("DELETE FROM source WHERE id = ?1", [newer])?;
+    Ok(())
 }
 
 fn zone_change(known: &BillingZone, configured: &BillingZone, month: BillingPeriod) -> Option<String> {
@@ -208,16 +281,20 @@ fn rule_changes(before: &[Rules], after: &[Rules], month: BillingPeriod) -> Vec<
                     meter.component, now.factor, meter.factor
                 )),
                 Some(now) if now != meter => {
-                    changes.push(format!("{name}: the rule for {} changed, from {month} on", meter.component));
+                    changes
+                        .push(format!("{name}: the rule for {} changed, from {month} on", meter.component));
                 }
                 Some(_) => {}
             }
         }
         let known = |meter: &&crate::metering::meter::Meter| {
-            !old.meters.iter().any(|other| other.component == meter.component && other.reading == meter.reading)
+            !old.meters
+                .iter()
+                .any(|other| other.component == meter.component && other.reading == meter.reading)
         };
         for meter in new.meters.iter().filter(known) {
-            changes.push(format!("{name}: {} is made of {}, from {month} on", meter.component, meter.reading));
+            changes
+                .push(format!("{name}: {} is made of {}, from {month} on", meter.component, meter.reading));
         }
     }
     for new in after.iter().filter(|new| !before.iter().any(|old| old.collector == new.collector)) {
