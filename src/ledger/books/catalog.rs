@@ -209,7 +209,11 @@ impl Ledger {
     }
 
     /// How many open plan periods a resource had when they were last looked at for this month.
-    pub fn open_plan_periods(&self, resource: Uuid, period: BillingPeriod) -> Result<Option<i64>, LedgerError> {
+    pub fn open_plan_periods(
+        &self,
+        resource: Uuid,
+        period: BillingPeriod,
+    ) -> Result<Option<i64>, LedgerError> {
         self.look(|connection| {
             connection
                 .prepare_cached("SELECT found FROM plan_look WHERE resource = ?1 AND period = ?2")?
@@ -458,21 +462,18 @@ pub(in crate::ledger) fn put_plan_periods(
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Timestamp>> {
     let uuid = resource.to_string();
-    let before: BTreeSet<Timestamp> =
-        plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
+    let before: BTreeSet<Timestamp> = plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
     let first = periods.iter().map(|period| period.start).min();
+    let known: BTreeSet<Timestamp> = connection
+        .prepare_cached("SELECT start FROM plan_period WHERE resource = ?")?
+        .query_map([&uuid], |row| row.get(0).map(instant))?
+        .collect::<rusqlite::Result<_>>()?;
     // The server no longer lists those that ended before this month; they still cut theirs.
     for period in periods {
         connection.execute(
             "INSERT INTO plan_period (uuid, resource, start, end, noticed) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT (uuid) DO UPDATE SET resource = ?2, start = ?3, end = ?4",
-            params![
-                period.uuid.to_string(),
-                uuid,
-                micros(period.start),
-                period.end.map(micros),
-                micros(now)
-            ],
+            params![period.uuid.to_string(), uuid, micros(period.start), period.end.map(micros), micros(now)],
         )?;
     }
     let open = periods.iter().filter(|period| period.end.is_none()).count();
@@ -482,8 +483,7 @@ pub(in crate::ledger) fn put_plan_periods(
         params![uuid, period, plan, micros(now), open as i64],
     )?;
     let month = in_force.zone.period_of(now);
-    let after: BTreeSet<Timestamp> =
-        plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
+    let after: BTreeSet<Timestamp> = plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
     let mut recount = before != after;
     if let Some(first) = first {
         recount |= settle_mapping(connection, &uuid, first.max(in_force.zone.start(month)))?;
@@ -491,11 +491,25 @@ pub(in crate::ledger) fn put_plan_periods(
     if recount {
         recount_resource(connection, in_force, &uuid, Some(month))?;
     }
+    // A switch that is noticed only now, when its month is over, changes nothing of it.
+    for start in periods.iter().map(|period| period.start) {
+        let of_start = in_force.zone.period_of(start);
+        let is_switch = known.first().is_some_and(|first| *first < start) && !known.contains(&start);
+        if is_switch && in_force.zone.end(of_start) <= now {
+            let about = About { resource: &uuid, period: &of_start.to_string(), component: "" };
+            let words = format!(
+                "its plan was switched at {start}, which was noticed only after {of_start} was over: what was reported of \
+                 that month stands"
+            );
+            tell(connection, about, EventKind::Plan, &words, now)?;
+        }
+    }
     let switched: Vec<Timestamp> = after.difference(&before).copied().collect();
     for cut in &switched {
         let period = in_force.zone.period_of(*cut).to_string();
         let about = About { resource: &uuid, period: &period, component: "" };
-        let words = format!("its plan was switched at {cut}: what was used before is billed under the earlier plan");
+        let words =
+            format!("its plan was switched at {cut}: what was used before is billed under the earlier plan");
         tell(connection, about, EventKind::Plan, &words, now)?;
     }
     Ok(switched)
