@@ -9,11 +9,14 @@ use super::record::file_under_new_part;
 use crate::ledger::books::adjustment::part_of;
 use crate::ledger::books::catalog::{self, KnownPlanPeriod};
 use crate::ledger::books::cuts::plans;
+use crate::ledger::books::unstated::all_of_month;
 use crate::ledger::db::columns::micros;
 use crate::ledger::db::{Ledger, LedgerError};
 
 /// A call may be under way for so long that it is processed after what it was sent before.
 const UNDER_WAY: SignedDuration = SignedDuration::from_mins(5);
+/// Two clocks are not known to be nearer than this.
+const NEAR: SignedDuration = SignedDuration::from_secs(2);
 
 impl Ledger {
     /// Takes over a look at a resource's plan periods. `look`: for which month and plan they were looked at.
@@ -38,8 +41,17 @@ impl Ledger {
                 // The cut is of the server's clock, what was noted when is of ours.
                 let since = cut.saturating_sub(skew(connection)?).unwrap_or(cut);
                 let doubtful = since.saturating_sub(UNDER_WAY).unwrap_or(since);
+                let since = since.saturating_add(NEAR).unwrap_or(since);
                 let parts = (old, micros(cut));
-                file_under_new_part(connection, &uuid, &period.to_string(), parts, (micros(doubtful), micros(since)))?;
+                file_under_new_part(
+                    connection,
+                    &uuid,
+                    &period.to_string(),
+                    parts,
+                    (micros(doubtful), micros(since)),
+                )?;
+                // Also where nothing was used in the month: what was filed there is to be taken back.
+                all_of_month(connection, Some(&uuid), &period.to_string())?;
             }
             Ok(())
         })
