@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use waldur_usage_agent::collectors::{Batch, Request, slurm};
 use waldur_usage_agent::config::section::Section;
-use waldur_usage_agent::ledger::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;

@@ -294,16 +294,16 @@ mod tests {
     #[test]
     fn the_factor_that_makes_a_unit_is_named_where_there_is_one() {
         for (unit, measure, theirs, wanted) in [
-            ("s", Measure::Increase, "h", Some("1/3600")),
-            ("s", Measure::Sum, "k-Hours", Some("1/3600000")),
-            ("s", Measure::Sum, "minutes", Some("1/60")),
-            ("s", Measure::Sum, "s", Some("1")),
+            ("s", Measure::Increase(None), "h", Some("1/3600")),
+            ("s", Measure::Sum(None), "k-Hours", Some("1/3600000")),
+            ("s", Measure::Sum(None), "minutes", Some("1/60")),
+            ("s", Measure::Sum(None), "s", Some("1")),
             ("B", HOURS, "GB*h", Some("1/1073741824")),
-            ("B*s", Measure::Sum, "GiB hours", Some("1/3865470566400")),
+            ("B*s", Measure::Sum(None), "GiB hours", Some("1/3865470566400")),
             ("B", Measure::Level, "TB", Some("1/1099511627776")),
             ("B", HOURS, "GB", None),
-            ("s", Measure::Sum, "GB*h", None),
-            ("s", Measure::Sum, "credits", None),
+            ("s", Measure::Sum(None), "GB*h", None),
+            ("s", Measure::Sum(None), "credits", None),
         ] {
             assert_eq!(factor(unit, measure, theirs).as_deref(), wanted, "{unit} in {theirs}");
         }

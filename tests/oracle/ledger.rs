@@ -358,8 +358,8 @@ impl Ledger<'_> {
             let Some(resource) = self.place(&collector, &labels) else { continue };
             let mut series: Vec<&Entry> =
                 entries.iter().filter(|e| e.is_of(&collector, &name, &labels)).collect();
-            // Of one instant, what speaks of the time before it comes first.
-            let place = |e: &Entry| (e.seen.at, e.seen.start.is_none(), e.id.clone());
+            // Of one instant, what speaks of the time before it comes first, and of that what began first.
+            let place = |e: &Entry| (e.seen.at, e.seen.start.is_none(), e.seen.start, e.id.clone());
             series.sort_by_key(|e| place(e));
             let seen: Vec<Observation> = series.iter().map(|e| e.seen.clone()).collect();
             let first = |o: &Observation| {

@@ -464,6 +464,10 @@ pub(in crate::ledger) fn put_plan_periods(
     let uuid = resource.to_string();
     let before: BTreeSet<Timestamp> = plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
     let first = periods.iter().map(|period| period.start).min();
+    let known: BTreeSet<Timestamp> = connection
+        .prepare_cached("SELECT start FROM plan_period WHERE resource = ?")?
+        .query_map([&uuid], |row| row.get(0).map(instant))?
+        .collect::<rusqlite::Result<_>>()?;
     // The server no longer lists those that ended before this month; they still cut theirs.
     for period in periods {
         connection.execute(
@@ -486,6 +490,19 @@ pub(in crate::ledger) fn put_plan_periods(
     }
     if recount {
         recount_resource(connection, in_force, &uuid, Some(month))?;
+    }
+    // A switch that is noticed only now, when its month is over, changes nothing of it.
+    for start in periods.iter().map(|period| period.start) {
+        let of_start = in_force.zone.period_of(start);
+        let is_switch = known.first().is_some_and(|first| *first < start) && !known.contains(&start);
+        if is_switch && in_force.zone.end(of_start) <= now {
+            let about = About { resource: &uuid, period: &of_start.to_string(), component: "" };
+            let words = format!(
+                "its plan was switched at {start}, which was noticed only after {of_start} was over: what was reported of \
+                 that month stands"
+            );
+            tell(connection, about, EventKind::Plan, &words, now)?;
+        }
     }
     let switched: Vec<Timestamp> = after.difference(&before).copied().collect();
     for cut in &switched {

@@ -144,7 +144,8 @@ fn same_place(connection: &Connection, was: &Version, is: &Version, series: i64)
 /// done before, or there is nothing to give.
 fn go_on(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool> {
     let known: bool = connection.prepare("SELECT 1 FROM source WHERE collector = ?")?.exists([old])?;
-    if !known {
+    // One that has not measured anything yet goes on as well: months before have rules for it.
+    if !known && !has_rules(connection, old, new)? {
         return Ok(false);
     }
     let named: Vec<(i64, String)> = connection
@@ -184,6 +185,17 @@ fn go_on(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool
         connection.execute("UPDATE rules SET rules = ?2 WHERE id = ?1", params![id, rules::text(&rules)?])?;
     }
     Ok(true)
+}
+
+/// Whether rules were recorded for the one collector that are to be the other's.
+fn has_rules(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool> {
+    let recorded: Vec<String> = connection
+        .prepare("SELECT rules FROM rules")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let recorded = recorded.iter().filter_map(|text| serde_json::from_str::<Vec<Rules>>(text).ok());
+    let names = |rules: &[Rules], name: &str| rules.iter().any(|rules| rules.collector == name);
+    Ok(recorded.into_iter().any(|rules| names(&rules, old) && !names(&rules, new)))
 }
 
 /// Puts what a newer source has read beside what the one has that it continues. What both have read is one reading.

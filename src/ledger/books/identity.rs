@@ -178,11 +178,15 @@ impl<'a> Store<'a> {
         let from = if row.start == 0 { row.at } else { row.start };
         self.read_from.entry(source.id).and_modify(|first| *first = from.min(*first)).or_insert(from);
         // Only what has been compacted can have been spent.
-        if (met.compacted.is_some() || !row.id.is_empty())
-            && let Some(done) = self.put_late(&source, &met, &row, touched)?
-        {
-            return Ok(done);
-        }
+        let late = match met.compacted.is_some() || !row.id.is_empty() {
+            true => self.put_late(&source, &met, &row, touched)?,
+            false => None,
+        };
+        let corrects_spent = match late {
+            None => false,
+            Some(Put::Corrected) => true,
+            Some(done) => return Ok(done),
+        };
         let change = touched.meet(&met);
         // What lies behind all that is known of its series, and has no id of its own, was not seen before.
         let before = match row.id.is_empty() && change.is_behind(instant(row.at)) {
@@ -199,7 +203,7 @@ impl<'a> Store<'a> {
             let of_old = if *old_series == series { met.clone() } else { self.met(*old_series, &source)? };
             touched.meet(&of_old).removed(old.point(*facts));
             self.remove(*old_series, old)?;
-        } else if !row.id.is_empty() && kind == Kind::Delta {
+        } else if !row.id.is_empty() && kind == Kind::Delta && !corrects_spent {
             self.look_for_twins(&source, series, &row)?;
         }
         let facts = self.run.known.facts(&name, &labels);
@@ -224,7 +228,7 @@ impl<'a> Store<'a> {
         }
         touched.meet(&met).added(row.point(facts));
         // A marker that the series was not seen is no reading; one that takes its place is new.
-        let new = before.is_none_or(|(_, old, _)| old.value.is_none());
+        let new = !corrects_spent && before.is_none_or(|(_, old, _)| old.value.is_none());
         Ok(if new { Put::New } else { Put::Corrected })
     }
 
@@ -233,7 +237,8 @@ impl<'a> Store<'a> {
         self.alike
     }
 
-    /// What becomes of a reading whose month is no longer kept, if it is one: `None` if it is none.
+    /// What becomes of a reading whose month is no longer kept, if it is one: `None` if it is none. `Corrected`: what it
+    /// added was taken back, and what it says now is still to be put.
     fn put_late(
         &mut self,
         source: &Source,
@@ -250,7 +255,7 @@ impl<'a> Store<'a> {
                 let of = if *of == met.id { met.clone() } else { self.met(*of, source)? };
                 touched.meet(&of).removed(earlier.row().point(RunFacts::default()));
                 spent::forget(self.connection, source.id, of.id, row)?;
-                return Ok(None);
+                return Ok(Some(Put::Corrected));
             }
             None if !late || source.kind == Kind::Delta => return Ok(None),
             _ => {}

@@ -5,7 +5,7 @@
 //! nothing is posted, for the total and each user; what does not fit stays where it was. Whether anything is carried at all,
 //! the submitter says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -86,9 +86,14 @@ impl Ledger {
         self.state(now)?;
         self.transact(|connection, in_force| {
             let mut changes = Vec::new();
-            for (resource, from) in candidates(connection, in_force.zone.period_of(to))? {
-                let carrying = Carrying { connection, in_force, resource, from, to };
-                changes.extend(carrying.work_out((new, write), now)?);
+            let candidates = candidates(connection, in_force.zone.period_of(to))?;
+            let mut settled = BTreeSet::new();
+            // What is taken back is taken last, from all that there is then; so the same facts always give the same rows.
+            for taken_back in [false, true] {
+                for &(resource, from) in &candidates {
+                    let carrying = Carrying { connection, in_force, resource, from, to, taken_back };
+                    changes.extend(carrying.work_out(&mut settled, (new, write), now)?);
+                }
             }
             if write && !changes.is_empty() {
                 state_all(connection, in_force, now)?;
@@ -98,7 +103,8 @@ impl Ledger {
     }
 }
 
-/// Months that are over and of which something is left over, or was carried to the month that runs.
+/// Months that are over and of which something is left over, or was carried: what has become too much since is taken back,
+/// as soon as there is something that it can be taken from.
 fn candidates(
     connection: &Connection,
     running: BillingPeriod,
@@ -106,7 +112,7 @@ fn candidates(
     let month = running.to_string();
     connection
         .prepare_cached(
-            "SELECT resource, from_period FROM moved WHERE to_period = ?1
+            "SELECT resource, from_period FROM moved WHERE from_period < ?1 AND to_period <> ''
              UNION SELECT resource, period FROM blocked WHERE period < ?1 AND reason IN (?2, ?3, ?4)
              UNION SELECT line.resource, line.period FROM line JOIN statement ON statement.resource = line.resource
                 AND statement.period = line.period AND statement.part = line.part
@@ -127,10 +133,21 @@ struct Carrying<'a> {
     resource: Uuid,
     from: BillingPeriod,
     to: Timestamp,
+    /// Whether it is the turn of what came to less than was accepted.
+    taken_back: bool,
 }
 
+/// What was worked out already: its rows are part of what there is in the month that they go to. Those of the others are
+/// made anew after it.
+type Settled = BTreeSet<(Uuid, BillingPeriod, String)>;
+
 impl Carrying<'_> {
-    fn work_out(&self, (new, write): (bool, bool), now: Timestamp) -> rusqlite::Result<Vec<Carried>> {
+    fn work_out(
+        &self,
+        settled: &mut Settled,
+        (new, write): (bool, bool),
+        now: Timestamp,
+    ) -> rusqlite::Result<Vec<Carried>> {
         let (connection, resource) = (self.connection, self.resource.to_string());
         let mut changes = Vec::new();
         if !self.was_reported()? || self.is_terminated()? {
@@ -142,8 +159,10 @@ impl Carrying<'_> {
         let timeline = plans(connection, &self.in_force.zone, &resource)?;
         let running = part_of(&timeline, target, self.to);
         let first = part_of(&timeline, target, self.in_force.zone.start(target));
-        let components: Vec<&String> = used.keys().collect();
-        for component in components {
+        // Of what was carried before, nothing may be left in the month at all.
+        let mut components: BTreeSet<String> = used.keys().cloned().collect();
+        components.extend(self.carried_before()?);
+        for component in &components {
             let makers = makers_of(connection, self.in_force.in_month(self.from), component)?;
             let makers = makers.of(connection, &resource)?;
             if makers.is_empty()
@@ -162,12 +181,15 @@ impl Carrying<'_> {
             let there = self.cents("used", target, Some(part))?;
             let (mut fixed, mut before) = (BTreeMap::new(), BTreeMap::new());
             let mut others: BTreeMap<String, i64> = BTreeMap::new();
-            self.moved_rows(component, (target, part), (&mut fixed, &mut before, &mut others))?;
+            self.moved_rows(settled, component, (target, part), (&mut fixed, &mut before, &mut others))?;
             let none = BTreeMap::new();
             let held = held.get(component).unwrap_or(&none);
-            let mut rest: BTreeMap<String, i64> = used[component].clone();
+            let mut rest: BTreeMap<String, i64> = used.get(component).cloned().unwrap_or_default();
             for (user, cents) in held.iter().chain(&fixed) {
                 *rest.entry(user.clone()).or_default() -= cents;
+            }
+            if self.taken_back != (rest.get("").copied().unwrap_or(0) < 0) {
+                continue;
             }
             // What there is in the month that it goes to, by the total and each user: no more can be taken away.
             let mut room = there.get(component).cloned().unwrap_or_default();
@@ -175,6 +197,7 @@ impl Carrying<'_> {
                 *room.entry(user).or_default() += cents;
             }
             let after = fit(&rest, &room);
+            settled.insert((self.resource, self.from, component.clone()));
             let total = |rows: &BTreeMap<String, i64>| rows.get("").copied().unwrap_or(0);
             if after == before || (before.is_empty() && !new) {
                 continue;
@@ -199,6 +222,14 @@ impl Carrying<'_> {
             changes.push(change);
         }
         Ok(changes)
+    }
+
+    /// Components of which something was moved out of the month.
+    fn carried_before(&self) -> rusqlite::Result<Vec<String>> {
+        self.connection
+            .prepare_cached("SELECT DISTINCT component FROM moved WHERE resource = ?1 AND from_period = ?2")?
+            .query_map([self.resource.to_string(), self.from.to_string()], |row| row.get(0))?
+            .collect()
     }
 
     /// Whether this ledger was there while the month ran: only then it was its to report.
@@ -278,9 +309,10 @@ impl Carrying<'_> {
     }
 
     /// What was moved out of the month elsewhere, less what was moved into it (`fixed`), what of it goes to the running part
-    /// now (`before`), and what other months carry there (`others`).
+    /// now (`before`), and what other months carry there that were worked out already (`others`).
     fn moved_rows(
         &self,
+        settled: &Settled,
         component: &str,
         (target, part): (BillingPeriod, i64),
         (fixed, before, others): (
@@ -298,6 +330,7 @@ impl Carrying<'_> {
         while let Some(row) = rows.next()? {
             let (user, cents): (String, i64) = (row.get(0)?, row.get(4)?);
             if row.get_ref(2)?.as_str()? == from {
+                // It was carried into the month, and so is part of what was accepted in it, but was not used in it.
                 *fixed.entry(user).or_default() -= cents;
                 continue;
             }
@@ -306,8 +339,12 @@ impl Carrying<'_> {
             let rows = match (own, here) {
                 (true, true) => &mut *before,
                 (true, false) => &mut *fixed,
-                (false, true) => &mut *others,
-                (false, false) => continue,
+                (false, true)
+                    if settled.contains(&(self.resource, period_column(row, 1)?, component.to_owned())) =>
+                {
+                    &mut *others
+                }
+                (false, _) => continue,
             };
             *rows.entry(user).or_default() += cents;
         }

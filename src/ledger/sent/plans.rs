@@ -9,6 +9,7 @@ use super::record::file_under_new_part;
 use crate::ledger::books::adjustment::part_of;
 use crate::ledger::books::catalog::{self, KnownPlanPeriod};
 use crate::ledger::books::cuts::plans;
+use crate::ledger::books::unstated::all_of_month;
 use crate::ledger::db::columns::micros;
 use crate::ledger::db::{Ledger, LedgerError};
 
@@ -49,6 +50,8 @@ impl Ledger {
                     parts,
                     (micros(doubtful), micros(since)),
                 )?;
+                // Also where nothing was used in the month: what was filed there is to be taken back.
+                all_of_month(connection, Some(&uuid), &period.to_string())?;
             }
             Ok(())
         })

@@ -39,16 +39,6 @@ impl Ledger {
         })
     }
 
-    /// The earliest instant at which something that was put off may be tried again: the server, or a resource of which
-    /// there is something to send.
-    pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
-        self.look(|connection| {
-            connection.query_row("SELECT min(next) FROM retry", [], |row| {
-                row.get::<_, Option<i64>>(0).map(|next| next.map(instant))
-            })
-        })
-    }
-
     pub fn set_retry(&mut self, resource: Option<Uuid>, retry: Option<Retry>) -> Result<(), LedgerError> {
         self.transact(|connection, _| {
             match retry {

@@ -1,7 +1,7 @@
 //! A statement beside what is known of the server's side: what should be, what is, what was about to be, and what keeps the
 //! rest back. What is pending follows from these, each time that it is asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -93,6 +93,21 @@ impl Ledger {
     /// What `pending` found when statements were last made.
     pub fn pending_as_stated(&self) -> Result<Vec<StatementKey>, LedgerError> {
         self.look(pending)
+    }
+
+    /// The earliest instant at which something that was put off may be tried again: the server, or a resource of which
+    /// there is something to send.
+    pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.look(|connection| {
+            let waiting: BTreeSet<String> =
+                pending(connection)?.into_iter().map(|key| key.resource.to_string()).collect();
+            let retries: Vec<(String, i64)> = connection
+                .prepare_cached("SELECT resource, next FROM retry ORDER BY next")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            let due = |(resource, _): &&(String, i64)| resource.is_empty() || waiting.contains(resource);
+            Ok(retries.iter().find(due).map(|(_, next)| instant(*next)))
+        })
     }
 
     /// All statements of a period, of resources that were found in Waldur.
