@@ -169,7 +169,13 @@ pub(super) fn evidence(row: &UsageRow, rows: &[&UsageRow], own: &[String]) -> St
     } else if together > 1 {
         words.push(format!("looks like another agent: {together} components in the same second"));
     } else {
-        words.push("a person or another agent: nothing else was written in that second".to_owned());
+        let mut hand = "a person or another agent: nothing else was written in that second".to_owned();
+        // Some servers name users by numbers, which a token is told by its first accepted report.
+        let number = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+        if row.modified_by.as_deref().is_some_and(number) && !own.iter().any(|own| number(own)) {
+            hand += "; or, after a lost ledger, this token's own user, whose number is not known yet";
+        }
+        words.push(hand);
     }
     words.join("; ")
 }

@@ -340,7 +340,7 @@ impl Cycle {
 }
 
 /// So much before a month's end its closing is at its end: what is used after the last report then is no alarm.
-const CLOSING: SignedDuration = SignedDuration::from_mins(10);
+const CLOSING: SignedDuration = SignedDuration::from_mins(5);
 
 fn cents(cents: i64) -> String {
     format!("{:.2}", Decimal::new(cents, 2))

@@ -134,6 +134,8 @@ struct State {
     /// Statements that met one server error too many, and its words.
     broken: Vec<(StatementKey, String)>,
     answered: bool,
+    /// Components of calls that were refused for a limit: each goes alone from here on.
+    limited: BTreeSet<(Uuid, String)>,
     /// How long calls take.
     call_time: CallTime,
     /// The same as the ledger knows it.
@@ -267,7 +269,9 @@ impl Cycle {
             return Ok(());
         }
         if !self.has_work(options).await? {
-            return self.all_is_well().await;
+            // Where everything that is pending was put off, nothing shows that the trouble has passed.
+            let nothing_waits = self.ledger(move |ledger| Ok(ledger.pending(now)?.is_empty())).await?;
+            return if nothing_waits { self.all_is_well().await } else { Ok(()) };
         }
         self.ledger(move |ledger| ledger.take_turn(now)).await?;
         crate::fail_point("after discovery");

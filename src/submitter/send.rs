@@ -149,6 +149,9 @@ impl Cycle {
             };
             return self.block(key, &usage.component, Reason::Limit, words, Some(usage.amount)).await;
         }
+        // Where the token may not see which of them have a limit, any may be the one.
+        let all = usages.iter().map(|usage| (key.resource, usage.component.clone()));
+        self.state().limited.extend(all);
         if self.read_and_settle(&[key]).await?.is_empty() {
             self.again(key);
         }

@@ -118,7 +118,11 @@ impl Cycle {
     /// call half applied (observed).
     async fn next_call(&self, statement: &Statement) -> Result<Option<Vec<ComponentAmount>>, CycleError> {
         let known = self.components_of(statement.key.resource).await?;
-        let limited = |component: &String| known.get(component).is_some_and(is_limited);
+        let learnt = self.state().limited.clone();
+        let limited = |component: &String| {
+            known.get(component).is_some_and(is_limited)
+                || learnt.contains(&(statement.key.resource, component.clone()))
+        };
         let to_send = |entry: &&Entry| entry.to_send();
         let alone = statement.components.iter().find(|(c, entry)| limited(c) && to_send(entry));
         let together = statement.components.iter().filter(|(c, entry)| !limited(c) && entry.block.is_none());

@@ -179,8 +179,8 @@ fn pending(connection: &Connection) -> rusqlite::Result<Vec<StatementKey>> {
                     AND (blocked.component = '' OR blocked.component = line.component
                          AND blocked.user IN ('', line.user))
                     -- The shares of an accepted total are completed all the same.
-                    AND NOT (blocked.state = 'stranded' AND line.user <> '' AND sent.outcome IN ('planned', 'open')
-                         AND EXISTS (SELECT 1 FROM sent total WHERE total.resource = line.resource
+                    AND NOT (blocked.state = 'stranded' AND line.user <> '' AND sent.id IS NOT NULL
+                         AND sent.outcome IN ('planned', 'open') AND EXISTS (SELECT 1 FROM sent total WHERE total.resource = line.resource
                             AND total.period = line.period AND total.part = line.part
                             AND total.component = line.component AND total.user = '' AND total.current = 1
                             AND total.outcome IN ('accepted', 'read'))))
