@@ -301,9 +301,9 @@ impl World {
                 !was_over || reads || moves || now.1 == line.1,
                 "a month that is over has changed: {key:?}"
             );
-            assert!(has_told || key.4 != "" || now.1 >= line.1, "it fell in silence: {key:?}");
+            assert!(has_told || !key.4.is_empty() || now.1 >= line.1, "it fell in silence: {key:?}");
             let jumps = line.1 > 100 && now.1 >= 10 * line.1;
-            assert!(has_told || key.4 != "" || !jumps, "it jumped in silence: {key:?}");
+            assert!(has_told || !key.4.is_empty() || !jumps, "it jumped in silence: {key:?}");
         }
     }
 
@@ -560,8 +560,8 @@ impl World {
         for (component, user) in COMPONENTS.into_iter().flat_map(|c| USERS.into_iter().map(move |u| (c, u))) {
             let (was, is) = ((number, month, old, component, user), (number, month, new, component, user));
             let last = |after: bool| {
-                let of_it = self.posts.iter().filter(|(key, ..)| *key == was);
-                of_it.filter(|(_, minute, _)| (*minute > new * 60) == after).next_back().map(|post| post.2)
+                let mut of_it = self.posts.iter().filter(|(key, ..)| *key == was);
+                of_it.rfind(|(_, minute, _)| (*minute > new * 60) == after).map(|post| post.2)
             };
             let (before, since) = (last(false), last(true));
             self.waldur.remove(&was);

@@ -562,7 +562,7 @@ pub(super) fn ends_of(connection: &Connection, run: i64) -> rusqlite::Result<End
     while let Some(row) = rows.next()? {
         let of_name = ends.entry(row.get(0)?).or_default();
         // The first row of a name only says that its source tells ends.
-        if row.get_ref(1)?.as_str()? != "" {
+        if !row.get_ref(1)?.as_str()?.is_empty() {
             of_name.push((row.get(1)?, instant(row.get(2)?)));
         }
     }

@@ -126,6 +126,9 @@ fn candidates(
         .collect()
 }
 
+/// By user; '' is the total.
+type Cents = BTreeMap<String, i64>;
+
 /// A month of a resource that is over, and the instant of the month that its differences go to.
 struct Carrying<'a> {
     connection: &'a Connection,
@@ -256,8 +259,8 @@ impl Carrying<'_> {
         column: &str,
         period: BillingPeriod,
         part: Option<i64>,
-    ) -> rusqlite::Result<BTreeMap<String, BTreeMap<String, i64>>> {
-        let mut found: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
+    ) -> rusqlite::Result<BTreeMap<String, Cents>> {
+        let mut found: BTreeMap<String, Cents> = BTreeMap::new();
         let sql = format!(
             "SELECT component, user, {column} FROM line WHERE resource = ?1 AND period = ?2 AND (?3 IS NULL OR part = ?3)"
         );
@@ -271,8 +274,8 @@ impl Carrying<'_> {
     }
 
     /// What was accepted from us in the month, and the components of which that is disputed or not known.
-    fn held(&self) -> rusqlite::Result<(BTreeMap<String, BTreeMap<String, i64>>, Vec<String>)> {
-        let mut held: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
+    fn held(&self) -> rusqlite::Result<(BTreeMap<String, Cents>, Vec<String>)> {
+        let mut held: BTreeMap<String, Cents> = BTreeMap::new();
         let mut disputed = Vec::new();
         let keys: Vec<StatementKey> = self
             .connection
@@ -315,11 +318,7 @@ impl Carrying<'_> {
         settled: &Settled,
         component: &str,
         (target, part): (BillingPeriod, i64),
-        (fixed, before, others): (
-            &mut BTreeMap<String, i64>,
-            &mut BTreeMap<String, i64>,
-            &mut BTreeMap<String, i64>,
-        ),
+        (fixed, before, others): (&mut Cents, &mut Cents, &mut Cents),
     ) -> rusqlite::Result<()> {
         let (from, target) = (self.from.to_string(), target.to_string());
         let mut query = self.connection.prepare_cached(

@@ -3,6 +3,7 @@
 //! The readings are taken through `Trail::advance` once more, in order, so that what each of them added is told by the
 //! very definition that made the amount. It only reads.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
@@ -191,10 +192,11 @@ fn replay(
     while let Some(row) = rows.next()? {
         let mut point = point(row)?;
         let run: i64 = row.get(6)?;
-        if !runs.contains_key(&run) {
-            runs.insert(run, RunRow::of(connection, run)?);
-        }
-        point.run = runs.get(&run).map(|run| run.facts(name, labels)).unwrap_or_default();
+        let known = match runs.entry(run) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(RunRow::of(connection, run)?),
+        };
+        point.run = known.facts(name, labels);
         let mut part = ReadingPart {
             at: point.at,
             start: point.start,
