@@ -301,6 +301,8 @@ impl World {
                 !was_over || reads || moves || now.1 == line.1,
                 "a month that is over has changed: {key:?}"
             );
+            // An old copy knows nothing of what came after it; what Waldur holds of that is told when it is read.
+            let has_told = has_told || name == "restored";
             assert!(has_told || !key.4.is_empty() || now.1 >= line.1, "it fell in silence: {key:?}");
             let jumps = line.1 > 100 && now.1 >= 10 * line.1;
             assert!(has_told || !key.4.is_empty() || !jumps, "it jumped in silence: {key:?}");
@@ -476,6 +478,7 @@ impl World {
         let new = old + 1;
         let config = Config { collector: new, continues: continues.then_some(old), ..self.config.clone() };
         let (month, before) = (self.month(), self.lines());
+        let was = self.of_month(month);
         let changes = self.apply(config);
         assert!(!changes.is_empty(), "it is told");
         let (old, new) = (format!("c{old}"), format!("c{new}"));
@@ -498,11 +501,16 @@ impl World {
         self.facts.rules.push(rules);
         if continues {
             // It goes on without a break.
-            assert_eq!(before, self.lines());
+            let mut after = self.lines();
+            // A line of nothing that was never sent is none.
+            after.retain(|key, line| before.contains_key(key) || *line != (0, 0));
+            assert_eq!(before, after);
             return "collector renamed, continues";
         }
         for (key, (held, posted, blocked)) in self.of_month(month) {
-            assert!(held == 0 || held == posted || blocked, "its collector is gone: {key:?}");
+            // What its readings had made of it before stands in any case.
+            let same = was.get(&key).is_some_and(|(_, before, _)| *before == posted);
+            assert!(held == 0 || held == posted || blocked || same, "its collector is gone: {key:?}");
         }
         "collector renamed"
     }

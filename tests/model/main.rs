@@ -18,7 +18,8 @@
 //!    as a conflict; and the ledger says exactly what was used.
 //!
 //! What the model leaves out, because no client can do anything about it: a report to a server that ignores dates which
-//! arrives after midnight although it was sent a minute before; and a late arrival that nothing is ever sent after.
+//! arrives after midnight although it was sent a minute before; a late arrival that nothing is ever sent after; and one that
+//! arrives more than ten minutes after its sender gave up, which looks like another writer's and is held as a conflict.
 //! A duplicate is of a call whose answer was lost: nothing on the way repeats a call that was answered.
 //!
 //!     cargo test --test model                       # 700 schedules, always the same, against either kind of server
