@@ -1,13 +1,15 @@
-//! What the ledger costs: ingest against the plainest possible insert of the same rows with the same durability, and
-//! statements brought up to date. Run with `cargo bench --bench ledger`, or one of them by its name (`-- ingest`); figures are ratios within one run.
+//! What the ledger costs: a run appended to the queue and counted, each against the plainest possible insert of the same
+//! rows with the same durability, and statements brought up to date. Run with `cargo bench --bench ledger`, or one of them by its name (`-- ingest`); figures are ratios within one run.
 
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, params};
+use waldur_usage_agent::collectors::Problem;
+use waldur_usage_agent::collectors::spool::Spool;
 use waldur_usage_agent::config::section::Section;
-use waldur_usage_agent::ledger::catalog::KnownResource;
-use waldur_usage_agent::ledger::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::catalog::KnownResource;
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
@@ -122,21 +124,33 @@ fn ingest(rows: usize) -> Outcome {
     let mut ledger = open(&folder, 100)?;
     ledger.record(run(start(), batch(0)))?;
     insert(batch(0))?;
-    let (mut plainly, mut ours) = (Duration::ZERO, Duration::ZERO);
+    let (mut plainly, mut appended, mut counted) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     for round in 1..=rows as i64 / 1_000 {
         let (theirs, readings) = (batch(round), batch(round));
         let began = Instant::now();
         insert(theirs)?;
         plainly += began.elapsed();
         let began = Instant::now();
-        ledger.record(run(minute(round), readings))?;
-        ours += began.elapsed();
+        ledger.append(run(minute(round), readings), &mut Spool::default())?;
+        appended += began.elapsed();
+        let began = Instant::now();
+        ledger.count_queued()?;
+        counted += began.elapsed();
     }
+    let began = Instant::now();
+    let stated = ledger.state(minute(rows as i64 / 1_000))?;
+    let stating = began.elapsed();
     let rate = |time: Duration| rows as f64 / time.as_secs_f64();
-    let (ours, plainly) = (rate(ours), rate(plainly));
+    let ratio = |time: Duration| rate(time) / rate(plainly);
     println!(
-        "ingest of {rows}: {ours:.0} readings/s, the plainest insert {plainly:.0} rows/s: ratio {:.2}",
-        ours / plainly
+        "ingest of {rows}: the plainest insert {:.0} rows/s; appended {:.0} readings/s: ratio {:.2}; counted {:.0}: ratio \
+         {:.2}; both: ratio {:.2}; {stated} amounts stated in {stating:.2?}",
+        rate(plainly),
+        rate(appended),
+        ratio(appended),
+        rate(counted),
+        ratio(counted),
+        ratio(appended + counted)
     );
     Ok(())
 }
@@ -156,17 +170,20 @@ fn statements(resources: usize) -> Outcome {
         }
         ledger.record(run(minute(round), readings))?;
     }
+    ledger.state(minute(1))?;
     let one = (0..resources).map(|r| reading(r, r % 10, "cpu_seconds", 5_000, minute(2))).collect();
     // A run that did not see everything: nothing is concluded of the series that it leaves out.
     let mut partial = run(minute(2), one);
     if let RunOutcome::Seen { problems, .. } = &mut partial.outcome {
-        problems.push("the rest was not read".to_owned());
+        problems.push(Problem::of_all("the rest was not read".to_owned()));
     }
     let began = Instant::now();
-    let recorded = ledger.record(partial)?;
+    ledger.record(partial)?;
+    let counted = began.elapsed();
+    let began = Instant::now();
+    let stated = ledger.state(minute(2))?;
     println!(
-        "statements: {} of {resources} brought up to date in {:.2?}",
-        recorded.restated,
+        "statements: a run of {resources} counted in {counted:.2?}, {stated} brought up to date in {:.2?}",
         began.elapsed()
     );
     Ok(())
@@ -180,6 +197,7 @@ fn month(readings: i64) -> Outcome {
         let began = Instant::now();
         ledger
             .record(run(minute(number), vec![reading(0, 0, "cpu_seconds", number * 60, minute(number))]))?;
+        ledger.state(minute(number))?;
         Ok(began.elapsed())
     };
     let mut average = |from: i64| -> Outcome<Duration> {

@@ -13,6 +13,9 @@
 //!
 //! It is a library only so that tests and benchmarks can reach the rooms; there is no promise about its items.
 
+/// What this is: the version, and the commit that it was built of.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WALDUR_USAGE_AGENT_COMMIT"), ")");
+
 pub mod cli;
 pub mod collectors;
 pub mod config;

@@ -122,7 +122,7 @@ fn column(world: &World, query: &str) -> Vec<String> {
 
 /// The class of what is left of A, or of the server.
 fn classes(world: &World) -> Vec<String> {
-    let kept = "SELECT DISTINCT trim(reason || ' ' || component || ' ' || user) FROM trouble";
+    let kept = "SELECT DISTINCT trim(reason || ' ' || component || ' ' || user) FROM blocked";
     let retry = "SELECT CASE resource WHEN '' THEN 'pause' ELSE resource END FROM retry";
     [column(world, kept), column(world, retry)].concat()
 }
@@ -177,6 +177,8 @@ fn play(case: &Case) {
         _ => world.requests_since(0).len() >= begun + 2,
     };
     world.in_time(&format!("{name}: more tries"), || tried(&world));
+    // A cycle tells at its end what it kept before.
+    daemon.until_it_says(case.words);
     let log = daemon.log();
     // That the test's own clock leaps over runs is told, too, and is not what this is about.
     let told = log.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR"));
@@ -262,7 +264,7 @@ fn what_a_refused_call_has_applied_all_the_same_is_found_by_reading_back() {
     let components = status["statements"][0]["components"].as_array().unwrap().clone();
     let of = |name: &str| components.iter().find(|one| one["component"] == name).unwrap().clone();
     assert_eq!((&of("aa")["acknowledged"], &of("aa")["held"]), (&json!("60.00"), &Value::Null), "{status:#}");
-    assert_eq!(column(&world, "SELECT reason || ' ' || component FROM trouble"), ["limit zz"]);
+    assert_eq!(column(&world, "SELECT reason || ' ' || component FROM blocked"), ["limit zz"]);
     let tried = world
         .posts_since(0)
         .iter()

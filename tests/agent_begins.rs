@@ -57,6 +57,10 @@ fn read_from_an_earlier_month_on_that_is_stated_too() {
     world.flush().exits(0);
     world.agent(&["collect", "--since", "2026-11-01T00:00:00Z"]).exits(0);
     world.agent(&["recount"]).exits(0);
+    // In a month that is over no rule overwrites what another wrote, but a person may (law 7).
+    world.flush().exits(65).says("Waldur holds 500.00").says("3.00");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 500.00", "cpu_hours 2026-12 2.00"]);
+    world.agent(&["resolve", A, "overwrite"]).exits(0).says("500.00 becomes 3.00");
     world.flush().exits(0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00", "cpu_hours 2026-12 2.00"]);
 }

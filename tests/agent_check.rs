@@ -90,9 +90,76 @@ fn each_collector_is_tried_and_each_failure_told_at_once() {
         .says("collector forbidden: ")
         .says("Permission denied")
         .says("licence server is down")
-        .says("collector garbage: quarantined: ")
+        .says("collector garbage: the one line or value that it found could not be read: line 1: ")
         .says("collector good: would report cpu_hours for Project A");
     for collector in ["absent", "forbidden", "broken"] {
         assert!(check.out.contains(&format!("problem  collector {collector}: ")), "{}", check.out);
     }
+}
+
+#[test]
+fn it_tells_what_would_be_counted_twice() {
+    let world = World::new(CURRENT);
+    let one = world.collector("one", "readings", &cpu_hours_of_a());
+    let two = world.collector("two", "readings", &cpu_hours_of_a());
+    let head = world.head("");
+    world.write("agent.yaml", &format!("{head}collectors:\n{one}{two}"));
+    world.readings(&[now("cpu_seconds", "counter", "160", "s", &[])]);
+    world.agent(&["check"]).exits(0).says(
+        "warning  collectors one and two both count `cpu_seconds` into cpu_hours of the same resources, and count the same \
+         twice: 1 reading the same",
+    );
+    let twice = cpu_hours_of_a() + "      more: { component: cpu_hours, reading: cpu_seconds }\n";
+    world.write("agent.yaml", &format!("{head}collectors:\n{}", world.collector("one", "readings", &twice)));
+    world
+        .agent(&["check", "--offline"])
+        .exits(0)
+        .says("warning  collector one: two meters count `cpu_seconds` into cpu_hours, and may count the same series");
+}
+
+#[test]
+fn a_collector_none_of_whose_ids_is_a_resources_is_a_problem() {
+    let world = World::new(CURRENT);
+    world.configure(&format!(
+        "    resource: {{ offering: {OFFERING}, backend_id: \"x-{{account}}\" }}\n    meters:\n      \
+         cpu_hours: {{ reading: cpu, factor: 1/3600 }}\n"
+    ));
+    let cpu = |account| now("cpu", "counter", "160", "s", &[("account", account)]);
+    world.readings(&[cpu("project-a"), cpu("project-b")]);
+    world.agent(&["check"]).exits(65).says(
+        "problem  collector source: none of its 2 backend ids is a resource's (x-project-a and so on), so that nothing is \
+         billed",
+    );
+    // One that is makes it no alarm.
+    world.configure(&format!(
+        "    resource: {{ offering: {OFFERING}, backend_id: \"{{account}}\" }}\n    meters:\n      \
+         cpu_hours: {{ reading: cpu, factor: 1/3600 }}\n"
+    ));
+    world.readings(&[cpu("project-a"), cpu("nobody")]);
+    world.agent(&["check"]).exits(0).says("no resource has the backend id nobody: unmatched");
+}
+
+#[test]
+fn a_resource_that_waldur_would_not_bill_is_told_where_it_is_found_by_its_backend_id_too() {
+    let world = World::new(CURRENT);
+    world.configure(&format!(
+        "    resource: {{ offering: {OFFERING}, backend_id: \"{{account}}\" }}\n    meters:\n      \
+         cpu_hours: {{ reading: cpu, factor: 1/3600 }}\n"
+    ));
+    world.readings(&[
+        now("cpu", "counter", "160", "s", &[("account", "project-a")]),
+        now("cpu", "counter", "160", "s", &[("account", "project-b")]),
+    ]);
+    world.agent(&["check"]).exits(0).says_not("problem");
+    world.post(&format!("resources/{A}"), serde_json::json!({ "plan": false }));
+    world.post(&format!("resources/{B}"), serde_json::json!({ "state": "Erred" }));
+    let check = world.agent(&["check"]).exits(65);
+    let check = check.says(&format!("backend id project-a: Project A ({A}) has no plan"));
+    check.says(&format!("backend id project-b: Project B ({B}) is Erred: Waldur refuses reports"));
+    // One that lives has the id, whatever became of others.
+    world.post(&format!("resources/{A}"), serde_json::json!({ "plan": true, "backend_id": "project-b" }));
+    world.agent(&["check"]).exits(0).says("no resource has the backend id project-a");
+    world.post(&format!("resources/{B}"), serde_json::json!({ "state": "OK" }));
+    let check = world.agent(&["check"]).exits(65);
+    check.says("nobody can say which is meant").says(A).says(B);
 }

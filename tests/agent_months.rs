@@ -302,9 +302,8 @@ fn status_and_metrics_tell_how_far_a_month_has_come_and_what_is_stranded_beside_
     let closed = november("closed");
     assert_eq!(closed["closed"], "2026-12-01T00:00:30Z");
     assert_eq!(closed["components"][0]["stranded"], "1.00");
-    assert_eq!(closed["components"][0]["acknowledged_how"], "read back");
     let shown = world.agent(&["status", "--period", "2026-11"]);
-    shown.says("2026-11 closed").says("1.00 stranded: the month 2026-11 ended before this was reported");
+    shown.says("2026-11 closed").says("1.00 of 2026-11 was not reported before it ended");
     let daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Health and metrics at http://");
     let log = daemon.log();
@@ -351,8 +350,9 @@ fn two_hundred_resources_cost_no_more_requests_than_they_must() {
     world.readings(&lines);
     world.agent(&["flush", "--collect", "--deadline", "5m"]).exits(0).says("Sent 6600 amounts.");
     let cold = world.requests_since(0).len();
-    // 200 reports, 600 bulk calls, 200 looks at plan periods, and 10 to find everything.
-    assert!(cold <= 1_010, "{cold}");
+    // 200 reports, 600 bulk calls, 200 looks at plan periods, and 10 to find everything; and what is read before and after:
+    // 600 rows and 6,000 shares, 300 on a page.
+    assert!(cold <= 1_010 + 6 + 20, "{cold}");
     assert_eq!(
         world.rows("p7"),
         ["cpu_hours 2026-11 10.00", "gpu_hours 2026-11 20.00", "ram_gb_hours 2026-11 30.00"]

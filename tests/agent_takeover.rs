@@ -107,7 +107,10 @@ fn a_source_with_full_history_overwrites() {
             job("3", "alice", "10", "1800"),
         ]);
         let done = follow(&world, "A source with full history", 0, &[65, 65, 0, 0, 0]);
-        assert!(done[0].all().contains("Waldur holds 40.00 of another hand (modified by 77"), "{done:#?}");
+        assert!(
+            done[0].all().contains("Waldur holds 40.00, written by another (modified by 77"),
+            "{done:#?}"
+        );
         assert!(done[1].out.contains("resolve RESOURCE adopt"), "{done:#?}");
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 41.50"], "{api}");
         assert_eq!(world.shares(A), ["alice cpu_hours 2026-11 26.50", "bob cpu_hours 2026-11 15.00"]);
@@ -150,7 +153,7 @@ fn a_source_of_samples_adopts_what_is_held_and_goes_on_from_there() {
         assert_eq!(world.shares(A), ["alice cpu_hours 2026-11 27.00", "bob cpu_hours 2026-11 10.00"]);
         assert_eq!(world.billed(A), ["cpu_hours 2026-11 42.00"]);
         let told = &done[4].out;
-        assert!(told.contains("with      opening balance 40 of 2026-11-10T11:00:00Z"), "{told}");
+        assert!(told.contains("with      opening balance 40.00 of 2026-11-10T11:00:00Z"), "{told}");
         assert!(told.contains("modified by 77"), "{told}");
         assert!(told.contains("usage before that instant is not counted again"), "{told}");
         // The balance and what the readings add after it are the amount.
@@ -245,7 +248,7 @@ fn a_host_that_was_installed_again_goes_on_where_the_lost_ledger_was() {
             ["alice cpu_hours 2026-11 8.00", "bob cpu_hours 2026-11 2.50", "carol cpu_hours 2026-11 1.00"]
         );
         assert_eq!(world.billed(A), ["cpu_hours 2026-11 11.50"]);
-        assert!(done[1].out.contains("opening balance 10 of 2026-11-10T"), "{}", done[1].out);
+        assert!(done[1].out.contains("opening balance 10.00 of 2026-11-10T"), "{}", done[1].out);
         agrees(&world);
         let status = world.agent(&["status", "--json"]).exits(0).json();
         let opening = &status["statements"][0]["components"][0]["adjustments"][0];
@@ -283,7 +286,7 @@ fn by_itself_it_adopts_once_and_then_holds() {
     );
     world.now("2026-11-10T19:00:00Z");
     world.readings(&[of_alice("2026-11-10T12:00:00Z", "3600"), of_alice("2026-11-10T19:00:00Z", "16200")]);
-    world.flush().exits(65).says("this agent last sent 41.00");
+    world.flush().exits(65).says("Waldur holds 43.00").says("41.00");
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 43.00"]);
     // A person may: of the 3.5 h since noon a seventh, half an hour, was after 18:00.
     world.agent(&["resolve", "--all", "adopt"]).exits(0);

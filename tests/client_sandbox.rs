@@ -76,7 +76,7 @@ impl Sandbox {
     async fn rows(&self) -> BTreeMap<String, UsageRow> {
         let filter = UsageFilter { offering: Some(id(OFFERING)), ..UsageFilter::of_month(november()) };
         let rows = self.client.list_usages(&filter).await.unwrap();
-        rows.into_iter().map(|row| (row.component.clone(), row)).collect()
+        rows.rows.into_iter().map(|row| (row.component.clone(), row)).collect()
     }
 
     async fn usages(&self, arguments: &str) -> String {
@@ -284,7 +284,7 @@ async fn the_named_plan_period_takes_the_report() {
     let later = SetUsage { plan_period: Some(open.uuid), ..report(&[("cpu_hours", "2")]) };
     sandbox.client.set_usage(&later).await.unwrap();
     let rows = sandbox.client.list_usages(&UsageFilter::of_month(november())).await.unwrap();
-    assert_eq!(rows.len(), 2, "one row a plan period: {rows:?}");
+    assert_eq!(rows.rows.len(), 2, "one row a plan period: {rows:?}");
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ async fn processor_time_grows_while_it_is_burnt_and_never_falls() {
     let mut last: Option<Reading> = None;
     loop {
         let batch = look(&*collector).await;
-        assert_eq!(batch.problems, Vec::<String>::new());
+        assert_eq!(batch.problems, vec![]);
         let cpu = find(&batch, "cpu_seconds").expect("every kernel counts processor time").clone();
         if let Some(last) = &last {
             assert!(cpu.value >= last.value, "{} fell to {}", last.value, cpu.value);
@@ -173,7 +173,7 @@ async fn the_root_and_the_own_group_can_be_read() {
         return skip("the root", &format!("no cgroup file system at {ROOT}"));
     }
     let batch = look(&*collector("[., self]")).await;
-    assert_eq!(batch.problems, Vec::<String>::new());
+    assert_eq!(batch.problems, vec![]);
     for path in [".", "self"] {
         let cpu = batch.readings.iter().find(|r| r.name == "cpu_seconds" && r.labels["path"] == path);
         match cpu {

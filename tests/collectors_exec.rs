@@ -73,7 +73,9 @@ async fn lines_become_readings() {
     let batch = run(script, "").await.unwrap();
     assert_eq!(values(&batch), ["seats 12", "seats 0.1"]);
     assert_eq!(batch.quarantined.len(), 1);
-    assert_eq!((batch.problems.len(), batch.notes.len(), batch.lists_everything), (0, 0, false));
+    assert_eq!((batch.problems.len(), batch.lists_everything), (0, false));
+    // What it says beside its answer is shown, and no failure.
+    assert_eq!(batch.notes, ["it said on stderr: nonsense"]);
 }
 
 #[tokio::test]
@@ -89,6 +91,56 @@ async fn a_program_learns_the_time_the_start_and_its_own_checkpoint() {
     let next = Request { checkpoint: Some("job 7; ö".to_owned()), ..request() };
     let second = bash(script, "").collect(next).await.unwrap();
     assert_eq!(second.checkpoint.unwrap(), "2026-11-05T10:00:00Z after 2026-11-01T00:00:00Z|job 7; ö||0");
+}
+
+/// A program with history that prints jobs behind its checkpoint. One of them can't be read until somebody mends it: it is
+/// asked for again once a day, with the checkpoint of then, and counts when it is mended.
+#[tokio::test]
+async fn a_line_of_history_that_could_not_be_read_is_asked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (jobs, asked) = (dir.path().join("jobs"), dir.path().join("asked"));
+    let write = |value: &str| std::fs::write(&jobs, format!("1 5\n2 {value}\n3 7\n")).unwrap();
+    let script = format!(
+        r#"from=${{WALDUR_USAGE_CHECKPOINT-0}}; echo "$from" >> {}
+        while read -r n v; do if [ "$n" -gt "$from" ]; then
+            echo "{{\"name\":\"used\",\"kind\":\"delta\",\"id\":$n,\"value\":\"$v\",\"at\":\"2026-11-04T00:00:00Z\"}}"
+        fi; done < {}
+        echo '{{"checkpoint":"3"}}'"#,
+        asked.display(),
+        jobs.display()
+    );
+    let collector = bash(&script, "");
+    let mut checkpoint = None;
+    let mut look = async |now: &str| {
+        let request = Request { now: now.parse().unwrap(), checkpoint: checkpoint.take(), ..request() };
+        let batch = collector.collect(request).await.unwrap();
+        checkpoint.clone_from(&batch.checkpoint);
+        let from = std::fs::read_to_string(&asked).unwrap().lines().last().unwrap().to_owned();
+        (from, values(&batch).join(", "), batch.quarantined.len(), batch.problems.len())
+    };
+    let text = |from: &str, read: &str, bad, problems| (from.to_owned(), read.to_owned(), bad, problems);
+    write("many");
+    assert_eq!(look("2026-11-05T10:00:00Z").await, text("0", "used 5, used 7", 1, 0));
+    assert_eq!(look("2026-11-05T11:00:00Z").await, text("3", "", 0, 0));
+    assert_eq!(look("2026-11-06T10:00:00Z").await, text("0", "used 5, used 7", 1, 0));
+    assert_eq!(look("2026-11-06T11:00:00Z").await, text("3", "", 0, 0));
+    write("6");
+    assert_eq!(look("2026-11-10T10:00:00Z").await, text("0", "used 5, used 6, used 7", 0, 0));
+    assert_eq!(look("2026-11-12T10:00:00Z").await, text("3", "", 0, 0));
+    // And not for ever.
+    write("many");
+    checkpoint = None;
+    let mut look = async |now: &str| {
+        let request = Request { now: now.parse().unwrap(), checkpoint: checkpoint.take(), ..request() };
+        let batch = collector.collect(request).await.unwrap();
+        checkpoint.clone_from(&batch.checkpoint);
+        (batch.quarantined.len(), batch.problems.len())
+    };
+    assert_eq!(look("2026-11-05T10:00:00Z").await, (1, 0));
+    assert_eq!(look("2026-11-19T09:00:00Z").await, (1, 0));
+    assert_eq!(look("2026-11-20T09:00:00Z").await, (1, 1));
+    assert_eq!(look("2026-11-21T09:00:00Z").await, (0, 0));
+    assert_eq!(checkpoint.as_deref(), Some("3"));
 }
 
 #[tokio::test]

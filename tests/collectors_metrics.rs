@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use waldur_usage_agent::collectors::{Batch, Collector, CollectorError, Request, openmetrics, prometheus};
+use waldur_usage_agent::collectors::{
+    Batch, Bearing, Collector, CollectorError, Request, SeriesFilter, openmetrics, prometheus, texts,
+};
 use waldur_usage_agent::config::section::Section;
 
 /// Answers each request with what the function makes of its first line, and remembers the requests.
@@ -19,7 +21,16 @@ struct Server {
 }
 
 impl Server {
+    /// One that always says the same, whatever bytes it is made of.
+    fn of_bytes(bytes: Vec<u8>) -> Server {
+        Server::answering(move |_| bytes.clone())
+    }
+
     fn new(answer: impl Fn(&str) -> String + Send + 'static) -> Server {
+        Server::answering(move |line| answer(line).into_bytes())
+    }
+
+    fn answering(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let heard = Arc::new(Mutex::new(Vec::new()));
@@ -48,7 +59,7 @@ impl Server {
                     let _ = stream.read(&mut chunk);
                     continue;
                 }
-                let _ = stream.write_all(answer.as_bytes());
+                let _ = stream.write_all(&answer);
                 let _ = stream.shutdown(Shutdown::Write);
             }
         };
@@ -272,8 +283,8 @@ async fn a_partial_answer_counts_but_ends_nothing_and_is_a_problem() {
     assert_eq!(values(&batch), ["memory 1 2026-11-01T00:00:00Z"]);
     assert!(batch.ended["memory"].is_empty());
     assert_eq!(
-        batch.problems,
-        ["query `memory`: the server says that its answer may not be all: store 2 is away"]
+        texts(&batch.problems),
+        "query `memory`: the server says that its answer may not be all: store 2 is away"
     );
 }
 
@@ -306,7 +317,7 @@ async fn a_server_that_can_not_take_it_all_at_once_is_asked_for_less() {
             }
         });
         let batch = run(&server, "prometheus", &format!("{CPU}\nmax_answer: 1KiB")).await.unwrap();
-        assert_eq!(batch.problems, Vec::<String>::new());
+        assert_eq!(batch.problems, vec![]);
         assert_eq!(
             values(&batch),
             [
@@ -341,9 +352,10 @@ async fn a_long_history_is_read_by_several_runs() {
     let mut all = std::collections::BTreeSet::new();
     let mut runs = 0;
     loop {
-        let batch = collector.collect(asked.clone()).await.unwrap();
-        assert!(batch.readings.len() < 100_000, "{}", batch.readings.len());
-        for reading in &batch.readings {
+        let mut batch = collector.collect(asked.clone()).await.unwrap();
+        assert!(batch.readings.len() + batch.more.len() < 100_000, "{}", batch.more.len());
+        let more: Vec<_> = batch.more.read().unwrap().collect::<Result<_, _>>().unwrap();
+        for reading in batch.readings.iter().chain(&more) {
             all.insert((reading.labels["n"].clone(), reading.span.end()));
         }
         runs += 1;
@@ -497,4 +509,239 @@ async fn openmetrics_asks_for_what_tells_most_and_reads_what_it_gets() {
     assert_eq!(batch.readings[0].epoch.began, Some("2026-11-01T00:00:00Z".parse().unwrap()));
     let heard = server.heard.lock().unwrap()[0].to_ascii_lowercase();
     assert!(heard.contains("accept: application/openmetrics-text;version=1.0.0,text/plain"), "{heard}");
+}
+
+/// One page after another, each judged as the agent does it: `name value` of what counts, and why the rest does not.
+async fn page(metrics: &str, page: &[u8]) -> Result<(Vec<String>, Vec<String>), String> {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\r\n",
+        page.len()
+    );
+    let server = Server::of_bytes([head.as_bytes(), page].concat());
+    let mut batch =
+        run(&server, "openmetrics", &format!("metrics: [{metrics}]")).await.map_err(|error| error.0)?;
+    let metered = metrics.split(", ").collect();
+    batch.finish(NOW.parse().unwrap(), &metered).map_err(|error| error.0)?;
+    let values = batch.readings.iter().map(|reading| {
+        let labels: Vec<_> = reading.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        format!("{}{{{}}} {}", reading.name, labels.join(","), reading.value.normalize())
+    });
+    let told = batch.quarantined.iter().map(|bad| format!("{} [{}]", bad.reason, bears_on(&bad.bears_on)));
+    Ok((values.collect(), told.collect()))
+}
+
+fn bears_on(bearing: &Bearing) -> String {
+    let Bearing::Some(filters) = bearing else { return "all".to_owned() };
+    let text = |filter: &SeriesFilter| {
+        let labels: Vec<_> = filter.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        format!("{} {}", filter.name.as_deref().unwrap_or("any"), labels.join(","))
+    };
+    filters.iter().map(|filter| text(filter).trim().to_owned()).collect::<Vec<_>>().join("; ")
+}
+
+/// (what stands on the page beside the wanted metric of bob's, what is read, what is told and what it bears on).
+#[tokio::test]
+async fn each_odd_line_of_a_page_costs_only_what_it_could_be() {
+    const BOB: &str = "a{u=bob} 7";
+    let nothing: &[&str] = &[];
+    let cases: [(&[u8], &[&str], &[&str]); 19] = [
+        // Of what nobody wants, whatever it is.
+        (b"{\"http.requests\",code=\"200\"} 7\n# TYPE \"http.requests\" counter\n", nothing, nothing),
+        (b"b NaN\nb{x=y} 1\nb{x=\"\xff\"} 1\nb 1 2 3 4\n# TYPE b meter\n# TYPE c counter\n# TYPE c gauge\n", nothing, nothing),
+        (b"# HELP b \xff\xfe\n#\n# nonsense \xff\n# EOF\n", nothing, nothing),
+        // As Prometheus 3 writes it.
+        (b"{\"a\",u=\"eve\"} 5\n", &["a{u=eve} 5"], nothing),
+        (b"{\"a\"} 5\n", &["a{} 5"], nothing),
+        (b"{ \"a\" , \"service.name\" = \"x\" , u=\"eve\",} 5\n", &["a{service.name=x,u=eve} 5"], nothing),
+        (b"a{\"service.name\"=\"x\\\"y\",u=\"eve\"} 5 1793498400000\n", &["a{service.name=x\"y,u=eve} 5"], nothing),
+        // Windows' ends of lines, and tabs.
+        (b"a{u=\"eve\"}\t5\r\n", &["a{u=eve} 5"], nothing),
+        // TYPE before each series, where it says the same.
+        (b"# TYPE a gauge\na{u=\"eve\"} 5\n", &["a{u=eve} 5"], nothing),
+        // A value that is none is one of a series that is known.
+        (b"a{u=\"eve\"} NaN\n", nothing, &["line 3: its value is NaN, which is no number [a u=eve]"]),
+        (b"a{u=\"eve\"} 5 soon\n", nothing, &["line 3: its time: `soon` is not a decimal number [a u=eve]"]),
+        (b"a{u=\"eve\"}\n", nothing, &["line 3: it has no value [a u=eve]"]),
+        // Labels that can't be read are those of any series of that name.
+        (b"a{u=eve} 5\n", nothing, &["line 3: the value of the label u is not in quotes [a]"]),
+        (b"a{u=\"\xff\"} 5\n", nothing, &["line 3: it is not UTF-8: invalid utf-8 sequence of 1 bytes from index 5 [a]"]),
+        (b"{\"a\",u=eve} 5\n", nothing, &["line 3: the value of the label u is not in quotes [a]"]),
+        // And what has no name may be anything.
+        (b"7up 5\n", nothing, &["line 3: it does not begin with the name of a metric [all]"]),
+        (b"{u=\"eve\"} 5\n", nothing, &["line 3: it does not begin with the name of a metric [all]"]),
+        (b"{\"a\xff\"} 5\n", nothing, &["line 3: it is not UTF-8: invalid utf-8 sequence of 1 bytes from index 3 [all]"]),
+        // Twice, in whichever order.
+        (
+            b"a{u=\"eve\"} 5\na{u=\"eve\"} 5000\n",
+            nothing,
+            &["this reading is there 2 times in one run, with the values 5 and 5000: which is meant can't be known, so none \
+               counts; what are different things need labels or an id that tell them apart [a u=eve]"],
+        ),
+    ];
+    for (lines, read, told) in cases {
+        let text = [b"# TYPE a gauge\na{u=\"bob\"} 7\n".as_slice(), lines].concat();
+        let said = page("a", &text).await.unwrap();
+        let mut right = vec![BOB.to_owned()];
+        right.extend(read.iter().map(|text| (*text).to_owned()));
+        assert_eq!(
+            (said.0, said.1),
+            (right, told.iter().map(|text| (*text).to_owned()).collect()),
+            "{lines:?}"
+        );
+    }
+    // A byte order mark before all else.
+    let marked = page("a", b"\xef\xbb\xbf# TYPE a gauge\na 7\n").await.unwrap();
+    assert_eq!(marked, (vec!["a{} 7".to_owned()], vec![]));
+    // A name with dots is wanted as it is.
+    let dotted =
+        page("http.requests", b"# TYPE \"http.requests\" gauge\n{\"http.requests\"} 7\n").await.unwrap();
+    assert_eq!(dotted, (vec!["http.requests{} 7".to_owned()], vec![]));
+    // A page of which nothing that is wanted can be read is no success; an idle one is.
+    let said = page("a", b"# TYPE a gauge\na NaN\nb 1\n").await.unwrap_err();
+    assert!(
+        said.starts_with("the one line or value that it found could not be read: line 2: its value is NaN"),
+        "{said}"
+    );
+    assert_eq!(page("a", b"# TYPE a gauge\nb 1\n").await.unwrap(), (vec![], vec![]));
+}
+
+/// A store that stays away: what comes counts, the history goes on, and what was not whole is read again once a day.
+#[tokio::test]
+async fn a_warning_that_lasts_does_not_make_each_run_read_everything_again() {
+    let warned = |words: &str| {
+        json(&format!(
+            r#"{{"status":"success","{words}":["PromQL info: not a counter","store 2 is away"],"data":{{"resultType":"matrix","result":[
+                {{"metric":{{"pod":"a"}},"values":[[1793491200,"1"]]}}]}}}}"#
+        ))
+    };
+    // Infos are none.
+    let info = warned("infos");
+    let batch = run(&Server::new(move |_| info.clone()), "prometheus", MEMORY).await.unwrap();
+    assert_eq!((batch.problems.len(), batch.notes.len()), (0, 2), "{batch:?}");
+    let warning = warned("warnings");
+    let server = Server::new(move |_| warning.clone());
+    let collector = build("prometheus", &format!("url: http://{}\n{MEMORY}", server.address));
+    let mut asked = request();
+    let mut windows = Vec::new();
+    for (now, most) in [
+        ("2026-11-01T02:00:00Z", 2),
+        ("2026-11-01T02:10:00Z", 1),
+        ("2026-11-01T12:00:00Z", 5),
+        ("2026-11-01T12:10:00Z", 1),
+        // A day later: what is new, and what was not whole.
+        ("2026-11-02T13:00:00Z", 12),
+        ("2026-11-02T13:10:00Z", 1),
+    ] {
+        asked.now = now.parse().unwrap();
+        let batch = collector.collect(asked.clone()).await.unwrap();
+        assert_eq!(
+            texts(&batch.problems),
+            "query `memory`: the server says that its answer may not be all: store 2 is away"
+        );
+        assert_eq!(batch.problems[0].bears_on, Bearing::readings(["memory"]));
+        asked.checkpoint = batch.checkpoint;
+        let lines = server.lines();
+        let new: Vec<_> =
+            lines[windows.len()..].iter().map(|line| parameter(line, "start").unwrap()).collect();
+        assert!(!new.is_empty() && new.len() <= most, "{now}: {new:?}");
+        let from_the_start = new.iter().any(|start| start == "1793491200.000");
+        assert_eq!(
+            from_the_start,
+            ["2026-11-01T02:00:00Z", "2026-11-02T13:00:00Z"].contains(&now),
+            "{now}: {new:?}"
+        );
+        windows = lines;
+    }
+}
+
+/// The store is back: what was not whole is, and nobody asks for it any more.
+#[tokio::test]
+async fn what_was_not_whole_is_read_again_once_the_store_is_back() {
+    let away = std::sync::atomic::AtomicBool::new(true);
+    let away = Arc::new(away);
+    let is_away = away.clone();
+    let server = Server::new(move |line| {
+        let start: f64 = parameter(line, "start").unwrap().parse().unwrap();
+        let warning =
+            if is_away.load(std::sync::atomic::Ordering::SeqCst) { r#""warnings":["away"],"# } else { "" };
+        let value = if warning.is_empty() { 2 } else { 1 };
+        json(&format!(
+            r#"{{"status":"success",{warning}"data":{{"resultType":"matrix","result":[{{"metric":{{}},"values":[[{start},"{value}"]]}}]}}}}"#
+        ))
+    });
+    let collector = build("prometheus", &format!("url: http://{}\n{MEMORY}", server.address));
+    let mut asked = request();
+    asked.checkpoint = collector.collect(asked.clone()).await.unwrap().checkpoint;
+    away.store(false, std::sync::atomic::Ordering::SeqCst);
+    asked.now = "2026-11-02T02:00:00Z".parse().unwrap();
+    let mended = collector.collect(asked.clone()).await.unwrap();
+    assert!(values(&mended).contains(&"memory 2 2026-11-01T00:00:00Z".to_owned()), "{:?}", values(&mended));
+    assert_eq!(mended.problems, vec![]);
+    (asked.checkpoint, asked.now) = (mended.checkpoint, "2026-11-03T02:00:00Z".parse().unwrap());
+    let later = collector.collect(asked).await.unwrap();
+    assert!(values(&later).iter().all(|value| !value.contains("2026-11-01")), "{:?}", values(&later));
+}
+
+/// How Prometheus, Mimir, Thanos and the proxies before them refuse a question for its length.
+#[tokio::test]
+async fn each_way_to_refuse_a_long_question_is_answered_with_a_shorter_one() {
+    for (status, words) in [
+        (
+            "400 Bad Request",
+            "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution",
+        ),
+        (
+            "422 Unprocessable Entity",
+            "the query time range exceeds the limit (query length: 2h, limit: 30m) (err-mimir-max-query-length)",
+        ),
+        ("400 Bad Request", "the query time range exceeds the limit (query length: 2h0m0s, limit: 30m0s)"),
+        ("503 Service Unavailable", "query timed out in expression evaluation"),
+        ("500 Internal Server Error", "expanding series: context deadline: query timed out"),
+        ("504 Gateway Timeout", "<html><h1>504 Gateway Time-out</h1></html>"),
+    ] {
+        let refusal =
+            answer(status, "application/json", &format!(r#"{{"status":"error","error":"{words}"}}"#));
+        let server = Server::new(move |line| match parameter(line, "query").unwrap().as_str() {
+            "cpu_seconds_total[1800001ms]" => matrix(r#"{"metric":{},"values":[[1793492000,"1"]]}"#),
+            _ => refusal.clone(),
+        });
+        let batch = run(&server, "prometheus", CPU).await.unwrap();
+        assert_eq!(batch.problems, vec![], "{words}");
+        assert_eq!(values(&batch), ["cpu 1 2026-11-01T00:13:20Z"], "{words}");
+    }
+}
+
+/// A server that compresses says so, whether or not it was asked; an answer is bounded by what it is uncompressed.
+#[tokio::test]
+async fn a_compressed_page_is_read_and_bounded() {
+    let gzip = |page: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(page).unwrap();
+        encoder.finish().unwrap()
+    };
+    let answer = |body: Vec<u8>| {
+        let head =
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\n";
+        let head = format!("{head}Content-Length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), &body].concat()
+    };
+    let server = Server::of_bytes(answer(gzip(b"\xef\xbb\xbf# TYPE a gauge\na 7\n")));
+    let batch = run(&server, "openmetrics", "metrics: a").await.unwrap();
+    assert_eq!(values(&batch), ["a 7 2026-11-01T02:00:00Z"]);
+    let heard = server.heard.lock().unwrap()[0].to_ascii_lowercase();
+    assert!(heard.contains("accept-encoding: gzip\r\n"), "{heard}");
+    // A megabyte in a kilobyte.
+    let bomb = gzip(&b"#".repeat(1 << 20));
+    assert!(bomb.len() < 2_048, "{}", bomb.len());
+    let said = error(&Server::of_bytes(answer(bomb)), "openmetrics", "metrics: a\nmax_answer: 64KiB").await;
+    assert_eq!(
+        said,
+        "GET http://HOST/: the answer has more than 65536 bytes; nothing of it is used. Ask for less at a time, or raise \
+         `max_answer`"
+    );
+    // Half of one is none.
+    let mut cut = gzip(b"# TYPE a gauge\na 7\n");
+    cut.truncate(cut.len() - 12);
+    let said = error(&Server::of_bytes(answer(cut)), "openmetrics", "metrics: a").await;
+    assert!(said.contains("the answer broke off"), "{said}");
 }

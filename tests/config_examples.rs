@@ -11,6 +11,9 @@ use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 use serde_yaml::Value;
+use waldur_usage_agent::collectors::definition::Definition;
+use waldur_usage_agent::config::settings::Loaded;
+use waldur_usage_agent::metering::meter::Rules;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_waldur-usage-agent");
 
@@ -69,6 +72,21 @@ fn every_file_in_config_is_one_that_the_agent_takes() {
         assert_eq!(code, Some(0), "{}: {said}", file.display());
         assert!(said.contains("no mistakes"), "{said}");
     }
+}
+
+/// The ledger records the rules in force as JSON, and reads them back.
+#[test]
+fn the_rules_of_every_example_are_kept_as_text_and_read_back_equal() {
+    let mut rules = 0;
+    for file in yaml_files().iter().filter(|file| !OTHERS.contains(&name(file))) {
+        for section in Loaded::find(Some(file)).unwrap().collectors {
+            let definition = Definition::from_section(section, &jiff::tz::TimeZone::UTC).unwrap();
+            let text = serde_json::to_string(&definition.rules).unwrap();
+            assert_eq!(serde_json::from_str::<Rules>(&text).unwrap(), definition.rules, "{text}");
+            rules += 1;
+        }
+    }
+    assert!(rules >= 8, "{rules}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The rules of the house that no compiler knows, checked on the text of the sources.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests, too")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -67,6 +68,147 @@ fn a_room_imports_only_rooms_above_it() {
             }
         }
     }
+}
+
+/// The folders and files of the ledger, in the order in which data goes through it (src/ledger/mod.rs).
+const LEDGER: [&str; 5] = ["db", "queue", "books", "sent", "views"];
+
+#[test]
+fn inside_the_ledger_a_file_imports_only_what_stands_above_it() {
+    let place = |module: &[String]| {
+        let name = module.get(1)?;
+        (module[0] == "ledger")
+            .then(|| LEDGER.iter().position(|of| of == name).unwrap_or_else(|| panic!("{name}")))
+    };
+    for (module, imported) in imports("src", &[]) {
+        let Some(own) = place(&module) else { continue };
+        for other in imported {
+            assert!(place(&other).is_none_or(|other| other <= own), "{module:?} must not know {other:?}");
+        }
+    }
+}
+
+#[test]
+fn no_two_files_import_each_other_in_a_circle() {
+    for (directory, root) in [("src", &[][..]), ("src/bin/waldur-sandbox", &["main"][..])] {
+        let imports = imports(directory, root);
+        assert!(
+            imports.values().map(BTreeSet::len).sum::<usize>() > 50,
+            "{directory}: hardly an import was found"
+        );
+        for module in imports.keys() {
+            if let Some(circle) = circle(&imports, module) {
+                panic!("they import each other: {circle:#?}");
+            }
+        }
+    }
+}
+
+/// By module, the modules below the same directory that it names, each by the names on its path. What a file shares with the
+/// one that it is a part of (`mod.rs`, `main.rs`) is left out: a whole knows its parts, and a part its whole.
+fn imports(directory: &str, root: &[&str]) -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
+    let mut texts: BTreeMap<Vec<String>, String> = BTreeMap::new();
+    for (file, text) in sources(directory) {
+        let path = file.strip_prefix(directory).unwrap().trim_start_matches('/').trim_end_matches(".rs");
+        let mut module: Vec<String> = path.split('/').map(str::to_owned).collect();
+        if module.last().is_some_and(|name| name == "mod") || module == *root {
+            module.pop();
+        }
+        let is_of = |name: &str| module.iter().any(|part| part == name);
+        if !(is_of("tests") || directory == "src" && is_of("bin")) {
+            texts.insert(module, text);
+        }
+    }
+    let known = |mut path: Vec<String>| {
+        while !path.is_empty() && !texts.contains_key(&path) {
+            path.pop();
+        }
+        path
+    };
+    let imports = texts.iter().map(|(module, text)| {
+        let imported = paths_in(text).into_iter().filter_map(|path| {
+            let ups = path.iter().take_while(|part| *part == "super").count();
+            let base = match path[0].as_str() {
+                "crate" => Vec::new(),
+                "super" => module[..module.len().checked_sub(ups)?].to_vec(),
+                _ => module.clone(),
+            };
+            let rest =
+                path.into_iter().skip_while(|part| ["crate", "super", "self"].contains(&part.as_str()));
+            let other = known(base.into_iter().chain(rest).collect());
+            (!module.starts_with(&other) && !other.starts_with(module)).then_some(other)
+        });
+        (module.clone(), imported.collect())
+    });
+    imports.collect()
+}
+
+/// The paths in a text that begin with `crate`, `super` or `self`, those of groups one by one.
+fn paths_in(text: &str) -> Vec<Vec<String>> {
+    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n").replace("(in crate::", "(in ");
+    let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let mut paths = Vec::new();
+    for head in ["crate::", "super::", "self::"] {
+        for (at, _) in code.match_indices(head) {
+            if !code[..at].chars().next_back().is_some_and(|c| is_word(c) || c == ':') {
+                let mut rest = &code[at..];
+                paths.extend(tree(&mut rest));
+            }
+        }
+    }
+    paths
+}
+
+/// Takes a path with its groups from the beginning of a text.
+fn tree(text: &mut &str) -> Vec<Vec<String>> {
+    *text = text.trim_start();
+    if let Some(rest) = text.strip_prefix('{') {
+        *text = rest;
+        let mut all = Vec::new();
+        loop {
+            all.extend(tree(text));
+            // `as another`, and what stands between one and the next.
+            let Some(next) = text.find([',', '}']) else { return all };
+            let ends = text[next..].starts_with('}');
+            *text = &text[next + 1..];
+            if ends || text.trim_start().starts_with('}') {
+                if !ends {
+                    *text = &text.trim_start()[1..];
+                }
+                return all;
+            }
+        }
+    }
+    let word: String = text.chars().take_while(|c| is_word(*c)).collect();
+    *text = &text[word.len()..];
+    let Some(rest) = text.strip_prefix("::").filter(|_| !word.is_empty()) else {
+        return vec![if word.is_empty() { Vec::new() } else { vec![word] }];
+    };
+    *text = rest;
+    let below = tree(text).into_iter();
+    below.map(|path| [vec![word.clone()], path].concat()).collect()
+}
+
+/// A way from a module back to itself, if there is one.
+fn circle(
+    imports: &BTreeMap<Vec<String>, BTreeSet<Vec<String>>>,
+    module: &Vec<String>,
+) -> Option<Vec<Vec<String>>> {
+    let mut ways = vec![vec![module.clone()]];
+    let mut seen = BTreeSet::new();
+    while let Some(way) = ways.pop() {
+        for next in imports.get(way.last()?).into_iter().flatten() {
+            let further = [way.clone(), vec![next.clone()]].concat();
+            if next == module {
+                return Some(further);
+            }
+            if seen.insert(next.clone()) {
+                ways.push(further);
+            }
+        }
+    }
+    None
 }
 
 #[test]

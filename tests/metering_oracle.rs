@@ -14,13 +14,14 @@ use proptest::prelude::*;
 use rust_decimal::Decimal;
 use waldur_usage_agent::metering::exact::Exact;
 use waldur_usage_agent::metering::measure::{
-    Hold, Interpolation, Measure, OnGap, Point, Quantity, RunFacts, Trail,
+    AtMost, Hold, Interpolation, Measure, OnGap, Point, Quantity, RunFacts,
 };
 use waldur_usage_agent::metering::period::{BillingZone, Segment, Timeline};
 use waldur_usage_agent::metering::reading::Epoch;
+use waldur_usage_agent::metering::trail::Trail;
 
 use oracle::calendar::Calendar;
-use oracle::{Gauge, Observation, Rule};
+use oracle::{Gauge, Observation, Rule, fraction};
 
 const SECOND: i64 = 1_000_000;
 const HOUR: i64 = 3600 * SECOND;
@@ -123,7 +124,9 @@ fn decimal_of((how, n): (u8, u32), shape: Shape, level: Decimal) -> Decimal {
     let value = match how % 16 {
         // Mostly rising by little, as counters do.
         0..=5 => return (level + Decimal::from_i128_with_scale(n % 100_000, u32::from(how) % 4)).normalize(),
-        6 | 7 => return level,
+        6 => return level,
+        // A little lower, or a lot.
+        7 => return (level - level / Decimal::from(2 + n % 50)).round_dp(12).normalize(),
         8 => Decimal::ZERO,
         9..=11 => Decimal::from_i128_with_scale(n, u32::from(how / 16) % 13),
         12 => Decimal::from_i128_with_scale(n * 1_000_000_007, u32::from(how / 16) % 13),
@@ -190,7 +193,7 @@ fn points(frame: &Frame, steps: &[Step], shape: Shape) -> Vec<Point> {
             at: at(now),
             start,
             value: present.then_some(level),
-            epoch: Epoch { id, began },
+            epoch: Epoch { id, began, shared: how % 3 == 0 },
             run: RunFacts {
                 previous: previous_run,
                 listed: previous_run.filter(|_| step.run % 4 == 0),
@@ -214,6 +217,7 @@ fn observation(point: &Point) -> Observation {
         value: point.value.map(rational),
         life: point.epoch.id.clone(),
         began: point.epoch.began.map(micros),
+        shared: point.epoch.shared,
         previous_run: point.run.previous.map(micros),
         listed: point.run.listed.map(micros),
         usual_gap: point.run.max_gap.map(|gap| gap.as_micros() as i64),
@@ -227,12 +231,12 @@ fn rule(measure: Measure) -> Rule {
         hold: hold.on_gap == OnGap::Hold,
     };
     match measure {
-        Measure::Increase => Rule::Increase,
-        Measure::Sum => Rule::Sum,
-        Measure::Integral(hold) | Measure::Mean(hold) => Rule::Integral(gauge(hold)),
+        Measure::Increase(_) => Rule::Increase,
+        Measure::Sum(_) => Rule::Sum,
+        Measure::Integral(hold, _) | Measure::Mean(hold) => Rule::Integral(gauge(hold)),
         Measure::Max(hold) => Rule::Max(gauge(hold)),
         Measure::Level => Rule::Last,
-        Measure::Total => Rule::Total,
+        Measure::Total(_) => Rule::Total,
     }
 }
 
@@ -268,13 +272,24 @@ fn cuts_of(frame: &Frame, points: &[Point]) -> Vec<i64> {
 }
 
 /// Counts the series both ways and compares every number of every segment.
-fn check(frame: &Frame, points: &[Point], measure: Measure) -> Result<(), TestCaseError> {
+fn check(frame: &Frame, points: &[Point], measure: Measure, limit: Option<u32>) -> Result<(), TestCaseError> {
+    let limit = limit.map(|limit| fraction(i64::from(limit), 7));
+    let at_most = limit.as_ref().map(|limit| AtMost::new(&limit.to_string().parse().unwrap()).unwrap());
+    let measure = match measure {
+        Measure::Increase(_) => Measure::Increase(at_most),
+        Measure::Sum(_) => Measure::Sum(at_most),
+        Measure::Integral(hold, _) => Measure::Integral(hold, at_most),
+        Measure::Total(_) => Measure::Total(at_most),
+        other => other,
+    };
     let zone = &ZONES[frame.zone];
     let cuts = cuts_of(frame, points);
     let timeline = Timeline::new(zone.zone.clone(), cuts.iter().map(|cut| at(*cut)).collect());
     let mut counted = recount(measure, points, &timeline);
     let uncut = recount(measure, points, &Timeline::new(zone.zone.clone(), Vec::new()));
     let whole = |counted: &Counted| counted.values().map(|q| q.sum.clone()).sum::<Exact>();
+    let held = |counted: &Counted| counted.values().map(|q| q.held.clone()).sum::<Exact>();
+    prop_assert_eq!(held(&counted), held(&uncut));
     prop_assert_eq!(whole(&counted), whole(&uncut), "the parts sum to the whole, however they are cut");
 
     let seen: Vec<Observation> = points.iter().map(observation).collect();
@@ -285,7 +300,7 @@ fn check(frame: &Frame, points: &[Point], measure: Measure) -> Result<(), TestCa
     let from = points.iter().map(micros).min().expect("there are points");
     let to = seen[seen.len() - 1].at + 1;
     let stretches = zone.calendar.stretches(from - 32 * DAY, to, &cuts);
-    for tally in oracle::count(rule(measure), &seen, &stretches) {
+    for tally in oracle::count_at_most(rule(measure), limit.as_ref(), &seen, &stretches) {
         let core = counted.keys().find(|s| s.start.as_microsecond() == tally.stretch.start).copied();
         let core = core.and_then(|segment| Some((segment, counted.remove(&segment)?)));
         let Some((segment, quantity)) = core else {
@@ -300,8 +315,11 @@ fn check(frame: &Frame, points: &[Point], measure: Measure) -> Result<(), TestCa
         prop_assert!(same(&quantity.sum, &tally.sum), "sum {} is not {}", quantity.sum, tally.sum);
         prop_assert_eq!(quantity.max.map(rational), tally.max);
         prop_assert_eq!(quantity.last.map(rational), tally.last);
-        let core = (quantity.covered, quantity.missed, quantity.gaps, quantity.resets);
-        prop_assert_eq!(core, (tally.covered, tally.missed, tally.gaps, tally.resets));
+        prop_assert!(same(&quantity.held, &tally.held), "held {} is not {}", quantity.held, tally.held);
+        let core = (quantity.covered, quantity.missed, quantity.gaps);
+        prop_assert_eq!(core, (tally.covered, tally.missed, tally.gaps));
+        let core = (quantity.resets, quantity.holds, quantity.dips);
+        prop_assert_eq!(core, (tally.resets, tally.holds, tally.dips), "resets, holds and dips");
     }
     prop_assert!(counted.is_empty(), "only the core counts {:?}", counted);
     Ok(())
@@ -315,6 +333,11 @@ fn hold() -> impl Strategy<Value = Hold> {
     })
 }
 
+/// What a meter's `at_most` may be, in sevenths.
+fn limit() -> impl Strategy<Value = Option<u32>> {
+    prop::option::of(prop_oneof![1..20_u32, 1..100_000_u32, any::<u32>()])
+}
+
 /// `METERING_TIMES=20 cargo test --test metering_oracle` looks twenty times as long.
 fn config(cases: u32) -> ProptestConfig {
     let times = std::env::var("METERING_TIMES").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
@@ -325,13 +348,13 @@ proptest! {
     #![proptest_config(config(30_000))]
 
     #[test]
-    fn counters_are_counted_as_the_oracle_counts_them((frame, steps) in series()) {
-        check(&frame, &points(&frame, &steps, Shape::Counter), Measure::Increase)?;
+    fn counters_are_counted_as_the_oracle_counts_them((frame, steps) in series(), limit in limit()) {
+        check(&frame, &points(&frame, &steps, Shape::Counter), Measure::Increase(None), limit)?;
     }
 
     #[test]
-    fn gauges_are_integrated_as_the_oracle_does((frame, steps) in series(), hold in hold()) {
-        check(&frame, &points(&frame, &steps, Shape::Gauge), Measure::Integral(hold))?;
+    fn gauges_are_integrated_as_the_oracle_does((frame, steps) in series(), hold in hold(), limit in limit()) {
+        check(&frame, &points(&frame, &steps, Shape::Gauge), Measure::Integral(hold, None), limit)?;
     }
 }
 
@@ -339,13 +362,13 @@ proptest! {
     #![proptest_config(config(16_000))]
 
     #[test]
-    fn deltas_are_shared_out_as_the_oracle_does((frame, steps) in series()) {
-        check(&frame, &points(&frame, &steps, Shape::Delta), Measure::Sum)?;
+    fn deltas_are_shared_out_as_the_oracle_does((frame, steps) in series(), limit in limit()) {
+        check(&frame, &points(&frame, &steps, Shape::Delta), Measure::Sum(None), limit)?;
     }
 
     #[test]
-    fn totals_telescope_as_the_oracles_do((frame, steps) in series()) {
-        check(&frame, &points(&frame, &steps, Shape::Total), Measure::Total)?;
+    fn totals_telescope_as_the_oracles_do((frame, steps) in series(), limit in limit()) {
+        check(&frame, &points(&frame, &steps, Shape::Total), Measure::Total(None), limit)?;
     }
 }
 
@@ -354,15 +377,15 @@ proptest! {
 
     #[test]
     fn the_highest_level_is_the_oracles((frame, steps) in series(), hold in hold()) {
-        check(&frame, &points(&frame, &steps, Shape::Gauge), Measure::Max(hold))?;
+        check(&frame, &points(&frame, &steps, Shape::Gauge), Measure::Max(hold), None)?;
     }
 
     #[test]
     fn the_last_level_is_the_oracles((frame, steps) in series()) {
-        check(&frame, &points(&frame, &steps, Shape::Gauge), Measure::Level)?;
+        check(&frame, &points(&frame, &steps, Shape::Gauge), Measure::Level, None)?;
     }
 
-    /// A restart keeps of a series only its last point and the last that has a value.
+    /// A restart keeps of a series only its trail, as text.
     #[test]
     fn appending_in_batches_through_restarts_equals_a_recount(
         (frame, steps) in series(),
@@ -371,9 +394,9 @@ proptest! {
         stops in any::<u16>(),
     ) {
         let (shape, measure) = [
-            (Shape::Counter, Measure::Increase),
-            (Shape::Delta, Measure::Sum),
-            (Shape::Total, Measure::Total),
+            (Shape::Counter, Measure::Increase(None)),
+            (Shape::Delta, Measure::Sum(None)),
+            (Shape::Total, Measure::Total(None)),
             (Shape::Gauge, Measure::Mean(hold)),
             (Shape::Gauge, Measure::Max(hold)),
             (Shape::Gauge, Measure::Level),
@@ -384,10 +407,9 @@ proptest! {
         let mut counted = Counted::new();
         for (index, point) in points.iter().enumerate() {
             if stops >> index & 1 == 1 {
-                trail = Trail {
-                    previous: points[..index].last().cloned(),
-                    present: points[..index].iter().rfind(|p| p.value.is_some()).cloned(),
-                };
+                let text = serde_json::to_string(&trail).expect("text");
+                prop_assert_eq!(&trail, &serde_json::from_str(&text).expect("a trail"), "{}", text);
+                trail = serde_json::from_str(&text).expect("a trail");
             }
             fold(&mut trail, &mut counted, measure, std::slice::from_ref(point), &timeline);
         }
@@ -398,8 +420,8 @@ proptest! {
     #[test]
     fn a_point_seen_twice_in_a_row_adds_nothing((frame, steps) in series(), hold in hold(), which in 0..4_usize) {
         let (shape, measure) = [
-            (Shape::Counter, Measure::Increase),
-            (Shape::Gauge, Measure::Integral(hold)),
+            (Shape::Counter, Measure::Increase(None)),
+            (Shape::Gauge, Measure::Integral(hold, None)),
             (Shape::Gauge, Measure::Max(hold)),
             (Shape::Gauge, Measure::Level),
         ][which];
@@ -407,6 +429,34 @@ proptest! {
         let twice: Vec<Point> = once.iter().flat_map(|p| [p.clone(), p.clone()]).collect();
         let timeline = Timeline::new(ZONES[frame.zone].zone.clone(), Vec::new());
         prop_assert_eq!(recount(measure, &twice, &timeline), recount(measure, &once, &timeline));
+    }
+}
+
+proptest! {
+    #![proptest_config(config(4_000))]
+
+    /// One trail is kept of a series, whatever is measured of it.
+    #[test]
+    fn a_trail_is_the_same_whichever_measure_reads_it((frame, steps) in series(), hold in hold(), limit in limit()) {
+        let timeline = Timeline::new(ZONES[frame.zone].zone.clone(), Vec::new());
+        let at_most = limit.and_then(|limit| AtMost::new(&Exact::from(i64::from(limit))));
+        let of_shapes = [
+            (Shape::Counter, vec![Measure::Increase(None), Measure::Increase(at_most)]),
+            (Shape::Total, vec![Measure::Total(None), Measure::Total(at_most)]),
+            (
+                Shape::Gauge,
+                vec![Measure::Level, Measure::Max(hold), Measure::Mean(hold), Measure::Integral(hold, at_most)],
+            ),
+        ];
+        for (shape, measures) in of_shapes {
+            let mut trails = vec![Trail::default(); measures.len()];
+            for point in points(&frame, &steps, shape) {
+                for (trail, measure) in trails.iter_mut().zip(&measures) {
+                    trail.advance(*measure, point.clone(), &timeline);
+                }
+                prop_assert!(trails.iter().all(|trail| *trail == trails[0]));
+            }
+        }
     }
 }
 

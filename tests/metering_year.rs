@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use waldur_usage_agent::metering::exact::Exact;
-use waldur_usage_agent::metering::measure::{Hold, Interpolation, Measure, Point, Quantity, RunFacts, Trail};
+use waldur_usage_agent::metering::measure::{Hold, Interpolation, Measure, Point, Quantity, RunFacts};
 use waldur_usage_agent::metering::period::{BillingZone, Segment, Timeline};
 use waldur_usage_agent::metering::reading::Epoch;
+use waldur_usage_agent::metering::trail::Trail;
 
 use oracle::calendar::{Calendar, Stretch};
 
@@ -165,7 +166,7 @@ fn a_counter_with_resets_through_each_year() {
             year.share_out(used, pair[0], pair[1], &mut months);
             points.push(point(pair[1], level, 12));
         }
-        let counted = year.count(Measure::Increase, points.into_iter());
+        let counted = year.count(Measure::Increase(None), points.into_iter());
         year.assert(&counted, &months, whole, 12);
         assert_eq!(counted.iter().map(|q| q.resets).sum::<i64>(), resets);
         assert!(resets > 3);
@@ -188,7 +189,7 @@ fn a_gauge_in_steps_through_each_year() {
             }
         }
         let points = hours.iter().zip(&levels).map(|(at, level)| point(*at, *level, 12));
-        let counted = year.count(Measure::Integral(Hold::default()), points);
+        let counted = year.count(Measure::Integral(Hold::default(), None), points);
         // Levels in 1e-12, times in 1e-6.
         year.assert(&counted, &months, whole, 18);
         let covered: i64 = counted.iter().map(|q| q.covered).sum();
@@ -206,7 +207,7 @@ fn a_gauge_in_lines_through_each_year() {
         let whole: i128 = (0..hours.len() - 1).map(twice).sum();
         let points = hours.iter().zip(&levels).map(|(at, level)| point(*at, *level, 6));
         let hold = Hold { interpolation: Interpolation::Linear, ..Hold::default() };
-        let counted = year.count(Measure::Integral(hold), points);
+        let counted = year.count(Measure::Integral(hold, None), points);
         let sum: Exact = counted.iter().map(|quantity| quantity.sum.clone()).sum();
         assert_eq!(sum, Exact::ratio(whole, 2_000_000_000_000).unwrap(), "{}", year.name);
     }
@@ -229,7 +230,7 @@ fn jobs_of_any_length_through_each_year() {
             let start = Some(Timestamp::from_microsecond(start).unwrap());
             points.push(Point { start, ..point(end, used, 12) });
         }
-        let counted = year.count(Measure::Sum, points.into_iter());
+        let counted = year.count(Measure::Sum(None), points.into_iter());
         year.assert(&counted, &months, whole, 12);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! - configuration: every file in config/ and tests/corpus/config/, through all plugins that they name;
 //! - answers of the server: tests/corpus/answers/, in answer to every call of the client, with odd statuses and headers;
-//! - lines of a collector's program: tests/corpus/lines/, through the real program;
+//! - lines of a collector's program: tests/corpus/lines/, and of sacct: tests/corpus/sacct/, through the real program;
+//! - pages and answers of the servers that collectors ask: tests/corpus/{pages,promql,json}/, with their headers;
 //! - durations, schedules, templates, numbers, months; and what another hand wrote into the ledger's texts.
 //!
 //! Parsers inside the rooms have tests of this kind beside them (`proptest!` in src/): cgroup files, mounts, exec lines,
@@ -14,6 +15,7 @@
 
 mod agent;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -24,7 +26,9 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestR
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 use waldur_usage_agent::collectors::definition::Definition;
-use waldur_usage_agent::collectors::{Plugin, Request, exec};
+use waldur_usage_agent::collectors::{
+    Collector, Plugin, Request, exec, http, openmetrics, prometheus, slurm,
+};
 use waldur_usage_agent::config::clock::SystemClock;
 use waldur_usage_agent::config::duration::parse_duration;
 use waldur_usage_agent::config::schedule::Schedule;
@@ -32,7 +36,7 @@ use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::config::settings::Loaded;
 use waldur_usage_agent::config::template::Template;
 use waldur_usage_agent::config::waldur::WaldurSettings;
-use waldur_usage_agent::ledger::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
 use waldur_usage_agent::ledger::{Ledger, LedgerError, Rulebook};
 use waldur_usage_agent::metering::period::{BillingPeriod, BillingZone};
 use waldur_usage_agent::metering::reading::{Kind, Reading, parse_value};
@@ -43,7 +47,34 @@ use waldur_usage_agent::waldur::usages::UsageFilter;
 
 /// Collectors whose input a file can stand for: the corpus, the plugin, and its keys (`FILE`). One that reads a program's
 /// output or a server's text joins here with one line, and a folder of good examples in tests/corpus/.
-const LINES: [(&str, &Plugin, &str); 1] = [("lines", &exec::PLUGIN, "command: [cat, FILE]")];
+const LINES: [(&str, &Plugin, &str); 2] = [
+    ("lines", &exec::PLUGIN, "command: [cat, FILE]"),
+    (
+        "sacct",
+        &slurm::PLUGIN,
+        "programs: FOLDER\nmeters: { c: { reading: cpu_seconds }, g: { reading: gpu_seconds } }",
+    ),
+];
+
+/// The same of a server's answers: their first line is the content type, and a line of `Link` or whatever else may follow it.
+const ANSWERS: [(&str, &Plugin, &str); 3] = [
+    (
+        "pages",
+        &openmetrics::PLUGIN,
+        "url: URL\nmetrics: [a, b_total, c.d]\nepoch: process_start_time_seconds",
+    ),
+    (
+        "promql",
+        &prometheus::PLUGIN,
+        "url: URL\nhistory: 1h\nqueries: { a: { query: a, kind: gauge }, b: { query: b, kind: counter } }",
+    ),
+    (
+        "json",
+        &http::PLUGIN,
+        "url: URL\nrequests: { r: { paging: { link: true }, each: { row: answer.rows, part: row.parts }, labels: { p: row.p }, \
+         at: row.at, readings: { n: { kind: gauge, value: part.n } } } }",
+    ),
+];
 
 /// What tends to hurt.
 const NASTY: [&str; 40] = [
@@ -216,25 +247,75 @@ fn short_texts() {
     });
 }
 
+/// A run as the agent judges it: an answer or an error, and in short words either way.
+fn judge(runtime: &tokio::runtime::Runtime, collector: &dyn Collector) {
+    let now: Timestamp = "2026-11-10T12:00:00Z".parse().unwrap();
+    let since = "2026-11-01T00:00:00Z".parse().unwrap();
+    let mut request = Request { now, since, checkpoint: None, withhold: Vec::new() };
+    // And a second time, with what the first left behind.
+    for _ in 0..2 {
+        let said = runtime.block_on(collector.collect(request.clone())).and_then(|mut batch| {
+            batch.finish(now, &Default::default())?;
+            Ok(batch)
+        });
+        match said {
+            Ok(batch) => {
+                for bad in batch.quarantined {
+                    assert!(bad.what.len() < 2_000 && bad.reason.len() < 2_000, "{bad:?}");
+                }
+                assert!(
+                    batch.problems.iter().all(|problem| problem.text.len() < 4_000),
+                    "{:?}",
+                    batch.problems
+                );
+                request.checkpoint = batch.checkpoint;
+            }
+            Err(error) => assert!(error.0.len() < 8_000, "{error}"),
+        }
+    }
+}
+
 #[test]
 fn what_collectors_read() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("input");
+    for name in ["sacct", "sacctmgr"] {
+        let program = folder.path().join(name);
+        std::fs::write(&program, format!("#!/bin/sh\nexec cat {}\n", file.display())).unwrap();
+        std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
     for (corpus, plugin, keys) in LINES {
         let keys = keys.replace("FILE", file.to_str().unwrap());
+        let keys = keys.replace("FOLDER", folder.path().to_str().unwrap());
         let (mut section, problems) = Section::parse(&keys);
         let collector = (plugin.build)(&mut section).unwrap();
         assert_eq!(problems.list(), []);
         try_all(&files(&format!("tests/corpus/{corpus}")), 300, |bytes| {
             std::fs::write(&file, bytes).unwrap();
-            let now = "2026-11-10T12:00:00Z".parse().unwrap();
-            let request = Request { now, since: now, checkpoint: None, withhold: Vec::new() };
-            if let Ok(batch) = runtime.block_on(collector.collect(request)) {
-                for bad in batch.quarantined {
-                    assert!(bad.what.len() < 2_000 && bad.reason.len() < 2_000, "{bad:?}");
-                }
-            }
+            judge(&runtime, &*collector);
+        });
+    }
+}
+
+#[test]
+fn what_collectors_are_answered() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let answer = Arc::new(Mutex::new(Vec::new()));
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    runtime.spawn(answer_always(listener, answer.clone()));
+    for (corpus, plugin, keys) in ANSWERS {
+        let (mut section, problems) = Section::parse(&keys.replace("URL", &url));
+        let collector = (plugin.build)(&mut section).unwrap();
+        assert_eq!(problems.list(), []);
+        try_all(&files(&format!("tests/corpus/{corpus}")), 300, |bytes| {
+            let head = bytes.windows(2).position(|two| two == b"\n\n").unwrap_or(bytes.len());
+            let (head, body) = bytes.split_at(head);
+            let head = String::from_utf8_lossy(head).replace('\n', "\r\n");
+            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {head}\r\n\r\n");
+            *answer.lock().unwrap() = [head.as_bytes(), body.get(2..).unwrap_or_default()].concat();
+            judge(&runtime, &*collector);
         });
     }
 }
@@ -330,11 +411,10 @@ fn use_ledger(path: &Path, rulebook: Rulebook) -> Result<(), LedgerError> {
     let resource: Uuid = agent::A.parse().unwrap();
     let period: BillingPeriod = "2026-11".parse().unwrap();
     let _ = ledger.apply_rules(now);
-    for key in ledger.pending().unwrap_or_default() {
-        let _ = (ledger.statement(key), ledger.settle(key), ledger.doubted(key), ledger.decided(key));
-        let _ = ledger.usage_row(key, "cpu_hours");
+    for key in ledger.pending(now).unwrap_or_default() {
+        let _ = (ledger.statement(key), ledger.decided(key, "cpu_hours"), ledger.usage_row(key, "cpu_hours"));
     }
-    let _ = (ledger.statements(None), ledger.troubles(), ledger.retry(None), ledger.next_retry());
+    let _ = (ledger.statements(None), ledger.blocks(), ledger.retry(None), ledger.next_retry());
     let _ = (ledger.collector_report("source"), ledger.unmatched(), ledger.quarantined("source", 10));
     let _ = (ledger.explain(resource, "cpu_hours", period, None), ledger.calls(resource, period));
     let _ = (ledger.resource(resource), ledger.plan_periods(resource), ledger.plan_look(resource));
@@ -353,7 +433,10 @@ fn use_ledger(path: &Path, rulebook: Rulebook) -> Result<(), LedgerError> {
     let run = Run { collector: "source".to_owned(), at: now, finished: now, scope: String::new(), outcome };
     let _ = ledger.record(run);
     let _ = ledger.quarantine_future("2026-11-10T09:00:00Z".parse().unwrap());
-    let _ = ledger.recount_all(now);
+    let _ = (ledger.moved(resource, period), ledger.openings(resource, period), ledger.stranded_amounts());
+    let _ = (ledger.adjustments(resource, period), ledger.periods(period, true), ledger.unclosed(period));
+    let _ = ledger.carry_forward("2026-12-01T00:10:00Z".parse().unwrap(), (true, true), now);
+    let _ = ledger.recount_all(None, now);
     Ok(())
 }
 

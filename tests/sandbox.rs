@@ -18,5 +18,7 @@ mod months;
 mod server;
 #[path = "sandbox/set_usage.rs"]
 mod set_usage;
+#[path = "sandbox/surroundings.rs"]
+mod surroundings;
 #[path = "sandbox/users.rs"]
 mod users;

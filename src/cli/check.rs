@@ -8,27 +8,34 @@ use std::path::Path;
 use clap::Args;
 use jiff::SignedDuration;
 use serde_json::json;
-use uuid::Uuid;
 
 use super::exit::{Exit, Failed};
 use super::setup::{Read, Setup, count, read};
 use crate::collectors::definition::Definition;
 use crate::daemon::sample::{Said, Since, ask};
-use crate::ledger::ingest::RunOutcome;
+use crate::ledger::books::catalog::KnownResource;
+use crate::ledger::books::ingest::RunOutcome;
 use crate::ledger::{Ledger, SharedLedger};
-use crate::metering::meter::{Place, Target};
+use crate::metering::meter::Place;
 use crate::metering::reading::{Kind, Reading};
 use crate::waldur::client::Client;
-use crate::waldur::failure::Failure;
-use crate::waldur::types::{Me, Offering, Plan};
-use crate::waldur::usages::UsageFilter;
 
+use changes::Rehearsal;
+use findings::{Findings, Mark, tell_failure};
+use marketplace::{check_offerings, check_resources, check_time_zone};
 use reports::{Reports, Tried};
+use token::{check_token, check_token_file, use_token_of_service};
 
+mod changes;
+mod doubles;
+mod findings;
+mod marketplace;
 mod reports;
-mod units;
+mod token;
 
-/// Find every problem at once, each with its remedy: the file, collectors, ledger, token, offerings, clock.
+/// Find every problem at once, each with its remedy.
+///
+/// The file, the ledger, the collectors, the token, offerings and resources, the clock.
 ///
 /// Collectors are tried, and what they would report is shown; nothing is recorded or sent. With --offline only what
 /// needs neither the network nor the collectors' sources is checked.
@@ -37,51 +44,23 @@ pub(super) struct Check {
     /// Check the file alone.
     #[arg(long)]
     offline: bool,
+    /// With the token that the service gets: the file `token` beside the configuration file, which the unit hands over
+    /// as a credential.
+    #[arg(long)]
+    as_service: bool,
     /// For machines.
     #[arg(long)]
     json: bool,
 }
 
-/// What was found, in the order in which it was looked for.
-#[derive(Debug, Default)]
-struct Findings {
-    lines: Vec<(Mark, String)>,
-    exit: Option<Exit>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mark {
-    Good,
-    Warning,
-    Problem,
-}
-
-impl Mark {
-    fn name(self) -> &'static str {
-        match self {
-            Mark::Good => "ok",
-            Mark::Warning => "warning",
-            Mark::Problem => "problem",
-        }
-    }
-}
-
-impl Findings {
-    fn good(&mut self, line: impl Into<String>) {
-        self.lines.push((Mark::Good, line.into()));
-    }
-
-    fn warning(&mut self, line: impl Into<String>) {
-        self.lines.push((Mark::Warning, line.into()));
-    }
-
-    fn problem(&mut self, exit: Exit, line: impl Into<String>) {
-        self.lines.push((Mark::Problem, line.into()));
-        self.exit = Some(self.exit.map_or(exit, |known| known.min(exit)));
-    }
-}
+/// What the unit has made for the service (`StateDirectory=`).
+const STATE_DIRECTORY: &str = "/var/lib/waldur-usage-agent";
 
 impl Check {
+    pub(super) fn of(offline: bool, as_service: bool) -> Check {
+        Check { offline, as_service, json: false }
+    }
+
     pub(super) async fn run(self, path: Option<&Path>, out: &mut dyn Write) -> Result<Exit, Failed> {
         let Read { origin, settings, definitions, problems } = read(path)?;
         let mut found = Findings::default();
@@ -93,10 +72,16 @@ impl Check {
             let (collectors, meters) = (count(definitions.len(), "collector"), count(meters, "meter"));
             found.good(format!("{origin}: {collectors}, {meters}, no mistakes"));
         }
-        if let Some(settings) = settings {
+        if let Some(mut settings) = settings {
+            for double in definitions.iter().flat_map(|definition| doubles::meters(&definition.rules)) {
+                found.warning(double);
+            }
+            if self.as_service {
+                use_token_of_service(&mut settings.waldur, path, &mut found);
+            }
             let setup = Setup::of(settings, definitions);
             if !self.offline {
-                online(&setup, &mut found).await?;
+                online(&setup, self.as_service, &mut found).await?;
             }
         }
         let exit = found.exit.unwrap_or(Exit::Ok);
@@ -120,36 +105,52 @@ impl Check {
     }
 }
 
-async fn online(setup: &Setup, found: &mut Findings) -> Result<(), Failed> {
-    check_ledger(setup, found);
-    let mut reports = check_collectors(setup, found).await?;
+async fn online(setup: &Setup, as_service: bool, found: &mut Findings) -> Result<(), Failed> {
+    check_ledger(setup, as_service, found);
+    check_token_file(setup, found);
+    let mut rehearsal = Rehearsal::of(setup)?;
+    let mut reports = check_collectors(setup, &mut rehearsal, found).await?;
+    let resources = check_server(setup, &mut reports, found).await;
+    if let Some(mut rehearsal) = rehearsal {
+        rehearsal.resources(resources)?;
+        rehearsal.tell(found)?;
+    }
+    Ok(())
+}
+
+/// What Waldur knows and takes. Returns the resources that were seen.
+async fn check_server(setup: &Setup, reports: &mut Reports, found: &mut Findings) -> Vec<KnownResource> {
     let client = match setup.client() {
         Ok(client) => client,
         Err(failed) => {
             found.problem(failed.exit, failed.message);
-            return Ok(());
+            return Vec::new();
         }
     };
     let me = match client.me().await {
         Ok(me) => me,
         Err(failure) => {
             tell_failure(found, &failure);
-            return Ok(());
+            return Vec::new();
         }
     };
     check_token(&me, found);
     check_clock(setup, &client, found);
-    check_offerings(setup, &client, &me, &mut reports, found).await;
-    check_resources(setup, &client, &mut reports, found).await;
+    let mut resources = check_offerings(setup, &client, &me, reports, found).await;
+    resources.extend(check_resources(setup, &client, reports, found).await);
     reports.tell(found);
     check_time_zone(setup, &client, found).await;
-    Ok(())
+    resources
 }
 
-fn check_ledger(setup: &Setup, found: &mut Findings) {
+fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
     let path = &setup.settings.ledger;
     if !path.exists() {
         let parent = path.parent().unwrap_or(Path::new("/"));
+        if as_service && parent == Path::new(STATE_DIRECTORY) {
+            found.good(format!("ledger {}: not there yet; the service makes it", path.display()));
+            return;
+        }
         match parent.is_dir() {
             true => found.good(format!("ledger {}: not there yet; the first run makes it", path.display())),
             false => found.problem(
@@ -167,7 +168,11 @@ fn check_ledger(setup: &Setup, found: &mut Findings) {
 }
 
 /// Tries each collector without recording anything. Returns what each would report.
-async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<Reports, Failed> {
+async fn check_collectors(
+    setup: &Setup,
+    rehearsal: &mut Option<Rehearsal>,
+    found: &mut Findings,
+) -> Result<Reports, Failed> {
     let mut reports = Reports::default();
     // A ledger in memory: checkpoints are not consulted, and the real one is left alone.
     let ledger = SharedLedger::new(Ledger::in_memory((*setup.rulebook).clone())?);
@@ -177,14 +182,14 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<Reports
         let Said { run, readings, mut more, notes } =
             ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
         let name = &definition.name;
-        match run.outcome {
+        match &run.outcome {
             RunOutcome::Failed(error) => {
                 found.problem(Exit::Collector, format!("collector {name}: {error}"));
                 continue;
             }
             RunOutcome::Seen { problems, quarantined, .. } => {
                 for problem in problems {
-                    found.problem(Exit::Collector, format!("collector {name}: {problem}"));
+                    found.problem(Exit::Collector, format!("collector {name}: {}", problem.text));
                 }
                 for bad in quarantined.iter().take(5) {
                     found.warning(format!("collector {name}: quarantined: {}: {}", bad.reason, bad.what));
@@ -199,6 +204,9 @@ async fn check_collectors(setup: &Setup, found: &mut Findings) -> Result<Reports
             .map_err(|error| Failed::new(Exit::Collector, format!("collector {name}: {error}")))?;
         let all = readings.into_iter().chain(others.map_while(Result::ok));
         describe(definition, all, &mut reports, found);
+        if let Some(rehearsal) = rehearsal {
+            rehearsal.run(run, &mut more)?;
+        }
     }
     Ok(reports)
 }
@@ -268,25 +276,6 @@ fn describe(
     }
 }
 
-fn check_token(me: &Me, found: &mut Findings) {
-    let who = &me.username;
-    match me.token_lifetime {
-        None => found.good(format!("token: of user {who}; it does not expire")),
-        Some(seconds) => found.warning(format!(
-            "token: of user {who}; it dies after {seconds} s without a call. The daemon keeps it alive; for `flush` from \
-             cron, use a token without a lifetime"
-        )),
-    }
-    let reports =
-        me.permissions.iter().any(|p| ["OFFERING.MANAGER", "CUSTOMER.OWNER"].contains(&p.role_name.as_str()));
-    if !me.is_staff && !reports {
-        found.problem(
-            Exit::Token,
-            format!("user {who} has no role that may report usage: make it manager of the offering (OFFERING.MANAGER)"),
-        );
-    }
-}
-
 fn check_clock(setup: &Setup, client: &Client, found: &mut Findings) {
     let Some(skew) = client.skew() else {
         found.warning("the server does not tell its time (no Date header): near midnight of the last day of a month nothing will be sent");
@@ -301,195 +290,4 @@ fn check_clock(setup: &Setup, client: &Client, found: &mut Findings) {
         found.good(line);
     }
     found.good(format!("months: those of {}", setup.rulebook.zone.name()));
-}
-
-async fn check_offerings(
-    setup: &Setup,
-    client: &Client,
-    me: &Me,
-    reports: &mut Reports,
-    found: &mut Findings,
-) {
-    let seen = reports.backend_ids();
-    let offerings: BTreeSet<Uuid> =
-        setup.rulebook.rules.iter().filter_map(|rules| rules.offering()).collect();
-    for offering in offerings {
-        let known = match client.offering(offering).await {
-            Err(Failure::Missing { .. }) => client.public_offering(offering).await,
-            known => known,
-        };
-        let known = match known {
-            Ok(known) => known,
-            Err(Failure::Missing { .. }) => {
-                found.problem(
-                    Exit::Stuck,
-                    format!(
-                        "offering {offering}: Waldur has none with this UUID, or user {} may not see it",
-                        me.username
-                    ),
-                );
-                continue;
-            }
-            Err(failure) => {
-                tell_failure(found, &failure);
-                continue;
-            }
-        };
-        let meters = setup.rulebook.rules.iter().filter(|rules| rules.offering() == Some(offering));
-        let folding = meters.clone().find(|rules| rules.ignores_case());
-        let fold = |id: &str| folding.map_or_else(|| id.to_owned(), |rules| rules.fold(id));
-        let components: BTreeSet<&str> =
-            meters.flat_map(|rules| rules.meters.iter().map(|meter| meter.component.as_str())).collect();
-        check_components(&known, &components, found);
-        reports.offering(&known);
-        match client.resources(offering).await {
-            Ok(resources) => {
-                if resources.is_empty() {
-                    found.warning(format!(
-                        "offering {} lists no resources: it has none, or the token has no role on it",
-                        known.name
-                    ));
-                } else {
-                    found.good(format!("offering {}: {}", known.name, count(resources.len(), "resource")));
-                }
-                for resource in &resources {
-                    let target = Target::BackendId { offering, backend_id: fold(&resource.backend_id) };
-                    reports.resource(target, &resource.name, offering);
-                }
-                let ids: BTreeSet<String> =
-                    resources.iter().map(|resource| fold(&resource.backend_id)).collect();
-                for (_, backend_id) in
-                    seen.iter().filter(|(of, id)| *of == offering && !ids.contains(&fold(id)))
-                {
-                    found.warning(format!(
-                        "offering {}: no resource has the backend id {backend_id}: unmatched",
-                        known.name
-                    ));
-                }
-            }
-            Err(failure) => tell_failure(found, &failure),
-        }
-    }
-}
-
-/// Finds meters for components that Waldur would refuse, before the first night does.
-fn check_components(offering: &Offering, meters: &BTreeSet<&str>, found: &mut Findings) {
-    for meter in meters {
-        match offering.components.iter().find(|component| component.component == *meter) {
-            None => {
-                let known: Vec<_> = offering.components.iter().map(|c| c.component.as_str()).collect();
-                found.problem(
-                    Exit::Stuck,
-                    format!(
-                        "offering {} has no component `{meter}`; it has {}",
-                        offering.name,
-                        known.join(", ")
-                    ),
-                );
-            }
-            Some(component) if ["usage", "limit"].contains(&component.billing_type.as_str()) => {
-                let unit = &component.measured_unit;
-                found.good(format!(
-                    "component {meter} of {}: billed by {}, in {unit}",
-                    offering.name, component.billing_type
-                ));
-            }
-            Some(component) if component.billing_type == "one" => found.warning(format!(
-                "component {meter} of {} is a one-time one: only newer servers take reports for it",
-                offering.name
-            )),
-            Some(component) => found.problem(
-                Exit::Stuck,
-                format!(
-                    "component {meter} of {} is billed as `{}`: Waldur refuses usage reports for it",
-                    offering.name, component.billing_type
-                ),
-            ),
-        }
-    }
-}
-
-async fn check_resources(setup: &Setup, client: &Client, reports: &mut Reports, found: &mut Findings) {
-    let resources: BTreeSet<Uuid> =
-        setup.rulebook.rules.iter().filter_map(|rules| rules.fixed_resource()).collect();
-    for uuid in resources {
-        match client.resource(uuid).await {
-            Ok(resource) => {
-                let name = format!("resource {} ({uuid})", resource.name);
-                if resource.plan == Plan::None {
-                    found.problem(Exit::Stuck, format!("{name} has no plan: Waldur can't bill it; give it one"));
-                }
-                match resource.state.as_str() {
-                    "OK" | "Updating" | "Terminating" => found.good(format!("{name}: {}", resource.state)),
-                    state => found.problem(Exit::Stuck, format!("{name} is {state}: Waldur refuses reports for it")),
-                }
-                if let Some(offering) = resource.offering_uuid
-                    && let Ok(known) = client.public_offering(offering).await
-                {
-                    let meters = setup.rulebook.rules.iter().filter(|rules| rules.fixed_resource() == Some(uuid));
-                    let components: BTreeSet<&str> =
-                        meters.flat_map(|rules| rules.meters.iter().map(|meter| meter.component.as_str())).collect();
-                    check_components(&known, &components, found);
-                    reports.offering(&known);
-                    reports.resource(Target::Resource(uuid), &resource.name, offering);
-                }
-            }
-            Err(Failure::Missing { .. }) => found.problem(
-                Exit::Stuck,
-                format!("resource {uuid}: Waldur has none with this UUID, or the token has no role on its offering"),
-            ),
-            Err(failure) => tell_failure(found, &failure),
-        }
-    }
-}
-
-/// A row of this month that was written today tells whose months the server bills by.
-async fn check_time_zone(setup: &Setup, client: &Client, found: &mut Findings) {
-    let zone = &setup.rulebook.zone;
-    let now = setup.clock.now();
-    for rules in &setup.rulebook.rules {
-        let filter = match (rules.fixed_resource(), rules.offering()) {
-            (Some(resource), _) => UsageFilter { resource: Some(resource), ..UsageFilter::default() },
-            (None, Some(offering)) => UsageFilter {
-                offering: Some(offering),
-                ..UsageFilter::of_month(zone.period_of(now).first_day())
-            },
-            (None, None) => continue,
-        };
-        let Ok(rows) = client.list_usages(&filter).await else { return };
-        for row in rows {
-            let Some(date) = row.date else { continue };
-            let meant = zone.period_of(date).first_day();
-            // A dated report may carry a date at the very edge; only a whole month apart is a wrong zone.
-            if meant != row.billing_period {
-                found.warning(format!(
-                    "a row of {} that was written at {date} is in {}: `billing_timezone: {}` may not be the server's time zone",
-                    row.resource_name,
-                    row.billing_period,
-                    zone.name()
-                ));
-                return;
-            }
-        }
-    }
-}
-
-fn tell_failure(found: &mut Findings, failure: &Failure) {
-    let (exit, remedy) = match failure {
-        Failure::Token { .. } => (Exit::Token, "put a valid token where the configuration says it is"),
-        Failure::Forbidden { .. } => {
-            (Exit::Token, "give the token's user the role OFFERING.MANAGER on the offering")
-        }
-        Failure::Certificate { .. } => {
-            (Exit::Pending, "name the server's authority in `waldur.ca_file`, or mend its certificate")
-        }
-        Failure::NotSent { .. } => {
-            (Exit::Pending, "check `waldur.url`, the name service, the network and the proxy")
-        }
-        Failure::Redirected { .. } | Failure::Endpoint { .. } => {
-            (Exit::Config, "check `waldur.url`: is a Waldur there?")
-        }
-        _ => (Exit::Pending, "try again; if it stays, look at the server"),
-    };
-    found.problem(exit, format!("{failure}\nwhat to do: {remedy}"));
 }

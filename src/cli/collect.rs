@@ -13,13 +13,13 @@ use super::table::table;
 use crate::collectors::definition::Definition;
 use crate::collectors::spool::Spool;
 use crate::daemon::sample::{Said, Since, ask};
-use crate::ledger::ingest::Recorded;
-use crate::ledger::outbox::Statement;
+use crate::ledger::books::ingest::Recorded;
+use crate::ledger::sent::statement::Statement;
 use crate::ledger::{Ledger, SharedLedger};
 use crate::metering::meter::Meter;
 use crate::metering::reading::{Reading, Span};
 
-/// Sample now, and show the readings and the amounts they make.
+/// Measure now, and show the readings and the amounts they make.
 ///
 /// The readings are recorded like those of a scheduled run; nothing is sent. With --dry-run nothing is recorded
 /// either: it shows which amounts the readings would change, and how.
@@ -52,19 +52,19 @@ impl Collect {
             let usual = || definition.since.unwrap_or_else(|| setup.period_start());
             let mut from = self.since.unwrap_or_else(usual);
             if !self.dry_run {
-                let (name, now) = (definition.name.clone(), setup.clock.now());
-                from = ledger.with(move |ledger| ledger.reads_from(&name, from, now)).await?;
+                let name = definition.name.clone();
+                from = ledger.with(move |ledger| ledger.reads_from(&name, from)).await?;
             }
             let since = if self.since.is_some() { Since::Again(from) } else { Since::Checkpoint(from) };
             let Said { run, readings, mut more, notes } =
                 ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
-            let dry_run = self.dry_run;
+            let (dry_run, now) = (self.dry_run, setup.clock.now());
             let (before, recorded, after, more) = ledger
                 .with(move |ledger| {
-                    let before = amounts(ledger)?;
+                    let before = amounts(ledger, now)?;
                     let (recorded, after) = match dry_run {
-                        true => ledger.rehearse_and(run, &mut more, amounts)?,
-                        false => (ledger.record_all(run, &mut more)?, amounts(ledger)?),
+                        true => ledger.rehearse_and(run, &mut more, |ledger| amounts(ledger, now))?,
+                        false => (ledger.record_all(run, &mut more)?, amounts(ledger, now)?),
                     };
                     Ok((before, recorded, after, more))
                 })
@@ -144,7 +144,8 @@ fn choose<'a>(setup: &'a Setup, names: &[String]) -> Result<Vec<&'a Definition>,
 /// (resource, period, component, user) to (exact, posted).
 type Amounts = BTreeMap<(String, String, String, String), (String, String)>;
 
-fn amounts(ledger: &mut Ledger) -> Result<Amounts, crate::ledger::LedgerError> {
+fn amounts(ledger: &mut Ledger, now: Timestamp) -> Result<Amounts, crate::ledger::LedgerError> {
+    ledger.state(now)?;
     let mut found = Amounts::new();
     for Statement { key, components, users, .. } in ledger.statements(None)? {
         let place = |component: &str, user: &str| {

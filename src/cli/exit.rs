@@ -1,5 +1,7 @@
 //! Exit codes, as sysexits.h has them. Of several that apply, the first in this list is told.
 
+use crate::waldur::failure::Failure;
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exit {
@@ -73,5 +75,17 @@ impl From<std::io::Error> for Failed {
     fn from(error: std::io::Error) -> Self {
         let broken_pipe = error.kind() == std::io::ErrorKind::BrokenPipe;
         Failed { broken_pipe, ..Failed::new(Exit::Pending, format!("can't write the output: {error}")) }
+    }
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        let exit = match &failure {
+            Failure::Token { .. } | Failure::Forbidden { .. } => Exit::Token,
+            Failure::Missing { .. } | Failure::Refused { .. } => Exit::Stuck,
+            Failure::Endpoint { .. } | Failure::Redirected { .. } => Exit::Config,
+            _ => Exit::Pending,
+        };
+        Failed::new(exit, failure.to_string())
     }
 }

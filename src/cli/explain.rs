@@ -13,14 +13,15 @@ use super::setup::Setup;
 use super::status::{adjustment_json, told};
 use super::table::table;
 use crate::ledger::Ledger;
-use crate::ledger::adjustment::Adjustment;
-use crate::ledger::catalog::KnownResource;
-use crate::ledger::explain::SeriesPart;
-use crate::ledger::outbox::{Entry, Statement};
+use crate::ledger::books::catalog::KnownResource;
+use crate::ledger::db::event::Event;
+use crate::ledger::sent::statement::{Entry, Statement};
+use crate::ledger::views::adjustments::{Adjustment, Kind};
+use crate::ledger::views::explain::SeriesPart;
 use crate::metering::exact::{Exact, Rounding, cents_to_decimal};
 use crate::metering::period::BillingPeriod;
 
-/// From a posted number back through rounding, factor, users and resets to the readings it came from.
+/// Explain an amount, down to the readings that it was made of.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     /// The resource: its UUID in any form, its backend id, or its name if only one has it.
@@ -41,7 +42,7 @@ pub(super) struct Explain {
 impl Explain {
     pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         let ledger = setup.ledger_to_read()?;
-        let period = self.period.unwrap_or_else(|| setup.rulebook.zone.period_of(setup.clock.now()));
+        let period = self.period.unwrap_or_else(|| ledger.in_force().zone.period_of(setup.clock.now()));
         let (resource, known) = find(&ledger, &self.resource)?;
         let parts = ledger.explain(resource, &self.component, period, self.user.as_deref())?;
         let mut statements = ledger.statements(Some(period))?;
@@ -70,8 +71,22 @@ impl Explain {
         let adjustments = adjustments.collect();
         let calls = ledger.calls(resource, period)?;
         let calls: Vec<_> = calls.into_iter().filter(|call| call.amounts.contains(&self.component)).collect();
-        let shown =
-            Shown { resource, known, period, unit, entries, shares, adjustments, parts, calls, of: self };
+        let events = ledger.events_of(resource, period)?.into_iter();
+        let events =
+            events.filter(|event| event.component.is_empty() || event.component == self.component).collect();
+        let shown = Shown {
+            resource,
+            known,
+            period,
+            unit,
+            entries,
+            shares,
+            adjustments,
+            parts,
+            calls,
+            events,
+            of: self,
+        };
         if shown.of.json {
             writeln!(out, "{:#}", shown.json())?
         } else {
@@ -162,7 +177,8 @@ struct Shown {
     shares: Vec<Share>,
     adjustments: Vec<Adjustment>,
     parts: Vec<SeriesPart>,
-    calls: Vec<crate::ledger::outbox::Call>,
+    calls: Vec<crate::ledger::sent::record::Call>,
+    events: Vec<Event>,
     of: Explain,
 }
 
@@ -204,15 +220,14 @@ impl Shown {
                 Some(held) => writeln!(out, "  Waldur    {:.2}, {} at {}", held.amount, held.how, held.at)?,
                 None => writeln!(out, "  Waldur    not known to hold it yet")?,
             }
-            if let Some(trouble) = &entry.trouble {
-                writeln!(out, "  {}      {}: {}", trouble.state, trouble.reason, trouble.words)?;
+            if let Some(block) = &entry.block {
+                writeln!(out, "  {}      {}: {}", block.state, block.reason, block.words)?;
             }
         }
         for one in &self.adjustments {
-            let gone = one.from == Some(self.period);
-            let sign = if gone { "less" } else { "with" };
-            writeln!(out, "  {sign}      {}", told(one, self.period))?;
-            if one.from.is_none() {
+            let sign = if matches!(one.kind, Kind::CarriedTo(_) | Kind::GivenUp) { "less" } else { "with" };
+            writeln!(out, "  {sign}      {}", told(one))?;
+            if matches!(one.kind, Kind::Opening(_)) {
                 writeln!(out, "            usage before that instant is not counted again")?;
             }
         }
@@ -272,6 +287,7 @@ impl Shown {
             let skipped = part.readings.len().saturating_sub(SHOWN);
             for reading in part.readings.iter().skip(skipped) {
                 let note = match (&reading.value, reading.reset, reading.missed > 0) {
+                    _ if !reading.held.is_zero() => "held: more than can be believed",
                     _ if reading.opened => "before the opening balance, which has it",
                     (None, _, _) => "gone: a complete run did not see it",
                     (_, true, _) => "reset: counted from zero",
@@ -292,6 +308,12 @@ impl Shown {
                 writeln!(out, "  ({skipped} earlier readings not shown; --json has all)")?;
             }
             writeln!(out, "{rows}")?;
+        }
+        if !self.events.is_empty() {
+            writeln!(out, "\nwhat happened beside readings")?;
+            for event in &self.events {
+                writeln!(out, "  {} {}: {}", event.at, event.kind, event.words)?;
+            }
         }
         if !self.calls.is_empty() {
             writeln!(out, "\nreported by")?;
@@ -318,7 +340,7 @@ impl Shown {
                         "id": if reading.id.is_empty() { None } else { Some(&reading.id) },
                         "value": reading.value, "adds": reading.added.to_string(),
                         "adds_to_other_periods": reading.added_elsewhere.to_string(),
-                        "reset": reading.reset, "gap_microseconds": reading.missed,
+                        "reset": reading.reset, "held": reading.held.to_string(), "gap_microseconds": reading.missed,
                         "in_opening_balance": reading.opened,
                     })
                 })
@@ -367,8 +389,11 @@ impl Shown {
             "factor": first.map(|part| part.factor.to_string()),
             "rounding": first.map_or("half_even", |part| part.rounding.name()),
             "acknowledged": held.iter().map(|held| format!("{:.2}", held.amount)).collect::<Vec<_>>(),
-            "adjustments": self.adjustments.iter().map(|one| adjustment_json(one, self.period)).collect::<Vec<_>>(),
+            "adjustments": self.adjustments.iter().map(adjustment_json).collect::<Vec<_>>(),
             "shares": shares, "series": series, "readings": readings, "calls": calls,
+            "events": self.events.iter().map(|event| json!({
+                "at": event.at.to_string(), "kind": event.kind, "component": event.component, "words": event.words,
+            })).collect::<Vec<_>>(),
         })
     }
 }

@@ -14,10 +14,11 @@ use super::table::table;
 use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
 use crate::ledger::SharedLedger;
+use crate::submitter::reason::Reason;
 use crate::submitter::{CycleOptions, Sent};
 use crate::waldur::failure::Failure;
 
-/// Submit what is pending, say what was sent, and wait for the outcome.
+/// Report what is pending now, and wait for the outcome.
 ///
 /// With --collect every collector is run first. It may run beside a daemon on the same ledger: whoever submits holds
 /// a lock, the other waits. An earlier failure's backoff is not waited for; a Retry-After is, within the deadline.
@@ -44,6 +45,12 @@ impl Flush {
             for definition in setup.definitions.iter() {
                 let since = definition.since.unwrap_or_else(|| setup.period_start());
                 let recorded = sample(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
+                for bad in recorded.quarantined.iter().take(5) {
+                    failed.push(format!(
+                        "collector {}: quarantined, not billed: {}: {}",
+                        definition.name, bad.reason, bad.what
+                    ));
+                }
                 if recorded.is_failure() {
                     exit = exit.min(Exit::Collector);
                     let problems = recorded.failed.into_iter().chain(recorded.problems);
@@ -61,10 +68,12 @@ impl Flush {
         let mut busy;
         let mut busy_with;
         let mut rounds = 0;
+        let mut no_role = false;
         loop {
             rounds += 1;
-            let report = submitter.cycle(CycleOptions { ignore_backoff: true }).await?;
+            let report = submitter.cycle(CycleOptions { ignore_backoff: rounds == 1 }).await?;
             requests += report.requests;
+            no_role |= report.no_role;
             let progress = !report.sent.is_empty();
             sent.extend(report.sent);
             for note in report.notes {
@@ -83,7 +92,8 @@ impl Flush {
                         | Failure::Endpoint { .. }
                 )
             );
-            let waiting = ledger.with(|ledger| ledger.pending()).await?.len();
+            let now = setup.clock.now();
+            let waiting = ledger.with(move |ledger| ledger.pending(now)).await?.len();
             if refused || waiting == 0 && !busy {
                 break;
             }
@@ -99,9 +109,9 @@ impl Flush {
             }
             tokio::time::sleep(rest).await;
         }
-        let left = standing(&ledger).await?;
+        let left = standing(&ledger, setup.clock.now()).await?;
         exit = exit.min(left.exit());
-        if let Some(Failure::Token { .. } | Failure::Forbidden { .. }) = &paused {
+        if no_role || matches!(&paused, Some(Failure::Token { .. } | Failure::Forbidden { .. })) {
             exit = exit.min(Exit::Token);
         } else if paused.is_some() || busy {
             exit = exit.min(Exit::Pending);
@@ -114,6 +124,7 @@ impl Flush {
                 json!({
                     "sent": sent, "requests": requests, "pending": left.pending, "held": left.held,
                     "parked": left.parked, "stranded": left.stranded, "unmatched": left.unmatched,
+                    "quarantined": left.quarantined, "closing_rest": left.rest,
                     "collector_failures": failed, "notes": notes,
                     "paused": paused.as_ref().map(Failure::to_string), "busy": busy,
                     "busy_with": busy.then_some(&busy_with), "exit": exit.code(),
@@ -179,13 +190,27 @@ pub(super) struct Standing {
     pub parked: usize,
     pub stranded: usize,
     pub unmatched: usize,
+    /// All that some collector measured is unmatched.
+    pub wholly_unmatched: bool,
+    pub unmatched_ids: Vec<String>,
+    /// Backend ids of several resources that live, with their names.
+    pub several: Vec<(String, String)>,
+    /// Readings that are not believed.
+    pub implausible: usize,
+    /// Lines that the last runs of collectors quarantined.
+    pub quarantined: usize,
+    /// What only the closing of a month left: no alarm.
+    pub rest: usize,
 }
 
 impl Standing {
     pub(super) fn exit(&self) -> Exit {
         if self.pending > 0 {
             Exit::Pending
-        } else if self.held + self.parked + self.stranded > 0 {
+        } else if self.held + self.parked + self.stranded + self.quarantined + self.implausible > 0
+            || self.wholly_unmatched
+            || !self.several.is_empty()
+        {
             Exit::Stuck
         } else {
             Exit::Ok
@@ -198,22 +223,43 @@ impl Standing {
             (self.held, "amount", "held (`status` says why)"),
             (self.parked, "amount", "parked: Waldur refused them (`parked list`)"),
             (self.stranded, "amount", "stranded: their month can't be reported any more"),
+            (self.rest, "amount", "left by the closing of a month (`status` says how much)"),
             (self.unmatched, "backend id", "unmatched: Waldur knows no such resource"),
+            (self.implausible, "reading", "held: more than can be believed (`parked list` says which)"),
+            (
+                self.quarantined,
+                "line",
+                "quarantined in the last run, not billed (`status` says which collector)",
+            ),
         ];
         for (number, what, how) in counts.into_iter().filter(|(number, _, _)| *number > 0) {
             writeln!(out, "{}: {how}", count(number, what))?;
+        }
+        if !self.unmatched_ids.is_empty() {
+            writeln!(
+                out,
+                "All that a collector measured is unmatched, such as {}.",
+                self.unmatched_ids.join(", ")
+            )?;
+        }
+        for (backend_id, names) in &self.several {
+            writeln!(
+                out,
+                "held: the backend id {backend_id} is that of several resources that live: {names}"
+            )?;
         }
         Ok(())
     }
 }
 
 /// Counts what is left.
-pub(super) async fn standing(ledger: &SharedLedger) -> Result<Standing, Failed> {
+pub(super) async fn standing(ledger: &SharedLedger, now: jiff::Timestamp) -> Result<Standing, Failed> {
     let standing = ledger
-        .with(|ledger| {
-            let mut standing = Standing { pending: ledger.pending()?.len(), ..Standing::default() };
-            for trouble in ledger.troubles()? {
-                match trouble.trouble.state.as_str() {
+        .with(move |ledger| {
+            let mut standing = Standing { pending: ledger.pending(now)?.len(), ..Standing::default() };
+            for one in ledger.blocks()? {
+                match one.block.state.as_str() {
+                    _ if one.block.reason == Reason::ClosingRest.name() => standing.rest += 1,
                     "held" => standing.held += 1,
                     "parked" => standing.parked += 1,
                     "stranded" => standing.stranded += 1,
@@ -222,6 +268,15 @@ pub(super) async fn standing(ledger: &SharedLedger) -> Result<Standing, Failed> 
                 }
             }
             standing.unmatched = ledger.unmatched()?.len();
+            standing.wholly_unmatched = ledger.is_wholly_unmatched()?;
+            standing.quarantined = ledger.quarantined_lately()?;
+            standing.implausible = ledger.held_readings()?.len();
+            standing.several = ledger.several_resources()?;
+            if standing.wholly_unmatched {
+                let ids =
+                    ledger.unmatched()?.into_iter().map(|one| one.backend_id).filter(|id| !id.is_empty());
+                standing.unmatched_ids = ids.take(5).collect();
+            }
             Ok(standing)
         })
         .await?;

@@ -1,15 +1,17 @@
 //! The command line: one file a command. Each makes the parts it needs, does its work, and says how it ended.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
 mod check;
 mod collect;
 pub mod exit;
 mod explain;
 mod flush;
+mod init;
+mod log;
 mod parked;
 mod recount;
 mod resolve;
@@ -17,47 +19,87 @@ mod run;
 pub mod setup;
 mod status;
 mod table;
+mod units;
 pub mod usages;
 
 use exit::{Exit, Failed};
+use log::{LogFormat, LogLevel};
 use setup::Setup;
 use usages::UsagesError;
 
-use crate::waldur::failure::Failure;
-
-/// Meters what customers consume on a provider's machines, and makes Waldur's bill agree with it.
+/// Measures what customers use, and makes Waldur's bill agree with it.
 ///
 /// Collectors measure on their schedules; readings are kept in a local ledger; statements are reported to Waldur as
-/// totals of the billing period. Start with `check`, then `collect --dry-run`, then `flush`, then `run`.
+/// totals of the billing period. Start with `init` or a file of your own, then `check`, then `collect --dry-run`, then
+/// `flush --collect`, then `run`.
 #[derive(Debug, Parser)]
-#[command(name = "waldur-usage-agent", version, after_help = EXIT_CODES)]
+#[command(
+    name = "waldur-usage-agent",
+    version = crate::VERSION,
+    max_term_width = 80,
+    help_template = TEMPLATE,
+    after_help = EXIT_CODES
+)]
 pub struct Cli {
-    /// The configuration file, YAML or JSON [default: /etc/waldur-usage-agent/agent.yaml].
-    #[arg(long, global = true, value_name = "FILE", env = "WALDUR_USAGE_AGENT_CONFIG")]
+    /// The configuration file [default: /etc/waldur-usage-agent/agent.yaml].
+    ///
+    /// YAML or JSON. The variable WALDUR_USAGE_AGENT_CONFIG names it, too.
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "FILE",
+        env = "WALDUR_USAGE_AGENT_CONFIG",
+        hide_env = true,
+        display_order = 90
+    )]
     config: Option<PathBuf>,
-    /// How much is logged to stderr.
+    /// How much is logged to stderr: error, warn, info, debug or trace.
+    ///
+    /// The variable WALDUR_USAGE_AGENT_LOG says it, too.
     #[arg(
         long,
         global = true,
+        value_name = "LEVEL",
         value_enum,
         default_value_t,
         env = "WALDUR_USAGE_AGENT_LOG",
-        hide_env_values = true
+        hide_env = true,
+        hide_possible_values = true,
+        hide_default_value = true,
+        display_order = 91
     )]
     log: LogLevel,
-    /// How it is logged.
+    /// How it is logged: text or json.
+    ///
+    /// The variable WALDUR_USAGE_AGENT_LOG_FORMAT says it, too.
     #[arg(
         long,
         global = true,
+        value_name = "FORMAT",
         value_enum,
         default_value_t,
         env = "WALDUR_USAGE_AGENT_LOG_FORMAT",
-        hide_env_values = true
+        hide_env = true,
+        hide_possible_values = true,
+        hide_default_value = true,
+        display_order = 92
     )]
     log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
+
+/// What there is to do comes first.
+const TEMPLATE: &str = "\
+{about-with-newline}
+Commands:
+{subcommands}
+
+{usage-heading} {usage}
+
+Options:
+{options}{after-help}";
 
 const EXIT_CODES: &str = "\
 Exit codes; of several, the first that applies:
@@ -68,35 +110,20 @@ Exit codes; of several, the first that applies:
   65  something is parked, held or stranded
    0  none of these";
 
-#[derive(Debug, Clone, Copy, ValueEnum, Default)]
-enum LogLevel {
-    Error,
-    Warn,
-    #[default]
-    Info,
-    Debug,
-    Trace,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum, Default)]
-enum LogFormat {
-    #[default]
-    Text,
-    Json,
-}
-
+/// In the order in which they are needed.
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Run),
-    Flush(flush::Flush),
-    Collect(collect::Collect),
+    Init(init::Init),
     Check(check::Check),
+    Collect(collect::Collect),
+    Flush(flush::Flush),
+    Run(run::Run),
     Status(status::Status),
     Explain(explain::Explain),
-    Recount(recount::Recount),
-    Parked(parked::Parked),
     Resolve(resolve::Resolve),
+    Parked(parked::Parked),
     Usages(usages::Usages),
+    Recount(recount::Recount),
 }
 
 impl Cli {
@@ -109,7 +136,7 @@ impl Cli {
                 return if error.use_stderr() { Exit::Usage.code() } else { Exit::Ok.code() };
             }
         };
-        log_to_stderr(cli.log, cli.log_format);
+        log::to_stderr(cli.log, cli.log_format);
         // A core would hold the token. Where the kernel will not have it, everything else is as it was.
         let _ = nix::sys::prctl::set_dumpable(false);
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -137,6 +164,7 @@ impl Cli {
         let out: &mut dyn Write = &mut out;
         let ended = match self.command {
             Command::Check(command) => command.run(path, out).await,
+            Command::Init(command) => command.run(path, out).await,
             Command::Run(command) => command.run(path).await,
             Command::Flush(command) => command.run(&Setup::load(path)?, out).await,
             Command::Collect(command) => command.run(&Setup::load(path)?, out).await,
@@ -162,34 +190,7 @@ impl From<UsagesError> for Failed {
     fn from(error: UsagesError) -> Self {
         match error {
             UsagesError::Output(error) => error.into(),
-            UsagesError::Waldur(failure) => {
-                let exit = match &failure {
-                    Failure::Token { .. } | Failure::Forbidden { .. } => Exit::Token,
-                    Failure::Missing { .. } | Failure::Refused { .. } => Exit::Stuck,
-                    Failure::Endpoint { .. } | Failure::Redirected { .. } => Exit::Config,
-                    _ => Exit::Pending,
-                };
-                Failed::new(exit, failure.to_string())
-            }
+            UsagesError::Waldur(failure) => failure.into(),
         }
     }
-}
-
-fn log_to_stderr(level: LogLevel, format: LogFormat) {
-    let level = match level {
-        LogLevel::Error => tracing::Level::ERROR,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Debug => tracing::Level::DEBUG,
-        LogLevel::Trace => tracing::Level::TRACE,
-    };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
-    // The journal has its own clock and needs no colour.
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let done = match format {
-        LogFormat::Json => log.json().try_init(),
-        LogFormat::Text if journal => log.without_time().with_ansi(false).try_init(),
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
-    };
-    drop(done);
 }

@@ -9,11 +9,11 @@ use super::exit::{Exit, Failed};
 use super::explain::find;
 use super::setup::{Setup, count};
 use super::table::table;
-use crate::ledger::trouble::Dropped;
+use crate::ledger::sent::blocked::{Dropped, GivenUp};
 use crate::metering::period::BillingPeriod;
-use crate::submitter::trouble::Reason;
+use crate::submitter::reason::Reason;
 
-/// What Waldur refused, and what to do with it.
+/// List, retry or drop what Waldur refused.
 #[derive(Debug, Args)]
 pub(super) struct Parked {
     #[command(subcommand)]
@@ -33,8 +33,8 @@ enum ParkedCommand {
         /// Only of this resource, and then also what was dropped of it; otherwise of all.
         resource: Option<String>,
     },
-    /// Give it up: it stays recorded as dropped, and is not sent until its amount changes. For what was settled otherwise,
-    /// by hand or with the customer. Conflicts stay: `resolve` is for them.
+    /// Give it up: what Waldur does not hold of it is settled otherwise (by hand, or with the customer), stays recorded, and
+    /// only what comes after it counts. Conflicts stay: `resolve` is for them.
     Drop {
         /// The resource: its UUID, backend id or unique name.
         resource: String,
@@ -57,7 +57,7 @@ impl Parked {
                 let mut ledger = setup.ledger()?;
                 let resource =
                     resource.map(|wanted| find(&ledger, &wanted)).transpose()?.map(|(uuid, _)| uuid);
-                let mut lifted = ledger.clear_trouble(resource, &decidable())?;
+                let mut lifted = ledger.clear_blocks(resource, &decidable())?;
                 if let Some(resource) = resource {
                     lifted += ledger.pick_up_dropped(resource)?;
                 }
@@ -68,19 +68,22 @@ impl Parked {
                 let mut ledger = setup.ledger()?;
                 let (resource, _) = find(&ledger, &resource)?;
                 let dropped = Dropped { resource, period, component, user };
-                let done = ledger.drop_trouble(&dropped, &decidable())?;
-                if done == 0 {
+                let done = ledger.drop_blocked(&dropped, &decidable(), setup.clock.now())?;
+                if done.is_empty() {
                     writeln!(
                         out,
                         "Nothing of it is held, parked or stranded (`parked list` shows what is)."
                     )?;
                     return Ok(Exit::Ok);
                 }
-                writeln!(
-                    out,
-                    "{} dropped: not sent until the amount changes. `parked retry {resource}` takes it back.",
-                    count(done, "amount")
-                )?;
+                for GivenUp { period, component, user, amount, held } in &done {
+                    let whose = if user.is_empty() { String::new() } else { format!(" of {user}") };
+                    writeln!(
+                        out,
+                        "{period}, {component}{whose}: {amount:.2} given up, Waldur holds {held:.2}"
+                    )?;
+                }
+                writeln!(out, "Only what comes after it counts. `parked retry {resource}` takes it back.")?;
                 Ok(Exit::Ok)
             }
         }
@@ -89,55 +92,69 @@ impl Parked {
 
 /// The reasons that are not for `resolve`.
 fn decidable() -> Vec<&'static str> {
-    let reasons = Reason::ALL.into_iter().filter(|reason| *reason != Reason::Conflict);
+    let for_resolve = [
+        Reason::Conflict,
+        Reason::Unadoptable,
+        Reason::RulesChanged,
+        Reason::SameIds,
+        Reason::SeveralResources,
+        Reason::Shares,
+    ];
+    let reasons = Reason::ALL.into_iter().filter(|reason| !for_resolve.contains(reason));
     reasons.map(Reason::name).collect()
 }
 
 fn list(setup: &Setup, json: bool, out: &mut dyn Write) -> Result<Exit, Failed> {
     let ledger = setup.ledger_to_read()?;
-    let troubles = ledger.troubles()?;
-    let waits = troubles.iter().any(|at| at.trouble.waits());
+    let blocks = ledger.blocks()?;
+    let held = ledger.held_readings()?;
+    let waits = !held.is_empty() || blocks.iter().any(|at| at.block.reason != Reason::ClosingRest.name());
     let exit = if waits { Exit::Stuck } else { Exit::Ok };
     let remedy = |reason: &str| Reason::named(reason).map_or("", Reason::remedy);
     if json {
-        let items: Vec<_> = troubles
+        let items: Vec<_> = blocks
             .iter()
             .map(|at| {
                 let none = |text: &str| if text.is_empty() { None } else { Some(text.to_owned()) };
                 json!({
-                    "resource": at.resource, "period": at.period, "component": none(&at.component),
+                    "resource": at.resource, "period": at.period.to_string(), "component": none(&at.component),
                     "user": none(&at.user), "amount": at.amount.map(|amount| format!("{amount:.2}")),
-                    "state": at.trouble.state, "reason": at.trouble.reason, "words": at.trouble.words,
-                    "since": at.trouble.since.to_string(), "remedy": remedy(&at.trouble.reason),
+                    "state": at.block.state, "reason": at.block.reason, "words": at.block.words,
+                    "since": at.block.since.to_string(), "remedy": remedy(&at.block.reason),
                 })
             })
             .collect();
         writeln!(out, "{:#}", json!(items))?;
         return Ok(exit);
     }
-    if troubles.is_empty() {
-        writeln!(out, "Nothing is held, parked or stranded.")?;
+    for event in &held {
+        writeln!(out, "held: {}", event.sentence(None))?;
+    }
+    if blocks.is_empty() {
+        if held.is_empty() {
+            writeln!(out, "Nothing is held, parked or stranded.")?;
+        }
         return Ok(exit);
     }
     let mut rows = table(["resource", "period", "component", "user", "amount", "state", "reason", "words"]);
-    for at in &troubles {
+    for at in &blocks {
         let amount = at.amount.map_or("-".to_owned(), |amount| format!("{amount:.2}"));
         let component = if at.component.is_empty() { "(all)" } else { &at.component };
         let resource = at.resource.to_string();
         rows.add_row([
             &resource,
-            &at.period,
+            &at.period.to_string(),
             component,
             &at.user,
             &amount,
-            &at.trouble.state,
-            &at.trouble.reason,
-            &at.trouble.words,
+            &at.block.state,
+            &at.block.reason,
+            &at.block.words,
         ]);
     }
     writeln!(out, "{rows}")?;
-    let waiting = troubles.iter().filter(|at| at.trouble.waits());
-    let reasons: std::collections::BTreeSet<&str> = waiting.map(|at| at.trouble.reason.as_str()).collect();
+    let reasons: std::collections::BTreeSet<&str> =
+        blocks.iter().map(|at| at.block.reason.as_str()).collect();
     for reason in reasons {
         writeln!(out, "{reason}: {}", remedy(reason))?;
     }

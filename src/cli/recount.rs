@@ -10,7 +10,7 @@ use super::table::table;
 use crate::ledger::Ledger;
 use crate::metering::period::BillingPeriod;
 
-/// Count everything again from the readings; exit 0 if the ledger agrees, 1 if it differs.
+/// Count everything again: 0 if the ledger agrees, 1 if not.
 #[derive(Debug, Args)]
 pub(super) struct Recount {
     /// Show only this billing period, such as 2026-11.
@@ -26,7 +26,7 @@ impl Recount {
         let mut ledger = Ledger::open(&setup.settings.ledger, (*setup.rulebook).clone())?;
         let now = setup.clock.now();
         let mut differences =
-            if self.write { ledger.recount_all(now)? } else { ledger.recount_rehearsal(now)? };
+            if self.write { ledger.recount_all(None, now)? } else { ledger.recount_rehearsal(None, now)? };
         if let Some(period) = self.period {
             differences.retain(|difference| difference.period == period.to_string());
         }

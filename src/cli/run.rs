@@ -8,7 +8,7 @@ use super::exit::{Exit, Failed};
 use super::setup::Setup;
 use crate::daemon::{Agent, Loader};
 
-/// The daemon: collectors on their schedules, the submitter, health and metrics.
+/// Run the daemon: measure and report on schedules.
 ///
 /// SIGHUP reads the configuration again (a mistake in it leaves the old one at work), SIGUSR1 collects and submits now,
 /// SIGTERM stops after what is under way, within ten seconds. Under systemd it says when it is ready and that it is

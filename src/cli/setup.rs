@@ -82,11 +82,22 @@ impl Setup {
     pub fn ledger(&self) -> Result<Ledger, Failed> {
         let mut ledger = Ledger::open(&self.settings.ledger, (*self.rulebook).clone())?;
         ledger.apply_rules(self.clock.now())?;
+        for event in ledger.untold()? {
+            tracing::warn!("{event}");
+        }
         Ok(ledger)
     }
 
+    /// Opens the ledger to look. What was recorded and is not stated yet is stated first, where this user may.
     pub fn ledger_to_read(&self) -> Result<Ledger, Failed> {
-        Ok(Ledger::open_to_read(&self.settings.ledger, (*self.rulebook).clone())?)
+        let ledger = Ledger::open_to_read(&self.settings.ledger, (*self.rulebook).clone())?;
+        if ledger.is_behind()?
+            && let Ok(mut writable) = Ledger::open(&self.settings.ledger, (*self.rulebook).clone())
+        {
+            writable.count_queued()?;
+            writable.state(self.clock.now())?;
+        }
+        Ok(ledger)
     }
 
     pub fn client(&self) -> Result<Client, Failed> {
@@ -99,7 +110,6 @@ impl Setup {
             client,
             ledger,
             clock: self.clock.clone(),
-            rulebook: self.rulebook.clone(),
             on_conflict: self.settings.on_conflict,
             late: self.settings.late,
         }

@@ -2,7 +2,7 @@
 //! ledger, so it works beside a daemon, without the token and without the network.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -12,18 +12,18 @@ use super::exit::{Exit, Failed};
 use super::setup::{Setup, count};
 use super::table::table;
 use crate::ledger::Ledger;
-use crate::ledger::adjustment::Adjustment;
-use crate::ledger::outbox::{Entry, Statement};
-use crate::ledger::trouble::Trouble;
+use crate::ledger::sent::statement::{Entry, Statement};
+use crate::ledger::views::adjustments::{Adjustment, Kind};
 use crate::metering::exact::Exact;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::closing::Closing;
+use crate::submitter::reason::Reason;
 
 use collector::Collector;
 
 mod collector;
 
-/// Show per resource and component: the amount, what Waldur holds, when, what waits and why.
+/// Show each amount, what Waldur holds, and what waits and why.
 #[derive(Debug, Args)]
 pub(super) struct Status {
     /// A billing period such as 2026-11; otherwise the current one, and older ones with something left.
@@ -49,7 +49,7 @@ impl Status {
                 writeln!(out, "{:#}", view.json())?;
                 return Ok(view.exit);
             }
-            if self.watch {
+            if self.watch && super::log::colours(std::io::stdout().is_terminal()) {
                 write!(out, "\x1b[2J\x1b[H")?;
             }
             view.show(out, self.users)?;
@@ -71,8 +71,8 @@ struct View {
     /// By resource and month.
     adjustments: BTreeMap<(Uuid, BillingPeriod), Vec<Adjustment>>,
     collectors: Vec<Collector>,
-    unmatched: Vec<crate::ledger::report::Unmatched>,
-    resting: Option<crate::ledger::server::Retry>,
+    unmatched: Vec<crate::ledger::views::report::Unmatched>,
+    resting: Option<crate::ledger::sent::server::Retry>,
     skew: Option<String>,
     closing: Closing,
     now: jiff::Timestamp,
@@ -87,14 +87,14 @@ struct Named {
     name: String,
     backend_id: String,
     customer: String,
-    retry: Option<crate::ledger::server::Retry>,
+    retry: Option<crate::ledger::sent::server::Retry>,
 }
 
 impl View {
     fn of(ledger: &Ledger, setup: &Setup, period: Option<BillingPeriod>) -> Result<View, Failed> {
         let now = setup.clock.now();
-        let current = setup.rulebook.zone.period_of(now);
-        let closing = Closing::of(ledger, &setup.rulebook.zone, now)?;
+        let current = ledger.in_force().zone.period_of(now);
+        let closing = Closing::of(ledger, now)?;
         let mut statements = Vec::new();
         for statement in ledger.statements(period)? {
             let left = statement.components.values().chain(statement.users.values()).any(Entry::differs);
@@ -127,7 +127,12 @@ impl View {
             Exit::Collector
         } else if entries().any(Entry::to_send) {
             Exit::Pending
-        } else if entries().any(|entry| entry.trouble.as_ref().is_some_and(Trouble::waits)) {
+        } else if entries().any(waits)
+            || ledger.has_quarantined()?
+            || !ledger.held_readings()?.is_empty()
+            || !ledger.several_resources()?.is_empty()
+            || ledger.is_wholly_unmatched()?
+        {
             Exit::Stuck
         } else {
             Exit::Ok
@@ -221,20 +226,15 @@ impl View {
                 for one in adjustments {
                     let whose = if one.user.is_empty() { String::new() } else { format!(" of {}", one.user) };
                     if users || one.user.is_empty() {
-                        writeln!(
-                            out,
-                            "  {resource} {}{whose}, {period}: {}",
-                            one.component,
-                            told(one, *period)
-                        )?;
+                        writeln!(out, "  {resource} {}{whose}, {period}: {}", one.component, told(one))?;
                     }
                 }
             }
             for (statement, named) in &self.statements {
                 for ((component, user), entry) in entries(statement, true) {
-                    if let Some(trouble) = &entry.trouble {
+                    if let Some(block) = &entry.block {
                         let whose = if user.is_empty() { String::new() } else { format!(" of {user}") };
-                        let remedy = crate::submitter::trouble::Reason::named(&trouble.reason);
+                        let remedy = Reason::named(&block.reason);
                         let remedy = remedy.map_or("", |reason| reason.remedy());
                         writeln!(
                             out,
@@ -242,8 +242,8 @@ impl View {
                             statement.key.resource,
                             statement.key.period,
                             entry.stranded().map_or(String::new(), |left| format!("{left:.2} ")),
-                            trouble.state,
-                            trouble.words
+                            block.state,
+                            block.words
                         )?;
                     }
                 }
@@ -294,7 +294,7 @@ impl View {
                     let place = (statement.key.resource, statement.key.period);
                     let adjustments = self.adjustments.get(&place).map(Vec::as_slice).unwrap_or_default();
                     let of_component = adjustments.iter().filter(|one| &one.component == component);
-                    shown["adjustments"] = of_component.map(|one| adjustment_json(one, place.1)).collect();
+                    shown["adjustments"] = of_component.map(adjustment_json).collect();
                     shown
                 };
                 let components: Vec<Value> =
@@ -304,7 +304,7 @@ impl View {
                     "customer": named.customer, "period": statement.key.period.to_string(),
                     "period_state": self.period_state(statement), "closed": statement.closed.map(|at| at.to_string()),
                     "plan_period_start": statement.key.part.to_string(), "state": whole_state(statement),
-                    "revision": statement.revision, "components": components,
+                    "components": components,
                     "retry_after": named.retry.as_ref().map(|retry| retry.next.to_string()),
                 })
             })
@@ -364,8 +364,8 @@ fn entries(statement: &Statement, users: bool) -> Vec<((String, String), &Entry)
 
 /// One word for how a number stands, and why.
 fn state(entry: &Entry, named: &Named) -> (String, Option<String>) {
-    if let Some(trouble) = entry.trouble.as_ref().filter(|_| entry.differs()) {
-        return (trouble.state.clone(), Some(format!("{}: {}", trouble.reason, trouble.words)));
+    if let Some(block) = entry.block.as_ref().filter(|block| entry.differs() || block.state == "held") {
+        return (block.state.clone(), Some(format!("{}: {}", block.reason, block.words)));
     }
     if let Some(problem) = &entry.problem {
         return ("held".to_owned(), Some(problem.clone()));
@@ -378,14 +378,20 @@ fn state(entry: &Entry, named: &Named) -> (String, Option<String>) {
     ("agreed".to_owned(), None)
 }
 
+/// Whether it waits for a person. What only the closing of a month left does not.
+pub(super) fn waits(entry: &Entry) -> bool {
+    entry.block.as_ref().is_some_and(|block| block.reason != Reason::ClosingRest.name())
+}
+
 /// One word for a whole statement: pending while anything is to be sent, else what keeps something back, else agreed.
 fn whole_state(statement: &Statement) -> &str {
     let entries = || statement.components.values().chain(statement.users.values());
     if entries().any(Entry::to_send) {
         return "pending";
     }
-    let kept_back = entries().filter(|entry| entry.differs()).find_map(|entry| entry.trouble.as_ref());
-    kept_back.map_or("agreed", |trouble| &trouble.state)
+    let kept_back =
+        entries().find_map(|entry| entry.block.as_ref().filter(|_| entry.differs() || waits(entry)));
+    kept_back.map_or("agreed", |block| &block.state)
 }
 
 fn entry_json(kind: &str, name: &str, entry: &Entry, named: &Named) -> Value {
@@ -402,23 +408,27 @@ fn entry_json(kind: &str, name: &str, entry: &Entry, named: &Named) -> Value {
 }
 
 /// An adjustment in words, as the month sees it that it is shown in.
-pub(super) fn told(one: &Adjustment, period: BillingPeriod) -> String {
-    let amount = approximately(&one.amount.to_string());
-    match one.from {
-        None => format!("opening balance {amount} of {}: {}", one.at, one.words),
-        Some(from) if from == period => format!("{amount} carried forward to {}", one.period),
-        Some(from) => format!("{amount} carried forward from {from}: {}", one.words),
+pub(super) fn told(one: &Adjustment) -> String {
+    let amount = one.amount.abs();
+    match one.kind {
+        Kind::Opening(at) => format!("opening balance {amount:.2} of {at}: {}", one.words),
+        Kind::CarriedTo(to) => format!("{amount:.2} carried forward to {to}"),
+        Kind::CarriedFrom(from) => format!("{:.2} carried forward from {from}: {}", one.amount, one.words),
+        Kind::GivenUp => format!("{amount:.2} given up: {}", one.words),
     }
 }
 
-/// The same for machines. What is carried out of a month is negative there.
-pub(super) fn adjustment_json(one: &Adjustment, period: BillingPeriod) -> Value {
-    let out = one.from == Some(period);
-    let amount = if out { -one.amount.clone() } else { one.amount.clone() };
+/// The same for machines. What is taken out of a month is negative there.
+pub(super) fn adjustment_json(one: &Adjustment) -> Value {
+    let (at, from, to) = match one.kind {
+        Kind::Opening(at) => (Some(at.to_string()), None, None),
+        Kind::CarriedFrom(from) => (None, Some(from.to_string()), None),
+        Kind::CarriedTo(to) => (None, None, Some(to.to_string())),
+        Kind::GivenUp => (None, None, None),
+    };
     json!({
-        "kind": one.kind(), "user": if one.user.is_empty() { None } else { Some(&one.user) },
-        "amount": amount.to_string(), "at": one.from.is_none().then(|| one.at.to_string()),
-        "from": one.from.filter(|_| !out).map(|from| from.to_string()), "to": out.then(|| one.period.to_string()),
+        "kind": one.kind.name(), "user": if one.user.is_empty() { None } else { Some(&one.user) },
+        "amount": one.amount.normalize().to_string(), "at": at, "from": from, "to": to,
         "words": one.words, "recorded": one.recorded.to_string(),
     })
 }

@@ -25,7 +25,7 @@ const COLUMNS: [&str; 8] =
 /// of them.
 const AMOUNTS: [&str; 1] = ["usage"];
 
-/// Show what Waldur holds.
+/// List or show what Waldur holds.
 #[derive(Debug, Args)]
 pub struct Usages {
     #[command(subcommand)]

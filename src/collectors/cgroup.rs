@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex};
 
 use super::blocking::{self, Stop};
 use super::names::Names;
-use super::{Batch, Collector, CollectorError, Offered, Plugin, Problem, Request, Running};
+use super::{Batch, Bearing, Collector, CollectorError, Offered, Plugin, Request, Running};
 use crate::config::section::Section;
 use crate::metering::reading::{Kind, Labels};
 use hierarchy::{Group, Hierarchies, Wanted};
+use host::Host;
 use read::Reader;
 
 mod hierarchy;
+mod host;
 mod parse;
 mod read;
 
@@ -41,24 +43,6 @@ const OFFERS: &[Offered] = &[
 
 const LABELS: &[&str] = &["path", "slice", "unit", "uid", "user"];
 
-/// Where things that are not cgroups are on this host; tests have their own.
-#[derive(Debug, Clone)]
-struct Host {
-    boot_id: PathBuf,
-    proc_self_cgroup: PathBuf,
-    sys_dev_block: PathBuf,
-}
-
-impl Default for Host {
-    fn default() -> Self {
-        Host {
-            boot_id: "/proc/sys/kernel/random/boot_id".into(),
-            proc_self_cgroup: "/proc/self/cgroup".into(),
-            sys_dev_block: "/sys/dev/block".into(),
-        }
-    }
-}
-
 /// A configured collector.
 #[derive(Debug)]
 struct Cgroup {
@@ -72,6 +56,8 @@ struct Sight {
     wanted: Vec<Wanted>,
     host: Host,
     names: Names,
+    /// The readings that meters ask for; nothing else is read. Everything is where nobody says.
+    metered: Option<BTreeSet<String>>,
     /// Groups whose processor time was taken from version 2 while they were there. While both versions know a
     /// group, it is removed from one before the other; the other's count must not then pass for a new life.
     cpu_in_v2: Mutex<BTreeSet<String>>,
@@ -98,12 +84,15 @@ fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
         }
     }
     let root = root.unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup"));
-    Some(Box::new(Cgroup::new(root, wanted, Host::default())))
+    let metered: BTreeSet<String> = section.peek_each("meters", "reading").into_iter().collect();
+    let metered = Some(metered).filter(|metered| !metered.is_empty());
+    Some(Box::new(Cgroup::new(root, wanted, Host::default(), metered)))
 }
 
 impl Cgroup {
-    fn new(root: PathBuf, wanted: Vec<Wanted>, host: Host) -> Self {
-        let sight = Sight { root, wanted, host, names: Names::default(), cpu_in_v2: Mutex::default() };
+    fn new(root: PathBuf, wanted: Vec<Wanted>, host: Host, metered: Option<BTreeSet<String>>) -> Self {
+        let (names, cpu_in_v2) = (Names::default(), Mutex::default());
+        let sight = Sight { root, wanted, host, names, metered, cpu_in_v2 };
         Cgroup { sight: Arc::new(sight) }
     }
 }
@@ -120,7 +109,9 @@ impl Collector for Cgroup {
     fn scope(&self) -> String {
         let wanted: BTreeSet<&str> = self.sight.wanted.iter().map(Wanted::text).collect();
         let wanted: Vec<&str> = wanted.into_iter().collect();
-        format!("{} {}", self.sight.root.display(), wanted.join(" "))
+        // A reading that nobody asked for before is no new life where it is first seen.
+        let metered = self.sight.metered.iter().flatten().cloned().collect::<Vec<_>>().join(",");
+        format!("{} {} {metered}", self.sight.root.display(), wanted.join(" "))
     }
 
     fn collect(&self, request: Request) -> Running<'_> {
@@ -134,29 +125,45 @@ impl Sight {
         let hierarchies = Hierarchies::at(&self.root)?;
         let found = hierarchies.find(&self.wanted, &self.host);
         let mut batch = Batch {
-            problems: found.problems.into_iter().map(Problem::of_all).collect(),
+            problems: found.problems,
             notes: found.notes,
             lists_everything: true,
             ..Batch::default()
         };
         // Without a boot id (a test's tree), the inode alone tells lives apart.
         let boot = std::fs::read_to_string(&self.host.boot_id).unwrap_or_default();
-        let cpu_in_v2 = self.choose_cpu(&found.groups);
+        let cpu_in_v2 = hierarchies.both_count_cpu().then(|| self.choose_cpu(&found.groups));
         let mut reader = Reader {
             host: &self.host,
             boot: boot.trim(),
             now: request.now,
             batch: &mut batch,
+            metered: self.metered.as_ref(),
             absent: BTreeMap::new(),
+            unnumbered: 0,
+            buffer: Vec::new(),
         };
         for group in found.groups.values() {
             stop.check()?;
             match self.labels_of(group) {
-                Ok(labels) => reader.group(group, &labels, cpu_in_v2.contains(&group.path)),
-                Err(problem) => reader.batch.problem(format!("{}: {problem}", group.path)),
+                Ok(labels) => {
+                    let in_v2 =
+                        cpu_in_v2.as_ref().map_or(group.v2.is_some(), |paths| paths.contains(&group.path));
+                    reader.group(group, &labels, in_v2);
+                }
+                Err(problem) => {
+                    let bears_on = Bearing::label("path", &group.path);
+                    reader.batch.problem_of(format!("{}: {problem}", group.path), bears_on);
+                }
             }
         }
-        let absent = std::mem::take(&mut reader.absent);
+        let (absent, unnumbered) = (std::mem::take(&mut reader.absent), reader.unnumbered);
+        if unnumbered > 0 {
+            batch.notes.push(format!(
+                "io.stat has {unnumbered} rows of devices without a number, which are left out: what goes through a \
+                 hidden path of a multipath device is counted at the device"
+            ));
+        }
         for (source, count) in absent {
             batch.notes.push(format!("{count} of {} groups have {}", found.groups.len(), source.absent()));
         }

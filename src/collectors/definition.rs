@@ -1,5 +1,7 @@
 //! One collector of the configuration file, with all that belongs to it: its plugin, its schedule, its rules.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -17,6 +19,8 @@ pub struct Definition {
     pub schedule: Schedule,
     /// Where reading starts in a source with history, if not at the start of the billing period.
     pub since: Option<Timestamp>,
+    /// Whether it may rightly see nothing at all, all of a sudden.
+    pub allow_empty: bool,
     pub rules: Rules,
     pub collector: Box<dyn Collector>,
 }
@@ -48,6 +52,7 @@ impl Definition {
             text.parse::<Timestamp>()
                 .map_err(|_| format!("`{text}` is not an instant such as 2026-11-01T00:00:00Z"))
         });
+        let allow_empty = section.flag("allow_empty").unwrap_or(false);
         let rules = Rules::from_section(&mut section);
         let Some(plugin) = plugin else {
             // Its other keys are unknown only because the plugin is; one mistake is enough.
@@ -62,7 +67,14 @@ impl Definition {
         let collector = collector?;
         rules.default_max_gap =
             Some(schedule.usual_distance().max(collector.distance().unwrap_or_default()) * 3);
-        Some(Definition { name, plugin, schedule, since, rules, collector })
+        Some(Definition { name, plugin, schedule, since, allow_empty, rules, collector })
+    }
+}
+
+impl Definition {
+    /// The readings that its meters want.
+    pub fn metered(&self) -> BTreeSet<&str> {
+        self.rules.meters.iter().map(|meter| meter.reading.as_str()).collect()
     }
 }
 

@@ -10,7 +10,9 @@ use super::process::{Program, Remedies};
 use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking};
 use crate::config::duration::parse_duration;
 use crate::config::section::Section;
+use history::History;
 
+mod history;
 pub(super) mod protocol;
 
 pub const PLUGIN: Plugin =
@@ -96,11 +98,13 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
 
 impl Exec {
     async fn run(&self, request: Request) -> Result<Batch, CollectorError> {
+        let mut history = History::read(request.checkpoint.as_deref());
+        let given = history.give(request.since, request.now);
         let mut env = vec![
             ("WALDUR_USAGE_NOW".to_owned(), request.now.to_string()),
-            ("WALDUR_USAGE_SINCE".to_owned(), request.since.to_string()),
+            ("WALDUR_USAGE_SINCE".to_owned(), given.since.to_string()),
         ];
-        env.extend(request.checkpoint.map(|text| ("WALDUR_USAGE_CHECKPOINT".to_owned(), text)));
+        env.extend(given.checkpoint.clone().map(|text| ("WALDUR_USAGE_CHECKPOINT".to_owned(), text)));
         env.extend(self.env.iter().cloned());
         let program = Program {
             argv: &self.command,
@@ -120,7 +124,11 @@ impl Exec {
         // Reading many lines takes a while.
         blocking::run(move |_| {
             let mut batch = Batch { notes: output.notes, ..Batch::default() };
+            if !output.stderr.is_empty() {
+                batch.notes.push(format!("it said on stderr: {}", output.stderr));
+            }
             protocol::read(&output.stdout, request.now, &mut batch);
+            history.take(given, request.now, &mut batch);
             Ok(batch)
         })
         .await
@@ -138,6 +146,16 @@ impl Collector for Exec {
 
     fn scope(&self) -> String {
         self.command.join(" ")
+    }
+
+    fn may_fall_silent(&self) -> bool {
+        true
+    }
+
+    fn carry_over(&self, old: &str, new: String) -> String {
+        let mut history = History::read(Some(&new));
+        history.add(History::read(Some(old)));
+        history.text().unwrap_or(new)
     }
 
     fn collect(&self, request: Request) -> Running<'_> {

@@ -1,29 +1,34 @@
 //! Reads how full file systems are, and how much lies in each of many directories (one a user, or one a project).
 //!
 //! It only looks. It follows no symbolic link and enters no other mount, and a directory that it can't read through
-//! gives no reading at all: a sum that is too small would be billed as if it were the truth.
+//! gives no reading at all: a sum that is too small would be billed as if it were the truth. A path that does not answer
+//! costs itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
+use std::ffi::OsString;
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use glob::MatchOptions;
 use jiff::Timestamp;
 use nix::sys::statvfs::statvfs;
 use rust_decimal::Decimal;
 
 use super::blocking::{self, Stop};
+use super::find::Globbed;
 use super::names::Names;
-use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running};
+use super::{Batch, Bearing, Collector, CollectorError, Offered, Plugin, Request, Running};
 use crate::config::section::Section;
 use crate::metering::reading::{Kind, Labels, Reading};
 use mounts::Mounts;
 use walk::Walked;
+use workers::{Hanging, Outcome, Progress, Workers};
 
+mod bearing;
 mod mounts;
 mod walk;
+mod workers;
 
 pub const PLUGIN: Plugin =
     Plugin { name: "filesystem", about: "bytes and inodes, by mount and by directory", build };
@@ -39,10 +44,6 @@ const OFFERS: &[Offered] = &[
 
 const LABELS: &[&str] = &["path", "name", "owner", "group", "mount"];
 
-/// `*` does not match a name that begins with a dot (`.snapshots`).
-const AS_A_SHELL: MatchOptions =
-    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
-
 /// A configured collector.
 #[derive(Debug)]
 struct Filesystem {
@@ -53,8 +54,10 @@ struct Filesystem {
 #[derive(Debug)]
 struct Sight {
     mounts: BTreeSet<PathBuf>,
-    directories: BTreeSet<String>,
+    /// Globs, by what is written.
+    directories: BTreeMap<String, Globbed>,
     names: Names,
+    workers: Workers,
 }
 
 fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
@@ -66,14 +69,15 @@ fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
             Err(why) => section.problem("mounts", why),
         }
     }
-    let mut directories = BTreeSet::new();
+    let mut directories = BTreeMap::new();
     for text in section.texts("directories").unwrap_or_default() {
         let checked = absolute(&text).and_then(|path| {
-            glob::Pattern::new(&text).map_err(|error| format!("`{text}` is not a glob: {error}"))?;
-            path.to_str().map(str::to_owned).ok_or_else(|| format!("`{text}` is not UTF-8"))
+            let pattern = path.to_str().ok_or_else(|| format!("`{text}` is not UTF-8"))?.to_owned();
+            // As in a shell, `*` does not match a name that begins with a dot (`.snapshots`).
+            Ok((pattern.clone(), Globbed::new(&pattern, false)?))
         });
         match checked {
-            Ok(pattern) => drop(directories.insert(pattern)),
+            Ok((pattern, glob)) => drop(directories.insert(pattern, glob)),
             Err(why) => section.problem("directories", why),
         }
     }
@@ -84,7 +88,7 @@ fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
         );
         return None;
     }
-    let sight = Sight { mounts, directories, names: Names::default() };
+    let sight = Sight { mounts, directories, names: Names::default(), workers: Workers::new() };
     Some(Box::new(Filesystem { sight: Arc::new(sight) }))
 }
 
@@ -110,7 +114,7 @@ impl Collector for Filesystem {
 
     fn scope(&self) -> String {
         let mounts = self.sight.mounts.iter().map(|path| format!("mount:{}", path.display()));
-        let directories = self.sight.directories.iter().map(|pattern| format!("directory:{pattern}"));
+        let directories = self.sight.directories.keys().map(|pattern| format!("directory:{pattern}"));
         mounts.chain(directories).collect::<Vec<_>>().join(" ")
     }
 
@@ -120,157 +124,374 @@ impl Collector for Filesystem {
     }
 }
 
-/// A path to be read, and what it is called.
+/// A path without links, and whose it is.
+#[derive(Debug)]
 struct Place {
     real: PathBuf,
-    labels: Labels,
+    uid: u32,
+    gid: u32,
+}
+
+/// What a file system says of itself.
+#[derive(Debug)]
+struct Sizes {
+    unit: u128,
+    blocks: u128,
+    free_blocks: u128,
+    inodes: u128,
+    free_inodes: u128,
 }
 
 impl Sight {
-    fn look(&self, now: Timestamp, stop: &Stop) -> Result<Batch, CollectorError> {
-        let mounted = Mounts::now().map_err(CollectorError)?;
-        let mut batch = Batch { lists_everything: true, ..Batch::default() };
-        let mut unmounted = Vec::new();
-        for path in &self.mounts {
-            stop.check()?;
-            if let Err(problem) = self.mount(path, &mounted, now, &mut batch) {
-                batch.problem(problem);
-                unmounted.push(path);
-            }
-        }
-        for path in self.matches(&mut batch) {
-            stop.check()?;
-            // What lies at an empty mount point is not what is meant; it has been told above.
-            if unmounted.iter().any(|mount| path.starts_with(mount)) {
-                continue;
-            }
-            match self.place(&path, &mounted) {
-                Ok(Some(place)) => match walk::measure(&place.real, &mounted, stop)? {
-                    Walked::Whole(usage) => {
-                        let mut gauge =
-                            |name, unit, value| gauge(&mut batch, name, unit, value, now, &place.labels);
-                        gauge("directory_bytes", "B", usage.bytes);
-                        gauge("directory_apparent_bytes", "B", usage.apparent_bytes);
-                        gauge("directory_inodes", "1", usage.inodes.into());
-                    }
-                    Walked::Gone => {}
-                    Walked::Broken(why) => {
-                        batch.problem(format!("{} is left out as a whole: {why}", path.display()));
-                    }
-                },
-                Ok(None) => {}
-                Err(problem) => batch.problem(problem),
-            }
-        }
-        Ok(batch)
+    fn look(self: &Arc<Self>, now: Timestamp, stop: &Stop) -> Result<Batch, CollectorError> {
+        let mut look = Look {
+            sight: self,
+            mounted: Arc::new(Mounts::now().map_err(CollectorError)?),
+            now,
+            stop,
+            batch: Batch { lists_everything: true, ..Batch::default() },
+        };
+        let unmounted = look.mounts()?;
+        // What lies at an empty mount point is not what is meant; it has been told.
+        let mut paths = look.matches()?;
+        paths.retain(|path| !unmounted.iter().any(|mount| path.starts_with(mount)));
+        look.directories(paths)?;
+        Ok(look.batch)
+    }
+}
+
+/// One run.
+struct Look<'a> {
+    sight: &'a Arc<Sight>,
+    mounted: Arc<Mounts>,
+    now: Timestamp,
+    stop: &'a Stop,
+    batch: Batch,
+}
+
+impl Look<'_> {
+    fn all<J, R>(
+        &self,
+        jobs: impl IntoIterator<Item = J>,
+        work: impl Fn(&J, &Progress) -> R + Send + Sync + 'static,
+    ) -> Result<Vec<(J, Outcome<R>)>, CollectorError>
+    where
+        J: Clone + Send + 'static,
+        R: Send + 'static,
+    {
+        self.sight.workers.all(jobs, &self.mounted, self.now, self.stop, work)
     }
 
-    fn mount(&self, path: &Path, mounted: &Mounts, now: Timestamp, batch: &mut Batch) -> Result<(), String> {
-        let gone = || format!("{} does not exist; mount it, or take it from `mounts`", path.display());
-        let place = self.place(path, mounted)?.ok_or_else(gone)?;
-        // Without this, an unmounted /scratch would be billed as the disk of the operating system.
-        if !mounted.has(&place.real) {
-            return Err(format!(
-                "nothing is mounted at {}; mount it, or write the mount point it lies on in `mounts`",
-                path.display()
-            ));
+    /// Reads the mounts, and returns those of which nothing is known.
+    fn mounts(&mut self) -> Result<Vec<PathBuf>, CollectorError> {
+        let mut unmounted = Vec::new();
+        let seen = self.all(self.sight.mounts.clone(), |path, progress| {
+            let place = place(path, progress)?;
+            // Without this, an unmounted /scratch would be billed as the disk of the operating system.
+            if !progress.mounts().has(&place.real) {
+                return Ok::<_, Error>((place, None));
+            }
+            progress.touch(&place.real)?;
+            let about = statvfs(&place.real)?;
+            let sizes = Sizes {
+                unit: about.fragment_size().into(),
+                blocks: about.blocks().into(),
+                free_blocks: about.blocks_free().into(),
+                inodes: about.files().into(),
+                free_inodes: about.files_free().into(),
+            };
+            Ok((place, Some(sizes)))
+        })?;
+        let places = seen.iter().filter_map(|(_, outcome)| match outcome {
+            Outcome::Done(Ok((place, _))) => Some(place),
+            _ => None,
+        });
+        let names = self.names(places)?;
+        for (path, outcome) in seen {
+            let problem = match outcome {
+                Outcome::Done(Ok((place, Some(sizes)))) => match self.mount(&path, &place, &sizes, &names) {
+                    Ok(()) => continue,
+                    Err(problem) => problem,
+                },
+                Outcome::Done(Ok((_, None))) => format!(
+                    "nothing is mounted at {}; mount it, or write the mount point it lies on in `mounts`",
+                    path.display()
+                ),
+                Outcome::Done(Err(error)) if error.kind() == ErrorKind::NotFound => {
+                    format!("{} does not exist; mount it, or take it from `mounts`", path.display())
+                }
+                Outcome::Done(Err(error)) => match self.hanging_behind(&path, &error) {
+                    Some(problem) => problem,
+                    None => format!("{} can't be asked: {error}", path.display()),
+                },
+                Outcome::Hangs(hanging) => hangs(&path, &hanging),
+            };
+            let of_mount = bearing::at(&bearing::MOUNTS, &path);
+            self.batch.problem_of(problem, bearing::both(of_mount, bearing::below(&path)));
+            unmounted.push(path);
         }
-        let about =
-            statvfs(&place.real).map_err(|error| format!("{} can't be asked: {error}", path.display()))?;
-        let unit = u128::from(about.fragment_size());
-        let (total, free) = (u128::from(about.blocks()), u128::from(about.blocks_free()));
-        if total == 0 {
+        Ok(unmounted)
+    }
+
+    fn mount(&mut self, path: &Path, place: &Place, sizes: &Sizes, names: &Named) -> Result<(), String> {
+        if sizes.blocks == 0 {
             return Err(format!(
                 "{} has no size: it is not a file system with space of its own, or is not mounted yet (autofs)",
                 path.display()
             ));
         }
-        let (inodes, free_inodes) = (u128::from(about.files()), u128::from(about.files_free()));
-        if inodes == 0 {
-            batch.notes.push(format!("{} does not count its inodes", path.display()));
+        let labels = self.labels(path, place, names)?;
+        if sizes.inodes == 0 {
+            self.batch.notes.push(format!("{} does not count its inodes", path.display()));
         }
-        let mut gauge = |name, unit, value| gauge(batch, name, unit, value, now, &place.labels);
-        gauge("mount_used_bytes", "B", total.saturating_sub(free) * unit);
-        gauge("mount_total_bytes", "B", total * unit);
-        if inodes > 0 {
-            gauge("mount_used_inodes", "1", inodes.saturating_sub(free_inodes));
+        let used = sizes.blocks.saturating_sub(sizes.free_blocks) * sizes.unit;
+        self.gauge("mount_used_bytes", "B", used, &labels);
+        self.gauge("mount_total_bytes", "B", sizes.blocks * sizes.unit, &labels);
+        if sizes.inodes > 0 {
+            let used = sizes.inodes.saturating_sub(sizes.free_inodes);
+            self.gauge("mount_used_inodes", "1", used, &labels);
         }
         Ok(())
     }
 
     /// The directories that the globs match, each once. Links to directories are not directories.
-    fn matches(&self, batch: &mut Batch) -> BTreeSet<PathBuf> {
+    fn matches(&mut self) -> Result<BTreeSet<PathBuf>, CollectorError> {
         let mut found = BTreeSet::new();
-        for pattern in &self.directories {
-            let base = fixed_part(pattern);
-            if !base.is_dir() {
-                batch.problem(format!(
-                    "`{pattern}`: {} is not there; mount it, or correct the path",
-                    base.display()
-                ));
-                continue;
+        let seen = self.all(self.sight.directories.clone(), |(_, glob), progress| {
+            resolve(glob.base(), progress)?;
+            progress.touch(glob.base())?;
+            if !std::fs::metadata(glob.base())?.is_dir() {
+                return Err(Error::from(ErrorKind::NotADirectory));
             }
-            let (mut here, mut others) = (0, 0);
-            // `build` has tried the pattern already, so it is one.
-            for path in glob::glob_with(pattern, AS_A_SHELL).into_iter().flatten() {
-                match path {
-                    Ok(path) if path.is_symlink() || !path.is_dir() => others += 1,
-                    Ok(path) => {
-                        here += 1;
-                        found.insert(path);
-                    }
-                    Err(error) if error.error().kind() == ErrorKind::NotFound => {}
-                    Err(error) => batch.problem(format!(
-                        "{} can't be searched: {}; let the agent's user read it",
-                        error.path().display(),
-                        error.error()
-                    )),
+            // With all links followed, so that it is known where it hangs if it does.
+            Ok(glob.find(Path::new("/"), &mut |path| resolve(path, progress).map(drop)))
+        })?;
+        for ((pattern, glob), outcome) in seen {
+            let base = glob.base();
+            let matches = match outcome {
+                Outcome::Done(Ok(matches)) => matches,
+                Outcome::Done(Err(error)) => {
+                    let problem = match self.hanging_behind(base, &error) {
+                        Some(problem) => problem,
+                        None if walk::is_gone(&error) => {
+                            format!("{} is not there; mount it, or correct the path", base.display())
+                        }
+                        None => format!("{} can't be searched: {error}", base.display()),
+                    };
+                    self.batch.problem_of(format!("`{pattern}`: {problem}"), bearing::below(base));
+                    continue;
                 }
+                Outcome::Hangs(hanging) => {
+                    let problem = format!("`{pattern}`: {}", hangs(base, &hanging));
+                    self.batch.problem_of(problem, bearing::below(base));
+                    continue;
+                }
+            };
+            for (path, error) in &matches.failed {
+                let problem = self.hanging_behind(path, error).unwrap_or_else(|| {
+                    format!("{} can't be searched: {error}; let the agent's user read it", path.display())
+                });
+                self.batch.problem_of(problem, bearing::below(path));
             }
-            if here == 0 {
-                batch.notes.push(format!("`{pattern}` matches no directory now"));
+            for path in &matches.odd {
+                let problem = format!("{} is left out: its name is not UTF-8; rename it", path.display());
+                self.batch.problem_of(problem, Bearing::nothing());
             }
-            if others > 0 {
-                batch.notes.push(format!("`{pattern}` matches {others} files or links, which are left out"));
+            if matches.directories.is_empty() {
+                self.batch.notes.push(format!("`{pattern}` matches no directory now"));
             }
+            if matches.others > 0 {
+                let others = matches.others;
+                let note = format!("`{pattern}` matches {others} files or links, which are left out");
+                self.batch.notes.push(note);
+            }
+            found.extend(matches.directories);
         }
-        if let Some((outer, inner)) = found.iter().find_map(|inner| {
+        let nested = found.iter().find_map(|inner| {
             let outer = inner.ancestors().skip(1).find(|outer| found.contains(*outer))?;
             Some((outer, inner))
-        }) {
-            batch.notes.push(format!(
+        });
+        if let Some((outer, inner)) = nested {
+            self.batch.notes.push(format!(
                 "{} is listed beside {}, which holds it: it is counted twice wherever both are added up",
                 inner.display(),
                 outer.display()
             ));
         }
-        found
+        Ok(found)
     }
 
-    /// `None` if it is gone.
-    fn place(&self, path: &Path, mounted: &Mounts) -> Result<Option<Place>, String> {
-        let real = std::fs::canonicalize(path);
-        let (real, about) = match real.and_then(|real| std::fs::metadata(&real).map(|about| (real, about))) {
-            Ok(found) => found,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(format!("{} can't be read: {error}", path.display())),
-        };
+    /// Adds up each of the directories.
+    fn directories(&mut self, paths: BTreeSet<PathBuf>) -> Result<(), CollectorError> {
+        let seen = self.all(paths, |path, progress| {
+            let place = place(path, progress)?;
+            let walked = walk::measure(&place.real, progress.mounts(), progress);
+            Ok::<_, Error>((place, walked))
+        })?;
+        self.stop.check()?;
+        let places = seen.iter().filter_map(|(_, outcome)| match outcome {
+            Outcome::Done(Ok((place, _))) => Some(place),
+            _ => None,
+        });
+        let names = self.names(places)?;
+        for (path, outcome) in seen {
+            let problem = match outcome {
+                Outcome::Done(Ok((_, Walked::Gone))) => continue,
+                Outcome::Done(Ok((place, Walked::Whole(usage)))) => {
+                    match self.labels(&path, &place, &names) {
+                        Ok(labels) => {
+                            self.gauge("directory_bytes", "B", usage.bytes, &labels);
+                            self.gauge("directory_apparent_bytes", "B", usage.apparent_bytes, &labels);
+                            self.gauge("directory_inodes", "1", usage.inodes.into(), &labels);
+                            continue;
+                        }
+                        Err(problem) => problem,
+                    }
+                }
+                Outcome::Done(Ok((_, Walked::Broken(at, error)))) => {
+                    let why = self.hanging_behind(&at, &error).unwrap_or_else(|| unreadable(&at, &error));
+                    format!("{} is left out as a whole: {why}", path.display())
+                }
+                Outcome::Done(Err(error)) if walk::is_gone(&error) => continue,
+                Outcome::Done(Err(error)) => {
+                    let why = self.hanging_behind(&path, &error).unwrap_or_else(|| unreadable(&path, &error));
+                    format!("{} is left out as a whole: {why}", path.display())
+                }
+                Outcome::Hangs(hanging) => {
+                    format!("{} is left out as a whole: {}", path.display(), hangs(&path, &hanging))
+                }
+            };
+            self.batch.problem_of(problem, bearing::at(&bearing::DIRECTORIES, &path));
+        }
+        Ok(())
+    }
+
+    /// The names of whom the places belong to. A directory server may hang as any other.
+    fn names<'p>(&self, places: impl Iterator<Item = &'p Place>) -> Result<Named, CollectorError> {
+        let ids = places.flat_map(|place| [Id::User(place.uid), Id::Group(place.gid)]);
+        let ids: BTreeSet<Id> = ids.collect();
+        let sight = self.sight.clone();
+        let names = self.all(ids, move |id, progress| {
+            // Not a path; it only must be its own.
+            progress.touch(Path::new("names")).map_err(|_| DIRECTORY_SERVER.to_owned())?;
+            match id {
+                Id::User(uid) => sight.names.user(*uid),
+                Id::Group(gid) => sight.names.group(*gid),
+            }
+        })?;
+        let known = names.into_iter().map(|(id, outcome)| match outcome {
+            Outcome::Done(name) => (id, name),
+            Outcome::Hangs(_) => (id, Err(DIRECTORY_SERVER.to_owned())),
+        });
+        Ok(known.collect())
+    }
+
+    fn labels(&self, path: &Path, place: &Place, names: &Named) -> Result<Labels, String> {
         let text = path.to_str().ok_or_else(|| format!("{} has a name that is not UTF-8", path.display()))?;
-        let named = |problem: String| format!("{text}: {problem}");
-        let mut labels: BTreeMap<String, String> = [
+        let name = |id| match names.get(&id) {
+            Some(Ok(name)) => Ok(name.clone()),
+            Some(Err(problem)) => Err(format!("{text}: {problem}")),
+            None => Err(format!("{text}: {DIRECTORY_SERVER}")),
+        };
+        let mut labels: Labels = [
             ("path", text.to_owned()),
             ("name", path.file_name().and_then(|name| name.to_str()).unwrap_or("/").to_owned()),
-            ("owner", self.names.user(about.uid()).map_err(named)?),
-            ("group", self.names.group(about.gid()).map_err(named)?),
+            ("owner", name(Id::User(place.uid))?),
+            ("group", name(Id::Group(place.gid))?),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
-        if let Some(mount) = mounted.of(&real) {
+        if let Some(mount) = self.mounted.of(&place.real) {
             labels.insert("mount".to_owned(), mount.to_string_lossy().into_owned());
         }
-        Ok(Some(Place { real, labels }))
+        Ok(labels)
+    }
+
+    /// What to say of a path that was not looked at, because something hangs there.
+    fn hanging_behind(&self, path: &Path, error: &Error) -> Option<String> {
+        if !workers::hangs(error) {
+            return None;
+        }
+        let place = workers::place_of(error);
+        let hanging = place.and_then(|place| self.sight.workers.hanging(&place));
+        Some(
+            hanging
+                .map_or_else(|| format!("{} does not answer", path.display()), |found| hangs(path, &found)),
+        )
+    }
+
+    fn gauge(&mut self, name: &str, unit: &str, value: u128, labels: &Labels) {
+        gauge(&mut self.batch, name, unit, value, self.now, labels);
     }
 }
+
+/// A user or a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Id {
+    User(u32),
+    Group(u32),
+}
+
+type Named = BTreeMap<Id, Result<String, String>>;
+
+const DIRECTORY_SERVER: &str = "its owner's name can't be looked up, because the directory server does not answer: check `getent passwd`";
+
+fn hangs(path: &Path, hanging: &Hanging) -> String {
+    format!(
+        "{} does not answer: {} hangs since {}; bring its server back, or unmount it (`umount -l`). It is asked again \
+         once it answers",
+        path.display(),
+        hanging.place.display(),
+        hanging.since
+    )
+}
+
+fn unreadable(path: &Path, error: &Error) -> String {
+    let remedy = match error.kind() {
+        ErrorKind::PermissionDenied => "; give the agent CAP_DAC_READ_SEARCH",
+        _ => "",
+    };
+    format!("{} can't be read: {error}{remedy}", path.display())
+}
+
+fn place(path: &Path, progress: &Progress) -> Result<Place, Error> {
+    let real = resolve(path, progress)?;
+    let about = std::fs::symlink_metadata(&real)?;
+    Ok(Place { real, uid: about.uid(), gid: about.gid() })
+}
+
+/// The path without links, as `canonicalize` has it; each step is touched before it is looked at, so that it is known
+/// where it hangs.
+fn resolve(path: &Path, progress: &Progress) -> Result<PathBuf, Error> {
+    let mut real = PathBuf::from("/");
+    let mut left: Vec<OsString> = path.components().rev().map(|part| part.as_os_str().to_owned()).collect();
+    let mut links = 0;
+    while let Some(part) = left.pop() {
+        match Path::new(&part).components().next() {
+            Some(Component::RootDir) => real = PathBuf::from("/"),
+            Some(Component::ParentDir) => drop(real.pop()),
+            Some(Component::Normal(name)) => {
+                let next = real.join(name);
+                progress.touch(&next)?;
+                if std::fs::symlink_metadata(&next)?.is_symlink() {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(Error::other("too many links"));
+                    }
+                    let to = std::fs::read_link(&next)?;
+                    left.extend(to.components().rev().map(|part| part.as_os_str().to_owned()));
+                } else {
+                    real = next;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(real)
+}
+
+/// As many as the kernel follows.
+const MAX_LINKS: usize = 40;
 
 fn gauge(batch: &mut Batch, name: &str, unit: &str, value: u128, now: Timestamp, labels: &Labels) {
     let whole = i128::try_from(value).ok().and_then(|value| Decimal::try_from_i128_with_scale(value, 0).ok());
@@ -281,10 +502,4 @@ fn gauge(batch: &mut Batch, name: &str, unit: &str, value: u128, now: Timestamp,
     let mut reading = Reading::new(name, Kind::Gauge, value, now).unit(unit);
     reading.labels = labels.clone();
     batch.push(reading);
-}
-
-/// The part of a glob before its first part with a wildcard.
-fn fixed_part(pattern: &str) -> PathBuf {
-    let is_fixed = |part: &Component| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
-    Path::new(pattern).components().take_while(is_fixed).collect()
 }

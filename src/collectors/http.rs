@@ -1,7 +1,8 @@
 //! Asks an HTTP API for JSON and turns the answer into readings, with expressions (JMESPath) of the operator's.
 //!
 //! It never turns an error into zero: an answer that is no success, is not JSON, is not as expected or is a page short
-//! fails the run, and a row without a value is quarantined. No number goes through a float.
+//! fails its request, and a row without a value is quarantined; other requests and rows count. What its source could not say
+//! of a step is asked for again. No number goes through a float.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +10,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::again::{Look, Unread};
 use super::web::{Ask, Session, Url, Web};
-use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking};
+use super::{Batch, Bearing, Collector, CollectorError, Offered, Plugin, Request, Running, blocking, texts};
 use crate::config::section::Section;
-use crate::metering::reading::Kind;
+use crate::metering::reading::{Kind, Labels};
 use fill::Fill;
 use page::Taken;
 use settings::{Paging, Source};
@@ -47,13 +49,19 @@ fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
 /// How far each request with a `step` has come.
 type Checkpoint = BTreeMap<String, Read>;
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Read {
     /// Where its history begins for us: nothing before is asked for, however far the overlap reaches back.
     from: Timestamp,
     /// All steps before it are over and were read.
     to: Timestamp,
+    /// Steps with rows that could not be read.
+    #[serde(default, skip_serializing_if = "Unread::is_empty")]
+    again: Unread,
 }
+
+/// From where to where one question reaches.
+type Window = (Timestamp, Timestamp);
 
 impl Http {
     async fn run(&self, request: Request) -> Result<Batch, CollectorError> {
@@ -63,24 +71,56 @@ impl Http {
             request.checkpoint.as_deref().and_then(|text| serde_json::from_str::<Checkpoint>(text).ok());
         let before = before.unwrap_or_default();
         let mut after = Checkpoint::new();
-        let mut taken = Taken::default();
+        let mut batch = Batch::default();
+        let mut answered = false;
         for source in &self.sources {
-            let done = before.get(&source.name).copied();
-            let windows = windows(source, &request, done)?;
-            if let Some(step) = source.step {
-                let over = windows.last().map(|(_, end)| aligned(*end, step.length.as_secs())).transpose()?;
-                let from = done.map_or(request.since, |done| done.from.min(request.since));
-                let over = over.or(done.map(|done| done.to));
-                after.extend(over.map(|to| (source.name.clone(), Read { from, to })));
-            }
-            for (start, end) in windows {
+            let done = before.get(&source.name);
+            let (windows, again) = windows(source, &request, done)?;
+            let mut looks = Vec::new();
+            let mut over = done.map(|done| done.to);
+            for (at, (start, end)) in windows.iter().chain(&again).copied().enumerate() {
                 let fill = Fill { now: request.now, start, end, page: 0, offset: 0, cursor: String::new() };
-                taken = self.pages(&session, source, fill, taken).await.map_err(|CollectorError(why)| {
-                    CollectorError(format!("request {}: {why}", source.name))
-                })?;
+                let taken = match self.pages(&session, source, fill).await {
+                    Ok(taken) => taken,
+                    Err(CollectorError(why)) => {
+                        batch.problem_of(
+                            format!("request {}: {why}", source.name),
+                            source.bears_on(&Labels::new()),
+                        );
+                        break;
+                    }
+                };
+                answered = true;
+                looks.push(Look { from: start, to: end, whole: taken.is_whole() });
+                if at >= windows.len() || done.is_some_and(|done| end <= done.to) {
+                    // It was told when it was asked for first, and does not make the run one that read nothing.
+                    batch.known += taken.bad();
+                }
+                taken.add_to(&mut batch);
+                if let Some(step) = source.step
+                    && at < windows.len()
+                {
+                    over = Some(aligned(end, step.length.as_secs())?);
+                }
+            }
+            if source.step.is_some() {
+                let from = done.map_or(request.since, |done| done.from.min(request.since));
+                let mut unread = done.map(|done| done.again.clone()).unwrap_or_default();
+                unread.looked(&looks, request.now);
+                for (start, end) in unread.give_up(request.now) {
+                    let text = format!(
+                        "request {}: between {start} and {end} there are rows that could not be read; they were asked for again for \
+                         14 days and are given up. If they are mended, read them with `collect --since {start}`",
+                        source.name
+                    );
+                    batch.problem_of(text, Bearing::nothing());
+                }
+                after.insert(source.name.clone(), Read { from, to: over.unwrap_or(from), again: unread });
             }
         }
-        let mut batch = taken.finish();
+        if !answered && !batch.problems.is_empty() {
+            return Err(CollectorError(texts(&batch.problems)));
+        }
         if !after.is_empty() {
             let text = serde_json::to_string(&after).map_err(|error| CollectorError(error.to_string()))?;
             batch.checkpoint = Some(text);
@@ -94,8 +134,8 @@ impl Http {
         session: &Session<'_>,
         source: &Arc<Source>,
         mut fill: Fill,
-        mut taken: Taken,
     ) -> Result<Taken, CollectorError> {
+        let mut taken = Taken::default();
         if let Paging::Page { first, .. } = source.paging {
             fill.page = first;
         }
@@ -156,14 +196,15 @@ impl Http {
     }
 }
 
-/// The parts of time to ask for: the steps since the last run, the last of them up to now, or all of it at once.
+/// The parts of time to ask for: the steps since the last run, the last of them up to now, or all of it at once; and those
+/// steps that are to be asked for again.
 fn windows(
     source: &Source,
     request: &Request,
-    done: Option<Read>,
-) -> Result<Vec<(Timestamp, Timestamp)>, CollectorError> {
+    done: Option<&Read>,
+) -> Result<(Vec<Window>, Vec<Window>), CollectorError> {
     let now = aligned(request.now, 1)?;
-    let Some(step) = source.step else { return Ok(vec![(request.since, now)]) };
+    let Some(step) = source.step else { return Ok((vec![(request.since, now)], Vec::new())) };
     let length = step.length.as_secs();
     let late = |error: jiff::Error| CollectorError(error.to_string());
     let start = match done {
@@ -173,14 +214,27 @@ fn windows(
         // It is new, or wanted from earlier than before.
         _ => request.since,
     };
-    let mut start = aligned(start, length)?;
-    let mut windows = Vec::new();
-    while start < now && windows.len() < MOST_STEPS {
-        let end = start.checked_add(step.length).map_err(late)?;
-        windows.push((start, end.min(now)));
-        start = end;
+    let steps = |start: Timestamp, end: Timestamp, most: usize| {
+        let mut start = aligned(start, length)?;
+        let mut windows: Vec<Window> = Vec::new();
+        while start < end && windows.len() < most {
+            let next = start.checked_add(step.length).map_err(late)?;
+            windows.push((start, next.min(now)));
+            start = next;
+        }
+        Ok::<_, CollectorError>(windows)
+    };
+    let windows = steps(start, now, MOST_STEPS)?;
+    let mut again: Vec<Window> = Vec::new();
+    for (from, to) in done.map(|done| done.again.due(request.now)).unwrap_or_default() {
+        let left = MOST_STEPS.saturating_sub(windows.len() + again.len());
+        for window in steps(from, to.min(now), left)? {
+            if !windows.contains(&window) && !again.contains(&window) {
+                again.push(window);
+            }
+        }
     }
-    Ok(windows)
+    Ok((windows, again))
 }
 
 /// The last multiple of `seconds` since 1970, which is a boundary of days in UTC.
@@ -205,7 +259,10 @@ impl Collector for Http {
 
     fn scope(&self) -> String {
         let asked = |source: &Arc<Source>| {
-            format!("{} {} {:?} {:?}", source.name, source.path, source.query, source.each)
+            format!(
+                "{} {} {:?} {:?} {:?}",
+                source.name, source.path, source.query, source.each, source.labels
+            )
         };
         // Its query may hold a key.
         let url = self.web.url();
@@ -219,6 +276,19 @@ impl Collector for Http {
 
     fn secret_env(&self) -> Vec<String> {
         self.web.secret_env()
+    }
+
+    fn may_fall_silent(&self) -> bool {
+        true
+    }
+
+    fn carry_over(&self, old: &str, new: String) -> String {
+        let read = |text: &str| serde_json::from_str::<Checkpoint>(text);
+        let (Ok(old), Ok(mut left)) = (read(old), read(&new)) else { return new };
+        for (name, read) in &mut left {
+            read.again.add(&old.get(name).map(|old| old.again.clone()).unwrap_or_default());
+        }
+        serde_json::to_string(&left).unwrap_or(new)
     }
 
     fn collect(&self, request: Request) -> Running<'_> {
@@ -244,8 +314,8 @@ mod tests {
         assert_eq!(problems.list(), vec![]);
         let first = |done: Option<(&str, &str)>, since: &str, now: &str| {
             let request = Request { now: at(now), since: at(since), checkpoint: None, withhold: Vec::new() };
-            let done = done.map(|(from, to)| Read { from: at(from), to: at(to) });
-            windows(&source, &request, done).unwrap()[0].0.to_string()
+            let done = done.map(|(from, to)| Read { from: at(from), to: at(to), again: Unread::default() });
+            windows(&source, &request, done.as_ref()).unwrap().0[0].0.to_string()
         };
         let (october, november) = ("2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z");
         assert_eq!(first(None, november, "2026-11-01T05:00:00Z"), november);

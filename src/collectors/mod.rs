@@ -4,7 +4,7 @@
 //! configuration file, and then, each time it is asked, says what it sees. It never turns an error into zero: what
 //! can't be read is a problem of the run, or, if nothing can be read, its error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
@@ -16,17 +16,21 @@ use crate::config::section::Section;
 use crate::metering::reading::{Kind, Labels, Reading};
 use spool::Spool;
 
+mod again;
 mod blocking;
 pub mod cgroup;
 pub mod definition;
 pub mod exec;
 pub mod filesystem;
+mod find;
+mod finish;
 pub mod http;
 mod names;
 mod numbers;
 pub mod openmetrics;
 mod process;
 pub mod prometheus;
+pub mod silence;
 pub mod slurm;
 pub mod spool;
 mod web;
@@ -92,6 +96,10 @@ pub struct Batch {
     /// by itself. A counter of such a name goes on where it comes back. A series of any other name has ended where a
     /// complete run does not see it.
     pub ended: Ended,
+    /// What was there and is known already, so that it makes no reading again: lines that are the same as at the last look.
+    pub known: u64,
+    /// Bad things beyond those that are kept one by one; the last of `quarantined` sums them up.
+    pub unshown: u64,
 }
 
 /// By the name of the readings: the labels of a series, and the instant from which it is known not to be there.
@@ -177,6 +185,31 @@ impl Bearing {
         Bearing::Some(vec![SeriesFilter { labels, ..SeriesFilter::default() }])
     }
 
+    /// Makes it also what another one is about.
+    pub fn join(&mut self, other: Bearing) {
+        let (Bearing::Some(filters), Bearing::Some(others)) = (&mut *self, other) else {
+            *self = Bearing::All;
+            return;
+        };
+        for filter in others {
+            if !filters.contains(&filter) {
+                filters.push(filter);
+            }
+        }
+        // So many are as good as all that have their names.
+        if filters.len() > MOST_FILTERS {
+            let names: BTreeSet<Option<String>> = filters.drain(..).map(|filter| filter.name).collect();
+            let names: Option<Vec<String>> = names.into_iter().collect();
+            *self = names.map_or(Bearing::All, |names| Bearing::readings(names.iter().map(String::as_str)));
+        }
+    }
+
+    /// The one series that a reading belongs to.
+    pub fn series(name: &str, labels: &Labels) -> Bearing {
+        let (name, labels) = (Some(name.to_owned()), labels.clone());
+        Bearing::Some(vec![SeriesFilter { name, labels, ..SeriesFilter::default() }])
+    }
+
     /// Whether a series may be what it is about.
     pub fn covers(&self, name: &str, labels: &Labels) -> bool {
         match self {
@@ -189,15 +222,45 @@ impl Bearing {
 /// Readings of a run that are held in memory.
 pub const IN_MEMORY: usize = 4096;
 
+/// Bad lines or values that are kept one by one. A source that says something else altogether must not fill the memory.
+pub const MOST_QUARANTINED: usize = 1_000;
+
+/// Filters that a summary keeps one by one.
+const MOST_FILTERS: usize = 200;
+
 impl Batch {
     /// Keeps the reading if it is valid, else quarantines it.
     pub fn push(&mut self, reading: Reading) {
-        // Said before, because checking takes it; only where it is needed, because there may be millions.
-        let what = |reading: &Reading| format!("{} {} {:?}", reading.name, reading.value, reading.labels);
         match reading.clone().checked() {
             Ok(reading) => self.keep(reading),
-            Err(reason) => self.quarantine(&what(&reading), reason),
+            Err(reason) => self.set_aside(&reading, reason),
         }
+    }
+
+    /// How much it holds now, to be able to go back to it.
+    fn mark(&self) -> Mark {
+        Mark {
+            readings: self.readings.len(),
+            more: self.more.height(),
+            quarantined: self.quarantined.len(),
+            rest: self.quarantined.get(MOST_QUARANTINED).cloned(),
+            unshown: self.unshown,
+            known: self.known,
+        }
+    }
+
+    /// Takes back what came since: half an answer is none.
+    fn back_to(&mut self, mark: Mark) -> Result<(), CollectorError> {
+        self.readings.truncate(mark.readings);
+        let failed =
+            |error: std::io::Error| CollectorError(format!("its temporary file can't be used: {error}"));
+        self.more.back_to(mark.more).map_err(failed)?;
+        self.quarantined.truncate(mark.quarantined);
+        if let (Some(rest), Some(place)) = (mark.rest, self.quarantined.get_mut(MOST_QUARANTINED)) {
+            *place = rest;
+        }
+        (self.unshown, self.known) = (mark.unshown, mark.known);
+        Ok(())
     }
 
     /// Keeps a reading that has been checked.
@@ -211,8 +274,27 @@ impl Batch {
     }
 
     pub fn quarantine_of(&mut self, what: &str, reason: impl Into<String>, bears_on: Bearing) {
-        let what = what.chars().take(200).collect();
-        self.quarantined.push(Quarantined { what, reason: reason.into(), bears_on });
+        if self.quarantined.len() < MOST_QUARANTINED {
+            let what = what.trim().chars().take(200).collect();
+            let reason = reason.into().chars().take(400).collect();
+            self.quarantined.push(Quarantined { what, reason, bears_on });
+            return;
+        }
+        self.unshown += 1;
+        let reason = format!("and {} more", self.unshown);
+        match self.quarantined.get_mut(MOST_QUARANTINED) {
+            Some(rest) => {
+                rest.reason = reason;
+                rest.bears_on.join(bears_on);
+            }
+            None => self.quarantined.push(Quarantined { what: String::new(), reason, bears_on }),
+        }
+    }
+
+    /// Quarantines a reading of which only its own series could have more to say.
+    fn set_aside(&mut self, reading: &Reading, reason: impl Into<String>) {
+        let what = format!("{} {} {:?}", reading.name, reading.value, reading.labels);
+        self.quarantine_of(&what, reason, Bearing::series(&reading.name, &reading.labels));
     }
 
     /// Notes a problem that may bear on any series.
@@ -223,6 +305,17 @@ impl Batch {
     pub fn problem_of(&mut self, text: impl Into<String>, bears_on: Bearing) {
         self.problems.push(Problem { text: text.into(), bears_on });
     }
+}
+
+/// How much a batch held.
+#[derive(Debug, Clone, Default)]
+struct Mark {
+    readings: usize,
+    more: spool::Height,
+    quarantined: usize,
+    rest: Option<Quarantined>,
+    unshown: u64,
+    known: u64,
 }
 
 /// Why a run failed as a whole. The text is for the operator: what was tried, what happened, what to do.
@@ -263,6 +356,18 @@ pub trait Collector: Send + Sync + Debug {
     /// What decides which series a complete run lists (globs, roots). While it is unchanged, a series that was not
     /// there before has begun since.
     fn scope(&self) -> String;
+
+    /// Whether it may see nothing at all by mistake and call that a success: then it takes two runs that agree to end
+    /// what there was.
+    fn may_fall_silent(&self) -> bool {
+        false
+    }
+
+    /// What of an `old` checkpoint is kept in a `new` one that was made without looking at it, because a person wanted history
+    /// again: what could not be read then is still to be asked for.
+    fn carry_over(&self, _old: &str, new: String) -> String {
+        new
+    }
 
     /// How far apart the readings of a series are by themselves, where that may be more than the runs are.
     fn distance(&self) -> Option<SignedDuration> {

@@ -13,6 +13,7 @@ use exposition::Format;
 use page::{Start, Wanted};
 
 mod exposition;
+mod line;
 mod page;
 
 pub const PLUGIN: Plugin =
@@ -61,8 +62,10 @@ fn patterns(section: &mut Section, key: &str) -> Option<Vec<Pattern>> {
         section.texts(key);
         return Some(Vec::new());
     }
+    // Newer exporters have names with dots, and whatever else.
+    let is_odd = |c: char| c.is_whitespace() || c.is_control() || "{}\"'\\".contains(c);
     let read = section.texts(key)?.into_iter().map(|text| {
-        let is_pattern = !text.is_empty() && text.chars().all(|c| is_name_part(c) || "*?[]!-".contains(c));
+        let is_pattern = !text.is_empty() && !text.contains(is_odd);
         let pattern = Pattern::new(&text).ok().filter(|_| is_pattern);
         pattern.ok_or_else(|| format!("`{text}` is no name of a metric, nor a glob such as app_*_total"))
     });
@@ -90,8 +93,7 @@ impl OpenMetrics {
         let wanted = self.wanted.clone();
         blocking::run(move |_| {
             let format = Format::of(answer.header("content-type").unwrap_or_default());
-            let page = answer.text()?;
-            let read = format.and_then(|format| wanted.read(page, format, request.now));
+            let read = format.and_then(|format| wanted.read(&answer.body, format, request.now));
             read.map_err(|why| CollectorError(format!("{}: {why}", shown(&answer.url))))
         })
         .await

@@ -7,6 +7,7 @@
 //! the program then fails.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -71,6 +72,31 @@ pub(super) struct Output {
     pub(super) stdout: Vec<u8>,
     /// What was odd about the run.
     pub(super) notes: Vec<String>,
+    /// The end of what it said on stderr.
+    pub(super) stderr: String,
+}
+
+/// Why a program gave no answer. The words are for the operator.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It took too long.
+    Slow(String),
+    /// It printed too much.
+    Long(String),
+    Other(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::Slow(words) | Failure::Long(words) | Failure::Other(words)) = self;
+        f.write_str(words)
+    }
+}
+
+impl From<String> for Failure {
+    fn from(words: String) -> Failure {
+        Failure::Other(words)
+    }
 }
 
 /// What remains to be said of a program that ended well and whose output was taken as it came.
@@ -85,7 +111,7 @@ pub(super) struct Streamed {
 impl Program<'_> {
     /// Runs the program to its end. Errors say what happened and what to do, with the end of what it said on stderr.
     /// Dropping the future ends the program and all that it started.
-    pub(super) async fn run(&self) -> Result<Output, String> {
+    pub(super) async fn run(&self) -> Result<Output, Failure> {
         let (sink, mut chunks) = mpsc::channel::<Vec<u8>>(CHUNKS);
         let all = async {
             let mut stdout = Vec::new();
@@ -95,17 +121,18 @@ impl Program<'_> {
             stdout
         };
         let (streamed, stdout) = tokio::join!(self.stream(sink), all);
-        Ok(Output { stdout, notes: streamed?.notes })
+        let Streamed { notes, stderr } = streamed?;
+        Ok(Output { stdout, notes, stderr })
     }
 
     /// Like `run`, but hands its output over as it comes, in pieces that end anywhere, and keeps none of it. Until this
     /// has returned, the output may turn out to be half an answer. A sink that is closed ends the program.
-    pub(super) async fn stream(&self, sink: mpsc::Sender<Vec<u8>>) -> Result<Streamed, String> {
+    pub(super) async fn stream(&self, sink: mpsc::Sender<Vec<u8>>) -> Result<Streamed, Failure> {
         let mut child = self.command().spawn().map_err(|error| self.not_started(&error))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let mut group = Group::of(child)?;
         let (Some(mut stdout), Some(mut stderr)) = (stdout, stderr) else {
-            return Err("its output could not be taken".to_owned());
+            return Err(Failure::Other("its output could not be taken".to_owned()));
         };
         let mut out = Pipe::default();
         let mut printed: u64 = 0;
@@ -127,14 +154,14 @@ impl Program<'_> {
                     if printed > self.max_output {
                         group.end().await;
                         let remedy = self.remedies.output;
-                        return Err(format!(
+                        return Err(Failure::Long(format!(
                             "it printed more than {} bytes and was stopped: {remedy}",
                             self.max_output
-                        ));
+                        )));
                     }
                     if !chunk.is_empty() && sink.send(chunk).await.is_err() {
                         group.end().await;
-                        return Err("nobody reads its output any more".to_owned());
+                        return Err(Failure::Other("nobody reads its output any more".to_owned()));
                     }
                     if ended.is_some() && !left_behind {
                         // Whoever takes the output may be slower than the program was: what is still in the pipe counts.
@@ -153,10 +180,10 @@ impl Program<'_> {
                     None => {
                         group.end().await;
                         let (limit, remedy) = (self.time_limit, self.remedies.time);
-                        return Err(format!(
+                        return Err(Failure::Slow(format!(
                             "it did not end within {limit:#} and was stopped; {remedy}{}",
                             err.quoted()
-                        ));
+                        )));
                     }
                     // Something that it started still holds the pipe. If ending the group does not close it,
                     // it has left the group as well, and there is no more to do.
@@ -173,7 +200,7 @@ impl Program<'_> {
         group.kill();
         group.over = true;
         if !status.success() {
-            return Err(format!("{}{}", failure(status), err.quoted()));
+            return Err(Failure::Other(format!("{}{}", failure(status), err.quoted())));
         }
         Ok(Streamed { notes, stderr: err.end() })
     }

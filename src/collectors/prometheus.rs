@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking, texts, web};
+use super::{
+    Batch, Bearing, Collector, CollectorError, Offered, Plugin, Request, Running, blocking, texts, web,
+};
 use crate::config::duration::parse_duration;
 use crate::config::section::Section;
 use crate::metering::reading::Kind;
@@ -84,17 +86,43 @@ impl Prometheus {
                 read.resume = earliest;
             }
             run.batch.ended.insert(query.name.clone(), Vec::new());
-            readers.push(Reader::new(query, read));
+            readers.push(Reader::new(query, read, now));
         }
         run.histories(&mut readers).await?;
+        let mut again = Vec::new();
+        for reader in readers.iter().filter(|reader| !reader.failed) {
+            let due = reader.read.again.due(now).into_iter();
+            // Where its history begins, or is kept, there is nothing before.
+            let due = due.map(|(from, to)| (from.max(reader.read.from), to)).filter(|(from, to)| from < to);
+            again.extend(due.map(|part| Reader::again(reader.query, reader.read.clone(), part)));
+        }
+        run.histories(&mut again).await?;
         for query in self.queries.iter().filter(|query| query.mode == Mode::Instant) {
             if !run.gone {
                 run.instant(query, request.now).await?;
             }
         }
         let mut progress = Progress::default();
-        for reader in readers {
+        for reader in &again {
+            let told = run.batch.quarantined.len();
             reader.finish(&mut run.batch);
+            // What was told when it was read first does not make the run one that read nothing.
+            run.batch.known += (run.batch.quarantined.len() - told) as u64;
+        }
+        for mut reader in readers {
+            reader.finish(&mut run.batch);
+            let of_query = again.iter().filter(|again| again.query.name == reader.query.name);
+            let looks: Vec<_> =
+                of_query.flat_map(|again| &again.looks).chain(&reader.looks).copied().collect();
+            reader.read.again.looked(&looks, now);
+            for (from, to) in reader.read.again.give_up(now) {
+                let text = format!(
+                    "query `{}`: what the server has between {from} and {to} was not whole; it was asked for again for 14 days and \
+                     is given up. Once the server is whole, read it with `collect --since {from}`",
+                    reader.query.name
+                );
+                run.batch.problem_of(text, Bearing::nothing());
+            }
             progress.set(reader.query, reader.read.clone().advanced(reader.at, now, self.overlap));
         }
         if !run.answered && !run.batch.problems.is_empty() {
@@ -120,18 +148,20 @@ struct Run<'a> {
 impl Run<'_> {
     /// Reads what waits of each query's history, always of that which is furthest behind.
     async fn histories(&mut self, readers: &mut [Reader<'_>]) -> Result<(), CollectorError> {
-        let now = self.now;
         loop {
-            let waiting = readers.iter_mut().filter(|reader| reader.at < now && !reader.failed);
+            if self.gone {
+                return Ok(());
+            }
+            let waiting = readers.iter_mut().filter(|reader| reader.at < reader.until && !reader.failed);
             let Some(reader) = waiting.min_by_key(|reader| reader.at) else { return Ok(()) };
-            if self.batch.readings.len() >= MAX_READINGS && reader.has_advanced() {
+            if self.batch.readings.len() + self.batch.more.len() >= MAX_READINGS && reader.may_wait() {
                 self.batch.notes.push(format!(
                     "the history is read up to {}; the next runs go on from there, {MAX_READINGS} readings each",
                     reader.at
                 ));
                 return Ok(());
             }
-            let Some(window) = reader.window(now) else { continue };
+            let Some(window) = reader.window() else { continue };
             let asked = reader.question(&window);
             let trouble = match self.ask(asked).await {
                 Ok(answer) => {
@@ -153,7 +183,10 @@ impl Run<'_> {
                 Err(trouble) => trouble.to_string(),
             };
             reader.failed = true;
-            self.batch.problem(format!("query `{}`: {trouble}", reader.query.name));
+            self.batch.problem_of(
+                format!("query `{}`: {trouble}", reader.query.name),
+                Bearing::readings([reader.query.name.as_str()]),
+            );
         }
     }
 
@@ -164,7 +197,8 @@ impl Run<'_> {
             Ok(answer) => answer,
             Err(trouble) if !is_about_the_query(&trouble) => return self.gave_up(trouble),
             Err(trouble) => {
-                self.batch.problem(format!("query `{}`: {trouble}", query.name));
+                let bears_on = Bearing::readings([query.name.as_str()]);
+                self.batch.problem_of(format!("query `{}`: {trouble}", query.name), bears_on);
                 return Ok(());
             }
         };
@@ -175,7 +209,10 @@ impl Run<'_> {
                 reader.absorb(piece, &mut self.batch);
                 reader.finish(&mut self.batch);
             }
-            Err(why) => self.batch.problem(format!("query `{}`: {why}", query.name)),
+            Err(why) => {
+                let bears_on = Bearing::readings([query.name.as_str()]);
+                self.batch.problem_of(format!("query `{}`: {why}", query.name), bears_on);
+            }
         }
         Ok(())
     }
@@ -201,12 +238,32 @@ impl Run<'_> {
     }
 }
 
+/// What servers say that refuse a question for its length, in small letters: Prometheus, Thanos, Mimir and Cortex,
+/// VictoriaMetrics, and the proxies before them.
+const TOO_MUCH: [&str; 9] = [
+    "errortype: timeout",
+    "timed out",
+    "exceeded maximum resolution",
+    "too many samples",
+    "exceeds the limit",
+    "exceeds limit",
+    "max-query-length",
+    "too many points",
+    "cannot select more than",
+];
+
 /// Whether a shorter piece of history may be answered.
 fn is_too_much(trouble: &web::Trouble) -> bool {
-    let timed_out = || trouble.to_string().contains("errorType: timeout");
-    trouble.too_much
-        || matches!(trouble.status, Some(413 | 422))
-        || (trouble.status == Some(503) && timed_out())
+    let says_so = || {
+        let words = trouble.to_string().to_lowercase();
+        TOO_MUCH.iter().any(|too_much| words.contains(too_much))
+    };
+    match trouble.status {
+        _ if trouble.too_much => true,
+        Some(413 | 422 | 504) => true,
+        Some(400 | 500 | 503) => says_so(),
+        _ => false,
+    }
 }
 
 /// Whether the server refused this query, and would answer another.
@@ -232,6 +289,12 @@ impl Collector for Prometheus {
         let mut url = self.web.url().clone();
         url.set_query(None);
         format!("{url} {}", queries.into_iter().collect::<Vec<_>>().join("; "))
+    }
+
+    fn carry_over(&self, old: &str, new: String) -> String {
+        let mut progress = Progress::of(Some(&new));
+        progress.add(&Progress::of(Some(old)));
+        progress.text().unwrap_or(new)
     }
 
     fn secret_env(&self) -> Vec<String> {

@@ -1,30 +1,39 @@
 //! Reads what jobs used from SLURM's accounting database, through `sacct`: one call for all accounts and users of a
 //! window, taken line by line as it comes.
 //!
-//! It takes whole records, never ones cut to the window (`--truncate`): a reading with the same identity replaces the
+//! It asks for little each time: an hour that was read before, and three days once a day. A window that slurmdbd refuses is
+//! read in halves. It takes whole records, never ones cut to the window (`--truncate`): a reading with the same identity replaces the
 //! one before, so a cut one would take usage away. It reads no free text, so that no job's name can pass for a column.
 //! It only asks; it changes nothing in SLURM.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::mpsc;
 
-use super::process::{Program, Remedies};
-use super::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running, blocking};
+use super::finish::AHEAD;
+use super::{Batch, Bearing, Collector, CollectorError, Offered, Plugin, Request, Running};
 use crate::config::duration::parse_duration;
 use crate::config::section::Section;
 use crate::metering::reading::Kind;
 use accounts::Accounts;
-use checkpoint::Checkpoint;
-use sacct::{Reader, Wishes};
+use calls::{Calls, Source};
+use checkpoint::{Checkpoint, Number};
+use job::Options;
+use known::Known;
+use reader::{Reader, Setting};
+use windows::Windows;
 
 mod accounts;
+mod calls;
 mod checkpoint;
-mod sacct;
+mod job;
+mod known;
+mod reader;
 mod tres;
+mod unread;
+mod windows;
 
 pub const PLUGIN: Plugin = Plugin { name: "slurm", about: "what SLURM jobs used, as sacct tells", build };
 
@@ -42,32 +51,15 @@ const LABELS_WITH_TOP: &[&str] =
     &["account", "user", "partition", "qos", "cluster", "state", "reservation", "top_account"];
 
 const DEFAULT_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
-const DEFAULT_OVERLAP: SignedDuration = SignedDuration::from_hours(3 * 24);
-/// It is not held in memory; this only bounds a program gone wild. Some twenty million jobs.
-const MAX_OUTPUT: u64 = 4 << 30;
-/// What sacctmgr prints is held in memory.
-const MAX_LISTING: u64 = 64 << 20;
-/// Jobs asked for by number in one call.
-const JOBS_A_CALL: usize = 1_000;
-/// Variables that would make sacct answer another question.
-const MISLEADING: [&str; 4] = ["SACCT_FEDERATION", "SACCT_FORMAT", "SACCT_LOCAL", "SLURM_CLUSTERS"];
-
-const REMEDIES: Remedies = Remedies {
-    output: "read less at once: a shorter `overlap`, a later `since`",
-    time: "see whether slurmdbd answers (sacctmgr show configuration); for much history raise `timeout`",
-};
+const DEFAULT_OVERLAP: SignedDuration = SignedDuration::from_hours(1);
+/// How far back is read once a day.
+const DAYS: SignedDuration = SignedDuration::from_hours(3 * 24);
 
 /// A configured collector.
 #[derive(Debug)]
 struct Slurm {
-    /// Where sacct and sacctmgr are; else they are looked for in PATH.
-    programs: Option<PathBuf>,
-    slurm_conf: Option<PathBuf>,
-    /// Empty: the cluster of its own slurm.conf.
-    clusters: Vec<String>,
-    wishes: Arc<Wishes>,
+    source: Source,
     overlap: SignedDuration,
-    timeout: SignedDuration,
 }
 
 fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
@@ -96,13 +88,16 @@ fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
     // Only what a meter wants is made: a month of a large site has millions of readings.
     let wanted: BTreeSet<String> =
         section.named_sections("meters").iter_mut().filter_map(|meter| meter.text("reading")).collect();
+    let options = Options { wanted, requested: requested.unwrap_or(false), account_level, lower_case };
     Some(Box::new(Slurm {
-        programs,
-        slurm_conf,
-        clusters,
-        wishes: Arc::new(Wishes { wanted, requested: requested.unwrap_or(false), account_level, lower_case }),
+        source: Source {
+            programs,
+            slurm_conf,
+            clusters,
+            options: Arc::new(options),
+            timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
+        },
         overlap: overlap.unwrap_or(DEFAULT_OVERLAP),
-        timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
     }))
 }
 
@@ -111,218 +106,166 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
+/// What a run reads.
+struct Spans {
+    /// From here to now, in any case.
+    start: Timestamp,
+    /// From here to there, when that has been done.
+    before: Option<Timestamp>,
+}
+
 impl Slurm {
     async fn run(&self, request: Request) -> Result<Batch, CollectorError> {
-        let scope = self.scope();
-        let before = request.checkpoint.as_deref().and_then(|text| Checkpoint::parse(text, &scope));
-        let (from, start) = match &before {
-            Some(Checkpoint { from, read_to, .. }) => {
-                // One that is wanted from earlier than before is read from there.
-                let earlier = from.is_some_and(|from| request.since < from);
-                let from = if earlier { Some(request.since) } else { *from };
-                let again = read_to.saturating_sub(self.overlap).unwrap_or(request.since);
-                let start = if earlier { request.since } else { again };
-                (from, from.map_or(start, |from| start.max(from)))
-            }
-            None => (Some(request.since), request.since),
-        };
-        if start >= request.now {
+        let now = request.now;
+        let mut left = Checkpoint::parse(request.checkpoint.as_deref().unwrap_or_default(), &self.scope());
+        // One that lies ahead was left by a clock that was wrong: what has been read is not known.
+        let ahead = now.saturating_add(AHEAD).unwrap_or(now);
+        left.read_to = left.read_to.filter(|read_to| *read_to <= ahead);
+        let is_first = left.read_to.is_none();
+        let Spans { start, before } = self.spans(&mut left, &request);
+        if start >= now {
             let note = format!("nothing is read before {start}, which lies ahead");
             return Ok(Batch { notes: vec![note], ..Batch::default() });
         }
-        let call = Call { of: self, withhold: withheld(&request) };
+        let calls = Calls::new(&self.source, &request);
         let mut notes = Vec::new();
-        if before.is_none() {
-            notes.extend(call.private_data().await);
+        if is_first {
+            notes.extend(calls.private_data().await);
+            notes.extend(calls.uncounted().await);
         }
-        if !self.clusters.is_empty() {
-            call.know_clusters().await?;
+        if !self.source.clusters.is_empty() {
+            calls.know_clusters().await?;
         }
-        let accounts = match self.wishes.account_level {
-            Some(_) => call.accounts().await?,
+        let accounts = match self.source.options.account_level {
+            Some(_) => calls.accounts().await?,
             None => Accounts::default(),
         };
-        let open = before.map(|before| before.running).unwrap_or_default();
-        let mut reader = Reader::new(self.wishes.clone(), accounts, request.now, open);
-        reader.batch.notes = notes;
-        let window = [format!("--starttime={}", utc(start)), format!("--endtime={}", utc(request.now))];
-        let own = [String::new()];
-        let clusters = if self.clusters.is_empty() { own.as_slice() } else { self.clusters.as_slice() };
-        for cluster in clusters {
-            reader = call.sacct(cluster, &window, reader).await?;
-        }
-        reader = call.unseen(reader).await?;
-        let (mut batch, running) = reader.done();
-        batch.checkpoint = Some(Checkpoint { from, read_to: request.now, running }.text(&scope));
-        Ok(batch)
-    }
-}
-
-/// The calls of one run.
-struct Call<'a> {
-    of: &'a Slurm,
-    withhold: Vec<String>,
-}
-
-fn withheld(request: &Request) -> Vec<String> {
-    request.withhold.iter().cloned().chain(MISLEADING.map(str::to_owned)).collect()
-}
-
-/// An instant as sacct takes it, with TZ=UTC.
-fn utc(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%S").to_string()
-}
-
-impl Call<'_> {
-    /// One call of sacct, its answer taken as it comes.
-    async fn sacct(&self, cluster: &str, which: &[String], reader: Reader) -> Result<Reader, CollectorError> {
-        let mut argv = vec![self.path("sacct")];
-        argv.extend(
-            ["--parsable2", "--noconvert", "--duplicates", "--allocations", "--allusers"].map(str::to_owned),
-        );
-        argv.push(format!("--format={}", self.of.wishes.columns().join(",")));
-        argv.push(match cluster {
-            "" => "--local".to_owned(),
-            cluster => format!("--clusters={cluster}"),
-        });
-        argv.extend_from_slice(which);
-        let whose = match cluster {
-            "" => String::new(),
-            cluster => format!(" for the cluster {cluster}"),
+        let setting = Setting {
+            options: self.source.options.clone(),
+            accounts,
+            now,
+            from: left.from,
+            known: Known::read(&left.known),
+            unread: left.unread.iter().map(|job| job.number.clone()).collect(),
+            is_local: self.source.clusters.is_empty(),
         };
-        let failed = |why: String| CollectorError(format!("`{}`{whose}: {why}", argv[0]));
-        let program = self.program(&argv, MAX_OUTPUT);
-        let (sink, mut chunks) = mpsc::channel::<Vec<u8>>(16);
-        let reading = blocking::run(move |stop| {
-            let mut reader = reader;
-            reader.begin();
-            while let Some(chunk) = chunks.blocking_recv() {
-                stop.check()?;
-                reader.take(&chunk).map_err(CollectorError)?;
-            }
-            Ok(reader)
-        });
-        let (streamed, reader) = tokio::join!(program.stream(sink), reading);
-        // Where the reader gave up first, sacct was ended for that.
-        let mut reader = reader.map_err(|error| failed(error.0))?;
-        let streamed = streamed.map_err(failed)?;
-        reader.end().map_err(failed)?;
-        reader.batch.notes.extend(streamed.notes);
-        if !streamed.stderr.is_empty() {
-            reader.batch.notes.push(format!("sacct says: {}", streamed.stderr));
+        let mut reader = Reader::new(setting, std::mem::take(&mut left.running));
+        reader.batch.notes = notes;
+        let own = [String::new()];
+        let clusters =
+            if self.source.clusters.is_empty() { own.as_slice() } else { self.source.clusters.as_slice() };
+        let mut windows = Windows::new(start, now, left.windows.cuts(start, now), left.window);
+        reader = windows.read(&calls, clusters, reader).await?;
+        if !windows.has_read() {
+            // Not one call was answered.
+            return Err(CollectorError(windows.troubles().join("; ")));
         }
-        Ok(reader)
+        left.window = windows.next_length();
+        let reached = windows.reached();
+        for trouble in windows.troubles() {
+            let text = format!("{trouble}. What lies behind {reached} is read by the next runs");
+            reader.batch.problem_of(text, Bearing::nothing());
+        }
+        let mut looks = windows.into_looks();
+        if let Some(first) = before.filter(|_| reached >= now) {
+            // After what is new, so that nothing old can hold it up.
+            let mut windows = Windows::new(first, start, left.windows.cuts(first, start), None);
+            reader = windows.read(&calls, clusters, reader).await?;
+            for trouble in windows.troubles() {
+                let text = format!(
+                    "{trouble}. What was to be read again, from {first} to {start}, is asked for later"
+                );
+                reader.batch.problem_of(text, Bearing::nothing());
+            }
+            looks.extend(windows.into_looks());
+            left.days_at = Some(now);
+        }
+        if is_first {
+            left.days_at = Some(now);
+        }
+        let asked = unread::to_ask(&left.unread, &reader, reached >= now);
+        let (mut reader, gone) = self.by_number(&calls, &asked, reader, reached >= now).await?;
+        reader.contradictions()?;
+        left.windows.looked(&looks, now);
+        let unread = unread::after(std::mem::take(&mut left.unread), &mut reader, &gone, now);
+        unread::give_up(&mut left.windows, &mut reader.batch, now);
+        let checkpoint = Checkpoint {
+            // Where one window of several clusters was refused, what had been read before stays read.
+            read_to: Some(left.read_to.map_or(reached, |read_to| read_to.max(reached))),
+            running: reader.running,
+            unread,
+            known: known::write(&reader.hashes),
+            ..left
+        };
+        reader.batch.checkpoint = Some(checkpoint.text());
+        Ok(reader.batch)
     }
 
-    /// Asks again, by their numbers, for jobs that ran at the last look and that the window does not list: they ended
-    /// before it, as was found out later (a runaway job that was repaired, a cluster that was cut off for days).
-    async fn unseen(&self, mut reader: Reader) -> Result<Reader, CollectorError> {
-        let mut by_cluster: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    /// What to read. SLURM is asked for little each time, and once a day for what reached its database late.
+    fn spans(&self, left: &mut Checkpoint, request: &Request) -> Spans {
+        let Some(read_to) = left.read_to else {
+            left.from = Some(left.from.map_or(request.since, |from| from.min(request.since)));
+            return Spans { start: request.since, before: None };
+        };
+        if left.from.is_some_and(|from| request.since < from) {
+            // It is wanted from earlier than before.
+            left.from = Some(request.since);
+            return Spans { start: request.since, before: None };
+        }
+        let behind = |overlap| {
+            let start = read_to.saturating_sub(overlap).unwrap_or(request.since);
+            left.from.map_or(start, |from| start.max(from))
+        };
+        let start = behind(self.overlap);
+        let (now, day) = (request.now, SignedDuration::from_hours(24));
+        let is_due = |at: Timestamp| at > now || now.duration_since(at) >= day;
+        let days = left.days_at.is_none_or(is_due).then(|| behind(DAYS));
+        let unread = left.windows.due(now).first().map(|(from, _)| *from);
+        let before = days.into_iter().chain(unread).min().filter(|before| *before < start);
+        Spans { start, before }
+    }
+
+    /// Asks by number for jobs that ran at the last look and that no window lists, and for those that could not be read.
+    /// Returns those of the latter that are not there any more.
+    async fn by_number(
+        &self,
+        calls: &Calls<'_>,
+        asked: &BTreeSet<Number>,
+        mut reader: Reader,
+        all_was_read: bool,
+    ) -> Result<(Reader, BTreeSet<Number>), CollectorError> {
+        if !all_was_read {
+            // They may be listed yet.
+            reader.running.extend(std::mem::take(&mut reader.open));
+        }
+        let mut numbers = asked.clone();
         for id in &reader.open {
             let mut parts = id.split('/');
-            if let (Some(cluster), Some(number)) = (parts.next(), parts.next()) {
-                by_cluster.entry(cluster.to_owned()).or_default().push(number.to_owned());
+            let (cluster, raw) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            let cluster = if self.source.clusters.is_empty() { "" } else { cluster };
+            if let Ok(raw) = raw.parse() {
+                numbers.insert(Number { cluster: cluster.to_owned(), raw });
             }
         }
-        reader.only_open = true;
-        for (cluster, mut numbers) in by_cluster {
-            numbers.sort_unstable();
-            numbers.dedup();
-            let cluster = if self.of.clusters.is_empty() { "" } else { &cluster };
-            for some in numbers.chunks(JOBS_A_CALL) {
-                let which =
-                    [format!("--jobs={}", some.join(",")), "--starttime=2010-01-01T00:00:00".to_owned()];
-                reader = self.sacct(cluster, &which, reader).await?;
-            }
+        let (mut reader, trouble) = calls.numbers(&numbers, reader).await?;
+        if let Some(trouble) = trouble {
+            reader.running.extend(std::mem::take(&mut reader.open));
+            let text =
+                format!("{trouble}. Jobs that ran at the last look are asked for again by the next run");
+            reader.batch.problem_of(text, Bearing::nothing());
+            return Ok((reader, BTreeSet::new()));
         }
         let mut gone: Vec<String> = reader.open.drain().collect();
         gone.sort_unstable();
         for id in gone {
             let reason = "it ran at the last look, and slurmdbd no longer knows it; what was counted until then stands";
+            reader.batch.known += 1;
             reader.batch.quarantine(&id, reason);
         }
-        Ok(reader)
-    }
-
-    /// sacct answers for a cluster that it does not know as for one without jobs.
-    async fn know_clusters(&self) -> Result<(), CollectorError> {
-        let known = self.sacctmgr(&["list", "cluster", "format=cluster"]).await?;
-        let known: Vec<&str> = known.lines().map(str::trim).filter(|name| !name.is_empty()).collect();
-        let unknown: Vec<&String> =
-            self.of.clusters.iter().filter(|name| !known.contains(&name.as_str())).collect();
-        match unknown.first() {
-            None => Ok(()),
-            Some(name) => Err(CollectorError(format!(
-                "slurmdbd has no cluster `{name}`; it has {}. Correct `clusters`",
-                known.join(", ")
-            ))),
-        }
-    }
-
-    /// The tree of accounts. What is deleted still has jobs; what is there now goes before what was.
-    async fn accounts(&self) -> Result<Accounts, CollectorError> {
-        let format = "format=cluster,account,parentname,user";
-        let mut accounts = Accounts::default();
-        accounts.add(&self.sacctmgr(&["show", "assoc", "withdeleted", format]).await?);
-        accounts.add(&self.sacctmgr(&["show", "assoc", format]).await?);
-        Ok(accounts)
-    }
-
-    /// Whether slurmdbd may hide others' jobs from the agent: nothing in sacct's answer would tell. What can't be found
-    /// out is no trouble of the run.
-    async fn private_data(&self) -> Option<String> {
-        let own = nix::unistd::geteuid();
-        let user = nix::unistd::User::from_uid(own).ok().flatten().map(|user| user.name)?;
-        let shown = self.sacctmgr(&["show", "configuration"]).await.ok()?;
-        // Of slurm.conf and of slurmdbd.conf; the latter is what sacct is under.
-        let private = shown.lines().rev().find_map(|line| line.trim_start().strip_prefix("PrivateData"))?;
-        let private = private.trim_start_matches([' ', '=']).trim();
-        if own.is_root() || !private.split(',').any(|what| ["jobs", "all"].contains(&what.trim())) {
-            return None;
-        }
-        let level = self.sacctmgr(&["show", "user", &user, "format=adminlevel"]).await.ok()?;
-        match level.trim().to_lowercase().as_str() {
-            "" | "none" => Some(format!(
-                "slurmdbd keeps jobs private (PrivateData={private}), and the user {user} is no operator: jobs of others \
-                 may be hidden, and nothing tells which. Run: sacctmgr modify user {user} set adminlevel=operator"
-            )),
-            _ => None,
-        }
-    }
-
-    async fn sacctmgr(&self, arguments: &[&str]) -> Result<String, CollectorError> {
-        let mut argv = vec![self.path("sacctmgr"), "--noheader".to_owned(), "--parsable2".to_owned()];
-        argv.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        let failed = |why: String| CollectorError(format!("`{}`: {why}", argv[0]));
-        let output = self.program(&argv, MAX_LISTING).run().await.map_err(failed)?;
-        String::from_utf8(output.stdout).map_err(|_| failed("it printed what is not UTF-8".to_owned()))
-    }
-
-    fn path(&self, name: &str) -> String {
-        match &self.of.programs {
-            Some(directory) => directory.join(name).display().to_string(),
-            None => name.to_owned(),
-        }
-    }
-
-    fn program<'b>(&'b self, argv: &'b [String], max_output: u64) -> Program<'b> {
-        let mut env = vec![
-            // Else times are local ones, without their offset.
-            ("TZ".to_owned(), "UTC".to_owned()),
-            ("SLURM_TIME_FORMAT".to_owned(), "%s".to_owned()),
-            ("LC_ALL".to_owned(), "C.UTF-8".to_owned()),
-        ];
-        if let Some(file) = &self.of.slurm_conf {
-            env.push(("SLURM_CONF".to_owned(), file.display().to_string()));
-        }
-        Program {
-            argv,
-            env,
-            withhold: &self.withhold,
-            time_limit: self.of.timeout,
-            max_output,
-            remedies: REMEDIES,
-        }
+        let unseen =
+            asked.iter().filter(|number| !reader.bad.contains(number) && !reader.mended.contains(number));
+        let unseen = unseen.cloned().collect();
+        Ok((reader, unseen))
     }
 }
 
@@ -337,11 +280,21 @@ impl Collector for Slurm {
     }
 
     fn labels(&self) -> &[&'static str] {
-        if self.wishes.account_level.is_some() { LABELS_WITH_TOP } else { LABELS }
+        if self.source.options.account_level.is_some() { LABELS_WITH_TOP } else { LABELS }
     }
 
     fn scope(&self) -> String {
-        format!("{} {}", self.clusters.join(","), self.wishes.text())
+        format!("{} {}", self.source.clusters.join(","), self.source.options.text())
+    }
+
+    fn carry_over(&self, old: &str, new: String) -> String {
+        let old = Checkpoint::parse(old, &self.scope());
+        let mut left = Checkpoint::parse(&new, &self.scope());
+        left.windows.add(&old.windows);
+        left.running.extend(old.running);
+        let known: BTreeSet<Number> = left.unread.iter().map(|job| job.number.clone()).collect();
+        left.unread.extend(old.unread.into_iter().filter(|job| !known.contains(&job.number)));
+        left.text()
     }
 
     fn collect(&self, request: Request) -> Running<'_> {

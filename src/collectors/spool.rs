@@ -4,7 +4,8 @@
 //! can't be written or read is never passed over: the run has failed.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Seek, Write};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,10 +17,34 @@ use crate::metering::reading::{Epoch, Kind, Labels, Reading, Span};
 pub struct Spool {
     file: Option<BufWriter<File>>,
     len: usize,
+    /// Bytes of the file that are in use.
+    bytes: u64,
+    /// What makes each reading the same one when it is seen again, as a hash.
+    identities: Vec<u64>,
+    /// The earliest and the latest time of any reading.
+    times: Option<(Timestamp, Timestamp)>,
     /// The last one put, but for its name, unit and value.
     last: Option<Reading>,
     /// Why it is not whole.
     trouble: Option<String>,
+}
+
+/// How far a pile had grown.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Height {
+    len: usize,
+    bytes: u64,
+    times: Option<(Timestamp, Timestamp)>,
+}
+
+/// What makes a reading the same one when it is seen again, as a hash: its name with its id, or with its series and times.
+pub(super) fn identity_hash(reading: &Reading) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&reading.name, &reading.id).hash(&mut hasher);
+    if reading.id.is_none() {
+        (&reading.labels, reading.span.start(), reading.span.end()).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// A reading as a line of the file.
@@ -44,6 +69,8 @@ struct Rest {
     id: Option<String>,
     epoch: Option<String>,
     began: Option<i64>,
+    #[serde(default)]
+    shared: bool,
 }
 
 impl Spool {
@@ -58,6 +85,53 @@ impl Spool {
     /// Why some of what was put is not there. Then nothing of it must be used.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
+    }
+
+    /// Of each reading what makes it the same one, in the order in which they were put.
+    pub(super) fn identities(&self) -> &[u64] {
+        &self.identities
+    }
+
+    /// The earliest time of any reading or its counter's life, and the latest.
+    pub(super) fn times(&self) -> Option<(Timestamp, Timestamp)> {
+        self.times
+    }
+
+    pub(super) fn height(&self) -> Height {
+        Height { len: self.len, bytes: self.bytes, times: self.times }
+    }
+
+    /// Takes away what was put since.
+    pub(super) fn back_to(&mut self, height: Height) -> std::io::Result<()> {
+        if height.len >= self.len {
+            return Ok(());
+        }
+        if let Some(file) = &mut self.file {
+            file.flush()?;
+            let file = file.get_mut();
+            file.set_len(height.bytes)?;
+            file.seek(SeekFrom::Start(height.bytes))?;
+        }
+        (self.len, self.bytes, self.times) = (height.len, height.bytes, height.times);
+        self.identities.truncate(height.len);
+        self.last = None;
+        Ok(())
+    }
+
+    /// Keeps those that are wanted.
+    pub(super) fn retain(&mut self, mut wanted: impl FnMut(&Reading) -> bool) -> std::io::Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let mut kept = Spool::default();
+        for reading in self.read()? {
+            let reading = reading?;
+            if wanted(&reading) {
+                kept.push(&reading);
+            }
+        }
+        *self = kept;
+        Ok(())
     }
 
     pub fn push(&mut self, reading: &Reading) {
@@ -92,9 +166,16 @@ impl Spool {
             unit: reading.unit.clone(),
             rest: (!shared).then(|| Rest::of(reading)),
         };
-        serde_json::to_writer(&mut *file, &line)?;
-        file.write_all(b"\n")?;
+        let mut text = serde_json::to_vec(&line)?;
+        text.push(b'\n');
+        file.write_all(&text)?;
         self.len += 1;
+        self.bytes += text.len() as u64;
+        self.identities.push(identity_hash(reading));
+        let start = reading.span.start();
+        let start = reading.epoch.began.map_or(start, |began| began.min(start));
+        let (earliest, latest) = self.times.unwrap_or((start, reading.span.end()));
+        self.times = Some((earliest.min(start), latest.max(reading.span.end())));
         if !shared {
             self.last = Some(reading.clone());
         }
@@ -168,6 +249,7 @@ impl Rest {
             id: reading.id.clone(),
             epoch: reading.epoch.id.clone(),
             began: reading.epoch.began.map(Timestamp::as_microsecond),
+            shared: reading.epoch.shared,
         }
     }
 
@@ -180,7 +262,7 @@ impl Rest {
         }
         reading.labels = self.labels;
         reading.id = self.id;
-        reading.epoch = Epoch { id: self.epoch, began: self.began.and_then(instant) };
+        reading.epoch = Epoch { id: self.epoch, began: self.began.and_then(instant), shared: self.shared };
         Some(reading)
     }
 }
@@ -218,7 +300,7 @@ mod tests {
                 reading.unit = unit;
                 reading.labels = labels;
                 reading.id = id;
-                reading.epoch = Epoch { id: epoch, began: began.map(instant) };
+                reading.epoch = Epoch { id: epoch, began: began.map(instant), shared: at % 2 == 0 };
                 reading
             });
         proptest::collection::vec((made, 0..3usize), 0..20).prop_map(|readings| {
@@ -239,6 +321,26 @@ mod tests {
             prop_assert_eq!(spool.len(), readings.len());
             prop_assert_eq!(&all(&mut spool), &readings);
             prop_assert_eq!(&all(&mut spool), &readings, "a second time");
+        }
+
+        #[test]
+        fn what_was_put_since_can_be_taken_away(readings in any_readings(), more in any_readings(), half in any::<bool>()) {
+            let mut spool = Spool::default();
+            readings.iter().for_each(|reading| spool.push(reading));
+            let (height, identities) = (spool.height(), spool.identities().to_vec());
+            more.iter().for_each(|reading| spool.push(reading));
+            spool.back_to(height).unwrap();
+            prop_assert_eq!(spool.identities(), &identities);
+            prop_assert_eq!(&all(&mut spool), &readings);
+            // And it goes on from there.
+            more.iter().for_each(|reading| spool.push(reading));
+            let both = [readings, more].concat();
+            prop_assert_eq!(&all(&mut spool), &both);
+            let mut count = 0;
+            spool.retain(|_| { count += 1; half || count % 2 == 0 }).unwrap();
+            let kept: Vec<Reading> =
+                both.into_iter().enumerate().filter(|(n, _)| half || n % 2 == 1).map(|(_, one)| one).collect();
+            prop_assert_eq!(&all(&mut spool), &kept);
         }
     }
 

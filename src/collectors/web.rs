@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 pub(super) use reqwest::Url;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Method, Response};
 use serde::de::DeserializeOwned;
 
@@ -28,6 +28,9 @@ const LARGEST_REFUSAL: u64 = 64 * 1024;
 
 /// Redirects within one server that are followed for one request.
 const MOST_HOPS: usize = 5;
+
+/// Some servers write it before what they say in UTF-8. It says nothing.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 const USER_AGENT: &str = concat!("waldur-usage-agent/", env!("CARGO_PKG_VERSION"));
 
@@ -65,7 +68,6 @@ impl Ask {
     }
 
     /// What kind of answer is asked for, if not JSON.
-    #[allow(dead_code, reason = "for collectors whose answers are text")]
     pub(super) fn accept(self, accept: &'static str) -> Ask {
         Ask { accept, ..self }
     }
@@ -107,6 +109,11 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// Every header of that name, whatever bytes are in it.
+    pub(super) fn all_headers(&self, name: &str) -> impl Iterator<Item = String> {
+        self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    }
+
     /// What messages call the request.
     pub(super) fn name(&self) -> &str {
         &self.name
@@ -128,12 +135,6 @@ impl Answer {
     /// The body as JSON.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Trouble> {
         serde_json::from_slice(&self.body).map_err(|error| self.garbage("JSON", &error.to_string()))
-    }
-
-    /// The body as text.
-    #[allow(dead_code, reason = "for collectors whose answers are text")]
-    pub(super) fn text(&self) -> Result<&str, Trouble> {
-        std::str::from_utf8(&self.body).map_err(|error| self.garbage("text", &error.to_string()))
     }
 }
 
@@ -255,7 +256,15 @@ impl Session<'_> {
             let (status, headers) = (response.status(), response.headers().clone());
             if !status.is_redirection() {
                 let limit = if status.is_success() { self.web.max_answer } else { LARGEST_REFUSAL };
-                let body = self.body(&name, response, limit, status.is_success()).await?;
+                if let Some(coding) = unknown_coding(&headers)
+                    && status.is_success()
+                {
+                    return Err(trouble::compressed(&name, &coding));
+                }
+                let mut body = self.body(&name, response, limit, status.is_success()).await?;
+                if body.starts_with(BYTE_ORDER_MARK) {
+                    body.drain(..BYTE_ORDER_MARK.len());
+                }
                 return Ok((status.as_u16(), Answer { name, url, headers, body }));
             }
             // A posted body is not sent a second time: what a server makes of it would be a guess.
@@ -289,6 +298,16 @@ impl Session<'_> {
             }
         }
     }
+}
+
+/// How a body is compressed, if that is none of what was asked for: the client library says what it understands (gzip), and
+/// takes the header away where it has undone it.
+fn unknown_coding(headers: &HeaderMap) -> Option<String> {
+    let codings =
+        headers.get_all(CONTENT_ENCODING).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let mut codings =
+        codings.flat_map(|value| value.split(',').map(|one| one.trim().to_lowercase()).collect::<Vec<_>>());
+    codings.find(|coding| !["", "identity"].contains(&coding.as_str()))
 }
 
 #[cfg(test)]

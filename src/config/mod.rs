@@ -10,3 +10,5 @@ pub mod section;
 pub mod settings;
 pub mod template;
 pub mod waldur;
+mod written;
+mod yaml;

@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::rc::Rc;
 
-use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_yaml::{Mapping, Value};
+
+use super::{written, yaml};
 
 /// One mistake: where in the file (`collectors.cluster.meters.cpu_hours.factor`) and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,15 @@ impl fmt::Display for Problem {
 struct Document {
     text: String,
     problems: RefCell<Vec<Problem>>,
+    /// It is not even YAML.
+    broken: bool,
+}
+
+impl Document {
+    fn break_off(&mut self, line: Option<usize>, message: String) {
+        self.broken = true;
+        self.problems.get_mut().push(Problem { path: String::new(), line, message });
+    }
 }
 
 /// One mapping of the file.
@@ -63,7 +73,7 @@ impl Problems {
 
     /// Records a problem with what stands at `path`.
     pub fn add(&self, path: &[String], message: impl Into<String>) {
-        let line = line_of(&self.0.text, path);
+        let line = written::line(&self.0.text, path);
         let problem = Problem { path: path.join("."), line, message: message.into() };
         let mut problems = self.0.problems.borrow_mut();
         // Two may read the same key.
@@ -76,23 +86,37 @@ impl Problems {
 impl Section {
     /// Parses a whole file. A file that is not even YAML, or not a mapping, has one problem and an empty section.
     pub fn parse(text: &str) -> (Section, Problems) {
-        let document = Rc::new(Document { text: text.to_owned(), problems: RefCell::default() });
-        let problems = Problems(document.clone());
-        let values = match serde_yaml::from_str::<Value>(text) {
-            Ok(Value::Mapping(values)) => values,
-            Ok(Value::Null) => Mapping::new(),
+        // What some editors put before everything else.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut document = Document { text: text.to_owned(), problems: RefCell::default(), broken: false };
+        let mut values = Mapping::new();
+        let mut merged = Vec::new();
+        match serde_yaml::from_str::<Value>(text) {
+            Ok(Value::Mapping(mut read)) => {
+                take_merge_keys(&mut read, &mut Vec::new(), &mut merged);
+                values = read;
+            }
+            Ok(Value::Null) => {}
             Ok(_) => {
-                problems.add(&[], "the file must be a mapping of keys, such as `waldur:` and `collectors:`");
-                Mapping::new()
+                let message = "the file must be a mapping of keys, such as `waldur:` and `collectors:`";
+                document.break_off(None, message.to_owned());
             }
             Err(error) => {
-                let line = error.location().map(|l| l.line());
-                let message = format!("not valid YAML: {error}");
-                document.problems.borrow_mut().push(Problem { path: String::new(), line, message });
-                Mapping::new()
+                let (line, message) = yaml::mistake(text, &error);
+                document.break_off(line, message);
             }
-        };
+        }
+        let document = Rc::new(document);
+        let problems = Problems(document.clone());
+        for path in merged {
+            problems.add(&path, "`<<` (merge keys) is not read: write the keys out where they belong");
+        }
         (Section { document, path: Vec::new(), values, known: BTreeSet::new() }, problems)
+    }
+
+    /// Whether the file could not be read at all: then nothing that is missing in it is worth a word.
+    pub fn is_broken(&self) -> bool {
+        self.document.broken
     }
 
     /// The keys that lead here.
@@ -117,13 +141,36 @@ impl Section {
     /// The value of `key` as text: a string, number or boolean as it is written. Absent and null are `None`.
     pub fn text(&mut self, key: &str) -> Option<String> {
         let value = self.take(key)?;
-        match scalar(&value) {
-            Ok(text) => Some(text),
-            Err(message) => {
-                self.problem(key, message);
-                None
+        self.told(key, self.scalar(key, None, &value))
+    }
+
+    /// The text of `key`, for another than its owner.
+    pub fn peek(&self, key: &str) -> Option<String> {
+        self.values.get(key).and_then(|value| self.scalar(key, None, value).ok())
+    }
+
+    fn told<T>(&self, key: &str, read: Result<T, String>) -> Option<T> {
+        read.map_err(|message| self.problem(key, message)).ok()
+    }
+
+    /// A value of `key` as it is written: `1.10` stays `1.10`, although YAML hands it over as a number. `place`: which of
+    /// a list it is.
+    fn scalar(&self, key: &str, place: Option<usize>, value: &Value) -> Result<String, String> {
+        match value {
+            Value::Number(_) | Value::Bool(_) => {
+                let written = written::find(&self.document.text, &self.key_path(key), place);
+                let other = scalar(value)?;
+                written.ok_or_else(|| format!("write `{other}` in quotes, exactly as it is meant"))
             }
+            other => scalar(other),
         }
+    }
+
+    /// The text of `inner` in each of the mappings under `key`, for another than its owner.
+    pub fn peek_each(&self, key: &str, inner: &str) -> Vec<String> {
+        let Some(Value::Mapping(mappings)) = self.values.get(key) else { return Vec::new() };
+        let texts = mappings.values().filter_map(|value| value.get(inner));
+        texts.filter_map(|text| scalar(text).ok()).collect()
     }
 
     /// The value of `key`, understood by `read`; its error becomes a problem.
@@ -155,8 +202,8 @@ impl Section {
 
     pub fn flag(&mut self, key: &str) -> Option<bool> {
         self.parse_with(key, |text| match text {
-            "true" => Ok(true),
-            "false" => Ok(false),
+            "true" | "True" | "TRUE" => Ok(true),
+            "false" | "False" | "FALSE" => Ok(false),
             other => Err(format!("must be true or false, not `{other}`")),
         })
     }
@@ -164,17 +211,16 @@ impl Section {
     /// The value of `key` as a list of texts; one text alone is a list of one.
     pub fn texts(&mut self, key: &str) -> Option<Vec<String>> {
         let value = self.take(key)?;
+        let is_list = matches!(value, Value::Sequence(_));
         let items = match value {
             Value::Sequence(items) => items,
             other => vec![other],
         };
-        match items.iter().map(scalar).collect::<Result<Vec<_>, _>>() {
-            Ok(texts) => Some(texts),
-            Err(message) => {
-                self.problem(key, message);
-                None
-            }
-        }
+        let texts = items.iter().enumerate().map(|(place, item)| {
+            let place = is_list.then_some(place);
+            self.scalar(key, place, item)
+        });
+        self.told(key, texts.collect::<Result<Vec<_>, _>>())
     }
 
     /// The mapping under `key`, whose keys are names that the operator chose and whose values are texts, in the order
@@ -291,172 +337,38 @@ impl Section {
     }
 }
 
-/// The text of a scalar. A number is taken as it is written: YAML hands it over as binary, whose shortest
-/// decimal is what was typed unless it has more digits than binary holds; then it must be quoted.
+/// The text of a scalar, as YAML understands it.
 fn scalar(value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text.clone()),
         Value::Bool(flag) => Ok(flag.to_string()),
-        Value::Number(number) => {
-            let text = number.to_string();
-            if number.is_f64() && text.chars().filter(char::is_ascii_digit).count() > 15 {
-                return Err(format!(
-                    "write {text} in quotes: it has more digits than a bare YAML number keeps"
-                ));
-            }
-            Ok(text)
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Null => {
+            Err("is empty: YAML takes `null` and `~` for nothing; a name must be in quotes".to_owned())
+        }
+        Value::Tagged(_) => Err("must be a plain value, without a `!tag`".to_owned()),
+        // `{user}`, which is what people write who mean "{user}".
+        Value::Mapping(values) if values.len() == 1 && values.values().all(Value::is_null) => {
+            let label = values.keys().filter_map(|key| scalar(key).ok()).next().unwrap_or_default();
+            Err(format!("must be in quotes: \"{{{label}}}\""))
         }
         _ => Err("must be a single value, not a list or a mapping".to_owned()),
     }
 }
 
-/// The line on which the key at `path` stands. It is found by reading the text once more and failing on purpose
-/// at that key, so that the parser itself says where it is: flow style, comments and quotes are all its business.
-fn line_of(text: &str, path: &[String]) -> Option<usize> {
-    if path.is_empty() {
-        return None;
+/// Takes all merge keys out, and says where they stood.
+fn take_merge_keys(values: &mut Mapping, path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+    if values.remove("<<").is_some() {
+        found.push(path.iter().cloned().chain(["<<".to_owned()]).collect());
     }
-    let seek = Seek { path };
-    match seek.deserialize(serde_yaml::Deserializer::from_str(text)) {
-        Err(error) => error.location().map(|location| location.line()),
-        Ok(()) => None,
-    }
-}
-
-struct Seek<'a> {
-    path: &'a [String],
-}
-
-impl<'de> DeserializeSeed<'de> for Seek<'_> {
-    type Value = ();
-    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Seek<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("anything")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(found) = map.next_key_seed(SeekKey { path: self.path })? {
-            if found {
-                map.next_value_seed(Seek { path: &self.path[1..] })?
-            } else {
-                map.next_value::<IgnoredAny>().map(drop)?
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-}
-
-/// Reads one key; fails on purpose when it is the last of the path, and tells whether it leads towards it.
-struct SeekKey<'a> {
-    path: &'a [String],
-}
-
-impl<'de> DeserializeSeed<'de> for SeekKey<'_> {
-    type Value = bool;
-    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for SeekKey<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E: de::Error>(self, key: &str) -> Result<bool, E> {
-        match self.path {
-            [last] if last == key => Err(E::custom("here")),
-            [first, ..] => Ok(first == key),
-            [] => Ok(false),
+    for (key, value) in values.iter_mut() {
+        if let (Ok(key), Value::Mapping(inner)) = (scalar(key), value) {
+            path.push(key);
+            take_merge_keys(inner, path, found);
+            path.pop();
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lines(problems: &Problems) -> Vec<String> {
-        problems.list().iter().map(Problem::to_string).collect()
-    }
-
-    #[test]
-    fn every_unknown_key_is_told_with_its_line_and_the_nearest_known_one() {
-        let text = "waldur:\n  url: x\n  tokn_file: y\nlegder: z\nflow: { a: 1,\n  factr: 2 }\n";
-        let (mut root, problems) = Section::parse(text);
-        let mut waldur = root.section("waldur").unwrap();
-        assert_eq!(waldur.text("url").as_deref(), Some("x"));
-        assert_eq!(waldur.text("token_file"), None);
-        waldur.finish();
-        let mut flow = root.section("flow").unwrap();
-        flow.text("a");
-        flow.text("factor");
-        flow.finish();
-        root.text("ledger");
-        root.finish();
-        assert_eq!(
-            lines(&problems),
-            [
-                "line 3: waldur.tokn_file: unknown key `tokn_file`; did you mean `token_file`?",
-                "line 4: legder: unknown key `legder`; did you mean `ledger`?",
-                "line 6: flow.factr: unknown key `factr`; did you mean `factor`?",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_number_with_more_digits_than_binary_keeps_must_be_quoted() {
-        let (mut root, problems) =
-            Section::parse("a: 0.25\nb: 0.12345678901234567\nc: '0.12345678901234567'\n");
-        assert_eq!(root.text("a").as_deref(), Some("0.25"));
-        assert_eq!(root.text("b"), None);
-        assert_eq!(root.text("c").as_deref(), Some("0.12345678901234567"));
-        assert!(lines(&problems)[0].starts_with("line 2: b: write 0.1234567890123456"));
-    }
-
-    #[test]
-    fn broken_yaml_is_one_problem_with_its_line() {
-        let (_, problems) = Section::parse("a: [1, 2\nb: }\n");
-        assert_eq!(problems.list().len(), 1);
-        assert_eq!(problems.list()[0].line, Some(2));
-    }
-
-    #[test]
-    fn a_key_written_twice_is_refused() {
-        let (_, problems) = Section::parse("a: 1\nb: 2\na: 3\n");
-        assert!(lines(&problems)[0].contains("duplicate"), "{:?}", lines(&problems));
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ use super::duration::parse_duration;
 use super::schedule::Schedule;
 use super::section::{Problems, Section};
 use super::waldur::WaldurSettings;
+use super::yaml;
 
 /// Where the file is looked for when nobody says.
 pub const DEFAULT_PATH: &str = "/etc/waldur-usage-agent/agent.yaml";
@@ -71,9 +72,21 @@ impl Loaded {
     /// Reads the text of a configuration file. It may be JSON too, which is YAML.
     pub fn parse(origin: &str, text: &str) -> Loaded {
         let (mut root, problems) = Section::parse(text);
+        if root.is_broken() {
+            // What is missing in what could not be read is not worth a word.
+            return Loaded { origin: origin.to_owned(), settings: None, collectors: Vec::new(), problems };
+        }
         let collectors = root.named_sections("collectors");
         if collectors.is_empty() && problems.list().is_empty() {
             root.problem("", "`collectors` is missing or empty: without one nothing is measured");
+        }
+        let names: Vec<&str> = collectors.iter().map(Section::name).collect();
+        for collector in &collectors {
+            if let Some(old) = collector.peek("continues").filter(|old| names.contains(&old.as_str())) {
+                let message =
+                    format!("the collector `{old}` is still there, so that nothing can go on in its place");
+                collector.problem("continues", message);
+            }
         }
         let settings = settings(&mut root);
         root.finish();
@@ -84,8 +97,11 @@ impl Loaded {
     pub fn find(path: Option<&Path>) -> Result<Loaded, String> {
         let named = path.map(Path::to_owned);
         let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Loaded::parse(&path.display().to_string(), &text)),
+        match std::fs::read(&path) {
+            Ok(bytes) => match yaml::text_of(bytes) {
+                Ok(text) => Ok(Loaded::parse(&path.display().to_string(), &text)),
+                Err(why) => Err(format!("the configuration file {} {why}", path.display())),
+            },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
                 match from_environment(|name| std::env::var(name).ok()) {
                     Some(text) => Ok(Loaded::parse("the environment", &text)),

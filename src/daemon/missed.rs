@@ -1,11 +1,9 @@
 //! Runs of a collector that were due and did not take place: told once, with what becomes of what they would have seen. It
 //! makes up for nothing by itself: the next run does, where its source keeps history.
 
-use std::sync::atomic::Ordering;
-
 use super::{Part, retry};
 use crate::collectors::definition::Definition;
-use crate::ledger::report::Pace;
+use crate::ledger::views::report::Pace;
 
 /// Whether a collector has been missing runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +32,7 @@ impl Part {
         if missed == 0 {
             return Missing::None;
         }
-        self.pulse.runs_missed.fetch_add(missed as u64, Ordering::Relaxed);
+        self.pulse.note_runs(&definition.name, |runs| runs.missed += missed as u64);
         let took = ended.duration_since(last);
         let why = match before {
             Missing::Some => return Missing::Some,

@@ -3,8 +3,9 @@
 //! One task a collector, so that none waits for another and none overlaps itself; one for the submitter. They share
 //! nothing but the ledger. A reload ends the tasks and starts new ones from the new file; the ledger stays open.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -18,16 +19,20 @@ use crate::collectors::definition::{Definition, secret_env};
 use crate::config::clock::SharedClock;
 use crate::config::schedule::Schedule;
 use crate::config::settings::Settings;
+use crate::ledger::books::ingest::Recorded;
 use crate::ledger::{Ledger, LedgerTrouble, Rulebook, SharedLedger};
 use crate::submitter::closing::Closing;
 use crate::submitter::{CycleError, CycleOptions, Submitter};
 use crate::waldur::client::Client;
 
 use due::{Next, next_look, next_run};
+use metrics::Runs;
 use missed::Missing;
 
 mod due;
+mod metrics;
 mod missed;
+mod registration;
 pub mod retry;
 pub mod sample;
 mod serve;
@@ -59,16 +64,34 @@ pub struct Pulse {
     /// Passes of the tasks' loops.
     beats: AtomicU64,
     pub cycles: AtomicU64,
-    pub runs: AtomicU64,
-    pub run_failures: AtomicU64,
-    /// Runs that were due and did not take place.
-    pub runs_missed: AtomicU64,
     pub sent: AtomicU64,
+    /// By collector.
+    runs: Mutex<BTreeMap<String, Runs>>,
+    /// Seconds since 1970.
+    started: AtomicU64,
+    reloaded: AtomicU64,
+    reload_refused: AtomicBool,
 }
 
 impl Pulse {
     fn beat(&self) {
         self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn note_runs(&self, collector: &str, note: impl FnOnce(&mut Runs)) {
+        // A count that another thread left half done is still a count.
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        note(runs.entry(collector.to_owned()).or_default());
+    }
+
+    fn runs_of(&self, collector: &str) -> Runs {
+        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.get(collector).cloned().unwrap_or_default()
+    }
+
+    fn note_reload(&self, now: Timestamp, refused: bool) {
+        self.reloaded.store(u64::try_from(now.as_second()).unwrap_or(0), Ordering::Relaxed);
+        self.reload_refused.store(refused, Ordering::Relaxed);
     }
 }
 
@@ -77,9 +100,13 @@ pub async fn run(load: Loader) -> Result<(), String> {
     let agent = load()?;
     let path = agent.settings.ledger.clone();
     let mut ledger = Ledger::open(&path, (*agent.rulebook).clone()).map_err(|error| error.to_string())?;
-    ledger.apply_rules(agent.clock.now()).map_err(|error| error.to_string())?;
+    for change in ledger.apply_rules(agent.clock.now()).map_err(|error| error.to_string())? {
+        tracing::warn!("The rules were changed: {change}.");
+    }
     let ledger = SharedLedger::new(ledger);
     let pulse = Arc::new(Pulse::default());
+    pulse.note_reload(agent.clock.now(), false);
+    pulse.started.store(pulse.reloaded.load(Ordering::Relaxed), Ordering::Relaxed);
     let mut signals = signal_hook_tokio::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
         .map_err(|error| format!("can't listen to signals: {error}"))?;
     let mut tasks = Tasks::start(&agent, &ledger, &pulse);
@@ -91,6 +118,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
         agent.client.api()
     );
     systemd::ready(&format!("{collectors} collectors; reporting to {}", agent.client.api()));
+    let mut listed = tokio::spawn(registration::register(agent.clone()));
     let mut watchdog = systemd::Watchdog::new();
     let mut current = agent;
     loop {
@@ -104,20 +132,28 @@ pub async fn run(load: Loader) -> Result<(), String> {
         match signal {
             Some(SIGHUP) => {
                 systemd::reloading();
+                let mut status = "reloaded".to_owned();
                 match load() {
                     Ok(agent) if agent.settings.ledger != current.settings.ledger => {
-                        tracing::error!(
+                        status = format!(
                             "The new configuration names another ledger ({}); that takes a restart. The old one stays at work.",
                             agent.settings.ledger.display()
                         );
+                        tracing::error!("{status}");
+                        pulse.note_reload(current.clock.now(), true);
                     }
                     Ok(agent) => {
                         tasks.stop(DRAIN).await;
                         server.close().await;
                         let (rulebook, now) = ((*agent.rulebook).clone(), agent.clock.now());
                         let applied = ledger.with(move |ledger| ledger.change_rules(rulebook, now)).await;
-                        if let Err(error) = applied {
-                            tracing::error!("The new rules are not carried out yet: {error}");
+                        match applied {
+                            Ok(changes) => {
+                                for change in changes {
+                                    tracing::warn!("The rules were changed: {change}.");
+                                }
+                            }
+                            Err(error) => tracing::error!("The new rules are not carried out yet: {error}"),
                         }
                         tasks = Tasks::start(&agent, &ledger, &pulse);
                         // Reporting goes on without health and metrics rather than not at all.
@@ -126,13 +162,20 @@ pub async fn run(load: Loader) -> Result<(), String> {
                             serve::Server::none()
                         });
                         tracing::info!("Reloaded: {} collectors.", agent.definitions.len());
+                        pulse.note_reload(agent.clock.now(), false);
+                        listed.abort();
+                        listed = tokio::spawn(registration::register(agent.clone()));
                         current = agent;
                     }
-                    Err(error) => tracing::error!(
-                        "The new configuration is not used, the old one stays at work: {error}"
-                    ),
+                    Err(error) => {
+                        status =
+                            format!("The new configuration is not used, the old one stays at work: {error}");
+                        tracing::error!("{status}");
+                        pulse.note_reload(current.clock.now(), true);
+                    }
                 }
-                systemd::ready("reloaded");
+                // One line: systemd shows no more.
+                systemd::ready(&status.replace('\n', ";"));
             }
             Some(SIGUSR1) => tasks.hurry.send_modify(|times| *times += 1),
             _ => break,
@@ -140,6 +183,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
     }
     tracing::info!("Stopping: finishing what is under way.");
     systemd::stopping();
+    listed.abort();
     tasks.stop(DRAIN).await;
     drop(server);
     Ok(())
@@ -158,6 +202,7 @@ impl Tasks {
         let (stop, stopped) = watch::channel(false);
         let (hurry, hurried) = watch::channel(0);
         let sampled = Arc::new(Notify::new());
+        let due = Arc::new(watch::Sender::new(vec![Timestamp::MIN; agent.definitions.len()]));
         let mut set = JoinSet::new();
         for index in 0..agent.definitions.len() {
             let part = Part {
@@ -167,6 +212,7 @@ impl Tasks {
                 stopped: stopped.clone(),
                 hurry: hurried.clone(),
                 sampled: sampled.clone(),
+                due: due.clone(),
             };
             set.spawn(part.collect(index));
         }
@@ -177,6 +223,7 @@ impl Tasks {
             stopped,
             hurry: hurried,
             sampled,
+            due,
         };
         set.spawn(part.submit());
         Tasks { set, stop, hurry }
@@ -207,7 +254,12 @@ struct Part {
     hurry: watch::Receiver<u64>,
     /// A collector has looked at a moment that matters, and what it saw is to be submitted at once.
     sampled: Arc<Notify>,
+    /// When each collector is next due; in the past while it looks.
+    due: Arc<watch::Sender<Vec<Timestamp>>>,
 }
+
+/// Submitting waits so long for what is due to be collected at the same instant.
+const FOR_COLLECTORS: Duration = Duration::from_secs(10);
 
 /// Why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,6 +279,7 @@ impl Part {
         let mut failing = false;
         let mut missing = Missing::Away;
         loop {
+            self.due.send_modify(|due| due[index] = next.at);
             let matters = match self.wait_until(next.at).await {
                 Woken::Stopped => return,
                 Woken::Due => next.closes,
@@ -258,21 +311,28 @@ impl Part {
     }
 
     async fn closing(&self, now: Timestamp) -> Closing {
-        let zone = self.agent.rulebook.zone.clone();
-        let of_zone = zone.clone();
-        let closing = self.ledger.with(move |ledger| Closing::of(ledger, &of_zone, now)).await;
+        let closing = self.ledger.with(move |ledger| Closing::of(ledger, now)).await;
         // Where the ledger can't tell, nothing is known that would make it take longer.
-        closing.unwrap_or_else(|_| Closing::usual(&zone, now))
+        closing.unwrap_or_else(|_| Closing::usual(&self.agent.rulebook.zone, now))
     }
 
     async fn sample(&self, definition: &Definition, was_failing: bool) -> bool {
         let zone = &self.agent.rulebook.zone;
         let since = definition.since.unwrap_or_else(|| zone.start(zone.period_of(self.agent.clock.now())));
         let withhold = secret_env(self.agent.settings.waldur.token.env_name(), &self.agent.definitions);
-        self.pulse.runs.fetch_add(1, Ordering::Relaxed);
         let name = &definition.name;
-        let problem = match sample::sample(definition, &self.ledger, &self.agent.clock, since, withhold).await
-        {
+        let began = Instant::now();
+        let ended = sample::sample(definition, &self.ledger, &self.agent.clock, since, withhold).await;
+        self.pulse.note_runs(name, |runs| {
+            runs.runs += 1;
+            runs.last = began.elapsed();
+            runs.failures += u64::from(ended.as_ref().map_or(true, Recorded::is_failure));
+            if let Ok(recorded) = &ended {
+                runs.readings += recorded.new as u64;
+                runs.quarantined += recorded.quarantined.len() as u64;
+            }
+        });
+        let problem = match ended {
             Ok(recorded) => {
                 for bad in &recorded.quarantined {
                     tracing::warn!(
@@ -293,9 +353,6 @@ impl Part {
             }
             Err(error) => Some(error.to_string()),
         };
-        if problem.is_some() {
-            self.pulse.run_failures.fetch_add(1, Ordering::Relaxed);
-        }
         // One line a change of state; `status` has the rest.
         match (&problem, was_failing) {
             (Some(problem), false) => {
@@ -313,7 +370,6 @@ impl Part {
             client: self.agent.client.clone(),
             ledger: self.ledger.clone(),
             clock: self.agent.clock.clone(),
-            rulebook: self.agent.rulebook.clone(),
             on_conflict: self.agent.settings.on_conflict,
             late: self.agent.settings.late,
         };
@@ -333,6 +389,9 @@ impl Part {
                 Woken::Due => closes,
                 Woken::Hurry => true,
             };
+            if woken == Woken::Due {
+                self.wait_for_collectors(next.at).await;
+            }
             let mut in_doubt = false;
             match submitter.cycle(CycleOptions { ignore_backoff }).await {
                 Ok(report) => {
@@ -374,6 +433,14 @@ impl Part {
         }
     }
 
+    /// Waits until what is due to be collected by now has been: else an amount would be reported twice within seconds.
+    async fn wait_for_collectors(&self, now: Timestamp) {
+        let mut due = self.due.subscribe();
+        let collected = due.wait_for(|due| due.iter().all(|at| *at > now));
+        // A collector that takes longer is not waited for.
+        let _ = tokio::time::timeout(FOR_COLLECTORS, collected).await;
+    }
+
     /// Once a day, puts away the readings of a long past month.
     async fn compact(&self, last: &mut Timestamp) {
         let (now, keep) = (self.agent.clock.now(), self.agent.settings.retention);
@@ -384,7 +451,7 @@ impl Part {
         match self.ledger.with(move |ledger| ledger.compact(now, keep)).await {
             Ok(done) if done.readings > 0 => {
                 tracing::info!(
-                    "{} readings of {} series are daily subtotals now.",
+                    "{} readings of {} series are put away; what they added is kept.",
                     done.readings,
                     done.series
                 );

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::config::schedule::Schedule;
-use crate::ledger::report::Pace;
+use crate::ledger::views::report::Pace;
 
 /// The wait after a first failure; it doubles with each one more.
 const FIRST: SignedDuration = SignedDuration::from_mins(1);

@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 
 use crate::collectors::definition::Definition;
+use crate::collectors::silence::Kept;
 use crate::collectors::spool::Spool;
-use crate::collectors::{Batch, Request};
+use crate::collectors::{Batch, CollectorError, Request};
 use crate::config::clock::SharedClock;
-use crate::ledger::ingest::{Recorded, Run, RunOutcome};
+use crate::ledger::books::ingest::{Recorded, Run, RunOutcome};
 use crate::ledger::{LedgerError, SharedLedger};
 use crate::metering::reading::Reading;
 
@@ -39,18 +40,46 @@ pub async fn ask(
     withhold: Vec<String>,
 ) -> Result<Said, LedgerError> {
     let name = definition.name.clone();
-    let (since, checkpoint) = match since {
-        Since::Checkpoint(since) => (since, ledger.with(move |ledger| ledger.checkpoint(&name)).await?),
-        Since::Again(since) => (since, None),
+    let mut kept = Kept::read(ledger.with(move |ledger| ledger.checkpoint(&name)).await?);
+    let (since, checkpoint, unseen) = match since {
+        Since::Checkpoint(since) => (since, kept.own.clone(), None),
+        Since::Again(since) => (since, None, kept.own.clone()),
     };
     let at = clock.now();
     let request = Request { now: at, since, checkpoint, withhold };
-    let (outcome, readings, more, notes) = match definition.collector.collect(request).await {
-        Ok(Batch { more, .. }) if more.trouble().is_some() => {
-            let trouble = more.trouble().unwrap_or_default().to_owned();
-            (RunOutcome::Failed(trouble), Vec::new(), Spool::default(), Vec::new())
+    let answer = definition.collector.collect(request).await;
+    let finished = clock.now().max(at);
+    let judged = answer.and_then(|mut batch| {
+        if let Some(trouble) = batch.more.trouble() {
+            return Err(CollectorError(trouble.to_owned()));
         }
-        Ok(Batch { readings, more, quarantined, problems, notes, checkpoint, lists_everything, ended }) => {
+        let metered = definition.metered();
+        batch.finish(finished, &metered)?;
+        if definition.collector.offers().is_empty() {
+            batch.note_unwanted(&metered);
+        }
+        if definition.collector.may_fall_silent() && !definition.allow_empty {
+            kept.judge(&mut batch);
+        }
+        let own = match (unseen, batch.checkpoint.take()) {
+            (Some(old), Some(new)) => Some(definition.collector.carry_over(&old, new)),
+            (_, new) => new,
+        };
+        batch.checkpoint = kept.text(own);
+        Ok(batch)
+    });
+    let (outcome, readings, more, notes) = match judged {
+        Ok(Batch {
+            readings,
+            more,
+            quarantined,
+            problems,
+            notes,
+            checkpoint,
+            lists_everything,
+            ended,
+            ..
+        }) => {
             let seen = readings.clone();
             let outcome =
                 RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended };
@@ -61,7 +90,7 @@ pub async fn ask(
     let run = Run {
         collector: definition.name.clone(),
         at,
-        finished: clock.now().max(at),
+        finished,
         scope: definition.collector.scope(),
         outcome,
     };
@@ -76,10 +105,13 @@ pub async fn sample(
     since: Timestamp,
     withhold: Vec<String>,
 ) -> Result<Recorded, LedgerError> {
-    let (name, now) = (definition.name.clone(), clock.now());
-    let since = ledger.with(move |ledger| ledger.reads_from(&name, since, now)).await?;
+    let name = definition.name.clone();
+    let since = ledger.with(move |ledger| ledger.reads_from(&name, since)).await?;
     let since = Since::Checkpoint(since);
-    let Said { run, mut more, .. } = ask(definition, ledger, clock, since, withhold).await?;
+    let Said { run, mut more, notes, .. } = ask(definition, ledger, clock, since, withhold).await?;
+    for note in notes {
+        tracing::debug!("Collector {}: {note}", definition.name);
+    }
     ledger
         .with(move |ledger| {
             let recorded = ledger.record_all(run, &mut more)?;

@@ -1,8 +1,8 @@
-//! What enters an amount beside its readings: an opening balance, which stands for what was used before it, and what is
-//! carried forward from a month that is over to one that is not.
+//! What enters an amount beside its readings: an opening balance, which stands for what was used before it, and, in posted
+//! cents, what is carried forward from a month that is over to one that is not.
 //!
 //! Both are recorded facts, so an amount stays a function of what is recorded (law 3). Nothing here decides whether an
-//! adjustment is made; it only says what one does to an amount, and how a rest is shared out when it is carried.
+//! adjustment is made; it only says what one does to an amount, and how much of a difference fits into another month.
 
 use std::collections::BTreeMap;
 
@@ -31,27 +31,6 @@ impl Shares {
             user => *self.users.entry(user.to_owned()).or_insert_with(Exact::zero) += amount,
         }
     }
-
-    /// What is left of these when others are taken away.
-    pub fn less(mut self, others: &Shares) -> Shares {
-        self.total -= others.total.clone();
-        for (user, amount) in &others.users {
-            *self.users.entry(user.clone()).or_insert_with(Exact::zero) -= amount.clone();
-        }
-        self
-    }
-
-    fn attributed(&self) -> Exact {
-        self.users.values().cloned().sum()
-    }
-
-    /// Every user's part times `part / whole`.
-    fn scale_users(&mut self, part: &Exact, whole: &Exact) {
-        let share = part.checked_div(whole).unwrap_or_else(Exact::zero);
-        for amount in self.users.values_mut() {
-            *amount = amount.clone() * share.clone();
-        }
-    }
 }
 
 /// How an amount goes on from an opening balance.
@@ -70,7 +49,7 @@ pub fn onward(measures: impl IntoIterator<Item = Measure>) -> Result<Onward, &'s
     let mut all = None;
     for measure in measures {
         let one = match measure {
-            Measure::Increase | Measure::Sum | Measure::Integral(_) => Onward::Adds,
+            Measure::Increase(_) | Measure::Sum(_) | Measure::Integral(..) => Onward::Adds,
             Measure::Max(_) => Onward::Highest,
             Measure::Level => Onward::Latest,
             Measure::Mean(_) => {
@@ -79,7 +58,7 @@ pub fn onward(measures: impl IntoIterator<Item = Measure>) -> Result<Onward, &'s
                             be put together",
                 );
             }
-            Measure::Total => {
+            Measure::Total(_) => {
                 return Err(
                     "its source states the sum of the month by itself, what was used before included, so that \
                             nothing need be adopted",
@@ -97,7 +76,7 @@ pub fn onward(measures: impl IntoIterator<Item = Measure>) -> Result<Onward, &'s
 /// Whether a rest of it may be added to another month: a level or a mean is of its own month.
 pub fn can_be_carried(measures: impl IntoIterator<Item = Measure>) -> bool {
     measures.into_iter().all(|measure| {
-        matches!(measure, Measure::Increase | Measure::Sum | Measure::Integral(_) | Measure::Total)
+        matches!(measure, Measure::Increase(_) | Measure::Sum(_) | Measure::Integral(..) | Measure::Total(_))
     })
 }
 
@@ -121,8 +100,8 @@ impl Amounts {
         }
     }
 
-    /// Adds what was carried here (or, where it is negative, takes away what was carried from here).
-    pub fn shift(&mut self, by: &Shares) {
+    /// Adds an opening balance.
+    fn shift(&mut self, by: &Shares) {
         self.total += by.total.clone();
         for (user, amount) in &by.users {
             *self.users.entry(user.clone()).or_insert_with(Exact::zero) += amount.clone();
@@ -130,33 +109,54 @@ impl Amounts {
     }
 }
 
-/// What is to be carried out of a month of which the server holds less than was used, so that what stays is what it
-/// holds; `None` if it holds all of it or more.
-///
-/// Each user keeps what the server holds of theirs, or what they used if that is less. No part is ever negative, and
-/// neither what stays nor what is carried gives the users more than its total: where keeping to the cents that the
-/// server holds would, the users' parts are cut down alike.
-pub fn carried(used: &Shares, held: &Shares) -> Option<Shares> {
-    let rest = used.total.clone() - held.total.clone();
-    if rest.is_zero() || rest.is_negative() {
-        return None;
+/// What of a month's difference can go to another month: by the total ('') and each user, in cents. `rest` is the
+/// difference, `room` what there is in the month that it goes to, so that nothing there is less than nothing, and its users
+/// have no more than its total. What does not fit is left out.
+pub fn fit(rest: &BTreeMap<String, i64>, room: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
+    let of = |rows: &BTreeMap<String, i64>, user: &str| rows.get(user).copied().unwrap_or(0);
+    let fits = |user: &str| of(rest, user).max(-of(room, user).max(0));
+    let total = fits("");
+    let users: Vec<&String> = rest.keys().filter(|user| !user.is_empty()).collect();
+    let mut moved: BTreeMap<String, i64> = BTreeMap::from([(String::new(), total)]);
+    for user in users.iter().filter(|user| of(rest, user) < 0) {
+        moved.insert((*user).clone(), fits(user));
     }
-    let none = Exact::zero();
-    let mut stays = Shares { total: held.total.clone(), users: BTreeMap::new() };
-    for (user, used) in &used.users {
-        let held = held.users.get(user).unwrap_or(&none);
-        stays.users.insert(user.clone(), used.clone().min(held.clone()).max(Exact::zero()));
+    let there: i64 = room.iter().filter(|(user, _)| !user.is_empty()).map(|(_, cents)| cents).sum();
+    let taken: i64 = moved.iter().filter(|(user, _)| !user.is_empty()).map(|(_, cents)| cents).sum();
+    let mut left = of(room, "").saturating_add(total).saturating_sub(there).saturating_sub(taken);
+    for user in users.iter().filter(|user| of(rest, user) > 0) {
+        let more = of(rest, user).min(left.max(0));
+        left -= more;
+        moved.insert((*user).clone(), more);
     }
-    let attributed = stays.attributed();
-    if attributed > stays.total {
-        let total = stays.total.clone();
-        stays.scale_users(&total, &attributed);
+    moved.retain(|_, cents| *cents != 0);
+    moved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(rows: &[(&str, i64)]) -> BTreeMap<String, i64> {
+        rows.iter().map(|(user, cents)| ((*user).to_owned(), *cents)).collect()
     }
-    let mut carried = used.clone().less(&stays);
-    let attributed = carried.attributed();
-    if attributed > rest {
-        carried.scale_users(&rest, &attributed);
+
+    #[test]
+    fn what_is_carried_never_leaves_less_than_nothing_and_gives_users_no_more_than_the_total() {
+        // One hour of alice, late.
+        let late = rows(&[("", 100), ("alice", 100)]);
+        assert_eq!(fit(&late, &rows(&[("", 500), ("bob", 500)])), late);
+        assert_eq!(fit(&late, &rows(&[])), late);
+        // Two hours too many, of which one fits.
+        let too_many = rows(&[("", -200), ("alice", -200)]);
+        assert_eq!(fit(&too_many, &rows(&[("", 100), ("alice", 100)])), rows(&[("", -100), ("alice", -100)]));
+        assert_eq!(fit(&too_many, &rows(&[("", 300), ("bob", 300)])), rows(&[("", -200)]));
+        // From alice to bob: as much of bob's as the total has.
+        let shifted = rows(&[("alice", -300), ("bob", 300)]);
+        assert_eq!(
+            fit(&shifted, &rows(&[("", 200), ("alice", 200)])),
+            rows(&[("alice", -200), ("bob", 200)])
+        );
+        assert_eq!(fit(&rows(&[("", 0)]), &rows(&[("", 5)])), rows(&[]));
     }
-    carried.users.retain(|_, amount| !amount.is_zero());
-    Some(carried)
 }

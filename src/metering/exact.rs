@@ -13,6 +13,8 @@ use num_integer::Integer;
 use num_rational::BigRational;
 use num_traits::{Signed, ToPrimitive, Zero};
 use rust_decimal::Decimal;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An exact rational number. Written as a plain decimal where it has an end (`0.25`), else as `n/d` (`1/3600`).
 #[derive(Clone)]
@@ -36,7 +38,8 @@ use Number::{Fraction, Small};
 const MAX_PLACES: u32 = 38;
 
 /// How the one rounding to the server's 2 decimals is done. Half-even unless a meter says otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rounding {
     #[default]
     HalfEven,
@@ -109,6 +112,17 @@ impl Exact {
             0 => None,
             1.. => Some(Exact(Small { numerator, denominator })),
             _ => Some(Exact::of(BigRational::new(numerator.into(), denominator.into()))),
+        }
+    }
+
+    /// Numerator and denominator in lowest terms, where 128 bits hold both.
+    pub(super) fn parts(&self) -> Option<(i128, i128)> {
+        match &self.0 {
+            Small { numerator, denominator } => {
+                let shared = numerator.gcd(denominator);
+                Some((numerator / shared, denominator / shared))
+            }
+            Fraction(number) => Some((number.numer().to_i128()?, number.denom().to_i128()?)),
         }
     }
 
@@ -245,10 +259,17 @@ impl FromStr for Exact {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let not_a_number = || format!("`{text}` is not a number such as 12, 0.25, 1e-3 or 1/3600");
         if text.len() > 100 {
             return Err("a number may have at most 100 characters".to_owned());
         }
+        Exact::read(text)
+    }
+}
+
+impl Exact {
+    /// The same of any length, for what was written by `Display`.
+    fn read(text: &str) -> Result<Self, String> {
+        let not_a_number = || format!("`{text}` is not a number such as 12, 0.25, 1e-3 or 1/3600");
         let Some((numerator, denominator)) = text.split_once('/') else {
             return decimal(text).ok_or_else(not_a_number);
         };
@@ -353,6 +374,19 @@ fn decimal_places<N: Integer + Clone + From<u8>>(denominator: N) -> Option<u32> 
     };
     let (twos, fives): (u32, u32) = (strip(N::from(2)), strip(N::from(5)));
     rest.is_one().then_some(twos.max(fives))
+}
+
+/// As it is written: `0.25`, `1/3600`.
+impl Serialize for Exact {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Exact {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Exact::read(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
 }
 
 impl fmt::Debug for Exact {

@@ -7,10 +7,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::exact::{Exact, Rounding};
-use super::measure::{Hold, Interpolation, Measure, OnGap};
+use super::measure::{AtMost, Hold, Interpolation, Measure, OnGap, is_default};
 use super::reading::{Kind, Labels};
 use super::weighing::Weighing;
 use crate::config::duration::parse_duration;
@@ -18,7 +19,8 @@ use crate::config::section::Section;
 use crate::config::template::Template;
 
 /// How the series of a meter become a quantity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Aggregate {
     Increase,
     Sum,
@@ -59,23 +61,33 @@ impl fmt::Display for Aggregate {
 }
 
 /// The rule that turns the series of one reading into one component's amount.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meter {
     /// The component's type in Waldur.
     pub component: String,
     /// The name of the readings that it meters.
     pub reading: String,
     /// `None`: what is natural for the kind; a gauge has nothing natural.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aggregate: Option<Aggregate>,
+    #[serde(flatten)]
     pub hold: Hold,
     /// Multiplies the quantity; 1/3600 makes hours of seconds.
     pub factor: Exact,
+    /// The most of the component that one reading may add for each hour of its interval; more is held as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<Exact>,
     /// Which series it counts, and how much.
+    #[serde(flatten)]
     pub weighing: Weighing,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub rounding: Rounding,
     /// Sent with each report if set; the server clears it otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recurring: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_usage_policy: Option<String>,
 }
 
@@ -83,13 +95,18 @@ impl Meter {
     /// What is counted over a series of this kind; an error for people if this meter can't meter it.
     pub fn measure(&self, kind: Kind) -> Result<Measure, String> {
         let hold = self.hold.as_counted();
+        let at_most = self.limit();
         match (kind, self.aggregate) {
-            (Kind::Counter, None | Some(Aggregate::Increase)) => Ok(Measure::Increase),
-            (Kind::Delta, None | Some(Aggregate::Sum)) => Ok(Measure::Sum),
-            (Kind::Total, None | Some(Aggregate::Last)) => Ok(Measure::Total),
-            (Kind::Gauge, Some(Aggregate::Integral)) => Ok(Measure::Integral(hold)),
+            (Kind::Counter, None | Some(Aggregate::Increase)) => Ok(Measure::Increase(at_most)),
+            (Kind::Delta, None | Some(Aggregate::Sum)) => Ok(Measure::Sum(at_most)),
+            (Kind::Total, None | Some(Aggregate::Last)) => Ok(Measure::Total(at_most)),
+            (Kind::Gauge, Some(Aggregate::Integral)) => Ok(Measure::Integral(hold, at_most)),
             (Kind::Gauge, Some(Aggregate::Mean)) => Ok(Measure::Mean(hold)),
             (Kind::Gauge, Some(Aggregate::Max)) => Ok(Measure::Max(hold)),
+            (Kind::Gauge, Some(Aggregate::Last)) if self.at_most.is_some() => Err(format!(
+                "the meter {} can't take `at_most`: it bounds what adds up, and the last level of {} does not",
+                self.component, self.reading
+            )),
             (Kind::Gauge, Some(Aggregate::Last)) => Ok(Measure::Level),
             (Kind::Gauge, None) => Err(format!(
                 "the meter {} must say how the gauge {} is to be billed: `aggregate: integral`, `mean`, `max` or `last`",
@@ -109,9 +126,14 @@ impl Meter {
         }
     }
 
+    /// What `at_most` is in the unit of what is counted. A factor of 0 makes nothing of anything.
+    fn limit(&self) -> Option<AtMost> {
+        AtMost::new(&self.at_most.as_ref()?.checked_div(&self.factor)?)
+    }
+
     /// Whether users' amounts sum to the total.
     pub fn additive(measure: Measure) -> bool {
-        !matches!(measure, Measure::Max(_) | Measure::Level)
+        measure.adds_up()
     }
 
     fn from_section(mut section: Section) -> Option<Meter> {
@@ -124,6 +146,22 @@ impl Meter {
             let factor: Exact = text.parse()?;
             if factor.is_negative() { Err("must not be negative".to_owned()) } else { Ok(factor) }
         });
+        let at_most = section.parse_with("at_most", |text| {
+            let at_most: Exact = text.parse()?;
+            if at_most.is_negative() || at_most.is_zero() {
+                return Err("must be more than 0".to_owned());
+            }
+            let of = factor.as_ref().filter(|factor| !factor.is_zero());
+            let in_unit = of.map_or(Some(at_most.clone()), |factor| at_most.checked_div(factor));
+            match in_unit.as_ref().and_then(AtMost::new) {
+                Some(_) => Ok(at_most),
+                None => Err("has too many digits".to_owned()),
+            }
+        });
+        if let (true, Some(aggregate @ (Aggregate::Mean | Aggregate::Max))) = (at_most.is_some(), aggregate) {
+            let message = format!("`at_most` bounds what adds up, and a `{aggregate}` does not");
+            section.problem("at_most", message);
+        }
         let weighing = Weighing::from_section(&mut section);
         let rounding = section.parse_with("rounding", Rounding::from_str);
         let interpolation = section.parse_with("interpolation", |text| match text {
@@ -173,6 +211,7 @@ impl Meter {
                 on_gap: on_gap.unwrap_or_default(),
             },
             factor: factor.unwrap_or_else(Exact::one),
+            at_most,
             weighing,
             rounding: rounding.unwrap_or_default(),
             description,
@@ -205,27 +244,36 @@ impl fmt::Display for Target {
 }
 
 /// How a target is made of labels.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
 enum TargetRule {
     Resource(Template),
     BackendId {
         offering: Uuid,
         backend_id: Template,
         /// Whether `Proj-A` and `proj-a` are one.
+        #[serde(default, skip_serializing_if = "is_default")]
         ignore_case: bool,
     },
 }
 
-/// The rules of one collector.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The rules of one collector. As JSON they read as the file does, and what was recorded is read back equal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     pub collector: String,
+    /// The collector whose series go on under this one's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<String>,
+    #[serde(rename = "resource")]
     target: TargetRule,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     user: Option<Template>,
     pub meters: Vec<Meter>,
     /// Backend ids that are nobody's (a cluster's root account): not even unmatched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ignore: Vec<String>,
     /// Where nothing is said and few runs are known: three times the schedule's usual distance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_max_gap: Option<SignedDuration>,
 }
 
@@ -242,11 +290,19 @@ pub enum Place {
 }
 
 impl Rules {
-    /// Takes `resource`, `user`, `meters` and `ignore` from a collector's section.
+    /// Takes `resource`, `user`, `meters`, `ignore` and `continues` from a collector's section.
     pub fn from_section(section: &mut Section) -> Option<Rules> {
         let target = target_rule(section);
         let user = section.parse_with("user", Template::from_str);
         let ignore = section.texts("ignore").unwrap_or_default();
+        let collector = section.name().to_owned();
+        let continues = section.parse_with("continues", |text| match text {
+            "" => Err("must not be empty: name the collector whose series go on under this name".to_owned()),
+            own if own == collector => {
+                Err("is this collector itself: name the one that it was before".to_owned())
+            }
+            old => Ok(old.to_owned()),
+        });
         let named = section.named_sections("meters");
         if !section.has("meters") {
             section.problem("", "`meters` is missing: name each component and the reading that makes it");
@@ -254,14 +310,7 @@ impl Rules {
             section.problem("meters", "is empty: name each component and the reading that makes it");
         }
         let meters: Vec<Meter> = named.into_iter().filter_map(Meter::from_section).collect();
-        Some(Rules {
-            collector: section.name().to_owned(),
-            target: target?,
-            user,
-            meters,
-            ignore,
-            default_max_gap: None,
-        })
+        Some(Rules { collector, continues, target: target?, user, meters, ignore, default_max_gap: None })
     }
 
     /// Where a series with these labels belongs.

@@ -71,35 +71,60 @@ impl FromStr for BillingPeriod {
     }
 }
 
-/// The time zone whose months are billed.
+/// The time zones whose months are billed: one, and those that took its place from a month on.
+///
+/// A month ends at midnight of its own zone, and the next begins there, whatever its zone is: so a change of zone leaves
+/// no time out and counts none twice.
 #[derive(Debug, Clone, PartialEq)]
-pub struct BillingZone(TimeZone);
+pub struct BillingZone {
+    first: TimeZone,
+    /// From which month on another zone holds, in order.
+    changes: Vec<(BillingPeriod, TimeZone)>,
+}
 
 impl BillingZone {
     pub fn utc() -> Self {
-        BillingZone(TimeZone::UTC)
+        BillingZone::of(TimeZone::UTC)
     }
 
     pub fn of(zone: TimeZone) -> Self {
-        BillingZone(zone)
+        BillingZone { first: zone, changes: Vec::new() }
     }
 
     /// The zone with this IANA name.
     pub fn named(name: &str) -> Result<Self, String> {
         TimeZone::get(name)
-            .map(BillingZone)
+            .map(BillingZone::of)
             .map_err(|_| format!("`{name}` is not a time zone such as UTC or Europe/Tallinn"))
     }
 
+    /// Bills by the (last) months of `other` from this one on, and by what was before until then.
+    pub fn changed_from(mut self, period: BillingPeriod, other: &BillingZone) -> Self {
+        self.changes.retain(|(from, _)| *from < period);
+        if self.last() != other.last() {
+            self.changes.push((period, other.last().clone()));
+        }
+        self
+    }
+
+    /// The name of the zone that holds last.
     pub fn name(&self) -> &str {
-        self.0.iana_name().unwrap_or("UTC")
+        self.last().iana_name().unwrap_or("UTC")
+    }
+
+    fn last(&self) -> &TimeZone {
+        self.changes.last().map_or(&self.first, |(_, zone)| zone)
+    }
+
+    fn zone_of(&self, period: BillingPeriod) -> &TimeZone {
+        let changed = self.changes.iter().rev().find(|(from, _)| *from <= period);
+        changed.map_or(&self.first, |(_, zone)| zone)
     }
 
     /// The first instant of the period: midnight of its first day, or, where clocks jump over it, the first instant
     /// after.
     pub fn start(&self, period: BillingPeriod) -> Timestamp {
-        let midnight = DateTime::from(period.first_day());
-        self.0.to_ambiguous_zoned(midnight).compatible().map_or(Timestamp::MAX, |zoned| zoned.timestamp())
+        midnight(self.zone_of(period.previous()), period)
     }
 
     /// The first instant after the period.
@@ -107,9 +132,15 @@ impl BillingZone {
         self.start(period.next())
     }
 
+    /// The end of the period, or the end that it would have in the zone of the next one, whichever comes first: until
+    /// then both agree on the month.
+    pub fn surely_until(&self, period: BillingPeriod) -> Timestamp {
+        self.end(period).min(midnight(self.zone_of(period.next()), period.next()))
+    }
+
     /// The calendar day of this instant.
     pub fn date_of(&self, at: Timestamp) -> Date {
-        at.to_zoned(self.0.clone()).date()
+        at.to_zoned(self.zone_of(self.period_of(at)).clone()).date()
     }
 
     /// The period that holds this instant.
@@ -119,11 +150,11 @@ impl BillingZone {
 
     /// The whole month that holds this instant.
     fn month_of(&self, at: Timestamp) -> Segment {
-        let local = at.to_zoned(self.0.clone()).date();
+        let local = at.to_zoned(self.last().clone()).date();
         let shown = BillingPeriod { year: local.year(), month: local.month() };
         let (start, end) = (self.start(shown), self.end(shown));
         // Where clocks go back over midnight of the first, the calendar shows the old month once more after the new
-        // one began; the starts decide.
+        // one began; and in a month of another zone it shows that zone's. The starts decide.
         if at < start {
             let period = shown.previous();
             Segment { start: self.start(period), end: start, period }
@@ -146,6 +177,11 @@ impl BillingZone {
             "a total is of one billing period, and this one reaches from {start} past the end of {period}"
         ))
     }
+}
+
+fn midnight(zone: &TimeZone, period: BillingPeriod) -> Timestamp {
+    let midnight = DateTime::from(period.first_day());
+    zone.to_ambiguous_zoned(midnight).compatible().map_or(Timestamp::MAX, |zoned| zoned.timestamp())
 }
 
 /// A stretch of time in one billing period over which amounts are counted: `start..end`.
@@ -387,6 +423,27 @@ mod tests {
         let last = std::iter::successors(Some(period("9998-12")), |p| Some(p.next())).nth(100).unwrap();
         assert_eq!(last.next(), last);
         last.first_day();
+    }
+
+    /// From UTC to Tallinn with December, whose months begin two hours earlier: November keeps UTC's end, December has
+    /// that as its start and Tallinn's as its end. And back again.
+    #[test]
+    fn a_month_of_another_zone_begins_where_the_one_before_ended() {
+        let (utc, tallinn) = (BillingZone::utc(), zone("Europe/Tallinn"));
+        let changed = utc.clone().changed_from(period("2026-12"), &tallinn);
+        assert_eq!(changed.end(period("2026-11")), at("2026-12-01T00:00:00Z"));
+        assert_eq!(changed.start(period("2026-12")), at("2026-12-01T00:00:00Z"));
+        assert_eq!(changed.end(period("2026-12")), at("2026-12-31T22:00:00Z"));
+        assert_eq!(changed.period_of(at("2026-11-30T23:00:00Z")), period("2026-11"));
+        assert_eq!(changed.period_of(at("2026-12-31T22:00:00Z")), period("2027-01"));
+        assert_eq!(changed.start(period("2026-10")), at("2026-10-01T00:00:00Z"));
+        assert_eq!(changed.surely_until(period("2026-11")), at("2026-11-30T22:00:00Z"));
+        assert_eq!(changed.surely_until(period("2026-12")), at("2026-12-31T22:00:00Z"));
+        let back = tallinn.changed_from(period("2026-12"), &utc);
+        assert_eq!(back.start(period("2026-12")), at("2026-11-30T22:00:00Z"));
+        assert_eq!(back.period_of(at("2026-11-30T22:00:00Z")), period("2026-12"));
+        assert_eq!(back.end(period("2026-12")), at("2027-01-01T00:00:00Z"));
+        assert_eq!(back.changed_from(period("2026-12"), &zone("Europe/Tallinn")), zone("Europe/Tallinn"));
     }
 
     #[test]

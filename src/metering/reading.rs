@@ -8,7 +8,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use jiff::fmt::serde::timestamp::microsecond as micros;
 use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
 
 /// What a value means over time (design, section 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,12 +82,18 @@ impl Span {
 pub type Labels = BTreeMap<String, String>;
 
 /// Which life of a counter a value belongs to, as far as the source tells: a new life starts from zero.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Epoch {
     /// Changes when the counter starts anew, even if its value did not fall: a boot id, a container id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// When this life began.
+    #[serde(with = "micros::optional", default, skip_serializing_if = "Option::is_none")]
     pub began: Option<Timestamp>,
+    /// Whether it is told of all that the source shows at once (the start of a process), and not of this very series. Then
+    /// a new life is told when it changes, but not the same one when it does not: a process may replace one counter.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 /// One observation.
@@ -266,7 +274,7 @@ mod tests {
     fn no_text_is_longer_than_500_bytes_or_has_a_nul() {
         let with = |text: &str| {
             let plain = || reading(Kind::Gauge, "1");
-            let epoch = Epoch { id: Some(text.to_owned()), began: None };
+            let epoch = Epoch { id: Some(text.to_owned()), ..Epoch::default() };
             [
                 Reading { name: text.to_owned(), ..plain() },
                 plain().label("l", text),
@@ -308,7 +316,7 @@ mod tests {
     fn times_are_cut_to_what_the_ledger_keeps() {
         let fine = at("2026-01-10T10:00:00.123456789Z");
         let cut = at("2026-01-10T10:00:00.123456Z");
-        let epoch = Epoch { id: None, began: Some(fine) };
+        let epoch = Epoch { began: Some(fine), ..Epoch::default() };
         let counter =
             Reading { span: Span::At(fine), epoch, ..reading(Kind::Counter, "1") }.checked().unwrap();
         assert_eq!((counter.span, counter.epoch.began), (Span::At(cut), Some(cut)));

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::exact::Exact;
 use super::reading::Labels;
 use crate::config::section::Section;
@@ -12,13 +14,16 @@ use crate::config::section::Section;
 type Values = BTreeMap<String, BTreeSet<String>>;
 
 /// The keys `only_if`, `not_if` and `weights` of a meter.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Weighing {
     /// Every label named must have one of its values; a label that is not there has the value ''.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     only_if: Values,
     /// No label named may have one of its values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     not_if: Values,
     /// What a series counts by a value of a label; those of several labels are multiplied. What is not named counts 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     weights: BTreeMap<String, BTreeMap<String, Exact>>,
 }
 
@@ -48,6 +53,17 @@ impl Weighing {
     /// Whether it treats all series alike.
     pub fn is_even(&self) -> bool {
         *self == Weighing::default()
+    }
+
+    /// Whether no series counts by both, whatever its labels: one asks for values that the other leaves out.
+    pub fn excludes(&self, other: &Weighing) -> bool {
+        let one_way = |wants: &Weighing, leaves: &Weighing| {
+            wants.only_if.iter().any(|(label, wanted)| {
+                let apart = leaves.only_if.get(label).is_some_and(|also| wanted.is_disjoint(also));
+                apart || leaves.not_if.get(label).is_some_and(|never| wanted.is_subset(never))
+            })
+        };
+        one_way(self, other) || one_way(other, self)
     }
 
     /// The labels that it looks at.

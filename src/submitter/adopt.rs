@@ -10,11 +10,13 @@ use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::read::Row;
+use super::reconcile::Row;
 use super::{Cycle, CycleError, OnConflict, guard};
-use crate::ledger::adjustment::Opening;
-use crate::ledger::outbox::{Call, Statement, StatementKey};
-use crate::ledger::trouble::Decision;
+use crate::ledger::db::event::EventKind;
+use crate::ledger::sent::blocked::Decision;
+use crate::ledger::sent::opening::Opening;
+use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::statement::Statement;
 use crate::metering::period::BillingZone;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::{UsageRow, uuid_of_address};
@@ -33,16 +35,12 @@ impl Cycle {
         statement: &Statement,
         component: &str,
         row: &Row,
-        decided: Option<(Decision, Timestamp)>,
+        decided: Option<Decision>,
     ) -> Result<Option<Option<Timestamp>>, CycleError> {
         let (key, of_component) = (statement.key, component.to_owned());
         let opened = self.ledger(move |ledger| ledger.opened(key, &of_component)).await?;
         let reported = statement.components.get(component).and_then(|entry| entry.acknowledged.as_ref());
-        // What came after the decision is no longer what the person saw.
-        if let Some((Decision::Adopt { at }, made)) = decided
-            && opened.is_none_or(|recorded| recorded < made)
-            && reported.is_none_or(|reported| reported.at <= made)
-        {
+        if let Some(Decision::Adopt { at }) = decided {
             return Ok(Some(at));
         }
         let by_itself = self.of.on_conflict == OnConflict::Adopt && opened.is_none() && reported.is_none();
@@ -71,7 +69,7 @@ impl Cycle {
         at: Option<Timestamp>,
     ) -> Result<Result<Adopted, Failure>, CycleError> {
         let (of_component, now) = (component.to_owned(), self.of.clock.now());
-        if let Err(why) = self.ledger(move |ledger| ledger.can_open(key.resource, &of_component)).await? {
+        if let Err(why) = self.ledger(move |ledger| ledger.can_open(key, &of_component)).await? {
             return Ok(Ok(Err(why.to_owned())));
         }
         let shares = self.of.client.list_user_usages(key.resource, component, key.period.first_day()).await;
@@ -86,7 +84,7 @@ impl Cycle {
             .collect();
         let total = row.held.amount;
         let of_component = component.to_owned();
-        let sums = self.ledger(move |ledger| ledger.adds_up(key.resource, &of_component)).await?;
+        let sums = self.ledger(move |ledger| ledger.adds_up(key, &of_component)).await?;
         let sum: Decimal = users.values().sum();
         if total.is_sign_negative() || users.values().any(Decimal::is_sign_negative) {
             return Ok(Ok(Err("what Waldur holds is negative".to_owned())));
@@ -99,27 +97,19 @@ impl Cycle {
         let part_end = self.part_of(key).await?.end;
         let (instant, how) = match at {
             Some(at) => (at.max(key.part), "as a person said"),
-            None => instant_of(&self.of.rulebook.zone, key, part_end, row.date, now),
+            None => instant_of(&self.of.zone().await?, key, part_end, row.date, now),
         };
         let words = format!("what Waldur held then ({}); the instant: {how}", row.held.evidence);
-        let shown = users.iter().map(|(user, amount)| format!(", {component} of {user} {amount:.2}"));
-        let call = Call {
-            at: now,
-            resource: key.resource,
-            period: key.period,
-            call: "adopt".to_owned(),
-            amounts: format!("{component} {total:.2}{}", shown.collect::<String>()),
-            outcome: "recorded".to_owned(),
-            words: words.clone(),
-        };
         self.note(format!(
             "resource {}, {component}, {}: {total:.2} is the opening balance of {instant}: {words}. What was used before \
              is not counted again",
-            key.resource, key.period
+            self.name_of(key.resource).await?,
+            key.period
         ));
+        let told = format!("{total:.2} is the opening balance of {instant}: {words}");
         let opening = Opening { component: component.to_owned(), at: instant, total, users, words };
         self.ledger(move |ledger| {
-            ledger.note_call(call)?;
+            ledger.tell(key.resource, key.period, &opening.component, EventKind::Writer, &told, now)?;
             ledger.adopt(key, opening, now)
         })
         .await?;
@@ -179,7 +169,13 @@ pub(super) fn evidence(row: &UsageRow, rows: &[&UsageRow], own: &[String]) -> St
     } else if together > 1 {
         words.push(format!("looks like another agent: {together} components in the same second"));
     } else {
-        words.push("a person or another agent: nothing else was written in that second".to_owned());
+        let mut hand = "a person or another agent: nothing else was written in that second".to_owned();
+        // Some servers name users by numbers, which a token is told by its first accepted report.
+        let number = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+        if row.modified_by.as_deref().is_some_and(number) && !own.iter().any(|own| number(own)) {
+            hand += "; or, after a lost ledger, this token's own user, whose number is not known yet";
+        }
+        words.push(hand);
     }
     words.join("; ")
 }

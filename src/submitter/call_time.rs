@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Cycle, CycleError, guard};
-use crate::ledger::outbox::StatementKey;
+use crate::ledger::sent::record::StatementKey;
 use crate::ledger::{Ledger, LedgerError};
 use crate::waldur::failure::Failure;
 
@@ -53,6 +53,11 @@ impl CallTime {
 /// How long before the server's midnight an undated call is no longer sent: longer than the slowest took lately.
 pub(super) fn guard_time(call: CallTime) -> SignedDuration {
     SignedDuration::from_millis(call.slowest).clamp(guard::GUARD, LONGEST_GUARD)
+}
+
+/// How long before the server's midnight a dated call is no longer sent: so long the slowest takes, and two seconds.
+pub(super) fn dated_guard(call: CallTime) -> SignedDuration {
+    SignedDuration::from_millis(call.slowest.saturating_add(2_000)).min(LONGEST_GUARD)
 }
 
 impl Cycle {

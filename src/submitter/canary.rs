@@ -5,13 +5,15 @@
 //! overwrite another month's bill. Far from the boundary every time zone agrees, and nothing needs to be shown.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::guard::ServerTime;
-use super::trouble::Reason;
+use super::reason::Reason;
 use super::{Cycle, CycleError};
-use crate::ledger::outbox::{Entry, StatementKey};
+use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::statement::Entry;
 use crate::metering::period::BillingZone;
 use crate::waldur::failure::Failure;
 use crate::waldur::usages::UsageFilter;
@@ -24,15 +26,20 @@ const CLOCK_KNOWN_TO: SignedDuration = SignedDuration::from_secs(2);
 
 impl Cycle {
     /// Makes sure that reports land in the month that is meant. False: one did not, and nothing else is sent.
-    pub(super) async fn month_is_right(&self, due: &[StatementKey]) -> Result<bool, CycleError> {
-        let zone = &self.of.rulebook.zone;
+    pub(super) async fn month_is_right(self: &Arc<Self>, due: &[StatementKey]) -> Result<bool, CycleError> {
+        let zone = &self.of.zone().await?;
         let server = self.of.server_time().await?;
         let Some(boundary) = boundary(zone, &server) else { return Ok(true) };
-        let misfiled = self.ledger(|ledger| ledger.resources_in_trouble(Reason::WrongMonth.name())).await?;
-        if let Some(resource) = misfiled.first() {
+        let period = zone.period_of(server.now);
+        // A verdict belongs to one boundary: what was found at an earlier one says nothing of this.
+        let misfiled = self.ledger(|ledger| ledger.blocked_for(Reason::WrongMonth.name())).await?;
+        if let Some(key) = misfiled.iter().find(|key| {
+            key.period == period || key.period == period.previous() && boundary.contains("begins")
+        }) {
             self.note(format!(
-                "nothing is sent near the end of the month: Waldur filed a report of resource {resource} in another month \
-                 than meant. What to do: {}",
+                "nothing is sent near the end of the month: Waldur filed a report of resource {} in another month than meant. \
+                 What to do: {}",
+                self.name_of(key.resource).await?,
                 Reason::WrongMonth.remedy()
             ));
             return Ok(false);
@@ -41,10 +48,9 @@ impl Cycle {
         if proven.is_some_and(|(known, _)| known == boundary) {
             return Ok(true);
         }
-        let period = zone.period_of(server.now);
         for &key in due.iter().filter(|key| key.period == period) {
             let said = self.state().report.sent.len();
-            self.send_totals(key).await?;
+            self.clone().send_totals(vec![key]).await?;
             if self.stopped() {
                 return Ok(false);
             }
@@ -81,16 +87,15 @@ impl Cycle {
             return Ok(Verdict::Unclear);
         };
         let entries = || read.components.iter().filter(|(component, _)| accepted.contains(*component));
-        let is =
-            |entry: &Entry, reason: Reason| entry.trouble.as_ref().is_some_and(|t| t.reason == reason.name());
+        let is = |entry: &Entry, reason: Reason| entry.is_blocked_for(reason.name());
         if entries().any(|(_, entry)| is(entry, Reason::WrongMonth)) {
             return Ok(Verdict::Wrong);
         }
-        if entries().any(|(_, entry)| entry.trouble.is_none()) {
+        if entries().any(|(_, entry)| entry.block.is_none()) {
             return Ok(Verdict::Right);
         }
         let disputed = entries().find(|(_, entry)| is(entry, Reason::Conflict));
-        let Some(words) = disputed.and_then(|(_, entry)| Some(entry.trouble.as_ref()?.words.clone())) else {
+        let Some(words) = disputed.and_then(|(_, entry)| Some(entry.block.as_ref()?.words.clone())) else {
             return Ok(Verdict::Unclear);
         };
         match self.was_written_since(key, began).await {
@@ -108,7 +113,7 @@ impl Cycle {
             key.period
         );
         for (component, entry) in entries() {
-            self.trouble(key, component, Reason::WrongMonth, words.clone(), entry.posted).await?;
+            self.block(key, component, Reason::WrongMonth, words.clone(), entry.posted).await?;
         }
         Ok(Verdict::Wrong)
     }
@@ -117,9 +122,9 @@ impl Cycle {
     async fn was_written_since(&self, key: StatementKey, began: Timestamp) -> Result<bool, Failure> {
         let filter =
             UsageFilter { resource: Some(key.resource), ..UsageFilter::of_month(key.period.first_day()) };
-        let rows = self.of.client.list_usages(&filter).await?;
+        let listing = self.of.client.list_usages(&filter).await?;
         let began = began.saturating_sub(CLOCK_KNOWN_TO).unwrap_or(began);
-        Ok(rows.iter().any(|row| row.date.is_some_and(|date| date >= began)))
+        Ok(listing.rows.iter().any(|row| row.date.is_some_and(|date| date >= began)))
     }
 }
 

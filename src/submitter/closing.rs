@@ -9,12 +9,13 @@
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
-use super::call_time::{CallTime, guard_time};
+use super::call_time::{CallTime, dated_guard, guard_time};
 use super::guard::{self, ServerTime};
-use super::trouble::Reason;
-use super::{Cycle, CycleError, Late};
-use crate::ledger::outbox::{Entry, Statement, StatementKey};
-use crate::ledger::periods::PeriodState;
+use super::reason::Reason;
+use super::{ACQUAINTED_FOR, Cycle, CycleError, Late};
+use crate::ledger::sent::periods::PeriodState;
+use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::{BillingPeriod, BillingZone};
 
@@ -45,20 +46,14 @@ impl Closing {
     }
 
     /// As far as the ledger knows the server.
-    pub fn of(ledger: &Ledger, zone: &BillingZone, now: Timestamp) -> Result<Closing, LedgerError> {
+    pub fn of(ledger: &Ledger, now: Timestamp) -> Result<Closing, LedgerError> {
         let skew = ledger.server_fact("skew_us")?.and_then(|(text, _)| text.parse().ok());
         let skew = skew.map(SignedDuration::from_micros).unwrap_or_default();
         let dated = ledger.server_fact("dated")?.is_some_and(|(value, _)| value == "yes");
         let call = CallTime::of(ledger)?;
+        let zone = &ledger.in_force().zone;
         let resources = ledger.resources_in(zone.period_of(shift(now, skew)))?;
-        Ok(plan(
-            zone,
-            now,
-            skew,
-            if dated { SignedDuration::ZERO } else { guard_time(call) },
-            call,
-            resources,
-        ))
+        Ok(plan(zone, now, skew, if dated { dated_guard(call) } else { guard_time(call) }, call, resources))
     }
 
     /// How far a statement has come.
@@ -102,21 +97,18 @@ fn in_order(mut unreported: Vec<(Decimal, StatementKey)>, time_for_all: bool) ->
 /// The largest amount of a statement that the server is not known to hold.
 fn unreported(statement: &Statement) -> Decimal {
     let entries = statement.components.values().filter(|entry| entry.to_send());
-    let missing = entries.filter_map(|entry| {
-        let held = entry.acknowledged.as_ref().map_or(Decimal::ZERO, |acknowledged| acknowledged.amount);
-        Some(entry.posted?.checked_sub(held)?.abs())
-    });
+    let missing = entries.filter_map(|entry| Some(entry.posted?.checked_sub(entry.held())?.abs()));
     missing.max().unwrap_or_default()
 }
 
 impl Cycle {
     /// While a month closes, its statements in the order in which they are best sent.
     pub(super) async fn order(&self, due: Vec<StatementKey>) -> Result<Vec<StatementKey>, CycleError> {
-        let (now, zone) = (self.of.clock.now(), self.of.rulebook.zone.clone());
+        let now = self.of.clock.now();
         let (closing, call, dated) = self
             .ledger(move |ledger| {
                 let dated = ledger.server_fact("dated")?.is_some_and(|(value, _)| value == "yes");
-                Ok((Closing::of(ledger, &zone, now)?, CallTime::of(ledger)?, dated))
+                Ok((Closing::of(ledger, now)?, CallTime::of(ledger)?, dated))
             })
             .await?;
         if now < closing.begins {
@@ -129,7 +121,7 @@ impl Cycle {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
             amounts.push((unreported(&statement), key));
         }
-        let guard = if dated { SignedDuration::ZERO } else { guard_time(call) };
+        let guard = if dated { dated_guard(call) } else { guard_time(call) };
         let left = closing.ends.duration_since(now).saturating_sub(guard);
         let calls = call.mean.saturating_mul(i64::try_from(amounts.len()).unwrap_or(i64::MAX));
         let mut ordered = in_order(amounts, SignedDuration::from_millis(calls) <= left);
@@ -139,30 +131,34 @@ impl Cycle {
 
     /// What has changed of a closed period can't be reported any more, and nothing needs to be asked to know that; unless
     /// the operator chose otherwise for what comes late.
-    pub(super) async fn strand_what_is_closed(&self) -> Result<(), CycleError> {
+    pub(super) async fn strand_what_is_over(&self) -> Result<(), CycleError> {
         if self.of.late != Late::Hold {
             return Ok(());
         }
-        let server = self.of.server_time().await?;
-        let zone = &self.of.rulebook.zone;
-        let pending = self.ledger(|ledger| ledger.pending()).await?;
+        // By a clock that was not compared with the server's lately nothing is over: it may have been set since.
+        let (now, fact) = (self.of.clock.now(), self.ledger(|ledger| ledger.server_fact("skew_us")).await?);
+        if fact.is_none_or(|(_, at)| now.duration_since(at).abs() > ACQUAINTED_FOR) {
+            return Ok(());
+        }
+        let (now, server, zone) = (self.of.clock.now(), self.of.server_time().await?, self.of.zone().await?);
+        let pending = self.ledger(move |ledger| ledger.pending(now)).await?;
         for key in pending.into_iter().filter(|key| server.now >= zone.end(key.period)) {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            if statement.closed.is_some() && statement.components.values().any(Entry::to_send) {
+            if statement.components.values().any(|entry| entry.to_send() && !entry.is_unclear()) {
                 self.over(&statement, &server).await?;
             }
         }
         Ok(())
     }
 
-    /// Periods that are over at the server and only wait for being read back. What another hand wrote waits for a person,
+    /// Periods that are over at the server and only wait for being read back. What another writer wrote waits for a person,
     /// and of what can't be told apart nothing would be learnt.
     pub(super) async fn to_close(&self) -> Result<Vec<StatementKey>, CycleError> {
-        let period = self.of.rulebook.zone.period_of(self.of.server_time().await?.now);
+        let period = self.of.zone().await?.period_of(self.of.server_time().await?.now);
         let mut keys = Vec::new();
         for key in self.ledger(move |ledger| ledger.unclosed(period)).await? {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            if agrees(&statement) && self.is_traceable(&statement).await? {
+            if agrees(&statement) && was_reported(&statement) && self.is_traceable(&statement).await? {
                 keys.push(key);
             }
         }
@@ -178,15 +174,17 @@ impl Cycle {
         }
         for (component, entry) in &statement.components {
             let component = component.clone();
-            let held = entry.acknowledged.as_ref().is_some_and(|known| !known.amount.is_zero());
-            if held && self.ledger(move |ledger| ledger.usage_row(key, &component)).await?.is_none() {
+            if !entry.held().is_zero()
+                && self.ledger(move |ledger| ledger.usage_row(key, &component)).await?.is_none()
+            {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Reads back the periods that are over, and closes those of which the server holds what was posted last.
+    /// Reads back the periods that are over, and closes those of which the server holds what was posted last: the totals,
+    /// and the users' shares.
     pub(super) async fn close_what_ended(&self) -> Result<(), CycleError> {
         let keys = if self.stopped() { Vec::new() } else { self.to_close().await? };
         let unread: Vec<StatementKey> = {
@@ -195,10 +193,13 @@ impl Cycle {
         };
         self.read_and_settle(&unread).await?;
         let now = self.of.clock.now();
-        for key in keys.into_iter().filter(|key| self.state().read_back.contains(key)) {
+        let keys: Vec<StatementKey> =
+            keys.into_iter().filter(|key| self.state().read_back.contains(key)).collect();
+        let differ = self.compare_shares(&keys).await?;
+        for key in keys.into_iter().filter(|key| !differ.contains(key)) {
             // What was found otherwise is stranded in the next cycle, and read once more.
-            let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
-            if statement.is_some_and(|statement| agrees(&statement)) {
+            let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
+            if agrees(&statement) {
                 self.ledger(move |ledger| ledger.close(key, now)).await?;
             }
         }
@@ -206,14 +207,31 @@ impl Cycle {
     }
 }
 
-/// Whether the server is believed to hold what was posted: nothing is in doubt, to be sent, or another hand's.
+/// Whether the server is believed to hold what was posted: nothing is open, to be sent, or another writer's.
 fn agrees(statement: &Statement) -> bool {
-    let entries = || statement.components.values();
-    let disputed = [Reason::Conflict.name(), Reason::WrongMonth.name()];
-    let in_dispute = |entry: &Entry| {
-        entry.trouble.as_ref().is_some_and(|trouble| disputed.contains(&trouble.reason.as_str()))
+    let disputed = [
+        Reason::Conflict,
+        Reason::Unadoptable,
+        Reason::Shares,
+        Reason::WrongMonth,
+        Reason::Unreadable,
+        Reason::RulesChanged,
+    ];
+    let in_dispute = |entry: &Entry| disputed.iter().any(|reason| entry.is_blocked_for(reason.name()));
+    let totals = !statement
+        .components
+        .values()
+        .any(|entry| entry.to_send() || entry.is_unclear() || in_dispute(entry));
+    let unfinished = |entry: &Entry| {
+        let parked = entry.block.as_ref().is_some_and(|block| block.state == "parked");
+        !parked && (entry.to_complete().is_some() || entry.is_unclear())
     };
-    !entries().any(|entry| entry.to_send() || entry.intended.is_some() || in_dispute(entry))
+    totals && !statement.users.values().any(unfinished)
+}
+
+/// Whether anything of it was ever accepted.
+fn was_reported(statement: &Statement) -> bool {
+    statement.components.values().any(|entry| entry.acknowledged.is_some())
 }
 
 /// Whether the month is over at the server.

@@ -7,10 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::adopt::OWN_USER;
-use super::trouble::Reason;
+use super::guard::ServerTime;
+use super::reason::Reason;
 use super::{ACQUAINTED_FOR, Cycle, CycleError};
-use crate::ledger::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
-use crate::ledger::outbox::StatementKey;
+use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
+use crate::ledger::sent::record::StatementKey;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::{Component, Offering, Plan, Resource};
 
@@ -24,21 +25,24 @@ const CLOCK_FOR: SignedDuration = SignedDuration::from_mins(10);
 /// How long the components and users of an offering serve.
 const OFFERING_FOR: SignedDuration = SignedDuration::from_hours(6);
 
+/// The server fact that says when the server was last asked who this token's user is.
+const ASKED: &str = "asked";
+
 impl Cycle {
     /// Makes sure that the server's clock is known and that the token works. Before anything is sent the clock is
     /// measured by this very process: in which month a report lands depends on it, and our own may have been set.
     /// False: the server is paused.
     pub(super) async fn acquaint(&self, sending: bool) -> Result<bool, CycleError> {
         let now = self.of.clock.now();
-        let (skew, lifetime) = self
-            .ledger(|ledger| Ok((ledger.server_fact("skew_us")?, ledger.server_fact("token_lifetime")?)))
+        let (asked, lifetime) = self
+            .ledger(|ledger| Ok((ledger.server_fact(ASKED)?, ledger.server_fact("token_lifetime")?)))
             .await?;
         let lifetime = lifetime.and_then(|(text, _)| text.parse().ok()).map(SignedDuration::from_secs);
         // A token with a lifetime dies without a call (observed): a call each third of it keeps it alive.
         let good_for = lifetime.map_or(ACQUAINTED_FOR, |lifetime| (lifetime / 3).min(ACQUAINTED_FOR));
         let measured = self.of.client.measured_skew();
         let clock_known = measured.is_some_and(|skew| age(now, skew.measured) < CLOCK_FOR);
-        if skew.is_some_and(|(_, at)| age(now, at) < good_for) && (clock_known || !sending) {
+        if asked.is_some_and(|(_, at)| age(now, at) < good_for) && (clock_known || !sending) {
             return Ok(true);
         }
         match self.of.client.me().await {
@@ -46,6 +50,7 @@ impl Cycle {
                 let lifetime = me.token_lifetime.map(|seconds| seconds.to_string()).unwrap_or_default();
                 let own = format!("{}\n{}", me.uuid, me.username);
                 self.ledger(move |ledger| {
+                    ledger.put_server_fact(ASKED, "", now)?;
                     ledger.put_server_fact(OWN_USER, &own, now)?;
                     ledger.put_server_fact("token_lifetime", &lifetime, now)
                 })
@@ -57,28 +62,33 @@ impl Cycle {
         }
     }
 
-    /// Finds the resources of backend ids, what offerings sell, and who their users are. False: the server is paused.
+    /// Finds the resources of backend ids, what offerings sell, and who their users are. What is known goes on serving where
+    /// a look-up fails. False: the server is paused.
     pub(super) async fn discover(&self) -> Result<bool, CycleError> {
         let now = self.of.clock.now();
-        let (unmatched, unknown, pending) = self
-            .ledger(|ledger| {
-                Ok((ledger.offerings_with_unmatched()?, ledger.unknown_resources()?, ledger.pending()?))
-            })
+        let (unmatched, unknown) = self
+            .ledger(|ledger| Ok((ledger.offerings_with_unmatched()?, ledger.unknown_resources()?)))
             .await?;
         for offering in unmatched {
             let known = self.ledger(move |ledger| ledger.freshness(offering)).await?;
             if known.resources.is_none_or(|at| age(now, at) >= RESOURCES_FOR)
                 && let Err(failure) = self.list_resources(offering, now).await?
+                && !self.goes_on(failure).await?
             {
-                return self.give_up(failure).await;
+                return Ok(false);
             }
         }
         for resource in unknown {
-            if let Err(failure) = self.look_at_resource(resource, now).await? {
-                return self.give_up(failure).await;
+            if let Err(failure) = self.look_at_resource(resource, now).await?
+                && !self.goes_on(failure).await?
+            {
+                return Ok(false);
             }
         }
-        let resources: BTreeSet<Uuid> = pending.into_iter().map(|key| key.resource).collect();
+        // What was matched just now is to be sent, too, and its offering's users are to be known first.
+        let resources: BTreeSet<Uuid> = self
+            .ledger(move |ledger| Ok(ledger.pending(now)?.into_iter().map(|key| key.resource).collect()))
+            .await?;
         let offerings: BTreeSet<Uuid> = self
             .ledger(move |ledger| {
                 let mut offerings = BTreeSet::new();
@@ -88,18 +98,30 @@ impl Cycle {
                 Ok(offerings)
             })
             .await?;
-        for offering in offerings {
+        for offering in offerings.into_iter().filter(|offering| !offering.is_nil()) {
             let known = self.ledger(move |ledger| ledger.freshness(offering)).await?;
             if known.resources.is_none_or(|at| age(now, at) >= RESOURCES_IN_USE_FOR)
                 && let Err(failure) = self.list_resources(offering, now).await?
+                && !self.goes_on(failure).await?
             {
-                return self.give_up(failure).await;
+                return Ok(false);
             }
-            if let Err(failure) = self.look_at_offering(offering, now).await? {
-                return self.give_up(failure).await;
+            if let Err(failure) = self.look_at_offering(offering, now).await?
+                && !self.goes_on(failure).await?
+            {
+                return Ok(false);
             }
         }
         self.lift_what_passed(now).await
+    }
+
+    /// Whether a look-up that failed leaves the rest to go on: it does, unless every other call would fail like it.
+    async fn goes_on(&self, failure: Failure) -> Result<bool, CycleError> {
+        if failure.concerns_every_call() || failure.retry_after().is_some() {
+            return self.give_up(failure).await;
+        }
+        tracing::warn!("A look-up failed, what is known of it serves on: {failure}");
+        Ok(true)
     }
 
     async fn give_up(&self, failure: Failure) -> Result<bool, CycleError> {
@@ -118,13 +140,41 @@ impl Cycle {
         };
         if listed.is_empty() {
             // Without a role the server answers an empty list, not a refusal (observed).
-            self.note(format!(
-                "Waldur lists no resources of offering {offering}: either it has none, or the token has lost its role on it"
-            ));
+            match self.has_role(offering).await? {
+                Some(false) => {
+                    self.state().no_role.insert(offering);
+                    self.note(format!(
+                        "the token has no role for offering {offering}: Waldur lists none of its resources, and takes no \
+                         report of them. What to do: make its user OFFERING.MANAGER of the offering, or an owner of its \
+                         organisation"
+                    ));
+                    return Ok(Ok(()));
+                }
+                Some(true) => tracing::debug!("Offering {offering} has no resources."),
+                None => self.note(format!(
+                    "Waldur lists no resources of offering {offering}: either it has none, or the token has lost its role on it"
+                )),
+            }
         }
         let known = listed.into_iter().map(|resource| known_resource(resource, offering)).collect();
         self.ledger(move |ledger| ledger.put_resources(known, Some(offering), now)).await?;
         Ok(Ok(()))
+    }
+
+    /// Whether the token may report an offering, as its user's roles tell; `None` where they don't.
+    async fn has_role(&self, offering: Uuid) -> Result<Option<bool>, CycleError> {
+        let me = match self.of.client.me().await {
+            Ok(me) => me,
+            Err(failure) => {
+                tracing::debug!("Roles are not known: {failure}");
+                return Ok(None);
+            }
+        };
+        let customer = match self.of.client.public_offering(offering).await {
+            Ok(found) => found.customer_uuid,
+            Err(_) => None,
+        };
+        Ok(me.may_report(offering, customer))
     }
 
     async fn look_at_resource(
@@ -191,26 +241,86 @@ impl Cycle {
         Ok(Ok(()))
     }
 
-    /// Looks again at resources that are held for their state; what has become reportable is tried again.
+    /// Looks again at resources that are held for their state or for want of a plan; what has become reportable is tried
+    /// again.
     async fn lift_what_passed(&self, now: Timestamp) -> Result<bool, CycleError> {
-        let held = self.ledger(|ledger| ledger.resources_in_trouble(Reason::ResourceState.name())).await?;
-        for resource in held {
-            let known = self.ledger(move |ledger| ledger.resource_seen(resource)).await?;
-            if known.is_some_and(|at| age(now, at) < RESOURCES_FOR) {
-                continue;
-            }
-            if let Err(failure) = self.look_at_resource(resource, now).await? {
-                return self.give_up(failure).await;
-            }
-            let state = self.ledger(move |ledger| ledger.resource(resource)).await?.map(|known| known.state);
-            if state.is_some_and(|state| ["OK", "Updating", "Terminating"].contains(&state.as_str())) {
-                self.ledger(move |ledger| {
-                    ledger.clear_trouble(Some(resource), &[Reason::ResourceState.name()])
-                })
-                .await?;
+        let rests = [Reason::PeriodEnded.name(), Reason::ClosingRest.name()];
+        self.ledger(move |ledger| ledger.lift_changed_rests(&rests)).await?;
+        for reason in [Reason::ResourceState, Reason::NoPlan] {
+            let blocks = self.ledger(|ledger| ledger.blocks()).await?;
+            let held: BTreeMap<Uuid, Timestamp> = blocks
+                .into_iter()
+                .filter(|at| at.block.reason == reason.name())
+                .map(|at| (at.resource, at.block.since))
+                .collect();
+            for (resource, since) in held {
+                let known = self.ledger(move |ledger| ledger.resource_seen(resource)).await?;
+                if known.is_none_or(|at| age(now, at) >= RESOURCES_FOR)
+                    && let Err(failure) = self.look_at_resource(resource, now).await?
+                {
+                    if !self.goes_on(failure).await? {
+                        return Ok(false);
+                    }
+                    continue;
+                }
+                // What was seen before it was refused says nothing of what is now.
+                let seen = self.ledger(move |ledger| ledger.resource_seen(resource)).await?;
+                if reason == Reason::ResourceState && seen.is_none_or(|at| at <= since) {
+                    continue;
+                }
+                let known = self.ledger(move |ledger| ledger.resource(resource)).await?;
+                let dated = self.of.server_time().await?.dated == Some(true);
+                let passed = known.is_some_and(|known| match reason {
+                    Reason::NoPlan => known.plan.is_some(),
+                    _ => ["OK", "Updating", "Terminating"].contains(&known.state.as_str()),
+                });
+                if passed
+                    && (reason != Reason::NoPlan || dated || self.has_open_plan_period(resource).await?)
+                {
+                    self.ledger(move |ledger| ledger.clear_blocks(Some(resource), &[reason.name()])).await?;
+                }
             }
         }
         Ok(true)
+    }
+
+    async fn has_open_plan_period(&self, resource: Uuid) -> Result<bool, CycleError> {
+        Ok(match self.of.client.plan_periods(resource).await {
+            Ok(periods) => periods.iter().any(|period| period.end.is_none()),
+            Err(_) => false,
+        })
+    }
+
+    /// Whether what is reported of a resource would be billed: it has a plan, and (where the server makes none) a plan period
+    /// that is open. If not, it is held.
+    pub(super) async fn has_plan(&self, key: StatementKey, server: &ServerTime) -> Result<bool, CycleError> {
+        let (known, open) = self
+            .ledger(move |ledger| {
+                Ok((ledger.resource(key.resource)?, ledger.open_plan_periods(key.resource, key.period)?))
+            })
+            .await?;
+        let (Some(known), Some(0)) = (known, open) else { return Ok(true) };
+        let words = match known.plan {
+            None => format!("the resource {} has no plan, so nothing of it can be billed", known.name),
+            // A newer server makes a plan period with the first report.
+            Some(_) if server.dated == Some(true) => return Ok(true),
+            Some(_) => format!(
+                "the resource {} has no open plan period: an older Waldur would take a report of it and bill it nowhere{}",
+                known.name,
+                if server.dated.is_none() {
+                    " (whether this is an older one, the first report of another resource shows)"
+                } else {
+                    ""
+                }
+            ),
+        };
+        let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
+        for (component, entry) in statement.iter().flat_map(|statement| &statement.components) {
+            if entry.to_send() {
+                self.block(key, component, Reason::NoPlan, words.clone(), entry.posted).await?;
+            }
+        }
+        Ok(false)
     }
 
     /// Looks once more at the plans of what was reported just now. A report that followed a switch of plan which nobody had
@@ -225,7 +335,7 @@ impl Cycle {
                 offerings.entry(known.offering).or_default().insert(resource);
             }
         }
-        let mut switched = BTreeSet::new();
+        let mut switched = std::mem::take(&mut self.state().moved);
         for (offering, resources) in offerings {
             let looked = match resources.first() {
                 Some(&one) if resources.len() == 1 => self.look_at_resource(one, now).await?,
@@ -252,7 +362,7 @@ impl Cycle {
     /// Looks at the plan periods of resources whose were not looked at for this month and plan. False: paused.
     pub(super) async fn look_at_plans(&self, due: &[StatementKey]) -> Result<bool, CycleError> {
         let server = self.of.server_time().await?;
-        let month = self.of.rulebook.zone.period_of(server.now);
+        let month = self.of.zone().await?.period_of(server.now);
         self.look_at_plans_of(due.iter().filter(|key| key.period == month).map(|key| key.resource).collect())
             .await
     }
@@ -260,7 +370,7 @@ impl Cycle {
     async fn look_at_plans_of(&self, resources: BTreeSet<Uuid>) -> Result<bool, CycleError> {
         let now = self.of.clock.now();
         let server = self.of.server_time().await?;
-        let month = self.of.rulebook.zone.period_of(server.now);
+        let month = self.of.zone().await?.period_of(server.now);
         for resource in resources {
             let (known, look) = self
                 .ledger(move |ledger| Ok((ledger.resource(resource)?, ledger.plan_look(resource)?)))
@@ -271,25 +381,38 @@ impl Cycle {
             }
             match self.of.client.plan_periods(resource).await {
                 Ok(periods) => {
-                    let periods = periods
+                    let periods: Vec<KnownPlanPeriod> = periods
                         .into_iter()
                         .filter_map(|period| {
                             Some(KnownPlanPeriod { uuid: period.uuid, start: period.start?, end: period.end })
                         })
                         .collect();
                     self.ledger(move |ledger| {
-                        ledger.put_plan_periods(resource, periods, (&month.to_string(), &plan), now)
+                        ledger.put_plan_periods(resource, &periods, (&month.to_string(), &plan), now)
                     })
                     .await?;
                 }
                 // Not every token may see them; then the month is taken to be whole.
                 Err(Failure::Missing { .. } | Failure::Forbidden { .. } | Failure::Endpoint { .. }) => {
                     self.ledger(move |ledger| {
-                        ledger.put_plan_periods(resource, Vec::new(), (&month.to_string(), &plan), now)
+                        ledger.put_unseen_plan_periods(resource, (&month.to_string(), &plan), now)
                     })
                     .await?;
                 }
-                Err(failure) => return self.give_up(failure).await,
+                // What it is to be filed under is not known: it waits alone.
+                Err(failure) if failure.concerns_every_call() || failure.retry_after().is_some() => {
+                    return self.give_up(failure).await;
+                }
+                Err(failure) => {
+                    self.note(format!(
+                        "resource {} waits: its plan periods can't be read: {failure}",
+                        self.name_of(resource).await?
+                    ));
+                    self.put_off(resource, failure).await?;
+                    if self.stopped() {
+                        return Ok(false);
+                    }
+                }
             }
         }
         Ok(true)
@@ -301,7 +424,8 @@ fn age(now: Timestamp, at: Timestamp) -> SignedDuration {
     now.duration_since(at).abs()
 }
 
-fn known_resource(resource: Resource, offering: Uuid) -> KnownResource {
+/// What the ledger keeps of a resource.
+pub fn known_resource(resource: Resource, offering: Uuid) -> KnownResource {
     KnownResource {
         uuid: resource.uuid,
         offering: resource.offering_uuid.unwrap_or(offering),

@@ -16,6 +16,8 @@ pub struct ServerTime {
     pub dated: Option<bool>,
     /// How long before its midnight an undated call is no longer sent: `GUARD`, or more where calls take longer.
     pub guard: SignedDuration,
+    /// The same where dates are honoured: a call that is carried out after midnight is one into the past, and refused.
+    pub dated_guard: SignedDuration,
 }
 
 /// Whether a statement may be sent now.
@@ -46,17 +48,19 @@ pub fn passage(
     part_end: Option<Timestamp>,
     server: &ServerTime,
 ) -> Passage {
-    let (start, end) = (zone.start(period), zone.end(period));
+    // Where another zone holds from the next month on, only until both agree that this one runs.
+    let (start, end, sure) = (zone.start(period), zone.end(period), zone.surely_until(period));
     if server.now >= end {
         return Passage::Ended;
     }
     if server.now < start {
         return Passage::NotYet;
     }
-    if server.dated != Some(true) && shift(server.now, server.guard) >= end {
+    let guard = if server.dated == Some(true) { server.dated_guard } else { server.guard };
+    if shift(server.now, guard) >= sure {
         return Passage::TooLate;
     }
-    Passage::Open { date: fence(start, end, part, part_end, server.now) }
+    Passage::Open { date: fence(start, sure, part, part_end, server.now) }
 }
 
 /// An instant of the month that no time zone can take out of it, as soon as there is one: zones reach from UTC+14 to
@@ -80,6 +84,14 @@ fn fence(
     } else {
         latest.max(earliest)
     }
+}
+
+/// The date of a report that shows whether the server honours dates: with microseconds that no other has. `None` in the
+/// month's first second, which would be another month's with them taken away.
+pub fn probe(zone: &BillingZone, period: BillingPeriod, date: Timestamp) -> Option<Timestamp> {
+    let whole = date.as_microsecond() - date.as_microsecond().rem_euclid(1_000_000);
+    let probe = Timestamp::from_microsecond(whole + fastrand::i64(1..1_000_000)).ok()?;
+    (whole > zone.start(period).as_microsecond()).then_some(probe)
 }
 
 /// The `date` of a report into a month that is over: inside it, and in the plan period meant.
@@ -115,7 +127,13 @@ mod tests {
     fn pass(zone: &str, now: &str, dated: Option<bool>) -> Passage {
         let zone = BillingZone::named(zone).unwrap();
         let period: BillingPeriod = "2026-11".parse().unwrap();
-        passage(&zone, period, zone.start(period), None, &ServerTime { now: at(now), dated, guard: GUARD })
+        passage(
+            &zone,
+            period,
+            zone.start(period),
+            None,
+            &ServerTime { now: at(now), dated, guard: GUARD, dated_guard: SignedDuration::from_secs(2) },
+        )
     }
 
     #[test]
@@ -123,7 +141,8 @@ mod tests {
         assert!(matches!(pass("UTC", "2026-11-30T23:58:59Z", Some(false)), Passage::Open { .. }));
         assert_eq!(pass("UTC", "2026-11-30T23:59:00Z", Some(false)), Passage::TooLate);
         assert_eq!(pass("UTC", "2026-11-30T23:59:00Z", None), Passage::TooLate);
-        assert!(matches!(pass("UTC", "2026-11-30T23:59:59Z", Some(true)), Passage::Open { .. }));
+        assert!(matches!(pass("UTC", "2026-11-30T23:59:57Z", Some(true)), Passage::Open { .. }));
+        assert_eq!(pass("UTC", "2026-11-30T23:59:58Z", Some(true)), Passage::TooLate);
         assert_eq!(pass("UTC", "2026-12-01T00:00:00Z", Some(true)), Passage::Ended);
         assert_eq!(pass("UTC", "2026-10-31T23:59:59Z", Some(true)), Passage::NotYet);
         // Tallinn's November ends two hours before UTC's.

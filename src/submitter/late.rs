@@ -1,8 +1,9 @@
 //! Usage that is left over when its month is over at the server: held (stranded), reported into its own month, or
 //! carried forward to the month that runs, as `submit: { late: ... }` says.
 //!
-//! Whatever is done, what the server holds of that month is read first, and nothing is done twice: a report into a past
-//! month is an absolute total, and what is carried is one row of the ledger that both months are made with.
+//! What is dealt with is a difference: used by that month's rules, less what was accepted from us, in posted cents. Before
+//! anything is done what the server holds of that month is read, and nothing is done twice: a report into a past month is an
+//! absolute total, and what is carried is a row of the ledger that both months are made with.
 
 use std::collections::BTreeMap;
 
@@ -10,18 +11,13 @@ use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
 use super::guard::{self, ServerTime};
-use super::read::total;
-use super::reconcile::Held;
-use super::send::is_usage_billed;
-use super::trouble::Reason;
+use super::reason::Reason;
+use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, is_usage_billed};
 use super::{Cycle, CycleError, Late};
-use crate::ledger::Ledger;
-use crate::ledger::adjustment::Adjustment;
-use crate::ledger::outbox::{Entry, Statement, StatementKey};
-use crate::metering::exact::{Exact, Rounding, cents_to_decimal};
-use crate::waldur::report::SetUsage;
-
-pub(super) const PLAN_ENDED: &str = "its plan period has ended; reporting it again would bill it twice";
+use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::statement::{Entry, Statement};
+use crate::metering::period::{BillingPeriod, BillingZone};
+use crate::waldur::report::{ComponentAmount, SetUsage};
 
 /// The server fact that this token may not report what is billed by use into a past month, with the server's words.
 const NO_BACKFILL: &str = "no_backfill";
@@ -34,96 +30,93 @@ impl Cycle {
     /// Whether there may be something to do for months that are over, although nothing else is due.
     pub(super) async fn something_is_late(&self) -> Result<bool, CycleError> {
         let server = self.of.server_time().await?;
-        let month = self.of.rulebook.zone.period_of(server.now);
-        if self.of.late == Late::Hold || (self.of.late == Late::Backfill && server.dated != Some(true)) {
-            return Ok(false);
+        if self.of.late == Late::Backfill && server.dated == Some(true) {
+            return Ok(!self.left_over(&server).await?.is_empty());
         }
-        let refused = self.of.late == Late::CarryForward;
-        Ok(!self.ledger(move |ledger| ledger.left_over(month, refused)).await?.is_empty())
+        let (now, new) = (self.of.clock.now(), self.of.late == Late::CarryForward);
+        let changes = self.ledger(move |ledger| ledger.carry_forward(server.now, (new, false), now)).await?;
+        Ok(!changes.is_empty())
     }
 
     /// Deals with months that are over. What it leaves is stranded when its turn to be sent has come.
-    pub(super) async fn settle_late(&self, due: &[StatementKey]) -> Result<(), CycleError> {
+    pub(super) async fn settle_late(&self) -> Result<(), CycleError> {
         let server = self.of.server_time().await?;
-        let zone = &self.of.rulebook.zone;
-        let month = zone.period_of(server.now);
-        let ended = |key: &&StatementKey| zone.end(key.period) <= server.now;
-        let mut keys: Vec<StatementKey> = due.iter().filter(ended).copied().collect();
         if self.of.late == Late::Backfill && server.dated == Some(true) {
-            let waiting = self.ledger(move |ledger| ledger.left_over(month, false)).await?;
-            let lifted = waiting.clone();
-            self.ledger(move |ledger| ledger.lift_stranded(&lifted)).await?;
-            keys.extend(waiting);
-            keys.sort_unstable();
-            keys.dedup();
+            let keys = self.left_over(&server).await?;
+            self.ledger(|ledger| {
+                ledger.clear_blocks(None, &[Reason::PeriodEnded.name(), Reason::ClosingRest.name()])
+            })
+            .await?;
             return self.backfill_all(keys, &server).await;
         }
-        let new = self.of.late == Late::CarryForward;
-        if new {
-            keys.extend(self.ledger(move |ledger| ledger.left_over(month, true)).await?);
-        }
-        let carried = self.ledger(move |ledger| ledger.carried_to(month)).await?;
-        if !due.is_empty() && self.rows_are_stale().await? {
-            // It may have been mended in its own month since.
-            self.read_and_settle(&carried).await?;
-        }
-        keys.extend(carried);
-        keys.sort_unstable();
-        keys.dedup();
-        self.carry_all(keys, new, server.now).await
+        self.carry_all(server.now).await
     }
 
     /// Where this cycle's reports have shown that the server honours dates, what has just been stranded can be reported.
     pub(super) async fn backfill_if_learnt(&self, due: &[StatementKey]) -> Result<(), CycleError> {
         let server = self.of.server_time().await?;
-        let zone = &self.of.rulebook.zone;
+        let zone = self.of.zone().await?;
         let late = due.iter().any(|key| zone.end(key.period) <= server.now);
         if self.of.late == Late::Backfill && server.dated == Some(true) && late && !self.stopped() {
-            self.settle_late(&[]).await?;
+            self.settle_late().await?;
         }
         Ok(())
     }
 
-    async fn carry_all(&self, keys: Vec<StatementKey>, new: bool, to: Timestamp) -> Result<(), CycleError> {
-        let now = self.of.clock.now();
-        let mut changing = Vec::new();
-        for key in keys {
-            let changes = move |ledger: &mut Ledger| {
-                let terminated =
-                    ledger.resource(key.resource)?.is_some_and(|known| known.state == "Terminated");
-                let statement = ledger.statement(key)?.filter(|_| !terminated);
-                let Some(statement) = statement else { return Ok(false) };
-                let unclear = statement.components.values().any(|entry| entry.intended.is_some());
-                Ok(unclear || !ledger.carry_forward(key, to, (new, false), now)?.is_empty())
-            };
-            if self.ledger(changes).await? {
-                changing.push(key);
-            }
+    /// Statements of months that are over of which something is left to report.
+    async fn left_over(&self, server: &ServerTime) -> Result<Vec<StatementKey>, CycleError> {
+        let (now, month) = (self.of.clock.now(), self.of.zone().await?.period_of(server.now));
+        let keys = self
+            .ledger(move |ledger| {
+                let mut keys = ledger.pending(now)?;
+                keys.extend(ledger.blocked_for(Reason::PeriodEnded.name())?);
+                keys.extend(ledger.blocked_for(Reason::ClosingRest.name())?);
+                keys.retain(|key| key.period < month);
+                keys.sort_unstable();
+                keys.dedup();
+                Ok(keys)
+            })
+            .await?;
+        Ok(keys)
+    }
+
+    async fn carry_all(&self, to: Timestamp) -> Result<(), CycleError> {
+        let (now, new) = (self.of.clock.now(), self.of.late == Late::CarryForward);
+        let planned = self.ledger(move |ledger| ledger.carry_forward(to, (new, false), now)).await?;
+        if planned.is_empty() {
+            return Ok(());
         }
-        // What is carried is what the server does not hold; so what it holds is looked at, not remembered.
-        let failed = self.read_and_settle(&changing).await?;
-        for key in changing.into_iter().filter(|key| !failed.contains(key)) {
-            let carried = self.ledger(move |ledger| ledger.carry_forward(key, to, (new, true), now)).await?;
-            let target = self.of.rulebook.zone.period_of(to);
-            for one in carried {
-                let (before, amount) = (one.before.approximate(6), one.amount.approximate(6));
-                let before =
-                    if one.before == Exact::zero() { String::new() } else { format!(" (before: {before})") };
-                self.note(format!(
-                    "resource {}, {}: {amount}{before} of {} is carried forward to {target}",
-                    key.resource, one.component, key.period
-                ));
-            }
-            crate::fail_point("after something is carried forward");
+        // What is carried is what was not accepted; whether another has changed the month since is looked at first.
+        let mut keys: Vec<StatementKey> = Vec::new();
+        for change in planned {
+            keys.extend(self.ledger(move |ledger| ledger.parts_of(change.resource, change.from)).await?);
         }
+        keys.sort_unstable();
+        keys.dedup();
+        if !self.read_and_settle(&keys).await?.is_empty() || self.stopped() {
+            return Ok(());
+        }
+        let carried = self.ledger(move |ledger| ledger.carry_forward(to, (new, true), now)).await?;
+        let target = self.of.zone().await?.period_of(to);
+        for one in carried {
+            let before =
+                if one.before == 0 { String::new() } else { format!(" (before: {})", cents(one.before)) };
+            self.note(format!(
+                "resource {}, {}: {}{before} of {} is carried forward to {target}",
+                self.name_of(one.resource).await?,
+                one.component,
+                cents(one.after),
+                one.from
+            ));
+        }
+        crate::fail_point("after something is carried forward");
         Ok(())
     }
 
     /// Reports into months that are over. One after the other, and each is read back before the next: where one landed
     /// elsewhere, nothing else is sent.
     async fn backfill_all(&self, keys: Vec<StatementKey>, server: &ServerTime) -> Result<(), CycleError> {
-        let misfiled = self.ledger(|ledger| ledger.resources_in_trouble(Reason::WrongMonth.name())).await?;
-        if !misfiled.is_empty() {
+        if !self.ledger(|ledger| ledger.blocked_for(Reason::WrongMonth.name())).await?.is_empty() {
             return Ok(());
         }
         for key in keys {
@@ -139,14 +132,14 @@ impl Cycle {
         if !self.read_and_settle(&[key]).await?.is_empty() {
             return Ok(true);
         }
-        let known = self.components_of(key.resource).await?;
+        let (known, zone) = (self.components_of(key.resource).await?, self.of.zone().await?);
         // What is billed by use is refused to most tokens, and the whole call with it.
         for by_use in [false, true] {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
                 return Ok(true);
             };
             let part = self.part_of(key).await?;
-            let ended = part.split && part.end.is_some_and(|end| end <= server.now);
+            let ended = part.switched_unseen || part.split && part.end.is_some_and(|end| end <= server.now);
             if ended && statement.components.values().any(|entry| entry.acknowledged.is_some()) {
                 self.strand_for(&statement, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;
                 return Ok(true);
@@ -154,25 +147,24 @@ impl Cycle {
             self.park_unpostable(&statement).await?;
             let mut usages = Vec::new();
             let chosen = statement.components.iter().filter(|(component, entry)| {
-                entry.to_send()
-                    && entry.intended.is_none()
-                    && is_usage_billed(known.get(*component)) == by_use
+                entry.to_send() && !entry.is_unclear() && is_usage_billed(known.get(*component)) == by_use
             });
             for (component, entry) in chosen {
                 let Some(amount) = entry.posted else { continue };
-                let held = entry.acknowledged.as_ref().is_some_and(|known| !known.amount.is_zero());
                 let of_component = component.clone();
-                if held && self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?.is_none() {
+                if !entry.held().is_zero()
+                    && self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?.is_none()
+                {
                     // It is in several rows, of plans that nobody lists any more; a report would go beside them.
-                    self.trouble(key, component, Reason::PlanEnded, PLAN_ENDED.to_owned(), Some(amount))
+                    self.block(key, component, Reason::PlanEnded, PLAN_ENDED.to_owned(), Some(amount))
                         .await?;
                     continue;
                 }
-                if by_use && amount >= Decimal::from(1_000_000_000_000_i64) {
+                if by_use && amount >= TOO_MUCH {
                     let words = format!(
                         "the amount {amount} is 1,000,000,000,000 or more, which the server can't bill"
                     );
-                    self.trouble(key, component, Reason::Amount, words, Some(amount)).await?;
+                    self.block(key, component, Reason::Amount, words, Some(amount)).await?;
                     continue;
                 }
                 usages.push(self.with_options(key, component, amount).await?);
@@ -180,32 +172,52 @@ impl Cycle {
             if usages.is_empty() {
                 continue;
             }
-            let date = guard::within_past(&self.of.rulebook.zone, key.period, key.part, part.end, server.now);
-            let report = SetUsage { resource: key.resource, plan_period: None, date: Some(date), usages };
             if by_use && let Some(words) = self.no_backfill().await? {
-                self.refuse_late(&statement, &report, words).await?;
+                self.refuse_late(&statement, &usages, words).await?;
                 continue;
             }
-            let sent = report.clone();
-            if self.call(&statement, report).await? && !self.landed(key, &sent).await? {
+            let date = guard::within_past(&zone, key.period, key.part, part.end, server.now);
+            let report = SetUsage {
+                resource: key.resource,
+                plan_period: None,
+                date: Some(date),
+                usages: usages.clone(),
+            };
+            if !self.report_late(statement, report, usages).await? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Reads back a report into a past month: whether its rows are there and hold what was sent.
-    async fn landed(&self, key: StatementKey, sent: &SetUsage) -> Result<bool, CycleError> {
+    /// Reports into a month that is over, reads it back, and completes its shares. False: it did not land there.
+    async fn report_late(
+        &self,
+        statement: Statement,
+        report: SetUsage,
+        usages: Vec<ComponentAmount>,
+    ) -> Result<bool, CycleError> {
+        let (key, now) = (statement.key, self.of.clock.now());
+        let amounts: Vec<_> = usages.iter().map(amount).collect();
+        let planned = super::totals::shares_of(&statement, &usages);
+        let ids = self.ledger(move |ledger| ledger.intend(key, "set_usage", &amounts, &planned, now)).await?;
+        let call = Intended { statement: statement.into(), usages: usages.clone(), ids };
+        let before = self.state().accepted.len();
+        self.post(call, report).await?;
+        let accepted = self.state().accepted.len() > before;
+        self.conclude_accepted().await?;
+        if !accepted {
+            return Ok(true);
+        }
         if !self.read_and_settle(&[key]).await?.is_empty() {
             return Ok(false);
         }
         let Some(read) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(true) };
         let mut landed = true;
-        for usage in &sent.usages {
+        for usage in &usages {
             let entry = read.components.get(&usage.component);
-            let held = entry.and_then(|entry| entry.acknowledged.as_ref()).map(|known| known.amount);
-            let clear = entry.is_some_and(|entry| entry.trouble.is_none());
-            if held == Some(usage.amount) && clear {
+            let clear = entry.is_some_and(|entry| entry.block.is_none());
+            if entry.map(Entry::held) == Some(usage.amount) && clear {
                 continue;
             }
             landed = false;
@@ -213,7 +225,7 @@ impl Cycle {
                 "Waldur accepted a report for {}, and its row of that month does not show it",
                 key.period
             );
-            self.trouble(key, &usage.component, Reason::WrongMonth, words, Some(usage.amount)).await?;
+            self.block(key, &usage.component, Reason::WrongMonth, words, Some(usage.amount)).await?;
         }
         Ok(landed)
     }
@@ -229,30 +241,30 @@ impl Cycle {
     pub(super) async fn closed(
         &self,
         statement: &Statement,
-        report: &SetUsage,
+        usages: &[ComponentAmount],
         words: String,
     ) -> Result<(), CycleError> {
         let server = self.of.server_time().await?;
-        if self.of.rulebook.zone.end(statement.key.period) > server.now {
+        if self.of.zone().await?.end(statement.key.period) > server.now {
             return self.strand_for(statement, Reason::PeriodEnded, words).await;
         }
         let known = self.components_of(statement.key.resource).await?;
-        if report.usages.iter().any(|usage| is_usage_billed(known.get(&usage.component))) {
+        if usages.iter().any(|usage| is_usage_billed(known.get(&usage.component))) {
             let (words, now) = (words.clone(), self.of.clock.now());
             self.ledger(move |ledger| ledger.put_server_fact(NO_BACKFILL, &words, now)).await?;
         }
-        self.refuse_late(statement, report, words).await
+        self.refuse_late(statement, usages, words).await
     }
 
     async fn refuse_late(
         &self,
         statement: &Statement,
-        report: &SetUsage,
+        usages: &[ComponentAmount],
         words: String,
     ) -> Result<(), CycleError> {
-        for usage in &report.usages {
+        for usage in usages {
             let amount = Some(usage.amount);
-            self.trouble(statement.key, &usage.component, Reason::LateRefused, words.clone(), amount).await?;
+            self.block(statement.key, &usage.component, Reason::LateRefused, words.clone(), amount).await?;
         }
         Ok(())
     }
@@ -264,35 +276,37 @@ impl Cycle {
             Late::Backfill => {
                 "; it can be reported into it as soon as the server has shown that it honours dates"
             }
-            Late::CarryForward if negative(statement) => {
-                "; Waldur holds more than was used, and less than nothing is never carried forward"
-            }
-            _ => "",
+            Late::Hold | Late::CarryForward => "",
         };
-        let words = format!("the month {} ended before this was reported{why}", statement.key.period);
-        self.strand_for(statement, Reason::PeriodEnded, words).await
+        let (key, zone) = (statement.key, self.of.zone().await?);
+        for (component, entry) in statement.components.iter().filter(|(_, entry)| entry.to_send()) {
+            let (Some(posted), true) = (entry.posted, !entry.is_unclear()) else { continue };
+            let reason = if self.is_closing_rest(key, component, entry, &zone).await? {
+                Reason::ClosingRest
+            } else {
+                Reason::PeriodEnded
+            };
+            let rest = posted.saturating_sub(entry.held());
+            let words = format!("{rest:.2} of {} was not reported before it ended{why}", key.period);
+            self.block(key, component, reason, words, Some(rest)).await?;
+        }
+        Ok(())
     }
 
-    /// Takes over what somebody has mended in a month that is over; the statement as it is then.
-    pub(super) async fn with_mended(
+    /// Whether what is left is only what was used after the last report of the month.
+    async fn is_closing_rest(
         &self,
-        statement: Statement,
-        held: &BTreeMap<String, Held>,
-    ) -> Result<Statement, CycleError> {
-        let (key, now) = (statement.key, self.of.clock.now());
-        let moved = self.ledger(move |ledger| ledger.adjustments(key.resource, key.period)).await?;
-        let mended = held.iter().filter(|(component, held)| is_mended(&statement, component, held, &moved));
-        let mended: Vec<_> = mended.map(|(component, held)| total(component.clone(), held.amount)).collect();
-        if mended.is_empty() {
-            return Ok(statement);
-        }
-        let known = self
-            .ledger(move |ledger| {
-                ledger.acknowledge(key, mended, "read back", now)?;
-                ledger.statement(key)
-            })
-            .await?;
-        Ok(known.unwrap_or(statement))
+        key: StatementKey,
+        component: &str,
+        entry: &Entry,
+        zone: &BillingZone,
+    ) -> Result<bool, CycleError> {
+        let end = zone.end(key.period);
+        let Some(accepted) = entry.acknowledged.as_ref() else {
+            return Ok(false);
+        };
+        let (since, component) = (accepted.at, component.to_owned());
+        Ok(self.ledger(move |ledger| ledger.is_all_used_after(key, &component, since, end - CLOSING)).await?)
     }
 
     /// A component's description, with what was carried to its month from others.
@@ -302,17 +316,21 @@ impl Cycle {
         component: &str,
         description: Option<String>,
     ) -> Result<Option<String>, CycleError> {
-        let all = self.ledger(move |ledger| ledger.adjustments(key.resource, key.period)).await?;
-        let carried = all.into_iter().filter_map(|one| {
-            let here = one.component == component && one.user.is_empty() && one.period == key.period;
-            let from = one.from.filter(|_| here)?;
-            Some(format!("{} carried forward from {from}", two_places(&one.amount)))
-        });
-        let carried: Vec<String> = carried.collect();
+        let all = self.ledger(move |ledger| ledger.moved(key.resource, key.period)).await?;
+        let mut carried: BTreeMap<BillingPeriod, i64> = BTreeMap::new();
+        for one in all {
+            if one.component == component && one.user.is_empty() && one.to == Some(key.period) {
+                *carried.entry(one.from).or_default() += one.cents;
+            }
+        }
         if carried.is_empty() {
             return Ok(description);
         }
-        let words = format!("includes {}", carried.join(" and "));
+        let shown: Vec<String> = carried
+            .iter()
+            .map(|(from, amount)| format!("{} carried forward from {from}", cents(*amount)))
+            .collect();
+        let words = format!("includes {}", shown.join(" and "));
         let whole = match description {
             Some(description) => format!("{description}; {words}"),
             None => words,
@@ -321,29 +339,9 @@ impl Cycle {
     }
 }
 
-/// Whether somebody has put the whole usage of a month that is over into its row, of which a part was carried forward:
-/// that is no other hand's number but ours, and what was carried is taken back where that is still possible.
-fn is_mended(statement: &Statement, component: &str, held: &Held, moved: &[Adjustment]) -> bool {
-    let Some(entry) = statement.components.get(component) else { return false };
-    let out = moved.iter().filter(|one| one.from == Some(statement.key.period) && one.user.is_empty());
-    let out: Exact = out.filter(|one| one.component == component).map(|one| one.amount.clone()).sum();
-    let Ok(exact) = entry.exact.parse::<Exact>() else { return false };
-    let off = exact + out.clone() - Exact::from(held.amount);
-    let cent = Exact::from(Decimal::new(1, 2));
-    let known = entry.acknowledged.as_ref().map(|known| known.amount);
-    !out.is_zero() && known != Some(held.amount) && off < cent && -off.clone() < cent
-}
+/// So much before a month's end its closing is at its end: what is used after the last report then is no alarm.
+const CLOSING: SignedDuration = SignedDuration::from_mins(5);
 
-/// Whether the server holds more of some component than was used.
-fn negative(statement: &Statement) -> bool {
-    let falls = |entry: &Entry| {
-        let held = entry.acknowledged.as_ref().map(|held| held.amount);
-        entry.posted.zip(held).is_some_and(|(posted, held)| posted < held)
-    };
-    statement.components.values().any(falls)
-}
-
-fn two_places(amount: &Exact) -> String {
-    let cents = amount.round(2, Rounding::HalfEven);
-    cents_to_decimal(&cents).map_or_else(|| amount.approximate(2), |amount| format!("{amount:.2}"))
+fn cents(cents: i64) -> String {
+    format!("{:.2}", Decimal::new(cents, 2))
 }

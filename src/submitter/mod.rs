@@ -1,8 +1,9 @@
 //! Brings Waldur to agree with the ledger: compares statements with what the server was last known to hold, and
 //! closes the difference. Level-triggered: it may be stopped anywhere and started again.
 //!
-//! One cycle: get to know the server, find resources, read what is there before the first word, send whole statements,
-//! read back what is uncertain, send the users' shares. It never measures anything and never changes an amount.
+//! One cycle: count what is queued, get to know the server, find resources; then, some statements at a time: read what is
+//! there, send whole statements, read them back, send the users' shares. It never measures anything and never changes an
+//! amount.
 
 #![deny(clippy::float_arithmetic, clippy::float_cmp)]
 
@@ -15,11 +16,11 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::config::clock::SharedClock;
-use crate::ledger::lock::SubmitLock;
-use crate::ledger::outbox::StatementKey;
-use crate::ledger::server::Retry;
-use crate::ledger::{Ledger, LedgerError, Rulebook, SharedLedger};
-use crate::metering::period::BillingPeriod;
+use crate::ledger::sent::lock::SubmitLock;
+use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::server::Retry;
+use crate::ledger::{Ledger, LedgerError, SharedLedger};
+use crate::metering::period::{BillingPeriod, BillingZone};
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 
@@ -28,18 +29,20 @@ mod backoff;
 mod call_time;
 mod canary;
 pub mod closing;
-mod discover;
+pub mod discover;
 pub mod guard;
 mod late;
-mod read;
+pub mod reason;
 pub mod reconcile;
+mod rows;
 mod send;
-pub mod trouble;
+mod shares;
+mod totals;
 mod users;
 
 use call_time::CallTime;
 use guard::ServerTime;
-pub use read::ROWS_READ;
+pub use rows::ROWS_READ;
 
 pub use crate::config::settings::{Late, OnConflict};
 
@@ -49,7 +52,6 @@ pub struct Submitter {
     pub client: Arc<Client>,
     pub ledger: SharedLedger,
     pub clock: SharedClock,
-    pub rulebook: Arc<Rulebook>,
     pub on_conflict: OnConflict,
     pub late: Late,
 }
@@ -88,6 +90,8 @@ pub struct CycleReport {
     pub busy_with: String,
     /// What the operator should know: a name that matches nothing, a lost role, a conflict.
     pub notes: Vec<String>,
+    /// The token has no role for an offering that is to be reported.
+    pub no_role: bool,
 }
 
 /// A cycle could not go on because of our own side.
@@ -110,11 +114,28 @@ struct State {
     /// Resources in a row whose call had no clear outcome: a server in trouble, not a resource.
     unclear_in_a_row: u32,
     forbidden: Vec<(Uuid, Failure)>,
+    /// When rows of statements were read in this cycle.
+    read: BTreeMap<StatementKey, Timestamp>,
+    /// Rows that could not be read: resource, month, component.
+    odd: BTreeSet<(Uuid, BillingPeriod, String)>,
+    /// Resources that the server keeps in other rows than before.
+    moved: BTreeSet<Uuid>,
+    /// Resources that were put off in this cycle.
+    put_off_now: BTreeSet<Uuid>,
+    /// How many rows a month of an offering had when it was listed.
+    rows_of_offering: BTreeMap<Uuid, usize>,
+    /// The token has no role for these offerings.
+    no_role: BTreeSet<Uuid>,
     /// Resources that failed for the first time, in words for the log.
     put_off: Vec<String>,
+    /// Calls that were accepted and are not concluded in the ledger yet, and statements that may have more to send.
+    accepted: Vec<i64>,
+    again: BTreeSet<StatementKey>,
     /// Statements that met one server error too many, and its words.
     broken: Vec<(StatementKey, String)>,
     answered: bool,
+    /// Components of calls that were refused for a limit: each goes alone from here on.
+    limited: BTreeSet<(Uuid, String)>,
     /// How long calls take.
     call_time: CallTime,
     /// The same as the ledger knows it.
@@ -144,7 +165,16 @@ const ACQUAINTED_FOR: SignedDuration = SignedDuration::from_hours(4);
 impl Submitter {
     /// Runs one cycle, unless another process is at it.
     pub async fn cycle(&self, options: CycleOptions) -> Result<CycleReport, CycleError> {
-        let path = self.ledger.with(|ledger| Ok(ledger.path().to_owned())).await?;
+        let now = self.clock.now();
+        let path = self
+            .ledger
+            .with(move |ledger| {
+                ledger.count_queued()?;
+                ledger.state(now)?;
+                ledger.lift_what_passed()?;
+                Ok(ledger.path().to_owned())
+            })
+            .await?;
         let Some(_lock) = SubmitLock::try_take(&path)? else {
             let busy_with = SubmitLock::holder(&path);
             return Ok(CycleReport { busy: true, busy_with, ..CycleReport::default() });
@@ -159,6 +189,7 @@ impl Submitter {
         cycle.clone().run(options).await?;
         let (mut report, put_off) = {
             let mut state = cycle.state();
+            state.report.no_role = !state.no_role.is_empty();
             (std::mem::take(&mut state.report), std::mem::take(&mut state.put_off))
         };
         // One log line a change of state, here too; where the server itself is left alone, that has been said.
@@ -167,8 +198,16 @@ impl Submitter {
         }
         report.requests = self.client.requests() - before;
         self.remember_clock().await?;
+        for event in self.ledger.with(|ledger| ledger.untold()).await? {
+            tracing::info!("{event}");
+        }
         self.ledger.with(|ledger| ledger.rest()).await?;
         Ok(report)
+    }
+
+    /// The months that are billed, as they were recorded.
+    pub(crate) async fn zone(&self) -> Result<BillingZone, LedgerError> {
+        self.ledger.with(|ledger| Ok(ledger.in_force().zone.clone())).await
     }
 
     /// The server's clock, from the newest answer or from what an earlier run learnt.
@@ -188,6 +227,7 @@ impl Submitter {
                 .filter(|(value, at)| value == "yes" || now.duration_since(*at).abs() < UNDATED_FOR)
                 .map(|(value, _)| value == "yes"),
             guard: call_time::guard_time(call),
+            dated_guard: call_time::dated_guard(call),
         })
     }
 
@@ -215,18 +255,23 @@ impl Cycle {
     async fn run(self: Arc<Self>, options: CycleOptions) -> Result<(), CycleError> {
         let now = self.of.clock.now();
         let resting = self.ledger(|ledger| ledger.retry(None)).await?;
-        if let Some(retry) = resting.filter(|retry| retry.next > now && !options.ignore_backoff) {
+        // A token that was replaced is used at once.
+        let replaced = |retry: &Retry| retry.cause == "token" && self.of.client.token_was_replaced();
+        let waits =
+            |retry: &Retry| retry.next > now && (!options.ignore_backoff || retry.asked) && !replaced(retry);
+        if let Some(retry) = resting.filter(waits) {
             self.state().report.paused_until = Some(retry.next);
             return Ok(());
         }
-        self.strand_what_is_closed().await?;
-        let asking = !self.due(options).await?.is_empty() || !self.to_close().await?.is_empty();
+        self.strand_what_is_over().await?;
+        let asking = self.has_work(options).await?;
         if !self.acquaint(asking).await? || !self.discover().await? {
             return Ok(());
         }
-        let nothing = self.due(options).await?.is_empty() && self.to_close().await?.is_empty();
-        if nothing && !self.something_is_late().await? {
-            return self.all_is_well().await;
+        if !self.has_work(options).await? {
+            // Where everything that is pending was put off, nothing shows that the trouble has passed.
+            let nothing_waits = self.ledger(move |ledger| Ok(ledger.pending(now)?.is_empty())).await?;
+            return if nothing_waits { self.all_is_well().await } else { Ok(()) };
         }
         self.ledger(move |ledger| ledger.take_turn(now)).await?;
         crate::fail_point("after discovery");
@@ -235,8 +280,17 @@ impl Cycle {
                 break;
             }
         }
+        self.compare_hourly().await?;
         self.close_what_ended().await?;
         if self.stopped() { Ok(()) } else { self.all_is_well().await }
+    }
+
+    /// Whether there is anything to ask the server for.
+    async fn has_work(&self, options: CycleOptions) -> Result<bool, CycleError> {
+        Ok(!self.due(options).await?.is_empty()
+            || !self.to_close().await?.is_empty()
+            || self.something_is_late().await?
+            || self.comparing_is_due().await?)
     }
 
     /// Sends what is due. False: nothing more is to be sent now.
@@ -247,38 +301,60 @@ impl Cycle {
             return Ok(false);
         }
         crate::fail_point("after plans are known");
-        // A look at the plans may have cut statements anew.
-        let due = self.due(options).await?;
-        self.settle_late(&due).await?;
-        if self.stopped() {
-            return Ok(false);
+        self.settle_late().await?;
+        // A look at the plans, or what was carried, may have made statements anew.
+        let due = self.order(self.due(options).await?).await?;
+        for some in due.chunks(self.at_once()) {
+            if self.stopped() || !self.clone().send_some(some).await? {
+                return Ok(false);
+            }
         }
-        let due = self.due(options).await?;
-        let due = self.clone().read_first(due).await?;
-        if !self.month_is_right(&due).await? {
-            return Ok(false);
-        }
-        self.clone().send_all(due.clone()).await?;
-        if self.stopped() {
-            return Ok(false);
-        }
-        self.clone().read_back(&due).await?;
         self.backfill_if_learnt(&due).await?;
-        self.hold_broken().await?;
-        self.clone().send_users(due).await?;
         Ok(!self.stopped())
+    }
+
+    /// Reads, sends and reads back some statements: no more than can be written before what was read is old. False: nothing
+    /// else is to be sent now.
+    async fn send_some(self: Arc<Self>, some: &[StatementKey]) -> Result<bool, CycleError> {
+        let some = self.read_before(some).await?;
+        if self.stopped() || !self.month_is_right(&some).await? {
+            return Ok(false);
+        }
+        // What goes to nothing takes its users' shares there first.
+        self.clone().send_users(some.clone(), Shares::BeforeTotals).await?;
+        self.clone().send_totals(some.clone()).await?;
+        if self.stopped() {
+            return Ok(false);
+        }
+        self.read_back(&some).await?;
+        self.hold_broken().await?;
+        self.clone().send_users(some, Shares::AfterTotals).await?;
+        Ok(!self.stopped())
+    }
+
+    /// How many statements are read and written together: what can be written in four minutes.
+    fn at_once(&self) -> usize {
+        let mean = usize::try_from(self.state().call_time.mean).unwrap_or(0).max(1);
+        (240_000 / mean).clamp(16, 1000)
     }
 
     /// Statements to work on now: pending, and not put off by an earlier failure.
     async fn due(&self, options: CycleOptions) -> Result<Vec<StatementKey>, CycleError> {
         let now = self.of.clock.now();
-        let keys = self.ledger(|ledger| ledger.pending()).await?;
+        let (no_role, put_off) = {
+            let state = self.state();
+            (state.no_role.clone(), state.put_off_now.clone())
+        };
         let keys = self
             .ledger(move |ledger| {
                 let mut due = Vec::new();
-                for key in keys {
+                for key in ledger.pending(now)? {
                     let retry = ledger.retry(Some(key.resource))?;
-                    if options.ignore_backoff || retry.is_none_or(|retry| retry.next <= now) {
+                    let offering = ledger.resource(key.resource)?.map(|known| known.offering);
+                    let may = retry
+                        .is_none_or(|retry| retry.next <= now || options.ignore_backoff && !retry.asked)
+                        && !put_off.contains(&key.resource);
+                    if may && offering.is_none_or(|offering| !no_role.contains(&offering)) {
                         due.push(key);
                     }
                 }
@@ -322,6 +398,13 @@ impl Cycle {
         self.of.ledger.with(work).await
     }
 
+    /// A resource as people know it.
+    async fn name_of(&self, resource: Uuid) -> Result<String, LedgerError> {
+        let known = self.ledger(move |ledger| ledger.resource(resource)).await?;
+        let name = known.map(|known| known.name).filter(|name| !name.is_empty());
+        Ok(name.map_or_else(|| resource.to_string(), |name| format!("{name} ({resource})")))
+    }
+
     fn note(&self, note: String) {
         let mut state = self.state();
         if !state.report.notes.contains(&note) {
@@ -335,17 +418,19 @@ impl Cycle {
         let now = self.of.clock.now();
         let words = failure.to_string();
         let asked = failure.retry_after();
-        let chance = fastrand::u64(0..1000);
+        let (chance, cause) = (fastrand::u64(0..1000), failure.cause());
         let until = self
             .ledger(move |ledger| {
-                let failures = ledger.retry(None)?.map_or(0, |retry| retry.failures) + 1;
+                let before = ledger.retry(None)?.filter(|retry| retry.cause == cause);
+                let failures = before.map_or(0, |retry| retry.failures) + 1;
                 let wait = backoff::wait(failures, chance, asked);
                 let next = now.saturating_add(wait).unwrap_or(now);
                 // One log line a change of state, not one a try (the rest is in the counters).
                 if failures == 1 {
                     tracing::warn!("Waldur is left alone until {next}: {words}");
                 }
-                ledger.set_retry(None, Some(Retry { failures, next, words }))?;
+                ledger
+                    .set_retry(None, Some(Retry { cause, failures, next, words, asked: asked.is_some() }))?;
                 Ok(next)
             })
             .await?;
@@ -359,21 +444,28 @@ impl Cycle {
     async fn put_off(&self, resource: Uuid, failure: Failure) -> Result<(), CycleError> {
         let in_a_row = {
             let mut state = self.state();
+            state.put_off_now.insert(resource);
             state.unclear_in_a_row += 1;
             state.unclear_in_a_row
         };
         let now = self.of.clock.now();
         let (words, asked, chance) = (failure.to_string(), failure.retry_after(), fastrand::u64(0..1000));
-        let first = self.ledger(move |ledger| {
-            let failures = ledger.retry(Some(resource))?.map_or(0, |retry| retry.failures) + 1;
-            let next = now.saturating_add(backoff::wait(failures, chance, asked)).unwrap_or(now);
-            let first = (failures == 1).then(|| {
-                format!("Resource {resource} is not reported for now, it is tried again from {next} on: {words}")
-            });
-            ledger.set_retry(Some(resource), Some(Retry { failures, next, words }))?;
-            Ok(first)
-        })
-        .await?;
+        let (cause, name) = (failure.cause(), self.name_of(resource).await?);
+        let first = self
+            .ledger(move |ledger| {
+                let before = ledger.retry(Some(resource))?.filter(|retry| retry.cause == cause);
+                let failures = before.map_or(0, |retry| retry.failures) + 1;
+                let next = now.saturating_add(backoff::wait(failures, chance, asked)).unwrap_or(now);
+                let first = (failures == 1).then(|| {
+                    format!(
+                        "Resource {name} is not reported for now, it is tried again from {next} on: {words}"
+                    )
+                });
+                let asked = asked.is_some();
+                ledger.set_retry(Some(resource), Some(Retry { cause, failures, next, words, asked }))?;
+                Ok(first)
+            })
+            .await?;
         self.state().put_off.extend(first);
         if asked.is_some() || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
     }
@@ -386,6 +478,14 @@ impl Cycle {
     }
 }
 
+/// Which shares of users are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shares {
+    /// Those of components whose total goes to nothing.
+    BeforeTotals,
+    AfterTotals,
+}
+
 /// Works on statements in the order given: never two of one resource at once, and no more resources at once than calls
 /// may be under way.
 /// So what is decided before a call (the guard above all) is decided when its turn has come: in a queue behind ten
@@ -393,7 +493,7 @@ impl Cycle {
 async fn in_turns<W>(
     cycle: Arc<Cycle>,
     due: Vec<StatementKey>,
-    work: impl Fn(Arc<Cycle>, StatementKey) -> W + Copy + Send + 'static,
+    work: impl Fn(Arc<Cycle>, StatementKey) -> W + Clone + Send + 'static,
 ) -> Result<(), CycleError>
 where
     W: Future<Output = Result<(), CycleError>> + Send,
@@ -414,7 +514,7 @@ where
         // As many as may be under way now: that changes with how the server answers.
         while tasks.len() < cycle.of.client.calls_at_once() {
             let Some(keys) = waiting.next() else { break };
-            let cycle = cycle.clone();
+            let (cycle, work) = (cycle.clone(), work.clone());
             tasks.spawn(async move {
                 let mut first = Ok(());
                 for key in keys {

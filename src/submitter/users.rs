@@ -1,5 +1,6 @@
 //! Sending the users' shares, once the server holds the total: one bulk call a component where the server has it, else
-//! one call a user. Only users whose share changed are sent.
+//! one call a user. Only users whose share changed are sent. A month that is over has the shares of the total that was
+//! accepted completed, and no others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,41 +8,57 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::trouble::Reason;
-use super::{Cycle, CycleError, in_turns};
-use crate::ledger::outbox::{Amount, StatementKey};
+use super::closing::has_ended;
+use super::reason::Reason;
+use super::{Cycle, CycleError, Shares, in_turns};
+use crate::ledger::sent::record::{Amount, Outcome, StatementKey};
+use crate::ledger::sent::statement::{Entry, Statement};
 use crate::waldur::failure::Failure;
 use crate::waldur::refusal::Refusal;
 use crate::waldur::report::UserAmount;
 
 impl Cycle {
-    pub(super) async fn send_users(self: Arc<Self>, due: Vec<StatementKey>) -> Result<(), CycleError> {
-        in_turns(self, due, |cycle, key| async move { cycle.users_of(key).await }).await
+    pub(super) async fn send_users(
+        self: Arc<Self>,
+        due: Vec<StatementKey>,
+        which: Shares,
+    ) -> Result<(), CycleError> {
+        if due.is_empty() {
+            return Ok(());
+        }
+        in_turns(self, due, move |cycle, key| async move { cycle.users_of(key, which).await }).await
     }
 
-    async fn users_of(&self, key: StatementKey) -> Result<(), CycleError> {
+    async fn users_of(&self, key: StatementKey, which: Shares) -> Result<(), CycleError> {
         let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
-        let mut wanted: BTreeMap<String, Vec<(String, Decimal)>> = BTreeMap::new();
-        for ((component, user), entry) in &statement.users {
-            let total = statement.components.get(component);
-            // A share only goes where its total went.
-            let total_is_there = total.is_some_and(|total| total.acknowledged.is_some() && !total.differs());
-            if let Some(amount) = entry.posted.filter(|_| entry.to_send() && total_is_there) {
-                wanted.entry(component.clone()).or_default().push((user.clone(), amount));
-            }
+        let server = self.of.server_time().await?;
+        let part = self.part_of(key).await?;
+        let ended = has_ended(&self.of.zone().await?, key.period, &server)
+            || part.split && part.end.is_some_and(|end| end <= server.now);
+        if !self.users_are_known(key.resource).await? {
+            // The server links a share to its user only when it is first made.
+            return Ok(());
         }
-        for (component, users) in wanted {
+        for (component, users) in wanted(&statement, which, ended) {
             if self.stopped() {
                 return Ok(());
             }
             let of_component = component.clone();
             let row = self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?;
-            let Some(row) = row else { continue };
+            let Some((row, _)) = row else { continue };
             if !self.component_users(key, &component, row, users).await? {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Whether the offering's users were listed, or can't be.
+    async fn users_are_known(&self, resource: Uuid) -> Result<bool, CycleError> {
+        let offering =
+            self.ledger(move |ledger| ledger.resource(resource)).await?.map(|known| known.offering);
+        let Some(offering) = offering.filter(|offering| !offering.is_nil()) else { return Ok(true) };
+        Ok(self.ledger(move |ledger| ledger.freshness(offering)).await?.users.is_some())
     }
 
     /// Sends the shares of one component's users. False: nothing more for this resource now.
@@ -80,8 +97,10 @@ impl Cycle {
                         break; // It named nobody: one by one.
                     }
                 }
-                // It does not say whose: one by one.
+                // It does not say whose: one by one. Or it may be a server that has no such call, behind something that
+                // answers in its place.
                 Err(Failure::Refused { .. }) => break,
+                Err(Failure::Unknown { status: Some(_), retry_after: None, .. }) if bulk.is_none() => break,
                 Err(failure) => return self.user_call_failed(key, failure).await,
             }
         }
@@ -113,12 +132,11 @@ impl Cycle {
         for (user, amount) in users {
             amounts.push(self.user_amount(key.resource, user, *amount).await?);
         }
-        self.intend_shares(key, component, users).await?;
+        let ids = self.intend_shares(key, component, "set_user_usages", users).await?;
         crate::fail_point("before set_user_usages");
         let outcome = self.of.client.set_user_usages(row, &amounts).await;
         crate::fail_point("after set_user_usages");
-        self.after_user_call(key, component, "set_user_usages", users, &outcome).await?;
-        Ok(outcome)
+        self.after_user_call(key, component, row, (ids, users), outcome).await
     }
 
     async fn send_one(
@@ -130,13 +148,12 @@ impl Cycle {
         amount: Decimal,
     ) -> Result<Result<(), Failure>, CycleError> {
         let share = self.user_amount(key.resource, user, amount).await?;
-        self.intend_shares(key, component, &[(user.to_owned(), amount)]).await?;
+        let users = [(user.to_owned(), amount)];
+        let ids = self.intend_shares(key, component, "set_user_usage", &users).await?;
         crate::fail_point("before set_user_usage");
         let outcome = self.of.client.set_user_usage(row, &share).await;
         crate::fail_point("after set_user_usage");
-        self.after_user_call(key, component, "set_user_usage", &[(user.to_owned(), amount)], &outcome)
-            .await?;
-        Ok(outcome)
+        self.after_user_call(key, component, row, (ids, &users), outcome).await
     }
 
     /// Writes down what is about to be sent: whatever comes of it, what the server was known to hold is no longer known,
@@ -145,11 +162,12 @@ impl Cycle {
         &self,
         key: StatementKey,
         component: &str,
+        call: &'static str,
         users: &[(String, Decimal)],
-    ) -> Result<(), CycleError> {
+    ) -> Result<Vec<i64>, CycleError> {
         let (amounts, now) = (shares(component, users), self.of.clock.now());
         crate::fail_point("before shares are intended");
-        Ok(self.ledger(move |ledger| ledger.intend(key, amounts, now)).await?)
+        Ok(self.ledger(move |ledger| ledger.intend(key, call, &amounts, &[], now)).await?)
     }
 
     /// Shares are replaced by name, so that after an unclear outcome they are simply sent again; only what was
@@ -158,32 +176,39 @@ impl Cycle {
         &self,
         key: StatementKey,
         component: &str,
-        call: &str,
-        users: &[(String, Decimal)],
-        outcome: &Result<(), Failure>,
-    ) -> Result<(), CycleError> {
-        let amounts = shares(component, users);
-        if outcome.as_ref().is_err_and(|failure| !failure.may_be_applied()) {
-            let not_sent = amounts.clone();
-            self.ledger(move |ledger| ledger.take_back(key, not_sent)).await?;
+        row: Uuid,
+        (ids, users): (Vec<i64>, &[(String, Decimal)]),
+        mut outcome: Result<(), Failure>,
+    ) -> Result<Result<(), Failure>, CycleError> {
+        let now = self.of.clock.now();
+        if matches!(outcome, Err(Failure::Unknown { status: Some(_), .. }))
+            && self.holds_shares(key, component, row, users).await?
+        {
+            // Something on the way did not wait for the answer: it was done.
+            outcome = Ok(());
         }
-        if matches!(outcome, Err(Failure::Endpoint { .. })) {
-            return Ok(()); // Not a report, but how a capability is found out.
-        }
-        self.note_call(key, call, &amounts, outcome).await?;
+        let words = outcome.as_ref().err().map(Failure::to_string).unwrap_or_default();
+        let became = match &outcome {
+            Ok(()) => Outcome::Accepted,
+            Err(failure) if failure.may_be_applied() => Outcome::Unknown,
+            Err(_) => Outcome::Refused,
+        };
         if outcome.is_ok() {
             self.answered();
-            self.say_sent(key, &amounts);
-            let now = self.of.clock.now();
+            self.say_sent(key, &shares(component, users));
             crate::fail_point("before shares are acknowledged");
-            self.ledger(move |ledger| {
-                ledger.set_retry(Some(key.resource), None)?;
-                ledger.acknowledge(key, amounts, "accepted", now)
-            })
-            .await?;
-            crate::fail_point("after shares are acknowledged");
         }
-        Ok(())
+        self.ledger(move |ledger| {
+            ledger.together(|ledger| {
+                if became == Outcome::Accepted {
+                    ledger.set_retry(Some(key.resource), None)?;
+                }
+                ledger.conclude(&ids, became, &words, now)
+            })
+        })
+        .await?;
+        crate::fail_point("after shares are acknowledged");
+        Ok(outcome)
     }
 
     async fn user_amount(
@@ -230,6 +255,42 @@ impl Cycle {
         let what = format!("{component} of user {user}");
         self.keep_back(key, what, (component, user), reason, words, None).await
     }
+}
+
+/// The shares to send now, by component.
+fn wanted(statement: &Statement, which: Shares, ended: bool) -> BTreeMap<String, Vec<(String, Decimal)>> {
+    let mut wanted: BTreeMap<String, Vec<(String, Decimal)>> = BTreeMap::new();
+    for ((component, user), entry) in &statement.users {
+        let Some(total) = statement.components.get(component) else { continue };
+        let to_nothing =
+            total.posted.is_some_and(|posted| posted.is_zero()) && total.to_send() && !total.held().is_zero();
+        let amount = match (which, ended) {
+            (Shares::BeforeTotals, _) => {
+                entry.posted.filter(|posted| to_nothing && posted.is_zero() && entry.to_send())
+            }
+            // A share only goes where its total went.
+            (Shares::AfterTotals, false) => {
+                let there = total.acknowledged.is_some() && !total.differs();
+                entry.posted.filter(|_| there && entry.to_send())
+            }
+            (Shares::AfterTotals, true) => {
+                let disputed = entry.block.as_ref().is_some_and(|block| block.state != "stranded");
+                entry
+                    .to_complete()
+                    .or_else(|| open_again(entry))
+                    .filter(|_| total.acknowledged.is_some() && !disputed)
+            }
+        };
+        if let Some(amount) = amount {
+            wanted.entry(component.clone()).or_default().push((user.clone(), amount));
+        }
+    }
+    wanted
+}
+
+/// A share that was sent and whose outcome is not known.
+fn open_again(entry: &Entry) -> Option<Decimal> {
+    entry.open.last().map(|open| open.amount)
 }
 
 fn shares(component: &str, users: &[(String, Decimal)]) -> Vec<Amount> {

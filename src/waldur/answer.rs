@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::failure::Failure;
 use super::refusal::Refusal;
+use crate::wire::link::next_link;
 use crate::wire::words::{clean, of_body};
 
 /// No server means to be left alone for longer, and a garbled header must not silence the agent.
@@ -32,6 +33,8 @@ pub(super) enum Wanted {
     Read,
     /// 201, nothing else: a proxy's 200 or 202 says nothing of what the server did.
     Created,
+    /// 200 or 201, and JSON: what became of what was written.
+    Written,
 }
 
 impl Answer {
@@ -47,8 +50,9 @@ impl Answer {
 
     /// Whether the server says that another page follows; `None` if it does not say.
     pub(super) fn has_next(&self) -> Option<bool> {
-        let link = self.header(LINK.as_str())?;
-        Some(link.contains("rel=\"next\"") || link.contains("rel=next"))
+        let mut links = self.headers.get_all(LINK).iter().peekable();
+        links.peek()?;
+        Some(links.any(|link| next_link(&String::from_utf8_lossy(link.as_bytes())).is_some()))
     }
 
     fn header(&self, name: &str) -> Option<&str> {
@@ -65,6 +69,7 @@ impl Answer {
         let words = || of_body(&self.body);
         match self.status.as_u16() {
             200 if wanted == Wanted::Read && self.is_json() => Ok(self),
+            200 | 201 if wanted == Wanted::Written && self.is_json() => Ok(self),
             201 if wanted == Wanted::Created && (self.body.is_empty() || self.is_json()) => Ok(self),
             300..=399 => Err(Failure::Redirected { call, words: self.pointed_to() }),
             400 if self.is_json() => match Refusal::parse(&self.body) {
@@ -127,9 +132,20 @@ impl Answer {
     }
 }
 
-/// A date as HTTP writes it.
+/// A date as HTTP writes it, also in the two forms that are obsolete and that every client is asked to read (RFC 9110).
 fn http_date(text: &str) -> Option<Timestamp> {
-    DATE_PARSER.parse_timestamp(text.trim()).ok()
+    let text = text.trim();
+    if let Ok(at) = DATE_PARSER.parse_timestamp(text) {
+        return Some(at);
+    }
+    // `Thursday, 05-Nov-26 10:00:08 GMT`, or `Thu Nov  5 10:00:08 2026`. The day of the week says nothing.
+    let (form, date) = match text.split_once(',') {
+        Some((_, date)) => ("%d-%b-%y %H:%M:%S", date.trim().strip_suffix("GMT")?),
+        None => ("%b %d %H:%M:%S %Y", text.split_once(' ')?.1),
+    };
+    let date = date.split_whitespace().collect::<Vec<_>>().join(" ");
+    let civil = jiff::civil::DateTime::strptime(form, &date).ok()?;
+    civil.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
 }
 
 #[cfg(test)]
@@ -200,11 +216,23 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_in_both_forms_and_bounded() {
+    fn retry_after_is_read_in_all_forms_and_bounded() {
         let rest = |headers: &[(&'static str, &str)]| failed(answer(503, headers, "")).retry_after();
         assert_eq!(rest(&[("retry-after", "120")]), Some(SignedDuration::from_secs(120)));
         let until = ("retry-after", "Mon, 23 Nov 2026 00:02:00 GMT");
         assert_eq!(rest(&[until]), Some(SignedDuration::from_secs(120)));
+        for date in
+            ["Mon Nov 23 00:02:00 2026", "Monday, 23-Nov-26 00:02:00 GMT", "Thu, 23-Nov-26 00:02:00 GMT"]
+        {
+            assert_eq!(rest(&[("retry-after", date)]), Some(SignedDuration::from_secs(120)), "{date}");
+        }
+        // A day of one digit has a blank before it.
+        assert_eq!(http_date("Thu Nov  5 10:00:08 2026"), "2026-11-05T10:00:08Z".parse().ok());
+        assert_eq!(http_date("Sunday, 06-Nov-94 08:49:37 GMT"), "1994-11-06T08:49:37Z".parse().ok());
+        for nonsense in ["Thursday, 05-Nov-26 10:00:08 CET", "Thu Nov 31 10:00:08 2026", "Thu", ",", "Nov 5"]
+        {
+            assert_eq!(rest(&[("retry-after", nonsense)]), None, "{nonsense}");
+        }
         let by_its_clock = ("date", "Mon, 23 Nov 2026 00:01:30 GMT");
         assert_eq!(rest(&[until, by_its_clock]), Some(SignedDuration::from_secs(30)));
         let past = ("date", "Mon, 23 Nov 2026 01:00:00 GMT");
@@ -221,6 +249,8 @@ mod tests {
         assert_eq!(answer(200, &[("link", first)], "").has_next(), Some(true));
         assert_eq!(answer(200, &[("link", "<http://x/>; rel=\"first\"")], "").has_next(), Some(false));
         assert_eq!(answer(200, &[], "").has_next(), None);
+        let title = "<http://x/>; rel=last; title=\"rel=next\"";
+        assert_eq!(answer(200, &[("link", title)], "").has_next(), Some(false));
         assert_eq!(answer(200, &[("x-result-count", "108")], "").count(), Some(108));
     }
 

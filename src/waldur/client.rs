@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -20,6 +21,7 @@ use super::answer::{Answer, Wanted};
 use super::failure::Failure;
 use super::pace::Pace;
 use super::skew::{Skew, SkewMeter};
+use super::tally::Tally;
 use super::token;
 use crate::config::clock::SharedClock;
 use crate::config::waldur::WaldurSettings;
@@ -43,10 +45,13 @@ pub struct Client {
     http: reqwest::Client,
     api: Url,
     token: Secret,
+    /// The last token that was refused.
+    refused: Mutex<Option<Arc<SecretString>>>,
     clock: SharedClock,
     skew: SkewMeter,
     pace: Pace,
     sent: AtomicU64,
+    tally: Tally,
     timeout: Duration,
 }
 
@@ -78,10 +83,12 @@ impl Client {
             http: connect(settings)?,
             api: settings.api.clone(),
             token,
+            refused: Mutex::default(),
             clock,
             skew: SkewMeter::default(),
             pace: Pace::new(settings.max_in_flight),
             sent: AtomicU64::new(0),
+            tally: Tally::default(),
             timeout: settings.timeout,
         })
     }
@@ -106,9 +113,27 @@ impl Client {
         self.timeout
     }
 
+    /// Whether the token is another than the one that was refused last; also where this process has seen none refused.
+    pub fn token_was_replaced(&self) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let same =
+            |refused: &Arc<SecretString>| refused.expose_secret() == self.token.current().expose_secret();
+        !refused.as_ref().is_some_and(same)
+    }
+
     /// How many requests were sent so far.
     pub fn requests(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// How many of them ended in which way.
+    pub fn outcomes(&self) -> Vec<(&'static str, u64)> {
+        self.tally.outcomes()
+    }
+
+    /// How long they took, all together.
+    pub fn waited(&self) -> Duration {
+        self.tally.waited()
     }
 
     /// The address of the API, with a slash at its end.
@@ -145,6 +170,21 @@ impl Client {
         self.call(call).await.map(drop)
     }
 
+    /// Sends `body` as JSON, and reads what became of it.
+    pub(super) async fn write<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body)
+            .map_err(|error| Failure::NotSent { call: what.to_owned(), words: error.to_string() })?;
+        let call = Call { what, method, url: self.address(path), body: Some(body), wanted: Wanted::Written };
+        let answer = self.call(call).await?;
+        self.decode(what, &answer)
+    }
+
     pub(super) fn decode<T: DeserializeOwned>(&self, what: &str, answer: &Answer) -> Result<T, Failure> {
         serde_json::from_slice(&answer.body).map_err(|error| {
             // The message may quote a value, and the answer of `users/me/` holds the token.
@@ -169,15 +209,16 @@ impl Client {
         if matches!(first, Err(Failure::Token { .. }))
             && let Some(token) = self.token.after_refusal(&token)
         {
-            return self.send(&call, &token).await.map_err(|failure| self.name_token(failure));
+            return self.send(&call, &token).await.map_err(|failure| self.name_token(failure, token));
         }
-        first.map_err(|failure| self.name_token(failure))
+        first.map_err(|failure| self.name_token(failure, token))
     }
 
     /// Whoever reads that the token was refused wants to know which: where it is kept.
-    fn name_token(&self, failure: Failure) -> Failure {
+    fn name_token(&self, failure: Failure, token: Arc<SecretString>) -> Failure {
         match failure {
             Failure::Token { call, words } => {
+                *self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(token);
                 Failure::Token { call, words: format!("{words} (the token of {})", self.token.place()) }
             }
             failure => failure,
@@ -185,6 +226,13 @@ impl Client {
     }
 
     async fn send(&self, call: &Call<'_>, token: &SecretString) -> Result<Answer, Failure> {
+        let began = Instant::now();
+        let ended = self.send_once(call, token).await;
+        self.tally.note(began.elapsed(), &ended);
+        ended
+    }
+
+    async fn send_once(&self, call: &Call<'_>, token: &SecretString) -> Result<Answer, Failure> {
         let what = call.what;
         let mut request = self
             .http
@@ -287,6 +335,8 @@ fn connect(settings: &WaldurSettings) -> Result<reqwest::Client, SetupError> {
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .referer(false)
+        // Collectors ask for it; here an answer that is cut short is to be seen as that, whatever stands before the server.
+        .no_gzip()
         .timeout(settings.timeout)
         .connect_timeout((settings.timeout / 2).min(Duration::from_secs(20)))
         .pool_idle_timeout(IDLE)

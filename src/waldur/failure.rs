@@ -81,6 +81,15 @@ impl Failure {
         }
     }
 
+    /// What its repetitions are counted by: failures of another cause are counted anew.
+    pub fn cause(&self) -> String {
+        match self {
+            Failure::Unknown { status: Some(status), .. } => format!("answered {status}"),
+            Failure::Unknown { status: None, .. } => "no answer".to_owned(),
+            other => other.name().to_owned(),
+        }
+    }
+
     /// How long the server asked to be left alone, counted from its answer.
     pub fn retry_after(&self) -> Option<SignedDuration> {
         match self {

@@ -137,8 +137,9 @@ pub struct PeriodUsage {
     pub uuid: Uuid,
     #[serde(rename = "type")]
     pub component: String,
-    #[serde(deserialize_with = "strict_decimal")]
-    pub usage: Decimal,
+    /// For people; what counts is read from the row itself.
+    #[serde(default, deserialize_with = "opt_decimal")]
+    pub usage: Option<Decimal>,
     #[serde(default, deserialize_with = "opt_time")]
     pub date: Option<Timestamp>,
     #[serde(default, deserialize_with = "any_text")]
@@ -296,6 +297,29 @@ pub struct Me {
     pub permissions: Vec<Permission>,
 }
 
+impl Me {
+    /// Whether the roles allow to report an offering; `None` where they don't tell, because its organisation is not known.
+    pub fn may_report(&self, offering: Uuid, customer: Option<Uuid>) -> Option<bool> {
+        if self.is_staff || self.permissions.iter().any(|permission| permission.is_of_offering(offering)) {
+            return Some(true);
+        }
+        // An owner of the offering's organisation may, too.
+        let owns = |customer| self.permissions.iter().any(|permission| permission.is_of_customer(customer));
+        customer.map(owns)
+    }
+}
+
+impl Permission {
+    pub fn is_of_offering(&self, offering: Uuid) -> bool {
+        self.scope_type == "offering" && self.scope_uuid == Some(offering)
+    }
+
+    /// Whether it is a role in this organisation.
+    pub fn is_of_customer(&self, customer: Uuid) -> bool {
+        self.scope_type == "customer" && self.scope_uuid == Some(customer)
+    }
+}
+
 /// A role that the token's owner has. Staff need none.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Permission {
@@ -326,6 +350,21 @@ impl RawRow {
     /// A field as text; `None` if it is absent, null, a list or an object.
     pub fn text(&self, field: &str) -> Option<String> {
         self.get(field).and_then(raw_text)
+    }
+
+    /// The row as one of a component's usage; what is wrong with it, if it is none.
+    pub fn usage_row(&self) -> Result<UsageRow, String> {
+        let mut text = String::from("{");
+        for (place, (name, value)) in self.0.iter().enumerate() {
+            if place > 0 {
+                text.push(',');
+            }
+            text += &serde_json::Value::from(name.as_str()).to_string();
+            text.push(':');
+            text += value.get();
+        }
+        text.push('}');
+        serde_json::from_str(&text).map_err(|error| error.to_string())
     }
 
     pub fn get(&self, field: &str) -> Option<&RawValue> {

@@ -148,12 +148,42 @@ impl UsageFilter {
     }
 }
 
+/// A row that can't be read as one: told, and of no bearing on the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OddRow {
+    /// As far as it says.
+    pub resource: Option<Uuid>,
+    pub component: Option<String>,
+    /// What is wrong with it.
+    pub words: String,
+}
+
+/// What a listing has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    pub rows: Vec<UsageRow>,
+    pub odd: Vec<OddRow>,
+}
+
 impl Client {
     /// All rows that the filter admits. Its `fields` are of no use here: a row is read whole.
-    pub async fn list_usages(&self, filter: &UsageFilter) -> Result<Vec<UsageRow>, Failure> {
+    pub async fn list_usages(&self, filter: &UsageFilter) -> Result<Listing, Failure> {
         let filter = UsageFilter { fields: Vec::new(), ..filter.clone() };
-        let rows = self.walk("GET component usages", USAGES, &filter.query(self)).await?;
-        Ok(rows.into_iter().filter(|row| filter.admits(row)).collect())
+        let rows: Vec<RawRow> = self.walk("GET component usages", USAGES, &filter.query(self)).await?;
+        let mut listing = Listing::default();
+        for row in rows {
+            match row.usage_row() {
+                Ok(row) if filter.admits(&row) => listing.rows.push(row),
+                Ok(_) => {}
+                Err(words) if filter.admits_raw(&row) => listing.odd.push(OddRow {
+                    resource: row.text("resource_uuid").and_then(|text| text.parse().ok()),
+                    component: row.text("type"),
+                    words,
+                }),
+                Err(_) => {}
+            }
+        }
+        Ok(listing)
     }
 
     /// The same with every field that the server gave, for showing. If `fields` are named, `uuid` and those that
@@ -187,6 +217,20 @@ impl Client {
     pub async fn get_raw_usage(&self, row: Uuid) -> Result<RawRow, Failure> {
         let row = row.as_simple();
         self.read(&format!("GET component usage {row}"), &format!("{USAGES}{row}/")).await
+    }
+
+    /// The users' shares of all components of an offering's resources in one month. As below, the month can't be checked.
+    pub async fn list_user_usages_of(
+        &self,
+        offering: Uuid,
+        period: Date,
+    ) -> Result<Vec<UserUsageRow>, Failure> {
+        let query = [
+            ("offering_uuid", offering.as_simple().to_string()),
+            ("component_usage__billing_period", period.first_of_month().to_string()),
+        ];
+        let rows: Vec<UserUsageRow> = self.walk("GET user usages", USER_USAGES, &query).await?;
+        Ok(rows.into_iter().filter(|row| row.offering_uuid.is_none_or(|uuid| uuid == offering)).collect())
     }
 
     /// The users' shares of one component of one resource in one month. After a plan switch they are of two rows:

@@ -3,6 +3,7 @@
 //!
 //! It never makes a call, never decides what is asked of whom, and no message of it holds a secret.
 
+pub mod link;
 pub mod secret;
 pub mod tls;
 pub mod words;

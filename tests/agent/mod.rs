@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
+pub mod books;
 pub mod proxy;
 
 use std::cell::Cell;
@@ -35,9 +36,10 @@ pub const LONG_AGO: &str = "2026-01-01T00:00:00Z";
 
 /// Every boundary between two steps, as src/ names them; `a_list_of_fail_points_is_whole`
 /// (tests/agent_crashes.rs) compares.
-pub const POINTS: [&str; 16] = [
+pub const POINTS: [&str; 17] = [
     "before a run is committed",
     "after a run is committed",
+    "before a count is committed",
     "after discovery",
     "after plans are known",
     "after rows are read",
@@ -137,6 +139,8 @@ pub struct Request {
     pub path: String,
     pub body: Value,
     pub status: u64,
+    /// When it came in, by the sandbox's clock.
+    pub at: String,
 }
 
 impl Request {
@@ -347,13 +351,20 @@ impl World {
     // What the sandbox holds.
 
     pub fn send(&self, method: &str, target: &str, body: &str) -> (u16, String) {
+        self.send_as("", method, target, body)
+    }
+
+    /// With a token, as somebody else who uses the API.
+    pub fn send_as(&self, token: &str, method: &str, target: &str, body: &str) -> (u16, String) {
+        let token =
+            if token.is_empty() { String::new() } else { format!("Authorization: Token {token}\r\n") };
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let address = &self.address;
         let length = body.len();
         write!(
             stream,
-            "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+            "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{token}Content-Type: application/json\r\n\
              Content-Length: {length}\r\n\r\n{body}"
         )
         .unwrap();
@@ -435,6 +446,7 @@ impl World {
             path: one["path"].as_str().unwrap().to_owned(),
             body: one["body"].as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
             status: one["status"].as_u64().unwrap(),
+            at: one["at"].as_str().unwrap().to_owned(),
         };
         answer["requests"].as_array().unwrap().iter().map(read).collect()
     }

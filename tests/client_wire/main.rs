@@ -224,7 +224,7 @@ async fn a_list_goes_on_by_its_own_page_numbers_never_by_a_link() {
     ])
     .await;
     let rows = client_of(&server).list_usages(&UsageFilter::default()).await.unwrap();
-    assert_eq!(rows.iter().map(|row| row.uuid.as_u128()).collect::<Vec<_>>(), [2, 1, 3]);
+    assert_eq!(rows.rows.iter().map(|row| row.uuid.as_u128()).collect::<Vec<_>>(), [2, 1, 3]);
     assert_eq!(*elsewhere.connections.lock().unwrap(), 0);
     let requests = server.requests();
     assert_eq!(requests.len(), 4);

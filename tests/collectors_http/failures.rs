@@ -132,22 +132,164 @@ fn a_row_without_a_value_is_quarantined_and_the_others_count() {
     );
     // If nothing at all can be read, the API has most likely changed.
     let collector = collect(&world(&Server::start(|_| json(r#"{"rows":[{"p":"a","value":1}]}"#)), ROWS), 69);
-    assert_eq!(collector["problems"][0], "none of its 1 rows could be read; has the API changed?");
+    assert_eq!(
+        collector["error"],
+        "the one line or value that it found could not be read: used: `row.v` yields nothing: {\"p\":\"a\",\"value\":1}. \
+         Nothing of it counts; has its source changed?"
+    );
 }
 
 #[test]
 fn two_rows_that_are_one_reading_are_a_mistake_or_parts() {
-    let rows = r#"{"rows":[{"p":"project-a","v":1},{"p":"project-a","v":2}]}"#;
-    let error = error_of(json(rows), ROWS);
-    assert!(error.contains("two rows are the same reading used ("), "{error}");
+    let rows = r#"{"rows":[{"p":"project-a","v":1},{"p":"project-b","v":7},{"p":"project-a","v":2},{"p":"project-b","v":7}]}"#;
+    let collector = collect(&world(&Server::start(move |_| json(rows)), ROWS), 0);
+    // Neither of two that differ, and one of two that are the same.
+    assert_eq!(collector["readings"].as_array().unwrap().len(), 1, "{collector:#}");
+    assert_eq!(collector["readings"][0]["labels"]["project"], "project-b");
+    let reason = collector["quarantined"][0]["reason"].as_str().unwrap();
     assert!(
-        error.contains("one with 1 and one with 2: give it labels or an `id` that tell them apart"),
-        "{error}"
+        reason.starts_with("this reading is there 2 times in one run, with the values 1 and 2: "),
+        "{reason}"
+    );
+    assert!(
+        reason.ends_with("what are different things need labels or an id that tell them apart"),
+        "{reason}"
     );
     let request = format!("        repeats: add\n{ROWS}");
     let collector = collect(&world(&Server::start(move |_| json(rows)), &request), 0);
+    let values: Vec<_> =
+        collector["readings"].as_array().unwrap().iter().map(|one| one["value"].clone()).collect();
+    assert_eq!(values, ["3", "14"]);
+}
+
+/// Whatever else stands in an answer, and however a server or a proxy writes it.
+#[test]
+fn an_answer_is_read_as_it_comes() {
+    let rows =
+        |more: &str| format!(r#"{{"rows":[{{"p":"project-a","v":1{more}}},{{"p":"project-b","v":2}}]}}"#);
+    for (what, said) in [
+        ("a byte order mark", json(format!("\u{feff}{}", rows("")))),
+        ("half an emoji", json(rows(r#","name":"x\ud83d""#))),
+        ("a number beyond all numbers", json(rows(r#","size":1e400"#))),
+        ("a key twice, of no concern", json(rows(r#","x":{"a":1,"a":2}"#))),
+    ] {
+        let collector = collect(&world(&Server::start(move |_| said.clone()), ROWS), 0);
+        let values: Vec<_> =
+            collector["readings"].as_array().unwrap().iter().map(|one| one["value"].clone()).collect();
+        assert_eq!(values, ["1", "2"], "{what}: {collector:#}");
+        assert_eq!(collector["quarantined"], serde_json::json!([]), "{what}");
+    }
+    // A form that nobody asked for is told by its name.
+    let error = error_of(("200 OK", "Content-Encoding: br\r\n".to_owned(), "xyz".to_owned()), ROWS);
+    assert_eq!(
+        error,
+        "request rows: GET http://HOST/v1: the answer is compressed as `br`, which was not asked for (gzip is understood); look \
+         at what stands before the server"
+    );
+    // A list within a row that is none costs that row.
+    let rows = r#"{"rows":[{"p":"a","users":[{"v":1}]},{"p":"b","users":null},{"p":"c","users":[{"v":3}]}]}"#;
+    let request = "        each: { row: answer.rows, one: row.users }\n        labels: { project: row.p }\n        \
+                   readings:\n          used: { kind: gauge, value: one.v }\n";
+    let collector = collect(&world(&Server::start(move |_| json(rows)), request), 0);
+    assert_eq!(collector["readings"].as_array().unwrap().len(), 2, "{collector:#}");
+    assert_eq!(collector["quarantined"][0]["reason"], "`row.users` yields nothing where a list was expected");
+}
+
+/// (a row, the labels of the series that it could be; none: any).
+#[tokio::test]
+async fn a_row_that_can_not_be_read_bears_on_as_little_as_it_tells() {
+    use waldur_usage_agent::collectors::{Bearing, Request, SeriesFilter, http};
+    use waldur_usage_agent::config::section::Section;
+    for (row, labels) in [
+        (r#"{"p":"a","u":"x","v":null}"#, vec![("p", "a"), ("u", "x")]),
+        (r#"{"p":"a","u":"x","v":1,"t":"soon"}"#, vec![("p", "a"), ("u", "x")]),
+        // A row of nobody is no row of somebody who is missed.
+        (r#"{"p":null,"u":"x","v":1}"#, vec![("p", ""), ("u", "x")]),
+        (r#"{"u":"x","v":1}"#, vec![("p", ""), ("u", "x")]),
+        // Whose it is can't be read.
+        (r#"{"p":{},"u":"x","v":1}"#, vec![("u", "x")]),
+    ] {
+        let server = Server::start(move |_| json(format!(r#"{{"rows":[{row}]}}"#)));
+        let keys = format!(
+            "url: http://{}\nrequests: {{ r: {{ each: {{ row: answer.rows }}, labels: {{ p: row.p, u: row.u }}, at: \"row.t || \
+             now\", readings: {{ used: {{ kind: gauge, value: row.v }} }} }} }}",
+            server.address
+        );
+        let (mut section, problems) = Section::parse(&keys);
+        let collector = (http::PLUGIN.build)(&mut section).unwrap();
+        assert_eq!(problems.list(), vec![]);
+        let now = "2026-11-10T12:00:00Z".parse().unwrap();
+        let request = Request { now, since: now, checkpoint: None, withhold: Vec::new() };
+        let batch = collector.collect(request).await.unwrap();
+        let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let filter = SeriesFilter { name: Some("used".to_owned()), labels, ..SeriesFilter::default() };
+        assert_eq!(batch.quarantined.len(), 1, "{row}");
+        assert_eq!(batch.quarantined[0].bears_on, Bearing::Some(vec![filter]), "{row}");
+    }
+}
+
+/// Two headers, blanks anywhere, and what is within quotes.
+#[test]
+fn every_link_header_leads_on() {
+    for links in [
+        "Link: </v1?page=1>; rel=\"self\"\r\nLink: </v1?page=2>; rel=\"next\"\r\n",
+        "Link: </v1?page=9>;title=\"a, <b>; rel=next\";rel=last  ,\t</v1?page=2>\t; REL = next\r\n",
+        "link: </v1?page=2>; rel=\"prefetch NEXT\"; title=\"gr\u{fc}n\"\r\n",
+    ] {
+        let server = Server::start(move |heard| match heard.line.contains("page=2") {
+            true => json(r#"{"rows":[{"p":"project-b","v":2}]}"#),
+            false => ("200 OK", links.to_owned(), r#"{"rows":[{"p":"project-a","v":1}]}"#.to_owned()),
+        });
+        let collector = collect(&world(&server, &paged("link: true")), 0);
+        assert_eq!(collector["readings"].as_array().unwrap().len(), 2, "{links}: {:?}", server.lines());
+    }
+}
+
+/// A row of a step that is over, which could not be read: its step is asked for again a day later, and counts then.
+#[test]
+fn a_step_with_a_row_that_could_not_be_read_is_asked_for_again() {
+    let mended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_mended = mended.clone();
+    let server = Server::start(move |heard| {
+        let is_first = heard.line.contains("from=2026-11-03");
+        let is_good = !is_first || is_mended.load(std::sync::atomic::Ordering::SeqCst);
+        json(format!(r#"{{"rows":[{{"p":"project-a","v":{}}}]}}"#, if is_good { "1" } else { "\"soon\"" }))
+    });
+    let request = format!(
+        "        step: 1d\n        query: {{ from: \"{{start:date}}\" }}\n{}",
+        ROWS.replace("gauge", "delta")
+    );
+    let world = world(&server, &request);
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &text.replace("aggregate: last", "aggregate: sum"));
+    let collector = collect(&world, 0);
+    assert_eq!(collector["quarantined"].as_array().unwrap().len(), 1, "{collector:#}");
+    world.flush();
+    // The world is at 10 November, so that there are ten days, of which one is missing.
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 9.00"]);
+    mended.store(true, std::sync::atomic::Ordering::SeqCst);
+    let before = server.lines().len();
+    world.now("2026-11-10T18:00:00Z");
+    world.flush();
+    assert!(!server.lines()[before..].iter().any(|line| line.contains("from=2026-11-03")));
+    world.now("2026-11-11T12:00:00Z");
+    world.flush();
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 11.00"]);
+}
+
+/// One request that fails holds nothing of the others up.
+#[test]
+fn a_request_that_fails_is_that_requests_trouble() {
+    let server = Server::start(|heard| match heard.line.contains("/v1/other") {
+        true => ("503 Service Unavailable", String::new(), "busy".to_owned()),
+        false => json(r#"{"rows":[{"p":"project-a","v":1}]}"#),
+    });
+    let request = format!("{ROWS}      more:\n        path: other\n{}", ROWS.replace("used:", "more:"));
+    let collector = collect(&world(&server, &request), 69);
+    assert_eq!(collector["outcome"], "partial", "{collector:#}");
     assert_eq!(collector["readings"].as_array().unwrap().len(), 1);
-    assert_eq!(collector["readings"][0]["value"], "3");
+    let said = collector["problems"][0].as_str().unwrap();
+    assert!(said.starts_with("request more: GET http://") && said.contains("503"), "{said}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by failing")]
 
 mod case;
+mod events;
 mod named;
 #[path = "../oracle/mod.rs"]
 mod oracle;
@@ -19,10 +20,11 @@ use num_bigint::BigInt;
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 use uuid::Uuid;
-use waldur_usage_agent::collectors::{Bearing, Quarantined};
-use waldur_usage_agent::ledger::catalog::{KnownPlanPeriod, KnownResource};
-use waldur_usage_agent::ledger::ingest::{Run, RunOutcome};
-use waldur_usage_agent::ledger::outbox::{Amount, Statement};
+use waldur_usage_agent::collectors::{Batch, Bearing};
+use waldur_usage_agent::ledger::books::catalog::{KnownPlanPeriod, KnownResource};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::sent::record::{Amount, Outcome, StatementKey};
+use waldur_usage_agent::ledger::sent::statement::Statement;
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::reading::{Epoch, Kind, Reading, Span};
 
@@ -37,7 +39,6 @@ struct Told {
     failed: bool,
     partial: bool,
     quarantined: bool,
-    scope: &'static str,
     lists_everything: bool,
 }
 
@@ -86,7 +87,12 @@ impl<'a> Bench<'a> {
             reported: BTreeSet::new(),
         };
         let (drawn, levels) = (Vec::new(), HashMap::new());
-        Bench { case, calendar, rulebook, ledger, folder, naive, now, drawn, levels, switches: 0 }
+        let mut bench =
+            Bench { case, calendar, rulebook, ledger, folder, naive, now, drawn, levels, switches: 0 };
+        for number in 0..2 {
+            bench.plan(number, now - 300 * DAY);
+        }
+        bench
     }
 
     fn go(mut self) -> Result<(), TestCaseError> {
@@ -114,6 +120,7 @@ impl<'a> Bench<'a> {
     /// comes after it counts as if they were not.
     fn compact(&mut self) -> Result<(), TestCaseError> {
         self.report();
+        close_all(&mut self.ledger, at(self.now));
         self.now = self.naive.runs.iter().map(|run| run.finished).fold(self.now, i64::max) + 1;
         let cut = self.calendar.stretches(self.now, self.now, &[])[0].start;
         while self.ledger.compact(at(self.now), SignedDuration::ZERO).expect("it is compacted").series > 0 {}
@@ -145,7 +152,7 @@ impl<'a> Bench<'a> {
     }
 
     fn recount(&mut self) -> Result<(), TestCaseError> {
-        let differences = self.ledger.recount_all(at(self.now)).expect("a recount");
+        let differences = self.ledger.recount_all(None, at(self.now)).expect("a recount");
         prop_assert_eq!(differences, [], "a recount agrees");
         Ok(())
     }
@@ -173,7 +180,6 @@ impl<'a> Bench<'a> {
             failed: how >= 240,
             partial: (224..240).contains(&how),
             quarantined: (212..224).contains(&how),
-            scope: if (196..212).contains(&how) { "another" } else { "" },
             lists_everything: how & 8 != 0,
         };
         self.record(collector, readings, told);
@@ -189,30 +195,33 @@ impl<'a> Bench<'a> {
             partial: told.partial,
             quarantined: told.quarantined,
             lists_everything: told.lists_everything,
-            scope: told.scope.to_owned(),
+            scope: String::new(),
             readings: readings.iter().map(naive_reading).collect(),
         });
-        let bad = Quarantined {
-            what: "line 7".to_owned(),
-            reason: "it is no reading".to_owned(),
-            bears_on: Bearing::All,
-        };
-        let outcome = match told.failed {
-            true => RunOutcome::Failed("no answer".to_owned()),
-            false => RunOutcome::Seen {
-                readings,
-                quarantined: if told.quarantined { vec![bad] } else { Vec::new() },
-                problems: if told.partial { vec!["a part was not read".to_owned()] } else { Vec::new() },
+        let mut batch = Batch { readings, lists_everything: told.lists_everything, ..Batch::default() };
+        if told.quarantined {
+            batch.quarantine_of("line 7", "it is no reading", Bearing::All);
+        }
+        if told.partial {
+            batch.problem("a part was not read");
+        }
+        let outcome = match batch.finish(at(finished), &BTreeSet::new()) {
+            Err(error) => RunOutcome::Failed(error.to_string()),
+            Ok(()) if told.failed => RunOutcome::Failed("no answer".to_owned()),
+            Ok(()) => RunOutcome::Seen {
+                readings: batch.readings,
+                quarantined: batch.quarantined,
+                problems: batch.problems,
                 checkpoint: None,
-                lists_everything: told.lists_everything,
-                ended: Default::default(),
+                lists_everything: batch.lists_everything,
+                ended: batch.ended,
             },
         };
         let run = Run {
             collector: collector.to_owned(),
             at: at(self.now),
             finished: at(finished),
-            scope: told.scope.to_owned(),
+            scope: String::new(),
             outcome,
         };
         self.ledger.record(run).expect("a run is recorded");
@@ -280,7 +289,7 @@ impl<'a> Bench<'a> {
             span,
             labels: labels(draw.labels),
             id: has_id.then(|| format!("j{}", draw.id / 4 % 5)),
-            epoch: Epoch { id: life_id, began },
+            epoch: Epoch { id: life_id, began, ..Epoch::default() },
             ..Reading::new(name, kind, value, at(end))
         };
         // Collectors hand on nothing that is not.
@@ -316,32 +325,38 @@ impl<'a> Bench<'a> {
 
     fn switch(&mut self, number: u8, when: u32) {
         let start = self.now + i64::from(when) * 1000 % (25 * DAY) - 20 * DAY;
+        self.plan(number, start);
+    }
+
+    /// A plan period of a resource becomes known.
+    fn plan(&mut self, number: u8, start: Micros) {
         self.switches += 1;
         let period = KnownPlanPeriod { uuid: Uuid::from_u128(self.switches), start: at(start), end: None };
-        let look = ("2026-11", "a plan");
         self.ledger
-            .put_plan_periods(resource(number), vec![period], look, at(self.now))
+            .put_plan_periods(resource(number), &[period], ("2026-11", "a plan"), at(self.now))
             .expect("it is taken");
-        self.naive.plans.entry(resource(number).to_string()).or_default().insert(start);
+        self.naive.plans.entry(resource(number).to_string()).or_default().push((start, self.now));
     }
 
     fn report(&mut self) {
+        self.ledger.state(at(self.now)).expect("it is stated");
         for statement in self.ledger.statements(None).expect("statements") {
             let amounts = amounts_of(&statement);
             for amount in &amounts {
                 let (component, user) = (amount.component.clone(), amount.user.clone());
                 self.naive.reported.insert(key_of(&statement, component, user));
             }
-            self.ledger.acknowledge(statement.key, amounts, "accepted", at(self.now)).expect("it is noted");
+            accept(&mut self.ledger, statement.key, &amounts, at(self.now));
         }
     }
 
-    fn compare(&self) -> Result<(), TestCaseError> {
+    fn compare(&mut self) -> Result<(), TestCaseError> {
         same(&self.found()?, &self.naive.lines())
     }
 
     /// The lines of the ledger.
-    fn found(&self) -> Result<naive::Lines, TestCaseError> {
+    fn found(&mut self) -> Result<naive::Lines, TestCaseError> {
+        self.ledger.state(at(self.now)).expect("it is stated");
         let mut found = naive::Lines::new();
         for statement in self.ledger.statements(None).expect("statements") {
             let totals = statement.components.iter().map(|(c, entry)| ((c.clone(), String::new()), entry));
@@ -367,6 +382,21 @@ fn same(found: &naive::Lines, wanted: &naive::Lines) -> Result<(), TestCaseError
         prop_assert_eq!(found, wanted, "left: the ledger's; right: the oracle's; {:?}", key);
     }
     Ok(())
+}
+
+/// Notes that the server has accepted these numbers.
+fn accept(ledger: &mut Ledger, key: StatementKey, amounts: &[Amount], now: Timestamp) {
+    let ids = ledger.intend(key, "set_usage", amounts, &[], now).expect("it is meant");
+    ledger.conclude(&ids, Outcome::Accepted, "", now).expect("it is noted");
+}
+
+/// Everything is reported, and every month is closed.
+fn close_all(ledger: &mut Ledger, now: Timestamp) {
+    ledger.state(now).expect("it is stated");
+    for statement in ledger.statements(None).expect("statements") {
+        accept(ledger, statement.key, &amounts_of(&statement), now);
+        ledger.close(statement.key, now).expect("it is closed");
+    }
 }
 
 fn amounts_of(statement: &Statement) -> Vec<Amount> {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use waldur_usage_agent::config::clock::ManualClock;
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::config::waldur::WaldurSettings;
-use waldur_usage_agent::ledger::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
 use waldur_usage_agent::ledger::{Ledger, Rulebook, SharedLedger};
 use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
@@ -153,7 +153,6 @@ impl Story<'_> {
             client: Arc::new(Client::new(&self.bench.settings, self.clock.clone()).unwrap()),
             ledger: SharedLedger::new(ledger),
             clock: self.clock.clone(),
-            rulebook: Arc::new(self.bench.rulebook.clone()),
             late: Late::Hold,
             on_conflict: OnConflict::Hold,
         });
@@ -303,7 +302,7 @@ impl Story<'_> {
 
     async fn agrees(&mut self, when: &str) -> Result<(), String> {
         let ledger = self.submitter.as_ref().unwrap().ledger.clone();
-        let troubles = ledger.with(|ledger| ledger.troubles()).await.unwrap();
+        let blocks = ledger.with(|ledger| ledger.blocks()).await.unwrap();
         let statements = ledger.with(|ledger| ledger.statements(None)).await.unwrap();
         let model = self.bench.shared.model();
         let this = month(self.now);
@@ -322,18 +321,19 @@ impl Story<'_> {
             let row = model.rows.get(&cell);
             let share = row.and_then(|row| row.users.get(user)).copied();
             let agrees = row.map(|row| row.cents) == Some(total) && (user.is_empty() || share == Some(total));
-            let of_resource = |cell: &&Cell| cell.0.0 == resource && cell.1 == this;
-            let touched = model.touched.iter().any(|cell| of_resource(&cell));
-            let held = troubles
-                .iter()
-                .any(|at| at.resource == resource && at.period == this && at.trouble.reason == "conflict");
-            // What another wrote in the last hours need not have been seen yet.
-            let unseen = row.is_some_and(|row| row.other.is_some() && !row.told);
+            let touched = model.touched.contains(&cell);
+            let held = blocks.iter().any(|at| {
+                at.resource == resource
+                    && at.period.to_string() == this
+                    && at.component == component
+                    && at.block.reason == "conflict"
+            });
+            // Rows are read before each is written, and all were written just now: what another wrote has been seen.
             let told = held && touched;
             let mistaken = held && !touched;
-            if mistaken || !(agrees || unseen || told) {
+            if mistaken || !(agrees || told) {
                 return Err(format!(
-                    "law 5, {when}: {total} was used of {cell:?}, Waldur holds {row:?}; troubles {troubles:#?}"
+                    "law 5, {when}: {total} was used of {cell:?}, Waldur holds {row:?}; blocks {blocks:#?}"
                 ));
             }
         }

@@ -3,22 +3,23 @@
 //!
 //! - the network loses a request, loses an answer, delivers a request long after its sender gave up, or twice;
 //! - the server fails before it has applied a call or after, and answers half;
-//! - another hand writes to the same rows, now and then before the agent has looked at what it wrote itself;
+//! - another writes to the same rows, now and then before the agent has looked at what it wrote itself;
 //! - the agent is cut off before or after any request and comes back with what its ledger holds;
 //! - usage grows, is corrected downwards, the clock goes on, the month ends; the server's clock is askew.
 //!
 //! What must hold, always:
 //!
 //! 1. *Never in the wrong month.* Whatever the server files in a month was once that month's amount.
-//! 2. *Never over another's hand.* What another wrote and the agent has read, or could have read for six hours, stays.
+//! 2. *Never over another's number.* What another wrote and the agent has read, or could have read for five minutes, stays.
 //! 3. *At most one own value in doubt.* After an unclear outcome nothing is reported of that resource until its rows
 //!    have been read.
 //! 4. *Nothing is said twice.* No report of amounts that all are known to be there.
-//! 5. *Final agreement.* Once the faults are over the server holds what the ledger says, or another's hand, which shows
+//! 5. *Final agreement.* Once the faults are over the server holds what the ledger says, or another's number, which shows
 //!    as a conflict; and the ledger says exactly what was used.
 //!
 //! What the model leaves out, because no client can do anything about it: a report to a server that ignores dates which
-//! arrives after midnight although it was sent a minute before; and a late arrival that nothing is ever sent after.
+//! arrives after midnight although it was sent a minute before; a late arrival that nothing is ever sent after; and one that
+//! arrives more than ten minutes after its sender gave up, which looks like another writer's and is held as a conflict.
 //! A duplicate is of a call whose answer was lost: nothing on the way repeats a call that was answered.
 //!
 //!     cargo test --test model                       # 700 schedules, always the same, against either kind of server

@@ -11,10 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+/// A call whose sender gave up arrives within so long, or never.
+const UNDER_WAY: SignedDuration = SignedDuration::from_mins(10);
 pub(crate) const OFFERING: &str = "91ab0000-0000-4000-8000-000000000001";
 pub(crate) const USERS: &[&str] = &["alice", "bob"];
-/// How long another hand's row may have gone unseen at most.
-const UNSEEN_FOR: SignedDuration = SignedDuration::from_hours(6);
+/// How long another's row may have gone unseen at most: rows are read at most so long before they are written.
+const UNSEEN_FOR: SignedDuration = SignedDuration::from_mins(5);
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +73,8 @@ pub(crate) struct Model {
     /// Cells that another hand ever wrote to.
     pub(crate) touched: BTreeSet<Cell>,
     pub(crate) fates: VecDeque<Fate>,
-    pub(crate) late: VecDeque<Report>,
+    /// Under way for long, and since when.
+    pub(crate) late: VecDeque<(Timestamp, Report)>,
     /// Cut the agent off at the n-th request from now, before or after it is served.
     pub(crate) cut: Option<(u8, bool)>,
     /// Resources of which a report has an outcome that the agent does not know.
@@ -151,9 +154,13 @@ impl Model {
 
     /// What was under way for long arrives now. A server that ignores dates is reached before the month is out, or never.
     pub(crate) fn arrival(&mut self) -> bool {
-        let Some(report) = self.late.pop_front() else { return false };
-        let _ = self.apply(&report);
-        true
+        while let Some((since, report)) = self.late.pop_front() {
+            if self.now.duration_since(since) <= UNDER_WAY {
+                let _ = self.apply(&report);
+                return true;
+            }
+        }
+        false
     }
 
     pub(crate) fn nothing_is_under_way(&mut self) {
@@ -344,7 +351,7 @@ impl Model {
             Fate::NeverArrives => return None,
             Fate::Fails => return Some((503, json!({ "detail": "out of order" }), true)),
             Fate::ArrivesLate if writes => {
-                self.late.push_back(asked.clone());
+                self.late.push_back((self.now, asked.clone()));
                 return None;
             }
             _ => {}
@@ -352,7 +359,7 @@ impl Model {
         let (status, answer) = if writes { self.apply(asked) } else { self.read(&asked.target) };
         match fate {
             Fate::ArrivesTwice if writes => {
-                self.late.push_back(asked.clone());
+                self.late.push_back((self.now, asked.clone()));
                 None
             }
             Fate::Passes => {

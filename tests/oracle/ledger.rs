@@ -94,8 +94,8 @@ pub struct Ledger<'a> {
     pub fixed: BTreeMap<String, String>,
     /// The resources of the backend ids that Waldur is known to have; the label `account` names one.
     pub known: BTreeMap<String, String>,
-    /// Where plans of each resource began.
-    pub plans: BTreeMap<String, BTreeSet<Instant>>,
+    /// Where plans of each resource began, and when that was noticed.
+    pub plans: BTreeMap<String, Vec<(Instant, Instant)>>,
     pub runs: Vec<Run>,
     /// Lines that have been reported: they become zero, but don't go.
     pub reported: BTreeSet<Key>,
@@ -117,14 +117,14 @@ impl Entry {
         self.collector == collector && self.name == name && self.labels == *labels
     }
 
-    /// The id makes it the same reading, and where there is none, series and time.
+    /// The id makes it the same reading, and where there is none, series, start and end.
     fn is_the_same_as(&self, collector: &str, reading: &Reading) -> bool {
         match &reading.id {
             Some(_) => self.collector == collector && self.name == reading.name && self.id == reading.id,
             None => {
                 self.id.is_none()
                     && self.is_of(collector, &reading.name, &reading.labels)
-                    && self.seen.at == reading.at
+                    && (self.seen.at, self.seen.start) == (reading.at, reading.start)
             }
         }
     }
@@ -133,40 +133,102 @@ impl Entry {
 /// What one meter makes of one series: whose it is, how much, whether such shares sum to the total, and the rounding.
 type Share = (Option<String>, BigRational, bool, Rounding);
 
+/// Series of which a run concludes nothing: all, or those of a name that have these labels.
+#[derive(Debug, Clone)]
+enum Odd {
+    All,
+    Series(String, Labels),
+}
+
+impl Odd {
+    fn covers(&self, name: &str, labels: &Labels) -> bool {
+        match self {
+            Odd::All => true,
+            Odd::Series(of, wanted) => of == name && wanted.iter().all(|(k, v)| labels.get(k) == Some(v)),
+        }
+    }
+}
+
 /// A run that did not fail, as it went.
 struct Past {
     collector: String,
     at: Instant,
     finished: Instant,
-    successful: bool,
+    /// Nothing at all was odd about it.
+    complete: bool,
+    odd: Vec<Odd>,
     listed_everything: bool,
     scope: String,
 }
 
 /// What was known of a collector's earlier runs when one came in.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Facts {
-    previous: Option<Instant>,
-    listed: Option<Instant>,
+    last: (Option<Instant>, Option<Instant>),
+    last_complete: (Option<Instant>, Option<Instant>),
+    doubtful: Vec<Odd>,
     usual_gap: Option<i64>,
 }
 
 fn facts(past: &[Past], run: &Run) -> Facts {
     let mut before: Vec<&Past> =
-        past.iter().filter(|p| p.collector == run.collector && p.successful && p.at < run.at).collect();
+        past.iter().filter(|p| p.collector == run.collector && p.at < run.at).collect();
     before.sort_by_key(|p| p.at);
-    let last = before.last();
     let mut instants: Vec<Instant> = before.iter().map(|p| p.at).collect();
     instants.push(run.at);
     let recent = &instants[instants.len().saturating_sub(11)..];
     let mut distances: Vec<i64> = recent.windows(2).map(|pair| pair[1] - pair[0]).collect();
     distances.sort_unstable();
+    let of = |found: Option<&&Past>| {
+        let listed = found.filter(|p| p.listed_everything && p.scope == run.scope).map(|p| p.at);
+        (found.map(|p| p.at), listed)
+    };
     Facts {
-        previous: last.map(|p| p.at),
-        listed: last.filter(|p| p.listed_everything && p.scope == run.scope).map(|p| p.at),
+        last: of(before.last()),
+        last_complete: of(before.iter().rfind(|p| p.complete)),
+        doubtful: before.last().map(|p| p.odd.clone()).unwrap_or_default(),
         usual_gap: (distances.len() > 1).then(|| 3 * distances[distances.len() / 2]),
     }
 }
+
+/// What is judged of a run before anything else: what is left of its readings, and what was odd. `None`: it has failed.
+fn judge(run: &Run) -> Option<(Vec<Reading>, Vec<Odd>)> {
+    if run.failed {
+        return None;
+    }
+    let mut bad = if run.quarantined { vec![Odd::All] } else { Vec::new() };
+    let mut plausible: Vec<&Reading> = Vec::new();
+    for reading in &run.readings {
+        let began = reading.began.unwrap_or(reading.at).min(reading.start.unwrap_or(reading.at));
+        if reading.at > run.finished + 5 * MINUTE || began < YEAR_2010 {
+            bad.push(Odd::Series(reading.name.clone(), reading.labels.clone()));
+        } else {
+            plausible.push(reading);
+        }
+    }
+    let identity = |r: &Reading| match &r.id {
+        Some(id) => (r.name.clone(), Some(id.clone()), Labels::new(), 0, 0),
+        None => (r.name.clone(), None, r.labels.clone(), r.start.unwrap_or(r.at), r.at),
+    };
+    let mut left: Vec<Reading> = Vec::new();
+    for (place, reading) in plausible.iter().enumerate() {
+        let same: Vec<&&Reading> = plausible.iter().filter(|r| identity(r) == identity(reading)).collect();
+        if same.iter().any(|other| **other != *reading) {
+            bad.push(Odd::Series(reading.name.clone(), reading.labels.clone()));
+        } else if !plausible[..place].iter().any(|r| identity(r) == identity(reading)) {
+            left.push((*reading).clone());
+        }
+    }
+    if !bad.is_empty() && left.is_empty() {
+        return None;
+    }
+    if run.partial {
+        bad.push(Odd::All);
+    }
+    Some((left, bad))
+}
+
+const YEAR_2010: Instant = 1_262_304_000_000_000;
 
 impl Ledger<'_> {
     /// All readings that count, and the ends of series, after all runs.
@@ -175,21 +237,22 @@ impl Ledger<'_> {
         let mut past: Vec<Past> = Vec::new();
         // The series that were seen since they last ended.
         let mut live: Vec<(String, String, Kind, Labels)> = Vec::new();
-        for run in self.runs.iter().filter(|run| !run.failed) {
+        for run in &self.runs {
+            let Some((readings, odd)) = judge(run) else { continue };
             let of_this = |p: &&Past| p.collector == run.collector;
             let clock_went_back =
                 past.iter().filter(of_this).any(|p| p.at > run.at - DAY && p.finished > run.at);
             let facts = facts(&past, run);
-            let mut quarantined = run.quarantined;
+            let mut refused = false;
             let mut seen: Vec<(String, String, Kind, Labels)> = Vec::new();
-            for reading in &run.readings {
+            for reading in &readings {
                 let momentary =
                     reading.start.is_none() && reading.at == run.at && reading.kind != Kind::Delta;
                 if clock_went_back && momentary {
                     continue;
                 }
-                if reading.at > run.at.max(run.finished) + 5 * MINUTE || self.is_of_two_months(reading) {
-                    quarantined = true;
+                if self.is_of_two_months(reading) {
+                    refused = true;
                     continue;
                 }
                 seen.push((
@@ -198,17 +261,19 @@ impl Ledger<'_> {
                     reading.kind,
                     reading.labels.clone(),
                 ));
-                put(&mut entries, &run.collector, reading, facts);
+                put(&mut entries, &run.collector, reading, &facts);
             }
             for series in &seen {
                 if !live.contains(series) {
                     live.push(series.clone());
                 }
             }
-            let complete = !run.partial && !clock_went_back;
-            if complete && !quarantined {
-                let (missed, rest): (Vec<_>, Vec<_>) =
-                    live.into_iter().partition(|series| series.0 == run.collector && !seen.contains(series));
+            if !clock_went_back && !refused {
+                let (missed, rest): (Vec<_>, Vec<_>) = live.into_iter().partition(|series| {
+                    series.0 == run.collector
+                        && !seen.contains(series)
+                        && !odd.iter().any(|odd| odd.covers(&series.1, &series.3))
+                });
                 live = rest;
                 for (collector, name, kind, labels) in missed {
                     let later =
@@ -216,7 +281,7 @@ impl Ledger<'_> {
                     if later || !matches!(kind, Kind::Counter | Kind::Gauge) {
                         continue;
                     }
-                    let seen = observation(run.at, facts);
+                    let seen = observation(run.at, &facts, &name, &labels);
                     entries.push(Entry { collector, name, kind, labels, id: None, seen });
                 }
             }
@@ -224,8 +289,9 @@ impl Ledger<'_> {
                 collector: run.collector.clone(),
                 at: run.at,
                 finished: run.finished,
-                successful: complete,
-                listed_everything: run.lists_everything && !quarantined,
+                complete: odd.is_empty() && !clock_went_back && !refused,
+                odd,
+                listed_everything: run.lists_everything,
                 scope: run.scope.clone(),
             });
         }
@@ -266,9 +332,17 @@ impl Ledger<'_> {
         }
     }
 
-    /// Where the months of a resource are cut: at each beginning of a plan but the first that is known.
+    /// Where the months of a resource are cut: at each beginning of a plan but the first that is known, if it was noticed
+    /// before its month was over.
     fn cuts(&self, resource: &str) -> Vec<Instant> {
-        self.plans.get(resource).map(|starts| starts.iter().skip(1).copied().collect()).unwrap_or_default()
+        let Some(plans) = self.plans.get(resource) else { return Vec::new() };
+        let first = plans.iter().map(|(start, _)| *start).min();
+        let in_time = |(start, noticed): &&(Instant, Instant)| {
+            let months = self.calendar.stretches(*start, *start, &[]);
+            let month = months.iter().find(|m| m.start <= *start && *start < m.end).expect("it has a month");
+            Some(*start) > first && *noticed < month.end
+        };
+        plans.iter().filter(in_time).map(|(start, _)| *start).collect()
     }
 
     /// Every line of every statement.
@@ -284,8 +358,8 @@ impl Ledger<'_> {
             let Some(resource) = self.place(&collector, &labels) else { continue };
             let mut series: Vec<&Entry> =
                 entries.iter().filter(|e| e.is_of(&collector, &name, &labels)).collect();
-            // Of one instant, what speaks of the time before it comes first.
-            let place = |e: &Entry| (e.seen.at, e.seen.start.is_none(), e.id.clone());
+            // Of one instant, what speaks of the time before it comes first, and of that what began first.
+            let place = |e: &Entry| (e.seen.at, e.seen.start.is_none(), e.seen.start, e.id.clone());
             series.sort_by_key(|e| place(e));
             let seen: Vec<Observation> = series.iter().map(|e| e.seen.clone()).collect();
             let first = |o: &Observation| {
@@ -313,6 +387,16 @@ impl Ledger<'_> {
                         },
                         Rule::Increase | Rule::Sum | Rule::Total => tally.sum,
                     };
+                    // A level or a mean is of the whole month: under each plan it counts for that plan's share of it.
+                    let whole = self.calendar.start(tally.stretch.month.0, tally.stretch.month.1);
+                    let after = self.calendar.stretches(whole, whole, &[]);
+                    let month = after.iter().find(|m| m.start == whole).map_or(1, |m| m.end - m.start);
+                    let share = fraction(tally.stretch.end - tally.stretch.start, month);
+                    let quantity = if meter.mean || matches!(meter.rule, Rule::Max(_) | Rule::Last) {
+                        quantity * share
+                    } else {
+                        quantity
+                    };
                     let additive = !matches!(meter.rule, Rule::Max(_) | Rule::Last);
                     let part =
                         (resource.clone(), tally.stretch.month, tally.stretch.start, meter.component.clone());
@@ -335,17 +419,13 @@ impl Ledger<'_> {
     }
 }
 
-fn observation(at: Instant, facts: Facts) -> Observation {
-    Observation {
-        at,
-        previous_run: facts.previous,
-        listed: facts.listed,
-        usual_gap: facts.usual_gap,
-        ..Observation::default()
-    }
+fn observation(at: Instant, facts: &Facts, name: &str, labels: &Labels) -> Observation {
+    let doubtful = facts.doubtful.iter().any(|odd| odd.covers(name, labels));
+    let (previous_run, listed) = if doubtful { facts.last_complete } else { facts.last };
+    Observation { at, previous_run, listed, usual_gap: facts.usual_gap, ..Observation::default() }
 }
 
-fn put(entries: &mut Vec<Entry>, collector: &str, reading: &Reading, facts: Facts) {
+fn put(entries: &mut Vec<Entry>, collector: &str, reading: &Reading, facts: &Facts) {
     let new = Entry {
         collector: collector.to_owned(),
         name: reading.name.clone(),
@@ -357,7 +437,7 @@ fn put(entries: &mut Vec<Entry>, collector: &str, reading: &Reading, facts: Fact
             value: Some(reading.value.clone()),
             life: reading.life.clone(),
             began: reading.began,
-            ..observation(reading.at, facts)
+            ..observation(reading.at, facts, &reading.name, &reading.labels)
         },
     };
     if let Some(known) = entries.iter().position(|e| e.is_the_same_as(collector, reading)) {

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, dead_code, reason = "shared by tests that each use a part of it")]
 
 pub mod calendar;
+pub mod events;
 pub mod ledger;
 
 use num_rational::BigRational;
@@ -24,6 +25,8 @@ pub struct Observation {
     pub value: Option<BigRational>,
     pub life: Option<String>,
     pub began: Option<Instant>,
+    /// `life` and `began` are of all that the source shows.
+    pub shared: bool,
     pub previous_run: Option<Instant>,
     pub listed: Option<Instant>,
     pub usual_gap: Option<i64>,
@@ -56,12 +59,17 @@ pub struct Tally {
     pub missed: i64,
     pub gaps: i64,
     pub resets: i64,
+    pub held: BigRational,
+    pub holds: i64,
+    pub dips: i64,
 }
 
 impl Tally {
     fn new(stretch: Stretch) -> Tally {
-        let zero = BigRational::zero();
-        Tally { stretch, sum: zero, max: None, last: None, covered: 0, missed: 0, gaps: 0, resets: 0 }
+        let (sum, held) = (BigRational::zero(), BigRational::zero());
+        let (max, last) = (None, None);
+        let (covered, missed, gaps, resets, holds, dips) = (0, 0, 0, 0, 0, 0);
+        Tally { stretch, sum, max, last, covered, missed, gaps, resets, held, holds, dips }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -75,10 +83,25 @@ pub fn fraction(numerator: i64, denominator: i64) -> BigRational {
 
 /// What the observations make over each of the stretches, which follow each other without a hole.
 pub fn count(rule: Rule, seen: &[Observation], stretches: &[Stretch]) -> Vec<Tally> {
+    count_at_most(rule, None, seen, stretches)
+}
+
+/// The same; what one observation adds is held if it is more than `limit` for each hour that it took.
+pub fn count_at_most(
+    rule: Rule,
+    limit: Option<&BigRational>,
+    seen: &[Observation],
+    stretches: &[Stretch],
+) -> Vec<Tally> {
     let mut tallies: Vec<Tally> = stretches.iter().map(|stretch| Tally::new(*stretch)).collect();
+    if let Rule::Increase = rule {
+        counter(seen, limit, &mut tallies);
+        return tallies;
+    }
     for index in 0..seen.len() {
+        let before = tallies.clone();
         match rule {
-            Rule::Increase => increase(seen, index, &mut tallies),
+            Rule::Increase => {}
             Rule::Sum => sum(&seen[index], &mut tallies),
             Rule::Integral(gauge) => integral(gauge, seen, index, &mut tallies),
             Rule::Max(gauge) => max(gauge, seen, index, &mut tallies),
@@ -88,8 +111,45 @@ pub fn count(rule: Rule, seen: &[Observation], stretches: &[Stretch]) -> Vec<Tal
             }
             Rule::Total => total(seen, index, &mut tallies),
         }
+        let Some(limit) = limit else { continue };
+        let Observation { at, start, .. } = seen[index];
+        let (took, where_it_ends) = match rule {
+            Rule::Sum => (at - start.unwrap_or(at), at),
+            Rule::Integral(_) if index > 0 => (at - seen[index - 1].at, at),
+            Rule::Total => total_took(seen, index, &mut tallies),
+            _ => continue,
+        };
+        hold_if_more(limit, matches!(rule, Rule::Integral(_)), took, where_it_ends, &before, &mut tallies);
     }
     tallies
+}
+
+/// What was added since `before` becomes held if all of it is more than the limit allows.
+fn hold_if_more(
+    limit: &BigRational,
+    by_the_second: bool,
+    took: i64,
+    ends: Instant,
+    before: &[Tally],
+    tallies: &mut [Tally],
+) {
+    let mut all = BigRational::zero();
+    for (was, is) in before.iter().zip(tallies.iter()) {
+        all += &is.sum - &was.sum;
+    }
+    if by_the_second {
+        all /= fraction(3600, 1);
+    }
+    let hour = 3_600_000_000;
+    let allowed = limit * fraction(if took > 0 { took } else { hour }, hour);
+    if all <= allowed && all >= -allowed {
+        return;
+    }
+    for (was, is) in before.iter().zip(tallies.iter_mut()) {
+        is.held += &is.sum - &was.sum;
+        is.sum = was.sum.clone();
+    }
+    find(tallies, if took > 0 { ends - 1 } else { ends }).holds += 1;
 }
 
 fn find(tallies: &mut [Tally], at: Instant) -> &mut Tally {
@@ -132,59 +192,181 @@ fn share_out(amount: &BigRational, from: Instant, to: Instant, tallies: &mut [Ta
     assert!(left.is_zero());
 }
 
-fn increase(seen: &[Observation], index: usize, tallies: &mut [Tally]) {
-    let now = &seen[index];
-    let Some(value) = &now.value else { return };
-    let earlier = &seen[..index];
-    let before = earlier.iter().rev().find(|o| o.value.is_some());
-    let gone_between = earlier.last().is_some_and(|o| o.value.is_none());
-    // The value counts from zero: is it known since when?
-    let from_zero = |tallies: &mut [Tally]| {
-        let mut beginnings = Vec::new();
-        if let (Some(began), Some(run)) = (now.began, now.previous_run)
-            && run <= began
-            && began <= now.at
-        {
-            beginnings.push(began);
-        }
-        beginnings.extend(now.listed.filter(|listed| *listed <= now.at));
-        if let Some(began) = beginnings.first() {
-            // What was there before it had not ended by its last reading.
-            let from = before.map_or(*began, |o| if *began < o.at { o.at } else { *began });
-            share_out(value, from, now.at, tallies);
-        }
-    };
-    let Some(before) = before else { return from_zero(tallies) };
-    let level = before.value.as_ref().expect("it was seen");
-    let restarted = match now.began {
-        Some(began) => before.began != Some(began) && began >= before.at && began <= now.at,
-        None => false,
-    };
-    let another = if restarted {
-        true
-    } else if before.life.is_some() && now.life.is_some() {
-        before.life != now.life
-    } else if gone_between {
-        !(now.began.is_some() && now.began == before.began)
-    } else {
-        false
-    };
-    if !another && value >= level {
-        share_out(&(value - level), before.at, now.at, tallies);
-    } else if gone_between {
-        from_zero(tallies);
-    } else {
-        let began = match now.began {
-            None => before.at,
-            Some(began) if began < before.at => before.at,
-            Some(began) if began > now.at => now.at,
-            Some(began) => began,
+/// All of a counter, from its first value to its last. Values are told apart by their places in the list.
+fn counter(seen: &[Observation], limit: Option<&BigRational>, tallies: &mut [Tally]) {
+    let value = |place: usize| seen[place].value.clone().expect("it was seen");
+    let distance = |from: usize, to: usize| seen[to].at - seen[from].at;
+    // How fast it was seen to rise, each time that it was.
+    let mut rates: Vec<BigRational> = Vec::new();
+    // It fell from the first of these and is not back; it was first seen low at the second.
+    let mut low: Option<(usize, usize)> = None;
+    // It fell deep from the first of these, to the second, which nobody believed.
+    let mut doubted: Option<(usize, usize)> = None;
+    for now in (0..seen.len()).filter(|place| seen[*place].value.is_some()) {
+        let before = tallies.to_vec();
+        let Some(last) = (0..now).rev().find(|place| seen[*place].value.is_some()) else {
+            from_zero(seen, now, None, tallies);
+            limit_it(limit, &before, tallies, seen, now, from_zero_since(seen, now, None));
+            continue;
         };
-        share_out(value, began, now.at, tallies);
-        // A reset shows where the last of its usage is, or with the reading if it has none or took no time.
-        let used = value.is_positive() && began < now.at;
-        find(tallies, if used { now.at - 1 } else { now.at }).resets += 1;
+        let gone_between = last + 1 < now;
+        let told = told(&seen[last], &seen[now]);
+        let same_source = (seen[now].life.is_some() && seen[now].life == seen[last].life)
+            || (seen[now].began.is_some() && seen[now].began == seen[last].began);
+        let unsure = told.is_none() && gone_between && !(same_source && value(now) >= value(last));
+        if told == Some(false) || unsure {
+            (low, doubted) = (None, None);
+            if gone_between {
+                from_zero(seen, now, Some(last), tallies);
+                limit_it(limit, &before, tallies, seen, now, from_zero_since(seen, now, Some(last)));
+            } else {
+                let began = start_of_life(&seen[last], &seen[now]);
+                share_out(&value(now), began, seen[now].at, tallies);
+                limit_it(limit, &before, tallies, seen, now, Some(began));
+                let used = value(now).is_positive() && began < seen[now].at;
+                find(tallies, if used { seen[now].at - 1 } else { seen[now].at }).resets += 1;
+            }
+            continue;
+        }
+        let fastest = rates.iter().max().cloned();
+        let too_much = |amount: BigRational, from: usize| {
+            let ten_times = |rate| rate * fraction(10, 1) * fraction(distance(from, now), 1);
+            fastest.clone().is_some_and(|rate| amount > ten_times(rate))
+        };
+        let mut level = last;
+        let mut given_up = BigRational::zero();
+        if let Some((high, first_low)) = low {
+            if value(now) >= value(high) || distance(first_low, now) <= DAY {
+                level = high;
+            } else {
+                low = None;
+                given_up = (value(last) - value(first_low)).max(BigRational::zero());
+            }
+        }
+        if let Some((high, fallen)) = doubted {
+            let leapt =
+                value(now) * fraction(2, 1) >= value(high) && too_much(value(now) - value(last), last);
+            if distance(fallen, now) > DAY {
+                doubted = None;
+            } else if leapt {
+                doubted = None;
+                level = high;
+                given_up = value(now).min(value(high)) - value(last);
+            }
+        }
+        // Where the last of what is held lies, if anything is.
+        let mut held_since = seen[level].at;
+        if value(now) >= value(level) {
+            low = None;
+            doubted = doubted.filter(|(high, _)| value(now) < value(*high));
+            let rise = value(now) - value(level);
+            if rise.is_positive() && distance(level, now) > 0 {
+                rates.push(&rise / fraction(distance(level, now), 1));
+            }
+            share_out(&rise, seen[level].at, seen[now].at, tallies);
+            limit_it(limit, &before, tallies, seen, now, Some(seen[level].at));
+        } else if told == Some(true) || value(now) * fraction(2, 1) >= value(level) {
+            if low.is_none() {
+                low = Some((level, now));
+                doubted = None;
+                let shown = given_up.is_positive() && held_since < seen[now].at;
+                find(tallies, if shown { seen[now].at - 1 } else { seen[now].at }).dips += 1;
+            }
+        } else {
+            let began = start_of_life(&seen[last], &seen[now]);
+            low = None;
+            held_since = began;
+            let mut used = value(now).is_positive();
+            if too_much(value(now), last) {
+                doubted = Some((level, now));
+                given_up += value(now);
+            } else {
+                doubted = None;
+                share_out(&value(now), began, seen[now].at, tallies);
+                limit_it(limit, &before, tallies, seen, now, Some(began));
+                used |= given_up.is_positive();
+            }
+            find(tallies, if used && began < seen[now].at { seen[now].at - 1 } else { seen[now].at })
+                .resets += 1;
+        }
+        if given_up.is_positive() {
+            hold_out(&given_up, held_since, seen[now].at, tallies);
+        }
     }
+}
+
+const DAY: i64 = 86_400_000_000;
+
+/// Whether the source says that two values are of one life; `None` if it does not say.
+fn told(before: &Observation, now: &Observation) -> Option<bool> {
+    if let Some(began) = now.began
+        && before.began != Some(began)
+        && began >= before.at
+        && began <= now.at
+    {
+        return Some(false);
+    }
+    let alone = !before.shared && !now.shared;
+    if before.life.is_some() && now.life.is_some() {
+        let one = before.life == now.life;
+        return (alone || !one).then_some(one);
+    }
+    (alone && now.began.is_some() && now.began == before.began).then_some(true)
+}
+
+/// When a life began that began between two looks.
+fn start_of_life(before: &Observation, now: &Observation) -> Instant {
+    match now.began {
+        None => before.at,
+        Some(began) if began < before.at => before.at,
+        Some(began) if began > now.at => now.at,
+        Some(began) => began,
+    }
+}
+
+/// Since when a value is known to have counted from zero, if it is.
+fn from_zero_since(seen: &[Observation], now: usize, last: Option<usize>) -> Option<Instant> {
+    let Observation { at, began, previous_run, listed, .. } = seen[now];
+    let mut beginnings = Vec::new();
+    if let (Some(began), Some(run)) = (began, previous_run)
+        && run <= began
+        && began <= at
+    {
+        beginnings.push(began);
+    }
+    beginnings.extend(listed.filter(|listed| *listed <= at));
+    let began = *beginnings.first()?;
+    // What was there before it had not ended by its last reading.
+    Some(last.map_or(began, |last| if began < seen[last].at { seen[last].at } else { began }))
+}
+
+fn from_zero(seen: &[Observation], now: usize, last: Option<usize>, tallies: &mut [Tally]) {
+    if let Some(from) = from_zero_since(seen, now, last) {
+        share_out(seen[now].value.as_ref().expect("it was seen"), from, seen[now].at, tallies);
+    }
+}
+
+fn limit_it(
+    limit: Option<&BigRational>,
+    before: &[Tally],
+    tallies: &mut [Tally],
+    seen: &[Observation],
+    now: usize,
+    from: Option<Instant>,
+) {
+    if let (Some(limit), Some(from)) = (limit, from) {
+        hold_if_more(limit, false, seen[now].at - from, seen[now].at, before, tallies);
+    }
+}
+
+/// Like `share_out`, of what is not counted.
+fn hold_out(amount: &BigRational, from: Instant, to: Instant, tallies: &mut [Tally]) {
+    let mut aside: Vec<Tally> = tallies.iter().map(|tally| Tally::new(tally.stretch)).collect();
+    share_out(amount, from, to, &mut aside);
+    for (tally, aside) in tallies.iter_mut().zip(aside) {
+        tally.held += aside.sum;
+    }
+    find(tallies, if from < to { to - 1 } else { to }).holds += 1;
 }
 
 fn sum(now: &Observation, tallies: &mut [Tally]) {
@@ -306,4 +488,18 @@ fn total(seen: &[Observation], index: usize, tallies: &mut [Tally]) {
     } else {
         find(tallies, now.start.unwrap_or(now.at)).sum += value - level;
     }
+}
+
+/// How long what a total adds took, and where that ended.
+fn total_took(seen: &[Observation], index: usize, tallies: &mut [Tally]) -> (i64, Instant) {
+    let now = &seen[index];
+    let anchor = now.start.unwrap_or(now.at);
+    let month = find(tallies, anchor).stretch.month;
+    let opened = tallies.iter().find(|t| t.stretch.month == month).expect("it has a month").stretch.start;
+    let closed = tallies.iter().rfind(|t| t.stretch.month == month).expect("it has a month").stretch.end;
+    let before = seen[..index].iter().rev().find(|o| o.value.is_some());
+    let before = before.filter(|o| find(tallies, o.start.unwrap_or(o.at)).stretch.month == month);
+    let from = before.map_or(opened, |before| before.at.max(opened));
+    let to = now.at.min(closed);
+    if from < to { (to - from, to) } else { (0, anchor) }
 }

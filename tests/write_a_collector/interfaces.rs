@@ -1,7 +1,9 @@
 //! Bytes that network interfaces have sent and received: two counters each, whose life is the machine's boot.
 
 use rust_decimal::Decimal;
-use waldur_usage_agent::collectors::{Batch, Collector, CollectorError, Offered, Plugin, Request, Running};
+use waldur_usage_agent::collectors::{
+    Batch, Bearing, Collector, CollectorError, Offered, Plugin, Request, Running,
+};
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::metering::reading::{Kind, Reading, parse_value};
 
@@ -58,8 +60,8 @@ impl Collector for Interfaces {
                             seen.epoch.id = Some(boot.clone());
                             batch.push(seen);
                         }
-                        // Never zero: a problem, and the last known amounts stand.
-                        Err(why) => batch.problems.push(why),
+                        // Never zero: a problem of this reading, and its last known amounts stand.
+                        Err(why) => batch.problem_of(why, Bearing::label("interface", name)),
                     }
                 }
             }

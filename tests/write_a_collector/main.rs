@@ -138,11 +138,13 @@ async fn the_rust_file_is_this_one_and_works() {
             "received_bytes counter 4096 interface=eth0"
         ]
     );
-    assert_eq!(batch.problems, [""; 0]);
+    assert_eq!(batch.problems, vec![]);
     // What is not there is a problem, and the rest counts.
     let part = look(&*rust("[eth9, eth0]"), None).await.unwrap();
     assert_eq!((part.readings.len(), part.problems.len()), (2, 2));
-    assert!(part.problems[0].starts_with("can't read /sys/class/net/eth9/statistics/tx_bytes: No such file"));
+    assert!(
+        part.problems[0].text.starts_with("can't read /sys/class/net/eth9/statistics/tx_bytes: No such file")
+    );
     // Its readings are those that it offers.
     let kinds: Vec<(&str, Kind)> =
         batch.readings.iter().map(|reading| (reading.name.as_str(), reading.kind)).collect();

@@ -1,4 +1,4 @@
-//! The sandbox's own API, under /sandbox/: look into it, drive its clock, order faults, play the other hands.
+//! The sandbox's own API, under /sandbox/: look into it, drive its clock, order faults, play other writers.
 //!
 //! It asks for no token, is never slow, never noted among the requests, and no part of Waldur.
 
@@ -12,27 +12,28 @@ use uuid::Uuid;
 
 use crate::amount;
 use crate::answer::Answer;
+use crate::app::App;
 use crate::clock;
-use crate::door::{App, Asked};
 use crate::faults::Faults;
 use crate::lists::decode_form;
 use crate::marketplace::{self, plan_of};
-use crate::specs::{ComponentSpec, ResourceSpec, RowSpec, TokenSpec};
+use crate::request::Request;
+use crate::specs::{ComponentSpec, PeriodSpec, ResourceSpec, RowSpec, TokenSpec, UserSpec};
 use crate::world::{InvoiceItem, Missing, PlanPeriod, Resource, Row, World, hex};
 
 const PAGE: &str = include_str!("page.html");
 
-pub(crate) fn serve(app: &App, asked: &Asked) -> Answer {
-    let parts: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
-    let done = match (asked.method.as_str(), parts.as_slice()) {
+pub(crate) fn serve(app: &App, request: &Request) -> Answer {
+    let parts: Vec<&str> = request.path.trim_matches('/').split('/').collect();
+    let done = match (request.method.as_str(), parts.as_slice()) {
         ("GET" | "HEAD", [""]) => {
             let headers = vec![("Content-Type".into(), "text/html; charset=utf-8".into())];
             return Answer { status: 200, headers, body: PAGE.as_bytes().to_vec() };
         }
-        ("GET", ["sandbox", "state"]) => Ok(state(&app.world(), &format!("http://{}", asked.host))),
-        ("GET", ["sandbox", "requests"]) => Ok(requests(app, &asked.query)),
-        ("POST", ["sandbox", "clock"]) => read(asked).and_then(|spec| set_clock(&mut app.world(), spec)),
-        ("POST", ["sandbox", "faults"]) => read(asked).and_then(Faults::build).map(|faults| {
+        ("GET", ["sandbox", "state"]) => Ok(state(&app.world(), &format!("http://{}", request.host))),
+        ("GET", ["sandbox", "requests"]) => Ok(requests(app, &request.query)),
+        ("POST", ["sandbox", "clock"]) => read(request).and_then(|spec| set_clock(&mut app.world(), spec)),
+        ("POST", ["sandbox", "faults"]) => read(request).and_then(Faults::build).map(|faults| {
             app.set_faults(faults);
             json!({})
         }),
@@ -40,22 +41,26 @@ pub(crate) fn serve(app: &App, asked: &Asked) -> Answer {
             app.set_faults(Vec::new());
             Ok(json!({}))
         }
-        ("POST", ["sandbox", "resources"]) => read(asked)
+        ("POST", ["sandbox", "resources"]) => read(request)
             .and_then(|spec: ResourceSpec| marketplace::add_resource(&mut app.world(), spec))
             .map(|uuid| json!({ "uuid": uuid.to_string() })),
         ("POST", ["sandbox", "resources", name]) => {
-            read(asked).and_then(|spec| change_resource(&mut app.world(), name, spec))
+            read(request).and_then(|spec| change_resource(&mut app.world(), name, spec))
         }
         ("POST", ["sandbox", "offerings", name, "components"]) => {
-            read(asked).and_then(|spec| component(&mut app.world(), name, spec))
+            read(request).and_then(|spec| component(&mut app.world(), name, spec))
         }
-        ("POST", ["sandbox", "tokens"]) => read(asked)
+        ("POST", ["sandbox", "offerings", name, "users"]) => {
+            read(request).and_then(|spec| offering_user(&mut app.world(), name, spec))
+        }
+        ("POST", ["sandbox", "late"]) => Ok(json!({ "processed": app.process_late() })),
+        ("POST", ["sandbox", "tokens"]) => read(request)
             .and_then(|spec: TokenSpec| marketplace::put_token(&mut app.world(), spec))
             .map(|()| json!({})),
-        ("POST", ["sandbox", "rows"]) => read(asked)
+        ("POST", ["sandbox", "rows"]) => read(request)
             .and_then(|spec: RowSpec| marketplace::put_row(&mut app.world(), spec))
             .map(|uuid| json!({ "uuid": uuid.to_string() })),
-        ("POST", ["sandbox", "settings"]) => read(asked).map(|spec| settings(&mut app.world(), &spec)),
+        ("POST", ["sandbox", "settings"]) => read(request).map(|spec| settings(&mut app.world(), &spec)),
         _ => return Answer::detail(404, "The sandbox has no such thing."),
     };
     match done {
@@ -65,8 +70,8 @@ pub(crate) fn serve(app: &App, asked: &Asked) -> Answer {
     }
 }
 
-fn read<T: DeserializeOwned>(asked: &Asked) -> Result<T, String> {
-    let body: &[u8] = if asked.body.is_empty() { b"{}" } else { &asked.body };
+fn read<T: DeserializeOwned>(request: &Request) -> Result<T, String> {
+    let body: &[u8] = if request.body.is_empty() { b"{}" } else { &request.body };
     serde_json::from_slice(body).map_err(|error| error.to_string())
 }
 
@@ -123,8 +128,12 @@ struct ResourceChange {
     backend_id: Option<String>,
     name: Option<String>,
     plan: Option<bool>,
+    /// A new plan period under another plan,
     switch_plan: bool,
+    /// or under the same one.
+    renew_plan: bool,
     end_plan: bool,
+    plan_periods: Option<Vec<PeriodSpec>>,
 }
 
 fn change_resource(world: &mut World, name: &str, spec: ResourceChange) -> Result<Value, String> {
@@ -145,7 +154,11 @@ fn change_resource(world: &mut World, name: &str, spec: ResourceChange) -> Resul
         }
         _ => {}
     }
-    if spec.end_plan || spec.switch_plan {
+    if let Some(periods) = spec.plan_periods {
+        let plan = resource.plan.clone().unwrap_or_else(|| plan_of(resource.offering, 1));
+        resource.plan_periods = periods.into_iter().map(|one| marketplace::plan_period(one, &plan)).collect();
+    }
+    if spec.end_plan || spec.switch_plan || spec.renew_plan {
         for period in resource.plan_periods.iter_mut().filter(|p| p.end.is_none_or(|end| end > now)) {
             period.end = Some(now);
         }
@@ -153,6 +166,9 @@ fn change_resource(world: &mut World, name: &str, spec: ResourceChange) -> Resul
     if spec.switch_plan {
         let plan = plan_of(resource.offering, resource.plan_periods.len() + 1);
         resource.plan = Some(plan.clone());
+        resource.plan_periods.push(PlanPeriod { uuid: Uuid::new_v4(), plan, start: now, end: None });
+    }
+    if let (true, Some(plan)) = (spec.renew_plan, resource.plan.clone()) {
         resource.plan_periods.push(PlanPeriod { uuid: Uuid::new_v4(), plan, start: now, end: None });
     }
     resource.modified = now;
@@ -164,6 +180,14 @@ fn component(world: &mut World, name: &str, spec: ComponentSpec) -> Result<Value
     let at = marketplace::find_offering(world, name)?;
     if let Some(offering) = world.offerings.get_mut(at) {
         marketplace::put_component(offering, spec);
+    }
+    Ok(json!({}))
+}
+
+fn offering_user(world: &mut World, name: &str, spec: UserSpec) -> Result<Value, String> {
+    let at = marketplace::find_offering(world, name)?;
+    if let Some(offering) = world.offerings.get_mut(at) {
+        marketplace::put_user(offering, spec);
     }
     Ok(json!({}))
 }

@@ -5,10 +5,11 @@
 
 use crate::answer::Answer;
 use crate::discovery;
-use crate::door::Asked;
+
 use crate::json::{self, Json};
 use crate::lists::{Query, decode_form};
 use crate::report;
+use crate::request::Request;
 use crate::set_usage;
 use crate::usage_lists;
 use crate::user_usage;
@@ -83,35 +84,38 @@ fn route(path: &str, api: Api) -> Option<Route<'_>> {
     })
 }
 
-pub(crate) fn answer(world: &mut World, asked: &Asked) -> Answer {
-    let Some(route) = route(&asked.path, world.api) else {
+pub(crate) fn answer(world: &mut World, request: &Request) -> Answer {
+    let Some(route) = route(&request.path, world.api) else {
         // Without its slash an address that exists is a 301, whatever the method (A §1).
-        let slashed = format!("{}/", asked.path);
+        let slashed = format!("{}/", request.path);
         if crate::api::route(&slashed, world.api).is_none() {
             return Answer::no_page();
         }
-        let query = if asked.query.is_empty() { String::new() } else { format!("?{}", asked.query) };
+        let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
         return Answer::moved(format!("{slashed}{query}"));
     };
-    if !accepts_json(asked.accept.as_deref()) {
+    if !accepts_json(request.accept.as_deref()) {
         return Answer::detail(406, "Could not satisfy the request Accept header.");
     }
-    let caller = match authenticate(world, asked) {
+    let caller = match authenticate(world, request) {
         Ok(caller) => Some(caller),
-        Err(refusal) if !route.open() || asked.authorization.is_some() => return refusal,
+        Err(refusal) if !route.open() || request.authorization.is_some() => return refusal,
         Err(_) => None,
     };
-    let allowed =
-        if route.posts() { asked.method == "POST" } else { matches!(asked.method.as_str(), "GET" | "HEAD") };
+    let allowed = if route.posts() {
+        request.method == "POST"
+    } else {
+        matches!(request.method.as_str(), "GET" | "HEAD")
+    };
     if !allowed {
         let methods = if route.posts() { "POST, OPTIONS" } else { "GET, HEAD, OPTIONS" };
-        return Answer::detail(405, &format!("Method \"{}\" not allowed.", asked.method))
+        return Answer::detail(405, &format!("Method \"{}\" not allowed.", request.method))
             .header("Allow", methods);
     }
-    let query = Query::parse(&asked.query, format!("http://{}{}", asked.host, asked.path));
+    let query = Query::parse(&request.query, format!("http://{}{}", request.host, request.path));
     match caller {
-        Some(caller) if route.posts() => post(world, &caller, route, asked),
-        Some(caller) => read(world, &caller, route, asked, &query).unwrap_or_else(|refusal| refusal),
+        Some(caller) if route.posts() => post(world, &caller, route, request),
+        Some(caller) => read(world, &caller, route, request, &query).unwrap_or_else(|refusal| refusal),
         None => match route {
             Route::PublicOffering(uuid) => discovery::one_offering(world, None, &query, uuid),
             _ => discovery::configuration(),
@@ -119,8 +123,8 @@ pub(crate) fn answer(world: &mut World, asked: &Asked) -> Answer {
     }
 }
 
-fn post(world: &mut World, caller: &Caller, route: Route<'_>, asked: &Asked) -> Answer {
-    let body = match body(asked) {
+fn post(world: &mut World, caller: &Caller, route: Route<'_>, request: &Request) -> Answer {
+    let body = match body(request) {
         Ok(body) => body,
         Err(answer) => return answer,
     };
@@ -137,7 +141,7 @@ fn read(
     world: &World,
     caller: &Caller,
     route: Route<'_>,
-    asked: &Asked,
+    request: &Request,
     query: &Query,
 ) -> Result<Answer, Answer> {
     Ok(match route {
@@ -156,7 +160,7 @@ fn read(
         Route::Offering(uuid) => discovery::one_offering(world, Some(caller), query, uuid),
         Route::PublicOffering(uuid) => discovery::one_offering(world, None, query, uuid),
         Route::OfferingUsers => discovery::offering_users(world, caller, query)?,
-        Route::Me => match token_of(asked).and_then(|key| Some((key, world.tokens.get(key)?))) {
+        Route::Me => match token_of(request).and_then(|key| Some((key, world.tokens.get(key)?))) {
             Some((key, token)) => discovery::me(world, key, token, query),
             None => Answer::unauthorized("Invalid token."),
         },
@@ -169,23 +173,23 @@ fn read(
 }
 
 /// Whether a call would be the first `set_usage` of the month for its customer.
-pub(crate) fn is_first_of_month(world: &World, asked: &Asked) -> bool {
-    asked.method == "POST"
-        && route(&asked.path, world.api) == Some(Route::SetUsage)
-        && body(asked).is_ok_and(|body| report::is_first_of_month(world, &body))
+pub(crate) fn is_first_of_month(world: &World, request: &Request) -> bool {
+    request.method == "POST"
+        && route(&request.path, world.api) == Some(Route::SetUsage)
+        && body(request).is_ok_and(|body| report::is_first_of_month(world, &body))
 }
 
 /// The token that a request carries, if it carries one in the right form.
-pub(crate) fn token_of(asked: &Asked) -> Option<&str> {
-    let mut words = asked.authorization.as_deref()?.split_whitespace();
+pub(crate) fn token_of(request: &Request) -> Option<&str> {
+    let mut words = request.authorization.as_deref()?.split_whitespace();
     let scheme = words.next()?;
     let token = words.next()?;
     (scheme.eq_ignore_ascii_case("token") && words.next().is_none()).then_some(token)
 }
 
-fn authenticate(world: &mut World, asked: &Asked) -> Result<Caller, Answer> {
+fn authenticate(world: &mut World, request: &Request) -> Result<Caller, Answer> {
     let now = world.clock.now();
-    let words: Vec<&str> = asked.authorization.as_deref().unwrap_or_default().split_whitespace().collect();
+    let words: Vec<&str> = request.authorization.as_deref().unwrap_or_default().split_whitespace().collect();
     let key = match words.as_slice() {
         [scheme, rest @ ..] if scheme.eq_ignore_ascii_case("token") => match rest {
             [] => return Err(Answer::unauthorized("Invalid token. No credentials provided.")),
@@ -215,17 +219,17 @@ fn accepts_json(accept: Option<&str>) -> bool {
         || ranges.any(|range| matches!(range, "*/*" | "application/*" | "application/json"))
 }
 
-fn body(asked: &Asked) -> Result<Json, Answer> {
+fn body(request: &Request) -> Result<Json, Answer> {
     let nothing = Json::Object(Vec::new());
     // A chunked body has no length, and what has no length is not read (A §1).
-    if !asked.has_length || asked.body.is_empty() {
+    if !request.has_length || request.body.is_empty() {
         return Ok(nothing);
     }
-    let written = asked.content_type.as_deref().unwrap_or_default();
+    let written = request.content_type.as_deref().unwrap_or_default();
     match written.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
-        "application/json" => json::parse(&asked.body)
+        "application/json" => json::parse(&request.body)
             .map_err(|error| Answer::detail(400, &format!("JSON parse error - {error}"))),
-        "application/x-www-form-urlencoded" => Ok(form(&String::from_utf8_lossy(&asked.body))),
+        "application/x-www-form-urlencoded" => Ok(form(&String::from_utf8_lossy(&request.body))),
         _ => Err(Answer::detail(415, &format!("Unsupported media type \"{written}\" in request."))),
     }
 }

@@ -128,6 +128,7 @@ fn copied(row: &Row, plan_period: Option<Uuid>, month: Date, now: Timestamp) -> 
         created: now,
         modified_by: None,
         users: Vec::new(),
+        as_read: serde_json::Map::new(),
         ..row.clone()
     }
 }

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::json::Json;
 use crate::lists::{Page, Query, only};
 use crate::usage_lists::{base, usage_in_period};
-use crate::world::{Api, Billing, Caller, Offering, Resource, Token, World, hex};
+use crate::world::{Api, Billing, Caller, Named, Offering, Resource, Token, World, hex};
 
 const STATES: [&str; 6] = ["Creating", "OK", "Erred", "Updating", "Terminating", "Terminated"];
 
@@ -22,7 +22,7 @@ fn no_resource() -> Answer {
 fn visible<'a>(world: &'a World, caller: &Caller, uuid: &str) -> Option<&'a Resource> {
     let home = uuid.parse::<Uuid>().ok().and_then(|uuid| world.resource_at(uuid))?;
     let resource = world.resources.get(home)?;
-    world.offering_of(resource).is_some_and(|o| caller.manages(o.uuid)).then_some(resource)
+    world.offering_of(resource).is_some_and(|o| caller.manages(o)).then_some(resource)
 }
 
 pub(crate) fn resources(world: &World, caller: &Caller, query: &Query) -> Result<Answer, Answer> {
@@ -45,7 +45,7 @@ pub(crate) fn resources(world: &World, caller: &Caller, query: &Query) -> Result
     let orders = query.choices("o", &["name", "-name", "created", "-created"])?;
     let wanted = |resource: &&Resource| {
         let Some(offering) = world.offering_of(resource) else { return false };
-        caller.manages(offering.uuid)
+        caller.manages(offering)
             && (states.is_empty() || states.contains(&resource.state))
             && (offerings.is_empty() || offerings.contains(&offering.uuid))
             && project.is_none_or(|uuid| resource.project.uuid == uuid)
@@ -125,7 +125,7 @@ pub(crate) fn set_backend_id(world: &mut World, caller: &Caller, uuid: &str, bod
 }
 
 pub(crate) fn offerings(world: &World, caller: &Caller, query: &Query) -> Result<Answer, Answer> {
-    let seen = world.offerings.iter().filter(|o| caller.manages(o.uuid));
+    let seen = world.offerings.iter().filter(|o| caller.manages(o));
     let name = query.last("name");
     let seen = seen.filter(|o| name.is_none_or(|name| o.name.to_lowercase().contains(&name.to_lowercase())));
     let found: Vec<&Offering> = seen.collect();
@@ -138,7 +138,7 @@ pub(crate) fn offerings(world: &World, caller: &Caller, query: &Query) -> Result
 pub(crate) fn one_offering(world: &World, caller: Option<&Caller>, query: &Query, uuid: &str) -> Answer {
     let found = uuid.parse::<Uuid>().ok().and_then(|uuid| world.offering_at(uuid));
     let found = found.and_then(|at| world.offerings.get(at));
-    match found.filter(|o| caller.is_none_or(|caller| caller.manages(o.uuid))) {
+    match found.filter(|o| caller.is_none_or(|caller| caller.manages(o))) {
         Some(found) => {
             let fields: Vec<&str> = query.all("field").collect();
             Answer::json(200, &only(offering(world, found, &base(query)), &fields))
@@ -150,7 +150,7 @@ pub(crate) fn one_offering(world: &World, caller: Option<&Caller>, query: &Query
 pub(crate) fn offering_users(world: &World, caller: &Caller, query: &Query) -> Result<Answer, Answer> {
     let wanted = query.uuid("offering_uuid")?;
     let name = query.last("username");
-    let mine = world.offerings.iter().filter(|o| caller.manages(o.uuid));
+    let mine = world.offerings.iter().filter(|o| caller.manages(o));
     let mine = mine.filter(|o| wanted.is_none_or(|uuid| o.uuid == uuid));
     let base = base(query);
     let users = mine.flat_map(|offering| offering.users.iter().map(move |user| (offering, user)));
@@ -184,24 +184,26 @@ pub(crate) fn me(world: &World, key: &str, token: &Token, query: &Query) -> Answ
     let caller = token.caller();
     let uuid = crate::world::derived_uuid("user", &token.username);
     let mut permissions = Vec::new();
-    let provided = world.offerings.iter().filter(|o| caller.provides(o.uuid));
-    for offering in provided {
+    let mut permit = |role: &str, scope: &str, of: (Uuid, &str), customer: &Named| {
+        permissions.push(json!({
+            "role_name": role,
+            "scope_type": scope,
+            "scope_uuid": hex(of.0),
+            "scope_name": of.1,
+            "expiration_time": null,
+            "customer_uuid": hex(customer.uuid),
+            "customer_name": customer.name,
+        }));
+    };
+    let managed = |o: &&Offering| caller.everything || caller.offerings.contains(&o.uuid);
+    for offering in world.offerings.iter().filter(managed) {
+        let provider = &offering.customer;
+        permit("OFFERING.MANAGER", "offering", (offering.uuid, &offering.name), provider);
         // The offering's role brings the provider's with it (A §8).
-        let roles = [
-            ("OFFERING.MANAGER", "offering", offering.uuid, &offering.name),
-            ("CUSTOMER.MANAGER", "customer", offering.customer.uuid, &offering.customer.name),
-        ];
-        for (role, scope, scope_uuid, name) in roles {
-            permissions.push(json!({
-                "role_name": role,
-                "scope_type": scope,
-                "scope_uuid": hex(scope_uuid),
-                "scope_name": name,
-                "expiration_time": null,
-                "customer_uuid": hex(offering.customer.uuid),
-                "customer_name": offering.customer.name,
-            }));
-        }
+        permit("CUSTOMER.MANAGER", "customer", (provider.uuid, &provider.name), provider);
+    }
+    for customer in world.customers.iter().filter(|customer| caller.owns.contains(&customer.uuid)) {
+        permit("CUSTOMER.OWNER", "customer", (customer.uuid, &customer.name), customer);
     }
     let body = json!({
         "url": format!("{}/api/users/{}/", base(query), hex(uuid)),
@@ -298,6 +300,10 @@ fn offering(world: &World, offering: &Offering, base: &str) -> Value {
                 "is_builtin": false,
             });
             if let (Api::Current, Value::Object(fields)) = (world.api, &mut value) {
+                // A float in newer servers (C).
+                if let Some(limit) = c.limit_amount.and_then(|limit| format!("{limit}.0").parse().ok()) {
+                    fields.insert("limit_amount".into(), Value::Number(limit));
+                }
                 fields.insert("offering_uuid".into(), hex(offering.uuid).into());
                 fields.insert("is_prepaid".into(), (c.billing == Billing::One).into());
             }

@@ -16,6 +16,8 @@ pub(crate) enum When {
     Before,
     /// The server has done what was asked; only its answer suffers.
     After,
+    /// The call is on its way still when its answer is given up: it is processed when `POST /sandbox/late` says so.
+    Late,
 }
 
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 //! a bill, and for the agent's tests to talk to.
 //!
 //! This file reads the command line and starts the rest: `marketplace` builds the `world`; requests come in by
-//! `wire` and `door`, find their rules through `api` (`set_usage`, `user_usage`, `usage_lists`, `discovery`), and
+//! `wire` and `server`, find their rules through `api` (`set_usage`, `user_usage`, `usage_lists`, `discovery`), and
 //! `admin` lets tests drive it. It shares no type and no constant with the agent: two readings of one
 //! specification that agree are worth more than one that agrees with itself.
 
@@ -10,16 +10,18 @@ mod admin;
 mod amount;
 mod answer;
 mod api;
+mod app;
 mod billing;
 mod clock;
 mod discovery;
-mod door;
 mod faults;
 mod fields;
 mod json;
 mod lists;
 mod marketplace;
 mod report;
+mod request;
+mod server;
 mod set_usage;
 mod specs;
 mod usage_lists;
@@ -36,7 +38,7 @@ use clap::Parser;
 use jiff::Timestamp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::door::App;
+use crate::app::App;
 use crate::marketplace::Overrides;
 use crate::wire::{Cut, Wire};
 use crate::world::Api;
@@ -100,7 +102,7 @@ async fn listen(address: &str, app: App) -> Result<(), String> {
     let listener =
         tokio::net::TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
     let bound = listener.local_addr().map_err(|error| error.to_string())?;
-    let router = axum::Router::new().fallback(door::open).with_state(Arc::new(app));
+    let router = axum::Router::new().fallback(server::handle).with_state(Arc::new(app));
     // The one line on stdout, which whoever started us waits for; the listener queues what comes before `serve`.
     let mut stdout = std::io::stdout();
     let told = writeln!(stdout, "listening on http://{bound}").and_then(|()| stdout.flush());

@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::specs::{
-    ComponentSpec, File, OfferingSpec, ResourceSpec, RowSpec, TokenSpec, UserSpec, warn_of_unknown_keys,
+    ComponentSpec, File, OfferingSpec, PeriodSpec, ResourceSpec, RowSpec, TokenSpec, UserSpec,
+    warn_of_unknown_keys,
 };
 use crate::world::{
     Api, Billing, Component, Missing, Named, Offering, OfferingUser, PlanPeriod, Resource, Row, Token,
@@ -77,20 +78,28 @@ fn add_offering(world: &mut World, spec: OfferingSpec) {
     let uuid = spec.uuid.unwrap_or_else(|| derived_uuid("offering", &spec.name));
     let customer = customer(world, spec.customer.as_deref().unwrap_or("Provider"));
     let created = world.clock.now();
-    let users = spec.users.into_iter().map(|user| {
-        let (username, given) = match user {
-            UserSpec::Name(username) => (username, None),
-            UserSpec::Full { username, uuid } => (username, uuid),
-        };
-        let derived = || derived_uuid("offering user", &format!("{uuid} {username}"));
-        OfferingUser { uuid: given.unwrap_or_else(derived), username }
-    });
-    let users = users.collect();
-    let mut offering = Offering { uuid, name: spec.name, customer, components: Vec::new(), users, created };
+    let mut offering =
+        Offering { uuid, name: spec.name, customer, components: Vec::new(), users: Vec::new(), created };
+    for user in spec.users {
+        put_user(&mut offering, user);
+    }
     for component in spec.components {
         put_component(&mut offering, component);
     }
     world.offerings.push(offering);
+}
+
+/// Adds an offering user, unless there is one of that name.
+pub(crate) fn put_user(offering: &mut Offering, spec: UserSpec) {
+    let (username, given) = match spec {
+        UserSpec::Name(username) => (username, None),
+        UserSpec::Full { username, uuid } => (username, uuid),
+    };
+    if offering.users.iter().any(|user| user.username == username) {
+        return;
+    }
+    let derived = derived_uuid("offering user", &format!("{} {username}", offering.uuid));
+    offering.users.push(OfferingUser { uuid: given.unwrap_or(derived), username });
 }
 
 /// Adds a component or changes the one of that type.
@@ -119,13 +128,14 @@ pub(crate) fn put_token(world: &mut World, spec: TokenSpec) -> Result<(), String
         return Err("a token needs its `token`".into());
     }
     let known = world.tokens.remove(&spec.token);
-    // The integer by which rows name their writer; far from 99, which is "another hand".
+    // The integer by which rows name their writer; far from 99, which is another writer.
     let fresh_id = 28 + i64::try_from(world.tokens.len()).unwrap_or_default();
     let mut token = known.unwrap_or_else(|| Token {
         id: if fresh_id >= 99 { fresh_id + 1 } else { fresh_id },
         username: spec.token.clone(),
         offerings: BTreeSet::new(),
-        everything: spec.offerings.is_none() && spec.staff != Some(true),
+        everything: spec.offerings.is_none() && spec.owner_of.is_none() && spec.staff != Some(true),
+        owns: BTreeSet::new(),
         staff: false,
         active: true,
         lifetime: None,
@@ -139,6 +149,9 @@ pub(crate) fn put_token(world: &mut World, spec: TokenSpec) -> Result<(), String
             let offering = find_offering(world, name)?;
             token.offerings.extend(world.offerings.get(offering).map(|o| o.uuid));
         }
+    }
+    if let Some(names) = &spec.owner_of {
+        token.owns = names.iter().map(|name| customer(world, name).uuid).collect();
     }
     if let Some(lifetime) = spec.lifetime {
         token.lifetime = lifetime;
@@ -173,15 +186,7 @@ pub(crate) fn add_resource(world: &mut World, spec: ResourceSpec) -> Result<Uuid
     let plan_periods = match (spec.plan_periods, &plan) {
         (Some(periods), plan) => {
             let plan = plan.clone().unwrap_or_else(|| plan_of(offering, 1));
-            periods
-                .into_iter()
-                .map(|p| PlanPeriod {
-                    uuid: p.uuid.unwrap_or_else(Uuid::new_v4),
-                    plan: plan.clone(),
-                    start: p.start,
-                    end: p.end,
-                })
-                .collect()
+            periods.into_iter().map(|period| plan_period(period, &plan)).collect()
         }
         (None, Some(plan)) => {
             let uuid = derived_uuid("plan period", &uuid.to_string());
@@ -215,6 +220,12 @@ pub(crate) fn add_resource(world: &mut World, spec: ResourceSpec) -> Result<Uuid
     Ok(uuid)
 }
 
+/// A plan period as it is given.
+pub(crate) fn plan_period(spec: PeriodSpec, plan: &Named) -> PlanPeriod {
+    let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
+    PlanPeriod { uuid, plan: plan.clone(), start: spec.start, end: spec.end }
+}
+
 /// Resources that say nothing else have existed since then.
 const LONG_AGO: Timestamp = Timestamp::constant(1_577_836_800, 0);
 
@@ -224,7 +235,7 @@ pub(crate) fn plan_of(offering: usize, number: usize) -> Named {
     Named { uuid: derived_uuid("plan", &format!("{offering} {number}")), name }
 }
 
-/// Writes a row as another hand would: directly, past every rule.
+/// Writes a row as another writer would: directly, past every rule.
 pub(crate) fn put_row(world: &mut World, spec: RowSpec) -> Result<Uuid, String> {
     let home = find_resource(world, &spec.resource)?;
     let now = world.clock.now();
@@ -259,7 +270,7 @@ pub(crate) fn put_row(world: &mut World, spec: RowSpec) -> Result<Uuid, String> 
     let start = crate::clock::month_start(month, &zone);
     let end = crate::clock::month_start(crate::clock::month_after(month), &zone);
     let holding = resource.plan_periods.iter().rev().find(|p| p.holds(date.clamp(start, end)));
-    let plan_period = holding.map(|p| p.uuid);
+    let plan_period = spec.plan_period.or(holding.map(|p| p.uuid));
     let key = |row: &Row| row.kind == spec.kind && row.month == month && row.plan_period == plan_period;
     let old = resource.rows.iter().position(key);
     let kept = old.map(|at| resource.rows.remove(at));
@@ -275,6 +286,7 @@ pub(crate) fn put_row(world: &mut World, spec: RowSpec) -> Result<Uuid, String> 
         modified_by: Some(spec.modified_by.unwrap_or(99)),
         missing,
         users: if users.is_empty() { kept.map(|row| row.users).unwrap_or_default() } else { users },
+        as_read: spec.as_read,
     };
     let uuid = row.uuid;
     resource.rows.push(row);

@@ -16,7 +16,7 @@ use crate::answer::Answer;
 use crate::clock;
 use crate::fields::{self, Field, NULL, REQUIRED, Wording, refuse};
 use crate::json::Json;
-use crate::world::{Api, Billing, Caller, Missing, World};
+use crate::world::{Api, Billing, Caller, Missing, Offering, World};
 
 /// A call that has passed every check.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ pub(crate) fn validate(world: &World, caller: &Caller, body: &Json) -> Result<Re
     }
     let month = date.map_or_else(|| world.month_now(), |date| world.month_of_date(date));
     let usage_based = items.iter().any(|item| billing_of(item) == Some(Billing::Usage));
-    may_backfill(world, caller, offering.uuid, month, usage_based)?;
+    may_backfill(world, caller, offering, month, usage_based)?;
     Ok(Report { home, plan_period: period.map(|(_, uuid)| uuid), date, month, items })
 }
 
@@ -106,7 +106,7 @@ pub(crate) fn validate(world: &World, caller: &Caller, body: &Json) -> Result<Re
 pub(crate) fn may_backfill(
     world: &World,
     caller: &Caller,
-    offering: Uuid,
+    offering: &Offering,
     month: Date,
     usage_based: bool,
 ) -> Result<(), Answer> {

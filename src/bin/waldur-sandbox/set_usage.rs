@@ -28,7 +28,7 @@ pub(crate) fn set_usage(world: &mut World, caller: &Caller, body: &Json) -> Answ
     // Only now permission (A, other statuses): a user without rights gets 400s about foreign resources.
     let resource = world.resources.get(report.home);
     let offering = resource.and_then(|r| world.offering_of(r));
-    if !offering.is_some_and(|offering| caller.manages(offering.uuid)) {
+    if !offering.is_some_and(|offering| caller.manages(offering)) {
         return Answer::forbidden();
     }
     write(world, caller, &report)
@@ -115,6 +115,7 @@ fn write_items(world: &mut World, caller: &Caller, report: &Report) -> Result<Re
                 row.missing = item.missing;
                 row.date = report.date.unwrap_or(now);
                 row.modified_by = Some(caller.id);
+                row.as_read.clear();
                 (row.uuid, changed)
             }
             None => {
@@ -159,6 +160,7 @@ pub(crate) fn new_row(
         modified_by: None,
         missing: Missing::None,
         users: Vec::new(),
+        as_read: serde_json::Map::new(),
     }
 }
 
@@ -189,8 +191,8 @@ fn plan_period(world: &mut World, report: &Report) -> Option<Uuid> {
 }
 
 /// A resubmission moves a row without plan period to the right one and removes old duplicates: rows under a
-/// period that has nothing to do with the month (B1). Rows of earlier periods in the month stay. Tells whether a
-/// row was moved, which makes it billable.
+/// period that has nothing to do with the month (B1). Rows of earlier periods in the month stay, unless no plan period
+/// covers the date: then all are merged into one (C). Tells whether a row was moved, which makes it billable.
 fn consolidate(
     resource: &mut Resource,
     kind: &str,
@@ -215,7 +217,8 @@ fn consolidate(
         }
         None => false,
     };
-    let stays = |period: Option<Uuid>| period == plan_period || touching.contains(&period);
+    let stays =
+        |period: Option<Uuid>| period == plan_period || (plan_period.is_some() && touching.contains(&period));
     resource.rows.retain(|row| !here(row) || stays(row.plan_period));
     resource.items.retain(|item| item.kind != kind || item.month != month || stays(Some(item.plan_period)));
     moved
@@ -235,7 +238,7 @@ fn within_limit(world: &World, home: usize, item: &Item) -> Result<(), Answer> {
     };
     let stored = match period {
         LimitPeriod::Month => Decimal::ZERO,
-        LimitPeriod::Annual | LimitPeriod::Total => resource
+        LimitPeriod::Quarterly | LimitPeriod::Annual | LimitPeriod::Total => resource
             .rows
             .iter()
             .filter(|row| row.kind == item.kind)

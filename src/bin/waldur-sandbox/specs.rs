@@ -36,6 +36,8 @@ pub(crate) struct TokenSpec {
     pub(crate) token: String,
     pub(crate) username: Option<String>,
     pub(crate) offerings: Option<Vec<String>>,
+    /// Customers by name.
+    pub(crate) owner_of: Option<Vec<String>>,
     pub(crate) staff: Option<bool>,
     #[serde(deserialize_with = "mentioned")]
     pub(crate) lifetime: Option<Option<i64>>,
@@ -129,6 +131,10 @@ pub(crate) struct RowSpec {
     pub(crate) missing_usage_policy: Option<String>,
     #[serde(default)]
     pub(crate) users: BTreeMap<String, Amount>,
+    /// Of several in the month; otherwise the one that holds the date.
+    pub(crate) plan_period: Option<Uuid>,
+    #[serde(default)]
+    pub(crate) as_read: serde_json::Map<String, serde_json::Value>,
 }
 
 /// An amount, as text or number; judged like one that comes over HTTP.

@@ -194,6 +194,9 @@ fn usage(world: &World, seen: Seen<'_>) -> Value {
     if let (Api::Current, Value::Object(fields)) = (world.api, &mut value) {
         fields.insert("missing_usage_policy".into(), row.missing.name().into());
     }
+    if let Value::Object(fields) = &mut value {
+        fields.extend(row.as_read.clone());
+    }
     value
 }
 

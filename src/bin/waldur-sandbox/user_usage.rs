@@ -94,7 +94,7 @@ pub(crate) fn set_many(world: &mut World, caller: &Caller, row: &str, body: &Jso
 fn find(world: &World, caller: &Caller, row: &str) -> Result<(usize, Uuid), Answer> {
     let (home, row) = row.parse::<Uuid>().ok().and_then(|uuid| world.row(uuid)).ok_or_else(no_row)?;
     let offering = world.resources.get(home).and_then(|r| world.offering_of(r));
-    if offering.is_some_and(|offering| caller.manages(offering.uuid)) {
+    if offering.is_some_and(|offering| caller.manages(offering)) {
         Ok((home, row.uuid))
     } else {
         Err(Answer::forbidden())
@@ -148,7 +148,7 @@ fn allowed(world: &World, caller: &Caller, home: usize, row: Uuid, share: &Share
     let Some(offering) = resource.and_then(|r| world.offering_of(r)) else { return Ok(()) };
     let kind = world.row(row).map(|(_, row)| row.kind.as_str()).unwrap_or_default();
     let usage_based = offering.component(kind).is_some_and(|c| c.billing == Billing::Usage);
-    may_backfill(world, caller, offering.uuid, world.month_of_date(date), usage_based)
+    may_backfill(world, caller, offering, world.month_of_date(date), usage_based)
 }
 
 const OVER_LIMIT: &str = "Usage limit exceeded.";
@@ -253,11 +253,9 @@ fn row_of_month(
     let (now, month) = (world.clock.now(), world.month_of_date(date));
     let resource = world.resources.get_mut(home).ok_or(Broken)?;
     let named = resource.rows.iter().find(|row| row.uuid == named).ok_or(Broken)?;
-    if named.month == month {
-        return Ok(named.uuid);
-    }
     let kind = named.kind.clone();
-    let known = resource.rows.iter().rev().find(|row| row.kind == kind && row.month == month);
+    // It looks for the one row of the month; of several plan periods it finds any (C).
+    let known = resource.rows.iter().find(|row| row.kind == kind && row.month == month);
     if let Some(row) = known {
         return Ok(row.uuid);
     }

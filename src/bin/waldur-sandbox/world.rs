@@ -68,6 +68,7 @@ impl Billing {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LimitPeriod {
     Month,
+    Quarterly,
     Annual,
     Total,
 }
@@ -76,6 +77,7 @@ impl LimitPeriod {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Month => "month",
+            Self::Quarterly => "quarterly",
             Self::Annual => "annual",
             Self::Total => "total",
         }
@@ -116,6 +118,8 @@ pub(crate) struct Token {
     pub(crate) offerings: BTreeSet<Uuid>,
     /// It manages those that come later, too.
     pub(crate) everything: bool,
+    /// The customers that it is an owner of: as the provider of an offering, or as anybody else (A §8).
+    pub(crate) owns: BTreeSet<Uuid>,
     pub(crate) staff: bool,
     pub(crate) active: bool,
     /// Seconds without a call after which it is dead (A §9).
@@ -132,6 +136,7 @@ impl Token {
             staff: self.staff,
             everything: self.everything,
             offerings: self.offerings.clone(),
+            owns: self.owns.clone(),
         }
     }
 }
@@ -143,16 +148,19 @@ pub(crate) struct Caller {
     pub(crate) staff: bool,
     pub(crate) everything: bool,
     pub(crate) offerings: BTreeSet<Uuid>,
+    pub(crate) owns: BTreeSet<Uuid>,
 }
 
 impl Caller {
-    /// Whether it has a role in the offering; staff need none.
-    pub(crate) fn provides(&self, offering: Uuid) -> bool {
-        self.everything || self.offerings.contains(&offering)
+    /// Whether it has a role in the offering, its own or by its provider; staff need none.
+    pub(crate) fn provides(&self, offering: &Offering) -> bool {
+        self.everything
+            || self.offerings.contains(&offering.uuid)
+            || self.owns.contains(&offering.customer.uuid)
     }
 
     /// Whether it may set usage of the offering's resources.
-    pub(crate) fn manages(&self, offering: Uuid) -> bool {
+    pub(crate) fn manages(&self, offering: &Offering) -> bool {
         self.staff || self.provides(offering)
     }
 }
@@ -230,6 +238,8 @@ pub(crate) struct Row {
     pub(crate) modified_by: Option<i64>,
     pub(crate) missing: Missing,
     pub(crate) users: Vec<UserRow>,
+    /// Fields that are read back otherwise than they are, until the row is written again.
+    pub(crate) as_read: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A line of the month's invoice, as far as a test must see double billing.

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::Findings;
-use super::units::{Verdict, judge, made};
+use super::doubles;
+use super::findings::Findings;
+use crate::cli::exit::Exit;
 use crate::cli::setup::count;
+use crate::cli::units::{Verdict, judge, made};
 use crate::metering::measure::Measure;
 use crate::metering::meter::{Meter, Place, Target};
 use crate::metering::reading::Reading;
@@ -23,11 +25,13 @@ pub(super) struct Tried {
     /// Some of the readings, for people.
     examples: Vec<String>,
     targets: BTreeSet<Target>,
+    doubles: doubles::Counted,
 }
 
 impl Tried {
     pub(super) fn add(&mut self, reading: &Reading, place: &Place) {
         self.counted += 1;
+        self.doubles.add(reading);
         let Place::At { target, user } = place else { return };
         if self.examples.len() < NAMED {
             let unit = reading.unit.iter().filter(|unit| !unit.is_empty()).map(|unit| format!(" {unit}"));
@@ -58,6 +62,8 @@ pub(super) struct Reports {
     resources: BTreeMap<Target, (String, Uuid)>,
     /// What Waldur measures each component of an offering in.
     units: BTreeMap<(Uuid, String), String>,
+    /// Offerings whose resources are known.
+    listed: BTreeSet<Uuid>,
 }
 
 impl Reports {
@@ -88,8 +94,66 @@ impl Reports {
         self.resources.insert(target, (name.to_owned(), offering));
     }
 
+    pub(super) fn listed(&mut self, offering: Uuid) {
+        self.listed.insert(offering);
+    }
+
+    /// Collectors none of whose ids is a resource's: a template or an offering is mistaken.
+    fn tell_unmatched(&self, found: &mut Findings) {
+        let mut collectors: BTreeMap<&str, BTreeSet<&Target>> = BTreeMap::new();
+        for would in &self.would {
+            collectors.entry(&would.collector).or_default().extend(&would.tried.targets);
+        }
+        for (collector, targets) in collectors {
+            let asked = |target: &Target| match target {
+                Target::BackendId { offering, .. } => self.listed.contains(offering),
+                Target::Resource(_) => false,
+            };
+            let none = targets.iter().all(|target| asked(target) && !self.resources.contains_key(*target));
+            let Some(Target::BackendId { backend_id, .. }) = targets.first().filter(|_| none) else {
+                continue;
+            };
+            found.problem(
+                Exit::Stuck,
+                format!(
+                    "collector {collector}: none of its {} is a resource's ({backend_id} and so on), so that nothing is \
+                     billed; is `backend_id` what Waldur has, and the offering the right one?",
+                    count(targets.len(), "backend id")
+                ),
+            );
+        }
+    }
+
+    /// Meters that count the same things into one component of a resource.
+    fn tell_doubles(&self, found: &mut Findings) {
+        for (place, one) in self.would.iter().enumerate() {
+            for other in &self.would[place + 1..] {
+                let added_up = one.meter.component == other.meter.component
+                    && one.collector != other.collector
+                    && !one.tried.targets.is_disjoint(&other.tried.targets);
+                if !added_up {
+                    continue;
+                }
+                let same_name = one.meter.reading == other.meter.reading;
+                let why = one.tried.doubles.beside(&other.tried.doubles).filter(|_| same_name);
+                let both = format!("collectors {} and {}", one.collector, other.collector);
+                let (reading, component) = (&one.meter.reading, &one.meter.component);
+                match why {
+                    Some(why) => found.warning(format!(
+                        "{both} both count `{reading}` into {component} of the same resources, and count the same twice: {why}"
+                    )),
+                    None => found.good(format!(
+                        "{both} both make {component} of the same resources: what they tell is added up"
+                    )),
+                }
+            }
+        }
+    }
+
     /// One line a meter and offering.
     pub(super) fn tell(&self, found: &mut Findings) {
+        self.tell_unmatched(found);
+        self.tell_doubles(found);
         for would in &self.would {
             let mut offerings: BTreeMap<Uuid, Vec<&str>> = BTreeMap::new();
             for (name, offering) in would.tried.targets.iter().filter_map(|target| self.resources.get(target))

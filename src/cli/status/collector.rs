@@ -7,7 +7,7 @@ use crate::cli::setup::Setup;
 use crate::collectors::definition::Definition;
 use crate::daemon::retry;
 use crate::ledger::Ledger;
-use crate::ledger::report::CollectorReport;
+use crate::ledger::views::report::CollectorReport;
 
 /// How a collector keeps its schedule.
 #[derive(Debug)]

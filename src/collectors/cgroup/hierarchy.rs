@@ -4,13 +4,15 @@
 //! controller), or both (`<root>/unified` beside them). Here a group is a relative path, and the directories that it
 //! has in each hierarchy. Nothing is read from a group here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
-use super::Host;
+use super::host::Host;
 use super::parse;
-use crate::collectors::CollectorError;
+use crate::collectors::find::Globbed;
+use crate::collectors::{Bearing, CollectorError, Problem, SeriesFilter};
+use crate::metering::reading::Labels;
 
 /// The version 1 controllers that measure something.
 const CONTROLLERS: [&str; 4] = ["cpuacct", "memory", "blkio", "pids"];
@@ -19,14 +21,14 @@ const CONTROLLERS: [&str; 4] = ["cpuacct", "memory", "blkio", "pids"];
 const SYSTEMD: &str = "systemd";
 
 /// Which groups to read: one entry of `slices`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Wanted {
     /// The root itself (`.`).
     Root,
     /// The agent's own group (`self`).
     Own,
-    /// A glob of relative paths.
-    Glob(String),
+    /// A glob of relative paths, and how it is written.
+    Glob(String, Globbed),
 }
 
 impl Wanted {
@@ -43,15 +45,15 @@ impl Wanted {
         if !Path::new(pattern).components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(format!("`{text}` must be relative to `root`, without a leading / and without .."));
         }
-        glob::Pattern::new(pattern).map_err(|error| format!("`{text}` is not a glob: {error}"))?;
-        Ok(Wanted::Glob(pattern.to_owned()))
+        let glob = Globbed::new(pattern, true)?;
+        Ok(Wanted::Glob(pattern.to_owned(), glob))
     }
 
     pub(super) fn text(&self) -> &str {
         match self {
             Wanted::Root => ".",
             Wanted::Own => "self",
-            Wanted::Glob(pattern) => pattern,
+            Wanted::Glob(pattern, _) => pattern,
         }
     }
 }
@@ -78,17 +80,13 @@ impl Group {
     pub(super) fn v2_counts_cpu(&self) -> bool {
         self.v2.as_ref().is_some_and(|dir| dir.join("cpu.stat").exists())
     }
-
-    fn is_nowhere(&self) -> bool {
-        self.v2.is_none() && self.v1.is_empty()
-    }
 }
 
 /// The groups found, and what there is to say about the search.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) groups: BTreeMap<String, Group>,
-    pub(super) problems: Vec<String>,
+    pub(super) problems: Vec<Problem>,
     pub(super) notes: Vec<String>,
 }
 
@@ -133,6 +131,11 @@ impl Hierarchies {
         Ok(Hierarchies { v2, v1 })
     }
 
+    /// Whether both versions may keep the processor time of a group.
+    pub(super) fn both_count_cpu(&self) -> bool {
+        self.v2.is_some() && self.v1.contains_key("cpuacct")
+    }
+
     /// Every hierarchy that can list groups: `None` is version 2.
     fn each(&self) -> impl Iterator<Item = (Option<&'static str>, &PathBuf)> {
         let v1 = self.v1.iter().map(|(controller, dir)| (Some(*controller), dir));
@@ -150,58 +153,47 @@ impl Hierarchies {
                 }
                 Wanted::Own => match self.own(host) {
                     Ok(own) => drop(found.groups.insert(own.path.clone(), own)),
-                    Err(problem) => found.problems.push(problem),
+                    Err(text) => {
+                        let bears_on = Bearing::label("path", one.text());
+                        found.problems.push(Problem { text, bears_on });
+                    }
                 },
-                Wanted::Glob(pattern) => self.find_glob(pattern, &mut found),
+                Wanted::Glob(pattern, glob) => self.find_glob(pattern, glob, &mut found),
             }
         }
         found.notes.extend(nested(&found.groups));
         found
     }
 
-    fn find_glob(&self, pattern: &str, found: &mut Found) {
-        let mut paths = BTreeSet::new();
-        for (_, dir) in self.each() {
-            let base = glob::Pattern::escape(&dir.to_string_lossy());
-            // `Wanted::parse` has tried the pattern already, so this can't fail; if it does, it is told.
-            let matches = match glob::glob(&format!("{base}/{pattern}")) {
-                Ok(matches) => matches,
-                Err(error) => {
-                    found
-                        .problems
-                        .push(format!("`{pattern}` under {} is not a glob: {error}", dir.display()));
-                    continue;
-                }
-            };
-            for path in matches {
-                match path {
-                    Ok(path) if path.is_symlink() || !path.is_dir() => {}
-                    Ok(path) => match path.strip_prefix(dir).ok().and_then(Path::to_str) {
-                        Some(relative) => drop(paths.insert(relative.to_owned())),
-                        None => {
-                            found.problems.push(format!("{} has a name that is not UTF-8", path.display()))
-                        }
-                    },
-                    // Gone between being listed and being looked into.
-                    Err(error) if error.error().kind() == ErrorKind::NotFound => {}
-                    Err(error) => found.problems.push(format!(
-                        "{} can't be searched: {}; let the agent's user read it",
-                        error.path().display(),
-                        error.error()
-                    )),
+    fn find_glob(&self, pattern: &str, glob: &Globbed, found: &mut Found) {
+        let mut none = true;
+        for (controller, dir) in self.each() {
+            let matches = glob.find(dir, &mut |_| Ok(()));
+            for place in matches.directories {
+                let Some(path) = place.strip_prefix(dir).ok().and_then(Path::to_str) else { continue };
+                let group = found.groups.entry(path.to_owned()).or_default();
+                path.clone_into(&mut group.path);
+                none = false;
+                match controller {
+                    None => group.v2 = Some(place),
+                    Some(controller) => drop(group.v1.insert(controller, place)),
                 }
             }
+            for path in matches.odd {
+                let text = format!("{} is left out: its name is not UTF-8; rename it", path.display());
+                found.problems.push(Problem { text, bears_on: Bearing::nothing() });
+            }
+            for (path, error) in matches.failed {
+                let text =
+                    format!("{} can't be searched: {error}; let the agent's user read it", path.display());
+                let relative = path.strip_prefix(dir).ok().and_then(Path::to_str).unwrap_or_default();
+                found.problems.push(Problem { text, bears_on: below(relative) });
+            }
         }
-        if paths.is_empty() {
+        if none {
             found.notes.push(format!(
                 "`{pattern}` matches no group now: nobody is there, or the name is another (systemd-cgls shows them)"
             ));
-        }
-        for path in paths {
-            let group = self.group(&path, |_, dir| Some(dir.join(&path)));
-            if !group.is_nowhere() {
-                found.groups.insert(path, group);
-            }
         }
     }
 
@@ -240,6 +232,19 @@ impl Hierarchies {
         }
         group
     }
+}
+
+/// The groups below a path, and at it.
+fn below(path: &str) -> Bearing {
+    if path.is_empty() {
+        return Bearing::All;
+    }
+    let at = SeriesFilter {
+        labels: Labels::from([("path".to_owned(), path.to_owned())]),
+        ..SeriesFilter::default()
+    };
+    let prefixes = Labels::from([("path".to_owned(), format!("{path}/"))]);
+    Bearing::Some(vec![at, SeriesFilter { prefixes, ..SeriesFilter::default() }])
 }
 
 /// A note if a group is listed beside one that holds it: the outer one's numbers contain the inner one's.

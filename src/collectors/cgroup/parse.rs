@@ -39,32 +39,58 @@ pub(super) type Devices = BTreeMap<String, Transfers>;
 /// Reads and writes by device.
 pub(super) type ReadsAndWrites = BTreeMap<String, (Option<u64>, Option<u64>)>;
 
+/// What `io.stat` says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct IoStat {
+    pub(super) devices: Devices,
+    /// Rows of devices that have no number: `(unknown)` is what the kernel calls those that it hides (the paths of a
+    /// multipath device, whose transfers are counted at the device itself).
+    pub(super) unnumbered: usize,
+    /// What can't be read, and of which device it is, if that is known.
+    pub(super) odd: Vec<(Option<String>, String)>,
+}
+
 /// Version 2's `io.stat`: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`. Some kernels leave out the line
 /// break after a device that did nothing (`8:16 8:0 rbytes=1 ...`), so devices are told by their form.
-pub(super) fn io_stat(text: &str) -> Result<Devices, String> {
-    let mut devices = Devices::new();
+pub(super) fn io_stat(text: &str) -> IoStat {
+    let mut stat = IoStat::default();
     for line in text.lines() {
+        // Whose the numbers are: `None` before any device, or behind one that has no number.
         let mut current = None;
+        let mut skipped = false;
         for word in line.split_ascii_whitespace() {
             let Some((key, value)) = word.split_once('=') else {
-                current = Some(device(word)?);
+                current = device(word).ok();
+                skipped = current.is_none();
+                match word {
+                    _ if !skipped => {}
+                    "(unknown)" => stat.unnumbered += 1,
+                    _ => stat.odd.push((None, format!("`{}` is no device number such as 8:0", short(word)))),
+                }
                 continue;
             };
             let Some(device) = &current else {
-                return Err(format!("`{}` belongs to no device", short(word)));
+                if !skipped {
+                    skipped = true;
+                    stat.odd.push((None, format!("`{}` belongs to no device", short(word))));
+                }
+                continue;
             };
-            let count = || number(value).map(Some).map_err(|why| format!("{device} `{key}`: {why}"));
-            let transfers: &mut Transfers = devices.entry(device.clone()).or_default();
-            match key {
-                "rbytes" => transfers.read_bytes = count()?,
-                "wbytes" => transfers.write_bytes = count()?,
-                "rios" => transfers.read_ops = count()?,
-                "wios" => transfers.write_ops = count()?,
-                _ => {}
+            let transfers: &mut Transfers = stat.devices.entry(device.clone()).or_default();
+            let count = match key {
+                "rbytes" => &mut transfers.read_bytes,
+                "wbytes" => &mut transfers.write_bytes,
+                "rios" => &mut transfers.read_ops,
+                "wios" => &mut transfers.write_ops,
+                _ => continue,
+            };
+            match number(value) {
+                Ok(number) => *count = Some(number),
+                Err(why) => stat.odd.push((Some(device.clone()), format!("{device} `{key}`: {why}"))),
             }
         }
     }
-    Ok(devices)
+    stat
 }
 
 /// Version 1's `blkio.throttle.io_service_bytes` (or `io_serviced`): `8:0 Read 123`, and a total that nobody needs.
@@ -182,7 +208,7 @@ mod tests {
     fn io_stat_tells_devices_apart_even_where_a_line_break_is_missing() {
         let text =
             "8:16 8:0 rbytes=1459200 wbytes=314773504 rios=192 wios=353 dbytes=0 dios=0\n253:0 rbytes=5\n";
-        let devices = io_stat(text).unwrap();
+        let devices = io_stat(text).devices;
         assert_eq!(devices.len(), 2);
         assert_eq!(
             devices["8:0"],
@@ -194,9 +220,34 @@ mod tests {
             }
         );
         assert_eq!(devices["253:0"], Transfers { read_bytes: Some(5), ..Transfers::default() });
-        assert!(io_stat("8:0 rbytes=x").unwrap_err().contains("8:0 `rbytes`"));
-        assert!(io_stat("rbytes=1").is_err());
-        assert!(io_stat("sda rbytes=1").is_err());
+    }
+
+    #[test]
+    fn what_is_odd_in_io_stat_costs_its_own_device_and_no_other() {
+        let good = "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n";
+        let odd = |device: Option<&str>, why: &str| vec![(device.map(str::to_owned), why.to_owned())];
+        for (line, unnumbered, told) in [
+            ("", 0, vec![]),
+            ("8:16 ", 0, vec![]),
+            ("7:7 7:6 7:5 8:16", 0, vec![]),
+            ("(unknown) rbytes=7 wbytes=0 rios=1 wios=0 dbytes=0 dios=0", 1, vec![]),
+            (
+                "(unknown)(unknown) rbytes=7",
+                0,
+                odd(None, "`(unknown)(unknown)` is no device number such as 8:0"),
+            ),
+            ("8:16 rbytes=x wbytes=5", 0, odd(Some("8:16"), "8:16 `rbytes`: `x` is not a whole number")),
+            ("8:16 rbytes=", 0, odd(Some("8:16"), "8:16 `rbytes`: `` is not a whole number")),
+            ("rbytes=1 wbytes=2", 0, odd(None, "`rbytes=1` belongs to no device")),
+            ("sda rbytes=1 wbytes=2", 0, odd(None, "`sda` is no device number such as 8:0")),
+        ] {
+            for text in [format!("{line}\n{good}"), format!("{good}{line}\n")] {
+                let stat = io_stat(&text);
+                assert_eq!(stat.devices["8:0"].read_bytes, Some(1), "{text}");
+                assert_eq!((stat.unnumbered, &stat.odd), (unnumbered, &told), "{text}");
+                assert_eq!(stat.devices.get("8:16").and_then(|device| device.read_bytes), None, "{text}");
+            }
+        }
     }
 
     #[test]

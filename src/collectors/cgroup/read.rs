@@ -2,7 +2,8 @@
 //!
 //! Each number has one place where it is looked for first, and one or two that stand in for it on other hosts. A
 //! file that is not there is a controller that is off; a group that goes away while it is read is gone, and what was
-//! read of it until then counts. Anything else that goes wrong is a problem with the path in it, never a zero.
+//! read of it until then counts. Anything else that goes wrong is a problem with the path in it, never a zero, and costs
+//! nothing but the readings of that file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read};
@@ -13,14 +14,16 @@ use jiff::Timestamp;
 use nix::errno::Errno;
 use rust_decimal::Decimal;
 
-use super::Host;
 use super::hierarchy::Group;
+use super::host::Host;
 use super::parse::{self, Devices, Transfers};
-use crate::collectors::Batch;
+use crate::collectors::{Batch, Bearing, SeriesFilter};
 use crate::metering::reading::{Epoch, Kind, Labels, Reading};
 
 /// More than the kernel ever writes into one of these files.
-const MAX_FILE: u64 = 16 * 1024 * 1024;
+const MAX_FILE: usize = 16 * 1024 * 1024;
+/// Most of them fit.
+const SMALL_FILE: usize = 16 * 1024;
 
 /// What is looked for in a group, and what to say of a host that does not have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +32,19 @@ pub(super) enum Source {
     Memory,
     Io,
     Tasks,
+    Processes,
 }
+
+/// Every source, with the readings that are made of it.
+const SOURCES: [(Source, &[&str]); 5] = [
+    (Source::Cpu, &["cpu_seconds", "cpu_user_seconds", "cpu_system_seconds"]),
+    (Source::Memory, &["memory_bytes", WORKING_SET]),
+    (Source::Io, &["io_read_bytes", "io_write_bytes", "io_read_ops", "io_write_ops"]),
+    (Source::Tasks, &["tasks"]),
+    (Source::Processes, &["processes"]),
+];
+
+const WORKING_SET: &str = "memory_working_set_bytes";
 
 impl Source {
     /// For a note: what is missing, and how to turn it on.
@@ -44,7 +59,12 @@ impl Source {
                  their units"
             }
             Source::Tasks => "no pids.current: set TasksAccounting=yes for their units",
+            Source::Processes => "no cgroup.procs",
         }
+    }
+
+    fn readings(self) -> &'static [&'static str] {
+        SOURCES.iter().find(|(source, _)| *source == self).map_or(&[], |(_, readings)| readings)
     }
 }
 
@@ -54,8 +74,20 @@ pub(super) struct Reader<'a> {
     pub(super) boot: &'a str,
     pub(super) now: Timestamp,
     pub(super) batch: &'a mut Batch,
-    /// How many groups lack a source.
+    /// The readings that are wanted; all if nobody says.
+    pub(super) metered: Option<&'a BTreeSet<String>>,
+    /// How many groups lack a source that is wanted.
     pub(super) absent: BTreeMap<Source, usize>,
+    /// Rows of `io.stat` that are of no device that has a number.
+    pub(super) unnumbered: usize,
+    /// What a file is read into.
+    pub(super) buffer: Vec<u8>,
+}
+
+/// What is being read.
+struct Of<'a> {
+    source: Source,
+    labels: &'a Labels,
 }
 
 /// What became of one file.
@@ -74,37 +106,67 @@ impl Reader<'_> {
     pub(super) fn group(&mut self, group: &Group, labels: &Labels, cpu_in_v2: bool) {
         let v1 = |controller: &str| group.v1.get(controller).map(|dir| dir.as_path());
         let v2 = group.v2.as_deref();
-        let cpu = match (cpu_in_v2, v2) {
-            (true, Some(dir)) => self.cpu_v2(dir, labels),
-            // Version 2 had it, and has let go of it: the group is on its way out.
-            (true, None) => true,
-            (false, _) => v1("cpuacct").is_some_and(|dir| self.cpu_v1(dir, labels)),
-        };
-        let memory = v2.is_some_and(|dir| self.memory(dir, ["memory.current", "inactive_file"], labels))
-            || v1("memory").is_some_and(|dir| {
-                self.memory(dir, ["memory.usage_in_bytes", "total_inactive_file"], labels)
-            });
-        let io = v2.is_some_and(|dir| self.io_v2(dir, labels))
-            || v1("blkio").is_some_and(|dir| self.io_v1(dir, labels));
-        let tasks = v2.is_some_and(|dir| self.tasks(dir, labels))
-            || v1("pids").is_some_and(|dir| self.tasks(dir, labels));
-        for (source, there) in
-            [(Source::Cpu, cpu), (Source::Memory, memory), (Source::Io, io), (Source::Tasks, tasks)]
-        {
+        for (source, _) in SOURCES {
+            if !source.readings().iter().any(|reading| self.wants(reading)) {
+                continue;
+            }
+            let of = Of { source, labels };
+            let there = match (source, cpu_in_v2, v2) {
+                (Source::Cpu, true, Some(dir)) => self.cpu_v2(dir, &of),
+                // Version 2 had it, and has let go of it: the group is on its way out.
+                (Source::Cpu, true, None) => true,
+                (Source::Cpu, false, _) => v1("cpuacct").is_some_and(|dir| self.cpu_v1(dir, &of)),
+                (Source::Memory, ..) => {
+                    v2.is_some_and(|dir| self.memory(dir, ["memory.current", "inactive_file"], &of))
+                        || v1("memory").is_some_and(|dir| {
+                            self.memory(dir, ["memory.usage_in_bytes", "total_inactive_file"], &of)
+                        })
+                }
+                (Source::Io, ..) => {
+                    v2.is_some_and(|dir| self.io_v2(dir, &of))
+                        || v1("blkio").is_some_and(|dir| self.io_v1(dir, &of))
+                }
+                (Source::Tasks, ..) => {
+                    v2.is_some_and(|dir| self.tasks(dir, &of))
+                        || v1("pids").is_some_and(|dir| self.tasks(dir, &of))
+                }
+                (Source::Processes, ..) => {
+                    let listed = v2.or_else(|| v1("pids"));
+                    let listed = listed.or_else(|| group.v1.values().next().map(|dir| dir.as_path()));
+                    if let Some(dir) = listed {
+                        self.processes(dir, &of);
+                    }
+                    true
+                }
+            };
             if !there {
                 *self.absent.entry(source).or_default() += 1;
             }
         }
-        let listed = v2.or_else(|| v1("pids")).or_else(|| group.v1.values().next().map(|dir| dir.as_path()));
-        if let Some(dir) = listed {
-            self.processes(dir, labels);
-        }
+    }
+
+    fn wants(&self, reading: &str) -> bool {
+        self.metered.is_none_or(|metered| metered.contains(reading))
+    }
+
+    /// A problem with what is being read: it bears on nothing else.
+    fn problem(&mut self, text: String, of: &Of<'_>, device: Option<&str>) {
+        let path = of.labels.get("path").cloned().unwrap_or_default();
+        let mut labels = Labels::from([("path".to_owned(), path)]);
+        labels.extend(device.map(|device| ("device".to_owned(), device.to_owned())));
+        let filter = |name: &&str| SeriesFilter {
+            name: Some((*name).to_owned()),
+            labels: labels.clone(),
+            ..SeriesFilter::default()
+        };
+        let bears_on = Bearing::Some(of.source.readings().iter().map(filter).collect());
+        self.batch.problem_of(text, bears_on);
     }
 
     /// `true` if the source is there, even if it could not be read: then no other may stand in for it, whose numbers
     /// would be another life of the same series.
-    fn cpu_v2(&mut self, dir: &Path, labels: &Labels) -> bool {
-        let text = match self.file(dir, "cpu.stat") {
+    fn cpu_v2(&mut self, dir: &Path, of: &Of<'_>) -> bool {
+        let text = match self.file(dir, "cpu.stat", of) {
             File::Text(text) => text,
             File::Missing => return false,
             File::Gone | File::Failed => return true,
@@ -116,15 +178,15 @@ impl Reader<'_> {
             ("system_usec", "cpu_system_seconds"),
         ] {
             match parse::keyed(&text, key) {
-                Ok(Some(count)) => self.counter(name, parse::seconds(count, 6), "s", labels, &epoch),
+                Ok(Some(count)) => self.counter(name, parse::seconds(count, 6), "s", of.labels, &epoch),
                 Ok(None) => {}
-                Err(why) => self.malformed(dir, "cpu.stat", &why),
+                Err(why) => self.malformed(dir, "cpu.stat", &why, of),
             }
         }
         true
     }
 
-    fn cpu_v1(&mut self, dir: &Path, labels: &Labels) -> bool {
+    fn cpu_v1(&mut self, dir: &Path, of: &Of<'_>) -> bool {
         let epoch = self.epoch(dir);
         let mut there = false;
         for (file, name) in [
@@ -132,59 +194,60 @@ impl Reader<'_> {
             ("cpuacct.usage_user", "cpu_user_seconds"),
             ("cpuacct.usage_sys", "cpu_system_seconds"),
         ] {
-            there |= self.number(dir, file, |reader, count| {
-                reader.counter(name, parse::seconds(count, 9), "s", labels, &epoch);
+            there |= self.number(dir, file, of, |reader, count| {
+                reader.counter(name, parse::seconds(count, 9), "s", of.labels, &epoch);
             });
         }
         there
     }
 
     /// Memory, and the working set as Kubernetes and cAdvisor count it: without the file cache that can be dropped.
-    fn memory(&mut self, dir: &Path, [file, cache_key]: [&str; 2], labels: &Labels) -> bool {
+    fn memory(&mut self, dir: &Path, [file, cache_key]: [&str; 2], of: &Of<'_>) -> bool {
         let mut used = None;
-        let there = self.number(dir, file, |reader, bytes| {
+        let there = self.number(dir, file, of, |reader, bytes| {
             used = Some(bytes);
-            reader.gauge("memory_bytes", bytes, "B", labels);
+            reader.gauge("memory_bytes", bytes, "B", of.labels);
         });
-        let Some(used) = used else { return there };
-        if let File::Text(text) = self.file(dir, "memory.stat") {
+        let Some(used) = used.filter(|_| self.wants(WORKING_SET)) else { return there };
+        if let File::Text(text) = self.file(dir, "memory.stat", of) {
             match parse::keyed(&text, cache_key) {
                 // The two files are read one after the other, so the cache may look larger than the whole.
-                Ok(Some(cache)) => {
-                    self.gauge("memory_working_set_bytes", used.saturating_sub(cache), "B", labels)
-                }
+                Ok(Some(cache)) => self.gauge(WORKING_SET, used.saturating_sub(cache), "B", of.labels),
                 Ok(None) => {}
-                Err(why) => self.malformed(dir, "memory.stat", &why),
+                Err(why) => self.malformed(dir, "memory.stat", &why, of),
             }
         }
         there
     }
 
-    fn io_v2(&mut self, dir: &Path, labels: &Labels) -> bool {
-        let text = match self.file(dir, "io.stat") {
+    fn io_v2(&mut self, dir: &Path, of: &Of<'_>) -> bool {
+        let text = match self.file(dir, "io.stat", of) {
             File::Text(text) => text,
             File::Missing => return false,
             File::Gone | File::Failed => return true,
         };
-        match parse::io_stat(&text) {
-            Ok(devices) => self.transfers(dir, devices, labels),
-            Err(why) => self.malformed(dir, "io.stat", &why),
+        let parse::IoStat { devices, unnumbered, odd } = parse::io_stat(&text);
+        self.unnumbered += unnumbered;
+        for (device, why) in odd {
+            let text = format!("{}: {why}; please report this", dir.join("io.stat").display());
+            self.problem(text, of, device.as_deref());
         }
+        self.transfers(dir, devices, of);
         true
     }
 
-    fn io_v1(&mut self, dir: &Path, labels: &Labels) -> bool {
+    fn io_v1(&mut self, dir: &Path, of: &Of<'_>) -> bool {
         let mut devices = Devices::new();
         let mut there = false;
         for (file, is_bytes) in
             [("blkio.throttle.io_service_bytes", true), ("blkio.throttle.io_serviced", false)]
         {
             let mut name = format!("{file}_recursive");
-            let mut text = self.file(dir, &name);
+            let mut text = self.file(dir, &name, of);
             // Without the recursive file, the plain one is the whole truth only of a group that holds no other.
             if matches!(text, File::Missing) && !has_children(dir) {
                 name = file.to_owned();
-                text = self.file(dir, &name);
+                text = self.file(dir, &name, of);
             }
             let counts = match text {
                 File::Text(text) => parse::blkio(&text),
@@ -206,22 +269,25 @@ impl Reader<'_> {
                         }
                     }
                 }
-                Err(why) => self.malformed(dir, &name, &why),
+                Err(why) => self.malformed(dir, &name, &why, of),
             }
         }
-        self.transfers(dir, devices, labels);
+        self.transfers(dir, devices, of);
         there
     }
 
     /// A series a device. Their sum would fall when a device is taken away, which looks like a counter that started
     /// anew, and would be billed again.
-    fn transfers(&mut self, dir: &Path, devices: Devices, labels: &Labels) {
+    fn transfers(&mut self, dir: &Path, devices: Devices, of: &Of<'_>) {
+        if devices.is_empty() {
+            return;
+        }
         let epoch = self.epoch(dir);
         for (device, transfers) in devices {
             if self.rests_on_others(&device) {
                 continue;
             }
-            let mut labels = labels.clone();
+            let mut labels = of.labels.clone();
             labels.insert("device".to_owned(), device);
             let Transfers { read_bytes, write_bytes, read_ops, write_ops } = transfers;
             for (name, unit, count) in [
@@ -244,27 +310,26 @@ impl Reader<'_> {
             || std::fs::read_dir(about.join("slaves")).is_ok_and(|mut below| below.next().is_some())
     }
 
-    fn tasks(&mut self, dir: &Path, labels: &Labels) -> bool {
-        self.number(dir, "pids.current", |reader, count| reader.gauge("tasks", count, "1", labels))
+    fn tasks(&mut self, dir: &Path, of: &Of<'_>) -> bool {
+        self.number(dir, "pids.current", of, |reader, count| reader.gauge("tasks", count, "1", of.labels))
     }
 
     /// Processes of the group and of all groups in it, each once.
-    fn processes(&mut self, dir: &Path, labels: &Labels) {
+    fn processes(&mut self, dir: &Path, of: &Of<'_>) {
         let mut pids = BTreeSet::new();
         for entry in walkdir::WalkDir::new(dir) {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) if error.io_error().is_some_and(is_gone) => continue,
                 Err(error) => {
-                    return self
-                        .batch
-                        .problem(format!("{error}; let the agent's user read {}", dir.display()));
+                    let text = format!("{error}; let the agent's user read {}", dir.display());
+                    return self.problem(text, of, None);
                 }
             };
             if !entry.file_type().is_dir() {
                 continue;
             }
-            match self.file(entry.path(), "cgroup.procs") {
+            match self.file(entry.path(), "cgroup.procs", of) {
                 File::Text(text) => pids.extend(text.lines().map(str::to_owned)),
                 File::Missing | File::Gone if entry.depth() == 0 => return,
                 // Threaded groups list their processes in the group above.
@@ -273,14 +338,14 @@ impl Reader<'_> {
             }
         }
         // A process may have moved while the groups were read; a set of their ids still has each only once.
-        self.gauge("processes", pids.len() as u64, "1", labels);
+        self.gauge("processes", pids.len() as u64, "1", of.labels);
     }
 
-    fn number(&mut self, dir: &Path, file: &str, then: impl FnOnce(&mut Self, u64)) -> bool {
-        match self.file(dir, file) {
+    fn number(&mut self, dir: &Path, file: &str, of: &Of<'_>, then: impl FnOnce(&mut Self, u64)) -> bool {
+        match self.file(dir, file, of) {
             File::Text(text) => match parse::number(&text) {
                 Ok(number) => then(self, number),
-                Err(why) => self.malformed(dir, file, &why),
+                Err(why) => self.malformed(dir, file, &why, of),
             },
             File::Missing => return false,
             File::Gone | File::Failed => {}
@@ -288,12 +353,10 @@ impl Reader<'_> {
         true
     }
 
-    fn file(&mut self, dir: &Path, name: &str) -> File {
+    fn file(&mut self, dir: &Path, name: &str, of: &Of<'_>) -> File {
         let path = dir.join(name);
-        let mut text = String::new();
-        let read = std::fs::File::open(&path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
-        match read {
-            Ok(_) => File::Text(text),
+        match self.text_of(&path) {
+            Ok(text) => File::Text(text),
             Err(error) if is_gone(&error) => {
                 if dir.is_dir() {
                     File::Missing
@@ -310,24 +373,49 @@ impl Reader<'_> {
                     }
                     _ => "",
                 };
-                self.batch.problem(format!("{} can't be read: {error}{remedy}", path.display()));
+                self.problem(format!("{} can't be read: {error}{remedy}", path.display()), of, None);
                 File::Failed
             }
         }
     }
 
-    fn malformed(&mut self, dir: &Path, file: &str, why: &str) {
-        self.batch.problem(format!("{}: {why}; please report this", dir.join(file).display()));
+    /// The whole of a small file. It is read in one go: what the kernel writes would be another thing a moment later.
+    fn text_of(&mut self, path: &Path) -> std::io::Result<String> {
+        let mut file = std::fs::File::open(path)?;
+        let mut filled = 0;
+        loop {
+            if filled == self.buffer.len() {
+                if filled >= MAX_FILE {
+                    return Err(std::io::Error::other("it is longer than 16 MiB"));
+                }
+                self.buffer.resize((2 * filled).max(SMALL_FILE), 0);
+            }
+            match file.read(&mut self.buffer[filled..])? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        match std::str::from_utf8(&self.buffer[..filled]) {
+            Ok(text) => Ok(text.to_owned()),
+            Err(error) => Err(std::io::Error::new(ErrorKind::InvalidData, error)),
+        }
+    }
+
+    fn malformed(&mut self, dir: &Path, file: &str, why: &str, of: &Of<'_>) {
+        self.problem(format!("{}: {why}; please report this", dir.join(file).display()), of, None);
     }
 
     /// Which life of a group a counter belongs to. The kernel gives each group an inode number of its own, and starts
     /// over at boot.
     fn epoch(&self, dir: &Path) -> Epoch {
         let inode = std::fs::metadata(dir).map(|about| about.ino());
-        Epoch { id: inode.ok().map(|inode| format!("{}/{inode}", self.boot)), began: None }
+        Epoch { id: inode.ok().map(|inode| format!("{}/{inode}", self.boot)), ..Epoch::default() }
     }
 
     fn counter(&mut self, name: &str, value: Decimal, unit: &str, labels: &Labels, epoch: &Epoch) {
+        if !self.wants(name) {
+            return;
+        }
         let mut reading = Reading::new(name, Kind::Counter, value, self.now).unit(unit);
         reading.labels = labels.clone();
         reading.epoch = epoch.clone();
@@ -335,6 +423,9 @@ impl Reader<'_> {
     }
 
     fn gauge(&mut self, name: &str, value: u64, unit: &str, labels: &Labels) {
+        if !self.wants(name) {
+            return;
+        }
         let mut reading = Reading::new(name, Kind::Gauge, Decimal::from(value), self.now).unit(unit);
         reading.labels = labels.clone();
         self.batch.push(reading);

@@ -53,7 +53,7 @@ impl Tree {
             sys_dev_block: self.path().join("block"),
         };
         let wanted = slices.iter().map(|text| Wanted::parse(text).unwrap()).collect();
-        Cgroup::new(self.path().join("cg"), wanted, host)
+        Cgroup::new(self.path().join("cg"), wanted, host, None)
     }
 
     async fn collect(&self, slices: &[&str]) -> Batch {
@@ -381,4 +381,107 @@ fn the_scope_changes_only_with_what_is_looked_at() {
     let scope = tree.collector(&["b/*", "a"]).scope();
     assert_eq!(scope, tree.collector(&["a", "b/*"]).scope());
     assert_ne!(scope, tree.collector(&["a", "b"]).scope());
+}
+
+/// What a bearing of the run's problems covers of these readings of these groups.
+fn covered(batch: &Batch, readings: &[(&str, &str, Option<&str>)]) -> Vec<bool> {
+    let labels = |path: &str, device: Option<&str>| {
+        let mut labels = Labels::from([("path".to_owned(), path.to_owned())]);
+        labels.extend(device.map(|device| ("device".to_owned(), device.to_owned())));
+        labels
+    };
+    let covers = |(name, path, device): &(&str, &str, Option<&str>)| {
+        batch.problems.iter().any(|problem| problem.bears_on.covers(name, &labels(path, *device)))
+    };
+    readings.iter().map(covers).collect()
+}
+
+/// Each odd thing, and what it bears on: the CPU of `a`, the transfers of its device 8:0, those of 8:16, the CPU of `b`.
+#[tokio::test]
+async fn an_odd_thing_withholds_only_what_it_could_bear_on() {
+    let io = "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n";
+    for (file, text, notes, problem, bears_on) in [
+        ("io.stat", format!("(unknown) rbytes=7\n{io}"), 1, "", [false; 4]),
+        ("io.stat", format!("{io}8:16 "), 0, "", [false; 4]),
+        (
+            "io.stat",
+            format!("{io}8:16 rbytes=x\n"),
+            0,
+            "8:16 `rbytes`: `x` is not a whole",
+            [false, false, true, false],
+        ),
+        (
+            "io.stat",
+            format!("{io}sda rbytes=1\n"),
+            0,
+            "`sda` is no device number",
+            [false, true, true, false],
+        ),
+        ("cpu.stat", "usage_usec\n".to_owned(), 0, "`usage_usec` has no number", [true, false, false, false]),
+        ("memory.current", "lots\n".to_owned(), 0, "`lots` is not a whole number", [false; 4]),
+        ("pids.current", "-1\n".to_owned(), 0, "`-1` is not a whole number", [false; 4]),
+    ] {
+        let tree = Tree::new();
+        for path in ["", "a.slice", "b.slice"] {
+            tree.v2_group(path, 1_000_000);
+        }
+        tree.file(&format!("cg/a.slice/{file}"), &text);
+        let batch = tree.collect(&["*.slice"]).await;
+        assert_eq!(value(&batch, "cpu_seconds", "b.slice"), "1.000000", "{text}");
+        assert_eq!(batch.notes.len(), notes, "{:?}", batch.notes);
+        let told: Vec<&str> = batch.problems.iter().map(|problem| problem.text.as_str()).collect();
+        match problem {
+            "" => assert!(told.is_empty(), "{told:?}"),
+            problem => assert!(told.len() == 1 && told[0].contains(problem), "{told:?}"),
+        }
+        let of = [
+            ("cpu_seconds", "a.slice", None),
+            ("io_read_bytes", "a.slice", Some("8:0")),
+            ("io_read_bytes", "a.slice", Some("8:16")),
+            ("cpu_seconds", "b.slice", None),
+        ];
+        assert_eq!(covered(&batch, &of), bears_on, "{text}");
+        if file == "io.stat" {
+            assert_eq!(value(&batch, "io_read_bytes", "a.slice"), "10", "{text}");
+        }
+    }
+}
+
+/// Made by mkdir; systemd names none so.
+#[tokio::test]
+async fn a_group_whose_name_is_not_utf_8_is_told_and_the_others_count() {
+    use std::os::unix::ffi::OsStrExt;
+    let tree = Tree::new();
+    tree.v2_group("", 0);
+    tree.v2_group("user.slice/user-1000.slice", 3_000_000);
+    let odd = tree.path().join("cg/user.slice").join(std::ffi::OsStr::from_bytes(b"user-\xff.slice"));
+    fs::create_dir(odd).unwrap();
+    let batch = tree.collect(&["user.slice/user-*.slice"]).await;
+    assert_eq!(value(&batch, "cpu_seconds", "user.slice/user-1000.slice"), "3.000000");
+    assert!(batch.problems[0].text.ends_with("is left out: its name is not UTF-8; rename it"), "{batch:?}");
+    assert_eq!(covered(&batch, &[("cpu_seconds", "user.slice/user-1000.slice", None)]), [false]);
+}
+
+/// What no meter asks for is not read, and can't cost anything.
+#[tokio::test]
+async fn only_what_is_metered_is_read() {
+    let tree = Tree::new();
+    tree.v2_group("", 0);
+    tree.v2_group("a.slice", 2_000_000);
+    tree.file("cg/a.slice/io.stat", "(unknown) rbytes=7\nrbytes=x\n");
+    tree.file("cg/a.slice/memory.stat", "inactive_file many\n");
+    fs::remove_file(tree.path().join("cg/a.slice/pids.current")).unwrap();
+    let meters = "slices: a.slice\nmeters: { a: { reading: cpu_seconds }, b: { reading: memory_bytes } }\n";
+    let (mut section, _) = Section::parse(meters);
+    let metered: BTreeSet<String> = section.peek_each("meters", "reading").into_iter().collect();
+    assert!(build(&mut section).is_some());
+    let host = tree.collector(&["a.slice"]).sight.host.clone();
+    let wanted = vec![Wanted::parse("a.slice").unwrap()];
+    let collector = Cgroup::new(tree.path().join("cg"), wanted, host, Some(metered));
+    let batch = collector.collect(request()).await.unwrap();
+    let seen: Vec<String> = batch.readings.iter().map(|r| format!("{} {}", r.name, r.value)).collect();
+    assert_eq!(seen, ["cpu_seconds 2.000000", "memory_bytes 1048576"]);
+    assert_eq!((batch.problems.len(), batch.notes.len()), (0, 0));
+    // Another reading is asked for: what is seen of it for the first time has not begun since.
+    assert_ne!(collector.scope(), tree.collector(&["a.slice"]).scope());
 }

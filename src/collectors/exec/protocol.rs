@@ -11,7 +11,7 @@ use rust_decimal::prelude::ToPrimitive;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::collectors::{Batch, Bearing, Quarantined};
+use crate::collectors::{Batch, Bearing};
 use crate::metering::reading::{Kind, Labels, Reading, Span, parse_value};
 
 /// Every key that a line may have.
@@ -24,56 +24,68 @@ pub(super) const MAX_LINE: usize = 64 * 1024;
 /// Bytes of a checkpoint: it is handed to the next run in its environment.
 pub(super) const MAX_CHECKPOINT: usize = 16 * 1024;
 
-/// Bad lines that are shown one by one. A program that prints something else altogether must not fill the memory.
-const MAX_SHOWN: usize = 1_000;
-
 /// Reads everything that a program printed into `batch`. `now` is the time of readings that tell none.
 pub(super) fn read(output: &[u8], now: Timestamp, batch: &mut Batch) {
-    let mut unshown: u64 = 0;
     for (index, bytes) in output.split(|byte| *byte == b'\n').enumerate() {
-        let Err(reason) = line(bytes, now, batch) else { continue };
-        if batch.quarantined.len() >= MAX_SHOWN {
-            unshown += 1;
-            continue;
-        }
+        let Err(Bad { reason, bears_on }) = line(bytes, now, batch) else { continue };
         let what = String::from_utf8_lossy(&bytes[..bytes.len().min(1_000)]);
-        let reason: String = reason.chars().take(400).collect();
-        batch.quarantine(what.trim(), format!("line {}: {reason}", index + 1));
-    }
-    if unshown > 0 {
-        let what = String::new();
-        batch.quarantined.push(Quarantined {
-            what,
-            reason: format!("and {unshown} more lines"),
-            bears_on: Bearing::All,
-        });
+        batch.quarantine_of(&what, format!("line {}: {reason}", index + 1), bears_on);
     }
 }
 
-fn line(bytes: &[u8], now: Timestamp, batch: &mut Batch) -> Result<(), String> {
-    if bytes.len() > MAX_LINE {
-        return Err(format!("it has more than {MAX_LINE} bytes"));
+/// Why a line is no reading, and whose it may have been.
+struct Bad {
+    reason: String,
+    bears_on: Bearing,
+}
+
+impl Bad {
+    /// Of a line that may have been anybody's.
+    fn any(reason: String) -> Bad {
+        Bad { reason, bears_on: Bearing::All }
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| format!("it is not UTF-8: {error}"))?.trim();
+}
+
+fn line(bytes: &[u8], now: Timestamp, batch: &mut Batch) -> Result<(), Bad> {
+    if bytes.len() > MAX_LINE {
+        return Err(Bad::any(format!("it has more than {MAX_LINE} bytes")));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| Bad::any(format!("it is not UTF-8: {error}")))?;
+    // Some write a byte order mark before all else.
+    let text = text.trim_start_matches('\u{feff}').trim();
     if text.is_empty() || text.starts_with('#') {
         return Ok(());
     }
-    let object: Object =
-        serde_json::from_str(text).map_err(|error| format!("it is not one JSON object: {error}"))?;
+    let object: Object = serde_json::from_str(text)
+        .map_err(|error| Bad::any(format!("it is not one JSON object: {error}")))?;
     let mut line = Line::default();
+    let mut wrong = None;
+    // To its end, so that it is known whose line it is.
     for (key, value) in &object.0 {
-        line.set(key, value.get())?;
+        if let Err(reason) = line.set(key, value.get()) {
+            line.labels_unsure |= !KEYS.contains(&key.as_str());
+            wrong.get_or_insert(reason);
+        }
+    }
+    let is_checkpoint = object.0.iter().any(|(key, _)| key == "checkpoint");
+    let bears_on = if is_checkpoint { Bearing::nothing() } else { line.bears_on() };
+    let bad = |reason: String| Bad { reason, bears_on };
+    if let Some(reason) = wrong {
+        return Err(bad(reason));
     }
     match line.checkpoint.take() {
-        Some(_) if object.0.len() > 1 => Err("a `checkpoint` stands in a line of its own".to_owned()),
+        Some(_) if object.0.len() > 1 => Err(bad("a `checkpoint` stands in a line of its own".to_owned())),
         Some(checkpoint) => {
             batch.checkpoint = Some(checkpoint);
             Ok(())
         }
-        None => {
-            batch.keep(line.reading(now)?.checked()?);
-            Ok(())
-        }
+        None => match line.reading(now).and_then(Reading::checked) {
+            Ok(reading) => {
+                batch.keep(reading);
+                Ok(())
+            }
+            Err(reason) => Err(bad(reason)),
+        },
     }
 }
 
@@ -92,9 +104,20 @@ struct Line {
     epoch: Option<String>,
     began: Option<Timestamp>,
     checkpoint: Option<String>,
+    /// It may have other labels than those that could be read.
+    labels_unsure: bool,
 }
 
 impl Line {
+    /// Which series it is about, as far as it can be read.
+    fn bears_on(&self) -> Bearing {
+        match &self.name {
+            None => Bearing::All,
+            Some(name) if self.labels_unsure => Bearing::readings([name.as_str()]),
+            Some(name) => Bearing::series(name, &self.labels),
+        }
+    }
+
     /// `json`: the value as it is printed.
     fn set(&mut self, key: &str, json: &str) -> Result<(), String> {
         if !KEYS.contains(&key) {
@@ -113,13 +136,42 @@ impl Line {
             "at" => self.at = Some(time(json).map_err(wrong)?),
             "start" => self.start = Some(time(json).map_err(wrong)?),
             "end" => self.end = Some(time(json).map_err(wrong)?),
-            "labels" => self.labels = labels(json).map_err(wrong)?,
+            "labels" => self.set_labels(json).map_err(wrong)?,
             "id" => self.id = Some(scalar(json).map_err(wrong)?),
             "epoch" => self.epoch = Some(scalar(json).map_err(wrong)?),
             "began" => self.began = Some(time(json).map_err(wrong)?),
             _ => self.checkpoint = Some(checkpoint(json).map_err(wrong)?),
         }
         Ok(())
+    }
+
+    /// Takes the labels that can be read, to the last, so that it is known whose line it is.
+    fn set_labels(&mut self, json: &str) -> Result<(), String> {
+        let object: Object = serde_json::from_str(json).map_err(|error| {
+            self.labels_unsure = true;
+            format!("must be an object: {error}")
+        })?;
+        let mut wrong = None;
+        for (name, value) in object.0 {
+            let text = match value.get() {
+                flag @ ("true" | "false") => Ok(flag.to_owned()),
+                json => scalar(json),
+            };
+            match text {
+                Ok(text) => {
+                    self.labels.insert(name, text);
+                }
+                Err(_) => {
+                    wrong.get_or_insert(format!("`{name}` must be a string, a number, true or false"));
+                    // A line of nobody is no line of somebody who is missed.
+                    match value.get() {
+                        "null" => drop(self.labels.insert(name, String::new())),
+                        _ => self.labels_unsure = true,
+                    }
+                }
+            }
+        }
+        wrong.map_or(Ok(()), Err)
     }
 
     fn reading(self, now: Timestamp) -> Result<Reading, String> {
@@ -210,21 +262,6 @@ pub(in crate::collectors) fn instant(text: &str) -> Result<Timestamp, String> {
     let whole = seconds.trunc().to_i64().ok_or_else(out_of_range)?;
     let nanoseconds = nanoseconds.to_i32().ok_or_else(too_fine)?;
     Timestamp::new(whole, nanoseconds).map_err(|_| out_of_range())
-}
-
-fn labels(json: &str) -> Result<Labels, String> {
-    let object: Object = serde_json::from_str(json).map_err(|error| format!("must be an object: {error}"))?;
-    let mut labels = Labels::new();
-    for (name, value) in object.0 {
-        let text = match value.get() {
-            flag @ ("true" | "false") => flag.to_owned(),
-            json => {
-                scalar(json).map_err(|_| format!("`{name}` must be a string, a number, true or false"))?
-            }
-        };
-        labels.insert(name, text);
-    }
-    Ok(labels)
 }
 
 fn checkpoint(json: &str) -> Result<String, String> {

@@ -1,16 +1,16 @@
 //! Adds up a directory with everything in it. A sum with something left out is never returned: a directory that can't
 //! be read through has no sum.
+//!
+//! Memory does not grow with what there is: a few open listings, and the numbers of files with several links.
 
 use std::collections::HashSet;
-use std::io::ErrorKind;
+use std::fs::{DirEntry, ReadDir};
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
-use walkdir::{DirEntry, WalkDir};
+use std::path::{Path, PathBuf};
 
 use super::mounts::Mounts;
-use crate::collectors::CollectorError;
-use crate::collectors::blocking::Stop;
+use super::workers::Progress;
 
 /// What a directory holds, itself included.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -23,84 +23,150 @@ pub(super) struct Usage {
 }
 
 /// What became of the walk.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Walked {
     Whole(Usage),
     /// The directory was deleted meanwhile.
     Gone,
-    /// Why there is no sum.
-    Broken(String),
+    /// Where it broke off, and why.
+    Broken(PathBuf, Error),
+}
+
+/// Listings that are open at once. A deeper one is read to its end first, and only its directories are kept in memory.
+const OPEN: usize = 32;
+
+/// A directory whose entries are being looked at.
+struct Level {
+    path: PathBuf,
+    entries: Entries,
+}
+
+enum Entries {
+    Open(ReadDir),
+    /// The directories of a listing whose files are counted already.
+    Directories(Vec<PathBuf>),
 }
 
 /// Walks `real` (a path without links). Hard links within it count once; symbolic links are not followed; what is
-/// mounted below it is left out, wherever it comes from.
-pub(super) fn measure(real: &Path, mounts: &Mounts, stop: &Stop) -> Result<Walked, CollectorError> {
-    let device = match std::fs::symlink_metadata(real) {
-        Ok(about) => about.dev(),
-        Err(error) if is_gone(&error) => return Ok(Walked::Gone),
-        Err(error) => return Ok(Walked::Broken(unreadable(real, &error))),
+/// mounted below it is left out, wherever it comes from, and not even asked about. Only a directory marks a mount: the
+/// files of an overlay may be of another device than their directory.
+pub(super) fn measure(real: &Path, mounts: &Mounts, progress: &Progress) -> Walked {
+    let about = match progress.touch(real).and_then(|()| std::fs::symlink_metadata(real)) {
+        Ok(about) => about,
+        Err(error) if is_gone(&error) => return Walked::Gone,
+        Err(error) => return Walked::Broken(real.to_owned(), error),
     };
-    let is_mounted =
-        |entry: &DirEntry| entry.depth() > 0 && entry.file_type().is_dir() && mounts.has(entry.path());
-    let mut usage = Usage::default();
-    let mut linked = HashSet::new();
-    let walk = WalkDir::new(real).follow_root_links(false).same_file_system(true).into_iter();
-    for entry in walk.filter_entry(|entry| !is_mounted(entry)) {
-        stop.check()?;
-        let about = match entry.and_then(|entry| entry.metadata()) {
-            Ok(about) => about,
-            Err(error) => match (error.path(), error.io_error()) {
-                // Deleted while we were on the way to it.
-                (_, Some(cause)) if is_gone(cause) => {
-                    if error.depth() == 0 {
-                        return Ok(Walked::Gone);
+    let mut walk =
+        Walk { mounts, progress, device: about.dev(), usage: Usage::default(), linked: HashSet::new() };
+    walk.add(&about);
+    if !about.is_dir() {
+        return Walked::Whole(walk.usage);
+    }
+    match walk.below(real) {
+        Ok(()) => Walked::Whole(walk.usage),
+        Err((path, error)) if path == real && is_gone(&error) => Walked::Gone,
+        Err((path, error)) => Walked::Broken(path, error),
+    }
+}
+
+struct Walk<'a> {
+    mounts: &'a Mounts,
+    progress: &'a Progress,
+    device: u64,
+    usage: Usage,
+    linked: HashSet<(u64, u64)>,
+}
+
+impl Walk<'_> {
+    fn below(&mut self, real: &Path) -> Result<(), (PathBuf, Error)> {
+        let mut levels = Vec::new();
+        levels.extend(self.open(real.to_owned(), 0)?);
+        while let Some(level) = levels.last_mut() {
+            let next = match &mut level.entries {
+                Entries::Directories(left) => left.pop(),
+                Entries::Open(entries) => match entries.next() {
+                    Some(Ok(entry)) => {
+                        let found = self.entry(&level.path, &entry).map_err(|error| (entry.path(), error))?;
+                        match found {
+                            Some(directory) => Some(directory),
+                            None => continue,
+                        }
                     }
-                    continue;
+                    Some(Err(error)) if is_gone(&error) => None,
+                    Some(Err(error)) => return Err((level.path.clone(), error)),
+                    None => None,
+                },
+            };
+            match next {
+                None => drop(levels.pop()),
+                Some(directory) => {
+                    let depth = levels.len();
+                    levels.extend(self.open(directory, depth)?);
                 }
-                (Some(path), Some(cause)) => return Ok(Walked::Broken(unreadable(path, cause))),
-                _ => return Ok(Walked::Broken(error.to_string())),
-            },
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins with a directory; `None` if it is gone.
+    fn open(&mut self, path: PathBuf, depth: usize) -> Result<Option<Level>, (PathBuf, Error)> {
+        let entries = match self.progress.touch(&path).and_then(|()| std::fs::read_dir(&path)) {
+            Ok(entries) => entries,
+            Err(error) if is_gone(&error) && depth > 0 => return Ok(None),
+            Err(error) => return Err((path, error)),
         };
-        if about.dev() != device || (!about.is_dir() && about.nlink() > 1 && !linked.insert(about.ino())) {
-            continue;
+        if depth < OPEN {
+            return Ok(Some(Level { path, entries: Entries::Open(entries) }));
         }
-        usage.inodes += 1;
-        usage.bytes += u128::from(about.blocks()) * 512;
+        let mut directories = Vec::new();
+        for entry in entries {
+            match entry {
+                Ok(entry) => {
+                    directories.extend(self.entry(&path, &entry).map_err(|error| (entry.path(), error))?);
+                }
+                Err(error) if is_gone(&error) => break,
+                Err(error) => return Err((path, error)),
+            }
+        }
+        Ok(Some(Level { path, entries: Entries::Directories(directories) }))
+    }
+
+    /// Counts an entry; returns it if it is a directory to be walked.
+    fn entry(&mut self, dir: &Path, entry: &DirEntry) -> Result<Option<PathBuf>, Error> {
+        self.progress.step();
+        if self.progress.stopped() {
+            return Err(Error::other("stopped before it was done"));
+        }
+        let listed_as_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let path = listed_as_directory.then(|| dir.join(entry.file_name()));
+        if path.as_ref().is_some_and(|path| self.mounts.has(path)) {
+            return Ok(None);
+        }
+        let about = match entry.metadata() {
+            Ok(about) => about,
+            // Deleted while we were on the way to it.
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if about.is_dir() && about.dev() != self.device {
+            return Ok(None);
+        }
+        self.add(&about);
+        Ok(path.filter(|_| about.is_dir()))
+    }
+
+    fn add(&mut self, about: &std::fs::Metadata) {
+        if !about.is_dir() && about.nlink() > 1 && !self.linked.insert((about.dev(), about.ino())) {
+            return;
+        }
+        self.usage.inodes += 1;
+        self.usage.bytes += u128::from(about.blocks()) * 512;
         if about.is_file() || about.is_symlink() {
-            usage.apparent_bytes += u128::from(about.size());
+            self.usage.apparent_bytes += u128::from(about.size());
         }
     }
-    Ok(Walked::Whole(usage))
 }
 
-fn is_gone(error: &std::io::Error) -> bool {
+pub(super) fn is_gone(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> String {
-    let remedy = match error.kind() {
-        ErrorKind::PermissionDenied => "; give the agent CAP_DAC_READ_SEARCH",
-        _ => "",
-    };
-    format!("{} can't be read: {error}{remedy}", path.display())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_walk_that_nobody_waits_for_ends_at_its_next_step() {
-        let dir = tempfile::tempdir().unwrap();
-        let mounts = Mounts::default();
-        assert!(matches!(measure(dir.path(), &mounts, &Stop::default()), Ok(Walked::Whole(_))));
-        assert!(measure(dir.path(), &mounts, &Stop::already()).is_err());
-    }
-
-    #[test]
-    fn a_directory_that_was_deleted_is_gone_and_not_empty() {
-        let dir = tempfile::tempdir().unwrap();
-        let walked = measure(&dir.path().join("was here"), &Mounts::default(), &Stop::default()).unwrap();
-        assert_eq!(walked, Walked::Gone);
-    }
 }

@@ -4,6 +4,7 @@
 //! answer's own text of every number that such a type does not hold exactly is kept beside it, and what an expression
 //! yields is looked up there: a number that is neither in the answer nor whole was computed, and is refused.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -110,6 +111,10 @@ pub(super) struct Document {
     /// Where a number is that the library does not hold exactly, and its text. The tree is never changed, and what an
     /// expression yields shares its parts, so that an address is a number's name.
     exact: HashMap<usize, Box<str>>,
+    /// Where something is that can't be read, and why. It is an error to whoever asks for it, and nobody else's business.
+    odd: HashMap<usize, String>,
+    /// What was replaced. It is kept, so that no part of the tree gets its address.
+    replaced: Vec<Rcvar>,
 }
 
 /// What expressions see: names, each with a part of an answer or a text.
@@ -146,12 +151,23 @@ pub(super) fn object(pairs: impl IntoIterator<Item = (String, String)>) -> Rcvar
 }
 
 impl Document {
-    /// Reads JSON. The error is for people, without the answer's words.
+    /// Reads JSON. The error is for people, without the answer's words. What no expression reads may be as odd as it likes:
+    /// half a surrogate pair in somebody's name, bytes that are not UTF-8, a number beyond all numbers.
     pub(super) fn parse(body: &[u8]) -> Result<Document, serde_json::Error> {
-        let raw: &RawValue = serde_json::from_slice(body)?;
-        let mut exact = HashMap::new();
-        let root = build(raw.get(), DEEPEST, &mut exact)?;
-        Ok(Document { root, exact })
+        let body = without_lone_surrogates(body);
+        let text = String::from_utf8_lossy(&body);
+        let raw: &RawValue = serde_json::from_str(&text)?;
+        let mut document = Document {
+            root: Rcvar::new(Variable::Null),
+            exact: HashMap::new(),
+            odd: HashMap::new(),
+            replaced: Vec::new(),
+        };
+        document.root = document.build(raw.get(), DEEPEST)?;
+        match document.odd.get(&address(&document.root)) {
+            Some(why) => Err(serde_json::Error::custom(why)),
+            None => Ok(document),
+        }
     }
 
     pub(super) fn root(&self) -> Rcvar {
@@ -168,6 +184,9 @@ impl Document {
     /// One value.
     pub(super) fn value(&self, expr: &Expr, scope: &Scope) -> Result<Value, String> {
         let found = self.find(expr, scope)?;
+        if let Some(why) = self.odd.get(&address(&found)) {
+            return Err(format!("`{}` yields what can't be read: {why}", expr.text));
+        }
         Ok(match found.as_ref() {
             Variable::Null => Value::Nothing,
             Variable::Bool(flag) => Value::Flag(*flag),
@@ -207,44 +226,84 @@ fn address(value: &Rcvar) -> usize {
     Arc::as_ptr(value) as usize
 }
 
-fn build(json: &str, depth: usize, exact: &mut HashMap<usize, Box<str>>) -> Result<Rcvar, serde_json::Error> {
-    let Some(depth) = depth.checked_sub(1) else {
-        return Err(serde_json::Error::custom(format!(
-            "objects and lists within each other, more than {DEEPEST} deep"
-        )));
-    };
-    let variable = match json.as_bytes().first() {
-        Some(b'{') => {
-            let Pairs(pairs) = serde_json::from_str(json)?;
-            let mut object = BTreeMap::new();
-            for (name, value) in pairs {
-                let value = build(value.get(), depth, exact)?;
-                if let Some(name) = object.insert(name.clone(), value).map(|_| name) {
-                    return Err(serde_json::Error::custom(format!("key `{}` is there twice", clean(&name))));
+impl Document {
+    fn build(&mut self, json: &str, depth: usize) -> Result<Rcvar, serde_json::Error> {
+        let Some(depth) = depth.checked_sub(1) else {
+            return Ok(self.odd(format!("objects and lists within each other, more than {DEEPEST} deep")));
+        };
+        let variable = match json.as_bytes().first() {
+            Some(b'{') => {
+                let Pairs(pairs) = serde_json::from_str(json)?;
+                let mut object: BTreeMap<String, Rcvar> = BTreeMap::new();
+                for (name, value) in pairs {
+                    let value = match object.contains_key(&name) {
+                        true => self.odd(format!("key `{}` is there twice", clean(&name))),
+                        false => self.build(value.get(), depth)?,
+                    };
+                    self.replaced.extend(object.insert(name, value));
                 }
+                Variable::Object(object)
             }
-            Variable::Object(object)
-        }
-        Some(b'[') => {
-            let items: Vec<&RawValue> = serde_json::from_str(json)?;
-            let items = items.into_iter().map(|item| build(item.get(), depth, exact));
-            Variable::Array(items.collect::<Result<_, _>>()?)
-        }
-        Some(b'-' | b'0'..=b'9') => {
-            let number: serde_json::Number = serde_json::from_str(json)?;
-            let held = !number.is_f64() && number.to_string() == json;
-            let number = Rcvar::new(Variable::Number(number));
-            if !held {
-                exact.insert(address(&number), json.into());
+            Some(b'[') => {
+                let items: Vec<&RawValue> = serde_json::from_str(json)?;
+                let items = items.into_iter().map(|item| self.build(item.get(), depth));
+                Variable::Array(items.collect::<Result<_, _>>()?)
             }
-            return Ok(number);
-        }
-        Some(b'"') => Variable::String(serde_json::from_str(json)?),
-        Some(b't') => Variable::Bool(true),
-        Some(b'f') => Variable::Bool(false),
-        _ => Variable::Null,
+            Some(b'-' | b'0'..=b'9') => {
+                // One that no float holds is compared as the largest that there is.
+                let number = serde_json::from_str(json).ok();
+                let number: serde_json::Number = number.unwrap_or_else(|| u64::MAX.into());
+                let held = !number.is_f64() && number.to_string() == json;
+                let number = Rcvar::new(Variable::Number(number));
+                if !held {
+                    self.exact.insert(address(&number), json.into());
+                }
+                return Ok(number);
+            }
+            Some(b'"') => match serde_json::from_str(json) {
+                Ok(text) => Variable::String(text),
+                Err(error) => return Ok(self.odd(error.to_string())),
+            },
+            Some(b't') => Variable::Bool(true),
+            Some(b'f') => Variable::Bool(false),
+            _ => Variable::Null,
+        };
+        Ok(Rcvar::new(variable))
+    }
+
+    /// Stands for what can't be read. A text, so that no expression takes it for nothing.
+    fn odd(&mut self, why: String) -> Rcvar {
+        let value = Rcvar::new(Variable::String("\u{fffd}".to_owned()));
+        self.odd.insert(address(&value), why);
+        value
+    }
+}
+
+/// Half a surrogate pair (`\ud83d` alone) is no character; the mark for what is none takes its place, of the same length.
+fn without_lone_surrogates(body: &[u8]) -> Cow<'_, [u8]> {
+    const NONE: &[u8] = b"fffd";
+    let unit = |at: usize| {
+        let digits = body.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
     };
-    Ok(Rcvar::new(variable))
+    let mut mended = Cow::Borrowed(body);
+    let mut at = 0;
+    while let Some(found) = body.get(at..).and_then(|rest| memchr::memchr(b'\\', rest)) {
+        at += found;
+        match unit(at) {
+            // Both halves of one.
+            Some(0xd800..=0xdbff) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => at += 12,
+            Some(0xd800..=0xdfff) => {
+                if let Some(digits) = mended.to_mut().get_mut(at + 2..at + 6) {
+                    digits.copy_from_slice(NONE);
+                }
+                at += 6;
+            }
+            // An escaped `\\` is no beginning of another.
+            _ => at += 2,
+        }
+    }
+    mended
 }
 
 /// The pairs of an object, whose values are left as they are written.

@@ -1,5 +1,5 @@
-//! From one answer to readings. A row that can't be read is quarantined with the reason; an answer that is not what it
-//! should be fails the run. Nothing that is missing is ever taken for zero.
+//! From one answer to readings. A row that can't be read is quarantined with the reason, and the others count; an answer that
+//! is not what it should be fails its request. Nothing that is missing is ever taken for zero.
 
 use std::collections::HashMap;
 
@@ -15,22 +15,18 @@ use super::fill::Fill;
 use super::settings::{Repeats, Source, Wanted, When};
 use crate::collectors::exec::protocol::instant;
 use crate::collectors::web::Answer;
-use crate::collectors::{Batch, Bearing, CollectorError, Quarantined};
+use crate::collectors::{Batch, Bearing, CollectorError, SeriesFilter};
 use crate::metering::exact::{Exact, Rounding};
 use crate::metering::reading::{Labels, Reading, Span, parse_value};
 use crate::wire::words::of_body;
 
-/// Bad rows that are shown one by one.
-const MAX_SHOWN: usize = 1_000;
-
 /// Bytes of a number or a time, beyond which a text is none and is not repeated in a message.
 const LONGEST: usize = 100;
 
-/// What a run has read so far.
+/// What a request has read so far.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    pub(super) batch: Batch,
-    unshown: u64,
+    batch: Batch,
     /// Where in the batch a reading is, by what makes it the same one.
     places: HashMap<(String, String), usize>,
 }
@@ -54,28 +50,33 @@ struct Row {
 }
 
 impl Taken {
-    fn quarantine(&mut self, what: &str, reason: String) {
-        if self.batch.quarantined.len() < MAX_SHOWN {
-            self.batch.quarantine(what, reason);
-        } else {
-            self.unshown += 1;
+    /// Whether every row could be read.
+    pub(super) fn is_whole(&self) -> bool {
+        self.bad() == 0
+    }
+
+    /// How much could not be read.
+    pub(super) fn bad(&self) -> u64 {
+        self.batch.quarantined.len() as u64
+    }
+
+    /// Hands over what was read, when all of it has come.
+    pub(super) fn add_to(self, batch: &mut Batch) {
+        for reading in self.batch.readings {
+            batch.keep(reading);
+        }
+        for bad in self.batch.quarantined {
+            batch.quarantine_of(&bad.what, bad.reason, bad.bears_on);
         }
     }
 
-    pub(super) fn finish(mut self) -> Batch {
-        if self.unshown > 0 {
-            let reason = format!("and {} more", self.unshown);
-            self.batch.quarantined.push(Quarantined { what: String::new(), reason, bears_on: Bearing::All });
-        }
-        let bad = self.batch.quarantined.len();
-        if self.batch.readings.is_empty() && bad > 0 {
-            self.batch.problem(format!("none of its {bad} rows could be read; has the API changed?"));
-        }
-        self.batch
-    }
-
-    /// Keeps a reading, or makes it one with the same one of before.
+    /// Keeps a reading, or makes it one with the same one of before, where rows are parts of one. Where they are not, two of one
+    /// are set aside when the run is done.
     fn keep(&mut self, reading: Reading, repeats: Repeats) -> Result<(), String> {
+        if repeats == Repeats::Refused {
+            self.batch.readings.push(reading);
+            return Ok(());
+        }
         let same = match &reading.id {
             Some(id) => format!("id {id}"),
             None => format!("{:?} {:?}", reading.labels, reading.span),
@@ -86,24 +87,17 @@ impl Taken {
             self.batch.readings.push(reading);
             return Ok(());
         };
-        match repeats {
-            Repeats::Added => {
-                let sum = known.value.checked_add(reading.value);
-                known.value = sum.ok_or_else(|| format!("{} is too large", reading.name))?;
-                Ok(())
-            }
-            Repeats::Refused if *known == reading => Ok(()),
-            Repeats::Refused => Err(format!(
-                "two rows are the same reading {} ({}), one with {} and one with {}: give it labels or an `id` that tell \
-                 them apart, or say `repeats: add` if they are parts of one",
-                key.0, key.1, known.value, reading.value
-            )),
-        }
+        let sum = known.value.checked_add(reading.value);
+        known.value = sum.ok_or_else(|| format!("the sum of {} is too large", reading.name))?;
+        Ok(())
     }
 }
 
+/// A row, or why it is none.
+type Found = Result<Scope, String>;
+
 impl Source {
-    /// Reads one answer. The error fails the run.
+    /// Reads one answer. The error fails the request.
     pub(super) fn read(
         &self,
         answer: &Answer,
@@ -141,18 +135,23 @@ impl Source {
             }
         }
         let rows = self.rows(document, scope, &self.each)?;
-        for (scope, item) in &rows.all {
+        for (found, item) in rows.all {
             let what = item.as_ref().map(ToString::to_string).unwrap_or_default();
-            match self.row(document, scope, fill) {
-                Ok(row) => {
-                    for wanted in &self.readings {
-                        match self.reading(document, scope, wanted, &row, fill) {
-                            Ok(reading) => taken.keep(reading, self.repeats)?,
-                            Err(why) => taken.quarantine(&what, format!("{}: {why}", wanted.name)),
-                        }
-                    }
+            let row = found.map_err(|why| (why, Labels::new()));
+            let row = row.and_then(|scope| Ok((self.row(document, &scope, fill)?, scope)));
+            let (row, scope) = match row {
+                Ok(row) => row,
+                Err((why, labels)) => {
+                    taken.batch.quarantine_of(&what, why, self.bears_on(&labels));
+                    continue;
                 }
-                Err(why) => taken.quarantine(&what, why),
+            };
+            for wanted in &self.readings {
+                let reading = self.reading(document, &scope, wanted, &row, fill);
+                if let Err(why) = reading.and_then(|reading| taken.keep(reading, self.repeats)) {
+                    let bears_on = Bearing::series(&wanted.name, &row.labels);
+                    taken.batch.quarantine_of(&what, format!("{}: {why}", wanted.name), bears_on);
+                }
             }
         }
         let total = self.total.as_ref().map(|expr| self.total(document, scope, expr)).transpose()?;
@@ -169,30 +168,72 @@ impl Source {
         .ok_or_else(|| format!("`{}` yields no number of rows", expr.as_str()))
     }
 
-    /// Every innermost item, with all that is around it.
+    /// The series that a row may be about of which these labels are known.
+    pub(super) fn bears_on(&self, labels: &Labels) -> Bearing {
+        let filter = |wanted: &Wanted| SeriesFilter {
+            name: Some(wanted.name.clone()),
+            labels: labels.clone(),
+            ..SeriesFilter::default()
+        };
+        Bearing::Some(self.readings.iter().map(filter).collect())
+    }
+
+    /// Every innermost item, with all that is around it. Where the outermost list is none, there is no answer; where one
+    /// within an item is none, that item is no row.
     fn rows(&self, document: &Document, scope: &Scope, each: &[(String, Expr)]) -> Result<Rows, String> {
         let Some(((name, expr), inner)) = each.split_first() else {
-            return Ok(Rows { outermost: 1, all: vec![(scope.clone(), None)] });
+            return Ok(Rows { outermost: 1, all: vec![(Ok(scope.clone()), None)] });
         };
         let items = document.list(expr, scope)?;
         let mut rows = Rows { outermost: items.len() as u64, all: Vec::new() };
         for item in items {
             let scope = scope.with(name, item.clone());
             if inner.is_empty() {
-                rows.all.push((scope, Some(item)));
-            } else {
-                rows.all.extend(self.rows(document, &scope, inner)?.all);
+                rows.all.push((Ok(scope), Some(item)));
+                continue;
+            }
+            match self.rows(document, &scope, inner) {
+                Ok(inner) => rows.all.extend(inner.all),
+                Err(why) => rows.all.push((Err(why), Some(item))),
             }
         }
         Ok(rows)
     }
 
-    fn row(&self, document: &Document, scope: &Scope, fill: &Fill) -> Result<Row, String> {
+    /// What a row's readings have in common, or why that can't be had and which labels are known.
+    fn row(&self, document: &Document, scope: &Scope, fill: &Fill) -> Result<Row, (String, Labels)> {
         let mut labels = Labels::new();
+        let mut wrong = None;
         for (name, expr) in &self.labels {
-            let value = worded(document, scope, expr).map_err(|why| format!("label {name}: {why}"))?;
-            labels.insert(name.clone(), value);
+            match worded(document, scope, expr) {
+                Ok(value) => {
+                    labels.insert(name.clone(), value);
+                }
+                Err(why) => {
+                    // A row of nobody is no row of somebody who is missed.
+                    if document.value(expr, scope) == Ok(Value::Nothing) {
+                        labels.insert(name.clone(), String::new());
+                    }
+                    wrong.get_or_insert_with(|| format!("label {name}: {why}"));
+                }
+            }
         }
+        if let Some(why) = wrong {
+            return Err((why, labels));
+        }
+        match self.span_and_id(document, scope, fill, &labels) {
+            Ok((span, id)) => Ok(Row { labels, span, id }),
+            Err(why) => Err((why, labels)),
+        }
+    }
+
+    fn span_and_id(
+        &self,
+        document: &Document,
+        scope: &Scope,
+        fill: &Fill,
+        labels: &Labels,
+    ) -> Result<(Span, Option<String>), String> {
         let time = |expr: &Expr| {
             let words = worded(document, scope, expr)?;
             time(&words)
@@ -212,13 +253,13 @@ impl Source {
         // What is not over yet is asked for again, and is the same reading, grown: where it ends is no part of what it is.
         let id = match (span, given) {
             (Span::Interval { start, .. }, None) => {
-                let labels = serde_json::to_string(&labels).map_err(|error| error.to_string())?;
+                let labels = serde_json::to_string(labels).map_err(|error| error.to_string())?;
                 Some(format!("{start} {} {labels}", self.name))
             }
             (_, Some(id)) if self.step.is_some() => Some(format!("{} {id}", fill.start)),
             (_, given) => given,
         };
-        Ok(Row { labels, span, id })
+        Ok((span, id))
     }
 
     fn reading(
@@ -247,7 +288,7 @@ impl Source {
 struct Rows {
     /// Items of the outermost list: what a server counts.
     outermost: u64,
-    all: Vec<(Scope, Option<Rcvar>)>,
+    all: Vec<(Found, Option<Rcvar>)>,
 }
 
 /// A label, an id or a time: what people and programs write into one.

@@ -8,6 +8,7 @@ use super::page::Seen;
 use super::settings::Paging;
 use crate::collectors::CollectorError;
 use crate::collectors::web::{Answer, Url};
+use crate::wire::link::next_link;
 
 /// Where the next page is.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,8 +51,8 @@ impl Paging {
         let is_last = !seen.more.unwrap_or(seen.rows > 0);
         match self {
             Paging::None => Ok(Onward::Done),
-            Paging::Link => match answer.header("link").and_then(next_link) {
-                Some(link) => to(answer, link),
+            Paging::Link => match answer.all_headers("link").find_map(|header| next_link(&header)) {
+                Some(link) => to(answer, &link),
                 None => Ok(Onward::Done),
             },
             Paging::Next(_) => match &seen.next {
@@ -102,28 +103,6 @@ fn to(answer: &Answer, link: &str) -> Result<Onward, CollectorError> {
     Ok(Onward::At(next))
 }
 
-/// The address with `rel="next"` in a `Link` header (RFC 8288).
-fn next_link(header: &str) -> Option<&str> {
-    let mut rest = header;
-    while let Some((_, after)) = rest.split_once('<') {
-        let (address, after) = after.split_once('>')?;
-        // Its parameters go on until the comma before the next address.
-        let end = after.find(",<").or_else(|| after.find(", <")).unwrap_or(after.len());
-        let is_next = after[..end].split(';').any(|parameter| match parameter.trim().split_once('=') {
-            Some((name, value)) if name.trim().eq_ignore_ascii_case("rel") => {
-                let words = value.trim().trim_matches('"');
-                words.split_whitespace().any(|word| word.eq_ignore_ascii_case("next"))
-            }
-            _ => false,
-        });
-        if is_next {
-            return Some(address);
-        }
-        rest = &after[end..];
-    }
-    None
-}
-
 /// A posted body with its texts filled in.
 pub(super) fn body(body: &Json, fill: &Fill) -> Result<Vec<u8>, CollectorError> {
     fn filled(json: &Json, fill: &Fill) -> Result<Json, String> {
@@ -141,27 +120,4 @@ pub(super) fn body(body: &Json, fill: &Fill) -> Result<Vec<u8>, CollectorError> 
     }
     let body = filled(body, fill).map_err(CollectorError)?;
     serde_json::to_vec(&body).map_err(|error| CollectorError(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::next_link;
-
-    #[test]
-    fn the_next_link_is_found_among_others() {
-        for (header, next) in [
-            (
-                r#"</api/v2.0/quotas?page=2&page_size=1>; rel="next""#,
-                Some("/api/v2.0/quotas?page=2&page_size=1"),
-            ),
-            (r#"</a?page=1>; rel="prev" , </a?page=3>; rel="next""#, Some("/a?page=3")),
-            (r#"<https://h/a,b?x>; title="a; b", <https://h/c>; rel=next"#, Some("https://h/c")),
-            (r#"</a>; rel="last",</b>; rel="prefetch next""#, Some("/b")),
-            (r#"</a>; rel="last""#, None),
-            ("", None),
-            ("nonsense < more", None),
-        ] {
-            assert_eq!(next_link(header), next, "{header}");
-        }
-    }
 }

@@ -4,10 +4,13 @@
 //! is none is set aside with its number and the reason, and the others count. A page that was cut off is refused as a
 //! whole, where that can be told: half an answer is no answer.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use jiff::Timestamp;
 
+use super::line::Rest;
+use crate::collectors::Bearing;
 use crate::collectors::numbers::{milliseconds, seconds, short};
 use crate::metering::reading::Labels;
 
@@ -79,25 +82,37 @@ impl Type {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sample<'a> {
     pub(super) line: usize,
-    pub(super) name: &'a str,
+    pub(super) name: Cow<'a, str>,
     pub(super) labels: Labels,
     pub(super) value: &'a str,
     pub(super) at: Option<Timestamp>,
 }
 
+/// A line that is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bad<'a> {
+    pub(super) line: usize,
+    pub(super) text: &'a str,
+    pub(super) reason: String,
+    pub(super) bears_on: Bearing,
+}
+
+/// Why, and which series it may have been.
+type Why = (String, Bearing);
+
 /// A page that was read.
 #[derive(Debug, Default)]
 pub(super) struct Exposition<'a> {
     pub(super) samples: Vec<Sample<'a>>,
-    /// Lines that are none: their number, their text, and why.
-    pub(super) bad: Vec<(usize, &'a str, String)>,
-    types: HashMap<&'a str, Type>,
-    units: HashMap<&'a str, &'a str>,
+    /// Lines that are none, though what is wanted may stand in them.
+    pub(super) bad: Vec<Bad<'a>>,
+    types: HashMap<Cow<'a, str>, Type>,
+    units: HashMap<Cow<'a, str>, &'a str>,
 }
 
 impl<'a> Exposition<'a> {
     /// The family that a sample belongs to, with its type and the end of the sample's name that is not the family's.
-    pub(super) fn family(&self, sample: &'a str) -> Option<(&'a str, Type, &'a str)> {
+    pub(super) fn family<'b>(&self, sample: &'b str) -> Option<(&'b str, Type, &'b str)> {
         if let Some(kind) = self.types.get(sample) {
             return Some((sample, *kind, ""));
         }
@@ -113,196 +128,180 @@ impl<'a> Exposition<'a> {
     }
 }
 
-/// Reads the samples whose names are wanted. The lines of others are not looked into.
+/// Reads the samples whose names are wanted. The lines of others are not looked into, and whatever is odd about them costs
+/// nobody anything.
 pub(super) fn parse<'a>(
-    page: &'a str,
+    page: &'a [u8],
     format: Format,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<Exposition<'a>, String> {
+    let page = page.strip_prefix(b"\xef\xbb\xbf").unwrap_or(page);
     let mut read = Exposition::default();
     let mut understood = false;
+    let mut first_odd = None;
     let mut ended = false;
-    for (index, line) in page.split('\n').enumerate() {
+    for (index, line) in page.split(|byte| *byte == b'\n').enumerate() {
         if ended && !line.is_empty() {
             return Err(format!("line {}: there is more after `# EOF`", index + 1));
         }
-        if format == Format::OpenMetrics && line == "# EOF" {
+        // Of a line that is not UTF-8 the beginning tells whose it is.
+        let (line, cut) = match std::str::from_utf8(line) {
+            Ok(line) => (line, None),
+            Err(error) => {
+                let good = line.get(..error.valid_up_to()).unwrap_or_default();
+                (std::str::from_utf8(good).unwrap_or_default(), Some(error))
+            }
+        };
+        if format == Format::OpenMetrics && line == "# EOF" && cut.is_none() {
             ended = true;
             continue;
         }
-        match read.line(index + 1, line.trim(), format, wanted) {
-            Ok(known) => understood |= known,
-            Err(reason) => read.bad.push((index + 1, line, reason)),
+        let known = match cut {
+            None => read.line(index + 1, line.trim(), format, wanted),
+            Some(error) => {
+                not_utf8(line.trim_start(), wanted).map_err(|on| (format!("it is not UTF-8: {error}"), on))
+            }
+        };
+        match known {
+            Ok(Some(known)) => understood |= known,
+            Ok(None) => {}
+            Err((reason, bears_on)) => {
+                first_odd.get_or_insert((index + 1, line, reason.clone()));
+                read.bad.push(Bad { line: index + 1, text: line, reason, bears_on });
+            }
         }
     }
     if format == Format::OpenMetrics && !ended {
         return Err("the page is cut off: its last line is not `# EOF`".to_owned());
     }
-    if let (Some((line, text, reason)), false) = (read.bad.first(), understood) {
+    if let (Some((line, text, reason)), false) = (first_odd, understood) {
         return Err(format!("the answer is no page of metrics: line {line}: {reason}: {}", short(text)));
     }
-    if format == Format::Text && !page.is_empty() && !page.ends_with('\n') {
+    if format == Format::Text && !page.is_empty() && !page.ends_with(b"\n") {
         return Err("the page is cut off: its last line has no end".to_owned());
     }
     Ok(read)
 }
 
+/// What a line that is not UTF-8 bears on, if it is one of a wanted metric.
+fn not_utf8(beginning: &str, wanted: &dyn Fn(&str) -> bool) -> Result<Option<bool>, Bearing> {
+    if beginning.starts_with('#') {
+        return Ok(None);
+    }
+    match Rest(beginning).sample_name() {
+        Some((name, _)) if wanted(&name) => Err(Bearing::readings([&*name])),
+        Some(_) => Ok(Some(true)),
+        // Whose it is stands behind what can't be read.
+        None => Err(Bearing::All),
+    }
+}
+
+/// The names that samples of a family may have.
+fn names_of(family: &str) -> impl Iterator<Item = String> {
+    const ENDS: [&str; 8] = ["", "_total", "_bucket", "_count", "_sum", "_gcount", "_gsum", "_info"];
+    ENDS.iter().map(move |end| format!("{family}{end}"))
+}
+
 impl<'a> Exposition<'a> {
-    /// Whether the line is surely one of a page of metrics.
+    /// Whether the line is surely one of a page of metrics; `None` if it is empty.
     fn line(
         &mut self,
         number: usize,
         line: &'a str,
         format: Format,
         wanted: &dyn Fn(&str) -> bool,
-    ) -> Result<bool, String> {
+    ) -> Result<Option<bool>, Why> {
         if line.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         if let Some(comment) = line.strip_prefix('#') {
-            return self.comment(comment.trim_start());
+            return self.comment(comment.trim_start(), wanted).map(Some);
         }
         let mut rest = Rest(line);
-        let name = rest.name().ok_or("it does not begin with the name of a metric")?;
-        if !wanted(name) {
+        let Some((name, in_braces)) = rest.sample_name() else {
+            return Err(("it does not begin with the name of a metric".to_owned(), Bearing::All));
+        };
+        if !wanted(&name) {
             // Something that looks like a value must be there all the same, so that prose is not taken for metrics.
-            let looks_right =
-                rest.0.starts_with(['{', ' ', '\t']) && rest.0.contains(|c: char| c.is_ascii_digit());
-            return Ok(looks_right);
+            let begins = in_braces || rest.0.starts_with(['{', ' ', '\t']);
+            return Ok(Some(begins && rest.0.contains(|c: char| c.is_ascii_digit())));
         }
-        let labels = rest.labels()?;
-        let value = rest.word().ok_or("it has no value")?;
+        let of_name = |why: String| (why, Bearing::readings([&*name]));
+        let labels = if in_braces { rest.more_labels() } else { rest.labels() };
+        let labels = labels.map_err(of_name)?;
+        let of_series = |why: String| (why, Bearing::series(&name, &labels));
+        let value = rest.word().ok_or_else(|| of_series("it has no value".to_owned()))?;
         let at = match rest.word_unless('#') {
             None => None,
             Some(text) if format == Format::OpenMetrics => Some(seconds(text)),
             Some(text) => Some(milliseconds(text)),
         };
-        let at = at.transpose().map_err(|why| format!("its time: {why}"))?;
+        let at = at.transpose().map_err(|why| of_series(format!("its time: {why}")))?;
         match rest.0.trim_start() {
             "" => {}
             exemplar if exemplar.starts_with("# {") && format == Format::OpenMetrics => {}
-            more => return Err(format!("there is more behind it: `{}`", short(more))),
+            more => return Err(of_series(format!("there is more behind it: `{}`", short(more)))),
         }
         self.samples.push(Sample { line: number, name, labels, value, at });
-        Ok(true)
+        Ok(Some(true))
     }
 
-    fn comment(&mut self, comment: &'a str) -> Result<bool, String> {
-        let mut words = comment.split_ascii_whitespace();
-        let (keyword, family, what) = (words.next(), words.next(), words.next());
-        match (keyword, family) {
-            (Some("TYPE"), Some(family)) => {
-                let what = what.unwrap_or_default();
-                let kind =
-                    Type::named(what).ok_or_else(|| format!("`{}` is no type of metrics", short(what)))?;
-                match self.types.insert(family, kind) {
-                    Some(earlier) if earlier != kind => {
-                        // Which of the two is meant can't be known, so neither is.
-                        self.types.insert(family, Type::Unknown);
-                        Err(format!("`{}` has another type before", short(family)))
-                    }
-                    _ => Ok(true),
+    fn comment(&mut self, comment: &'a str, wanted: &dyn Fn(&str) -> bool) -> Result<bool, Why> {
+        let (keyword, rest) = comment.split_once([' ', '\t']).unwrap_or((comment, ""));
+        if !["TYPE", "UNIT", "HELP"].contains(&keyword) {
+            return Ok(false);
+        }
+        let mut rest = Rest(rest.trim_start_matches([' ', '\t']));
+        let family = match rest.0.strip_prefix('"') {
+            // Newer ones put a name in quotes that has more in it than letters, digits and `_`.
+            Some(quoted) => {
+                rest.0 = quoted;
+                match rest.quoted() {
+                    Ok(family) => Cow::Owned(family),
+                    Err(_) => return Ok(true),
                 }
             }
-            (Some("UNIT"), Some(family)) => {
-                if let Some(unit) = what {
-                    self.units.insert(family, unit);
-                }
+            None => match rest.word() {
+                Some(family) => Cow::Borrowed(family),
+                None => return Ok(false),
+            },
+        };
+        let what = rest.word();
+        match keyword {
+            "TYPE" if names_of(&family).any(|name| wanted(&name)) => {
+                self.has_type(family, what.unwrap_or_default())
+            }
+            "UNIT" => {
+                self.units.extend(what.map(|unit| (family, unit)));
                 Ok(true)
             }
-            (Some("HELP"), Some(_)) => Ok(true),
-            _ => Ok(false),
+            _ => Ok(true),
         }
     }
-}
 
-/// What is left of a line.
-struct Rest<'a>(&'a str);
-
-impl<'a> Rest<'a> {
-    fn take(&mut self, bytes: usize) -> &'a str {
-        let (taken, rest) = self.0.split_at(bytes);
-        self.0 = rest;
-        taken
-    }
-
-    fn name(&mut self) -> Option<&'a str> {
-        let end = self.0.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
-        let name = self.take(end.unwrap_or(self.0.len()));
-        let is_name = !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit());
-        is_name.then_some(name)
-    }
-
-    fn word(&mut self) -> Option<&'a str> {
-        self.0 = self.0.trim_start_matches([' ', '\t']);
-        let end = self.0.find([' ', '\t']).unwrap_or(self.0.len());
-        Some(self.take(end)).filter(|word| !word.is_empty())
-    }
-
-    fn word_unless(&mut self, start: char) -> Option<&'a str> {
-        self.0 = self.0.trim_start_matches([' ', '\t']);
-        if self.0.starts_with(start) { None } else { self.word() }
-    }
-
-    /// `{a="b",c="d"}`, or nothing. A label without a value is no label, as everywhere with Prometheus.
-    fn labels(&mut self) -> Result<Labels, String> {
-        let mut labels = Labels::new();
-        let inside = self.0.trim_start_matches([' ', '\t']);
-        let Some(inside) = inside.strip_prefix('{') else {
-            if !self.0.starts_with([' ', '\t']) {
-                return Err("its name is not followed by a blank or labels".to_owned());
-            }
-            return Ok(labels);
+    fn has_type(&mut self, family: Cow<'a, str>, what: &str) -> Result<bool, Why> {
+        let bears_on = |family: &str| {
+            let names: Vec<String> = names_of(family).collect();
+            Bearing::readings(names.iter().map(String::as_str))
         };
-        self.0 = inside;
-        loop {
-            self.0 = self.0.trim_start_matches([' ', '\t']);
-            if let Some(rest) = self.0.strip_prefix('}') {
-                self.0 = rest;
-                labels.retain(|_, value| !value.is_empty());
-                return Ok(labels);
+        let Some(kind) = Type::named(what) else {
+            return Err((format!("`{}` is no type of metrics", short(what)), bears_on(&family)));
+        };
+        match self.types.get(&family) {
+            // It may be said before each series.
+            Some(earlier) if *earlier == kind => Ok(true),
+            Some(_) => {
+                // Which of the two is meant can't be known, so neither is.
+                let why = format!("`{}` has another type before", short(&family));
+                let bears_on = bears_on(&family);
+                self.types.insert(family, Type::Unknown);
+                Err((why, bears_on))
             }
-            let name = self.name().filter(|name| !name.contains(':')).ok_or("a label has no name")?;
-            self.0 = self.0.trim_start_matches([' ', '\t']);
-            self.0 =
-                self.0.strip_prefix('=').ok_or_else(|| format!("the label {} has no `=`", short(name)))?;
-            self.0 = self.0.trim_start_matches([' ', '\t']);
-            self.0 = self
-                .0
-                .strip_prefix('"')
-                .ok_or_else(|| format!("the value of the label {} is not in quotes", short(name)))?;
-            let value = self.quoted().map_err(|why| format!("the label {}: {why}", short(name)))?;
-            if labels.insert(name.to_owned(), value).is_some() {
-                return Err(format!("the label {} is there twice", short(name)));
-            }
-            self.0 = self.0.trim_start_matches([' ', '\t']);
-            match self.0.strip_prefix(',') {
-                Some(rest) => self.0 = rest,
-                None if self.0.starts_with('}') => {}
-                None => return Err(format!("behind the label {} is neither `,` nor `}}`", short(name))),
+            None => {
+                self.types.insert(family, kind);
+                Ok(true)
             }
         }
-    }
-
-    /// Up to the closing quote, which is taken too.
-    fn quoted(&mut self) -> Result<String, String> {
-        let mut value = String::new();
-        let mut characters = self.0.char_indices();
-        while let Some((at, c)) = characters.next() {
-            match c {
-                '"' => {
-                    self.take(at + 1);
-                    return Ok(value);
-                }
-                '\\' => match characters.next() {
-                    Some((_, 'n')) => value.push('\n'),
-                    Some((_, c @ ('\\' | '"'))) => value.push(c),
-                    _ => return Err("a `\\` is followed by neither `\\`, `\"` nor `n`".to_owned()),
-                },
-                c => value.push(c),
-            }
-        }
-        Err("its value has no closing quote".to_owned())
     }
 }
 

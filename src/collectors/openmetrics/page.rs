@@ -1,20 +1,17 @@
 //! From a page of metrics to readings: which samples are wanted, of which kind they are, and when their counters began.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use glob::Pattern;
 use jiff::Timestamp;
 
 use super::exposition::{self, Exposition, Format, Sample, Type};
-use crate::collectors::Batch;
 use crate::collectors::numbers;
+use crate::collectors::{Batch, Bearing};
 use crate::metering::reading::{Epoch, Kind, Labels, Reading};
 
 /// Counters that began earlier were not begun then; some libraries write 0 for what they don't know.
 const EARLIEST_SECOND: i64 = 1_262_304_000; // 2010-01-01T00:00:00Z
-
-/// Bad lines that are shown one by one.
-const MAX_SHOWN: usize = 100;
 
 /// What the operator wants of the page.
 #[derive(Debug)]
@@ -58,57 +55,48 @@ impl Wanted {
         }
     }
 
-    pub(super) fn read(&self, page: &str, format: Format, now: Timestamp) -> Result<Batch, String> {
+    pub(super) fn read(&self, page: &[u8], format: Format, now: Timestamp) -> Result<Batch, String> {
         let page = exposition::parse(page, format, &|name| self.wants(name) || self.tells_start(name))?;
         let mut batch = Batch {
             // Where every counter begins with its process, one that was not there before has begun since.
             lists_everything: matches!(self.epoch, Start::Metric(_)),
             ..Batch::default()
         };
-        for (line, text, reason) in page.bad.iter().take(MAX_SHOWN) {
-            batch.quarantine(text, format!("line {line}: {reason}"));
-        }
-        if page.bad.len() > MAX_SHOWN {
-            batch.quarantine("", format!("and {} more lines", page.bad.len() - MAX_SHOWN));
+        for bad in &page.bad {
+            batch.quarantine_of(bad.text, format!("line {}: {}", bad.line, bad.reason), bad.bears_on.clone());
         }
         let began = self.beginnings(&page, &mut batch);
-        let mut seen: HashSet<(&str, &Labels, Option<Timestamp>)> = HashSet::new();
         let mut untyped = BTreeSet::new();
         let mut overruled = BTreeMap::new();
-        for sample in page.samples.iter().filter(|sample| self.wants(sample.name)) {
-            let quarantine = |batch: &mut Batch, reason: String| {
-                let what = format!("{} {} {:?}", sample.name, sample.value, sample.labels);
-                batch.quarantine(&what, format!("line {}: {reason}", sample.line));
-            };
+        for sample in page.samples.iter().filter(|sample| self.wants(&sample.name)) {
             let Some(kind) = self.kind(&page, sample, &mut overruled) else {
-                untyped.insert(sample.name);
+                untyped.insert(&*sample.name);
                 continue;
             };
             let value = match numbers::value(sample.value) {
                 Ok(value) => value,
                 Err(reason) => {
-                    quarantine(&mut batch, reason);
+                    let what = format!("{} {} {:?}", sample.name, sample.value, sample.labels);
+                    let bears_on = Bearing::series(&sample.name, &sample.labels);
+                    batch.quarantine_of(&what, format!("line {}: {reason}", sample.line), bears_on);
                     continue;
                 }
             };
             let at = sample.at.filter(|_| self.timestamps);
-            if !seen.insert((sample.name, &sample.labels, at)) {
-                quarantine(&mut batch, "the same series stands on the page twice".to_owned());
-                continue;
-            }
-            let mut reading = Reading::new(sample.name, kind, value, at.unwrap_or(now));
-            reading.unit = unit(&page, sample.name);
+            let mut reading = Reading::new(&sample.name, kind, value, at.unwrap_or(now));
+            reading.unit = unit(&page, &sample.name);
             reading.labels = sample.labels.clone();
             if kind == Kind::Counter {
-                reading.epoch = Epoch { id: None, began: began.of(&page, sample) };
+                reading.epoch = began.of(&page, sample);
             }
             batch.push(reading);
         }
         for name in untyped {
-            batch.problem(format!(
+            let text = format!(
                 "the page does not tell the type of {name}: list it under `counters` (it only rises, but for restarts) \
                  or under `gauges` (a level)"
-            ));
+            );
+            batch.problem_of(text, Bearing::readings([name]));
         }
         for (name, (told, taken)) in overruled {
             batch
@@ -116,7 +104,7 @@ impl Wanted {
                 .push(format!("{name} is a {told} on the page; it is read as a {taken}, as configured"));
         }
         for pattern in self.lists() {
-            if !page.samples.iter().any(|sample| pattern.matches(sample.name)) {
+            if !page.samples.iter().any(|sample| pattern.matches(&sample.name)) {
                 batch.notes.push(format!("`{pattern}` is not on the page now"));
             }
         }
@@ -128,18 +116,18 @@ impl Wanted {
     /// What a sample is, as far as the page or the operator tells.
     fn kind<'a>(
         &self,
-        page: &Exposition<'a>,
-        sample: &Sample<'a>,
+        page: &Exposition<'_>,
+        sample: &'a Sample<'_>,
         overruled: &mut BTreeMap<&'a str, (Kind, Kind)>,
     ) -> Option<Kind> {
-        let told = match page.family(sample.name) {
+        let told = match page.family(&sample.name) {
             None | Some((_, Type::Unknown, _)) => None,
             Some((_, Type::Counter, "_created")) => Some(Kind::Gauge),
             Some((_, Type::Counter, _)) => Some(Kind::Counter),
             Some((_, Type::Histogram | Type::Summary, "_bucket" | "_count" | "_sum")) => Some(Kind::Counter),
             Some(_) => Some(Kind::Gauge),
         };
-        let listed = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(sample.name));
+        let listed = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(&sample.name));
         let stated = match (listed(&self.counters), listed(&self.gauges)) {
             (true, _) => Some(Kind::Counter),
             (false, true) => Some(Kind::Gauge),
@@ -148,7 +136,7 @@ impl Wanted {
         if let (Some(told), Some(stated)) = (told, stated)
             && told != stated
         {
-            overruled.insert(sample.name, (told, stated));
+            overruled.insert(&sample.name, (told, stated));
         }
         stated.or(told)
     }
@@ -166,7 +154,7 @@ impl Wanted {
             }
         }
         if let Start::Metric(metric) = &self.epoch {
-            let mut told = page.samples.iter().filter(|sample| sample.name == metric);
+            let mut told = page.samples.iter().filter(|sample| sample.name == *metric);
             beginnings.all = match (told.next(), told.next()) {
                 (Some(one), None) => instant(one.value),
                 _ => None,
@@ -189,18 +177,26 @@ struct Beginnings {
 }
 
 impl Beginnings {
-    fn of(&self, page: &Exposition<'_>, sample: &Sample<'_>) -> Option<Timestamp> {
-        if self.each.is_empty() {
-            return self.all;
+    /// The life of a counter. What began with the process is told of all series at once.
+    fn of(&self, page: &Exposition<'_>, sample: &Sample<'_>) -> Epoch {
+        match self.own(page, sample) {
+            Some(began) => Epoch { began: Some(began), ..Epoch::default() },
+            None => Epoch { began: self.all, shared: self.all.is_some(), ..Epoch::default() },
         }
-        let family = page.family(sample.name).map_or(sample.name, |(family, _, _)| family);
+    }
+
+    fn own(&self, page: &Exposition<'_>, sample: &Sample<'_>) -> Option<Timestamp> {
+        if self.each.is_empty() {
+            return None;
+        }
+        let family = page.family(&sample.name).map_or(&*sample.name, |(family, _, _)| family);
         // In the text format the family of a counter has its `_total`, its `_created` does not.
         let family = family.strip_suffix("_total").unwrap_or(family).to_owned();
         let mut labels = sample.labels.clone();
         if sample.name.ends_with("_bucket") {
             labels.remove("le");
         }
-        self.each.get(&(family, labels)).copied().or(self.all)
+        self.each.get(&(family, labels)).copied()
     }
 }
 

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 
 use super::piece::{Bad, Piece};
-use super::progress::Read;
+use super::progress::{Progress, Read, Window};
 use super::query::{Mode, Query};
 use super::series::{QUARTER, aligned};
-use crate::collectors::Batch;
+use crate::collectors::again::Look;
+use crate::collectors::{Batch, Bearing};
 
 const FIRST_PIECE: SignedDuration = SignedDuration::from_hours(1);
 const LONGEST_PIECE: SignedDuration = SignedDuration::from_hours(24);
@@ -19,15 +20,6 @@ const MOST_STEPS: i32 = 10_000;
 /// An answer smaller than this (bytes, readings) lets the next piece be longer.
 const SMALL: (usize, usize) = (1 << 20, 5_000);
 
-/// From where to where one question reaches; both ends belong to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Window {
-    pub(super) first: Timestamp,
-    pub(super) last: Timestamp,
-    /// What has been read once it is answered. Where the present is reached, that is more than the last step.
-    end: Timestamp,
-}
-
 /// How far one query has been read in this run.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
@@ -35,9 +27,14 @@ pub(super) struct Reader<'a> {
     pub(super) read: Read,
     /// All before this has been read.
     pub(super) at: Timestamp,
+    /// Where it ends.
+    pub(super) until: Timestamp,
+    /// The windows that were answered, and whether the server called the answer whole.
+    pub(super) looks: Vec<Look>,
     /// The last instant whose samples were taken in this run.
     pub(super) pushed: Option<Timestamp>,
     pub(super) failed: bool,
+    is_again: bool,
     piece: SignedDuration,
     longest: SignedDuration,
     series: usize,
@@ -47,22 +44,23 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(query: &'a Query, read: Read) -> Self {
-        let longest = match query.mode {
-            Mode::Range => LONGEST_PIECE.max(query.step).min(query.step * MOST_STEPS),
-            _ => LONGEST_PIECE,
-        };
+    pub(super) fn new(query: &'a Query, read: Read, until: Timestamp) -> Self {
         // What was kept of a window does not hang on where it began, if that is where samples are kept anyway.
         let at = match query.mode {
             Mode::Samples => aligned(read.resume, QUARTER).max(read.from),
             _ => read.resume,
         };
-        Reader { at, longest, ..Reader::empty(query, read, at) }
+        Reader { at, until, longest: longest(query), ..Reader::empty(query, read, at) }
+    }
+
+    /// For a part of the history that was not whole when it was read.
+    pub(super) fn again(query: &'a Query, read: Read, (from, until): (Timestamp, Timestamp)) -> Self {
+        Reader { until, longest: longest(query), is_again: true, ..Reader::empty(query, read, from) }
     }
 
     /// For a query that reads no history.
     pub(super) fn at_once(query: &'a Query, now: Timestamp) -> Self {
-        Reader::empty(query, super::Progress::default().start(query, now), now)
+        Reader::empty(query, Progress::default().start(query, now), now)
     }
 
     fn empty(query: &'a Query, read: Read, at: Timestamp) -> Self {
@@ -70,8 +68,11 @@ impl<'a> Reader<'a> {
             query,
             read,
             at,
+            until: at,
+            looks: Vec::new(),
             pushed: None,
             failed: false,
+            is_again: false,
             piece: FIRST_PIECE,
             longest: FIRST_PIECE,
             series: 0,
@@ -81,13 +82,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether this run has come further than the last.
-    pub(super) fn has_advanced(&self) -> bool {
-        self.at > self.read.resume
+    /// Whether what is left may wait for the next run: this one has come further than the last. A part that is read again is
+    /// read whole or not at all.
+    pub(super) fn may_wait(&self) -> bool {
+        if self.is_again { self.at == self.began } else { self.at > self.read.resume }
     }
 
-    /// What to ask for next. `None`: there is nothing up to `now` yet, and reading is done.
-    pub(super) fn window(&mut self, now: Timestamp) -> Option<Window> {
+    /// What to ask for next. `None`: there is nothing up to its end yet, and reading is done.
+    pub(super) fn window(&mut self) -> Option<Window> {
+        let now = self.until;
         let end = self.at.checked_add(self.length()).unwrap_or(now).min(now);
         if self.query.mode != Mode::Range {
             return Some(Window { first: self.at, last: end, end });
@@ -100,6 +103,7 @@ impl<'a> Reader<'a> {
         }
         let last = aligned(end, step);
         if first > last {
+            self.looks.push(Look { from: self.at, to: end, whole: true });
             self.at = end;
             return None;
         }
@@ -146,6 +150,8 @@ impl<'a> Reader<'a> {
         if size < SMALL.0 && piece.readings.len() < SMALL.1 {
             self.piece = (self.length() * 2).min(self.longest);
         }
+        let whole = piece.warnings.is_empty();
+        self.looks.push(Look { from: self.at.min(window.first), to: window.end, whole });
         self.at = window.end;
         self.pushed = Some(window.last);
         self.absorb(piece, batch);
@@ -163,10 +169,10 @@ impl<'a> Reader<'a> {
             let words = piece.warnings.join("; ");
             let problem = format!("query `{name}`: the server says that its answer may not be all: {words}");
             if !batch.problems.iter().any(|known| known.text == problem) {
-                batch.problem(problem);
+                batch.problem_of(problem, Bearing::readings([name.as_str()]));
             }
         }
-        batch.readings.extend(piece.readings);
+        piece.readings.into_iter().for_each(|reading| batch.keep(reading));
         self.words.extend(piece.infos);
         for (what, bad) in piece.bad {
             self.bad.entry(what).and_modify(|known| known.count += bad.count).or_insert(bad);
@@ -181,7 +187,8 @@ impl<'a> Reader<'a> {
                 1 => String::new(),
                 count => format!(" (and {} more samples of this series)", count - 1),
             };
-            batch.quarantine(&format!("{name} {what}"), format!("{}{more}", bad.reason));
+            let bears_on = Bearing::series(name, &bad.labels);
+            batch.quarantine_of(&format!("{name} {what}"), format!("{}{more}", bad.reason), bears_on);
         }
         batch.notes.extend(self.words.iter().map(|words| format!("query `{name}`: {words}")));
         if self.series == 0 && !self.failed {
@@ -190,6 +197,14 @@ impl<'a> Reader<'a> {
                 _ => format!("query `{name}` has no result between {} and {}", self.began, self.at),
             });
         }
+    }
+}
+
+/// The longest piece that is asked for at once.
+fn longest(query: &Query) -> SignedDuration {
+    match query.mode {
+        Mode::Range => LONGEST_PIECE.max(query.step).min(query.step * MOST_STEPS),
+        _ => LONGEST_PIECE,
     }
 }
 

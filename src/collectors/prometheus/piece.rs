@@ -6,11 +6,14 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::answer::{self, Answer, Series};
-use super::history::Window;
+use super::progress::Window;
 use super::query::{Mode, Query};
 use super::series::{ends, enough};
 use crate::collectors::numbers;
 use crate::metering::reading::{Labels, Reading};
+
+/// How Prometheus 2.48 and later begin what newer ones put into `infos`.
+const REMARK: &str = "PromQL info:";
 
 /// What one answer came to.
 #[derive(Debug, Default)]
@@ -27,6 +30,7 @@ pub(super) struct Piece {
 /// Samples of one series that can't be readings.
 #[derive(Debug)]
 pub(super) struct Bad {
+    pub(super) labels: Labels,
     pub(super) reason: String,
     pub(super) count: usize,
 }
@@ -84,6 +88,10 @@ pub(super) fn digest_instant(query: &Query, body: &[u8], now: Timestamp) -> Resu
 
 fn begin(answer: Answer<'_>) -> (Piece, Vec<Series<'_>>) {
     let Answer { series, warnings, mut infos, histograms } = answer;
+    // What some servers call a warning is a remark on the query; the answer is whole.
+    let (remarks, warnings): (Vec<String>, Vec<String>) =
+        warnings.into_iter().partition(|words| words.trim_start().starts_with(REMARK));
+    infos.extend(remarks);
     if histograms > 0 {
         infos.push(format!(
             "{histograms} series have native histograms, which are not read: ask for their sum or count"
@@ -104,7 +112,11 @@ impl Piece {
     }
 
     fn is_bad(&mut self, labels: &Labels, reason: String) {
-        let bad = self.bad.entry(format!("{labels:?}")).or_insert(Bad { reason, count: 0 });
+        let bad = self.bad.entry(format!("{labels:?}")).or_insert_with(|| Bad {
+            labels: labels.clone(),
+            reason,
+            count: 0,
+        });
         bad.count += 1;
     }
 }

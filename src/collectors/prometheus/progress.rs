@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::query::Query;
+use crate::collectors::again::Unread;
 
 /// By the name of the query.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub(super) struct Read {
     pub(super) from: Timestamp,
     /// Where the next run goes on. Behind the last sample that was read, because some come late.
     pub(super) resume: Timestamp,
+    /// What the server did not call whole.
+    #[serde(default, skip_serializing_if = "Unread::is_empty")]
+    pub(super) again: Unread,
 }
 
 impl Progress {
@@ -35,15 +39,27 @@ impl Progress {
         let (from, resume) = match self.0.get(&query.name) {
             None => (since, since),
             Some(known) if since < known.from => (since, since),
-            Some(known) if known.query == identity => (known.from, known.resume.max(known.from)),
+            Some(known) if known.query == identity => {
+                let (from, resume) = (known.from, known.resume.max(known.from));
+                return Read { query: identity, from, resume, again: known.again.clone() };
+            }
             Some(known) => (known.from, known.resume.min(since).max(known.from)),
         };
-        Read { query: identity, from, resume }
+        Read { query: identity, from, resume, again: Unread::default() }
     }
 
     /// Notes that a query has been read up to an instant.
     pub(super) fn set(&mut self, query: &Query, read: Read) {
         self.0.insert(query.name.clone(), read);
+    }
+
+    /// Keeps what another one was still to be asked for, of queries that are the same.
+    pub(super) fn add(&mut self, other: &Progress) {
+        for (name, read) in &mut self.0 {
+            if let Some(other) = other.0.get(name).filter(|other| other.query == read.query) {
+                read.again.add(&other.again);
+            }
+        }
     }
 
     pub(super) fn text(&self) -> Option<String> {
@@ -57,4 +73,13 @@ impl Read {
         let late = now.saturating_sub(overlap).unwrap_or(Timestamp::MIN);
         Read { resume: until.min(late).max(self.from), ..self }
     }
+}
+
+/// From where to where one question reaches; both ends belong to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) first: Timestamp,
+    pub(super) last: Timestamp,
+    /// What has been read once it is answered. Where the present is reached, that is more than the last step.
+    pub(super) end: Timestamp,
 }

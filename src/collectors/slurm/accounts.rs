@@ -2,11 +2,14 @@
 //! under which another one lies.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
 
 /// Each account's parent.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
     parents: HashMap<(String, String), String>,
+    /// Of all that was listed.
+    hash: u64,
 }
 
 /// No tree of accounts is deeper; one that goes round in circles would be.
@@ -15,6 +18,10 @@ const DEEPEST: usize = 100;
 impl Accounts {
     /// Takes lines of `cluster|account|parent|user`. Later ones go before earlier ones.
     pub(super) fn add(&mut self, listing: &str) {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.hash);
+        hasher.write(listing.as_bytes());
+        self.hash = hasher.finish();
         for line in listing.lines() {
             let mut fields = line.split('|');
             let (Some(cluster), Some(account), Some(parent)) = (fields.next(), fields.next(), fields.next())
@@ -26,6 +33,11 @@ impl Accounts {
                 self.parents.insert((cluster.to_owned(), account.to_owned()), parent.to_owned());
             }
         }
+    }
+
+    /// Changes with the tree.
+    pub(super) fn hash(&self) -> u64 {
+        self.hash
     }
 
     /// The account at this level above `account`, or itself if it lies no deeper. Level 1 is right below root.

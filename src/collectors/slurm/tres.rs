@@ -18,40 +18,60 @@ pub(super) struct Used {
     pub(super) count: Decimal,
 }
 
-/// What a job had. What is no count (`energy`), or nothing to bill by the second, is left out.
-pub(super) fn parse(text: &str) -> Result<Vec<Used>, String> {
+/// What a job had of what is wanted. Whatever else the list says, and however oddly (a unit or a word where a count should
+/// be), is not looked into. What is no count (`energy`), or nothing to bill by the second, is left out.
+pub(super) fn parse(text: &str, wants: impl Fn(&str) -> bool) -> Result<Vec<Used>, String> {
     let mut all: Vec<Used> = Vec::new();
     // Things of which only typed counts are told.
-    let mut sums: Vec<(&str, Decimal)> = Vec::new();
+    let mut sums: Vec<(&str, Result<Decimal, String>)> = Vec::new();
     let mut untyped: Vec<&str> = Vec::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
-        let (key, count) = part.split_once('=').ok_or_else(|| format!("`{part}` is no KEY=COUNT"))?;
-        let (name, unit, count) = match key {
-            "cpu" | "node" | "billing" => (format!("{key}_seconds"), "s", number(key, count)?),
-            "mem" => ("memory_byte_seconds".to_owned(), "B*s", bytes(count)?),
-            _ if key.starts_with("gres/") => {
-                let count = number(key, count)?;
-                match key.split_once(':') {
-                    None => untyped.push(key),
-                    Some((thing, _)) => match sums.iter_mut().find(|(known, _)| *known == thing) {
-                        Some((_, sum)) => *sum = sum.checked_add(count).ok_or_else(|| too_large(key))?,
-                        None => sums.push((thing, count)),
-                    },
-                }
-                (gres(key), "s", count)
-            }
-            _ if key.starts_with("license/") => (format!("{key}_seconds"), "s", number(key, count)?),
-            _ => continue,
+        let (key, text) = part.split_once('=').unwrap_or((part, ""));
+        let Some((name, unit)) = reading(key) else { continue };
+        let count = || match key {
+            _ if !part.contains('=') => Err(format!("`{part}` is no KEY=COUNT")),
+            "mem" => bytes(text),
+            _ => number(key, text),
         };
+        if let Some(thing) = key.strip_prefix("gres/").map(|_| key.split(':').next().unwrap_or(key)) {
+            if thing == key {
+                untyped.push(key);
+            } else if wants(&gres(thing)) {
+                match sums.iter_mut().find(|(known, _)| *known == thing) {
+                    Some((_, sum)) => {
+                        let added = sum
+                            .clone()
+                            .and_then(|sum| sum.checked_add(count()?).ok_or_else(|| too_large(key)));
+                        *sum = added;
+                    }
+                    None => sums.push((thing, count())),
+                }
+            }
+        }
+        if !wants(&name) {
+            continue;
+        }
         if all.iter().any(|used| used.name == name) {
             return Err(format!("`{key}` is there twice"));
         }
-        all.push(Used { name, unit, count });
+        all.push(Used { name, unit, count: count()? });
     }
     // A cluster may account for types alone (AccountingStorageTRES=gres/gpu:a100).
-    sums.retain(|(thing, _)| !untyped.contains(thing));
-    all.extend(sums.into_iter().map(|(thing, count)| Used { name: gres(thing), unit: "s", count }));
+    for (thing, sum) in sums.into_iter().filter(|(thing, _)| !untyped.contains(thing)) {
+        all.push(Used { name: gres(thing), unit: "s", count: sum? });
+    }
     Ok(all)
+}
+
+/// The reading that a resource becomes, if any, and its unit.
+fn reading(key: &str) -> Option<(String, &'static str)> {
+    match key {
+        "cpu" | "node" | "billing" => Some((format!("{key}_seconds"), "s")),
+        "mem" => Some(("memory_byte_seconds".to_owned(), "B*s")),
+        _ if key.starts_with("gres/") => Some((gres(key), "s")),
+        _ if key.starts_with("license/") => Some((format!("{key}_seconds"), "s")),
+        _ => None,
+    }
 }
 
 /// `gpu_seconds` for gres/gpu, `gpu:a100_seconds` for gres/gpu:a100, `gres/shard_seconds` for what has no short name.
@@ -105,7 +125,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Vec<String> {
-        let used = parse(text).unwrap();
+        let used = parse(text, |_| true).unwrap();
         used.iter().map(|used| format!("{}={}", used.name, used.count.normalize())).collect()
     }
 
@@ -164,6 +184,8 @@ mod tests {
     fn what_is_no_count_is_refused_in_words() {
         for (text, why) in [
             ("cpu", "`cpu` is no KEY=COUNT"),
+            ("gres/gpu=two", "`gres/gpu=two` has no plain count"),
+            ("gres/gpu:a=1,gres/gpu:b=x", "`gres/gpu:b=x` has no plain count"),
             ("cpu=", "`cpu=` has no plain count"),
             ("cpu=-1", "`cpu=-1` has no plain count"),
             ("cpu=2K", "`cpu=2K` has no plain count"),
@@ -173,8 +195,40 @@ mod tests {
             ("cpu=1,cpu=2", "`cpu` is there twice"),
             ("mem=79228162514264337593543950335P", "`mem` is more than can be counted"),
         ] {
-            assert_eq!(parse(text), Err(why.to_owned()), "{text}");
+            assert_eq!(parse(text, |_| true), Err(why.to_owned()), "{text}");
         }
+    }
+
+    /// Whatever a site counts besides, in whatever words, costs no job its hours.
+    #[test]
+    fn only_what_is_wanted_is_parsed_strictly() {
+        for (text, cpu, gpu) in [
+            ("billing=4,cpu=4,gres/gpu=1,gres/gpumem=20480M,mem=16G,node=1", Some("4"), Some("1")),
+            ("billing=many,cpu=4,energy=,mem=512,node,vmem=1X,bb/datawarp=2G,=,x=y=z", Some("4"), None),
+            ("cpu=2,gres/gpu:a100=1,gres/gpu:v100=2,gres/craynetwork=four", Some("2"), Some("3")),
+            ("cpu=2,gres/gpu:a100=x,gres/gpu=1", Some("2"), Some("1")),
+            ("gres/cpu=9,cpu=1,license/a:b=?,mem=1M,mem=2M", Some("1"), None),
+            ("billing=64,cpu=9,gres/gpu:a100_3g.20gb=1,gres/gpu=1", Some("9"), Some("1")),
+        ] {
+            let wanted = ["cpu_seconds", "gpu_seconds"];
+            let used = parse(text, |name| wanted.contains(&name)).unwrap();
+            let found = |name: &str| {
+                let mut found = used.iter().filter(|used| used.name == name);
+                let count = found.next().map(|used| used.count.normalize().to_string());
+                assert!(found.next().is_none(), "{text}");
+                count
+            };
+            assert_eq!(
+                (found("cpu_seconds").as_deref(), found("gpu_seconds").as_deref()),
+                (cpu, gpu),
+                "{text}"
+            );
+            assert_eq!(used.len(), usize::from(cpu.is_some()) + usize::from(gpu.is_some()), "{text}");
+        }
+        // What is wanted and odd is refused; a sum of types that lacks one is none.
+        let gpu = |text| parse(text, |name| name == "gpu_seconds");
+        assert_eq!(gpu("gres/gpu=2K"), Err("`gres/gpu=2K` has no plain count".to_owned()));
+        assert_eq!(gpu("gres/gpu:a=1,gres/gpu:b=x"), Err("`gres/gpu:b=x` has no plain count".to_owned()));
     }
 
     #[test]

@@ -99,6 +99,15 @@ pub(super) fn network(name: &str, error: reqwest::Error, limit: Duration, read: 
     })
 }
 
+/// The body is in a form that nobody asked for.
+pub(super) fn compressed(name: &str, coding: &str) -> Trouble {
+    Trouble::new(format!(
+        "{name}: the answer is compressed as `{}`, which was not asked for (gzip is understood); look at what stands before \
+         the server",
+        clean(coding)
+    ))
+}
+
 pub(super) fn too_large(name: &str, limit: u64) -> Trouble {
     Trouble::too_much(format!(
         "{name}: the answer has more than {limit} bytes; nothing of it is used. Ask for less at a time, or raise \

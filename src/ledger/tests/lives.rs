@@ -20,7 +20,7 @@ fn a_quarantined_line_ends_no_series() {
     ledger.record(run).unwrap();
     let time = minutes(start, 10);
     ledger.record(seen(time, vec![counter("alice", 3600, time)])).unwrap();
-    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
+    assert_eq!(amounts(&mut ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
 }
 
 fn with_ends(mut run: Run, ends: &[(&str, Timestamp)]) -> Run {
@@ -49,19 +49,19 @@ fn a_series_ends_where_its_source_says_so() {
     let run = seen(minutes(start, 120), levels(&[0, 10]));
     ledger.record(with_ends(run, &[("alice", gone), ("nobody", gone)])).unwrap();
     // 6 for 20 minutes; a run that does not see it ends it neither earlier nor later.
-    assert_eq!(amounts(&ledger)["2026-11 ram_gb_hours"], "2 Some(2.00)");
+    assert_eq!(amounts(&mut ledger)["2026-11 ram_gb_hours"], "2 Some(2.00)");
     ledger.record(with_ends(seen(minutes(start, 125), vec![]), &[])).unwrap();
-    assert_eq!(amounts(&ledger)["2026-11 ram_gb_hours"], "2 Some(2.00)");
+    assert_eq!(amounts(&mut ledger)["2026-11 ram_gb_hours"], "2 Some(2.00)");
     // It was there all the same: a sample that came late takes the place of the end, and one behind it goes on.
     let run = seen(minutes(start, 130), levels(&[20, 30]));
     let recorded = ledger.record(with_ends(run, &[("alice", gone), ("alice", minutes(start, 40))])).unwrap();
     assert_eq!((recorded.new, recorded.corrected), (2, 0));
-    assert_eq!(amounts(&ledger)["2026-11 ram_gb_hours"], "4 Some(4.00)");
-    assert_eq!(ledger.recount_all(minutes(start, 130)).unwrap(), []);
+    assert_eq!(amounts(&mut ledger)["2026-11 ram_gb_hours"], "4 Some(4.00)");
+    assert_eq!(ledger.recount_all(None, minutes(start, 130)).unwrap(), []);
     // What its source does not tell the ends of ends where a complete run does not see it.
     ledger.record(seen(minutes(start, 135), levels(&[135]))).unwrap();
     ledger.record(seen(minutes(start, 140), vec![])).unwrap();
-    assert_eq!(amounts(&ledger)["2026-11 ram_gb_hours"], "4.5 Some(4.50)");
+    assert_eq!(amounts(&mut ledger)["2026-11 ram_gb_hours"], "4.5 Some(4.50)");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_series_whose_first_line_was_quarantined_did_not_begin_after_it() {
         let time = minutes(start, minute);
         ledger.record(seen(time, vec![counter("alice", value, time)])).unwrap();
     }
-    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
+    assert_eq!(amounts(&mut ledger)["2026-11 cpu_hours"], "1 Some(1.00)");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_clock_that_goes_back_makes_no_reset() {
         let time = minutes(start, minute);
         ledger.record(seen(time, vec![counter("alice", value, time)])).unwrap();
     }
-    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "1/9 Some(0.11)");
+    assert_eq!(amounts(&mut ledger)["2026-11 cpu_hours"], "1/9 Some(0.11)");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn runs_that_overlap_make_no_reset() {
     ledger.record(run(10, 12, 1_000_011)).unwrap();
     ledger.record(run(0, 30, 1_000_025)).unwrap();
     ledger.record(run(300, 301, 1_000_360)).unwrap();
-    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "0.1 Some(0.10)");
+    assert_eq!(amounts(&mut ledger)["2026-11 cpu_hours"], "0.1 Some(0.10)");
 }
 
 /// A slow run brings what it dated itself, recorded behind a quick one that did not see the series: what comes back then
@@ -133,11 +133,11 @@ fn what_comes_back_did_not_begin_before_what_was_there_last() {
     ledger.record(run(10, vec![])).unwrap();
     let slow = Run { finished: minutes(midnight, 20), ..run(-5, vec![cpu(3600, 15)]) };
     ledger.record(slow).unwrap();
-    let found = amounts(&ledger);
+    let found = amounts(&mut ledger);
     // A late reading that changes nothing has October counted anew.
     ledger.record(run(30, vec![cpu(0, -20), cpu(3600, 30)])).unwrap();
-    let late = amounts(&ledger);
-    assert_eq!(ledger.recount_all(minutes(midnight, 30)).unwrap(), []);
+    let late = amounts(&mut ledger);
+    assert_eq!(ledger.recount_all(None, minutes(midnight, 30)).unwrap(), []);
     assert_eq!((late.get("2026-10 cpu_hours"), late["2026-11 cpu_hours"].as_str()), (None, "1 Some(1.00)"));
     assert_eq!(found, late);
 }

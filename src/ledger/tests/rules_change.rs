@@ -1,6 +1,7 @@
 //! What becomes of amounts when the configuration changes under them.
 
 use super::*;
+use crate::metering::period::BillingPeriod;
 
 fn one_user_less(resource: &str, factor: &str) -> String {
     format!(
@@ -18,13 +19,14 @@ fn the_first_plan_period_of_a_resource_is_no_switch() {
         let time = minutes(start, minute);
         ledger.record(seen(time, vec![plain(value, time)])).unwrap();
     }
-    let period = super::super::catalog::KnownPlanPeriod {
+    let period = super::super::books::catalog::KnownPlanPeriod {
         uuid: Uuid::from_u128(3),
         start: minutes(start, 10),
         end: None,
     };
     let resource = Uuid::parse_str(RESOURCE).unwrap();
-    ledger.put_plan_periods(resource, vec![period], ("2026-11", ""), minutes(start, 16)).unwrap();
+    ledger.put_plan_periods(resource, &[period], ("2026-11", ""), minutes(start, 16)).unwrap();
+    ledger.state(minutes(start, 16)).unwrap();
     let parts: Vec<_> = ledger.statements(None).unwrap().iter().map(|s| s.key.part.to_string()).collect();
     assert_eq!(parts, ["2026-11-01T00:00:00Z"]);
 }
@@ -32,7 +34,7 @@ fn the_first_plan_period_of_a_resource_is_no_switch() {
 const OTHER: &str = "5e2f0000-0000-4000-8000-000000000001";
 
 #[test]
-fn what_a_removed_collector_measured_stands_though_another_makes_that_component_elsewhere() {
+fn what_a_removed_collector_measured_is_held_though_another_makes_that_component_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     let c = format!("  c:\n{}", one_user_less(RESOURCE, "1"));
     let rest = format!(
@@ -44,21 +46,21 @@ fn what_a_removed_collector_measured_stands_though_another_makes_that_component_
     ledger.record(seen(start, vec![plain(0, start)])).unwrap();
     let time = minutes(start, 5);
     ledger.record(seen(time, vec![plain(10, time)])).unwrap();
-    let key = ledger.pending().unwrap()[0];
-    let amount = super::super::outbox::Amount {
-        component: "cpu_hours".to_owned(),
-        user: String::new(),
-        amount: "10.00".parse().unwrap(),
-    };
-    ledger.acknowledge(key, vec![amount], "accepted", time).unwrap();
+    let key = ledger.pending(start).unwrap()[0];
+    accept(&mut ledger, key, &[total("cpu_hours", "10.00")], time);
     ledger.change_rules(drafts(&format!("collectors:\n{rest}")), time).unwrap();
     for (minute, value) in [(10, 0), (15, 7)] {
         let time = minutes(start, minute);
         let ram = Reading::new("ram", Kind::Counter, value.into(), time);
         ledger.record(Run { collector: "d".to_owned(), ..seen(time, vec![ram]) }).unwrap();
     }
-    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "10 Some(10.00)");
-    assert_eq!(amounts(&ledger)["2026-11 ram"], "7 Some(7.00)");
+    // Waldur holds 10.00 that no rule makes any more (law 13): it stands there until a person decides; the rest goes on.
+    assert_eq!(amounts(&mut ledger)["2026-11 cpu_hours"], "0 Some(0.00)");
+    assert_eq!(amounts(&mut ledger)["2026-11 ram"], "7 Some(7.00)");
+    let statement = ledger.statement(key).unwrap().unwrap();
+    let reason =
+        |component: &str| statement.components[component].block.as_ref().map(|block| block.reason.clone());
+    assert_eq!((reason("cpu_hours"), reason("ram")), (Some("rules_changed".to_owned()), None));
 }
 
 #[test]
@@ -71,29 +73,32 @@ fn a_renamed_collector_takes_nothing_back() {
         let time = minutes(start, minute);
         ledger.record(seen(time, vec![plain(value, time)])).unwrap();
     }
-    let key = ledger.pending().unwrap()[0];
-    let amount = super::super::outbox::Amount {
-        component: "cpu_hours".to_owned(),
-        user: String::new(),
-        amount: "100.00".parse().unwrap(),
-    };
-    ledger.acknowledge(key, vec![amount], "accepted", start).unwrap();
+    let key = ledger.pending(start).unwrap()[0];
+    accept(&mut ledger, key, &[total("cpu_hours", "100.00")], start);
     ledger.change_rules(named("d"), minutes(start, 6)).unwrap();
     for (minute, value) in [(10, 105), (15, 110)] {
         let time = minutes(start, minute);
         ledger.record(Run { collector: "d".to_owned(), ..seen(time, vec![plain(value, time)]) }).unwrap();
-        ledger.recount_all(time).unwrap();
+        ledger.recount_all(None, time).unwrap();
     }
-    // Nothing is sent, and why is told.
-    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "5 None");
-    let problem = ledger.statement(key).unwrap().unwrap().components["cpu_hours"].problem.clone().unwrap();
-    assert!(problem.contains("measured by the collector `c`, which is no longer configured"), "{problem}");
+    // It makes 5 where Waldur holds 100.00 of the collector `c`: held, and told with the way on (law 13).
+    assert_eq!(amounts(&mut ledger)["2026-11 cpu_hours"], "5 Some(5.00)");
+    let block = ledger.statement(key).unwrap().unwrap().components["cpu_hours"].block.clone().unwrap();
+    assert_eq!(block.reason, "rules_changed");
+    assert!(
+        block.words.contains("made from the collector c, which is no longer configured"),
+        "{}",
+        block.words
+    );
+    assert!(block.words.contains("`continues: c`"), "{}", block.words);
+    assert_eq!(ledger.pending(start).unwrap(), []);
     // With both of them there it goes on, and all that was measured counts.
     let both = format!("  c:\n{}  d:\n{}", one_user_less(RESOURCE, "1"), one_user_less(RESOURCE, "1"));
     ledger.change_rules(drafts(&format!("collectors:\n{both}")), minutes(start, 16)).unwrap();
     let time = minutes(start, 20);
     ledger.record(Run { collector: "d".to_owned(), ..seen(time, vec![plain(115, time)]) }).unwrap();
-    assert_eq!(amounts(&ledger)["2026-11 cpu_hours"], "110 Some(110.00)");
+    assert_eq!(amounts(&mut ledger)["2026-11 cpu_hours"], "110 Some(110.00)");
+    assert_eq!(ledger.statement(key).unwrap().unwrap().components["cpu_hours"].block, None);
 }
 
 #[test]
@@ -106,17 +111,18 @@ fn another_billing_time_zone_changes_no_amount_that_stands() {
         let time = minutes(start, minute);
         ledger.record(seen(time, vec![plain(value, time)])).unwrap();
     }
-    let key = ledger.pending().unwrap()[0];
-    let amount = super::super::outbox::Amount {
-        component: "cpu_hours".to_owned(),
-        user: String::new(),
-        amount: "100.00".parse().unwrap(),
-    };
-    ledger.acknowledge(key, vec![amount], "accepted", start).unwrap();
+    let key = ledger.pending(start).unwrap()[0];
+    accept(&mut ledger, key, &[total("cpu_hours", "100.00")], start);
     let zone = BillingZone::named("Europe/Tallinn").unwrap();
     ledger.change_rules(Rulebook { zone, ..rules() }, minutes(start, 6)).unwrap();
-    assert_eq!(ledger.pending().unwrap(), []);
+    assert_eq!(ledger.pending(start).unwrap(), []);
     let statements = ledger.statements(None).unwrap();
     let parts: Vec<_> = statements.iter().map(|s| s.key.part.to_string()).collect();
-    assert_eq!(parts, ["2026-10-31T22:00:00Z"]);
+    // It holds from December on, which begins where November ends (law 7).
+    assert_eq!(parts, ["2026-11-01T00:00:00Z"]);
+    let zone = &ledger.in_force().zone;
+    let (november, december): (BillingPeriod, BillingPeriod) =
+        ("2026-11".parse().unwrap(), "2026-12".parse().unwrap());
+    assert_eq!(zone.end(november), at("2026-12-01T00:00:00Z"));
+    assert_eq!(zone.end(december), at("2026-12-31T22:00:00Z"));
 }

@@ -1,5 +1,9 @@
 //! Two who submit for one ledger: what the one whose turn is over may still do.
 
+use rust_decimal::Decimal;
+
+use super::super::LedgerTrouble;
+use super::super::sent::opening::Opening;
 use super::*;
 
 const START: &str = "2026-11-10T00:00:00Z";
@@ -11,7 +15,7 @@ fn two_hours_used(folder: &tempfile::TempDir) -> (Ledger, StatementKey) {
     for (time, seconds) in [(at(START), 0), (at(LATER), 7200)] {
         ledger.record(seen(time, vec![counter("alice", seconds, time)])).unwrap();
     }
-    let key = ledger.pending().unwrap()[0];
+    let key = ledger.pending(at(LATER)).unwrap()[0];
     (ledger, key)
 }
 
@@ -20,37 +24,38 @@ fn what_a_holder_of_an_older_turn_learns_is_a_doubt_and_what_it_means_to_send_is
     let folder = tempfile::tempdir().unwrap();
     let (mut old, key) = two_hours_used(&folder);
     let (start, later) = (at(START), at(LATER));
-    let total = |amount: &str| {
-        let (component, user) = ("cpu_hours".to_owned(), String::new());
-        vec![super::super::outbox::Amount { component, user, amount: amount.parse().unwrap() }]
-    };
+    let total = |amount: &str| [total("cpu_hours", amount)];
     old.take_turn(start).unwrap();
-    old.intend(key, total("1.00"), start).unwrap();
+    let first = old.intend(key, "set_usage", &total("1.00"), &[], start).unwrap();
     let mut new = open(&folder, cpu());
     assert_eq!(new.take_turn(later).unwrap(), Some(start));
+    let entry = |ledger: &Ledger| ledger.statement(key).unwrap().unwrap().components["cpu_hours"].clone();
     // It has read that the first call did not happen, and sends the newer number.
-    new.take_back(key, total("1.00")).unwrap();
-    new.intend(key, total("2.00"), later).unwrap();
+    let under_way = entry(&new).open;
+    new.close_open(&under_way, Decimal::ZERO, later).unwrap();
+    let second = new.intend(key, "set_usage", &total("2.00"), &[], later).unwrap();
     for refused in [
-        old.acknowledge(key, total("1.00"), "read back", later),
-        old.take_back(key, total("2.00")),
-        old.intend(key, total("1.50"), later),
+        old.note_read(key, &total("1.00"), "", later),
+        old.close_open(&entry(&old).open, Decimal::ZERO, later),
+        old.intend(key, "set_usage", &total("1.50"), &[], later).map(drop),
     ] {
-        assert_eq!(refused.unwrap_err().kind, super::super::LedgerTrouble::Superseded);
+        assert_eq!(refused.unwrap_err().kind, LedgerTrouble::Superseded);
     }
     let known = |ledger: &Ledger| {
-        let entry = ledger.statement(key).unwrap().unwrap().components["cpu_hours"].clone();
-        (entry.acknowledged.map(|known| known.amount.to_string()), entry.intended.map(|it| it.to_string()))
+        let entry = entry(ledger);
+        let open: Vec<String> = entry.open.iter().map(|open| open.amount.to_string()).collect();
+        (entry.acknowledged.map(|known| known.amount.to_string()), open)
     };
-    assert_eq!(known(&new), (None, Some("2.00".to_owned())));
+    assert_eq!(known(&new), (None, vec!["2.00".to_owned()]));
     // The old call was accepted after all, while the newer one was on its way: that remains to be read.
-    old.acknowledge(key, total("1.00"), "accepted", later).unwrap_err();
-    new.acknowledge(key, total("2.00"), "accepted", later).unwrap();
-    assert_eq!(known(&new), (Some("2.00".to_owned()), Some("1.00".to_owned())));
-    assert_eq!(new.pending().unwrap(), [key]);
-    new.acknowledge(key, total("1.00"), "read back", later).unwrap();
-    assert_eq!(known(&new), (Some("1.00".to_owned()), None));
-    assert_eq!(new.pending().unwrap(), [key]);
+    old.conclude(&first, Outcome::Accepted, "", later).unwrap_err();
+    new.conclude(&second, Outcome::Accepted, "", later).unwrap();
+    assert_eq!(known(&new), (Some("2.00".to_owned()), vec!["1.00".to_owned()]));
+    assert_eq!(new.pending(later).unwrap(), [key]);
+    let under_way = entry(&new).open;
+    new.close_open(&under_way, Decimal::ONE, later).unwrap();
+    assert_eq!(known(&new), (Some("1.00".to_owned()), vec![]));
+    assert_eq!(new.pending(later).unwrap(), [key]);
 }
 
 #[test]
@@ -61,11 +66,9 @@ fn a_holder_of_an_older_turn_adopts_nothing_and_closes_nothing() {
     old.take_turn(start).unwrap();
     let mut new = open(&folder, cpu());
     new.take_turn(later).unwrap();
-    let (component, user) = ("cpu_hours".to_owned(), String::new());
-    let total = vec![super::super::outbox::Amount { component, user, amount: "2.00".parse().unwrap() }];
-    new.intend(key, total, later).unwrap();
+    new.intend(key, "set_usage", &[total("cpu_hours", "2.00")], &[], later).unwrap();
     // What it had read before it was paused is no longer so, and the newer call is on its way.
-    let opening = super::super::adjustment::Opening {
+    let opening = Opening {
         component: "cpu_hours".to_owned(),
         at: start,
         total: "40.00".parse().unwrap(),
@@ -73,10 +76,10 @@ fn a_holder_of_an_older_turn_adopts_nothing_and_closes_nothing() {
         words: String::new(),
     };
     for refused in [old.adopt(key, opening, later), old.close(key, later)] {
-        assert_eq!(refused.unwrap_err().kind, super::super::LedgerTrouble::Superseded);
+        assert_eq!(refused.unwrap_err().kind, LedgerTrouble::Superseded);
     }
     let known = new.statement(key).unwrap().unwrap();
     let entry = known.components["cpu_hours"].clone();
     assert_eq!((entry.exact.as_str(), entry.acknowledged, known.closed), ("2", None, None));
-    assert_eq!(entry.intended, Some("2.00".parse().unwrap()));
+    assert_eq!(entry.open.iter().map(|open| open.amount.to_string()).collect::<Vec<_>>(), ["2.00"]);
 }

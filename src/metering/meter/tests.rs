@@ -83,6 +83,17 @@ fn every_mistake_in_a_meter_is_told_in_words() {
         ),
         ("reading: r, factor: -1/3600", ".factor: must not be negative"),
         ("reading: r, factor: 1/0", ".factor: `1/0` divides by zero"),
+        ("reading: r, at_most: 0", ".at_most: must be more than 0"),
+        ("reading: r, at_most: -1", ".at_most: must be more than 0"),
+        (
+            "reading: r, at_most: 64 cores",
+            ".at_most: `64 cores` is not a number such as 12, 0.25, 1e-3 or 1/3600",
+        ),
+        ("reading: r, at_most: 1e-40", ".at_most: has too many digits"),
+        (
+            "reading: r, aggregate: max, at_most: 64",
+            ".at_most: `at_most` bounds what adds up, and a `max` does not",
+        ),
         ("reading: r, factor: much", ".factor: `much` is not a number such as 12, 0.25, 1e-3 or 1/3600"),
         ("reading: r, rounding: off", ".rounding: `off` is no rounding; known: half_even, half_up, down, up"),
         (
@@ -137,10 +148,10 @@ fn every_mistake_in_a_meter_is_told_in_words() {
 fn each_kind_has_the_aggregates_that_fit_it() {
     let hold = Hold::default();
     let fits = [
-        (Kind::Counter, "increase", Measure::Increase),
-        (Kind::Delta, "sum", Measure::Sum),
-        (Kind::Total, "last", Measure::Total),
-        (Kind::Gauge, "integral", Measure::Integral(hold)),
+        (Kind::Counter, "increase", Measure::Increase(None)),
+        (Kind::Delta, "sum", Measure::Sum(None)),
+        (Kind::Total, "last", Measure::Total(None)),
+        (Kind::Gauge, "integral", Measure::Integral(hold, None)),
         (Kind::Gauge, "mean", Measure::Mean(hold)),
         (Kind::Gauge, "max", Measure::Max(hold)),
         (Kind::Gauge, "last", Measure::Level),
@@ -155,9 +166,9 @@ fn each_kind_has_the_aggregates_that_fit_it() {
         }
     }
     let plain = meter("reading: r");
-    assert_eq!(plain.measure(Kind::Counter), Ok(Measure::Increase));
-    assert_eq!(plain.measure(Kind::Delta), Ok(Measure::Sum));
-    assert_eq!(plain.measure(Kind::Total), Ok(Measure::Total));
+    assert_eq!(plain.measure(Kind::Counter), Ok(Measure::Increase(None)));
+    assert_eq!(plain.measure(Kind::Delta), Ok(Measure::Sum(None)));
+    assert_eq!(plain.measure(Kind::Total), Ok(Measure::Total(None)));
     assert_eq!(
         plain.measure(Kind::Gauge).unwrap_err(),
         "the meter m must say how the gauge r is to be billed: `aggregate: integral`, `mean`, `max` or `last`"
@@ -281,5 +292,90 @@ fn every_mistake_in_the_rules_is_told_in_words() {
     ];
     for (lines, problem) in cases {
         assert_eq!(read(&lines).1, [problem], "{lines}");
+    }
+}
+
+/// 64 CPU hours an hour are 230,400 CPU seconds an hour, and 8 GiB are 8,589,934,592 bytes.
+#[test]
+fn at_most_is_taken_to_the_unit_of_the_reading() {
+    let limit = |text: &str| AtMost::new(&text.parse().unwrap());
+    let cpu = meter("reading: r, factor: 1/3600, at_most: 64");
+    assert_eq!(cpu.measure(Kind::Counter), Ok(Measure::Increase(limit("230400"))));
+    assert_eq!(cpu.measure(Kind::Delta), Ok(Measure::Sum(limit("230400"))));
+    assert_eq!(cpu.measure(Kind::Total), Ok(Measure::Total(limit("230400"))));
+    let ram = meter("reading: r, aggregate: integral, factor: 1/1073741824, at_most: 8");
+    assert_eq!(ram.measure(Kind::Gauge), Ok(Measure::Integral(Hold::default(), limit("8589934592"))));
+    // Nothing is made of anything: there is nothing to bound.
+    assert_eq!(
+        meter("reading: r, factor: 0, at_most: 8").measure(Kind::Counter),
+        Ok(Measure::Increase(None))
+    );
+    assert_eq!(
+        meter("reading: r, aggregate: last, at_most: 8").measure(Kind::Gauge).unwrap_err(),
+        "the meter m can't take `at_most`: it bounds what adds up, and the last level of r does not"
+    );
+}
+
+#[test]
+fn a_collector_may_go_on_with_the_series_of_another() {
+    let named =
+        |name: &str| read(&format!("resource: {RESOURCE}\nmeters: {{ m: {{ reading: r }} }}\n{name}"));
+    assert_eq!(named("continues: old-name").0.unwrap().continues.as_deref(), Some("old-name"));
+    assert_eq!(named("").0.unwrap().continues, None);
+    for (keys, problem) in [
+        (
+            "continues: ''",
+            "line 4: c.continues: must not be empty: name the collector whose series go on under this name",
+        ),
+        ("continues: c", "line 4: c.continues: is this collector itself: name the one that it was before"),
+    ] {
+        assert_eq!(named(keys).1, [problem]);
+    }
+}
+
+/// The ledger records the rules in force as JSON, where people can read them.
+#[test]
+fn rules_are_written_as_the_file_has_them_and_read_back_equal() {
+    let few = rules(&format!("resource: {RESOURCE}\nmeters: {{ m: {{ reading: r, factor: 1/3600 }} }}"));
+    let all = Rules {
+        default_max_gap: Some(SignedDuration::from_secs(900)),
+        ..rules(&format!(
+            "resource: {{ offering: {OFFERING}, backend_id: 'x-{{account}}', ignore_case: true }}\nuser: '{{user}}'\n\
+             ignore: [x-root]\ncontinues: old\nmeters:\n  gpu: {{ reading: g, aggregate: integral, factor: 2.50, \
+             at_most: 64, only_if: {{ part: [b, a] }}, not_if: {{ state: '' }}, weights: {{ qos: {{ high: 1/3 }} }}, \
+             rounding: half_up, interpolation: linear, max_gap: 1h30m, on_gap: hold, description: 'of {{user}}', \
+             recurring: false, missing_usage_policy: zero }}"
+        ))
+    };
+    for (rules, text) in [
+        (
+            few,
+            format!(
+                r#"{{"collector":"c","resource":"{RESOURCE}","meters":[{{"component":"m","reading":"r","factor":"1/3600"}}]}}"#
+            ),
+        ),
+        (
+            all,
+            format!(
+                r#"{{"collector":"c","continues":"old","resource":{{"offering":"{OFFERING}","backend_id":"x-{{account}}","ignore_case":true}},"user":"{{user}}","meters":[{{"component":"gpu","reading":"g","aggregate":"integral","interpolation":"linear","max_gap":"PT1H30M","on_gap":"hold","factor":"2.5","at_most":"64","only_if":{{"part":["a","b"]}},"not_if":{{"state":[""]}},"weights":{{"qos":{{"high":"1/3"}}}},"rounding":"half_up","description":"of {{user}}","recurring":false,"missing_usage_policy":"zero"}}],"ignore":["x-root"],"default_max_gap":"PT15M"}}"#
+            ),
+        ),
+    ] {
+        assert_eq!(serde_json::to_string(&rules).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Rules>(&text).unwrap(), rules);
+    }
+}
+
+/// Numbers of any length come back, also such as the file would not take.
+#[test]
+fn a_factor_of_any_length_is_kept() {
+    for text in ["1e-90", "1/3600", "123456789012345678901234567890.123456789012345678901234567890123456789"]
+    {
+        let factor: Exact = text.parse().unwrap();
+        let json = serde_json::to_string(&factor).unwrap();
+        assert_eq!(serde_json::from_str::<Exact>(&json).unwrap(), factor, "{json}");
+    }
+    for wrong in ["\"much\"", "1", "\"1/0\""] {
+        assert!(serde_json::from_str::<Exact>(wrong).is_err(), "{wrong}");
     }
 }

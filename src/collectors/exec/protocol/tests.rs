@@ -183,6 +183,46 @@ fn times_are_read_exactly_and_kept_to_the_microsecond() {
     }
 }
 
+/// A bad line withholds only what it could have been about.
+#[test]
+fn a_bad_line_bears_on_as_little_as_it_tells() {
+    let alice = Labels::from([("user".to_owned(), "alice".to_owned())]);
+    for (line, bears_on) in [
+        ("nonsense", Bearing::All),
+        (r#"{"name":"a","name":"b"}"#, Bearing::All),
+        (r#"{"kind":"gauge","value":1}"#, Bearing::All),
+        (r#"{"name":"a","kind":"gage","labels":{"user":"alice"}}"#, Bearing::series("a", &alice)),
+        (r#"{"value":"x","labels":{"user":"alice"},"name":"a"}"#, Bearing::series("a", &alice)),
+        (r#"{"name":"a","kind":"gauge","value":1,"labels":{"user":{}}}"#, Bearing::readings(["a"])),
+        (r#"{"name":"a","kind":"gauge","value":1,"labels":["user"]}"#, Bearing::readings(["a"])),
+        // A line of nobody keeps nobody's usage alive.
+        (
+            r#"{"name":"a","kind":"gauge","value":1,"labels":{"user":null}}"#,
+            Bearing::series("a", &Labels::from([("user".to_owned(), String::new())])),
+        ),
+        (r#"{"name":"a","kind":"gauge","value":1,"lables":{"user":"alice"}}"#, Bearing::readings(["a"])),
+        (r#"{"checkpoint":7}"#, Bearing::nothing()),
+    ] {
+        let batch = read_text(line);
+        assert_eq!(batch.quarantined.len(), 1, "{line}");
+        assert_eq!(batch.quarantined[0].bears_on, bears_on, "{line}");
+    }
+    // And many of them no more than all together.
+    let mut lines = r#"{"name":"a","kind":"gauge","labels":{"user":"alice"}}"#.to_owned() + "\n";
+    lines = lines.repeat(1_000);
+    lines += r#"{"name":"b","kind":"gauge","labels":{"user":"bob"}}"#;
+    let batch = read_text(&lines);
+    let bob = Labels::from([("user".to_owned(), "bob".to_owned())]);
+    assert_eq!(batch.quarantined[1_000].bears_on, Bearing::series("b", &bob));
+    let garbage = read_text(format!("{lines}\nnonsense"));
+    assert_eq!(garbage.quarantined[1_000].bears_on, Bearing::All);
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_line() {
+    one("\u{feff}{\"name\":\"a\",\"kind\":\"gauge\",\"value\":1}");
+}
+
 #[test]
 fn the_last_checkpoint_is_kept() {
     let batch = read_text("{\"checkpoint\":\"one\"}\n{\"checkpoint\":\"two ö\"}\n");
@@ -208,7 +248,7 @@ fn endless_nonsense_is_counted_but_not_kept() {
     let batch = read_text("x\n".repeat(1_500));
     assert_eq!(batch.quarantined.len(), 1_001);
     assert_eq!(batch.quarantined[999].reason.split(':').next(), Some("line 1000"));
-    assert_eq!(batch.quarantined[1_000].reason, "and 500 more lines");
+    assert_eq!(batch.quarantined[1_000].reason, "and 500 more");
 }
 
 #[test]

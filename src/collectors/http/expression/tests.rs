@@ -105,16 +105,55 @@ fn mistakes_are_told_with_their_place() {
     assert!(said.contains("nonsense"), "{said}");
 }
 
+/// Whatever stands in an answer beside what is read stops nobody's bill; to read it is an error, and never nothing or zero.
 #[test]
-fn an_answer_that_is_ambiguous_or_bottomless_is_refused() {
-    let said = Document::parse(br#"{"a":1,"a":2}"#).unwrap_err().to_string();
-    assert_eq!(said, "key `a` is there twice");
-    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-    let said = Document::parse(deep.as_bytes()).unwrap_err().to_string();
-    assert_eq!(said, "objects and lists within each other, more than 64 deep");
+fn what_no_expression_reads_may_be_as_odd_as_it_likes() {
+    let deep = format!(r#"{{"n":1,"odd":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+    for json in [
+        r#"{"n":1,"odd":"x\ud83d"}"#,
+        r#"{"n":1,"\udc00":2}"#,
+        r#"{"n":1,"odd":1e400}"#,
+        r#"{"n":1,"odd":-1e999999}"#,
+        r#"{"n":1,"odd":{"a":1,"a":2}}"#,
+        r#"{"n":1,"odd":1,"odd":2}"#,
+        r#"{"odd":[0.1,0.2],"odd":3,"more":[0.3,7,8,9],"n":1}"#,
+        &deep,
+    ] {
+        assert_eq!(value(json, "answer.n"), number("1"), "{json}");
+    }
+    let document = Document::parse(b"{\"n\":1,\"odd\":\"\xff\xfe\"}").unwrap();
+    let scope = Scope::default().with("answer", document.root());
+    assert_eq!(document.value(&Expr::parse("answer.n").unwrap(), &scope), number("1"));
+
+    for expr in ["answer.a", "not_null(answer.a, `0`)", "answer.b.a"] {
+        let said = value(r#"{"a":0.1,"a":0.1,"b":{"a":7,"a":8}}"#, expr).unwrap_err();
+        assert_eq!(said, format!("`{expr}` yields what can't be read: key `a` is there twice"));
+    }
+    assert_eq!(value(r#"{"a":1e400}"#, "answer.a"), number("1e400"));
+    // Half an emoji is the mark for what is no character; a whole one, and an escaped backslash, are what they are.
+    for (json, text) in [
+        (r#""x\ud83d""#, "x\u{fffd}"),
+        (r#""\ud83d\ud83d\ude00\ude00""#, "\u{fffd}\u{1f600}\u{fffd}"),
+        (r#""\\ud83d""#, r"\ud83d"),
+        (r#""\\\ud83d""#, "\\\u{fffd}"),
+        (r#""é\ud83dé""#, "é\u{fffd}é"),
+    ] {
+        assert_eq!(
+            value(&format!(r#"{{"a":{json}}}"#), "answer.a"),
+            Ok(Value::Text(text.to_owned())),
+            "{json}"
+        );
+    }
+}
+
+#[test]
+fn an_answer_that_is_broken_or_all_odd_is_refused() {
     for broken in ["", "[1,", "{\"a\":}", "nul", "[1] 2", "{\"a\" 1}"] {
         assert!(Document::parse(broken.as_bytes()).is_err(), "{broken}");
     }
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    assert!(Document::parse(deep.as_bytes()).is_ok(), "it has an end");
+    assert!(value(&deep, &format!("answer{}", "[0]".repeat(64))).unwrap_err().contains("more than 64 deep"));
 }
 
 proptest! {

@@ -4,6 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Reads a page that is UTF-8.
+fn parse<'a>(page: &'a str, format: Format, wanted: &dyn Fn(&str) -> bool) -> Result<Exposition<'a>, String> {
+    super::parse(page.as_bytes(), format, wanted)
+}
+
 fn all(page: &str, format: Format) -> Exposition<'_> {
     let read = parse(page, format, &|_| true).unwrap();
     assert_eq!(read.bad, []);
@@ -146,7 +151,7 @@ fn a_bad_line_stops_only_itself_and_says_why() {
                 also_good{a=\"b\",empty=\"\",} 2\n";
     let read = parse(page, Format::Text, &|_| true).unwrap();
     assert_eq!(lines(&read), ["good{} 1", r#"also_good{a="b"} 2"#]);
-    let bad: Vec<_> = read.bad.iter().map(|(line, _, why)| format!("{line}: {why}")).collect();
+    let bad: Vec<_> = read.bad.iter().map(|bad| format!("{}: {}", bad.line, bad.reason)).collect();
     assert_eq!(
         bad,
         [

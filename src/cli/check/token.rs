@@ -1,0 +1,68 @@
+//! `check` of the token: whose it is, whether it lives, whether it is kept where the service finds it and nobody else does.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::findings::Findings;
+use crate::cli::exit::Exit;
+use crate::cli::setup::Setup;
+use crate::config::settings::DEFAULT_PATH;
+use crate::config::waldur::{TokenOrigin, WaldurSettings};
+use crate::waldur::types::Me;
+
+/// Finds the token as the service does, and tells what the service can't read.
+pub(super) fn use_token_of_service(waldur: &mut WaldurSettings, path: Option<&Path>, found: &mut Findings) {
+    match &waldur.token {
+        TokenOrigin::Usual => {
+            let file = path.unwrap_or(Path::new(DEFAULT_PATH)).with_file_name("token");
+            found.good(format!("token: {}, which the service gets as a credential", file.display()));
+            waldur.token = TokenOrigin::File(file);
+        }
+        TokenOrigin::Env(name) => found.warning(format!(
+            "token: the service has {name} only if a drop-in of its unit sets it; better leave `token_env` out and put the token \
+             into {}",
+            path.unwrap_or(Path::new(DEFAULT_PATH)).with_file_name("token").display()
+        )),
+        TokenOrigin::File(file) => {
+            let mode = std::fs::metadata(file).map(|data| data.permissions().mode());
+            if mode.is_ok_and(|mode| mode & 0o044 == 0) {
+                found.warning(format!(
+                    "token: {} is for its owner alone, and the service has a user of its own: leave `token_file` out, and the \
+                     unit hands the file `token` beside the configuration over as a credential",
+                    file.display()
+                ));
+            }
+        }
+    }
+}
+
+/// A token that others can read is everybody's.
+pub(super) fn check_token_file(setup: &Setup, found: &mut Findings) {
+    let TokenOrigin::File(file) = &setup.settings.waldur.token else { return };
+    let Ok(data) = std::fs::metadata(file) else { return };
+    if data.permissions().mode() & 0o004 != 0 {
+        found.warning(format!(
+            "token: every user of this machine can read {}; `chmod o-r` it, and take another token if somebody may have",
+            file.display()
+        ));
+    }
+}
+
+pub(super) fn check_token(me: &Me, found: &mut Findings) {
+    let who = &me.username;
+    match me.token_lifetime {
+        None => found.good(format!("token: of user {who}; it does not expire")),
+        Some(seconds) => found.warning(format!(
+            "token: of user {who}; it dies after {seconds} s without a call. The daemon keeps it alive; for `flush` from \
+             cron, use a token without a lifetime"
+        )),
+    }
+    let reports =
+        me.permissions.iter().any(|p| ["OFFERING.MANAGER", "CUSTOMER.OWNER"].contains(&p.role_name.as_str()));
+    if !me.is_staff && !reports {
+        found.problem(
+            Exit::Token,
+            format!("user {who} has no role that may report usage: make it manager of the offering (OFFERING.MANAGER)"),
+        );
+    }
+}

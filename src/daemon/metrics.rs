@@ -1,0 +1,343 @@
+//! The page of metrics. docs/metrics.md lists every one of them, with type and labels, and tests/metrics.rs compares. It only
+//! reads; no amount of a customer is on it, nor any name that is not in the configuration.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use rust_decimal::prelude::ToPrimitive;
+
+use super::{Agent, Pulse, retry};
+use crate::ledger::{LedgerError, SharedLedger};
+use crate::submitter::closing::Closing;
+
+/// What an answer is made of.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) agent: Agent,
+    pub(super) ledger: SharedLedger,
+    pub(super) pulse: Arc<Pulse>,
+}
+
+/// What one collector did since the start.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Runs {
+    pub(super) runs: u64,
+    pub(super) failures: u64,
+    /// Runs that were due and did not take place.
+    pub(super) missed: u64,
+    pub(super) readings: u64,
+    pub(super) quarantined: u64,
+    pub(super) last: Duration,
+}
+
+/// Labels and their values.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Labels(Vec<(&'static str, String)>);
+
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let pairs: Vec<(&str, &str)> = self.0.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        EncodeLabelSet::encode(&pairs, encoder)
+    }
+}
+
+type Gauges = Family<Labels, Gauge>;
+type Floats = Family<Labels, Gauge<f64, AtomicU64>>;
+
+/// A page in the making.
+struct Page(Registry);
+
+impl Page {
+    fn gauge(&mut self, name: &str, help: &str, value: i64) {
+        let metric: Gauge = Gauge::default();
+        metric.set(value);
+        self.0.register(name, help, metric);
+    }
+
+    fn float(&mut self, name: &str, help: &str, value: f64) {
+        let metric: Gauge<f64, AtomicU64> = Gauge::default();
+        metric.set(value);
+        self.0.register(name, help, metric);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.0.register(name, help, ConstCounter::new(value));
+    }
+
+    /// One label, and a value for each of its values.
+    fn gauges(&mut self, name: &str, help: &str, label: &'static str, values: Vec<(String, i64)>) {
+        let family = Gauges::default();
+        for (of, value) in values {
+            family.get_or_create(&Labels(vec![(label, of)])).set(value);
+        }
+        self.0.register(name, help, family);
+    }
+
+    fn floats(&mut self, name: &str, help: &str, label: &'static str, values: Vec<(String, f64)>) {
+        let family = Floats::default();
+        for (of, value) in values {
+            family.get_or_create(&Labels(vec![(label, of)])).set(value);
+        }
+        self.0.register(name, help, family);
+    }
+
+    fn counters(&mut self, name: &str, help: &str, label: &'static str, values: Vec<(String, u64)>) {
+        let family: Family<Labels, Counter> = Family::default();
+        for (of, value) in values {
+            family.get_or_create(&Labels(vec![(label, of)])).inc_by(value);
+        }
+        self.0.register(name, help, family);
+    }
+}
+
+/// The whole page, in the OpenMetrics text format.
+pub(super) async fn gather(shared: &Shared) -> Result<String, LedgerError> {
+    let mut page = Page(Registry::with_prefix("waldur_usage_agent"));
+    let now = shared.agent.clock.now();
+    process(&mut page, shared);
+    collectors(&mut page, shared, now).await?;
+    ledger(&mut page, shared, now).await?;
+    server(&mut page, shared);
+    let mut text = String::new();
+    // Writing to a String can't fail.
+    let _ = encode(&mut text, &page.0);
+    Ok(text)
+}
+
+/// The program and its configuration.
+fn process(page: &mut Page, shared: &Shared) {
+    let build = Gauges::default();
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("WALDUR_USAGE_AGENT_COMMIT"));
+    let commit = commit.trim_start_matches("commit ");
+    build.get_or_create(&Labels(vec![("version", version.to_owned()), ("commit", commit.to_owned())])).set(1);
+    page.0.register("build_info", "Which version this is, and the commit that it was built of", build);
+    let pulse = &shared.pulse;
+    let seconds = |at: &AtomicU64| i64::try_from(at.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+    page.gauge("start_timestamp_seconds", "When the daemon started", seconds(&pulse.started));
+    page.gauge(
+        "config_last_reload_timestamp_seconds",
+        "When the configuration was last read, at the start or by SIGHUP",
+        seconds(&pulse.reloaded),
+    );
+    page.gauge(
+        "config_last_reload_successful",
+        "0 if the configuration that was last read had a mistake, and an older one is at work",
+        i64::from(!pulse.reload_refused.load(Ordering::Relaxed)),
+    );
+}
+
+async fn collectors(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), LedgerError> {
+    let names: Vec<String> =
+        shared.agent.definitions.iter().map(|definition| definition.name.clone()).collect();
+    let of_ledger = names.clone();
+    let reports = shared
+        .ledger
+        .with(move |ledger| {
+            let report = |name: &String| Ok((ledger.collector_report(name)?, ledger.pace(name, now)?));
+            of_ledger.iter().map(report).collect::<Result<Vec<_>, LedgerError>>()
+        })
+        .await?;
+    let runs: BTreeMap<String, Runs> = names
+        .into_iter()
+        .map(|name| {
+            let runs = shared.pulse.runs_of(&name);
+            (name, runs)
+        })
+        .collect();
+    let each =
+        |value: fn(&Runs) -> u64| runs.iter().map(|(name, runs)| (name.clone(), value(runs))).collect();
+    page.counters(
+        "collector_runs",
+        "Runs of the collector since the start",
+        "collector",
+        each(|runs| runs.runs),
+    );
+    page.counters(
+        "collector_run_failures",
+        "Runs that failed, wholly or in part",
+        "collector",
+        each(|runs| runs.failures),
+    );
+    page.counters(
+        "collector_runs_missed",
+        "Runs that were due and did not take place",
+        "collector",
+        each(|runs| runs.missed),
+    );
+    page.counters(
+        "collector_readings",
+        "Readings that were recorded",
+        "collector",
+        each(|runs| runs.readings),
+    );
+    page.counters(
+        "collector_quarantined",
+        "Lines and values that were not billed because they can't be readings",
+        "collector",
+        each(|runs| runs.quarantined),
+    );
+    page.floats(
+        "collector_run_duration_seconds",
+        "How long the last run took",
+        "collector",
+        runs.iter().map(|(name, runs)| (name.clone(), runs.last.as_secs_f64())).collect(),
+    );
+    let (mut success, mut failing, mut retries) = (Vec::new(), Vec::new(), Vec::new());
+    for (collector, pace) in reports {
+        let definition = shared.agent.definitions.iter().find(|known| known.name == collector.name);
+        let again =
+            definition.and_then(|definition| retry::retry_of(&definition.name, &definition.schedule, &pace));
+        let name = collector.name;
+        retries.push((name.clone(), again.map_or(0, |at| at.as_second())));
+        success.push((name.clone(), collector.last_success.map_or(0, |at| at.as_second())));
+        failing.push((name, collector.failures_since));
+    }
+    page.gauges(
+        "collector_last_success_timestamp_seconds",
+        "When the collector last succeeded; 0 if never",
+        "collector",
+        success,
+    );
+    page.gauges(
+        "collector_failures_since_success",
+        "Failed runs since the last success",
+        "collector",
+        failing,
+    );
+    page.gauges(
+        "collector_retry_timestamp_seconds",
+        "When a collector that failed is tried again; 0 if it did not fail",
+        "collector",
+        retries,
+    );
+    Ok(())
+}
+
+/// What is not agreed, and what the ledger itself needs.
+async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), LedgerError> {
+    let (pending, queued, blocks, held, several, unmatched, paused, periods, left, closing) = shared
+        .ledger
+        .with(move |ledger| {
+            let closing = Closing::of(ledger, now)?;
+            Ok((
+                ledger.pending_as_stated()?.len(),
+                ledger.queue_length()?,
+                ledger.blocks()?,
+                ledger.held_readings()?.len(),
+                ledger.several_resources()?.len(),
+                ledger.unmatched()?.len(),
+                ledger.retry(None)?,
+                ledger.periods(closing.period, closing.begins <= now)?,
+                ledger.stranded_amounts()?,
+                closing,
+            ))
+        })
+        .await?;
+    page.gauge(
+        "pending_statements",
+        "Statements that Waldur is not known to agree with",
+        i64::try_from(pending).unwrap_or(i64::MAX),
+    );
+    page.gauge(
+        "unmatched_backend_ids",
+        "Backend ids that Waldur knows no resource for",
+        i64::try_from(unmatched).unwrap_or(i64::MAX),
+    );
+    page.gauge(
+        "waldur_paused",
+        "1 while the server is left alone after a failure",
+        i64::from(paused.is_some()),
+    );
+    let count = |state: &str| {
+        let number = blocks.iter().filter(|at| at.block.state == state).count();
+        (state.to_owned(), i64::try_from(number).unwrap_or(i64::MAX))
+    };
+    page.gauge("queue_runs", "Runs that are recorded and not counted yet", queued);
+    page.gauge(
+        "held_readings",
+        "Readings beyond what can be believed, which wait for a person",
+        i64::try_from(held).unwrap_or(i64::MAX),
+    );
+    page.gauge(
+        "ambiguous_backend_ids",
+        "Backend ids of several resources that live, so that nobody can say which is meant",
+        i64::try_from(several).unwrap_or(i64::MAX),
+    );
+    page.gauges(
+        "troubles",
+        "Amounts that wait for a person, by state",
+        "state",
+        ["held", "parked", "stranded"].map(count).to_vec(),
+    );
+    page.gauges(
+        "periods",
+        "Billing periods of resources, by how far they have come",
+        "state",
+        periods.into_iter().map(|(state, number)| (state.name().to_owned(), number)).collect(),
+    );
+    page.floats(
+        "stranded",
+        "Usage of ended periods that can no longer be reported",
+        "component",
+        left.into_iter()
+            .map(|(component, amount)| (component, amount.to_f64().unwrap_or(f64::NAN)))
+            .collect(),
+    );
+    page.gauge(
+        "period_remaining_seconds",
+        "Until the running billing period ends at the server",
+        closing.ends.duration_since(now).as_secs().max(0),
+    );
+    let path = &shared.agent.settings.ledger;
+    let sizes = ["", "-wal", "-shm"].map(|end| {
+        let file =
+            path.with_file_name(format!("{}{end}", path.file_name().unwrap_or_default().to_string_lossy()));
+        std::fs::metadata(file).map_or(0, |file| file.len())
+    });
+    page.gauge(
+        "ledger_size_bytes",
+        "Size of the ledger",
+        i64::try_from(sizes.iter().sum::<u64>()).unwrap_or(i64::MAX),
+    );
+    if let Some(free) = free(path.parent().unwrap_or(Path::new("/"))) {
+        page.gauge("ledger_free_bytes", "Free space of the ledger's file system", free);
+    }
+    Ok(())
+}
+
+/// What the service's user may still write there.
+fn free(directory: &Path) -> Option<i64> {
+    let about = nix::sys::statvfs::statvfs(directory).ok()?;
+    let free = u128::from(about.blocks_available()) * u128::from(about.fragment_size());
+    Some(i64::try_from(free).unwrap_or(i64::MAX))
+}
+
+/// Waldur, as the client saw it.
+fn server(page: &mut Page, shared: &Shared) {
+    let (client, pulse) = (&shared.agent.client, &shared.pulse);
+    let outcomes = client.outcomes().into_iter().map(|(name, count)| (name.to_owned(), count));
+    page.counters("waldur_requests", "Requests to Waldur, by outcome", "outcome", outcomes.collect());
+    let waited: Counter<f64, AtomicU64> = Counter::default();
+    waited.inc_by(client.waited().as_secs_f64());
+    page.0.register("waldur_request_seconds", "Time that was spent waiting for Waldur's answers", waited);
+    if let Some(skew) = client.skew() {
+        page.float(
+            "waldur_clock_skew_seconds",
+            "The server's clock minus this machine's",
+            skew.as_secs_f64(),
+        );
+    }
+    let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+    page.counter("submission_cycles", "Submission cycles since the start", count(&pulse.cycles));
+    page.counter("amounts_reported", "Amounts that Waldur accepted since the start", count(&pulse.sent));
+}

@@ -1,0 +1,279 @@
+//! What changed rules mean for a bill that stands already (law 13): Waldur may hold an amount that no rule makes any more,
+//! alone or beside its successor; or two collectors may count the same usage. Then the components concerned are held.
+//!
+//! Whether one is follows from the rules in force, from those before them in the month, from what was counted and from what
+//! was accepted; so it passes by itself when the rules are set right, and when a person has decided. It only reads.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::makers::makers_of;
+use super::place::placed;
+use super::targets::mappings;
+use crate::ledger::db::columns::{decimal, micros};
+use crate::ledger::db::rules::{InForce, Version};
+use crate::metering::period::BillingPeriod;
+use rust_decimal::Decimal;
+
+/// Why a component is held by the books.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    /// One of the reasons in submitter/reason.rs.
+    pub(super) reason: &'static str,
+    pub(super) words: String,
+}
+
+/// A component of a resource.
+type Component = (String, String);
+
+/// What changed rules mean for a component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Free,
+    /// They make just what Waldur holds: from here on the amount goes on by them.
+    Agreed,
+    Held(Claim),
+}
+
+/// Whether this component of this month may be sent; `posted`: what would be.
+pub(super) fn claim(
+    connection: &Connection,
+    in_force: &InForce,
+    (resource, period, component): (&str, &str, &str),
+    posted: Decimal,
+) -> rusqlite::Result<Verdict> {
+    let Ok(month) = period.parse::<BillingPeriod>() else { return Ok(Verdict::Free) };
+    if let Some(names) = several(connection, in_force.in_month(month), resource)? {
+        let words = format!("its backend id is that of several resources that live in Waldur: {names}");
+        return Ok(Verdict::Held(Claim { reason: "several_resources", words }));
+    }
+    let held = accepted(connection, resource, period, component)?;
+    if is_decided(connection, resource, period, component)? {
+        return Ok(Verdict::Free);
+    }
+    let now = in_force.in_month(month);
+    if held != Some(posted)
+        && let Some(words) = counted_twice(connection, now, resource, component)?
+    {
+        let held = held.unwrap_or_default();
+        let words = format!("{words}: by these rules it is {posted:.2}, Waldur holds {held:.2}");
+        return Ok(Verdict::Held(Claim { reason: "same_ids", words }));
+    }
+    let since = in_force.zone.start(month);
+    for before in in_force.before_in_month(month) {
+        if let Some(held) = held.filter(|held| !held.is_zero())
+            && let Some(lost) = lost(connection, (before, now), (resource, component), since)?
+        {
+            if held == posted {
+                return Ok(Verdict::Agreed);
+            }
+            let words = format!(
+                "the rules were changed: Waldur holds {held:.2} of it, {lost}; by the rules that hold now it is {posted:.2}"
+            );
+            return Ok(Verdict::Held(Claim { reason: "rules_changed", words }));
+        }
+        if posted.is_zero() || held == Some(posted) {
+            continue;
+        }
+        for (of, was) in taken_over(connection, (before, now), (resource, component), since)? {
+            let Some(held) = accepted(connection, &of, period, &was)?.filter(|held| !held.is_zero()) else {
+                continue;
+            };
+            if !is_decided(connection, &of, period, &was)? {
+                let name =
+                    if of == resource { String::new() } else { format!(" of {}", name(connection, &of)?) };
+                let words = format!(
+                    "the rules were changed: usage that was reported as {was}{name}, of which Waldur holds {held:.2}, would \
+                     be reported as {component}, too"
+                );
+                return Ok(Verdict::Held(Claim { reason: "rules_changed", words }));
+            }
+        }
+    }
+    Ok(Verdict::Free)
+}
+
+/// What the server accepted of a component in a month, all parts together.
+fn accepted(
+    connection: &Connection,
+    resource: &str,
+    period: &str,
+    component: &str,
+) -> rusqlite::Result<Option<Decimal>> {
+    sum(
+        connection,
+        "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND current = 1
+         AND outcome IN ('accepted', 'read')",
+        (resource, period, component),
+    )
+}
+
+fn sum(
+    connection: &Connection,
+    sql: &str,
+    (resource, period, component): (&str, &str, &str),
+) -> rusqlite::Result<Option<Decimal>> {
+    let mut query = connection.prepare_cached(sql)?;
+    let mut rows = query.query([resource, period, component])?;
+    let mut sum = None;
+    while let Some(row) = rows.next()? {
+        if let Some(amount) = decimal(row.get(0)?) {
+            sum = Some(sum.unwrap_or(Decimal::ZERO) + amount);
+        }
+    }
+    Ok(sum)
+}
+
+fn is_decided(
+    connection: &Connection,
+    resource: &str,
+    period: &str,
+    component: &str,
+) -> rusqlite::Result<bool> {
+    let recorded: i64 =
+        connection.prepare_cached("SELECT max(recorded) FROM rules")?.query_row([], |row| row.get(0))?;
+    connection
+        .prepare_cached(
+            "SELECT 1 FROM decision WHERE resource = ?1 AND period = ?2 AND component = ?3 AND at >= ?4 AND by_itself = 0",
+        )?
+        .exists(params![resource, period, component, recorded])
+}
+
+fn name(connection: &Connection, resource: &str) -> rusqlite::Result<String> {
+    let name: Option<String> = connection
+        .prepare_cached("SELECT name FROM resource WHERE uuid = ?")?
+        .query_row([resource], |row| row.get(0))
+        .optional()?;
+    Ok(name.filter(|name| !name.is_empty()).unwrap_or_else(|| resource.to_owned()))
+}
+
+/// The names of the resources that share this one's backend id, if they do.
+fn several(connection: &Connection, version: &Version, resource: &str) -> rusqlite::Result<Option<String>> {
+    connection
+        .prepare_cached(
+            "SELECT several FROM target JOIN target_resource ON target_resource.target = target.id
+             WHERE target_resource.resource = ?1 AND several IS NOT NULL
+               AND EXISTS (SELECT 1 FROM placed WHERE placed.target = target.id AND placed.rules = ?2)",
+        )?
+        .query_row(params![resource, version.id], |row| row.get(0))
+        .optional()
+}
+
+/// Whether the same readings are counted into this component by two collectors.
+fn counted_twice(
+    connection: &Connection,
+    version: &Version,
+    resource: &str,
+    component: &str,
+) -> rusqlite::Result<Option<String>> {
+    let makers = makers_of(connection, version, component)?;
+    let makers = makers.of(connection, resource)?;
+    for one in &makers {
+        for other in &makers {
+            let shared: Option<String> = connection
+                .prepare_cached("SELECT id FROM same_ids WHERE source = ?1 AND other = ?2")?
+                .query_row([one.source, other.source], |row| row.get(0))
+                .optional()?;
+            if let Some(id) = shared {
+                return Ok(Some(format!(
+                    "the collectors {} and {} both count readings `{}` with the same ids (such as `{id}`) into it",
+                    other.rules.collector, one.rules.collector, one.meter.reading
+                )));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Series with readings since an instant that a version of the rules counts into a component of a resource.
+fn series_of(
+    connection: &Connection,
+    version: &Version,
+    (resource, component): (&str, &str),
+    since: Timestamp,
+) -> rusqlite::Result<BTreeSet<i64>> {
+    let mut found = BTreeSet::new();
+    for maker in &makers_of(connection, version, component)?.meters {
+        let of_maker: Vec<i64> = connection
+            .prepare_cached(
+                "SELECT DISTINCT placed.series FROM placed
+                 JOIN target_resource ON target_resource.target = placed.target
+                 WHERE placed.rules = ?1 AND placed.source = ?2 AND target_resource.resource = ?3
+                   AND EXISTS (SELECT 1 FROM reading WHERE reading.series = placed.series AND reading.at > ?4)",
+            )?
+            .query_map(params![version.id, maker.source, resource, micros(since)], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        found.extend(of_maker);
+    }
+    Ok(found)
+}
+
+/// The components that a version of the rules makes of a series.
+fn components_of(
+    connection: &Connection,
+    version: &Version,
+    series: i64,
+) -> rusqlite::Result<BTreeSet<Component>> {
+    let (collector, name): (String, String) = connection
+        .prepare_cached(
+            "SELECT source.collector, source.name FROM series JOIN source ON source.id = series.source WHERE series.id = ?",
+        )?
+        .query_row([series], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let Some(target) = placed(connection, version, series)?.target else { return Ok(BTreeSet::new()) };
+    let meters = version.of(&collector).map(|rules| rules.meters.as_slice()).unwrap_or_default();
+    let mappings = mappings(connection, target)?;
+    let Some(mapping) = mappings.last() else { return Ok(BTreeSet::new()) };
+    let made = meters.iter().filter(|meter| meter.reading == name);
+    Ok(made.map(|meter| (mapping.resource.clone(), meter.component.clone())).collect())
+}
+
+/// What was counted into a component before and is not any more, in words.
+fn lost(
+    connection: &Connection,
+    (before, now): (&Version, &Version),
+    (resource, component): (&str, &str),
+    since: Timestamp,
+) -> rusqlite::Result<Option<String>> {
+    let this = (resource.to_owned(), component.to_owned());
+    for series in series_of(connection, before, (resource, component), since)? {
+        if components_of(connection, now, series)?.contains(&this) {
+            continue;
+        }
+        let collector: String = connection
+            .prepare_cached(
+                "SELECT source.collector FROM series JOIN source ON source.id = series.source WHERE series.id = ?",
+            )?
+            .query_row([series], |row| row.get(0))?;
+        return Ok(Some(if now.of(&collector).is_none() {
+            format!(
+                "made from the collector {collector}, which is no longer configured (if another goes on under a new name, \
+                 `continues: {collector}` says so)"
+            )
+        } else {
+            format!("made from readings of the collector {collector} that no rule makes it of any more")
+        }));
+    }
+    Ok(None)
+}
+
+/// Components that were made before of usage that now makes this one, and are no longer.
+fn taken_over(
+    connection: &Connection,
+    (before, now): (&Version, &Version),
+    (resource, component): (&str, &str),
+    since: Timestamp,
+) -> rusqlite::Result<BTreeSet<Component>> {
+    let this = (resource.to_owned(), component.to_owned());
+    let mut others = BTreeSet::new();
+    for series in series_of(connection, now, (resource, component), since)? {
+        let made = components_of(connection, before, series)?;
+        if made.contains(&this) {
+            continue;
+        }
+        let makes = components_of(connection, now, series)?;
+        others.extend(made.into_iter().filter(|other| !makes.contains(other)));
+    }
+    Ok(others)
+}

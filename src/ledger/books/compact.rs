@@ -1,0 +1,104 @@
+//! Compaction: readings of long past months go, and the file shrinks again.
+//!
+//! What they added is kept (quantities, by the month of the readings), and how far each series had been counted when the
+//! next month began, so that counting goes on as if they were there. The identity of every reading that goes is kept, so
+//! that history which is read again never counts twice. A month of which something waits to be sent or decided is kept.
+
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::Connection;
+
+use super::spent::spend;
+use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::rules::InForce;
+use crate::ledger::db::{Ledger, LedgerError};
+use crate::metering::period::BillingPeriod;
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compacted {
+    pub series: usize,
+    pub readings: usize,
+}
+
+/// How many pages of the file are given back at a time.
+const PAGES: i64 = 2_000;
+
+impl Ledger {
+    /// Compacts months that ended longer than `keep` ago and have nothing left to send: one month a call, oldest first,
+    /// one transaction. Does nothing most of the time.
+    pub fn compact(&mut self, now: Timestamp, keep: SignedDuration) -> Result<Compacted, LedgerError> {
+        let done = self.transact(|connection, in_force| {
+            let Some(period) = oldest(connection, in_force, now, keep)? else {
+                return Ok(Compacted::default());
+            };
+            compact(connection, in_force, period)
+        })?;
+        if done.readings > 0 {
+            self.look(|connection| {
+                // Each step of this statement gives back one page.
+                let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
+                let mut steps = vacuum.query([])?;
+                while steps.next()?.is_some() {}
+                connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            })?;
+        }
+        Ok(done)
+    }
+}
+
+/// The oldest month that may be compacted and is not.
+fn oldest(
+    connection: &Connection,
+    in_force: &InForce,
+    now: Timestamp,
+    keep: SignedDuration,
+) -> rusqlite::Result<Option<BillingPeriod>> {
+    let first: Option<i64> = connection.query_row("SELECT min(at) FROM reading", [], |row| row.get(0))?;
+    let Some(first) = first else { return Ok(None) };
+    let period = in_force.zone.period_of(instant(first));
+    let ended = in_force.zone.end(period).saturating_add(keep).unwrap_or(Timestamp::MAX);
+    let month = period.to_string();
+    let waits: bool = connection
+        .prepare(
+            "SELECT 1 FROM statement WHERE period <= ?1 AND closed IS NULL
+             UNION ALL SELECT 1 FROM blocked WHERE period <= ?1
+             UNION ALL SELECT 1 FROM unstated WHERE period <= ?1 LIMIT 1",
+        )?
+        .exists([&month])?;
+    Ok((ended <= now && !waits).then_some(period))
+}
+
+fn compact(
+    connection: &Connection,
+    in_force: &InForce,
+    period: BillingPeriod,
+) -> rusqlite::Result<Compacted> {
+    let cut = micros(in_force.zone.end(period));
+    let series: Vec<(i64, i64)> = connection
+        .prepare(
+            "SELECT DISTINCT series.id, series.source FROM reading JOIN series ON series.id = reading.series
+                  WHERE reading.at < ?",
+        )?
+        .query_map([cut], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut done = Compacted::default();
+    for (series, source) in series {
+        let mut query = connection
+            .prepare_cached("SELECT at, start, id, value FROM reading WHERE series = ?1 AND at < ?2")?;
+        let mut rows = query.query([series, cut])?;
+        while let Some(row) = rows.next()? {
+            let (at, start, id): (i64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let Some(value) = row.get::<_, Option<String>>(3)? else { continue };
+            spend(connection, (source, series), (at, start, &id, &value))?;
+        }
+        drop(rows);
+        done.readings += connection
+            .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at < ?2")?
+            .execute([series, cut])?;
+        connection
+            .prepare_cached("UPDATE series SET compacted = ?2 WHERE id = ?1")?
+            .execute([series, cut])?;
+        done.series += 1;
+    }
+    Ok(done)
+}

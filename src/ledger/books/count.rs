@@ -1,0 +1,568 @@
+//! Keeps the quantities of each series in step with its readings.
+//!
+//! `Trail::advance` is the definition of what a reading adds. A reading that comes last in its series goes on from where
+//! the series was counted to; any other has its month, and what follows, counted again from the readings. Both take the
+//! same readings in the same order, so both give what a recount gives.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
+use std::rc::Rc;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::cuts::Timelines;
+use super::place::placed;
+use super::quantities::{POINTS_FROM, Quantities, RunRow, point};
+use super::targets;
+use crate::ledger::db::columns::{instant, micros, unreadable};
+use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::rules::InForce;
+use crate::metering::measure::{AtMost, Measure, Point, Quantity};
+use crate::metering::period::{BillingPeriod, Segment, Timeline};
+use crate::metering::reading::Kind;
+use crate::metering::trail::{Trail, sum};
+
+/// A series as it was met while a run was counted.
+#[derive(Debug, Clone)]
+pub(super) struct Met {
+    pub(super) id: i64,
+    pub(super) source: i64,
+    pub(super) kind: Kind,
+    pub(super) compacted: Option<Timestamp>,
+    /// The instant of its last reading before the run.
+    pub(super) last: Option<Timestamp>,
+}
+
+/// What a run did to the readings of each series.
+#[derive(Debug, Default)]
+pub(super) struct Touched(BTreeMap<i64, Change>);
+
+/// What a run did to the readings of one series.
+#[derive(Debug)]
+pub(super) struct Change {
+    met: Met,
+    last: Option<Timestamp>,
+    /// Whether all that happened is that readings came in behind all others, each behind the one before.
+    in_order: bool,
+    /// The earliest instant of a reading that came or went.
+    from: Timestamp,
+    added: Vec<Point>,
+    removed: Vec<Point>,
+}
+
+impl Touched {
+    /// What has become of a series since the run began.
+    pub(super) fn meet(&mut self, met: &Met) -> &mut Change {
+        match self.0.entry(met.id) {
+            btree_map::Entry::Occupied(known) => known.into_mut(),
+            btree_map::Entry::Vacant(new) => new.insert(Change {
+                met: met.clone(),
+                last: met.last,
+                in_order: true,
+                from: Timestamp::MAX,
+                added: Vec::new(),
+                removed: Vec::new(),
+            }),
+        }
+    }
+}
+
+impl Change {
+    /// Whether an instant lies behind all readings of the series.
+    pub(super) fn is_behind(&self, at: Timestamp) -> bool {
+        self.last.is_none_or(|last| last < at)
+    }
+
+    pub(super) fn added(&mut self, point: Point) {
+        self.in_order &= self.is_behind(point.at);
+        self.last = self.last.max(Some(point.at));
+        self.from = self.from.min(point.at);
+        self.added.push(point);
+    }
+
+    pub(super) fn removed(&mut self, point: Point) {
+        self.in_order = false;
+        self.from = self.from.min(point.at);
+        self.removed.push(point);
+    }
+}
+
+/// Components whose amounts may have changed: (resource, billing period, component). In order, because what lies together
+/// in the file is then made together.
+pub(in crate::ledger) type Changed = BTreeSet<(String, String, String)>;
+
+/// Brings the quantities of all touched series up to date, and notes what is to be stated anew.
+pub(super) fn update(
+    connection: &Connection,
+    in_force: &InForce,
+    touched: &Touched,
+    changed: &mut Changed,
+) -> rusqlite::Result<()> {
+    let mut counter = Counter::new(connection, in_force)?;
+    for (&series, change) in &touched.0 {
+        if change.added.is_empty() && change.removed.is_empty() {
+            continue;
+        }
+        let facts = counter.facts(series, change.met.source, change.met.kind)?;
+        if change.met.kind == Kind::Delta {
+            counter.exchange(&facts, change)?;
+        } else if change.in_order {
+            counter.append(&facts, change)?;
+        } else {
+            let from = change.met.compacted.map_or(change.from, |compacted| change.from.max(compacted));
+            counter.recount(&facts, from)?;
+        }
+        if change.met.kind == Kind::Delta || !change.in_order {
+            connection
+                .prepare_cached(
+                    "UPDATE series SET last = (SELECT max(at) FROM reading WHERE series = ?1) WHERE id = ?1",
+                )?
+                .execute([series])?;
+        }
+    }
+    counter.finish(changed)
+}
+
+/// Counts series anew from the first instant of a month on, and notes what is to be stated anew.
+pub(in crate::ledger) fn recount_from(
+    connection: &Connection,
+    in_force: &InForce,
+    series: &[i64],
+    month: Option<BillingPeriod>,
+    changed: &mut Changed,
+) -> rusqlite::Result<()> {
+    let mut counter = Counter::new(connection, in_force)?;
+    for &series in series {
+        let (source, kind, compacted): (i64, String, Option<i64>) = connection
+            .prepare_cached(
+                "SELECT source.id, source.kind, series.compacted FROM series JOIN source ON source.id = series.source
+                 WHERE series.id = ?",
+            )?
+            .query_row([series], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let Ok(kind) = kind.parse() else { continue };
+        let facts = counter.facts(series, source, kind)?;
+        let from = month.map_or(Timestamp::MIN, |month| in_force.zone.start(month));
+        counter.recount(&facts, compacted.map_or(from, |compacted| from.max(instant(compacted))))?;
+    }
+    counter.finish(changed)
+}
+
+/// What is counted over the readings of one source, by the rules of one month.
+#[derive(Debug, Clone, Default)]
+struct Counted {
+    measures: Vec<Measure>,
+    components: Vec<String>,
+}
+
+/// What must be known of a series to count it.
+struct SeriesFacts {
+    series: i64,
+    source: i64,
+    kind: Kind,
+    /// All ways in which it is counted in some month; at least one, so that it is known how far it was counted.
+    measures: Rc<[Measure]>,
+    timeline: Rc<Timeline>,
+}
+
+struct Counter<'a> {
+    connection: &'a Connection,
+    in_force: &'a InForce,
+    timelines: Timelines<'a>,
+    quantities: Quantities<'a>,
+    /// By source: its collector, name, and all its measures.
+    sources: HashMap<i64, (String, String, Rc<[Measure]>)>,
+    /// By rules and source.
+    counted: HashMap<(i64, i64), Rc<Counted>>,
+    runs: HashMap<i64, RunRow>,
+    /// Segments whose quantities changed, by series and source.
+    changed: BTreeSet<(i64, i64, Segment)>,
+    /// Readings that came with this run and that are not what they seem, in words, by series and segment.
+    told: Vec<(i64, i64, Segment, EventKind, String)>,
+    /// Collectors with readings of months whose rules do not know them.
+    unruled: BTreeSet<(String, BillingPeriod)>,
+}
+
+impl<'a> Counter<'a> {
+    fn new(connection: &'a Connection, in_force: &'a InForce) -> rusqlite::Result<Self> {
+        Ok(Counter {
+            connection,
+            in_force,
+            timelines: Timelines::new(connection, in_force),
+            quantities: Quantities::of(connection)?,
+            sources: HashMap::new(),
+            counted: HashMap::new(),
+            runs: HashMap::new(),
+            changed: BTreeSet::new(),
+            told: Vec::new(),
+            unruled: BTreeSet::new(),
+        })
+    }
+
+    fn facts(&mut self, series: i64, source: i64, kind: Kind) -> rusqlite::Result<SeriesFacts> {
+        let measures = match self.sources.entry(source) {
+            Entry::Occupied(known) => known.get().2.clone(),
+            Entry::Vacant(new) => {
+                let (collector, name): (String, String) = self
+                    .connection
+                    .prepare_cached("SELECT collector, name FROM source WHERE id = ?")?
+                    .query_row([source], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                let rules =
+                    self.in_force.effective().into_iter().filter_map(|version| version.of(&collector));
+                let meters = rules.flat_map(|rules| &rules.meters).filter(|meter| meter.reading == name);
+                let mut measures: BTreeSet<Measure> =
+                    meters.filter_map(|meter| meter.measure(kind).ok()).collect();
+                if measures.is_empty() {
+                    measures.insert(plain(kind));
+                }
+                let measures: Rc<[Measure]> = measures.into_iter().collect();
+                new.insert((collector, name, measures)).2.clone()
+            }
+        };
+        Ok(SeriesFacts { series, source, kind, measures, timeline: self.timelines.of_series(series)? })
+    }
+
+    /// What is counted over a source by the rules of a month.
+    fn counted(&mut self, source: i64, kind: Kind, period: BillingPeriod) -> Rc<Counted> {
+        let version = self.in_force.in_month(period);
+        let known = self.counted.entry((version.id, source));
+        let sources = &self.sources;
+        known
+            .or_insert_with(|| {
+                let Some((collector, name, _)) = sources.get(&source) else { return Rc::default() };
+                let meters = version.of(collector).map(|rules| rules.meters.as_slice()).unwrap_or_default();
+                let mut counted = Counted::default();
+                for meter in meters.iter().filter(|meter| meter.reading == *name) {
+                    if let Ok(measure) = meter.measure(kind) {
+                        counted.measures.push(measure);
+                        counted.components.push(meter.component.clone());
+                    }
+                }
+                Rc::new(counted)
+            })
+            .clone()
+    }
+
+    /// Adds what readings of a month add, as far as that month's rules count it.
+    fn put(
+        &mut self,
+        facts: &SeriesFacts,
+        measure: Measure,
+        month: BillingPeriod,
+        parts: impl IntoIterator<Item = (Segment, Quantity)>,
+    ) -> rusqlite::Result<()> {
+        for (segment, part) in parts {
+            if !self.counted(facts.source, facts.kind, segment.period).measures.contains(&measure) {
+                self.note_unruled(facts, segment.period);
+                continue;
+            }
+            self.quantities.add(facts.series, measure, segment, month, part)?;
+            self.changed.insert((facts.series, facts.source, segment));
+        }
+        Ok(())
+    }
+
+    /// Notes readings of a month whose rules do not know their collector, which rules of later months do.
+    fn note_unruled(&mut self, facts: &SeriesFacts, period: BillingPeriod) {
+        let Some((collector, _, _)) = self.sources.get(&facts.source) else { return };
+        let known = self.in_force.in_month(period).of(collector).is_some();
+        if !known && self.in_force.latest().of(collector).is_some() {
+            self.unruled.insert((collector.clone(), period));
+        }
+    }
+
+    /// A delta needs no neighbours: what it adds can be taken back when it is replaced.
+    fn exchange(&mut self, facts: &SeriesFacts, change: &Change) -> rusqlite::Result<()> {
+        for &measure in facts.measures.iter() {
+            let mut parts: BTreeMap<(BillingPeriod, Segment), Quantity> = BTreeMap::new();
+            for (point, taken) in change
+                .added
+                .iter()
+                .map(|point| (point, false))
+                .chain(change.removed.iter().map(|point| (point, true)))
+            {
+                let month = self.in_force.zone.period_of(point.at);
+                for (segment, part) in sum(limit(measure), point, &facts.timeline) {
+                    if !taken && part.holds > 0 {
+                        let (kind, words) = oddity(self.connection, facts.series, point, &part)?;
+                        self.told.push((facts.series, facts.source, segment, kind, words));
+                    }
+                    let sums = parts.entry((month, segment)).or_default();
+                    if taken { sums.take_back(part) } else { sums.absorb(part) }
+                }
+            }
+            for ((month, segment), part) in parts {
+                self.put(facts, measure, month, [(segment, part)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what readings behind all others add.
+    fn append(&mut self, facts: &SeriesFacts, change: &Change) -> rusqlite::Result<()> {
+        let state = self.state_of(facts.series)?;
+        let month = change.met.last.map(|last| self.in_force.zone.period_of(last));
+        self.advance(facts, state, month, (change.added.iter().cloned().map(Ok), true))
+    }
+
+    /// Counts again what readings from this instant's month on add.
+    fn recount(&mut self, facts: &SeriesFacts, from: Timestamp) -> rusqlite::Result<()> {
+        let zone = &self.in_force.zone;
+        let month = zone.period_of(from.max(EARLIEST));
+        let (start, name) = (micros(zone.start(month)), month.to_string());
+        let gone: Vec<(i64, String)> = self
+            .connection
+            .prepare_cached(
+                "SELECT DISTINCT segment, period FROM quantity WHERE series = ?1 AND month >= ?2",
+            )?
+            .query_map(params![facts.series, name], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        for (segment, period) in gone {
+            let Ok(period) = period.parse() else { continue };
+            // Its end matters to nobody.
+            let at = instant(segment);
+            self.changed.insert((facts.series, facts.source, Segment { start: at, end: at, period }));
+        }
+        let before: Option<String> = self
+            .connection
+            .prepare_cached(
+                "SELECT state FROM month_state WHERE series = ?1 AND month >= ?2 ORDER BY month LIMIT 1",
+            )?
+            .query_row(params![facts.series, name], |row| row.get(0))
+            .optional()?;
+        let state = match before {
+            Some(text) => state(&text)?,
+            // Nothing of that month or later was counted yet.
+            None => self.state_of(facts.series)?,
+        };
+        for table in ["quantity", "month_state"] {
+            self.connection
+                .prepare_cached(&format!("DELETE FROM {table} WHERE series = ?1 AND month >= ?2"))?
+                .execute(params![facts.series, name])?;
+        }
+        let connection = self.connection;
+        let (source, labels): (String, String) = connection
+            .prepare_cached(
+                "SELECT source.name, series.labels FROM series JOIN source ON source.id = series.source WHERE series.id = ?",
+            )?
+            .query_row([facts.series], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut query = connection.prepare_cached(POINTS_FROM)?;
+        let mut rows = query.query(params![facts.series, start])?;
+        if facts.kind == Kind::Delta {
+            while let Some(row) = rows.next()? {
+                let point = point(row)?;
+                let month = self.in_force.zone.period_of(point.at);
+                for &measure in facts.measures.iter() {
+                    self.put(facts, measure, month, sum(limit(measure), &point, &facts.timeline))?;
+                }
+            }
+            return Ok(());
+        }
+        let mut points = Vec::new();
+        while let Some(row) = rows.next()? {
+            let mut point = point(row)?;
+            let run: i64 = row.get(6)?;
+            point.run = match self.runs.entry(run) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(RunRow::of(connection, run)?),
+            }
+            .facts(&source, &labels);
+            points.push(point);
+        }
+        drop(rows);
+        self.advance(facts, state, None, (points.into_iter().map(Ok), false))
+    }
+
+    /// Takes points through the definition, in order; `month`: that of the point before.
+    fn advance(
+        &mut self,
+        facts: &SeriesFacts,
+        state: Trail,
+        mut month: Option<BillingPeriod>,
+        (points, tells): (impl Iterator<Item = rusqlite::Result<Point>>, bool),
+    ) -> rusqlite::Result<()> {
+        let mut trails: Vec<(Measure, Trail)> =
+            facts.measures.iter().map(|measure| (*measure, state.clone())).collect();
+        let mut parts: BTreeMap<(usize, Segment), Quantity> = BTreeMap::new();
+        let mut last = None;
+        for point in points {
+            let point = point?;
+            let of_point = self.in_force.zone.period_of(point.at);
+            if month != Some(of_point) {
+                if let Some(month) = month {
+                    self.put_all(facts, month, std::mem::take(&mut parts))?;
+                }
+                let before = trails.first().map_or(&state, |(_, trail)| trail);
+                self.connection
+                    .prepare_cached(
+                        "INSERT INTO month_state (series, month, state) VALUES (?1, ?2, ?3)
+                         ON CONFLICT (series, month) DO NOTHING",
+                    )?
+                    .execute(params![facts.series, of_point.to_string(), text(before)?])?;
+                month = Some(of_point);
+            }
+            last = Some(point.at);
+            for (place, (measure, trail)) in trails.iter_mut().enumerate() {
+                for (segment, part) in trail.advance(*measure, point.clone(), &facts.timeline) {
+                    if tells && part.resets + part.dips + part.holds > 0 {
+                        let (kind, words) = oddity(self.connection, facts.series, &point, &part)?;
+                        self.told.push((facts.series, facts.source, segment, kind, words));
+                    }
+                    parts.entry((place, segment)).or_default().absorb(part);
+                }
+            }
+        }
+        if let Some(month) = month {
+            self.put_all(facts, month, parts)?;
+        }
+        let after = trails.first().map_or(&state, |(_, trail)| trail);
+        self.connection
+            .prepare_cached("UPDATE series SET state = ?2, last = coalesce(?3, last) WHERE id = ?1")?
+            .execute(params![facts.series, text(after)?, last.map(micros)])?;
+        Ok(())
+    }
+
+    fn put_all(
+        &mut self,
+        facts: &SeriesFacts,
+        month: BillingPeriod,
+        parts: BTreeMap<(usize, Segment), Quantity>,
+    ) -> rusqlite::Result<()> {
+        for ((place, segment), part) in parts {
+            let Some(&measure) = facts.measures.get(place) else { continue };
+            self.put(facts, measure, month, [(segment, part)])?;
+        }
+        Ok(())
+    }
+
+    /// How far a series was counted.
+    fn state_of(&self, series: i64) -> rusqlite::Result<Trail> {
+        let known: Option<String> = self
+            .connection
+            .prepare_cached("SELECT state FROM series WHERE id = ?")?
+            .query_row([series], |row| row.get(0))?;
+        known.map_or_else(|| Ok(Trail::default()), |text| state(&text))
+    }
+
+    /// Tells of readings that are not what they seem, once each.
+    fn tell(&mut self) -> rusqlite::Result<()> {
+        for (collector, period) in std::mem::take(&mut self.unruled) {
+            let month = period.to_string();
+            let about = About { period: &month, ..About::default() };
+            let words = format!(
+                "readings of {collector} in {period} are not counted: the rules of that month do not know it (where it goes \
+                 on in place of another collector, `continues: NAME` says so)"
+            );
+            tell(self.connection, about, EventKind::Readings, &words, self.in_force.zone.start(period))?;
+        }
+        for (series, source, segment, event, words) in std::mem::take(&mut self.told) {
+            let version = self.in_force.in_month(segment.period);
+            let target = placed(self.connection, version, series)?.target;
+            let mappings = target.map(|target| self.timelines.mappings(target)).transpose()?;
+            let resource = mappings.as_deref().and_then(|mappings| targets::at(mappings, segment.start));
+            let kind = self.kind_of(source)?;
+            let period = segment.period.to_string();
+            let components = self.counted(source, kind, segment.period).components.clone();
+            for component in &components {
+                let about = About { resource: resource.unwrap_or_default(), period: &period, component };
+                tell(self.connection, about, event, &words, segment.start)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what the changed segments are part of.
+    fn finish(mut self, changed: &mut Changed) -> rusqlite::Result<()> {
+        self.tell()?;
+        let segments = std::mem::take(&mut self.changed);
+        let mut last: Option<(i64, i64, Timestamp)> = None;
+        for (series, source, segment) in segments {
+            if last == Some((series, source, segment.start)) {
+                continue;
+            }
+            last = Some((series, source, segment.start));
+            let version = self.in_force.in_month(segment.period);
+            let Some(target) = placed(self.connection, version, series)?.target else { continue };
+            let mappings = self.timelines.mappings(target)?;
+            let Some(resource) = targets::at(&mappings, segment.start) else { continue };
+            let kind: Kind = self.kind_of(source)?;
+            for component in &self.counted(source, kind, segment.period).components {
+                changed.insert((resource.to_owned(), segment.period.to_string(), component.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn kind_of(&self, source: i64) -> rusqlite::Result<Kind> {
+        let text: String = self
+            .connection
+            .prepare_cached("SELECT kind FROM source WHERE id = ?")?
+            .query_row([source], |row| row.get(0))?;
+        text.parse().map_err(|error: String| unreadable(0, error))
+    }
+}
+
+/// What one reading of a delta may be at most.
+fn limit(measure: Measure) -> Option<AtMost> {
+    match measure {
+        Measure::Sum(at_most) => at_most,
+        _ => None,
+    }
+}
+
+/// How a series is followed that no meter counts.
+fn plain(kind: Kind) -> Measure {
+    match kind {
+        Kind::Counter => Measure::Increase(None),
+        Kind::Delta => Measure::Sum(None),
+        Kind::Total => Measure::Total(None),
+        Kind::Gauge => Measure::Level,
+    }
+}
+
+/// What is odd about a reading, for people.
+fn oddity(
+    connection: &Connection,
+    series: i64,
+    point: &Point,
+    part: &Quantity,
+) -> rusqlite::Result<(EventKind, String)> {
+    let (name, labels): (String, String) = connection
+        .prepare_cached(
+            "SELECT source.name, series.labels FROM series JOIN source ON source.id = series.source WHERE series.id = ?",
+        )?
+        .query_row([series], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let before: Option<String> = connection
+        .prepare_cached(
+            "SELECT value FROM reading WHERE series = ?1 AND at < ?2 AND value IS NOT NULL ORDER BY at DESC LIMIT 1",
+        )?
+        .query_row(params![series, micros(point.at)], |row| row.get(0))
+        .optional()?;
+    let from = before.map(|before| format!("from {before} ")).unwrap_or_default();
+    let to = point.value.map(|value| value.to_string()).unwrap_or_default();
+    let what = if part.holds > 0 {
+        format!(
+            "held: {} of it is not counted, because it is more than the meter's `at_most`, or ten times the highest rate \
+             that it has shown, allows",
+            part.held
+        )
+    } else if part.resets > 0 {
+        "it started anew, and counts from nothing".to_owned()
+    } else {
+        "it fell, and counts on from its old level once that is passed".to_owned()
+    };
+    let kind = if part.holds > 0 { EventKind::Held } else { EventKind::Counter };
+    let words = format!("`{name}` {labels} goes {from}to {to} at {}: {what}", point.at);
+    Ok((kind, words))
+}
+
+/// No reading is from before.
+const EARLIEST: Timestamp = Timestamp::UNIX_EPOCH;
+
+fn state(text: &str) -> rusqlite::Result<Trail> {
+    serde_json::from_str(text).map_err(|error| unreadable(0, error))
+}
+
+fn text(trail: &Trail) -> rusqlite::Result<String> {
+    serde_json::to_string(trail).map_err(|error| unreadable(0, error))
+}

@@ -1,0 +1,110 @@
+//! Where time is cut: a resource's at switches of its plan and at opening balances, a series' also where its target became
+//! another resource.
+//!
+//! A switch of plan that was noticed only after its month was over cuts nothing: what was reported then stands (law 7).
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+use super::place::placed;
+use super::targets::{Mapping, mappings};
+use crate::ledger::db::columns::instant;
+use crate::ledger::db::rules::InForce;
+use crate::metering::period::{BillingZone, Timeline};
+
+/// Where the months of this resource are cut at switches of its plan. Its first plan period is no switch: the server files
+/// under it what was used of that month before it began, too (documented), and there is no other to file it under.
+pub(in crate::ledger) fn plan_cuts(
+    connection: &Connection,
+    zone: &BillingZone,
+    resource: &str,
+) -> rusqlite::Result<Vec<Timestamp>> {
+    let starts: Vec<(Timestamp, Timestamp)> = connection
+        .prepare_cached(
+            "SELECT start, noticed FROM plan_period WHERE resource = ?1
+             AND start > (SELECT min(start) FROM plan_period WHERE resource = ?1)",
+        )?
+        .query_map([resource], |row| Ok((instant(row.get(0)?), instant(row.get(1)?))))?
+        .collect::<rusqlite::Result<_>>()?;
+    let in_time = |(start, noticed): &(Timestamp, Timestamp)| *noticed < zone.end(zone.period_of(*start));
+    Ok(starts.into_iter().filter(in_time).map(|(start, _)| start).collect())
+}
+
+/// Time as this resource's plans cut it, and nothing else.
+pub(in crate::ledger) fn plans(
+    connection: &Connection,
+    zone: &BillingZone,
+    resource: &str,
+) -> rusqlite::Result<Timeline> {
+    Ok(Timeline::new(zone.clone(), plan_cuts(connection, zone, resource)?))
+}
+
+/// Where everything of this resource is cut.
+fn of_resource(
+    connection: &Connection,
+    zone: &BillingZone,
+    resource: &str,
+) -> rusqlite::Result<Vec<Timestamp>> {
+    let mut cuts = plan_cuts(connection, zone, resource)?;
+    let openings = connection
+        .prepare_cached("SELECT DISTINCT at FROM opening WHERE resource = ?")?
+        .query_map([resource], |row| row.get(0).map(instant))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    cuts.extend(openings);
+    Ok(cuts)
+}
+
+/// Time as series see it, by the targets that the rules place them at.
+pub(in crate::ledger) struct Timelines<'a> {
+    connection: &'a Connection,
+    in_force: &'a InForce,
+    by_targets: HashMap<Vec<Option<i64>>, Rc<Timeline>>,
+    mappings: HashMap<i64, Rc<[Mapping]>>,
+}
+
+impl<'a> Timelines<'a> {
+    pub(in crate::ledger) fn new(connection: &'a Connection, in_force: &'a InForce) -> Self {
+        Timelines { connection, in_force, by_targets: HashMap::new(), mappings: HashMap::new() }
+    }
+
+    pub(in crate::ledger) fn of_series(&mut self, series: i64) -> rusqlite::Result<Rc<Timeline>> {
+        let versions = self.in_force.effective();
+        let mut targets = Vec::with_capacity(versions.len());
+        for version in &versions {
+            targets.push(placed(self.connection, version, series)?.target);
+        }
+        if let Some(known) = self.by_targets.get(&targets) {
+            return Ok(known.clone());
+        }
+        let mut cuts = Vec::new();
+        for (version, target) in versions.into_iter().zip(&targets) {
+            let Some(target) = target else { continue };
+            let (from, to) = self.in_force.span(version);
+            let mappings = self.mappings(*target)?;
+            for (place, mapping) in mappings.iter().enumerate() {
+                let until = mappings.get(place + 1).map_or(Timestamp::MAX, |next| next.since);
+                let (from, to) = (mapping.since.max(from), until.min(to));
+                let inside = |cut: &Timestamp| from < *cut && *cut < to;
+                cuts.extend(Some(mapping.since).filter(|since| *since != Timestamp::MIN));
+                let of_resource = of_resource(self.connection, &self.in_force.zone, &mapping.resource)?;
+                cuts.extend(of_resource.into_iter().filter(inside));
+            }
+        }
+        let timeline = Rc::new(Timeline::new(self.in_force.zone.clone(), cuts));
+        self.by_targets.insert(targets, timeline.clone());
+        Ok(timeline)
+    }
+
+    /// The resources that a target was.
+    pub(in crate::ledger) fn mappings(&mut self, target: i64) -> rusqlite::Result<Rc<[Mapping]>> {
+        if let Some(known) = self.mappings.get(&target) {
+            return Ok(known.clone());
+        }
+        let found: Rc<[Mapping]> = mappings(self.connection, target)?.into();
+        self.mappings.insert(target, found.clone());
+        Ok(found)
+    }
+}

@@ -1,0 +1,570 @@
+//! Puts the queued readings of one run where they belong: source, series, and the row that has their identity (law 2).
+//!
+//! It finds out whether a reading is new, the same again, a correction, or one for a month whose readings are no longer
+//! kept; what that changes is counted by `count`. It never judges whether a value is plausible.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use jiff::Timestamp;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row as SqlRow, params};
+
+use super::count::{Met, Touched};
+use super::place::place_by_all;
+use super::quantities::{RunRow, bearings};
+use super::row::Row;
+use super::spent;
+use crate::collectors::{Bearing, Quarantined};
+use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::rules::InForce;
+use crate::metering::measure::RunFacts;
+use crate::metering::reading::{Kind, Labels};
+
+/// A run that is being counted.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) id: i64,
+    pub(super) collector: String,
+    pub(super) at: Timestamp,
+    pub(super) finished: Timestamp,
+    /// Series of which it concludes nothing.
+    pub(super) withheld: Vec<Bearing>,
+    /// What was known before it.
+    pub(super) known: RunRow,
+}
+
+impl Head {
+    fn withholds(&self, name: &str, labels: &str) -> bool {
+        if self.withheld.is_empty() {
+            return false;
+        }
+        let labels: Labels = serde_json::from_str(labels).unwrap_or_default();
+        self.withheld.iter().any(|bearing| bearing.covers(name, &labels))
+    }
+}
+
+/// Bearings of a run's row.
+pub(super) fn withheld(text: &str) -> Vec<Bearing> {
+    bearings(text)
+}
+
+pub(super) enum Put {
+    New,
+    Corrected,
+    Same,
+    /// For a month that is compacted, whose readings have neighbours: recorded, not counted.
+    Late,
+    Refused(Quarantined),
+}
+
+/// A queued reading, with its columns as they are.
+#[derive(Debug, Clone)]
+pub(super) struct Queued {
+    name: String,
+    kind: String,
+    unit: Option<String>,
+    labels: String,
+    row: Row,
+}
+
+impl Queued {
+    /// Of columns name, kind, value, unit, start, at, labels, id, epoch, began, shared.
+    pub(super) fn of(row: &SqlRow<'_>) -> rusqlite::Result<Queued> {
+        Ok(Queued {
+            name: row.get(0)?,
+            kind: row.get(1)?,
+            unit: row.get(3)?,
+            labels: row.get(6)?,
+            row: Row {
+                at: row.get(5)?,
+                start: row.get(4)?,
+                id: row.get(7)?,
+                value: Some(row.get(2)?),
+                epoch: row.get(8)?,
+                began: row.get(9)?,
+                shared: row.get(10)?,
+            },
+        })
+    }
+
+    /// The reading as one that is not counted.
+    pub(super) fn quarantined(&self, reason: String) -> Quarantined {
+        let value = self.row.value.as_deref().unwrap_or_default();
+        let what: String = format!("{} {value} {}", self.name, self.labels).chars().take(200).collect();
+        Quarantined { what, reason, bears_on: Bearing::readings([self.name.as_str()]) }
+    }
+
+    /// Whether it is a look at the moment of the run, whose place among others hangs on that instant alone. What a source
+    /// dates itself, and deltas, which need no neighbours, stay what they are.
+    pub(super) fn is_momentary(&self, run: &Head) -> bool {
+        self.row.start == 0 && self.row.at == micros(run.at) && self.kind != Kind::Delta.name()
+    }
+}
+
+/// A source as it was met.
+#[derive(Debug, Clone)]
+struct Source {
+    id: i64,
+    kind: Kind,
+    /// Sources of other collectors with readings of the same name.
+    others: Vec<i64>,
+}
+
+/// Puts the readings of one run where they belong.
+pub(super) struct Store<'a> {
+    connection: &'a Connection,
+    in_force: &'a InForce,
+    run: &'a Head,
+    sources: HashMap<String, Source>,
+    /// Series of which something came.
+    seen: HashSet<i64>,
+    /// How many new readings say what another with another id says.
+    alike: usize,
+    /// From when on each source was read in this run.
+    read_from: HashMap<i64, i64>,
+    find_series: CachedStatement<'a>,
+    insert: CachedStatement<'a>,
+}
+
+impl<'a> Store<'a> {
+    pub(super) fn new(
+        connection: &'a Connection,
+        in_force: &'a InForce,
+        run: &'a Head,
+    ) -> rusqlite::Result<Self> {
+        Ok(Store {
+            connection,
+            in_force,
+            run,
+            sources: HashMap::new(),
+            seen: HashSet::new(),
+            alike: 0,
+            read_from: HashMap::new(),
+            find_series: connection.prepare_cached(
+                "SELECT id, compacted, last, live FROM series WHERE source = ?1 AND labels = ?2",
+            )?,
+            insert: connection.prepare_cached(
+                "INSERT INTO reading (series, at, start, id, value, epoch, began, shared, run)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                 ON CONFLICT (series, at, start, id) DO UPDATE SET value = ?5, epoch = ?6, began = ?7, shared = ?8, run = ?9",
+            )?,
+        })
+    }
+
+    pub(super) fn put(&mut self, queued: Queued, touched: &mut Touched) -> rusqlite::Result<Put> {
+        let Queued { name, kind, unit, labels, row } = queued;
+        let value = row.value.clone().unwrap_or_default();
+        let refuse = |reason: String| {
+            let what: String = format!("{name} {value} {labels}").chars().take(200).collect();
+            Ok(Put::Refused(Quarantined { what, reason, bears_on: Bearing::readings([name.as_str()]) }))
+        };
+        let Ok(kind) = kind.parse::<Kind>() else { return refuse(format!("`{kind}` is no kind")) };
+        let (start, end) = (if row.start == 0 { row.at } else { row.start }, row.at);
+        if kind == Kind::Total
+            && let Err(reason) = self.in_force.zone.check_total(instant(start), instant(end))
+        {
+            return refuse(reason);
+        }
+        let source = self.source(&name, kind, unit.as_deref())?;
+        if source.kind != kind {
+            return refuse(format!(
+                "it is a {kind}, but earlier readings of that name were a {}: give it another name, or rename the \
+                 collector (with `continues:` where its other readings are to go on)",
+                source.kind
+            ));
+        }
+        let met = self.series(&source, &labels)?;
+        let series = met.id;
+        self.seen.insert(series);
+        let from = if row.start == 0 { row.at } else { row.start };
+        self.read_from.entry(source.id).and_modify(|first| *first = from.min(*first)).or_insert(from);
+        // Only what has been compacted can have been spent.
+        let late = match met.compacted.is_some() || !row.id.is_empty() {
+            true => self.put_late(&source, &met, &row, touched)?,
+            false => None,
+        };
+        let corrects_spent = match late {
+            None => false,
+            Some(Put::Corrected) => true,
+            Some(done) => return Ok(done),
+        };
+        let change = touched.meet(&met);
+        // What lies behind all that is known of its series, and has no id of its own, was not seen before.
+        let before = match row.id.is_empty() && change.is_behind(instant(row.at)) {
+            true => None,
+            false => self.known(source.id, series, &row)?,
+        };
+        if let Some((old_series, old, _)) = &before
+            && *old_series == series
+            && *old == row
+        {
+            return Ok(Put::Same);
+        }
+        if let Some((old_series, old, facts)) = &before {
+            let of_old = if *old_series == series { met.clone() } else { self.met(*old_series, &source)? };
+            touched.meet(&of_old).removed(old.point(*facts));
+            self.remove(*old_series, old)?;
+        } else if !row.id.is_empty() && kind == Kind::Delta && !corrects_spent {
+            self.look_for_twins(&source, series, &row)?;
+        }
+        let facts = self.run.known.facts(&name, &labels);
+        self.insert.execute(params![
+            series,
+            row.at,
+            row.start,
+            row.id,
+            row.value,
+            row.epoch,
+            row.began,
+            row.shared,
+            self.run.id
+        ])?;
+        if !row.id.is_empty() {
+            self.connection
+                .prepare_cached(
+                    "INSERT INTO identity (source, id, series, at, start) VALUES (?1, ?2, ?3, ?4, ?5)
+                     ON CONFLICT (source, id) DO UPDATE SET series = ?3, at = ?4, start = ?5",
+                )?
+                .execute(params![source.id, row.id, series, row.at, row.start])?;
+        }
+        touched.meet(&met).added(row.point(facts));
+        // A marker that the series was not seen is no reading; one that takes its place is new.
+        let new = !corrects_spent && before.is_none_or(|(_, old, _)| old.value.is_none());
+        Ok(if new { Put::New } else { Put::Corrected })
+    }
+
+    /// How many readings say, under a new id, what an earlier one says under another.
+    pub(super) fn alike(&self) -> usize {
+        self.alike
+    }
+
+    /// What becomes of a reading whose month is no longer kept, if it is one: `None` if it is none. `Corrected`: what it
+    /// added was taken back, and what it says now is still to be put.
+    fn put_late(
+        &mut self,
+        source: &Source,
+        met: &Met,
+        row: &Row,
+        touched: &mut Touched,
+    ) -> rusqlite::Result<Option<Put>> {
+        let earlier = spent::find(self.connection, source.id, met.id, row)?;
+        let late = met.compacted.is_some_and(|until| row.at < micros(until));
+        match &earlier {
+            Some((of, earlier)) if *of == met.id && earlier.is_same(row) => return Ok(Some(Put::Same)),
+            Some((of, earlier)) if source.kind == Kind::Delta => {
+                // It needs no neighbours: what it added is taken back, and what it says now is counted below.
+                let of = if *of == met.id { met.clone() } else { self.met(*of, source)? };
+                touched.meet(&of).removed(earlier.row().point(RunFacts::default()));
+                spent::forget(self.connection, source.id, of.id, row)?;
+                return Ok(Some(Put::Corrected));
+            }
+            None if !late || source.kind == Kind::Delta => return Ok(None),
+            _ => {}
+        }
+        let new = self
+            .connection
+            .prepare_cached(
+                "INSERT INTO late_correction (series, at, start, id, value, earlier, run)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (series, at, start, id) DO UPDATE SET value = ?5, run = ?7 WHERE late_correction.value <> ?5",
+            )?
+            .execute(params![
+                met.id,
+                row.at,
+                row.start,
+                row.id,
+                row.value,
+                earlier.and_then(|(_, earlier)| earlier.into_row().value),
+                self.run.id
+            ])?;
+        Ok(Some(if new > 0 { Put::Late } else { Put::Same }))
+    }
+
+    /// Whether a new reading may be one that is known under another id, of this collector or of another.
+    fn look_for_twins(&mut self, source: &Source, series: i64, row: &Row) -> rusqlite::Result<()> {
+        let alike = self
+            .connection
+            .prepare_cached(
+                "SELECT 1 FROM reading WHERE series = ?1 AND at = ?2 AND start = ?3 AND value = ?4 AND run <> ?5",
+            )?
+            .exists(params![series, row.at, row.start, row.value, self.run.id])?;
+        self.alike += usize::from(alike);
+        for other in &source.others {
+            let twin = self
+                .connection
+                .prepare_cached("SELECT 1 FROM identity WHERE source = ?1 AND id = ?2")?
+                .exists(params![other, row.id])?;
+            if twin {
+                self.connection
+                    .prepare_cached(
+                        "INSERT INTO same_ids (source, other, id) VALUES (?1, ?2, ?3)
+                         ON CONFLICT (source, other) DO NOTHING",
+                    )?
+                    .execute(params![source.id, other, row.id])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, series: i64, row: &Row) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at = ?2 AND start = ?3 AND id = ?4")?
+            .execute(params![series, row.at, row.start, row.id])?;
+        Ok(())
+    }
+
+    fn source(&mut self, name: &str, kind: Kind, unit: Option<&str>) -> rusqlite::Result<Source> {
+        if let Some(known) = self.sources.get(name) {
+            return Ok(known.clone());
+        }
+        let collector = &self.run.collector;
+        self.connection
+            .prepare_cached(
+                "INSERT INTO source (collector, name, kind, unit) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (collector, name) DO NOTHING",
+            )?
+            .execute(params![collector, name, kind.name(), unit])?;
+        let (id, text): (i64, String) = self.connection.query_row(
+            "SELECT id, kind FROM source WHERE collector = ?1 AND name = ?2",
+            params![collector, name],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let others = self
+            .connection
+            .prepare_cached("SELECT id FROM source WHERE name = ?1 AND id <> ?2")?
+            .query_map(params![name, id], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        let source = Source { id, kind: text.parse().unwrap_or(kind), others };
+        self.sources.insert(name.to_owned(), source.clone());
+        Ok(source)
+    }
+
+    /// The series of a reading; it is made if it is new.
+    fn series(&mut self, source: &Source, labels: &str) -> rusqlite::Result<Met> {
+        let known = self
+            .find_series
+            .query_row(params![source.id, labels], |row| {
+                let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
+                Ok((row.get::<_, i64>(0)?, at(1)?, at(2)?, row.get::<_, bool>(3)?))
+            })
+            .optional()?;
+        if let Some((id, compacted, last, live)) = known {
+            if !live {
+                self.connection.prepare_cached("UPDATE series SET live = 1 WHERE id = ?1")?.execute([id])?;
+            }
+            return Ok(Met { id, source: source.id, kind: source.kind, compacted, last });
+        }
+        self.connection
+            .prepare_cached("INSERT INTO series (source, labels) VALUES (?1, ?2)")?
+            .execute(params![source.id, labels])?;
+        let id = self.connection.last_insert_rowid();
+        let from = (self.run.collector.as_str(), labels);
+        place_by_all(self.connection, self.in_force, id, from, self.run.finished)?;
+        Ok(Met { id, source: source.id, kind: source.kind, compacted: None, last: None })
+    }
+
+    fn met(&self, id: i64, source: &Source) -> rusqlite::Result<Met> {
+        self.connection.prepare_cached("SELECT compacted, last FROM series WHERE id = ?")?.query_row(
+            [id],
+            |row| {
+                let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
+                Ok(Met { id, source: source.id, kind: source.kind, compacted: at(0)?, last: at(1)? })
+            },
+        )
+    }
+
+    /// What is read at (a query, a request) has changed since the run at `before`: what this run has read again of that time
+    /// takes the place of what other series told of it. Returns the names of readings, and how many were replaced.
+    pub(super) fn replace_unseen(
+        &mut self,
+        before: Timestamp,
+        touched: &mut Touched,
+    ) -> rusqlite::Result<Vec<(String, usize)>> {
+        let mut replaced = Vec::new();
+        let sources: Vec<(String, Source)> =
+            self.sources.iter().map(|(name, source)| (name.clone(), source.clone())).collect();
+        for (name, source) in sources {
+            let Some(from) = self.read_from.get(&source.id).copied().filter(|from| *from < micros(before))
+            else {
+                continue;
+            };
+            let old: Vec<(i64, Row)> = self
+                .connection
+                .prepare_cached(
+                    "SELECT reading.series, reading.at, start, reading.id, value, epoch, began, shared FROM reading
+                     JOIN series ON series.id = reading.series
+                     WHERE series.source = ?1 AND reading.at > ?2
+                        -- An id of the source's own stays the same under other labels; one made of them does not.
+                        AND (reading.id = '' OR substr(reading.id, -length(series.labels)) = series.labels)",
+                )?
+                .query_map([source.id, from], |row| {
+                    let found = Row {
+                        at: row.get(1)?,
+                        start: row.get(2)?,
+                        id: row.get(3)?,
+                        value: row.get(4)?,
+                        epoch: row.get(5)?,
+                        began: row.get(6)?,
+                        shared: row.get(7)?,
+                    };
+                    Ok((row.get(0)?, found))
+                })?
+                .filter(|row| row.as_ref().map_or(true, |(series, _)| !self.seen.contains(series)))
+                .collect::<rusqlite::Result<_>>()?;
+            for (series, row) in &old {
+                let met = self.met(*series, &source)?;
+                touched.meet(&met).removed(row.point(RunFacts::default()));
+                self.remove(*series, row)?;
+                self.connection
+                    .prepare_cached("DELETE FROM identity WHERE source = ?1 AND id = ?2")?
+                    .execute(params![source.id, row.id])?;
+            }
+            if !old.is_empty() {
+                replaced.push((name, old.len()));
+            }
+        }
+        Ok(replaced)
+    }
+
+    /// A run that does not see a series ends it there, unless something odd may have been of it, or its source tells ends
+    /// by itself (`told`: the names of its readings).
+    pub(super) fn end_unseen(&mut self, told: &Ends, touched: &mut Touched) -> rusqlite::Result<()> {
+        let unseen: Vec<(i64, Source, String, String)> = self
+            .connection
+            .prepare_cached(
+                "SELECT series.id, series.source, source.kind, source.name, series.labels FROM series
+                 JOIN source ON source.id = series.source
+                 WHERE source.collector = ?1 AND source.kind IN ('counter', 'gauge') AND series.live = 1",
+            )?
+            .query_map([&self.run.collector], |row| {
+                let kind = row.get::<_, String>(2)?.parse().unwrap_or(Kind::Gauge);
+                let source = Source { id: row.get(1)?, kind, others: Vec::new() };
+                Ok((row.get(0)?, source, row.get(3)?, row.get(4)?))
+            })?
+            .filter(|row| {
+                row.as_ref()
+                    .map_or(true, |(id, _, name, _)| !self.seen.contains(id) && !told.contains_key(name))
+            })
+            .collect::<rusqlite::Result<_>>()?;
+        for (series, source, name, labels) in unseen {
+            if self.run.withholds(&name, &labels) {
+                continue;
+            }
+            self.connection.prepare_cached("UPDATE series SET live = 0 WHERE id = ?1")?.execute([series])?;
+            let met = self.met(series, &source)?;
+            // What it has read of later instants knows better.
+            if met.last.is_none_or(|last| last < self.run.at) {
+                self.mark_gone(&met, (&name, &labels), self.run.at, touched)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the end of a gauge that a source with history tells. A reading of the same instant knows better, and what is
+    /// compacted stays as it is. A counter of such a source goes on where it comes back.
+    pub(super) fn end(
+        &mut self,
+        name: &str,
+        labels: &str,
+        at: Timestamp,
+        touched: &mut Touched,
+    ) -> rusqlite::Result<()> {
+        let known = self
+            .connection
+            .prepare_cached(
+                "SELECT series.id, series.source FROM series JOIN source ON source.id = series.source
+                 WHERE source.collector = ?1 AND source.name = ?2 AND source.kind = 'gauge'
+                   AND series.labels = ?3 AND ?4 >= coalesce(series.compacted, ?4)",
+            )?
+            .query_row(params![self.run.collector, name, labels, micros(at)], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        let Some((series, source)) = known else { return Ok(()) };
+        let met = self.met(series, &Source { id: source, kind: Kind::Gauge, others: Vec::new() })?;
+        let read = self
+            .connection
+            .prepare_cached("SELECT 1 FROM reading WHERE series = ?1 AND at = ?2")?
+            .exists([series, micros(at)])?;
+        if read { Ok(()) } else { self.mark_gone(&met, (name, labels), at, touched) }
+    }
+
+    fn mark_gone(
+        &mut self,
+        met: &Met,
+        (name, labels): (&str, &str),
+        at: Timestamp,
+        touched: &mut Touched,
+    ) -> rusqlite::Result<()> {
+        let (id, value, epoch, began) = (String::new(), None, None, None);
+        let row = Row { at: micros(at), start: 0, id, value, epoch, began, shared: false };
+        self.insert.execute(params![
+            met.id,
+            row.at,
+            row.start,
+            row.id,
+            row.value,
+            row.epoch,
+            row.began,
+            row.shared,
+            self.run.id
+        ])?;
+        let facts = self.run.known.facts(name, labels);
+        touched.meet(met).added(row.point(facts));
+        Ok(())
+    }
+
+    /// The row that has this reading's identity, if there is one: by its id, else by series and times. With what was known
+    /// when it came in and decides how far back it may have counted.
+    fn known(&self, source: i64, series: i64, row: &Row) -> rusqlite::Result<Option<(i64, Row, RunFacts)>> {
+        let mut place = (series, row.at, row.start);
+        if !row.id.is_empty() {
+            let found = self
+                .connection
+                .prepare_cached("SELECT series, at, start FROM identity WHERE source = ?1 AND id = ?2")?
+                .query_row(params![source, row.id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()?;
+            match found {
+                Some(found) => place = found,
+                None => return Ok(None),
+            }
+        }
+        self.connection
+            .prepare_cached(
+                "SELECT at, start, id, value, epoch, began, shared FROM reading
+                 WHERE series = ?1 AND at = ?2 AND start = ?3 AND id = ?4",
+            )?
+            .query_row(params![place.0, place.1, place.2, row.id], |row| {
+                let row = Row {
+                    at: row.get(0)?,
+                    start: row.get(1)?,
+                    id: row.get(2)?,
+                    value: row.get(3)?,
+                    epoch: row.get(4)?,
+                    began: row.get(5)?,
+                    shared: row.get(6)?,
+                };
+                // Only deltas are taken back by what they added, and those ask nothing of their run.
+                Ok((place.0, row, RunFacts::default()))
+            })
+            .optional()
+    }
+}
+
+/// By the names of readings whose source tells ends by itself: labels, and the instant.
+pub(super) type Ends = BTreeMap<String, Vec<(String, Timestamp)>>;
+
+/// The ends that a run tells.
+pub(super) fn ends_of(connection: &Connection, run: i64) -> rusqlite::Result<Ends> {
+    let mut ends = Ends::new();
+    let mut query = connection
+        .prepare_cached("SELECT name, labels, at FROM queued_end WHERE run = ? ORDER BY name, at")?;
+    let mut rows = query.query([run])?;
+    while let Some(row) = rows.next()? {
+        let of_name = ends.entry(row.get(0)?).or_default();
+        // The first row of a name only says that its source tells ends.
+        if !row.get_ref(1)?.as_str()?.is_empty() {
+            of_name.push((row.get(1)?, instant(row.get(2)?)));
+        }
+    }
+    Ok(ends)
+}

@@ -1,0 +1,441 @@
+//! Queued runs become part of the books: their readings, and what follows from them.
+//!
+//! Counting a run is one transaction, and may be repeated or put off: it asks nothing but the ledger. A reading seen again
+//! changes nothing; seen again in a later run with another value it replaces what was there and is counted as a correction
+//! (law 2). It never judges whether a value is plausible; `metering` and the collectors do.
+
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::count::{self, Changed, Touched};
+use super::identity::{Head, Put, Queued, Store, ends_of, withheld};
+use super::quantities::{RunRow, bearings};
+use super::unstated::{changed_components, counted_from};
+use crate::collectors::Quarantined;
+use crate::collectors::spool::Spool;
+use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::rules::InForce;
+use crate::ledger::db::{Ledger, LedgerError};
+pub use crate::ledger::queue::{Run, RunOutcome};
+use crate::ledger::queue::{append, keep_quarantined};
+use crate::metering::measure::RunFacts;
+
+/// What a run changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recorded {
+    pub readings: usize,
+    /// Readings that were not known before.
+    pub new: usize,
+    /// Readings whose value, interval or labels replaced known ones.
+    pub corrected: usize,
+    /// Readings for months that are compacted and can't be counted any more: recorded.
+    pub late: usize,
+    pub quarantined: Vec<Quarantined>,
+    pub problems: Vec<String>,
+    pub failed: Option<String>,
+    /// Components of resources' months that may have changed.
+    pub restated: usize,
+}
+
+impl Recorded {
+    /// Whether the collector failed, wholly or in part.
+    pub fn is_failure(&self) -> bool {
+        self.failed.is_some() || !self.problems.is_empty()
+    }
+}
+
+/// No run takes longer; it only bounds where to look.
+const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(24);
+/// How many of a collector's runs say what its usual distance is.
+const RECENT_RUNS: usize = 11;
+/// Readings of a run that are counted at once.
+const POINTS_AT_ONCE: usize = if cfg!(test) { 3 } else { 10_000 };
+
+impl Ledger {
+    /// Appends a run to the queue, and counts it and all that waited before it.
+    pub fn record(&mut self, run: Run) -> Result<Recorded, LedgerError> {
+        self.record_all(run, &mut Spool::default())
+    }
+
+    /// Like `record`, of a run with more readings than memory should hold.
+    pub fn record_all(&mut self, run: Run, more: &mut Spool) -> Result<Recorded, LedgerError> {
+        if let RunOutcome::Failed(message) = &run.outcome {
+            let failed = Some(message.clone());
+            self.append(run, more)?;
+            return Ok(Recorded { failed, ..Recorded::default() });
+        }
+        let refused = quarantined_in(&run);
+        let number = self.append(run, more)?;
+        let mut recorded = Recorded::default();
+        while let Some((run, counted)) = self.count_next()? {
+            if run == number {
+                recorded = counted;
+            }
+        }
+        recorded.quarantined.splice(0..0, refused);
+        Ok(recorded)
+    }
+
+    /// Counts all runs that are queued, in the order in which they came; each in a transaction of its own.
+    pub fn count_queued(&mut self) -> Result<usize, LedgerError> {
+        let mut runs = 0;
+        while self.count_next()?.is_some() {
+            runs += 1;
+        }
+        Ok(runs)
+    }
+
+    fn count_next(&mut self) -> Result<Option<(i64, Recorded)>, LedgerError> {
+        let planned = self.planned_gaps();
+        self.transact(|connection, in_force| {
+            let next: Option<i64> = connection
+                .prepare_cached("SELECT id FROM run WHERE counted = 0 ORDER BY id LIMIT 1")?
+                .query_row([], |row| row.get(0))
+                .optional()?;
+            let Some(run) = next else { return Ok(None) };
+            let recorded = count_run(connection, in_force, run, &planned)?;
+            crate::fail_point("before a count is committed");
+            Ok(Some((run, recorded)))
+        })
+    }
+
+    /// Where nothing is said and few runs are known, how long a gap is, by collector.
+    fn planned_gaps(&self) -> Vec<(String, SignedDuration)> {
+        let rules = self.rulebook.rules.iter();
+        rules.filter_map(|rules| Some((rules.collector.clone(), rules.default_max_gap?))).collect()
+    }
+
+    /// Gives back the memory that a run or a cycle needed for a while: what was looked at once need not stay for weeks.
+    pub fn rest(&self) -> Result<(), LedgerError> {
+        self.look(|connection| connection.execute_batch("PRAGMA shrink_memory"))
+    }
+
+    /// Counts all that is queued and a run after it, looks at what the ledger then says, and takes it all back.
+    pub fn rehearse_and<T>(
+        &mut self,
+        run: Run,
+        more: &mut Spool,
+        look: impl FnOnce(&mut Ledger) -> Result<T, LedgerError>,
+    ) -> Result<(Recorded, T), LedgerError> {
+        let planned = self.planned_gaps();
+        let failed = match &run.outcome {
+            RunOutcome::Failed(message) => Some(message.clone()),
+            RunOutcome::Seen { .. } => None,
+        };
+        let refused = quarantined_in(&run);
+        self.rehearse(|ledger| {
+            let counted = (|| {
+                append(&ledger.connection, run, more)?;
+                let queued: Vec<i64> = ledger
+                    .connection
+                    .prepare("SELECT id FROM run WHERE counted = 0 ORDER BY id")?
+                    .query_map([], |row| row.get(0))?
+                    .collect::<rusqlite::Result<_>>()?;
+                let mut recorded = Recorded::default();
+                for run in queued {
+                    recorded = count_run(&ledger.connection, &ledger.in_force, run, &planned)?;
+                }
+                Ok(if failed.is_some() { Recorded { failed, ..Recorded::default() } } else { recorded })
+            })();
+            let mut recorded: Recorded =
+                counted.map_err(|error| LedgerError::from_sqlite(&ledger.path, error))?;
+            recorded.quarantined.splice(0..0, refused);
+            Ok((recorded, look(ledger)?))
+        })
+    }
+
+    /// Notes from where a collector is read, if that is earlier than all before, and returns from where it is to be read
+    /// now: until it has succeeded once, from the earliest.
+    pub fn reads_from(&mut self, collector: &str, since: Timestamp) -> Result<Timestamp, LedgerError> {
+        self.transact(|connection, in_force| {
+            connection
+                .prepare_cached("INSERT INTO collector (name) VALUES (?1) ON CONFLICT (name) DO NOTHING")?
+                .execute([collector])?;
+            let earlier: Option<Timestamp> = connection
+                .query_row("SELECT since FROM collector WHERE name = ?", [collector], |row| row.get(0))
+                .optional()?
+                .flatten()
+                .map(instant);
+            if earlier.is_none_or(|earlier| since < earlier) {
+                connection.execute(
+                    "UPDATE collector SET since = ?2 WHERE name = ?1",
+                    params![collector, micros(since)],
+                )?;
+                if earlier.is_some() {
+                    changed_components(connection, counted_from(connection, in_force, collector, since)?)?;
+                }
+            }
+            let succeeded = connection
+                .prepare("SELECT 1 FROM run WHERE collector = ? AND outcome <> 'failed'")?
+                .exists([collector])?;
+            Ok(earlier.filter(|earlier| !succeeded && *earlier < since).unwrap_or(since))
+        })
+    }
+}
+
+/// What a run could not read, before it was appended.
+fn quarantined_in(run: &Run) -> Vec<Quarantined> {
+    match &run.outcome {
+        RunOutcome::Seen { quarantined, .. } => quarantined.clone(),
+        RunOutcome::Failed(_) => Vec::new(),
+    }
+}
+
+/// Counts a queued run.
+pub(super) fn count_run(
+    connection: &Connection,
+    in_force: &InForce,
+    id: i64,
+    planned: &[(String, SignedDuration)],
+) -> rusqlite::Result<Recorded> {
+    let mut recorded = Recorded::default();
+    let (collector, at, finished, scope, kept, message) = connection
+        .prepare_cached("SELECT collector, at, finished, scope, withheld, message FROM run WHERE id = ?")?
+        .query_row([id], |row| {
+            Ok((
+                row.get::<_, String>(0)?,
+                instant(row.get(1)?),
+                instant(row.get(2)?),
+                row.get::<_, String>(3)?,
+                row.get::<_, String>(4)?,
+                row.get::<_, Option<String>>(5)?,
+            ))
+        })?;
+    recorded.problems.extend(message);
+    let mut run = Head { id, collector, at, finished, withheld: withheld(&kept), known: RunRow::default() };
+    run.known = facts(connection, &run, &scope, planned)?;
+    let ended_later = ended_later(connection, &run)?;
+    if let Some(ended) = ended_later {
+        let problem = format!(
+            "the run began at {}, but an earlier run of this collector ended at {ended}: the clock was set back, or two \
+             ran at once. What it saw of the moment is not used, because a counter would seem to have been reset; \
+             counters catch up with the first run after {ended}",
+            run.at
+        );
+        recorded.problems.push(problem);
+    }
+    let unsure = unsure_of_month(connection, in_force, &run)?;
+    let mut changed = Changed::new();
+    let mut touched = Touched::default();
+    let mut uncounted = 0;
+    let mut store = Store::new(connection, in_force, &run)?;
+    {
+        let mut query = connection.prepare_cached(
+            "SELECT name, kind, value, unit, start, at, labels, id, epoch, began, shared FROM queued
+             WHERE run = ? ORDER BY number",
+        )?;
+        let mut rows = query.query([id])?;
+        while let Some(row) = rows.next()? {
+            let queued = Queued::of(row)?;
+            if let Some(window) = &unsure
+                && queued.is_momentary(&run)
+            {
+                recorded.quarantined.push(queued.quarantined(window.clone()));
+                continue;
+            }
+            if ended_later.is_some() && queued.is_momentary(&run) {
+                continue;
+            }
+            match store.put(queued, &mut touched)? {
+                Put::New => recorded.new += 1,
+                Put::Corrected => recorded.corrected += 1,
+                Put::Late => recorded.late += 1,
+                Put::Same => {}
+                Put::Refused(bad) => {
+                    recorded.quarantined.push(bad);
+                    continue;
+                }
+            }
+            recorded.readings += 1;
+            uncounted += 1;
+            if uncounted >= POINTS_AT_ONCE {
+                // However many there are, memory holds only so many: amounts are the same in whatever batches they come.
+                count::update(connection, in_force, &touched, &mut changed)?;
+                touched = Touched::default();
+                uncounted = 0;
+            }
+        }
+    }
+    if let Some(before) = run_of_another_scope(connection, &run, &scope)? {
+        for (name, readings) in store.replace_unseen(before, &mut touched)? {
+            let words = format!(
+                "what the collector {} asks for (its query or request) was changed: {readings} readings of `{name}` are \
+                 replaced by what was read again",
+                run.collector
+            );
+            tell(connection, About::default(), EventKind::Readings, &words, run.finished)?;
+        }
+    }
+    let ends = ends_of(connection, id)?;
+    // A reading that is refused here is no sign that its series has ended.
+    if ended_later.is_none() && unsure.is_none() && recorded.quarantined.is_empty() {
+        store.end_unseen(&ends, &mut touched)?;
+    }
+    for (name, ends) in &ends {
+        for (labels, at) in ends {
+            store.end(name, labels, *at, &mut touched)?;
+        }
+    }
+    count::update(connection, in_force, &touched, &mut changed)?;
+    if 2 * store.alike() > recorded.new {
+        let words = format!(
+            "{} of {} new readings of the collector {} say what earlier ones said under other ids: if its ids have \
+             changed their form, the same usage is counted twice",
+            store.alike(),
+            recorded.new,
+            run.collector
+        );
+        tell(connection, About::default(), EventKind::Readings, &words, run.finished)?;
+    }
+    recorded.restated = changed_components(connection, changed)?;
+    keep_quarantined(connection, &run.collector, run.at, &recorded.quarantined)?;
+    let outcome = if recorded.problems.is_empty() { "ok" } else { "partial" };
+    connection
+        .prepare_cached(
+            "UPDATE run SET counted = 1, outcome = ?2, message = ?3, readings = ?4, changed = ?5,
+                            quarantined = quarantined + ?6 WHERE id = ?1",
+        )?
+        .execute(params![
+            id,
+            outcome,
+            (!recorded.problems.is_empty()).then(|| recorded.problems.join("; ")),
+            recorded.readings as i64,
+            (recorded.new + recorded.corrected) as i64,
+            recorded.quarantined.len() as i64
+        ])?;
+    if unsure.is_some() {
+        // By the server's clock, so that runs of a clock that is set right are not taken for earlier ones.
+        connection
+            .prepare_cached("UPDATE run SET at = at + ?2, finished = finished + ?2 WHERE id = ?1")?
+            .execute([id, skew(connection)?.as_micros() as i64])?;
+    }
+    for table in ["queued", "queued_end"] {
+        connection.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?"))?.execute([id])?;
+    }
+    Ok(recorded)
+}
+
+/// When the last run was that did not fail, if it looked at something else.
+fn run_of_another_scope(
+    connection: &Connection,
+    run: &Head,
+    scope: &str,
+) -> rusqlite::Result<Option<Timestamp>> {
+    let last: Option<(i64, String)> = connection
+        .prepare_cached(
+            "SELECT at, scope FROM run WHERE collector = ?1 AND id < ?2 AND outcome <> 'failed' ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row(params![run.collector, run.id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(last.filter(|(_, before)| before != scope).map(|(at, _)| instant(at)))
+}
+
+/// Two clocks that agree may be so far apart.
+const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(60);
+
+fn skew(connection: &Connection) -> rusqlite::Result<SignedDuration> {
+    let skew: Option<String> = connection
+        .prepare_cached("SELECT value FROM server WHERE key = 'skew_us'")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(SignedDuration::from_micros(skew.and_then(|text| text.parse().ok()).unwrap_or(0)))
+}
+
+/// How long the distance of two clocks is believed.
+const MEASURED_FOR: SignedDuration = SignedDuration::from_hours(4);
+
+/// Why it is not sure in which month a run looked: our clock and the server's disagree by more than the distance to the
+/// month's boundary.
+fn unsure_of_month(
+    connection: &Connection,
+    in_force: &InForce,
+    run: &Head,
+) -> rusqlite::Result<Option<String>> {
+    let skew = skew(connection)?;
+    let measured: Option<i64> = connection
+        .prepare_cached("SELECT at FROM server WHERE key = 'skew_us'")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    // What was measured by another setting of the clock says nothing of this run.
+    let lately = measured.is_some_and(|at| run.at.duration_since(instant(at)).abs() < MEASURED_FOR);
+    if !lately || skew.abs() <= CLOCKS_AGREE {
+        return Ok(None);
+    }
+    let at = run.at.saturating_add(skew).unwrap_or(run.at);
+    let (ours, theirs) = (in_force.zone.period_of(run.at), in_force.zone.period_of(at));
+    Ok((ours != theirs).then(|| {
+        format!(
+            "this machine's clock says {}, the server's {at}: it is not sure whether it was used in {ours} or in {theirs}. \
+             Set the clock right; what a counter rose is counted with the next reading",
+            run.at
+        )
+    }))
+}
+
+/// When a run that is already counted ended, if that was after this one began. Then the order of their instants is not the
+/// order in which they looked.
+fn ended_later(connection: &Connection, run: &Head) -> rusqlite::Result<Option<Timestamp>> {
+    connection
+        .prepare_cached(
+            "SELECT max(finished) FROM run
+             WHERE collector = ?1 AND at > ?2 - ?3 AND finished > ?2 AND outcome <> 'failed' AND id < ?4",
+        )?
+        .query_row(params![run.collector, micros(run.at), LONGEST_RUN.as_micros() as i64, run.id], |row| {
+            Ok(row.get::<_, Option<i64>>(0)?.map(instant))
+        })
+}
+
+/// What is known now of the collector's earlier runs; it is kept with this one.
+fn facts(
+    connection: &Connection,
+    run: &Head,
+    scope: &str,
+    planned: &[(String, SignedDuration)],
+) -> rusqlite::Result<RunRow> {
+    let mut query = connection.prepare_cached(
+        "SELECT at, lists_everything, scope, outcome = 'ok' AND quarantined = 0, withheld FROM run
+         WHERE collector = ?1 AND outcome <> 'failed' AND at < ?2 AND counted = 1 ORDER BY at DESC LIMIT ?3",
+    )?;
+    let earlier: Vec<(i64, bool, String, bool, String)> = query
+        .query_map(params![run.collector, micros(run.at), (RECENT_RUNS - 1) as i64], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut at = micros(run.at);
+    let mut distances: Vec<i64> = Vec::new();
+    for (before, ..) in &earlier {
+        distances.push(at - before);
+        at = *before;
+    }
+    distances.sort_unstable();
+    // Two distances are the least that can be called usual; before, the schedule says.
+    let usual = match distances.as_slice() {
+        [] | [_] => None,
+        distances => Some(SignedDuration::from_micros(3 * distances[distances.len() / 2])),
+    };
+    let planned = planned.iter().find(|(name, _)| *name == run.collector).map(|(_, gap)| *gap);
+    let max_gap = usual.max(planned);
+    let of = |found: Option<&(i64, bool, String, bool, String)>| RunFacts {
+        previous: found.map(|(at, ..)| instant(*at)),
+        listed: found.filter(|(_, lists, of, ..)| *lists && *of == scope).map(|(at, ..)| instant(*at)),
+        max_gap,
+    };
+    let (last, complete) = (of(earlier.first()), of(earlier.iter().find(|(.., complete, _)| *complete)));
+    let doubtful = earlier.first().map_or("[]", |(.., withheld)| withheld.as_str());
+    connection
+        .prepare_cached(
+            "UPDATE run SET previous = ?2, listed = ?3, previous_complete = ?4, listed_complete = ?5, max_gap = ?6,
+                            doubtful = ?7 WHERE id = ?1",
+        )?
+        .execute(params![
+            run.id,
+            last.previous.map(micros),
+            last.listed.map(micros),
+            complete.previous.map(micros),
+            complete.listed.map(micros),
+            max_gap.map(|gap| gap.as_micros() as i64),
+            doubtful
+        ])?;
+    Ok(RunRow::new(last, complete, bearings(doubtful)))
+}

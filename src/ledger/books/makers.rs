@@ -1,0 +1,113 @@
+//! What makes a component in a month: the meters of all collectors for it, by the rules in force then.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use crate::ledger::db::columns::instant;
+use crate::ledger::db::rules::Version;
+use crate::ledger::db::{Ledger, LedgerError};
+use crate::metering::measure::Measure;
+use crate::metering::meter::{Meter, Rules};
+use crate::metering::period::BillingPeriod;
+
+/// A meter, and the source whose series it meters.
+#[derive(Clone, Copy)]
+pub(in crate::ledger) struct Maker<'a> {
+    pub(in crate::ledger) source: i64,
+    pub(in crate::ledger) rules: &'a Rules,
+    pub(in crate::ledger) meter: &'a Meter,
+    pub(in crate::ledger) measure: Measure,
+}
+
+/// What makes a component.
+pub(in crate::ledger) struct Makers<'a> {
+    pub(in crate::ledger) meters: Vec<Maker<'a>>,
+    /// From where the first of its collectors was read, if that is known of all.
+    since: Option<Timestamp>,
+}
+
+impl Makers<'_> {
+    /// Whether all of a month that ends then was before anything was read: what reaches back into it (a job that began
+    /// before) is only a part of what was used, and the whole is another's to report.
+    pub(super) fn began_after(&self, end: Timestamp) -> bool {
+        self.since.is_some_and(|since| end <= since)
+    }
+
+    /// The meters that may make the component of this resource.
+    pub(in crate::ledger) fn of(
+        &self,
+        connection: &Connection,
+        resource: &str,
+    ) -> rusqlite::Result<Vec<Maker<'_>>> {
+        let offering: Option<String> = connection
+            .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
+            .query_row([resource], |row| row.get(0))
+            .optional()?;
+        let offering = offering.and_then(|text| Uuid::parse_str(&text).ok()).filter(|uuid| !uuid.is_nil());
+        let resource = Uuid::parse_str(resource).unwrap_or_default();
+        let meters = self.meters.iter().copied();
+        Ok(meters.filter(|maker| maker.rules.may_bill(resource, offering)).collect())
+    }
+}
+
+/// What meters want sent along with a component.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReportOptions {
+    pub description: Option<String>,
+    pub recurring: Option<bool>,
+    pub missing_usage_policy: Option<String>,
+}
+
+impl Ledger {
+    /// What the meters of a component want sent along in this month.
+    pub fn report_options(
+        &self,
+        resource: Uuid,
+        period: BillingPeriod,
+        component: &str,
+    ) -> Result<ReportOptions, LedgerError> {
+        let version = self.in_force.in_month(period);
+        self.look(|connection| {
+            let makers = makers_of(connection, version, component)?;
+            let meters = makers.of(connection, &resource.to_string())?;
+            let meters = || meters.iter().map(|maker| maker.meter);
+            Ok(ReportOptions {
+                description: meters().find_map(|meter| meter.description.clone()),
+                recurring: meters().find_map(|meter| meter.recurring),
+                missing_usage_policy: meters().find_map(|meter| meter.missing_usage_policy.clone()),
+            })
+        })
+    }
+}
+
+/// All meters of a version of the rules that make a component, with their sources.
+pub(in crate::ledger) fn makers_of<'a>(
+    connection: &Connection,
+    version: &'a Version,
+    component: &str,
+) -> rusqlite::Result<Makers<'a>> {
+    let mut meters = Vec::new();
+    for rules in &version.rules {
+        for meter in rules.meters.iter().filter(|meter| meter.component == component) {
+            let source: Option<(i64, String)> = connection
+                .prepare_cached("SELECT id, kind FROM source WHERE collector = ?1 AND name = ?2")?
+                .query_row(params![rules.collector, meter.reading], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let Some((source, kind)) = source else { continue };
+            if let Some(measure) = kind.parse().ok().and_then(|kind| meter.measure(kind).ok()) {
+                meters.push(Maker { source, rules, meter, measure });
+            }
+        }
+    }
+    let mut since = Some(Timestamp::MAX).filter(|_| !meters.is_empty());
+    for maker in &meters {
+        let of_this: Option<i64> = connection
+            .prepare_cached("SELECT since FROM collector WHERE name = ?")?
+            .query_row([&maker.rules.collector], |row| row.get(0))
+            .optional()?
+            .flatten();
+        since = since.zip(of_this).map(|(since, of_this)| since.min(instant(of_this)));
+    }
+    Ok(Makers { meters, since })
+}

@@ -1,0 +1,24 @@
+//! The books: queued runs are counted into them, by the rules in force, and statements are made of them.
+//!
+//! In the order of the list below, each file imports only what stands above it. Nothing here knows how usage is sent.
+
+pub(in crate::ledger) mod adjustment;
+pub mod catalog;
+pub mod change;
+mod claims;
+pub mod compact;
+pub(in crate::ledger) mod count;
+pub(in crate::ledger) mod cuts;
+pub mod future;
+mod identity;
+pub mod ingest;
+pub(in crate::ledger) mod lines;
+pub mod makers;
+mod place;
+pub(in crate::ledger) mod quantities;
+pub mod recount;
+mod row;
+mod spent;
+pub mod statements;
+pub(in crate::ledger) mod targets;
+pub(in crate::ledger) mod unstated;

@@ -1,0 +1,99 @@
+//! Readings that are no longer kept: their identities, so that history which is read again never counts twice, and what is
+//! needed to take back what a delta added. It never counts anything.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use super::row::Row;
+
+/// A reading that is no longer kept, with the series that it was counted in.
+pub(super) fn find(
+    connection: &Connection,
+    source: i64,
+    series: i64,
+    row: &Row,
+) -> rusqlite::Result<Option<(i64, Spent)>> {
+    if row.id.is_empty() {
+        return connection
+            .prepare_cached("SELECT value FROM spent_sample WHERE series = ?1 AND at = ?2 AND start = ?3")?
+            .query_row([series, row.at, row.start], |found| {
+                Ok((series, Spent(Row { value: found.get(0)?, ..row.clone() })))
+            })
+            .optional();
+    }
+    connection
+        .prepare_cached("SELECT series, at, start, value FROM spent_id WHERE identity = ?")?
+        .query_row([identity(source, &row.id)], |found| {
+            let (at, start, value) = (found.get(1)?, found.get(2)?, found.get(3)?);
+            Ok((found.get(0)?, Spent(Row { at, start, value, ..row.clone() })))
+        })
+        .optional()
+}
+
+/// What is left of a reading.
+#[derive(Debug, Clone)]
+pub(super) struct Spent(Row);
+
+impl Spent {
+    /// Whether a reading says the same.
+    pub(super) fn is_same(&self, row: &Row) -> bool {
+        (self.0.at, self.0.start, &self.0.value) == (row.at, row.start, &row.value)
+    }
+
+    pub(super) fn into_row(self) -> Row {
+        self.0
+    }
+
+    pub(super) fn row(&self) -> &Row {
+        &self.0
+    }
+}
+
+/// Keeps the identity of a reading that goes.
+pub(super) fn spend(
+    connection: &Connection,
+    (source, series): (i64, i64),
+    (at, start, id, value): (i64, i64, &str, &str),
+) -> rusqlite::Result<()> {
+    if id.is_empty() {
+        connection
+            .prepare_cached(
+                "INSERT INTO spent_sample (series, at, start, value) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (series, at, start) DO UPDATE SET value = ?4",
+            )?
+            .execute(params![series, at, start, value])?;
+        return Ok(());
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO spent_id (identity, series, at, start, value) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (identity) DO UPDATE SET series = ?2, at = ?3, start = ?4, value = ?5",
+        )?
+        .execute(params![identity(source, id), series, at, start, value])?;
+    connection
+        .prepare_cached("DELETE FROM identity WHERE source = ?1 AND id = ?2")?
+        .execute(params![source, id])?;
+    Ok(())
+}
+
+/// A reading that is counted otherwise from now on, and kept.
+pub(super) fn forget(connection: &Connection, source: i64, series: i64, row: &Row) -> rusqlite::Result<()> {
+    if row.id.is_empty() {
+        connection
+            .prepare_cached("DELETE FROM spent_sample WHERE series = ?1 AND at = ?2 AND start = ?3")?
+            .execute([series, row.at, row.start])?;
+    } else {
+        connection
+            .prepare_cached("DELETE FROM spent_id WHERE identity = ?")?
+            .execute([identity(source, &row.id)])?;
+    }
+    Ok(())
+}
+
+/// Stable over versions of this program and of the compiler.
+const NAMESPACE: Uuid = Uuid::from_u128(0x8a1f_6f0e_52a4_4c0f_9d0b_6c1d_2f7e_91b3);
+
+/// The identity of a reading with an id of its own (law 2), wide enough that no two ever share it.
+fn identity(source: i64, id: &str) -> [u8; 16] {
+    Uuid::new_v5(&NAMESPACE, format!("{source} {id}").as_bytes()).into_bytes()
+}

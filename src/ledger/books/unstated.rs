@@ -1,0 +1,69 @@
+//! Which components of which resources' months are to be stated anew: noted when something under them changes, and done
+//! when somebody asks what is to be sent or shown (`statements`).
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+
+use super::count::Changed;
+use crate::ledger::db::columns::micros;
+use crate::ledger::db::rules::InForce;
+
+/// Notes what is to be stated anew; returns how much that is.
+pub(in crate::ledger) fn changed_components(
+    connection: &Connection,
+    changed: Changed,
+) -> rusqlite::Result<usize> {
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO unstated (resource, period, component) VALUES (?1, ?2, ?3)
+         ON CONFLICT (resource, period, component) DO NOTHING",
+    )?;
+    for (resource, period, component) in &changed {
+        insert.execute(params![resource, period, component])?;
+    }
+    Ok(changed.len())
+}
+
+/// Notes all that was ever stated of a resource's month (of all resources, if `None`).
+pub(in crate::ledger) fn all_of_month(
+    connection: &Connection,
+    resource: Option<&str>,
+    period: &str,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO unstated (resource, period, component)
+             SELECT DISTINCT resource, period, component FROM line WHERE period = ?1 AND (?2 IS NULL OR resource = ?2)
+             ON CONFLICT (resource, period, component) DO NOTHING",
+        )?
+        .execute(params![period, resource])?;
+    Ok(())
+}
+
+/// What a collector has counted from this instant on: it may not be stated, because nothing was read so far back before.
+pub(super) fn counted_from(
+    connection: &Connection,
+    in_force: &InForce,
+    collector: &str,
+    since: Timestamp,
+) -> rusqlite::Result<Changed> {
+    let measured: BTreeSet<(String, String)> = connection
+        .prepare(
+            "SELECT DISTINCT target_resource.resource, quantity.period FROM source
+             JOIN series ON series.source = source.id JOIN placed ON placed.series = series.id
+             JOIN target_resource ON target_resource.target = placed.target JOIN quantity ON quantity.series = series.id
+             WHERE source.collector = ?1 AND quantity.segment >= ?2",
+        )?
+        .query_map(params![collector, micros(since)], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut changed = Changed::new();
+    for (resource, period) in measured {
+        let Ok(month) = period.parse() else { continue };
+        let rules = in_force.in_month(month).of(collector);
+        for meter in rules.map(|rules| rules.meters.as_slice()).unwrap_or_default() {
+            changed.insert((resource.clone(), period.clone(), meter.component.clone()));
+        }
+    }
+    Ok(changed)
+}

@@ -1,0 +1,175 @@
+//! Events: what changed a bill beside readings, or may surprise its reader (law 13). They are kept for `explain`, and told
+//! once in the log by the process that lives through them.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+use uuid::Uuid;
+
+use super::columns::{instant, micros};
+use super::{Ledger, LedgerError};
+use crate::metering::period::BillingPeriod;
+
+/// What kind of event it is: a closed list, the same words in the ledger, in the log and in the docs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// Rules or the billing time zone were recorded anew.
+    Rules,
+    /// A backend id belongs to another resource.
+    Resource,
+    /// A plan was switched.
+    Plan,
+    /// A counter was reset, or was held for being implausible.
+    Counter,
+    /// A reading is held: it tells of more than can be believed.
+    Held,
+    /// An amount fell, or jumped.
+    Amount,
+    /// Readings look like others that are known: new ids, or a second collector.
+    Readings,
+    /// Another writer, or a person's decision.
+    Writer,
+    /// Usage was carried to another month, or given up.
+    Moved,
+    /// A month was closed.
+    Closed,
+}
+
+impl EventKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            EventKind::Rules => "rules",
+            EventKind::Resource => "resource",
+            EventKind::Plan => "plan",
+            EventKind::Counter => "counter",
+            EventKind::Held => "held",
+            EventKind::Amount => "amount",
+            EventKind::Readings => "readings",
+            EventKind::Writer => "writer",
+            EventKind::Moved => "moved",
+            EventKind::Closed => "closed",
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub at: Timestamp,
+    /// Empty where it is of no one resource, month or component.
+    pub resource: String,
+    pub period: String,
+    pub component: String,
+    pub kind: String,
+    pub words: String,
+}
+
+impl Event {
+    /// As one line of a log; `name`: the resource's.
+    pub fn sentence(&self, name: Option<&str>) -> String {
+        let resource = match name.filter(|name| !name.is_empty()) {
+            Some(name) => format!("{name} ({})", self.resource),
+            None => self.resource.clone(),
+        };
+        let place = [resource.as_str(), &self.component, &self.period];
+        let place: Vec<&str> = place.into_iter().filter(|text| !text.is_empty()).collect();
+        match place.as_slice() {
+            [] => self.words.clone(),
+            place => format!("{}: {}", place.join(", "), self.words),
+        }
+    }
+}
+
+/// Of what something is told.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::ledger) struct About<'a> {
+    pub(in crate::ledger) resource: &'a str,
+    pub(in crate::ledger) period: &'a str,
+    pub(in crate::ledger) component: &'a str,
+}
+
+pub(in crate::ledger) fn tell(
+    connection: &Connection,
+    about: About<'_>,
+    kind: EventKind,
+    words: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO event (at, resource, period, component, kind, words) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![micros(now), about.resource, about.period, about.component, kind.name(), words])?;
+    Ok(())
+}
+
+impl Ledger {
+    pub fn tell(
+        &mut self,
+        resource: Uuid,
+        period: BillingPeriod,
+        component: &str,
+        kind: EventKind,
+        words: &str,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let (resource, period) = (resource.to_string(), period.to_string());
+        self.transact(|connection, _| {
+            let about = About { resource: &resource, period: &period, component };
+            tell(connection, about, kind, words, now)
+        })
+    }
+
+    /// Events since the ledger was opened or this was asked last, as sentences for the log, the oldest first.
+    pub fn untold(&mut self) -> Result<Vec<String>, LedgerError> {
+        let events: Vec<(i64, Event, Option<String>)> = self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT at, event.resource, period, component, kind, words, id, resource.name
+                     FROM event LEFT JOIN resource ON resource.uuid = event.resource WHERE id > ? ORDER BY id",
+                )?
+                .query_map([self.told], |row| Ok((row.get(6)?, event(row)?, row.get(7)?)))?
+                .collect()
+        })?;
+        if let Some((last, ..)) = events.last() {
+            self.told = *last;
+        }
+        Ok(events.into_iter().map(|(_, event, name)| event.sentence(name.as_deref())).collect())
+    }
+
+    /// Readings that are held, of months that are not closed.
+    pub fn held_readings(&self) -> Result<Vec<Event>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT at, resource, period, component, kind, words FROM event
+                     WHERE kind = 'held' AND period IN (SELECT period FROM statement WHERE closed IS NULL) ORDER BY id",
+                )?
+                .query_map([], event)?
+                .collect()
+        })
+    }
+
+    /// What happened to a resource's month; what is of all resources is among it.
+    pub fn events_of(&self, resource: Uuid, period: BillingPeriod) -> Result<Vec<Event>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT at, resource, period, component, kind, words FROM event
+                     WHERE resource IN (?1, '') AND period = ?2 ORDER BY id",
+                )?
+                .query_map([resource.to_string(), period.to_string()], event)?
+                .collect()
+        })
+    }
+}
+
+fn event(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
+    Ok(Event {
+        at: instant(row.get(0)?),
+        resource: row.get(1)?,
+        period: row.get(2)?,
+        component: row.get(3)?,
+        kind: row.get(4)?,
+        words: row.get(5)?,
+    })
+}

@@ -1,0 +1,562 @@
+//! What is not sent, and why: held, parked and stranded things, and a person's decisions about them.
+//!
+//! The reasons are the submitter's (submitter/reason.rs); here they are kept. What the books hold by themselves (changed
+//! rules) is marked in the lines and shown beside them. Lifting a block never changes a number; giving something up is a
+//! difference that is moved to nobody.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use super::record::{Known, StatementKey, key, known};
+use crate::ledger::books::unstated::{all_of_month, changed_components};
+use crate::ledger::db::columns::{
+    decimal, from_cents, instant, micros, period_column, to_cents, two_decimals, uuid_column,
+};
+use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::{Ledger, LedgerError};
+use crate::metering::period::BillingPeriod;
+
+/// Why something is not sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// held, parked or stranded.
+    pub state: String,
+    pub reason: String,
+    pub words: String,
+    pub since: Timestamp,
+}
+
+/// A block and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    pub resource: Uuid,
+    pub period: BillingPeriod,
+    /// When the part of the month began.
+    pub part: Timestamp,
+    /// '' is all of the resource's statement.
+    pub component: String,
+    /// '' is the total.
+    pub user: String,
+    /// What was refused, or what the server holds.
+    pub amount: Option<Decimal>,
+    pub block: Block,
+}
+
+impl Ledger {
+    /// Holds, parks or strands something of a statement: a component or user of it, or (both '') all of it. Only of
+    /// this part: what an ended plan period can't take any more says nothing of the one that runs.
+    pub fn set_block(
+        &mut self,
+        key: StatementKey,
+        component: &str,
+        user: &str,
+        block: Block,
+        amount: Option<Decimal>,
+    ) -> Result<(), LedgerError> {
+        self.transact(|connection, _| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO blocked (resource, period, component, user, state, reason, words, amount, since, part)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+                     ON CONFLICT (resource, period, part, component, user)
+                     DO UPDATE SET state = ?5, reason = ?6, words = ?7, amount = ?8",
+                )?
+                .execute(params![
+                    key.resource.to_string(),
+                    key.period.to_string(),
+                    component,
+                    user,
+                    block.state,
+                    block.reason,
+                    block.words,
+                    amount.map(two_decimals),
+                    micros(block.since),
+                    micros(key.part)
+                ])?;
+            Ok(())
+        })
+    }
+
+    /// Lifts blocks of a resource (of all, if `None`) that have one of these reasons, so that it is tried again. Returns how
+    /// many.
+    pub fn clear_blocks(&mut self, resource: Option<Uuid>, reasons: &[&str]) -> Result<usize, LedgerError> {
+        let resource = resource.map(|uuid| uuid.to_string());
+        self.transact(|connection, _| {
+            let mut cleared = 0;
+            for reason in reasons {
+                // Of a month that was closed as it was, there is something to send again.
+                connection
+                    .prepare_cached(
+                        "UPDATE statement SET closed = NULL WHERE closed IS NOT NULL AND EXISTS (
+                            SELECT 1 FROM blocked WHERE (?1 IS NULL OR resource = ?1) AND reason = ?2
+                            AND blocked.resource = statement.resource AND blocked.period = statement.period
+                            AND blocked.part = statement.part)",
+                    )?
+                    .execute(params![resource, reason])?;
+                cleared += connection
+                    .prepare_cached(
+                        "DELETE FROM blocked WHERE (?1 IS NULL OR resource = ?1) AND reason = ?2",
+                    )?
+                    .execute(params![resource, reason])?;
+            }
+            Ok(cleared)
+        })
+    }
+
+    /// Lifts one block of a statement.
+    pub fn clear_block(
+        &mut self,
+        key: StatementKey,
+        component: &str,
+        reason: &str,
+    ) -> Result<bool, LedgerError> {
+        self.transact(|connection, _| {
+            let cleared = connection
+                .prepare_cached(
+                    "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+                     AND reason = ?5",
+                )?
+                .execute(params![
+                    key.resource.to_string(),
+                    key.period.to_string(),
+                    micros(key.part),
+                    component,
+                    reason
+                ])?;
+            Ok(cleared > 0)
+        })
+    }
+
+    /// Lifts what was refused for the sake of a number that is another now, and what is blocked though nothing of it is left
+    /// to send: its cause is gone.
+    pub fn lift_what_passed(&mut self) -> Result<usize, LedgerError> {
+        let line =
+            "line.resource = blocked.resource AND line.period = blocked.period AND line.part = blocked.part
+                    AND line.component = blocked.component AND line.user = blocked.user";
+        let known = "sent.resource = blocked.resource AND sent.period = blocked.period AND sent.part = blocked.part
+                     AND sent.component = blocked.component AND sent.user = blocked.user AND sent.current = 1";
+        self.transact(|connection, _| {
+            let mut lifted = connection.prepare_cached(&format!(
+                "DELETE FROM blocked WHERE reason = 'amount' AND EXISTS (
+                    SELECT 1 FROM line WHERE {line} AND (line.posted IS NOT NULL AND line.posted IS NOT blocked.amount
+                        OR line.problem IS NOT NULL AND line.problem IS NOT blocked.words))
+                 OR reason = 'limit' AND EXISTS (
+                    SELECT 1 FROM line WHERE {line} AND CAST(line.posted AS REAL) < CAST(blocked.amount AS REAL))"
+            ))?.execute([])?;
+            lifted += connection.prepare_cached(&format!(
+                "DELETE FROM blocked WHERE component <> '' AND reason NOT IN ('conflict', 'conflict_overwrite', 'conflict_shares', 'wrong_month', 'unreadable')
+                 AND (NOT EXISTS (SELECT 1 FROM line WHERE {line})
+                   OR EXISTS (SELECT 1 FROM line WHERE {line} AND line.problem IS NULL AND line.posted = coalesce(
+                        (SELECT amount FROM sent WHERE {known} AND outcome IN ('accepted', 'read')), '0.00')
+                      AND NOT EXISTS (SELECT 1 FROM sent WHERE {known} AND outcome = 'open')))"
+            ))?.execute([])?;
+            Ok(lifted)
+        })
+    }
+
+    /// Everything that is held, parked or stranded.
+    pub fn blocks(&self) -> Result<Vec<Blocked>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT resource, period, component, user, amount, state, reason, words, since, part FROM blocked
+                     UNION ALL
+                     SELECT line.resource, line.period, line.component, '', NULL, 'held', held, held_words,
+                            statement.changed, line.part
+                     FROM line JOIN statement ON statement.resource = line.resource AND statement.period = line.period
+                        AND statement.part = line.part
+                     WHERE held IS NOT NULL
+                     ORDER BY 1, 2, 10, 3, 4",
+                )?
+                .query_map([], |row| {
+                    Ok(Blocked {
+                        resource: uuid_column(row, 0)?,
+                        period: period_column(row, 1)?,
+                        part: instant(row.get(9)?),
+                        component: row.get(2)?,
+                        user: row.get(3)?,
+                        amount: decimal(row.get(4)?),
+                        block: Block {
+                            state: row.get(5)?,
+                            reason: row.get(6)?,
+                            words: row.get(7)?,
+                            since: instant(row.get(8)?),
+                        },
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// Statements of which something is blocked for this reason.
+    pub fn blocked_for(&self, reason: &str) -> Result<Vec<StatementKey>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT DISTINCT resource, period, part FROM blocked WHERE reason = ? ORDER BY resource, period, part",
+                )?
+                .query_map([reason], |row| key(row, 0))?
+                .collect()
+        })
+    }
+
+    /// Lifts what stands for the rest of a month where the rest is another now, so that it is judged anew.
+    pub fn lift_changed_rests(&mut self, reasons: &[&str]) -> Result<(), LedgerError> {
+        let rests: Vec<Blocked> = self.blocks()?;
+        for at in rests.into_iter().filter(|at| reasons.contains(&at.block.reason.as_str())) {
+            let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
+            let statement = self.statement(key)?;
+            let entry = statement.as_ref().and_then(|statement| statement.components.get(&at.component));
+            let rest = entry.and_then(|entry| Some(entry.posted?.saturating_sub(entry.held())));
+            if at.amount.is_some() && rest.is_some() && rest != at.amount {
+                self.clear_block(key, &at.component, &at.block.reason)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A person gives up what is kept back (of a resource; of one of its months, components or users, if named): what was
+    /// used and is not held by the server is settled, and only what comes after it counts. Returns how many numbers.
+    pub fn drop_blocked(
+        &mut self,
+        dropped: &Dropped,
+        reasons: &[&str],
+        now: Timestamp,
+    ) -> Result<Vec<GivenUp>, LedgerError> {
+        let resource = dropped.resource.to_string();
+        self.transact(|connection, _| {
+            let chosen: Vec<(StatementKey, String, String, String)> = connection
+                .prepare_cached(
+                    "SELECT resource, period, part, component, user, reason FROM blocked
+                     WHERE resource = ?1 AND (?2 IS NULL OR period = ?2) AND (?3 IS NULL OR component IN ('', ?3))
+                     AND (?4 IS NULL OR user = ?4)",
+                )?
+                .query_map(
+                    params![
+                        resource,
+                        dropped.period.map(|period| period.to_string()),
+                        dropped.component,
+                        dropped.user
+                    ],
+                    |row| Ok((key(row, 0)?, row.get(3)?, row.get(4)?, row.get(5)?)),
+                )?
+                .collect::<rusqlite::Result<_>>()?;
+            let mut given_up = Vec::new();
+            for (key, component, user, reason) in chosen {
+                if !reasons.contains(&reason.as_str()) {
+                    continue;
+                }
+                let wanted = dropped.component.as_deref().or(Some(component.as_str()).filter(|c| !c.is_empty()));
+                given_up.extend(give_up(connection, key, (wanted, &user), now)?);
+                connection.execute(
+                    "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5",
+                    params![resource, key.period.to_string(), micros(key.part), component, user],
+                )?;
+                all_of_month(connection, Some(&resource), &key.period.to_string())?;
+            }
+            Ok(given_up)
+        })
+    }
+
+    /// Takes back what a person gave up of a resource. Returns how many numbers.
+    pub fn pick_up_dropped(&mut self, resource: Uuid) -> Result<usize, LedgerError> {
+        let resource = resource.to_string();
+        self.transact(|connection, _| {
+            let places = connection
+                .prepare("SELECT DISTINCT resource, from_period, component FROM moved WHERE resource = ? AND to_period = ''")?
+                .query_map([&resource], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            changed_components(connection, places)?;
+            connection.execute("DELETE FROM moved WHERE resource = ? AND to_period = ''", [&resource])
+        })
+    }
+
+    /// A person decided what is to become of the components of a resource that are in conflict, or that changed rules have
+    /// left on the bill. Returns the components and months, each with what the server holds.
+    pub fn decide(
+        &mut self,
+        resource: Uuid,
+        decision: Decision,
+        now: Timestamp,
+    ) -> Result<Vec<Decided>, LedgerError> {
+        self.transact(|connection, _| decide(connection, resource, decision, now))
+    }
+
+    /// What was decided of a component's month.
+    pub fn decided(&self, key: StatementKey, component: &str) -> Result<Option<Decided>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT decision, balance_at, at, held, by_itself, for_limit FROM decision
+                     WHERE resource = ?1 AND period = ?2 AND component = ?3",
+                )?
+                .query_row(params![key.resource.to_string(), key.period.to_string(), component], |row| {
+                    let decision = match row.get_ref(0)?.as_str()? {
+                        "adopt" => Decision::Adopt { at: row.get::<_, Option<i64>>(1)?.map(instant) },
+                        "agreed" => Decision::Agreed,
+                        _ => Decision::Overwrite,
+                    };
+                    Ok(Decided {
+                        period: key.period,
+                        component: component.to_owned(),
+                        decision,
+                        held: decimal(row.get(3)?),
+                        at: instant(row.get(2)?),
+                        by_itself: row.get(4)?,
+                        for_limit: row.get(5)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// Notes that `on_conflict` has decided by itself.
+    pub fn decided_by_itself(
+        &mut self,
+        key: StatementKey,
+        component: &str,
+        held: Decimal,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.transact(|connection, _| {
+            let (resource, period) = (key.resource.to_string(), key.period.to_string());
+            insert_decision(
+                connection,
+                (&resource, &period, component),
+                Decision::Overwrite,
+                (Some(held), true, false),
+                now,
+            )
+        })
+    }
+}
+
+/// A person's decision about what another writer, or earlier rules, have put on the bill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Waldur is to agree with the ledger.
+    Overwrite,
+    /// What Waldur holds is the opening balance: of this instant, or of the row's own.
+    Adopt { at: Option<Timestamp> },
+    /// Changed rules made just what Waldur holds, so that nothing was to be decided.
+    Agreed,
+}
+
+/// A decision about one component of one month.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    pub period: BillingPeriod,
+    pub component: String,
+    pub decision: Decision,
+    /// What the server held when it was made.
+    pub held: Option<Decimal>,
+    pub at: Timestamp,
+    /// Made by `on_conflict`.
+    pub by_itself: bool,
+    /// It is about a limit, not about another writer.
+    pub for_limit: bool,
+}
+
+/// A number that a person gave up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    pub period: BillingPeriod,
+    pub component: String,
+    /// '' is the total.
+    pub user: String,
+    pub amount: Decimal,
+    /// What the server holds, and goes on holding.
+    pub held: Decimal,
+}
+
+/// What a person gives up: all that is kept back of a resource, or less.
+#[derive(Debug, Clone)]
+pub struct Dropped {
+    pub resource: Uuid,
+    pub period: Option<BillingPeriod>,
+    pub component: Option<String>,
+    pub user: Option<String>,
+}
+
+/// The reasons that a decision is about (submitter/reason.rs).
+const CONFLICT: &str = "conflict";
+const UNADOPTABLE: &str = "conflict_overwrite";
+const SHARES: &str = "conflict_shares";
+const LIMIT: &str = "limit";
+
+fn decide(
+    connection: &Connection,
+    resource: Uuid,
+    decision: Decision,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Decided>> {
+    let resource = resource.to_string();
+    let concerned: Vec<(String, String, Option<String>, bool)> = connection
+        .prepare_cached(
+            "SELECT period, component, max(amount), max(reason = ?3) FROM blocked
+             WHERE resource = ?1 AND reason IN (?2, ?3, ?4, ?5) GROUP BY period, component
+             UNION SELECT line.period, line.component, (
+                SELECT amount FROM sent WHERE sent.resource = line.resource AND sent.period = line.period
+                AND sent.component = line.component AND sent.user = '' AND current = 1
+                AND outcome IN ('accepted', 'read') LIMIT 1), 0
+             FROM line WHERE resource = ?1 AND held IS NOT NULL",
+        )?
+        .query_map(params![resource, CONFLICT, LIMIT, UNADOPTABLE, SHARES], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut decided = Vec::new();
+    for (period, component, held, for_limit) in concerned {
+        let held =
+            if for_limit { accepted(connection, &resource, &period, &component)? } else { decimal(held) };
+        insert_decision(
+            connection,
+            (&resource, &period, &component),
+            decision,
+            (held, false, for_limit),
+            now,
+        )?;
+        let about = About { resource: &resource, period: &period, component: &component };
+        let name = match decision {
+            Decision::Overwrite => "is to be overwritten",
+            Decision::Adopt { .. } => "is to be adopted",
+            Decision::Agreed => "is as it should be",
+        };
+        let shown = held.map_or_else(|| "what Waldur holds".to_owned(), |held| format!("Waldur's {held:.2}"));
+        tell(connection, about, EventKind::Writer, &format!("a person decided: {shown} {name}"), now)?;
+        connection.execute(
+            "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason IN (?4, ?5, ?6, ?7)",
+            params![resource, period, component, CONFLICT, LIMIT, UNADOPTABLE, SHARES],
+        )?;
+        // What was held because of this component may be another resource's, too.
+        all_of_month(connection, None, &period)?;
+        let Ok(period) = period.parse() else { continue };
+        decided.push(Decided { period, component, decision, held, at: now, by_itself: false, for_limit });
+    }
+    Ok(decided)
+}
+
+/// What the server accepted last of a component, where its month is one part.
+fn accepted(
+    connection: &Connection,
+    resource: &str,
+    period: &str,
+    component: &str,
+) -> rusqlite::Result<Option<Decimal>> {
+    let amount: Option<String> = connection
+        .prepare_cached(
+            "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND current = 1
+             AND outcome IN ('accepted', 'read') ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row([resource, period, component], |row| row.get(0))
+        .optional()?;
+    Ok(decimal(amount))
+}
+
+fn insert_decision(
+    connection: &Connection,
+    (resource, period, component): (&str, &str, &str),
+    decision: Decision,
+    (held, by_itself, for_limit): (Option<Decimal>, bool, bool),
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let (name, balance_at) = match decision {
+        Decision::Overwrite => ("overwrite", None),
+        Decision::Adopt { at } => ("adopt", at.map(micros)),
+        Decision::Agreed => ("agreed", None),
+    };
+    connection
+        .prepare_cached(
+            "INSERT INTO decision (resource, period, component, decision, held, at, balance_at, by_itself, for_limit)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+             ON CONFLICT (resource, period, component) DO UPDATE SET decision = ?4, held = ?5, at = ?6, balance_at = ?7,
+                by_itself = ?8, for_limit = ?9",
+        )?
+        .execute(params![
+            resource,
+            period,
+            component,
+            name,
+            held.map(two_decimals),
+            micros(now),
+            balance_at,
+            by_itself,
+            for_limit
+        ])?;
+    Ok(())
+}
+
+/// Moves to nobody what the server does not hold of a component (of all, if `None`) and user ('': the total and all users).
+fn give_up(
+    connection: &Connection,
+    key: StatementKey,
+    (component, user): (Option<&str>, &str),
+    now: Timestamp,
+) -> rusqlite::Result<Vec<GivenUp>> {
+    let (resource, period) = (key.resource.to_string(), key.period.to_string());
+    let known = known(connection, key)?;
+    let lines: Vec<(String, String, Option<String>)> = connection
+        .prepare_cached(
+            "SELECT component, user, posted FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3",
+        )?
+        .query_map(params![resource, period, micros(key.part)], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut given_up = Vec::new();
+    for (of, line_user, posted) in lines {
+        let chosen = component.is_none_or(|wanted| wanted == of) && (user.is_empty() || user == line_user);
+        let Some(posted) = decimal(posted).filter(|_| chosen) else { continue };
+        let held = known.get(&(of.clone(), line_user.clone())).map_or(Decimal::ZERO, Known::held);
+        let cents = to_cents(posted).saturating_sub(to_cents(held));
+        if cents == 0 {
+            continue;
+        }
+        connection
+            .prepare_cached(
+                "INSERT INTO moved (resource, component, user, from_period, to_period, to_part, cents, recorded)
+                 VALUES (?1, ?2, ?3, ?4, '', 0, ?5, ?6)
+                 ON CONFLICT (resource, component, user, from_period, to_period, to_part)
+                 DO UPDATE SET cents = moved.cents + ?5, recorded = ?6",
+            )?
+            .execute(params![resource, of, line_user, period, cents, micros(now)])?;
+        if line_user.is_empty() {
+            let about = About { resource: &resource, period: &period, component: &of };
+            let words = format!("a person gave up {:.2} of it: Waldur holds {held:.2}", from_cents(cents));
+            tell(connection, about, EventKind::Moved, &words, now)?;
+        }
+        given_up.push(GivenUp {
+            period: key.period,
+            component: of,
+            user: line_user,
+            amount: from_cents(cents),
+            held,
+        });
+    }
+    Ok(given_up)
+}
+
+/// By component and user, with the amount that each is about.
+pub(super) type Blocks = BTreeMap<(String, String), (Block, Option<Decimal>)>;
+
+pub(super) fn blocks(connection: &Connection, key: StatementKey) -> rusqlite::Result<Blocks> {
+    connection
+        .prepare_cached(
+            "SELECT component, user, state, reason, words, since, amount FROM blocked
+             WHERE resource = ?1 AND period = ?2 AND part = ?3",
+        )?
+        .query_map(params![key.resource.to_string(), key.period.to_string(), micros(key.part)], |row| {
+            let block = Block {
+                state: row.get(2)?,
+                reason: row.get(3)?,
+                words: row.get(4)?,
+                since: instant(row.get(5)?),
+            };
+            Ok(((row.get(0)?, row.get(1)?), (block, decimal(row.get(6)?))))
+        })?
+        .collect()
+}

@@ -1,0 +1,136 @@
+//! The submission lock: of all processes that share a ledger, one at a time talks to Waldur for it.
+//!
+//! It is a lock on a file beside the ledger, so it dies with its process. It protects no data of the ledger, which
+//! SQLite does; it keeps a daemon and a `flush` beside it from sending the same statement at once.
+//!
+//! A lock can be lost without its holder's knowing (a paused machine on a shared disk, a file that was removed). So
+//! each holder takes the next turn, a number in the ledger, and nothing that is written in an older one is believed:
+//! what such a process learns of its last call becomes a doubt, which is read back. It never takes a lock from a
+//! process that is there: one that is stopped may still have a call on its way.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use nix::fcntl::{Flock, FlockArg};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::{Ledger, LedgerError};
+
+/// Held while submitting; released when dropped or when the process ends.
+#[derive(Debug)]
+pub struct SubmitLock {
+    _held: Flock<File>,
+}
+
+/// Whoever owns the ledger can open its lock, too, even if it was root who first submitted by hand: as SQLite does
+/// with its files.
+fn give_to_owner(file: &File, ledger: &Path) {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    if let Ok(owner) = ledger.metadata() {
+        let done = fchown(file, Some(owner.uid()), Some(owner.gid()));
+        drop(done);
+    }
+}
+
+impl SubmitLock {
+    /// The lock, if nobody holds it.
+    pub fn try_take(ledger: &Path) -> Result<Option<SubmitLock>, LedgerError> {
+        let path = lock_file(ledger);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| LedgerError::from_io(&path, "create the lock file of", &error))?;
+        give_to_owner(&file, ledger);
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut held) => {
+                // For people only, so that a full disk does not matter.
+                let told = held.set_len(0).and_then(|()| writeln!(held, "{}", std::process::id()));
+                drop(told);
+                Ok(Some(SubmitLock { _held: held }))
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(LedgerError::from_io(&path, "lock", &error.into())),
+        }
+    }
+
+    /// Who holds it, for people: `process 4711`, and whether that was stopped.
+    pub fn holder(ledger: &Path) -> String {
+        let written = std::fs::read_to_string(lock_file(ledger)).unwrap_or_default();
+        let Ok(process) = written.trim().parse::<u32>() else { return "another process".to_owned() };
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        // The state stands after the name, which may hold anything but ends with the last bracket.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        match state {
+            Some('T' | 't') => {
+                format!("process {process}, which is stopped (continue it with SIGCONT, or end it)")
+            }
+            _ => format!("process {process}"),
+        }
+    }
+}
+
+fn lock_file(ledger: &Path) -> PathBuf {
+    let mut name = ledger.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// What is kept of turns: the number of the latest, and when it was taken.
+const TURN: &str = "turn";
+
+impl Ledger {
+    /// Takes the next turn of submission. From now on whatever an earlier holder of the lock still writes is not
+    /// believed. Returns when the turn before was taken.
+    pub fn take_turn(&mut self, now: Timestamp) -> Result<Option<Timestamp>, LedgerError> {
+        let (number, before) = self.transact(|connection, _| {
+            let latest = latest(connection)?;
+            let number = latest.map_or(0, |(number, _)| number) + 1;
+            connection.execute(
+                "INSERT INTO server (key, value, at) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (key) DO UPDATE SET value = ?2, at = ?3",
+                params![TURN, number.to_string(), micros(now)],
+            )?;
+            Ok((number, latest.map(|(_, at)| at)))
+        })?;
+        self.turn = Some(number);
+        Ok(before)
+    }
+
+    /// Whether no other process has taken a later turn.
+    pub fn has_turn(&self) -> Result<bool, LedgerError> {
+        let turn = self.own_turn();
+        self.look(|connection| is_current(connection, turn))
+    }
+
+    /// The turn in which this process writes; 0 where it has never submitted.
+    pub(super) fn own_turn(&self) -> i64 {
+        self.turn.unwrap_or(0)
+    }
+
+    /// What a transaction came to that was carried out only if no other process has taken a later turn.
+    pub(super) fn in_turn<T>(&self, done: Option<T>) -> Result<T, LedgerError> {
+        done.ok_or_else(|| LedgerError::superseded(self.own_turn()))
+    }
+}
+
+/// Whether a process that has this turn (or 0: none) is the latest to have taken one.
+pub(super) fn is_current(connection: &Connection, turn: i64) -> rusqlite::Result<bool> {
+    Ok(turn == 0 || latest(connection)?.is_none_or(|(number, _)| number <= turn))
+}
+
+fn latest(connection: &Connection) -> rusqlite::Result<Option<(i64, Timestamp)>> {
+    let turn = connection
+        .prepare_cached("SELECT value, at FROM server WHERE key = ?")?
+        .query_row([TURN], |row| Ok((row.get::<_, String>(0)?, instant(row.get(1)?))))
+        .optional()?;
+    Ok(turn.and_then(|(number, at)| Some((number.parse().ok()?, at))))
+}

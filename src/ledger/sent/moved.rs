@@ -1,0 +1,383 @@
+//! Differences of months that are over: what was used by the rules of a month, less what was accepted from us, in posted
+//! cents (law 7). Carried forward, one is a row for both months: taken away in the one, added in the other.
+//!
+//! It is worked out anew while the month that it goes to runs, and fixed when that ends. In that month never less than
+//! nothing is posted, for the total and each user; what does not fit stays where it was. Whether anything is carried at all,
+//! the submitter says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use super::record::{Known, StatementKey, key, known};
+use crate::ledger::books::adjustment::part_of;
+use crate::ledger::books::cuts::plans;
+use crate::ledger::books::makers::makers_of;
+use crate::ledger::books::statements::state_all;
+use crate::ledger::books::unstated::changed_components;
+use crate::ledger::db::columns::{decimal, from_cents, instant, micros, period_column, to_cents};
+use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::rules::InForce;
+use crate::ledger::db::{Ledger, LedgerError};
+use crate::metering::adjustment::{can_be_carried, fit};
+use crate::metering::period::BillingPeriod;
+
+/// What is carried out of a component's month, or was, in cents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    pub resource: Uuid,
+    pub from: BillingPeriod,
+    pub component: String,
+    pub before: i64,
+    pub after: i64,
+}
+
+/// A difference that was moved between months, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    pub component: String,
+    /// '' is the total.
+    pub user: String,
+    pub from: BillingPeriod,
+    /// `None`: a person gave it up.
+    pub to: Option<BillingPeriod>,
+    pub cents: i64,
+    pub recorded: Timestamp,
+}
+
+/// The reasons of what was left over when its month ended, of what the server refused after that, and of what only the
+/// closing itself left (submitter/reason.rs).
+const LEFT_OVER: [&str; 3] = ["period_ended", "late_refused", "closing_rest"];
+
+impl Ledger {
+    /// What was moved from or to a resource's month.
+    pub fn moved(&self, resource: Uuid, period: BillingPeriod) -> Result<Vec<Moved>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT component, user, from_period, to_period, cents, recorded FROM moved
+                     WHERE resource = ?1 AND (from_period = ?2 OR to_period = ?2)
+                     ORDER BY component, from_period, to_period, user",
+                )?
+                .query_map(params![resource.to_string(), period.to_string()], |row| {
+                    Ok(Moved {
+                        component: row.get(0)?,
+                        user: row.get(1)?,
+                        from: period_column(row, 2)?,
+                        to: row.get::<_, String>(3)?.parse().ok(),
+                        cents: row.get(4)?,
+                        recorded: instant(row.get(5)?),
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// Works out anew what is carried from months that are over to the part of the running month that holds `to`. With
+    /// `new` unset, only what is carried already changes. Returns what changed, and keeps it if `write` is set.
+    pub fn carry_forward(
+        &mut self,
+        to: Timestamp,
+        (new, write): (bool, bool),
+        now: Timestamp,
+    ) -> Result<Vec<Carried>, LedgerError> {
+        self.state(now)?;
+        self.transact(|connection, in_force| {
+            let mut changes = Vec::new();
+            let candidates = candidates(connection, in_force.zone.period_of(to))?;
+            let mut settled = BTreeSet::new();
+            // What is taken back is taken last, from all that there is then; so the same facts always give the same rows.
+            for taken_back in [false, true] {
+                for &(resource, from) in &candidates {
+                    let carrying = Carrying { connection, in_force, resource, from, to, taken_back };
+                    changes.extend(carrying.work_out(&mut settled, (new, write), now)?);
+                }
+            }
+            if write && !changes.is_empty() {
+                state_all(connection, in_force, now)?;
+            }
+            Ok(changes)
+        })
+    }
+}
+
+/// Months that are over and of which something is left over, or was carried: what has become too much since is taken back,
+/// as soon as there is something that it can be taken from.
+fn candidates(
+    connection: &Connection,
+    running: BillingPeriod,
+) -> rusqlite::Result<Vec<(Uuid, BillingPeriod)>> {
+    let month = running.to_string();
+    connection
+        .prepare_cached(
+            "SELECT resource, from_period FROM moved WHERE from_period < ?1 AND to_period <> ''
+             UNION SELECT resource, period FROM blocked WHERE period < ?1 AND reason IN (?2, ?3, ?4)
+             UNION SELECT line.resource, line.period FROM line JOIN statement ON statement.resource = line.resource
+                AND statement.period = line.period AND statement.part = line.part
+             WHERE line.period < ?1 AND statement.closed IS NULL
+             ORDER BY 1, 2",
+        )?
+        .query_map(params![month, LEFT_OVER[0], LEFT_OVER[1], LEFT_OVER[2]], |row| {
+            let resource: String = row.get(0)?;
+            Ok((Uuid::parse_str(&resource).unwrap_or_default(), period_column(row, 1)?))
+        })?
+        .collect()
+}
+
+/// By user; '' is the total.
+type Cents = BTreeMap<String, i64>;
+
+/// A month of a resource that is over, and the instant of the month that its differences go to.
+struct Carrying<'a> {
+    connection: &'a Connection,
+    in_force: &'a InForce,
+    resource: Uuid,
+    from: BillingPeriod,
+    to: Timestamp,
+    /// Whether it is the turn of what came to less than was accepted.
+    taken_back: bool,
+}
+
+/// What was worked out already: its rows are part of what there is in the month that they go to. Those of the others are
+/// made anew after it.
+type Settled = BTreeSet<(Uuid, BillingPeriod, String)>;
+
+impl Carrying<'_> {
+    fn work_out(
+        &self,
+        settled: &mut Settled,
+        (new, write): (bool, bool),
+        now: Timestamp,
+    ) -> rusqlite::Result<Vec<Carried>> {
+        let (connection, resource) = (self.connection, self.resource.to_string());
+        let mut changes = Vec::new();
+        if !self.was_reported()? || self.is_terminated()? {
+            return Ok(changes);
+        }
+        let used = self.cents("used", self.from, None)?;
+        let (held, disputed) = self.held()?;
+        let target = self.in_force.zone.period_of(self.to);
+        let timeline = plans(connection, &self.in_force.zone, &resource)?;
+        let running = part_of(&timeline, target, self.to);
+        let first = part_of(&timeline, target, self.in_force.zone.start(target));
+        // Of what was carried before, nothing may be left in the month at all.
+        let mut components: BTreeSet<String> = used.keys().cloned().collect();
+        components.extend(self.carried_before()?);
+        for component in &components {
+            let makers = makers_of(connection, self.in_force.in_month(self.from), component)?;
+            let makers = makers.of(connection, &resource)?;
+            if makers.is_empty()
+                || disputed.contains(component)
+                || !can_be_carried(makers.iter().map(|maker| maker.measure))
+            {
+                continue;
+            }
+            // It was used under the plan that the month began with, and is billed by it as long as that was not reported: what
+            // has ended can't be reported again.
+            let key = StatementKey { resource: self.resource, period: target, part: instant(first) };
+            let part = match known(connection, key)?.get(&(component.clone(), String::new())) {
+                Some(total) if first != running && total.acknowledged.is_some() => running,
+                _ => first,
+            };
+            let there = self.cents("used", target, Some(part))?;
+            let (mut fixed, mut before) = (BTreeMap::new(), BTreeMap::new());
+            let mut others: BTreeMap<String, i64> = BTreeMap::new();
+            self.moved_rows(settled, component, (target, part), (&mut fixed, &mut before, &mut others))?;
+            let none = BTreeMap::new();
+            let held = held.get(component).unwrap_or(&none);
+            let mut rest: BTreeMap<String, i64> = used.get(component).cloned().unwrap_or_default();
+            for (user, cents) in held.iter().chain(&fixed) {
+                *rest.entry(user.clone()).or_default() -= cents;
+            }
+            if self.taken_back != (rest.get("").copied().unwrap_or(0) < 0) {
+                continue;
+            }
+            // What there is in the month that it goes to, by the total and each user: no more can be taken away.
+            let mut room = there.get(component).cloned().unwrap_or_default();
+            for (user, cents) in others {
+                *room.entry(user).or_default() += cents;
+            }
+            let after = fit(&rest, &room);
+            settled.insert((self.resource, self.from, component.clone()));
+            let total = |rows: &BTreeMap<String, i64>| rows.get("").copied().unwrap_or(0);
+            if after == before || (before.is_empty() && !new) {
+                continue;
+            }
+            let change = Carried {
+                resource: self.resource,
+                from: self.from,
+                component: component.clone(),
+                before: total(&before),
+                after: total(&after),
+            };
+            if write {
+                self.write(component, (target, part), &after, now)?;
+                let about = About { resource: &resource, period: &self.from.to_string(), component };
+                let words = format!(
+                    "{:.2} of it is carried forward to {target} (before: {:.2})",
+                    from_cents(change.after),
+                    from_cents(change.before)
+                );
+                tell(connection, about, EventKind::Moved, &words, now)?;
+            }
+            changes.push(change);
+        }
+        Ok(changes)
+    }
+
+    /// Components of which something was moved out of the month.
+    fn carried_before(&self) -> rusqlite::Result<Vec<String>> {
+        self.connection
+            .prepare_cached("SELECT DISTINCT component FROM moved WHERE resource = ?1 AND from_period = ?2")?
+            .query_map([self.resource.to_string(), self.from.to_string()], |row| row.get(0))?
+            .collect()
+    }
+
+    /// Whether this ledger was there while the month ran: only then it was its to report.
+    fn was_reported(&self) -> rusqlite::Result<bool> {
+        let first: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT min(finished) FROM run")?
+            .query_row([], |row| row.get(0))?;
+        Ok(first.is_some_and(|first| instant(first) < self.in_force.zone.end(self.from)))
+    }
+
+    fn is_terminated(&self) -> rusqlite::Result<bool> {
+        let state: Option<String> = self
+            .connection
+            .prepare_cached("SELECT state FROM resource WHERE uuid = ?")?
+            .query_row([self.resource.to_string()], |row| row.get(0))
+            .optional()?;
+        Ok(state.is_some_and(|state| state == "Terminated"))
+    }
+
+    /// Cents of a column of the lines of a month (or of one part), by component and user.
+    fn cents(
+        &self,
+        column: &str,
+        period: BillingPeriod,
+        part: Option<i64>,
+    ) -> rusqlite::Result<BTreeMap<String, Cents>> {
+        let mut found: BTreeMap<String, Cents> = BTreeMap::new();
+        let sql = format!(
+            "SELECT component, user, {column} FROM line WHERE resource = ?1 AND period = ?2 AND (?3 IS NULL OR part = ?3)"
+        );
+        let mut query = self.connection.prepare_cached(&sql)?;
+        let mut rows = query.query(params![self.resource.to_string(), period.to_string(), part])?;
+        while let Some(row) = rows.next()? {
+            let Some(amount) = decimal(row.get(2)?) else { continue };
+            *found.entry(row.get(0)?).or_default().entry(row.get(1)?).or_default() += to_cents(amount);
+        }
+        Ok(found)
+    }
+
+    /// What was accepted from us in the month, and the components of which that is disputed or not known.
+    fn held(&self) -> rusqlite::Result<(BTreeMap<String, Cents>, Vec<String>)> {
+        let mut held: BTreeMap<String, Cents> = BTreeMap::new();
+        let mut disputed = Vec::new();
+        let keys: Vec<StatementKey> = self
+            .connection
+            .prepare_cached(
+                "SELECT resource, period, part FROM statement WHERE resource = ?1 AND period = ?2",
+            )?
+            .query_map([self.resource.to_string(), self.from.to_string()], |row| key(row, 0))?
+            .collect::<rusqlite::Result<_>>()?;
+        for key in keys {
+            for ((component, user), of_line) in known(self.connection, key)? {
+                if user.is_empty() && !of_line.open.is_empty() {
+                    disputed.push(component.clone());
+                }
+                *held.entry(component).or_default().entry(user).or_default() +=
+                    to_cents(Known::held(&of_line));
+            }
+        }
+        let mut query = self.connection.prepare_cached(
+            "SELECT component, reason FROM blocked WHERE resource = ?1 AND period = ?2 AND user = ''
+             UNION ALL SELECT component, held FROM line WHERE resource = ?1 AND period = ?2 AND held IS NOT NULL
+             UNION ALL SELECT component, '' FROM line WHERE resource = ?1 AND period = ?2 AND problem IS NOT NULL",
+        )?;
+        let mut rows = query.query([self.resource.to_string(), self.from.to_string()])?;
+        while let Some(row) = rows.next()? {
+            if LEFT_OVER.contains(&row.get_ref(1)?.as_str()?) {
+                continue;
+            }
+            match row.get_ref(0)?.as_str()? {
+                "" => disputed.extend(held.keys().cloned()),
+                component => disputed.push(component.to_owned()),
+            }
+        }
+        Ok((held, disputed))
+    }
+
+    /// What was moved out of the month elsewhere, less what was moved into it (`fixed`), what of it goes to the running part
+    /// now (`before`), and what other months carry there that were worked out already (`others`).
+    fn moved_rows(
+        &self,
+        settled: &Settled,
+        component: &str,
+        (target, part): (BillingPeriod, i64),
+        (fixed, before, others): (&mut Cents, &mut Cents, &mut Cents),
+    ) -> rusqlite::Result<()> {
+        let (from, target) = (self.from.to_string(), target.to_string());
+        let mut query = self.connection.prepare_cached(
+            "SELECT user, from_period, to_period, to_part, cents FROM moved
+             WHERE resource = ?1 AND component = ?2 AND (from_period = ?3 OR to_period IN (?3, ?4))",
+        )?;
+        let mut rows = query.query(params![self.resource.to_string(), component, from, target])?;
+        while let Some(row) = rows.next()? {
+            let (user, cents): (String, i64) = (row.get(0)?, row.get(4)?);
+            if row.get_ref(2)?.as_str()? == from {
+                // It was carried into the month, and so is part of what was accepted in it, but was not used in it.
+                *fixed.entry(user).or_default() -= cents;
+                continue;
+            }
+            let here = row.get_ref(2)?.as_str()? == target && row.get::<_, i64>(3)? == part;
+            let own = row.get_ref(1)?.as_str()? == from;
+            let rows = match (own, here) {
+                (true, true) => &mut *before,
+                (true, false) => &mut *fixed,
+                (false, true)
+                    if settled.contains(&(self.resource, period_column(row, 1)?, component.to_owned())) =>
+                {
+                    &mut *others
+                }
+                (false, _) => continue,
+            };
+            *rows.entry(user).or_default() += cents;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        component: &str,
+        (target, part): (BillingPeriod, i64),
+        after: &BTreeMap<String, i64>,
+        now: Timestamp,
+    ) -> rusqlite::Result<()> {
+        let (resource, from, to) = (self.resource.to_string(), self.from.to_string(), target.to_string());
+        self.connection.execute(
+            "DELETE FROM moved WHERE resource = ?1 AND component = ?2 AND from_period = ?3 AND to_period = ?4 AND to_part = ?5",
+            params![resource, component, from, to, part],
+        )?;
+        for (user, cents) in after {
+            self.connection
+                .prepare_cached(
+                    "INSERT INTO moved (resource, component, user, from_period, to_period, to_part, cents, recorded)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                )?
+                .execute(params![resource, component, user, from, to, part, cents, micros(now)])?;
+        }
+        for reason in LEFT_OVER {
+            self.connection.execute(
+                "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND reason = ?4",
+                params![resource, from, component, reason],
+            )?;
+        }
+        let places = [from, to].map(|period| (resource.clone(), period, component.to_owned()));
+        changed_components(self.connection, places.into_iter().collect())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,229 @@
+//! How far a billing period of a resource has come: open, closing, agreed or closed (law 6). What could not be
+//! reported before its end is a quantity of its own beside that, stranded.
+//!
+//! Only "closed" is kept, because only it is an event: after the month's end, what was posted last, shares too, was read
+//! back equal. The rest follows from the statement and the clock. Nothing here asks the server.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rusqlite::params;
+use rust_decimal::Decimal;
+
+use super::lock::is_current;
+use super::record::{StatementKey, key};
+use super::statement::{Entry, Statement};
+use crate::ledger::books::makers::makers_of;
+use crate::ledger::db::columns::{decimal, micros};
+use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::{Ledger, LedgerError};
+use crate::metering::period::BillingPeriod;
+
+/// How far a billing period has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PeriodState {
+    /// It runs.
+    Open,
+    /// Its end is near or past, and something is still to be sent or to be learnt.
+    Closing,
+    /// All that can be reported was accepted.
+    Agreed,
+    /// And was read back equal after its end.
+    Closed,
+}
+
+impl PeriodState {
+    pub const ALL: [PeriodState; 4] =
+        [PeriodState::Open, PeriodState::Closing, PeriodState::Agreed, PeriodState::Closed];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            PeriodState::Open => "open",
+            PeriodState::Closing => "closing",
+            PeriodState::Agreed => "agreed",
+            PeriodState::Closed => "closed",
+        }
+    }
+}
+
+impl Statement {
+    /// How far it has come; `closes` is when the closing of its month begins.
+    pub fn period_state(&self, closes: Timestamp, now: Timestamp) -> PeriodState {
+        let entries = || self.components.values().chain(self.users.values());
+        if self.closed.is_some() {
+            PeriodState::Closed
+        } else if now < closes {
+            PeriodState::Open
+        } else if entries().any(|entry| entry.differs() && !entry.is("stranded") || entry.is("held")) {
+            PeriodState::Closing
+        } else {
+            PeriodState::Agreed
+        }
+    }
+}
+
+impl Entry {
+    fn is(&self, state: &str) -> bool {
+        self.block.as_ref().is_some_and(|block| block.state == state)
+    }
+
+    /// What of it was used and can no longer be reported: nothing, unless it is stranded.
+    pub fn stranded(&self) -> Option<Decimal> {
+        let posted = self.posted.filter(|_| self.is("stranded") && self.differs())?;
+        posted.checked_sub(self.planned.unwrap_or_else(|| self.held()))
+    }
+}
+
+impl Ledger {
+    /// Statements of months before this one that are not closed.
+    pub fn unclosed(&self, before: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT resource, period, part FROM statement WHERE closed IS NULL AND period < ?1
+                     ORDER BY resource, period, part",
+                )?
+                .query_map([before.to_string()], |row| key(row, 0))?
+                .collect()
+        })
+    }
+
+    /// Closes a period: all that the server is believed to hold of it was read back just now.
+    pub fn close(&mut self, key: StatementKey, now: Timestamp) -> Result<(), LedgerError> {
+        let turn = self.own_turn();
+        let done = self.transact(|connection, _| {
+            if !is_current(connection, turn)? {
+                return Ok(None);
+            }
+            let (resource, period) = (key.resource.to_string(), key.period.to_string());
+            connection
+                .prepare_cached(
+                    "UPDATE statement SET closed = ?4 WHERE resource = ?1 AND period = ?2 AND part = ?3",
+                )?
+                .execute(params![resource, period, micros(key.part), micros(now)])?;
+            let about = About { resource: &resource, period: &period, component: "" };
+            tell(connection, about, EventKind::Closed, "closed: it was read back as it was reported", now)?;
+            Ok(Some(()))
+        })?;
+        self.in_turn(done)
+    }
+
+    /// How many statements have come how far, all months together; `closing`: whether this month closes.
+    pub fn periods(
+        &self,
+        current: BillingPeriod,
+        closing: bool,
+    ) -> Result<BTreeMap<PeriodState, i64>, LedgerError> {
+        let pending: std::collections::BTreeSet<StatementKey> =
+            self.pending_as_stated()?.into_iter().collect();
+        let mut states: BTreeMap<PeriodState, i64> =
+            PeriodState::ALL.into_iter().map(|state| (state, 0)).collect();
+        let unclosed: Vec<(StatementKey, bool)> = self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT resource, period, part, EXISTS (
+                        SELECT 1 FROM blocked WHERE blocked.resource = statement.resource
+                        AND blocked.period = statement.period AND blocked.part = statement.part
+                        AND blocked.state <> 'stranded')
+                     FROM statement WHERE closed IS NULL",
+                )?
+                .query_map([], |row| Ok((key(row, 0)?, row.get(3)?)))?
+                .collect()
+        })?;
+        for (key, blocked) in unclosed {
+            let over = key.period < current || closing && key.period == current;
+            let state = match (over, blocked || pending.contains(&key)) {
+                (false, _) => PeriodState::Open,
+                (true, true) => PeriodState::Closing,
+                (true, false) => PeriodState::Agreed,
+            };
+            *states.entry(state).or_default() += 1;
+        }
+        let closed = self.look(|connection| {
+            connection
+                .prepare_cached("SELECT count(*) FROM statement WHERE closed IS NOT NULL")?
+                .query_row([], |row| row.get(0))
+        })?;
+        states.insert(PeriodState::Closed, closed);
+        Ok(states)
+    }
+
+    /// What was used and can no longer be reported, by component, all months together.
+    pub fn stranded_amounts(&self) -> Result<BTreeMap<String, Decimal>, LedgerError> {
+        self.look(|connection| {
+            let mut stranded: BTreeMap<String, Decimal> = BTreeMap::new();
+            let mut query = connection.prepare_cached(
+                "SELECT line.component, line.posted, sent.amount FROM blocked
+                 JOIN line ON line.resource = blocked.resource AND line.period = blocked.period
+                    AND line.part = blocked.part AND line.user = '' AND blocked.component IN ('', line.component)
+                 LEFT JOIN sent ON sent.resource = line.resource
+                    AND sent.period = line.period AND sent.part = line.part
+                    AND sent.component = line.component AND sent.user = '' AND sent.current = 1
+                    AND sent.outcome IN ('accepted', 'read')
+                 WHERE blocked.state = 'stranded' AND blocked.user = ''",
+            )?;
+            let mut rows = query.query([])?;
+            while let Some(row) = rows.next()? {
+                let held = decimal(row.get(2)?).unwrap_or_default();
+                if let Some(left) = decimal(row.get(1)?).and_then(|posted| posted.checked_sub(held)) {
+                    let sum = stranded.entry(row.get(0)?).or_default();
+                    *sum = sum.saturating_add(left);
+                }
+            }
+            Ok(stranded)
+        })
+    }
+
+    /// Whether all that was counted into a component's month since `since` was used after `from`: the rest that every closing
+    /// leaves, and not a job that was reported late.
+    pub fn is_all_used_after(
+        &self,
+        key: StatementKey,
+        component: &str,
+        since: Timestamp,
+        from: Timestamp,
+    ) -> Result<bool, LedgerError> {
+        let version = self.in_force.in_month(key.period);
+        let zone = &self.in_force.zone;
+        let (start, end) = (micros(zone.start(key.period)), micros(zone.end(key.period)));
+        self.look(|connection| {
+            for maker in &makers_of(connection, version, component)?.meters {
+                let earlier = connection
+                    .prepare_cached(
+                        "SELECT 1 FROM placed JOIN reading ON reading.series = placed.series
+                         JOIN run ON run.id = reading.run
+                         WHERE placed.rules = ?1 AND placed.source = ?2 AND run.finished > ?4 AND reading.at > ?6
+                           AND placed.target IN (SELECT target FROM target_resource WHERE resource = ?3)
+                           AND CASE WHEN reading.start <> 0 THEN reading.start < ?5 AND reading.start < ?7
+                               ELSE coalesce((SELECT max(before.at) FROM reading before WHERE
+                                    before.series = reading.series AND before.at < reading.at), reading.at) < ?5 END
+                         LIMIT 1",
+                    )?
+                    .exists(params![
+                        version.id,
+                        maker.source,
+                        key.resource.to_string(),
+                        micros(since),
+                        micros(from),
+                        start,
+                        end
+                    ])?;
+                if earlier {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// How many resources have a statement of this month: as many calls report all of it once more.
+    pub fn resources_in(&self, period: BillingPeriod) -> Result<u32, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT count(DISTINCT resource) FROM statement WHERE closed IS NULL AND period = ?",
+                )?
+                .query_row([period.to_string()], |row| row.get(0))
+        })
+    }
+}

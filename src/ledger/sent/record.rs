@@ -1,0 +1,526 @@
+//! One record of what was sent, of what the server holds, and of how that is known.
+//!
+//! A number is written before it is sent (open), and that row takes the outcome: accepted, refused, or not there when it
+//! was looked for. What is found in the server's rows stands beside it (read). What is pending is the difference between
+//! lines and this record; it is never kept. Nothing here decides what to do about a difference; the submitter does.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use super::lock::is_current;
+use crate::ledger::db::columns::{decimal, instant, micros, period_column, two_decimals, uuid_column};
+use crate::ledger::db::{Ledger, LedgerError};
+use crate::metering::period::BillingPeriod;
+
+/// Which statement: one resource, one billing period, and the part of it that one plan period covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StatementKey {
+    pub resource: Uuid,
+    pub period: BillingPeriod,
+    /// The first instant of the part.
+    pub part: Timestamp,
+}
+
+/// An amount of a component ('' as user) or of one of its users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Amount {
+    pub component: String,
+    pub user: String,
+    pub amount: Decimal,
+}
+
+/// What the server is known to hold, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acknowledged {
+    pub id: i64,
+    pub amount: Decimal,
+    /// `accepted` or `read`.
+    pub how: String,
+    pub at: Timestamp,
+}
+
+/// A number that was sent and whose outcome is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    pub id: i64,
+    pub amount: Decimal,
+    pub at: Timestamp,
+}
+
+/// What is known of one line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) acknowledged: Option<Acknowledged>,
+    pub(super) open: Vec<Open>,
+    /// A share that belongs to the total that was sent last.
+    pub(super) planned: Option<Decimal>,
+}
+
+impl Known {
+    /// What of it is the server's: accepted, or still to be completed as part of what was.
+    pub(super) fn held(&self) -> Decimal {
+        let accepted = self.acknowledged.as_ref().map(|known| known.amount);
+        self.planned.or(accepted).unwrap_or_default()
+    }
+}
+
+/// What became of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Accepted,
+    /// Certainly not applied.
+    Refused,
+    /// It may have been applied: to be looked for in the server's rows.
+    Unknown,
+}
+
+/// One row of the record, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    pub at: Timestamp,
+    pub resource: Uuid,
+    pub period: BillingPeriod,
+    /// `set_usage`, `set_user_usage`, `set_user_usages` or `read`.
+    pub call: String,
+    /// What was sent, for people: `cpu_hours 0.03, ram_gb_hours 1.20`.
+    pub amounts: String,
+    /// `accepted`, `open`, `refused`, ...
+    pub outcome: String,
+    pub words: String,
+}
+
+impl Ledger {
+    /// Writes down what is about to be sent, and the shares that belong to it; returns the numbers of what is sent.
+    pub fn intend(
+        &mut self,
+        key: StatementKey,
+        call: &str,
+        amounts: &[Amount],
+        planned: &[Amount],
+        now: Timestamp,
+    ) -> Result<Vec<i64>, LedgerError> {
+        let turn = self.own_turn();
+        let done = self.transact(|connection, _| {
+            if !is_current(connection, turn)? {
+                return Ok(None);
+            }
+            let row = |amount, outcome| New { key, amount, call, at: now, turn, outcome, words: "" };
+            // What was planned with an earlier total of these components is not any more.
+            for total in amounts.iter().filter(|amount| amount.user.is_empty()) {
+                connection
+                    .prepare_cached(
+                        "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3
+                         AND component = ?4 AND current = 1 AND outcome = 'planned'",
+                    )?
+                    .execute(params![
+                        key.resource.to_string(),
+                        key.period.to_string(),
+                        micros(key.part),
+                        total.component
+                    ])?;
+            }
+            for amount in planned {
+                insert(connection, row(amount, "planned"))?;
+            }
+            let mut ids = Vec::with_capacity(amounts.len());
+            for amount in amounts {
+                ids.push(insert(connection, row(amount, "open"))?);
+            }
+            Ok(Some(ids))
+        })?;
+        self.in_turn(done)
+    }
+
+    /// Notes what became of what was sent. Of a process whose turn is over, an acceptance is not believed but stays open: a
+    /// later holder may have sent newer amounts before or since.
+    pub fn conclude(
+        &mut self,
+        ids: &[i64],
+        outcome: Outcome,
+        words: &str,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let turn = self.own_turn();
+        let done = self.transact(|connection, _| {
+            let current = is_current(connection, turn)?;
+            for id in ids {
+                conclude(connection, *id, if current { outcome } else { Outcome::Unknown }, words, now)?;
+                if !current && outcome == Outcome::Accepted {
+                    // It landed after what was accepted since: whatever stands now is to be looked for.
+                    connection
+                        .prepare_cached("UPDATE sent SET id = (SELECT max(id) + 1 FROM sent) WHERE id = ?")?
+                        .execute([id])?;
+                }
+            }
+            Ok(current.then_some(()))
+        })?;
+        self.in_turn(done)
+    }
+
+    /// Notes what the server's rows hold, where that is taken for what it should: our own number, or one that was decided
+    /// upon.
+    pub fn note_read(
+        &mut self,
+        key: StatementKey,
+        amounts: &[Amount],
+        words: &str,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let turn = self.own_turn();
+        let done = self.transact(|connection, _| {
+            if !is_current(connection, turn)? {
+                return Ok(None);
+            }
+            for amount in amounts {
+                note_read(connection, key, amount, (words, turn), now)?;
+            }
+            Ok(Some(()))
+        })?;
+        self.in_turn(done)
+    }
+
+    /// Ends what is open: the server's row was read after the longest time that a call may take, or it holds one of them.
+    pub fn close_open(&mut self, open: &[Open], found: Decimal, now: Timestamp) -> Result<(), LedgerError> {
+        let turn = self.own_turn();
+        let done = self.transact(|connection, _| {
+            if !is_current(connection, turn)? {
+                return Ok(None);
+            }
+            let last = open.iter().rev().find(|open| open.amount == found).map(|open| open.id);
+            for one in open {
+                if Some(one.id) == last {
+                    conclude(connection, one.id, Outcome::Accepted, "found when it was looked for", now)?;
+                } else {
+                    connection
+                        .prepare_cached("UPDATE sent SET outcome = 'not there', current = 0 WHERE id = ?")?
+                        .execute([one.id])?;
+                    let (key, component, user) = line_of(connection, one.id)?;
+                    if user.is_empty() {
+                        plan_as_before(connection, key, &component, one.id)?;
+                    }
+                }
+            }
+            Ok(Some(()))
+        })?;
+        self.in_turn(done)
+    }
+
+    /// Whether the server has ever accepted a report of another resource.
+    pub fn has_accepted_of_others(&self, resource: Uuid) -> Result<bool, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM sent WHERE outcome = 'accepted' AND resource <> ?1)",
+                )?
+                .query_row([resource.to_string()], |row| row.get(0))
+        })
+    }
+
+    /// Whether this amount was ever sent for this month with an outcome that was not learnt at once.
+    pub fn was_in_doubt(
+        &self,
+        key: StatementKey,
+        component: &str,
+        amount: Decimal,
+    ) -> Result<bool, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT 1 FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = ''
+                     AND amount = ?4 AND (outcome IN ('open', 'not there') OR words <> '')",
+                )?
+                .exists(params![
+                    key.resource.to_string(),
+                    key.period.to_string(),
+                    component,
+                    two_decimals(amount)
+                ])
+        })
+    }
+
+    /// The record of a resource's month, oldest first; what went in one call together.
+    pub fn calls(&self, resource: Uuid, period: BillingPeriod) -> Result<Vec<Call>, LedgerError> {
+        let rows: Vec<(i64, String, String, String, String, String, String)> = self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT at, call, component, user, amount, outcome, words FROM sent
+                     WHERE resource = ?1 AND period = ?2 AND outcome <> 'planned' ORDER BY id",
+                )?
+                .query_map(params![resource.to_string(), period.to_string()], |row| {
+                    Ok((
+                        row.get(0)?,
+                        row.get(1)?,
+                        row.get(2)?,
+                        row.get(3)?,
+                        row.get(4)?,
+                        row.get(5)?,
+                        row.get(6)?,
+                    ))
+                })?
+                .collect()
+        })?;
+        let mut calls: Vec<Call> = Vec::new();
+        for (at, call, component, user, amount, outcome, words) in rows {
+            let shown = if user.is_empty() {
+                format!("{component} {amount}")
+            } else {
+                format!("{component} of {user} {amount}")
+            };
+            let at = instant(at);
+            match calls.last_mut() {
+                Some(last)
+                    if (last.at, &last.call, &last.outcome, &last.words) == (at, &call, &outcome, &words) =>
+                {
+                    last.amounts += &format!(", {shown}");
+                }
+                _ => calls.push(Call { at, resource, period, call, amounts: shown, outcome, words }),
+            }
+        }
+        Ok(calls)
+    }
+}
+
+/// A new row of the record.
+struct New<'a> {
+    key: StatementKey,
+    amount: &'a Amount,
+    call: &'a str,
+    at: Timestamp,
+    turn: i64,
+    outcome: &'a str,
+    words: &'a str,
+}
+
+fn insert(connection: &Connection, new: New<'_>) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached(
+            "INSERT INTO sent (resource, period, part, component, user, amount, call, at, turn, outcome, words, current)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 1)",
+        )?
+        .execute(params![
+            new.key.resource.to_string(),
+            new.key.period.to_string(),
+            micros(new.key.part),
+            new.amount.component,
+            new.amount.user,
+            two_decimals(new.amount.amount),
+            new.call,
+            micros(new.at),
+            new.turn,
+            new.outcome,
+            new.words
+        ])?;
+    Ok(connection.last_insert_rowid())
+}
+
+/// Another row takes the place of what was known of a line.
+fn supersede(
+    connection: &Connection,
+    key: StatementKey,
+    component: &str,
+    user: &str,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+             AND user = ?5 AND current = 1 AND outcome IN ('accepted', 'read')",
+        )?
+        .execute(params![
+            key.resource.to_string(),
+            key.period.to_string(),
+            micros(key.part),
+            component,
+            user
+        ])?;
+    Ok(())
+}
+
+fn conclude(
+    connection: &Connection,
+    id: i64,
+    outcome: Outcome,
+    words: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let (key, component, user) = line_of(connection, id)?;
+    let (outcome, current) = match outcome {
+        Outcome::Accepted => ("accepted", true),
+        Outcome::Refused => ("refused", false),
+        Outcome::Unknown => ("open", true),
+    };
+    if outcome == "accepted" {
+        supersede(connection, key, &component, &user)?;
+        reopen(connection, key)?;
+        // A share is replaced by name, so that one is as good as another; and what was planned is done.
+        if !user.is_empty() {
+            connection
+                .prepare_cached(
+                    "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+                     AND user = ?5 AND current = 1 AND id <> ?6 AND outcome IN ('open', 'planned')",
+                )?
+                .execute(params![
+                    key.resource.to_string(),
+                    key.period.to_string(),
+                    micros(key.part),
+                    component,
+                    user,
+                    id
+                ])?;
+        }
+    }
+    if outcome == "refused" && user.is_empty() {
+        plan_as_before(connection, key, &component, id)?;
+    }
+    connection
+        .prepare_cached("UPDATE sent SET outcome = ?2, words = ?3, current = ?4, at = CASE WHEN ?6 THEN ?5 ELSE at END WHERE id = ?1")?
+        .execute(params![id, outcome, words, current, micros(now), outcome == "accepted"])?;
+    Ok(())
+}
+
+fn line_of(connection: &Connection, id: i64) -> rusqlite::Result<(StatementKey, String, String)> {
+    connection
+        .prepare_cached("SELECT resource, period, part, component, user FROM sent WHERE id = ?")?
+        .query_row([id], |row| Ok((key(row, 0)?, row.get(3)?, row.get(4)?)))
+}
+
+/// A total was not taken: the shares that belong to it are not planned, and those of the total that was accepted before are
+/// again, as far as they are not there yet.
+fn plan_as_before(
+    connection: &Connection,
+    key: StatementKey,
+    component: &str,
+    refused: i64,
+) -> rusqlite::Result<()> {
+    let (resource, period, part) = (key.resource.to_string(), key.period.to_string(), micros(key.part));
+    connection
+        .prepare_cached(
+            "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+             AND outcome = 'planned' AND current = 1 AND id < ?5",
+        )?
+        .execute(params![resource, period, part, component, refused])?;
+    let accepted: Option<i64> = connection
+        .prepare_cached(
+            "SELECT max(id) FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ''
+             AND outcome = 'accepted'",
+        )?
+        .query_row(params![resource, period, part, component], |row| row.get(0))?;
+    let Some(accepted) = accepted.filter(|accepted| *accepted < refused) else { return Ok(()) };
+    connection
+        .prepare_cached(
+            "UPDATE sent SET current = 1 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+             AND outcome = 'planned' AND id < ?5
+             AND id > (SELECT coalesce(max(id), 0) FROM sent before WHERE before.resource = ?1 AND before.period = ?2
+                AND before.part = ?3 AND before.component = ?4 AND before.user = '' AND before.id < ?5)
+             AND NOT EXISTS (SELECT 1 FROM sent done WHERE done.resource = ?1 AND done.period = ?2 AND done.part = ?3
+                AND done.component = ?4 AND done.user = sent.user AND done.outcome = 'accepted' AND done.id > sent.id)",
+        )?
+        .execute(params![resource, period, part, component, accepted])?;
+    Ok(())
+}
+
+pub(super) fn note_read(
+    connection: &Connection,
+    key: StatementKey,
+    amount: &Amount,
+    (words, turn): (&str, i64),
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    supersede(connection, key, &amount.component, &amount.user)?;
+    insert(connection, New { key, amount, call: "read", at: now, turn, outcome: "read", words })?;
+    Ok(())
+}
+
+/// Something was posted again, so it is to be read back again.
+fn reopen(connection: &Connection, key: StatementKey) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE statement SET closed = NULL
+             WHERE resource = ?1 AND period = ?2 AND part = ?3 AND closed IS NOT NULL",
+        )?
+        .execute(params![key.resource.to_string(), key.period.to_string(), micros(key.part)])?;
+    Ok(())
+}
+
+/// A plan was switched before it was known: what was reported since then, as a total of the whole part, the server has filed
+/// under the new plan period. It is our own number, to be corrected there, and says nothing of the old one. Where it was
+/// filed of a report that was under way then (`doubtful` to `since`), only the rows tell.
+pub(in crate::ledger) fn file_under_new_part(
+    connection: &Connection,
+    resource: &str,
+    period: &str,
+    (old, new): (i64, i64),
+    (doubtful, since): (i64, i64),
+) -> rusqlite::Result<()> {
+    connection.execute(
+        "INSERT INTO sent (resource, period, part, component, user, amount, call, at, turn, outcome, words, current)
+         SELECT resource, period, ?4, component, user, amount, call, at, turn, 'open', words, 1 FROM sent
+         WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5 AND at <= ?6 AND user = ''
+           AND outcome IN ('open', 'accepted')",
+        params![resource, period, old, new, doubtful, since],
+    )?;
+    connection.execute(
+        "UPDATE sent SET outcome = 'open', current = 1
+         WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?4 AND at <= ?5 AND user = ''
+           AND outcome = 'accepted'",
+        params![resource, period, old, doubtful, since],
+    )?;
+    connection.execute(
+        "UPDATE sent SET part = ?4 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5",
+        params![resource, period, old, new, since],
+    )?;
+    // What is left of the old part is what was known of it before.
+    connection.execute(
+        "UPDATE sent SET current = 1 WHERE id IN (
+            SELECT max(id) FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND outcome IN ('accepted', 'read')
+            GROUP BY component, user)",
+        params![resource, period, old],
+    )?;
+    connection.execute(
+        "INSERT INTO statement (resource, period, part, changed) VALUES (?1, ?2, ?3, ?3)
+         ON CONFLICT (resource, period, part) DO NOTHING",
+        params![resource, period, new],
+    )?;
+    connection
+        .execute("DELETE FROM usage_row WHERE resource = ?1 AND period = ?2", params![resource, period])?;
+    Ok(())
+}
+
+/// What is known of the lines of a statement, by component and user.
+pub(super) fn known(
+    connection: &Connection,
+    key: StatementKey,
+) -> rusqlite::Result<BTreeMap<(String, String), Known>> {
+    let mut lines: BTreeMap<(String, String), Known> = BTreeMap::new();
+    let mut query = connection.prepare_cached(
+        "SELECT component, user, amount, outcome, at, id FROM sent
+         WHERE resource = ?1 AND period = ?2 AND part = ?3 AND current = 1 ORDER BY id",
+    )?;
+    let mut rows =
+        query.query(params![key.resource.to_string(), key.period.to_string(), micros(key.part)])?;
+    while let Some(row) = rows.next()? {
+        let known = lines.entry((row.get(0)?, row.get(1)?)).or_default();
+        let Some(amount) = decimal(row.get(2)?) else { continue };
+        let at = instant(row.get(4)?);
+        match row.get_ref(3)?.as_str()? {
+            "open" => known.open.push(Open { id: row.get(5)?, amount, at }),
+            "planned" => known.planned = Some(amount),
+            how => {
+                let id = row.get(5)?;
+                known.acknowledged = Some(Acknowledged { id, amount, how: how.to_owned(), at });
+            }
+        }
+    }
+    Ok(lines)
+}
+
+pub(super) fn key(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<StatementKey> {
+    Ok(StatementKey {
+        resource: uuid_column(row, first)?,
+        period: period_column(row, first + 1)?,
+        part: instant(row.get(first + 2)?),
+    })
+}

@@ -1,0 +1,138 @@
+//! What was learnt of the server: its clock and capabilities, its rows, and when it may be tried again.
+
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension, params};
+use uuid::Uuid;
+
+use super::record::StatementKey;
+use crate::ledger::db::columns::{instant, micros, uuid_column};
+use crate::ledger::db::{Ledger, LedgerError};
+
+/// When something may be tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// Why it failed: failures of another cause are counted anew.
+    pub cause: String,
+    pub failures: i64,
+    pub next: Timestamp,
+    pub words: String,
+    /// Whether the server asked for this time (`Retry-After`): then nobody is to come earlier.
+    pub asked: bool,
+}
+
+impl Ledger {
+    /// When a resource (or, with `None`, the server) may be tried again.
+    pub fn retry(&self, resource: Option<Uuid>) -> Result<Option<Retry>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached("SELECT failures, next, words, cause, asked FROM retry WHERE resource = ?")?
+                .query_row([retry_key(resource)], |row| {
+                    Ok(Retry {
+                        failures: row.get(0)?,
+                        next: instant(row.get(1)?),
+                        words: row.get(2)?,
+                        cause: row.get(3)?,
+                        asked: row.get(4)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    pub fn set_retry(&mut self, resource: Option<Uuid>, retry: Option<Retry>) -> Result<(), LedgerError> {
+        self.transact(|connection, _| {
+            match retry {
+                Some(retry) => connection.execute(
+                    "INSERT INTO retry (resource, cause, failures, next, words, asked) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT (resource)
+                     DO UPDATE SET cause = ?2, failures = ?3, next = ?4, words = ?5, asked = ?6",
+                    params![
+                        retry_key(resource),
+                        retry.cause,
+                        retry.failures,
+                        micros(retry.next),
+                        retry.words,
+                        retry.asked
+                    ],
+                )?,
+                None => connection.execute("DELETE FROM retry WHERE resource = ?", [retry_key(resource)])?,
+            };
+            Ok(())
+        })
+    }
+
+    /// The server's row of a component, where users' amounts go, and when it was last read.
+    pub fn usage_row(
+        &self,
+        key: StatementKey,
+        component: &str,
+    ) -> Result<Option<(Uuid, Timestamp)>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT uuid, read FROM usage_row
+                     WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4",
+                )?
+                .query_row(
+                    params![key.resource.to_string(), key.period.to_string(), micros(key.part), component],
+                    |row| Ok((uuid_column(row, 0)?, instant(row.get(1)?))),
+                )
+                .optional()
+        })
+    }
+
+    /// Notes a row that was read; `words`: who wrote it.
+    pub fn put_usage_row(
+        &mut self,
+        key: StatementKey,
+        component: &str,
+        (row, words): (Uuid, &str),
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.transact(|connection, _| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO usage_row (resource, period, part, component, uuid, read, words)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                     ON CONFLICT (resource, period, part, component) DO UPDATE SET uuid = ?5, read = ?6, words = ?7",
+                )?
+                .execute(params![
+                    key.resource.to_string(),
+                    key.period.to_string(),
+                    micros(key.part),
+                    component,
+                    row.to_string(),
+                    micros(now),
+                    words
+                ])?;
+            Ok(())
+        })
+    }
+
+    /// Something that was learnt of the server, and when.
+    pub fn server_fact(&self, name: &str) -> Result<Option<(String, Timestamp)>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .query_row("SELECT value, at FROM server WHERE key = ?", [name], |row| {
+                    Ok((row.get(0)?, instant(row.get(1)?)))
+                })
+                .optional()
+        })
+    }
+
+    pub fn put_server_fact(&mut self, name: &str, value: &str, now: Timestamp) -> Result<(), LedgerError> {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.transact(|connection, _| {
+            connection.execute(
+                "INSERT INTO server (key, value, at) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (key) DO UPDATE SET value = ?2, at = ?3",
+                params![name, value, micros(now)],
+            )?;
+            Ok(())
+        })
+    }
+}
+
+fn retry_key(resource: Option<Uuid>) -> String {
+    resource.map(|uuid| uuid.to_string()).unwrap_or_default()
+}

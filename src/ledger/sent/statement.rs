@@ -1,0 +1,245 @@
+//! A statement beside what is known of the server's side: what should be, what is, what was about to be, and what keeps the
+//! rest back. What is pending follows from these, each time that it is asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+use rust_decimal::Decimal;
+
+use super::blocked::{Block, blocks};
+use super::record::{Acknowledged, Known, Open, StatementKey, key, known};
+use crate::ledger::db::columns::{decimal, instant, micros};
+use crate::ledger::db::{Ledger, LedgerError};
+use crate::metering::period::BillingPeriod;
+
+/// A statement with what is known of the server's side.
+#[derive(Debug, Clone)]
+pub struct Statement {
+    pub key: StatementKey,
+    pub changed: Timestamp,
+    /// When, after its month, what was posted last had been read back equal.
+    pub closed: Option<Timestamp>,
+    /// By component.
+    pub components: BTreeMap<String, Entry>,
+    /// By component and user.
+    pub users: BTreeMap<(String, String), Entry>,
+}
+
+/// One number of a statement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// What was used.
+    pub exact: String,
+    pub used: Option<Decimal>,
+    /// What the server should hold: what was used, with what was moved between months.
+    pub posted: Option<Decimal>,
+    /// Why it can't be posted.
+    pub problem: Option<String>,
+    pub acknowledged: Option<Acknowledged>,
+    /// Sent, with outcomes that are not known.
+    pub open: Vec<Open>,
+    /// Of a share: what belongs to the total that was sent last.
+    pub planned: Option<Decimal>,
+    pub block: Option<Block>,
+}
+
+impl Entry {
+    /// Whether the server is not known to hold what it should. What was never posted and is zero need not be.
+    pub fn differs(&self) -> bool {
+        if self.is_unclear() {
+            return true;
+        }
+        match (self.posted, &self.acknowledged) {
+            (None, _) => self.problem.is_some(),
+            (Some(posted), None) => !posted.is_zero(),
+            (Some(posted), Some(acknowledged)) => posted != acknowledged.amount,
+        }
+    }
+
+    /// Whether something was sent after what was accepted last, and its outcome is not known. What was sent before that may
+    /// still arrive late, but is no reason to wait.
+    pub fn is_unclear(&self) -> bool {
+        let accepted = self.acknowledged.as_ref().map_or(0, |known| known.id);
+        self.open.iter().any(|open| open.id > accepted)
+    }
+
+    pub fn to_send(&self) -> bool {
+        self.differs() && self.block.is_none()
+    }
+
+    /// What the server holds of it, as far as is known.
+    pub fn held(&self) -> Decimal {
+        self.acknowledged.as_ref().map_or(Decimal::ZERO, |known| known.amount)
+    }
+
+    /// A share that belongs to what was accepted, and is not there yet.
+    pub fn to_complete(&self) -> Option<Decimal> {
+        self.planned.filter(|planned| self.acknowledged.as_ref().map(|known| known.amount) != Some(*planned))
+    }
+
+    pub fn is_blocked_for(&self, reason: &str) -> bool {
+        self.block.as_ref().is_some_and(|block| block.reason == reason)
+    }
+}
+
+impl Ledger {
+    /// Statements of which something is to be sent, or to be learnt.
+    pub fn pending(&mut self, now: Timestamp) -> Result<Vec<StatementKey>, LedgerError> {
+        self.state(now)?;
+        self.look(pending)
+    }
+
+    /// What `pending` found when statements were last made.
+    pub fn pending_as_stated(&self) -> Result<Vec<StatementKey>, LedgerError> {
+        self.look(pending)
+    }
+
+    /// The earliest instant at which something that was put off may be tried again: the server, or a resource of which
+    /// there is something to send.
+    pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.look(|connection| {
+            let waiting: BTreeSet<String> =
+                pending(connection)?.into_iter().map(|key| key.resource.to_string()).collect();
+            let retries: Vec<(String, i64)> = connection
+                .prepare_cached("SELECT resource, next FROM retry ORDER BY next")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            let due = |(resource, _): &&(String, i64)| resource.is_empty() || waiting.contains(resource);
+            Ok(retries.iter().find(due).map(|(_, next)| instant(*next)))
+        })
+    }
+
+    /// All statements of a period, of resources that were found in Waldur.
+    pub fn keys_of_known_resources(&self, period: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT statement.resource, period, part FROM statement
+                     JOIN resource ON resource.uuid = statement.resource WHERE period = ?1",
+                )?
+                .query_map([period.to_string()], |row| key(row, 0))?
+                .collect()
+        })
+    }
+
+    pub fn statement(&self, key: StatementKey) -> Result<Option<Statement>, LedgerError> {
+        self.look(|connection| statement(connection, key))
+    }
+
+    /// All statements of this period, or of all periods.
+    pub fn statements(&self, period: Option<BillingPeriod>) -> Result<Vec<Statement>, LedgerError> {
+        self.look(|connection| {
+            let keys: Vec<StatementKey> = connection
+                .prepare_cached(
+                    "SELECT resource, period, part FROM statement WHERE ?1 IS NULL OR period = ?1
+                     ORDER BY period, resource, part",
+                )?
+                .query_map([period.map(|period| period.to_string())], |row| self::key(row, 0))?
+                .collect::<rusqlite::Result<_>>()?;
+            keys.into_iter().filter_map(|key| statement(connection, key).transpose()).collect()
+        })
+    }
+
+    /// The parts of a resource's month.
+    pub fn parts_of(
+        &self,
+        resource: uuid::Uuid,
+        period: BillingPeriod,
+    ) -> Result<Vec<StatementKey>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT resource, period, part FROM statement WHERE resource = ?1 AND period = ?2",
+                )?
+                .query_map([resource.to_string(), period.to_string()], |row| key(row, 0))?
+                .collect()
+        })
+    }
+}
+
+fn pending(connection: &Connection) -> rusqlite::Result<Vec<StatementKey>> {
+    connection
+        .prepare_cached(
+            "SELECT DISTINCT line.resource, line.period, line.part
+             FROM statement JOIN line ON line.resource = statement.resource AND line.period = statement.period
+                AND line.part = statement.part
+             LEFT JOIN sent ON sent.resource = line.resource AND sent.period = line.period AND sent.part = line.part
+                AND sent.component = line.component AND sent.user = line.user AND sent.current = 1
+             WHERE statement.closed IS NULL AND line.held IS NULL
+               AND (sent.outcome = 'planned' OR sent.outcome = 'open' AND NOT EXISTS (
+                        SELECT 1 FROM sent later WHERE later.resource = line.resource AND later.period = line.period
+                        AND later.part = line.part AND later.component = line.component AND later.user = line.user
+                        AND later.current = 1 AND later.outcome IN ('accepted', 'read') AND later.id > sent.id)
+                    OR line.posted IS NULL AND line.problem IS NOT NULL
+                    OR sent.id IS NULL AND line.posted <> '0.00'
+                    OR sent.outcome IN ('accepted', 'read') AND sent.amount <> line.posted)
+               AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.resource = line.resource
+                    AND blocked.period = line.period AND blocked.part = line.part
+                    AND (blocked.component = '' OR blocked.component = line.component
+                         AND blocked.user IN ('', line.user))
+                    -- The shares of an accepted total are completed all the same.
+                    AND NOT (blocked.state = 'stranded' AND line.user <> '' AND sent.id IS NOT NULL
+                         AND sent.outcome IN ('planned', 'open') AND EXISTS (SELECT 1 FROM sent total WHERE total.resource = line.resource
+                            AND total.period = line.period AND total.part = line.part
+                            AND total.component = line.component AND total.user = '' AND total.current = 1
+                            AND total.outcome IN ('accepted', 'read'))))
+               AND NOT EXISTS (SELECT 1 FROM line total WHERE total.resource = line.resource
+                    AND total.period = line.period AND total.part = line.part AND total.component = line.component
+                    AND total.user = '' AND total.held IS NOT NULL)
+             ORDER BY 1, 2, 3",
+        )?
+        .query_map([], |row| key(row, 0))?
+        .collect()
+}
+
+pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite::Result<Option<Statement>> {
+    let columns = (key.resource.to_string(), key.period.to_string(), micros(key.part));
+    let head = connection
+        .prepare_cached(
+            "SELECT changed, closed FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3",
+        )?
+        .query_row(params![columns.0, columns.1, columns.2], |row| {
+            Ok((instant(row.get(0)?), row.get::<_, Option<i64>>(1)?.map(instant)))
+        })
+        .optional()?;
+    let Some((changed, closed)) = head else { return Ok(None) };
+    let mut entries: BTreeMap<(String, String), Entry> = BTreeMap::new();
+    let mut held: BTreeMap<String, Block> = BTreeMap::new();
+    let mut query = connection.prepare_cached(
+        "SELECT component, user, exact, used, posted, problem, held, held_words FROM line
+         WHERE resource = ?1 AND period = ?2 AND part = ?3",
+    )?;
+    let mut rows = query.query(params![columns.0, columns.1, columns.2])?;
+    while let Some(row) = rows.next()? {
+        let component: String = row.get(0)?;
+        if let Some(reason) = row.get::<_, Option<String>>(6)? {
+            let words = row.get::<_, Option<String>>(7)?.unwrap_or_default();
+            held.insert(component.clone(), Block { state: "held".to_owned(), reason, words, since: changed });
+        }
+        let entry = Entry {
+            exact: row.get(2)?,
+            used: decimal(row.get(3)?),
+            posted: decimal(row.get(4)?),
+            problem: row.get(5)?,
+            ..Entry::default()
+        };
+        entries.insert((component, row.get(1)?), entry);
+    }
+    for (place, Known { acknowledged, open, planned }) in known(connection, key)? {
+        let entry = entries.entry(place).or_default();
+        (entry.acknowledged, entry.open, entry.planned) = (acknowledged, open, planned);
+    }
+    let blocks = blocks(connection, key)?;
+    let of = |component: &str, user: &str| {
+        blocks.get(&(component.to_owned(), user.to_owned())).map(|(block, _)| block)
+    };
+    for ((component, user), entry) in &mut entries {
+        let block = of("", "").or(of(component, "")).or(held.get(component)).or(of(component, user));
+        entry.block = block.cloned();
+    }
+    let (components, users): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        entries.into_iter().partition(|((_, user), _)| user.is_empty());
+    let components = components.into_iter().map(|((component, _), entry)| (component, entry)).collect();
+    Ok(Some(Statement { key, changed, closed, components, users }))
+}

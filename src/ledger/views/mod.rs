@@ -1,0 +1,5 @@
+//! What people and machines may want to see of the ledger. It only reads.
+
+pub mod adjustments;
+pub mod explain;
+pub mod report;

@@ -1,0 +1,260 @@
+//! What a person or a machine may want to see of the ledger: the last runs, what is unmatched, what was quarantined.
+//! It only reads.
+
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::OptionalExtension;
+
+use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::{Ledger, LedgerError};
+
+/// How a collector is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectorReport {
+    pub name: String,
+    pub last: Option<RunReport>,
+    /// When it last succeeded completely.
+    pub last_success: Option<Timestamp>,
+    pub failures_since: i64,
+}
+
+/// What decides when a collector is to look again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// When its last run began and ended.
+    pub last: Option<(Timestamp, Timestamp)>,
+    /// Runs that failed as a whole since one that did not.
+    pub failed_in_a_row: i64,
+    /// Whether it leaves a checkpoint behind, so that a later run reads what an earlier one missed.
+    pub keeps_history: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunReport {
+    pub at: Timestamp,
+    pub finished: Timestamp,
+    /// ok, partial or failed.
+    pub outcome: String,
+    pub message: Option<String>,
+    pub readings: i64,
+    pub changed: i64,
+    pub quarantined: i64,
+}
+
+/// Usage of a backend id that Waldur does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unmatched {
+    /// The offering's UUID; empty where the readings do not even say whose they are.
+    pub offering: String,
+    pub backend_id: String,
+    pub collector: String,
+    pub series: i64,
+    pub since: Option<Timestamp>,
+    pub why: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuarantinedReport {
+    pub collector: String,
+    pub at: Timestamp,
+    pub what: String,
+    pub reason: String,
+}
+
+impl Ledger {
+    pub fn collector_report(&self, name: &str) -> Result<CollectorReport, LedgerError> {
+        self.look(|connection| {
+            let last = connection
+                .query_row(
+                    "SELECT at, finished, outcome, message, readings, changed, quarantined FROM run
+                     WHERE collector = ? ORDER BY id DESC LIMIT 1",
+                    [name],
+                    |row| {
+                        Ok(RunReport {
+                            at: instant(row.get(0)?),
+                            finished: instant(row.get(1)?),
+                            outcome: row.get(2)?,
+                            message: row.get(3)?,
+                            readings: row.get(4)?,
+                            changed: row.get(5)?,
+                            quarantined: row.get(6)?,
+                        })
+                    },
+                )
+                .optional()?;
+            let (success, id): (Option<i64>, i64) = connection.query_row(
+                "SELECT max(at), coalesce(max(id), 0) FROM run WHERE collector = ? AND outcome = 'ok'",
+                [name],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )?;
+            let failures_since = connection.query_row(
+                "SELECT count(*) FROM run WHERE collector = ?1 AND id > ?2",
+                rusqlite::params![name, id],
+                |row| row.get(0),
+            )?;
+            Ok(CollectorReport {
+                name: name.to_owned(),
+                last,
+                last_success: success.map(instant),
+                failures_since,
+            })
+        })
+    }
+
+    /// Looks no further back than the last run that did not fail. What a clock that was ahead has dated after now says
+    /// nothing of what is due: it would be waited for until then.
+    pub fn pace(&self, name: &str, now: Timestamp) -> Result<Pace, LedgerError> {
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT at, finished, outcome = 'failed' FROM run WHERE collector = ?1 AND at <= ?2 AND finished <= ?2
+                 ORDER BY at DESC, id DESC",
+            )?;
+            let mut rows = query.query(rusqlite::params![name, micros(now)])?;
+            let mut pace = Pace::default();
+            while let Some(row) = rows.next()? {
+                if pace.last.is_none() {
+                    pace.last = Some((instant(row.get(0)?), instant(row.get(1)?)));
+                }
+                if !row.get::<_, bool>(2)? {
+                    break;
+                }
+                pace.failed_in_a_row += 1;
+            }
+            pace.keeps_history = connection
+                .prepare_cached("SELECT 1 FROM collector WHERE name = ? AND checkpoint IS NOT NULL")?
+                .exists([name])?;
+            Ok(pace)
+        })
+    }
+
+    /// Neighbouring runs of a collector that lie further apart than this, the latest first; not where it failed and was
+    /// left alone.
+    pub fn long_distances(
+        &self,
+        name: &str,
+        since: Timestamp,
+        longer_than: SignedDuration,
+    ) -> Result<Vec<(Timestamp, Timestamp)>, LedgerError> {
+        let longer = longer_than.as_micros() as i64;
+        self.look(|connection| {
+            connection
+                .prepare(
+                    "SELECT before, at FROM (
+                        SELECT at, lag(at) OVER runs AS before, lag(outcome) OVER runs AS was FROM run
+                        WHERE collector = ?1 AND at >= ?2 WINDOW runs AS (ORDER BY at))
+                     WHERE at - before > ?3 AND was <> 'failed' ORDER BY at DESC LIMIT 50",
+                )?
+                .query_map(rusqlite::params![name, micros(since), longer], |row| {
+                    Ok((instant(row.get(0)?), instant(row.get(1)?)))
+                })?
+                .collect()
+        })
+    }
+
+    /// Whether something waits to be counted or stated.
+    pub fn is_behind(&self) -> Result<bool, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM run WHERE counted = 0) OR EXISTS (SELECT 1 FROM unstated)",
+                )?
+                .query_row([], |row| row.get(0))
+        })
+    }
+
+    /// How many lines the last run of each collector quarantined, all together.
+    pub fn quarantined_lately(&self) -> Result<usize, LedgerError> {
+        let lines: i64 = self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT coalesce(sum(quarantined), 0) FROM run
+                     WHERE id IN (SELECT max(id) FROM run WHERE outcome <> 'failed' GROUP BY collector)",
+                )?
+                .query_row([], |row| row.get(0))
+        })?;
+        Ok(usize::try_from(lines).unwrap_or(0))
+    }
+
+    /// Backend ids that are those of several resources that live, with their names.
+    pub fn several_resources(&self) -> Result<Vec<(String, String)>, LedgerError> {
+        let rules = self.in_force.latest().id;
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT backend_id, several FROM target WHERE several IS NOT NULL
+                     AND EXISTS (SELECT 1 FROM placed WHERE placed.target = target.id AND placed.rules = ?)",
+                )?
+                .query_map([rules], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
+    }
+
+    pub fn has_quarantined(&self) -> Result<bool, LedgerError> {
+        Ok(self.quarantined_lately()? > 0)
+    }
+
+    /// Whether all that some collector measured belongs to backend ids that Waldur was asked for and does not know.
+    pub fn is_wholly_unmatched(&self) -> Result<bool, LedgerError> {
+        let rules = self.in_force.latest().id;
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM (
+                        SELECT count(*) AS all_of_it, sum(NOT EXISTS (
+                            SELECT 1 FROM target_resource WHERE target_resource.target = target.id)) AS unmatched
+                        FROM placed JOIN target ON target.id = placed.target JOIN source ON source.id = placed.source
+                        JOIN offering ON offering.uuid = target.offering
+                        WHERE placed.rules = ?1 AND target.offering <> '' AND offering.resources_refreshed IS NOT NULL
+                        GROUP BY source.collector)
+                     WHERE all_of_it = unmatched)",
+                )?
+                .query_row([rules], |row| row.get(0))
+        })
+    }
+
+    pub fn unmatched(&self) -> Result<Vec<Unmatched>, LedgerError> {
+        self.look(|connection| {
+            let rules = self.in_force.latest().id;
+            let known_nowhere = "SELECT '', '', source.collector, count(*), NULL, placed.nowhere
+                 FROM placed JOIN source ON source.id = placed.source
+                 WHERE placed.rules = ?1 AND placed.nowhere <> '' GROUP BY source.collector, placed.nowhere";
+            let unknown_ids = "SELECT target.offering, target.backend_id, source.collector, count(*),
+                        target.unmatched_since,
+                        CASE WHEN several IS NULL THEN 'Waldur knows no resource with this backend id'
+                             ELSE 'it is the backend id of several resources that live in Waldur: ' || several END
+                 FROM target JOIN placed ON placed.target = target.id AND placed.rules = ?1
+                 JOIN source ON source.id = placed.source
+                 WHERE NOT EXISTS (SELECT 1 FROM target_resource WHERE target_resource.target = target.id)
+                 GROUP BY target.id, source.collector";
+            connection
+                .prepare(&format!("{unknown_ids} UNION ALL {known_nowhere} ORDER BY 1, 2, 3"))?
+                .query_map([rules], |row| {
+                    Ok(Unmatched {
+                        offering: row.get(0)?,
+                        backend_id: row.get(1)?,
+                        collector: row.get(2)?,
+                        series: row.get(3)?,
+                        since: row.get::<_, Option<i64>>(4)?.map(instant),
+                        why: row.get(5)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// The newest quarantined lines of a collector.
+    pub fn quarantined(&self, collector: &str, most: usize) -> Result<Vec<QuarantinedReport>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare("SELECT collector, at, what, reason FROM quarantine WHERE collector = ? ORDER BY id DESC LIMIT ?")?
+                .query_map(rusqlite::params![collector, most as i64], |row| {
+                    Ok(QuarantinedReport {
+                        collector: row.get(0)?,
+                        at: instant(row.get(1)?),
+                        what: row.get(2)?,
+                        reason: row.get(3)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+}

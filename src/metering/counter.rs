@@ -1,0 +1,261 @@
+//! A counter's life (law 14): whether a value is the same life's next one, a new life's first, or noise.
+//!
+//! A counter that falls has started anew, or its source was wrong for a moment; taking the one for the other bills the
+//! whole of it once more, or nothing. Where the source tells of lives, they decide; else the size of the fall does, and
+//! how fast the counter was ever seen to rise. This only says what a value is worth; where the time goes is the trail's.
+
+use jiff::fmt::serde::timestamp::microsecond as micros;
+use jiff::{SignedDuration, Timestamp};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use super::exact::Exact;
+use super::measure::{Point, Seen, is_default};
+use super::period::micros_between;
+use super::text;
+
+/// How long a counter may stay below its old level before it is taken to go on from where it is.
+const LONGEST_DIP: SignedDuration = SignedDuration::from_hours(24);
+/// How much faster than ever seen a counter may have risen since it started anew.
+const FASTER: i64 = 10;
+
+/// What must be known of a counter's past beside its last value.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Lives {
+    #[serde(default, skip_serializing_if = "is_default")]
+    fall: Option<Fall>,
+    /// The highest rate that it has shown, kept for good.
+    #[serde(default, skip_serializing_if = "is_default")]
+    fastest: Option<Rate>,
+}
+
+/// A fall that is not over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Fall {
+    /// The level from which it fell, and when that was read.
+    #[serde(with = "text")]
+    level: Decimal,
+    #[serde(with = "micros::required")]
+    at: Timestamp,
+    /// When it was first seen to be lower, and how low it then was.
+    #[serde(with = "micros::required")]
+    since: Timestamp,
+    #[serde(with = "text")]
+    low: Decimal,
+    /// Whether it was too deep for noise and its new level too high for a new life. What rises after it counts, unless
+    /// it leaps back: then it was noise after all.
+    #[serde(default, skip_serializing_if = "is_default")]
+    deep: bool,
+}
+
+/// A rise, and the time that it took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Rate {
+    rise: Exact,
+    micros: i64,
+}
+
+/// What a value of a counter adds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    /// Usage between `from` and the point.
+    pub(super) counted: Exact,
+    pub(super) from: Timestamp,
+    /// What is not believed, and so not counted.
+    pub(super) held: Option<Exact>,
+    pub(super) resets: i64,
+    pub(super) dips: i64,
+}
+
+impl Step {
+    fn of(counted: Exact, from: Timestamp) -> Step {
+        Step { counted, from, held: None, resets: 0, dips: 0 }
+    }
+}
+
+/// What two points of a counter say of its life, as far as the source tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Same,
+    Another,
+    Untold,
+}
+
+impl Lives {
+    /// Takes the next value. `before`: the last point that has one; `ended`: a complete run since did not see the series.
+    pub(super) fn step(
+        &mut self,
+        before: Option<(&Seen, Decimal)>,
+        ended: bool,
+        point: &Point,
+        value: Decimal,
+    ) -> Step {
+        let Some((seen, level)) = before else { return first(None, point, value) };
+        let life = life(seen, point);
+        // What went away and came back is not known to be what it was, unless its source still runs and it is no lower.
+        let goes_on = match life {
+            Life::Same => true,
+            Life::Another => false,
+            Life::Untold => !ended || (one_source(seen, point) && value >= level),
+        };
+        if goes_on {
+            return self.go_on(seen, level, life == Life::Same, point, value);
+        }
+        self.fall = None;
+        if ended {
+            return first(Some(seen), point, value);
+        }
+        // A new life while we watched: all it counts is usage.
+        Step { resets: 1, ..Step::of(value.into(), beginning(seen, point)) }
+    }
+
+    /// The next value where nothing says that a new life began; `same`: the source says that none did.
+    fn go_on(&mut self, seen: &Seen, level: Decimal, same: bool, point: &Point, value: Decimal) -> Step {
+        let (base, held) = self.base(seen.at, level, point.at, value);
+        if value >= base.level {
+            self.fall = self.fall.take().filter(|fall| fall.deep && value < fall.level);
+            let rise = difference(value, base.level);
+            self.show(&rise, micros_between(base.at, point.at));
+            return Step { held, ..Step::of(rise, base.at) };
+        }
+        if same || keeps_half(base.level, value) {
+            let dips = i64::from(self.fall.as_ref().is_none_or(|fall| fall.deep));
+            if dips > 0 {
+                let (since, low) = (point.at, value);
+                self.fall = Some(Fall { level: base.level, at: base.at, since, low, deep: false });
+            }
+            return Step { held, dips, ..Step::of(Exact::zero(), base.at) };
+        }
+        let from = beginning(seen, point);
+        if self.is_too_fast(&value.into(), micros_between(seen.at, point.at)) {
+            let (since, low) = (point.at, value);
+            self.fall = Some(Fall { level: base.level, at: base.at, since, low, deep: true });
+            let held = Some(held.unwrap_or_else(Exact::zero) + value.into());
+            return Step { held, resets: 1, ..Step::of(Exact::zero(), from) };
+        }
+        self.fall = None;
+        Step { held, resets: 1, ..Step::of(value.into(), from) }
+    }
+
+    /// What a value is to be compared with: the last one, or the level from which the counter fell before; and what is
+    /// given up for good because that is decided now.
+    fn base(
+        &mut self,
+        seen_at: Timestamp,
+        level: Decimal,
+        at: Timestamp,
+        value: Decimal,
+    ) -> (Base, Option<Exact>) {
+        let last = Base { at: seen_at, level };
+        let Some(fall) = &self.fall else { return (last, None) };
+        let old = Base { at: fall.at, level: fall.level };
+        let over = fall.since + LONGEST_DIP < at;
+        match fall.deep {
+            false if value >= fall.level || !over => (old, None),
+            // It goes on from where it is. What it rose meanwhile was not counted.
+            false => {
+                let risen = (level > fall.low).then(|| difference(level, fall.low));
+                self.fall = None;
+                (last, risen)
+            }
+            true if over => {
+                self.fall = None;
+                (last, None)
+            }
+            // It leapt back: it was the old life all the time.
+            true if keeps_half(fall.level, value)
+                && self.is_too_fast(&difference(value, level), micros_between(seen_at, at)) =>
+            {
+                let back = difference(value.min(fall.level), level);
+                self.fall = None;
+                (old, Some(back))
+            }
+            true => (last, None),
+        }
+    }
+
+    /// Notes how fast the counter rose.
+    fn show(&mut self, rise: &Exact, micros: i64) {
+        if !rise.is_zero()
+            && micros > 0
+            && self.fastest.as_ref().is_none_or(|fastest| fastest.is_below(rise, micros))
+        {
+            self.fastest = Some(Rate { rise: rise.clone(), micros });
+        }
+    }
+
+    /// Whether so much in this time is more than the counter can be believed to have risen. One that was never seen to
+    /// rise can't be judged.
+    fn is_too_fast(&self, rise: &Exact, micros: i64) -> bool {
+        let faster = |fastest: &Rate| Rate { rise: fastest.rise.clone() * Exact::from(FASTER), ..*fastest };
+        self.fastest.as_ref().is_some_and(|fastest| faster(fastest).is_below(rise, micros))
+    }
+}
+
+/// Where a value is counted from.
+struct Base {
+    at: Timestamp,
+    level: Decimal,
+}
+
+impl Rate {
+    /// Whether so much in this time is faster.
+    fn is_below(&self, rise: &Exact, micros: i64) -> bool {
+        self.rise.clone() * Exact::from(micros) < rise.clone() * Exact::from(self.micros)
+    }
+}
+
+/// Not a difference of two decimals: of 28 digits each, it may need more, and would be rounded.
+fn difference(value: Decimal, level: Decimal) -> Exact {
+    Exact::from(value) - Exact::from(level)
+}
+
+fn keeps_half(old: Decimal, value: Decimal) -> bool {
+    Exact::from(value) * Exact::from(2) >= old.into()
+}
+
+/// The first reading of a series, or of its next life after it had ended: a baseline, unless this life is known to have
+/// begun after the collector's last successful run. It did not begin before the last reading of the life before it: so no
+/// reading ever adds to what lies before the one that was present last.
+fn first(before: Option<&Seen>, point: &Point, value: Decimal) -> Step {
+    match known_beginning(point) {
+        Some(began) => Step::of(value.into(), before.map_or(began, |before| began.max(before.at))),
+        None => Step::of(Exact::zero(), point.at),
+    }
+}
+
+/// When a life began that was not there at the last look: then, or as the source says.
+fn beginning(seen: &Seen, point: &Point) -> Timestamp {
+    point.epoch.began.map_or(seen.at, |began| began.clamp(seen.at, point.at))
+}
+
+fn life(seen: &Seen, point: &Point) -> Life {
+    let (was, is) = (&seen.epoch, &point.epoch);
+    // A life that began since the last look is another one, whatever its id: a container keeps its own through a
+    // restart, and a source may have only just learnt to tell. A beginning that moved but lies before that look is one
+    // that the source computes anew each time (now less uptime): to believe it would bill everything again each run.
+    let begun_since = is.began.is_some_and(|began| (seen.at..=point.at).contains(&began));
+    if begun_since && is.began != was.began {
+        return Life::Another;
+    }
+    match (&was.id, &is.id) {
+        (Some(was), Some(is)) if was != is => Life::Another,
+        // What all series of a source share says nothing of this one while it stays.
+        _ if was.shared || is.shared => Life::Untold,
+        (Some(_), Some(_)) => Life::Same,
+        _ if was.began.is_some() && was.began == is.began => Life::Same,
+        _ => Life::Untold,
+    }
+}
+
+/// Whether the series' source is known to have run all the time.
+fn one_source(seen: &Seen, point: &Point) -> bool {
+    let (was, is) = (&seen.epoch, &point.epoch);
+    (was.id.is_some() && was.id == is.id) || (was.began.is_some() && was.began == is.began)
+}
+
+/// When this life began, if that is known to be after the collector's last successful run.
+fn known_beginning(point: &Point) -> Option<Timestamp> {
+    let since = |previous: Timestamp| point.epoch.began.filter(|began| (previous..=point.at).contains(began));
+    point.run.previous.and_then(since).or(point.run.listed).filter(|began| *began <= point.at)
+}

@@ -1,0 +1,206 @@
+//! Why something is not sent: a closed list, the same words in the ledger, in `status`, in metrics and in the docs.
+
+use crate::ledger::sent::blocked::Block;
+use jiff::Timestamp;
+
+/// What kind of waiting it is (design, section 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Not sent until a person or a changed state allows it.
+    Held,
+    /// Refused for good by the server; waits for a person.
+    Parked,
+    /// Usage of a month that can no longer be reported.
+    Stranded,
+}
+
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Held => "held",
+            State::Parked => "parked",
+            State::Stranded => "stranded",
+        }
+    }
+}
+
+/// Every reason there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The server holds a value that this agent did not write.
+    Conflict,
+    /// The same, of a component that can't be adopted.
+    Unadoptable,
+    /// The server holds other shares of users than this agent reported.
+    Shares,
+    /// The server holds an amount that no rule makes any more, or would hold one usage twice.
+    RulesChanged,
+    /// Two collectors count the same readings into one component.
+    SameIds,
+    /// Several resources that live have one backend id.
+    SeveralResources,
+    /// The server's row can't be read.
+    Unreadable,
+    /// The resource is being created or has erred.
+    ResourceState,
+    /// Waldur does not know the resource, or this token may not see it.
+    UnknownResource,
+    /// The resource has no plan, so nothing of it can be billed.
+    NoPlan,
+    /// A limit of the component or of the user.
+    Limit,
+    /// A server error that comes back for this resource only.
+    ServerError,
+    /// The offering has no such component, or one that is not reported by use.
+    UnknownComponent,
+    /// The number itself was refused, or can't be posted at all.
+    Amount,
+    /// Anything else that the server would not take.
+    Refused,
+    /// The month is over, and the token may no longer report it.
+    PeriodEnded,
+    /// The month is over, and what is left is what was used after its last report: so much every closing leaves.
+    ClosingRest,
+    /// The month is over, and the server refused to have it reported all the same (`late: backfill`).
+    LateRefused,
+    /// The plan period is over, and another report of it would be billed beside the first.
+    PlanEnded,
+    /// The resource is terminated.
+    Terminated,
+    /// The server filed the report in another month than was meant.
+    WrongMonth,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 21] = [
+        Reason::Conflict,
+        Reason::Unadoptable,
+        Reason::Shares,
+        Reason::RulesChanged,
+        Reason::SameIds,
+        Reason::SeveralResources,
+        Reason::Unreadable,
+        Reason::ResourceState,
+        Reason::UnknownResource,
+        Reason::NoPlan,
+        Reason::Limit,
+        Reason::ServerError,
+        Reason::UnknownComponent,
+        Reason::Amount,
+        Reason::Refused,
+        Reason::PeriodEnded,
+        Reason::ClosingRest,
+        Reason::LateRefused,
+        Reason::PlanEnded,
+        Reason::Terminated,
+        Reason::WrongMonth,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Conflict => "conflict",
+            Reason::Unadoptable => "conflict_overwrite",
+            Reason::Shares => "conflict_shares",
+            Reason::RulesChanged => "rules_changed",
+            Reason::SameIds => "same_ids",
+            Reason::SeveralResources => "several_resources",
+            Reason::Unreadable => "unreadable",
+            Reason::ResourceState => "resource_state",
+            Reason::UnknownResource => "unknown_resource",
+            Reason::NoPlan => "no_plan",
+            Reason::Limit => "limit",
+            Reason::ServerError => "server_error",
+            Reason::UnknownComponent => "unknown_component",
+            Reason::Amount => "amount",
+            Reason::Refused => "refused",
+            Reason::PeriodEnded => "period_ended",
+            Reason::ClosingRest => "closing_rest",
+            Reason::LateRefused => "late_refused",
+            Reason::PlanEnded => "plan_ended",
+            Reason::Terminated => "terminated",
+            Reason::WrongMonth => "wrong_month",
+        }
+    }
+
+    pub fn state(self) -> State {
+        match self {
+            Reason::UnknownComponent | Reason::Amount | Reason::Refused => State::Parked,
+            Reason::PeriodEnded
+            | Reason::ClosingRest
+            | Reason::LateRefused
+            | Reason::PlanEnded
+            | Reason::Terminated => State::Stranded,
+            _ => State::Held,
+        }
+    }
+
+    /// What the operator can do about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Reason::Conflict => {
+                "find out who reports this resource beside this agent, and stop it; then `resolve RESOURCE adopt` goes on \
+                 from what Waldur holds, and `resolve RESOURCE overwrite` makes Waldur agree with the ledger"
+            }
+            Reason::Unadoptable | Reason::Shares => {
+                "find out who reports this resource beside this agent, and stop it; then `resolve RESOURCE overwrite` makes \
+                 Waldur agree with the ledger (it can't go on from what Waldur holds)"
+            }
+            Reason::RulesChanged => {
+                "`resolve RESOURCE overwrite` makes Waldur agree with the rules that hold now; or set the rules right: it \
+                 then goes on by itself"
+            }
+            Reason::SameIds => {
+                "let one collector count it (`not_if`, or take the meter away from the other); or, where it is not the \
+                 same usage, `resolve RESOURCE overwrite`"
+            }
+            Reason::SeveralResources => "correct the backend ids in Waldur; it then goes on by itself",
+            Reason::Unreadable => "ask Waldur's operator to look at the row; it is tried again by itself",
+            Reason::ResourceState => {
+                "it is tried again by itself when the resource is OK, Updating or Terminating"
+            }
+            Reason::UnknownResource => {
+                "check the UUID in `resource:` and the token's role on the offering, then `parked retry`"
+            }
+            Reason::NoPlan => "give the resource a plan in Waldur; it then goes on by itself",
+            Reason::Limit => "raise the limit in Waldur, then `parked retry`",
+            Reason::ServerError => {
+                "ask the server's operator to look at its log for this resource, then `parked retry`"
+            }
+            Reason::UnknownComponent => {
+                "correct the meter's name, or add the component to the offering in Waldur, then `parked retry`"
+            }
+            Reason::Amount => {
+                "check the meter's factor and its readings (`collect --dry-run`), then `parked retry`"
+            }
+            Reason::Refused => {
+                "see the server's words, mend it in Waldur or in the configuration, then `parked retry`"
+            }
+            Reason::PeriodEnded => {
+                "bill it by hand, by Waldur's staff, and `parked drop` it; or let `submit: { late: ... }` say how it is billed"
+            }
+            Reason::ClosingRest => {
+                "nothing need be done: `submit: { late: ... }` says how it is billed, and `parked drop` gives it up"
+            }
+            Reason::LateRefused | Reason::PlanEnded | Reason::Terminated => {
+                "it can only be billed by hand now, by Waldur's staff; then `parked drop` it. The amounts stay here"
+            }
+            Reason::WrongMonth => {
+                "set `billing_timezone` to the server's time zone, have the misfiled row corrected in Waldur, then `parked retry`"
+            }
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
+    /// The block as the ledger keeps it.
+    pub fn block(self, words: impl Into<String>, since: Timestamp) -> Block {
+        Block {
+            state: self.state().name().to_owned(),
+            reason: self.name().to_owned(),
+            words: words.into(),
+            since,
+        }
+    }
+}

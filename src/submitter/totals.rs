@@ -1,0 +1,383 @@
+//! Sending totals: one `set_usage` with all components of a resource.
+//!
+//! What is about to be sent, with the users' shares that belong to it, is in the ledger before it is sent: of many
+//! statements in one transaction, and so are the outcomes. Whether a call may go is decided again directly before it goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use super::guard::{self, Passage};
+use super::reason::Reason;
+use super::{Cycle, CycleError, DATE_PROBE, in_turns};
+use crate::ledger::books::catalog::KnownComponent;
+use crate::ledger::sent::blocked::Decision;
+use crate::ledger::sent::record::{Amount, Outcome, StatementKey};
+use crate::ledger::sent::statement::{Entry, Statement};
+use crate::waldur::report::{ComponentAmount, SetUsage};
+
+/// A call that is written down.
+#[derive(Debug, Clone)]
+pub(super) struct Intended {
+    pub(super) statement: Arc<Statement>,
+    pub(super) usages: Vec<ComponentAmount>,
+    /// Their numbers in the ledger.
+    pub(super) ids: Vec<i64>,
+}
+
+impl Cycle {
+    /// Sends the totals of all these statements, call by call of each, until nothing of them is left to send.
+    pub(super) async fn send_totals(self: Arc<Self>, mut due: Vec<StatementKey>) -> Result<(), CycleError> {
+        // Each wave leaves at least one component less to send of each statement that goes on, or ends it.
+        for _ in 0..64 {
+            // The probe of a month may have met trouble with one of them already.
+            let put_off = self.state().put_off_now.clone();
+            due.retain(|key| !put_off.contains(&key.resource));
+            if due.is_empty() || self.stopped() {
+                return Ok(());
+            }
+            let intended = self.intend_totals(&due).await?;
+            crate::fail_point("before set_usage");
+            self.state().again.clear();
+            let calls: BTreeMap<StatementKey, Intended> =
+                intended.into_iter().map(|call| (call.statement.key, call)).collect();
+            let keys: Vec<StatementKey> = due.iter().filter(|key| calls.contains_key(key)).copied().collect();
+            let calls = Arc::new(calls);
+            in_turns(self.clone(), keys, move |cycle, key| {
+                let call = calls.get(&key).cloned();
+                async move {
+                    match call {
+                        Some(call) => cycle.call(call).await,
+                        None => Ok(()),
+                    }
+                }
+            })
+            .await?;
+            self.conclude_accepted().await?;
+            crate::fail_point("after totals are acknowledged");
+            due = std::mem::take(&mut self.state().again).into_iter().collect();
+        }
+        Ok(())
+    }
+
+    /// Writes down the next call of each statement that has one.
+    async fn intend_totals(&self, due: &[StatementKey]) -> Result<Vec<Intended>, CycleError> {
+        let mut calls = Vec::new();
+        for &key in due {
+            if self.stopped() {
+                break;
+            }
+            let Some(mut statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
+                continue;
+            };
+            if !self.park_unpostable(&statement).await? {
+                let Some(again) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
+                statement = again;
+            }
+            let Some(usages) = self.next_call(&statement).await? else { continue };
+            if self.passage(&statement).await?.is_some() {
+                calls.push((Arc::new(statement), usages));
+            }
+        }
+        crate::fail_point("before totals are intended");
+        let now = self.of.clock.now();
+        let intended = self
+            .ledger(move |ledger| {
+                ledger.together(|ledger| {
+                    let mut intended = Vec::with_capacity(calls.len());
+                    for (statement, usages) in calls {
+                        let amounts: Vec<Amount> = usages.iter().map(amount).collect();
+                        let planned = shares_of(&statement, &usages);
+                        let ids = ledger.intend(statement.key, "set_usage", &amounts, &planned, now)?;
+                        intended.push(Intended { statement, usages, ids });
+                    }
+                    Ok(intended)
+                })
+            })
+            .await?;
+        Ok(intended)
+    }
+
+    /// Parks numbers that can't be posted. True: there were none.
+    pub(super) async fn park_unpostable(&self, statement: &Statement) -> Result<bool, CycleError> {
+        let key = statement.key;
+        let bad: Vec<(String, String)> = statement
+            .components
+            .iter()
+            .filter(|(_, entry)| entry.block.is_none())
+            .filter_map(|(component, entry)| Some((component.clone(), entry.problem.clone()?)))
+            .collect();
+        for (component, words) in &bad {
+            self.block(key, component, Reason::Amount, words.clone(), None).await?;
+        }
+        Ok(bad.is_empty())
+    }
+
+    /// The components of the next call; `None` if nothing is left to send. A component under a limit that older
+    /// servers count twice goes alone and only when it changed: repeated, it is refused, and in company it leaves the
+    /// call half applied (observed).
+    async fn next_call(&self, statement: &Statement) -> Result<Option<Vec<ComponentAmount>>, CycleError> {
+        let known = self.components_of(statement.key.resource).await?;
+        let learnt = self.state().limited.clone();
+        let limited = |component: &String| {
+            known.get(component).is_some_and(is_limited)
+                || learnt.contains(&(statement.key.resource, component.clone()))
+        };
+        let to_send = |entry: &&Entry| entry.to_send();
+        let alone = statement.components.iter().find(|(c, entry)| limited(c) && to_send(entry));
+        let together = statement.components.iter().filter(|(c, entry)| !limited(c) && entry.block.is_none());
+        let chosen: Vec<(&String, &Entry)> = match alone {
+            Some(one) => vec![one],
+            None if statement.components.iter().any(|(c, entry)| !limited(c) && to_send(&entry)) => {
+                together.collect()
+            }
+            None => return Ok(None),
+        };
+        let mut usages = Vec::new();
+        for (component, entry) in chosen {
+            let Some(amount) = entry.posted else { continue };
+            // Never posted and still zero: the row need not be made.
+            if amount.is_zero() && entry.acknowledged.is_none() && !entry.is_unclear() {
+                continue;
+            }
+            if is_usage_billed(known.get(component)) && amount >= TOO_MUCH {
+                let words = format!(
+                    "the amount {amount} is 1,000,000,000,000 or more, which the server can't bill; is the meter's factor right?"
+                );
+                self.block(statement.key, component, Reason::Amount, words, Some(amount)).await?;
+                continue;
+            }
+            let amount = if self.lowers_first(statement.key, component, entry).await? {
+                Decimal::ZERO
+            } else {
+                amount
+            };
+            usages.push(self.with_options(statement.key, component, amount).await?);
+        }
+        Ok((!usages.is_empty()).then_some(usages))
+    }
+
+    /// Whether a person decided that a component is to be lowered to nothing before it is reported: an older server counts
+    /// what it holds against the limit, too (observed).
+    async fn lowers_first(
+        &self,
+        key: StatementKey,
+        component: &str,
+        entry: &Entry,
+    ) -> Result<bool, CycleError> {
+        let Some(accepted) = entry.acknowledged.as_ref().filter(|known| !known.amount.is_zero()) else {
+            return Ok(false);
+        };
+        let (accepted_at, of_component) = (accepted.at, component.to_owned());
+        let decided = self.ledger(move |ledger| ledger.decided(key, &of_component)).await?;
+        Ok(decided.is_some_and(|decided| {
+            decided.for_limit && decided.decision == Decision::Overwrite && decided.at >= accepted_at
+        }))
+    }
+
+    /// The component's amount with what its meter wants sent along.
+    pub(super) async fn with_options(
+        &self,
+        key: StatementKey,
+        component: &str,
+        amount: Decimal,
+    ) -> Result<ComponentAmount, CycleError> {
+        let of_component = component.to_owned();
+        let options =
+            self.ledger(move |ledger| ledger.report_options(key.resource, key.period, &of_component)).await?;
+        Ok(ComponentAmount {
+            component: component.to_owned(),
+            amount,
+            description: self.described(key, component, options.description).await?,
+            recurring: options.recurring,
+            missing_usage_policy: options.missing_usage_policy,
+        })
+    }
+
+    pub(super) async fn components_of(
+        &self,
+        resource: Uuid,
+    ) -> Result<BTreeMap<String, KnownComponent>, CycleError> {
+        let known = self
+            .ledger(move |ledger| match ledger.resource(resource)? {
+                Some(known) => ledger.components(known.offering),
+                None => Ok(Vec::new()),
+            })
+            .await?;
+        Ok(known.into_iter().map(|component| (component.component.clone(), component)).collect())
+    }
+
+    /// Whether the statement may be sent now: the plan period to name and the date to send. `None`: it may not, and why is
+    /// recorded.
+    async fn passage(
+        &self,
+        statement: &Statement,
+    ) -> Result<Option<(Option<Uuid>, Option<Timestamp>)>, CycleError> {
+        let key = statement.key;
+        let server = self.of.server_time().await?;
+        let part = self.part_of(key).await?;
+        let passage = guard::passage(&self.of.zone().await?, key.period, key.part, part.end, &server);
+        let date = match passage {
+            Passage::Open { date } => date,
+            Passage::NotYet | Passage::TooLate => return Ok(None),
+            Passage::Ended => {
+                self.over(statement, &server).await?;
+                return Ok(None);
+            }
+        };
+        let ended = part.end.is_some_and(|end| end <= server.now);
+        if ended && part.split && statement.components.values().any(|entry| entry.acknowledged.is_some()) {
+            // The server would make a second invoice item beside the first (observed).
+            self.strand_for(statement, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;
+            return Ok(None);
+        }
+        if !self.has_plan(key, &server).await? {
+            return Ok(None);
+        }
+        let date = match server.dated {
+            Some(true) => Some(date),
+            Some(false) => None,
+            None => guard::probe(&self.of.zone().await?, key.period, date),
+        };
+        Ok(Some((part.plan_period.filter(|_| part.split), date)))
+    }
+
+    /// Sends a call that was written down.
+    pub(super) async fn call(&self, call: Intended) -> Result<(), CycleError> {
+        let (key, now) = (call.statement.key, self.of.clock.now());
+        let stopped = self.stopped() || !self.ledger(|ledger| ledger.has_turn()).await?;
+        let passage = if stopped { None } else { self.passage(&call.statement).await? };
+        let Some((plan_period, date)) = passage else {
+            let ids = call.ids;
+            return Ok(self
+                .ledger(move |ledger| {
+                    ledger.conclude(&ids, Outcome::Refused, "not sent: its time was over", now)
+                })
+                .await?);
+        };
+        let report = SetUsage { resource: key.resource, plan_period, date, usages: call.usages.clone() };
+        self.post(call, report).await
+    }
+
+    /// Makes the call, and notes what came of it.
+    pub(super) async fn post(&self, call: Intended, report: SetUsage) -> Result<(), CycleError> {
+        let (key, now) = (call.statement.key, self.of.clock.now());
+        let unknown = self.of.server_time().await?.dated.is_none();
+        {
+            let mut state = self.state();
+            state.read_back.remove(&key);
+            state.read.remove(&key);
+        }
+        let outcome = self.timed(key, self.of.client.set_usage(&report)).await?;
+        crate::fail_point("after set_usage");
+        match outcome {
+            Ok(()) => {
+                self.answered();
+                let amounts: Vec<Amount> = report.usages.iter().map(amount).collect();
+                self.say_sent(key, &amounts);
+                {
+                    let mut state = self.state();
+                    state.reported.insert(key.resource);
+                    state.accepted.extend(&call.ids);
+                    state.again.insert(key);
+                }
+                // Only a report that was accepted tells whether its date was honoured.
+                if let Some(date) = report.date.filter(|_| unknown) {
+                    let probe = format!("{} {}", key.resource, date.as_microsecond());
+                    self.ledger(move |ledger| ledger.put_server_fact(DATE_PROBE, &probe, now)).await?;
+                }
+                crate::fail_point("before totals are acknowledged");
+                Ok(())
+            }
+            Err(failure) => self.after_failure(call, failure).await,
+        }
+    }
+
+    /// Notes all calls that were accepted since this was done last.
+    pub(super) async fn conclude_accepted(&self) -> Result<(), CycleError> {
+        let (ids, resources) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.accepted), state.reported.clone())
+        };
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let now = self.of.clock.now();
+        Ok(self
+            .ledger(move |ledger| {
+                ledger.together(|ledger| {
+                    for resource in resources {
+                        ledger.set_retry(Some(resource), None)?;
+                    }
+                    Ok(())
+                })?;
+                // By itself: of a turn that is over, what is noted stays although it fails.
+                ledger.conclude(&ids, Outcome::Accepted, "", now)
+            })
+            .await?)
+    }
+
+    /// Reads back after sending: whether what was accepted is there, and the rows' UUIDs, which users' shares need.
+    pub(super) async fn read_back(&self, some: &[StatementKey]) -> Result<(), CycleError> {
+        let reported: BTreeSet<Uuid> = self.state().reported.clone();
+        let mut wanted: Vec<StatementKey> = Vec::new();
+        for &key in some {
+            let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
+            let open = statement.components.values().any(|entry| entry.is_unclear());
+            if open || reported.contains(&key.resource) {
+                wanted.push(key);
+            }
+        }
+        self.read_and_settle(&wanted).await?;
+        Ok(())
+    }
+}
+
+/// Why a part of a month stays as Waldur holds it.
+pub(super) const PLAN_ENDED: &str = "its plan period has ended; reporting it again would bill it twice";
+/// A component that is billed by use breaks its invoice at this amount (observed).
+pub(super) const TOO_MUCH: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
+
+pub(super) fn amount(usage: &ComponentAmount) -> Amount {
+    Amount { component: usage.component.clone(), user: String::new(), amount: usage.amount }
+}
+
+/// The shares that belong to these totals and are not known to be there.
+pub(super) fn shares_of(statement: &Statement, usages: &[ComponentAmount]) -> Vec<Amount> {
+    let sent = |component: &String| usages.iter().any(|usage| usage.component == *component);
+    statement
+        .users
+        .iter()
+        .filter(|((component, _), entry)| sent(component) && entry.block.is_none())
+        .filter_map(|((component, user), entry)| {
+            let amount = entry.posted?;
+            let known = entry.acknowledged.as_ref().map(|known| known.amount);
+            let there = known == Some(amount) || known.is_none() && amount.is_zero();
+            (!there).then(|| Amount { component: component.clone(), user: user.clone(), amount })
+        })
+        .collect()
+}
+
+pub(super) fn is_usage_billed(component: Option<&KnownComponent>) -> bool {
+    component.is_none_or(|component| component.billing_type == "usage")
+}
+
+fn is_limited(component: &KnownComponent) -> bool {
+    let amount = component.limit_amount.as_deref().and_then(|text| text.parse::<Decimal>().ok());
+    component.billing_type == "usage"
+        && component.limit_period.is_some()
+        && amount.is_some_and(|amount| !amount.is_zero())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_much_is_a_million_millions() {
+        assert_eq!(TOO_MUCH, "1000000000000".parse().unwrap());
+    }
+}

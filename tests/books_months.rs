@@ -1,0 +1,180 @@
+//! The end of a month: what a server takes until when, what the closing itself leaves, shares that are completed after
+//! the end, and a clock that is ahead. A month is closed when its totals and its shares were read back, and not before.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
+mod agent;
+
+use agent::books::*;
+use agent::*;
+use serde_json::{Value, json};
+
+fn start(api: &str, now: &str, submit: &str) -> World {
+    let world = world(api, now);
+    configure(&world, submit, "", &[("source", keys(CPU))]);
+    world
+}
+
+fn jobs(world: &World, now: &str, jobs: &[Value]) -> Done {
+    lines(world, "source", jobs);
+    world.now(now);
+    world.flush()
+}
+
+fn ten() -> Value {
+    hours("1", "11-05T00:00", "11-05T10:00", "10")
+}
+
+/// What November of project A has come to, as `status` tells it.
+fn november(world: &World) -> Done {
+    world.agent(&["status", "--period", "2026-11", "--users"])
+}
+
+#[test]
+fn a_dated_server_takes_posts_until_seconds_before_the_end_and_a_classic_one_until_the_guard() {
+    for api in BOTH {
+        let world = start(api, "2026-11-30T23:00:00Z", "late: hold");
+        jobs(&world, "2026-11-30T23:00:00Z", &[ten()]).exits(0);
+        // Six minutes of use, ten seconds before the end.
+        let last = hours("2", "11-30T23:53", "11-30T23:59", "0.1");
+        jobs(&world, "2026-11-30T23:59:50Z", &[ten(), last.clone()]);
+        let amount = if api == CURRENT { "10.10" } else { "10.00" };
+        assert_eq!(world.rows(A), [format!("cpu 2026-11 {amount}")], "{api}");
+        jobs(&world, "2026-12-01T00:10:00Z", &[ten(), last]);
+        assert_eq!(world.rows(A), [format!("cpu 2026-11 {amount}")], "{api}");
+    }
+}
+
+#[test]
+fn nothing_is_sent_into_the_last_two_seconds() {
+    for api in BOTH {
+        let world = start(api, "2026-11-30T23:59:59Z", "late: hold");
+        jobs(&world, "2026-11-30T23:59:59Z", &[ten()]);
+        assert_eq!(world.rows(A), [""; 0], "{api}");
+        jobs(&world, "2026-12-01T00:10:00Z", &[ten()]).exits(65);
+        assert_eq!(world.rows(A), [""; 0], "{api}");
+        world.agent(&["parked", "list"]).exits(65).tells(&["10.00", "stranded"]);
+    }
+}
+
+#[test]
+fn minutes_that_the_closing_itself_leaves_are_shown_and_are_no_alarm() {
+    let world = start(CLASSIC, "2026-11-30T23:00:00Z", "late: hold");
+    jobs(&world, "2026-11-30T23:00:00Z", &[ten()]).exits(0);
+    // Two minutes of ten cores, known inside the guard.
+    let last = hours("2", "11-30T23:57", "11-30T23:59", "0.33");
+    jobs(&world, "2026-11-30T23:59:50Z", &[ten(), last.clone()]);
+    jobs(&world, "2026-12-01T00:10:00Z", &[ten(), last.clone()]).exits(0);
+    jobs(&world, "2026-12-02T00:10:00Z", &[ten(), last.clone()]).exits(0);
+    assert_eq!(world.rows(A), ["cpu 2026-11 10.00"]);
+    world.with_status(world.agent(&["status"])).exits(0).tells(&["0.33"]);
+    world.agent(&["parked", "list"]).says_not("10.33");
+    // What comes on top of it is no such thing.
+    let late = hours("3", "11-20T00:00", "11-20T01:00", "1");
+    jobs(&world, "2026-12-02T12:00:00Z", &[ten(), last, late]).exits(65);
+    let parked = world.agent(&["parked", "list"]).exits(65).says_not("11.33");
+    assert!(["1.00", "1.33"].iter().any(|left| parked.all().contains(left)), "{parked:#?}");
+}
+
+#[test]
+fn only_the_difference_of_a_month_is_stranded() {
+    for api in BOTH {
+        let world = start(api, "2026-11-30T12:00:00Z", "late: hold");
+        jobs(&world, "2026-11-30T12:00:00Z", &[ten()]).exits(0);
+        let late = hours("2", "11-20T00:00", "11-20T01:00", "1");
+        jobs(&world, "2026-12-01T12:00:00Z", &[ten(), late]).exits(65);
+        let parked = world.agent(&["parked", "list"]).exits(65);
+        parked.names_a().tells(&["cpu", "2026-11", "1.00", "stranded"]).says_not("11.00");
+    }
+}
+
+#[test]
+fn shares_of_the_last_total_are_completed_after_the_end_and_then_the_month_is_closed() {
+    for api in BOTH {
+        let world = start(api, "2026-11-30T12:00:00Z", "late: hold");
+        let alice = hours("1", "11-05T00:00", "11-05T12:00", "10.05");
+        let bob = on("project-a", "bob", "2", "11-05T00:00", "11-05T05:00", "5");
+        jobs(&world, "2026-11-30T12:00:00Z", &[alice.clone(), bob.clone()]).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 15.05"], "{api}");
+        // The last total before the end goes out, its shares do not.
+        world.fault(
+            json!({ "match": { "path": "set_user_usage" }, "when": "before", "action": { "status": 503 } }),
+        );
+        let more = hours("3", "11-30T13:00", "11-30T15:00", "1.96");
+        let all = [alice, bob, more];
+        jobs(&world, "2026-11-30T23:40:00Z", &all).exits(75);
+        assert_eq!(world.rows(A), ["cpu 2026-11 17.01"], "{api}");
+        jobs(&world, "2026-12-01T00:10:00Z", &all).exits(75);
+        november(&world).says_not("closed");
+        world.no_faults();
+        jobs(&world, "2026-12-01T01:10:00Z", &all).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 17.01"], "{api}");
+        assert_eq!(world.shares(A), ["alice cpu 2026-11 12.01", "bob cpu 2026-11 5.00"], "{api}");
+        jobs(&world, "2026-12-01T02:10:00Z", &all).exits(0);
+        november(&world).exits(0).says("closed");
+    }
+}
+
+#[test]
+fn shares_of_the_accepted_total_are_completed_and_not_those_of_later_usage() {
+    for api in BOTH {
+        let world = start(api, "2026-11-30T12:00:00Z", "late: hold");
+        let alice = hours("1", "11-05T00:00", "11-05T12:00", "10.05");
+        let bob = on("project-a", "bob", "2", "11-05T00:00", "11-05T05:00", "5");
+        jobs(&world, "2026-11-30T12:00:00Z", &[alice.clone(), bob.clone()]).exits(0);
+        world.fault(
+            json!({ "match": { "path": "set_user_usage" }, "when": "before", "action": { "status": 503 } }),
+        );
+        let more = hours("3", "11-30T13:00", "11-30T15:00", "1.96");
+        jobs(&world, "2026-11-30T23:40:00Z", &[alice.clone(), bob.clone(), more.clone()]).exits(75);
+        world.no_faults();
+        // An hour of bob's comes late: it is no part of the total that was accepted.
+        let late = on("project-a", "bob", "4", "11-20T00:00", "11-20T01:00", "1");
+        jobs(&world, "2026-12-01T01:10:00Z", &[alice, bob, more, late]).exits(65);
+        assert_eq!(world.rows(A), ["cpu 2026-11 17.01"], "{api}");
+        assert_eq!(world.shares(A), ["alice cpu 2026-11 12.01", "bob cpu 2026-11 5.00"], "{api}");
+        world.agent(&["parked", "list"]).exits(65).tells(&["1.00"]).says_not("18.01");
+    }
+}
+
+#[test]
+fn readings_by_a_clock_that_is_ahead_are_held_near_a_boundary_and_others_count() {
+    for api in BOTH {
+        let world = start(api, "2026-11-30T18:00:00Z", "late: hold");
+        let look = |agents: &str, servers: &str, hours: &str| {
+            let seconds: rust_decimal::Decimal = hours.parse().unwrap();
+            let seconds = (seconds * rust_decimal::Decimal::from(3600)).normalize().to_string();
+            lines(&world, "source", &[seen("counter", &seconds)]);
+            world.sandbox_clock(servers);
+            world.agent_clock(agents);
+            world.flush()
+        };
+        // Two hours ahead; the end of November is still far.
+        look("2026-11-30T20:00:00Z", "2026-11-30T18:00:00Z", "100");
+        look("2026-11-30T21:00:00Z", "2026-11-30T19:00:00Z", "101");
+        assert_eq!(world.rows(A), ["cpu 2026-11 1.00"], "{api}");
+        // By this clock it is December, by the server's it is half past ten: in which month was it?
+        let done = look("2026-12-01T00:30:00Z", "2026-11-30T22:30:00Z", "104.5").exits(65);
+        done.tells(&["clock"]);
+        assert_eq!(world.rows(A), ["cpu 2026-11 1.00"], "{api}");
+        // Set right, it goes on from the last sure reading: four and a half hours more.
+        look("2026-11-30T23:30:00Z", "2026-11-30T23:30:00Z", "105.5");
+        assert_eq!(world.rows(A), ["cpu 2026-11 5.50"], "{api}");
+        // December begins with its own.
+        look("2026-12-01T00:30:00Z", "2026-12-01T00:30:00Z", "106.5");
+        look("2026-12-01T01:30:00Z", "2026-12-01T01:30:00Z", "107.5");
+        assert_eq!(world.rows(A), ["cpu 2026-11 5.50", "cpu 2026-12 1.50"], "{api}");
+    }
+}
+
+#[test]
+fn an_old_month_that_waits_for_a_person_never_blocks_the_running_one() {
+    for api in BOTH {
+        let world = start(api, "2026-11-30T12:00:00Z", "late: hold");
+        world.post("rows", json!({ "resource": A, "type": "cpu", "usage": "40.00", "modified_by": 77 }));
+        jobs(&world, "2026-11-30T12:00:00Z", &[ten()]).exits(65).tells(&["40.00", "10.00"]);
+        let new = hours("2", "12-02T00:00", "12-02T03:00", "3");
+        jobs(&world, "2026-12-02T12:00:00Z", &[ten(), new]).exits(65);
+        assert_eq!(world.rows(A), ["cpu 2026-11 40.00", "cpu 2026-12 3.00"], "{api}");
+    }
+}

@@ -1,0 +1,324 @@
+//! The rules of metering change in the middle of a month: another factor, another component, another resource, a filter,
+//! a time zone, a user, a collector's name. October is over and keeps what it was closed with; what comes late of it is
+//! counted by October's rules; November is as the new rules say, or held where that would bill more than was used.
+//! October has 12 h, November 5 h, the change comes on the 10th, the late hour of October on the 12th.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
+mod agent;
+
+use agent::books::*;
+use agent::*;
+use serde_json::{Value, json};
+
+/// Plays a change with each way to deal with late usage, in both generations of the API.
+#[track_caller]
+fn each(keys: &str, more: &[Value], play: impl Fn(&Books)) {
+    for (api, late) in LATE {
+        play(&Books::with(api, late, keys, more));
+    }
+}
+
+#[test]
+fn another_factor_holds_from_the_running_month_on() {
+    each(&keys(CPU), &[], |books| {
+        books.rules(&[("source", keys("cpu: { reading: sec, factor: 1/1800 }"))]);
+        books.november(A, &["cpu 5.00"]);
+        books.at(CHANGE, &[]).exits(0).tells(&["cpu", "5.00", "10.00"]).names_a();
+        books.november(A, &["cpu 10.00"]);
+        books.november_shares(A, &["alice cpu 10.00"]);
+        books.october_stands("12.00");
+        let october = books.world.agent(&["explain", A, "cpu", "--period", "2026-10"]).exits(0);
+        october.tells(&["1/3600"]).says_not("1/1800");
+        books.world.agent(&["explain", A, "cpu"]).exits(0).tells(&["1/1800", "10.00"]);
+        books.the_late_hour_is_one_hour(&["cpu 10.00"], &["cpu 11.00"]);
+    });
+}
+
+#[test]
+fn a_component_that_is_added_counts_from_the_running_month_on() {
+    each(&keys(CPU), &[], |books| {
+        let both = format!("{CPU}\n      cpu2: {{ reading: sec, factor: 1/3600 }}");
+        books.rules(&[("source", keys(&both))]);
+        books.at(CHANGE, &[]).exits(0).tells(&["cpu2", "5.00"]).names_a();
+        books.november(A, &["cpu 5.00", "cpu2 5.00"]);
+        books.october_stands("12.00");
+        books.the_late_hour_is_one_hour(&["cpu 5.00", "cpu2 5.00"], &["cpu 6.00", "cpu2 5.00"]);
+    });
+}
+
+const RAM: &str = "ram: { reading: mem, factor: 1/3600 }";
+
+fn ram(id: &str, day: &str) -> Value {
+    let mut job = hours(id, &format!("{day}T00:00"), &format!("{day}T01:00"), "1");
+    job["name"] = json!("mem");
+    job
+}
+
+/// Where among the calls since then a share of alice's became nothing, and where its total did.
+fn zeroed(world: &World, mark: u64, component: &str) -> (Option<usize>, Option<usize>) {
+    let posts = world.posts_since(mark);
+    let total = |call: &Request| {
+        let usages = call.body["usages"].as_array().cloned().unwrap_or_default();
+        usages.iter().any(|one| one["type"] == component && one["amount"] == "0.00")
+    };
+    let share = |call: &Request| {
+        let text = call.body.to_string();
+        call.path.contains("set_user_usage") && text.contains("alice") && text.contains("\"0.00\"")
+    };
+    (posts.iter().position(share), posts.iter().position(total))
+}
+
+#[test]
+fn a_component_that_is_renamed_is_held_under_both_names_until_a_person_decides() {
+    each(&keys(&format!("{CPU}\n      {RAM}")), &[ram("r1", "11-06")], |books| {
+        let renamed = format!("cpu2: {{ reading: sec, factor: 1/3600 }}\n      {RAM}");
+        books.rules(&[("source", keys(&renamed))]);
+        // What the change does not concern goes on: another hour of memory.
+        let done = books.at(CHANGE, &[ram("r2", "11-08")]).exits(65);
+        done.tells(&["cpu", "cpu2", "5.00"]).names_a();
+        books.november(A, &["cpu 5.00", "ram 2.00"]);
+        books.october_stands("12.00");
+        books.world.agent(&["parked", "list"]).tells(&["cpu", "cpu2", "5.00", "overwrite"]);
+        let mark = books.world.mark();
+        books.world.agent(&["resolve", A, "overwrite"]).exits(0).tells(&["cpu", "5.00", "0.00"]);
+        books.at("2026-11-11T12:00:00Z", &[]).exits(0);
+        books.november(A, &["cpu 0.00", "cpu2 5.00", "ram 2.00"]);
+        books.november_shares(A, &["alice cpu 0.00", "alice cpu2 5.00", "alice ram 2.00"]);
+        let (share, total) = zeroed(&books.world, mark, "cpu");
+        assert!(share.is_some() && share < total, "alice's 0.00 comes first: {share:?} {total:?}");
+        books.the_late_hour_is_one_hour(
+            &["cpu 0.00", "cpu2 5.00", "ram 2.00"],
+            &["cpu 1.00", "cpu2 5.00", "ram 2.00"],
+        );
+    });
+}
+
+#[test]
+fn a_component_that_is_dropped_is_held_until_a_person_decides() {
+    each(&keys(&format!("{CPU}\n      {RAM}")), &[ram("r1", "11-06")], |books| {
+        books.rules(&[("source", keys(RAM))]);
+        books.at(CHANGE, &[ram("r2", "11-08")]).exits(65).tells(&["cpu", "5.00"]).names_a();
+        books.november(A, &["cpu 5.00", "ram 2.00"]);
+        books.october_stands("12.00");
+        let mark = books.world.mark();
+        books.world.agent(&["resolve", A, "overwrite"]).exits(0).tells(&["cpu", "5.00", "0.00"]);
+        books.at("2026-11-11T12:00:00Z", &[]).exits(0);
+        books.november(A, &["cpu 0.00", "ram 2.00"]);
+        books.november_shares(A, &["alice cpu 0.00", "alice ram 2.00"]);
+        let (share, total) = zeroed(&books.world, mark, "cpu");
+        assert!(share.is_some() && share < total, "alice's 0.00 comes first: {share:?} {total:?}");
+        books.the_late_hour_is_one_hour(&["cpu 0.00", "ram 2.00"], &["cpu 1.00", "ram 2.00"]);
+    });
+}
+
+/// The usage goes to project B from now on; it is still on A's bill.
+#[track_caller]
+fn moved(books: &Books, keys: String) {
+    books.rules(&[("source", keys)]);
+    let done = books.at(CHANGE, &[]).exits(65);
+    done.tells(&["cpu", "5.00", "Project B"]).names_a();
+    books.november(A, &["cpu 5.00"]);
+    books.november(B, &[]);
+    books.october_stands("12.00");
+    books.world.agent(&["resolve", A, B, "overwrite"]).exits(0).tells(&["5.00", "0.00"]);
+    books.at("2026-11-11T12:00:00Z", &[]).exits(0);
+    books.november(A, &["cpu 0.00"]);
+    books.november(B, &["cpu 5.00"]);
+    books.november_shares(A, &["alice cpu 0.00"]);
+    books.november_shares(B, &["alice cpu 5.00"]);
+    books.the_late_hour_is_one_hour(&["cpu 0.00"], &["cpu 1.00"]);
+    books.november(B, &["cpu 5.00"]);
+    assert_eq!(books.month(B, "2026-10"), [""; 0]);
+}
+
+#[test]
+fn usage_that_goes_to_another_resource_is_held_on_both() {
+    each(&keys(CPU), &[], |books| {
+        let fixed = format!("    resource: {B}\n    user: \"{{user}}\"\n    meters:\n      {CPU}\n");
+        moved(books, fixed);
+    });
+}
+
+#[test]
+fn another_backend_id_template_within_an_offering_is_held_on_both() {
+    each(&keys(CPU), &[], |books| moved(books, targeted("{moved}", "{user}", CPU)));
+}
+
+#[test]
+fn a_filter_that_leaves_everything_out_makes_the_running_month_nothing_and_is_told() {
+    each(&keys(CPU), &[], |books| {
+        books.rules(&[("source", keys("cpu: { reading: sec, factor: 1/3600, not_if: { part: x } }"))]);
+        books.at(CHANGE, &[]).exits(0).tells(&["cpu", "5.00", "0.00"]).names_a();
+        books.november(A, &["cpu 0.00"]);
+        books.november_shares(A, &["alice cpu 0.00"]);
+        books.october_stands("12.00");
+        books.the_late_hour_is_one_hour(&["cpu 0.00"], &["cpu 1.00"]);
+    });
+}
+
+#[test]
+fn weights_hold_from_the_running_month_on() {
+    each(&keys(CPU), &[], |books| {
+        let weighed = "cpu: { reading: sec, factor: 1/3600, weights: { part: { x: 3 } } }";
+        books.rules(&[("source", keys(weighed))]);
+        books.at(CHANGE, &[]).exits(0).tells(&["cpu", "5.00", "15.00"]).names_a();
+        books.november(A, &["cpu 15.00"]);
+        books.the_late_hour_is_one_hour(&["cpu 15.00"], &["cpu 16.00"]);
+    });
+}
+
+#[test]
+fn another_billing_time_zone_changes_nothing_before_the_next_month() {
+    for (api, late) in LATE {
+        let books = Books::of(api, late, &keys(CPU));
+        let collectors = [("source", keys(CPU))];
+        books.rules_with("billing_timezone: Europe/Tallinn", &collectors);
+        books.at(CHANGE, &[]).tells(&["Europe/Tallinn", "UTC"]);
+        books.november(A, &["cpu 5.00"]);
+        books.october_stands("12.00");
+        books.the_late_hour_is_one_hour(&["cpu 5.00"], &["cpu 6.00"]);
+        books.world.agent(&["recount"]).exits(0);
+    }
+}
+
+#[test]
+fn december_begins_where_november_ended_and_january_by_the_new_time_zone() {
+    for api in BOTH {
+        let books = Books::of(api, "hold", &keys(CPU));
+        books.rules_with("billing_timezone: Europe/Tallinn", &[("source", keys(CPU))]);
+        books.at(CHANGE, &[]);
+        // Until the change has come, nothing is sent after the earlier of both ends: 22:00 in UTC.
+        let mark = books.world.mark();
+        books.at("2026-11-30T22:30:00Z", &[hours("n2", "11-30T20:00", "11-30T21:00", "1")]);
+        assert_eq!(books.world.posts_since(mark).len(), 0);
+        // 22:30 to 23:30 by UTC is December in Tallinn, but still November's by what was recorded.
+        let last = hours("n3", "11-30T22:30", "11-30T23:30", "1");
+        books.at("2026-12-02T12:00:00Z", &[last, hours("d1", "12-01T00:00", "12-01T03:00", "3")]).exits(65);
+        books.november(A, &["cpu 5.00"]);
+        assert_eq!(books.month(A, "2026-12"), ["cpu 3.00"], "{api}");
+        books.world.agent(&["parked", "list"]).tells(&["2026-11", "2.00", "stranded"]).names_a();
+        // 21:00 to 23:00 by UTC on the last day of the year: an hour of December, an hour of January.
+        books.at("2027-01-02T12:00:00Z", &[hours("y", "12-31T21:00", "12-31T23:00", "2")]).exits(65);
+        assert_eq!(books.month(A, "2026-12"), ["cpu 3.00"], "{api}");
+        assert_eq!(books.month(A, "2027-01"), ["cpu 1.00"], "{api}");
+    }
+}
+
+#[test]
+fn another_user_template_makes_new_shares_in_the_running_month_only() {
+    for (api, late) in LATE {
+        let books = Books::of(api, late, &keys(CPU));
+        books.rules(&[("source", targeted("{project}", "{team}", CPU))]);
+        books.at(CHANGE, &[]).exits(0).tells(&["alice", "blue", "5.00"]).names_a();
+        books.november(A, &["cpu 5.00"]);
+        books.november_shares(A, &["alice cpu 0.00", "blue cpu 5.00"]);
+        books.october_stands("12.00");
+        books.the_late_hour_is_one_hour(&["cpu 5.00"], &["cpu 6.00"]);
+        // By October's rules the hour was alice's.
+        let shares: &[&str] = match late {
+            "carry_forward" => &["alice cpu 1.00", "blue cpu 5.00"],
+            _ => &["alice cpu 0.00", "blue cpu 5.00"],
+        };
+        books.november_shares(A, shares);
+    }
+}
+
+/// A collector of one counter that is seen as it is now: 12 h in October, 5 h in November.
+fn momentary(api: &str) -> World {
+    let world = world(api, "2026-10-15T12:00:00Z");
+    configure(&world, "late: hold", "", &[("source", keys(CPU))]);
+    for (now, value, code) in [
+        ("2026-10-15T12:00:00Z", "1000000", 0),
+        ("2026-10-31T12:00:00Z", "1043200", 0),
+        ("2026-11-01T00:10:00Z", "1043200", 0),
+        ("2026-11-09T12:00:00Z", "1061200", 0),
+    ] {
+        look(&world, "source", now, value).exits(code);
+    }
+    assert_eq!(world.rows(A), ["cpu 2026-10 12.00", "cpu 2026-11 5.00"]);
+    world
+}
+
+fn look(world: &World, collector: &str, now: &str, value: &str) -> Done {
+    lines(world, collector, &[seen("counter", value)]);
+    world.now(now);
+    world.flush()
+}
+
+#[test]
+fn a_collector_renamed_without_history_is_held_until_it_continues_the_old_one() {
+    for api in BOTH {
+        let world = momentary(api);
+        configure(&world, "late: hold", "", &[("renamed", keys(CPU))]);
+        let done = look(&world, "renamed", CHANGE, "1061200").exits(65);
+        done.tells(&["cpu", "5.00", "renamed", "source", "continues"]).names_a();
+        assert_eq!(world.rows(A), ["cpu 2026-10 12.00", "cpu 2026-11 5.00"], "{api}");
+        world.agent(&["parked", "list"]).tells(&["continues", "5.00"]).says_not("factor");
+        configure(&world, "late: hold", "", &[("renamed", keys(CPU) + "    continues: source\n")]);
+        look(&world, "renamed", "2026-11-11T12:00:00Z", "1064800").exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-10 12.00", "cpu 2026-11 6.00"], "{api}");
+        assert_eq!(world.shares(A), ["alice cpu 2026-10 12.00", "alice cpu 2026-11 6.00"], "{api}");
+        world.agent(&["recount"]).exits(0);
+    }
+}
+
+#[test]
+fn a_collector_renamed_with_history_that_makes_the_same_goes_on() {
+    each(&keys(CPU), &[], |books| {
+        books.rules(&[("renamed", keys(CPU))]);
+        books.at(CHANGE, &[]).exits(0).tells(&["renamed", "source"]);
+        books.november(A, &["cpu 5.00"]);
+        books.october_stands("12.00");
+        books.at("2026-11-11T12:00:00Z", &[hours("n2", "11-10T00:00", "11-10T01:00", "1")]).exits(0);
+        books.november(A, &["cpu 6.00"]);
+        books.november_shares(A, &["alice cpu 6.00"]);
+        // October's rules know `source` alone: what comes late of it is told, until `continues` says who goes on.
+        books.at("2026-11-12T12:00:00Z", &[late_hour()]).tells(&["renamed", "2026-10", "continues"]);
+        books.october_stands("12.00");
+        books.november(A, &["cpu 6.00"]);
+    });
+}
+
+#[test]
+fn a_collector_that_continues_another_goes_on_without_a_break() {
+    each(&keys(CPU), &[], |books| {
+        books.rules(&[("renamed", keys(CPU) + "    continues: source\n")]);
+        books.at(CHANGE, &[hours("n2", "11-09T00:00", "11-09T01:00", "1")]).exits(0);
+        books.november(A, &["cpu 6.00"]);
+        books.november_shares(A, &["alice cpu 6.00"]);
+        books.october_stands("12.00");
+        books.the_late_hour_is_one_hour(&["cpu 6.00"], &["cpu 7.00"]);
+        books.world.agent(&["recount"]).exits(0);
+    });
+}
+
+#[test]
+fn a_second_collector_of_the_same_identities_is_held_and_both_are_named() {
+    each(&keys(CPU), &[], |books| {
+        books.rules(&[("source", keys(CPU)), ("second", keys(CPU))]);
+        let done = books.at(CHANGE, &[]).exits(65).names_a();
+        done.line_with(&["source", "second"]).tells(&["cpu", "5.00", "10.00"]);
+        books.november(A, &["cpu 5.00"]);
+        books.october_stands("12.00");
+        // Back to one: nothing is left to decide.
+        books.rules(&[("source", keys(CPU))]);
+        books.at("2026-11-11T12:00:00Z", &[]).exits(0);
+        books.november(A, &["cpu 5.00"]);
+        books.the_late_hour_is_one_hour(&["cpu 5.00"], &["cpu 6.00"]);
+    });
+}
+
+#[test]
+fn a_second_collector_of_other_identities_counts_and_check_names_both() {
+    for (api, late) in LATE {
+        let books = Books::of(api, late, &keys(CPU));
+        books.rules(&[("source", keys(CPU)), ("other", keys(CPU))]);
+        let same = |id: &str, start, end, amount| hours(id, start, end, amount);
+        lines(&books.world, "other", &[same("x1", "11-05T00:00", "11-05T05:00", "5")]);
+        books.at(CHANGE, &[]).exits(0);
+        books.november(A, &["cpu 10.00"]);
+        books.october_stands("12.00");
+        books.the_late_hour_is_one_hour(&["cpu 10.00"], &["cpu 11.00"]);
+    }
+}

@@ -1,0 +1,309 @@
+//! Others write into Waldur too: a person, another agent, this agent's own past. What Waldur holds is read before it is
+//! written over, and a number that is not the one last accepted from us is held, with both numbers shown.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
+mod agent;
+
+use agent::books::*;
+use agent::*;
+use serde_json::{Value, json};
+
+fn jobs(world: &World, now: &str, jobs: &[Value]) -> Done {
+    lines(world, "source", jobs);
+    world.now(now);
+    world.flush()
+}
+
+/// Ten hours of alice's, reported on 10 November at noon; and one more, that may come.
+fn ten(api: &str) -> (World, Value, Value) {
+    let world = world(api, NOON);
+    configure(&world, "late: hold", "", &[("source", keys(CPU))]);
+    let ten = hours("1", "11-05T00:00", "11-05T10:00", "10");
+    jobs(&world, NOON, std::slice::from_ref(&ten)).exits(0);
+    assert_eq!(world.rows(A), ["cpu 2026-11 10.00"]);
+    (world, ten, hours("2", "11-10T11:00", "11-10T12:00", "1"))
+}
+
+/// Another writer's number on project A.
+fn writes(world: &World, amount: &str) {
+    world.post("rows", json!({ "resource": A, "type": "cpu", "usage": amount, "modified_by": 77 }));
+}
+
+#[test]
+fn another_writers_number_is_a_conflict_at_the_next_change() {
+    for api in BOTH {
+        let (world, ten, one) = ten(api);
+        world.now("2026-11-10T12:05:00Z");
+        writes(&world, "500.00");
+        let done = jobs(&world, "2026-11-10T12:15:00Z", &[ten, one]).exits(65);
+        done.names_a().tells(&["cpu", "500.00", "11.00"]);
+        assert_eq!(world.rows(A), ["cpu 2026-11 500.00"], "{api}");
+        world.agent(&["parked", "list"]).exits(65).tells(&["500.00", "11.00", "overwrite", "adopt"]);
+        let done = world.agent(&["resolve", A, "overwrite"]).exits(0);
+        done.tells(&["500.00", "11.00"]);
+        world.now("2026-11-10T12:30:00Z");
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 11.00"], "{api}");
+        // On record.
+        world.agent(&["explain", A, "cpu"]).exits(0).tells(&["500.00", "11.00"]);
+    }
+}
+
+#[test]
+fn another_writers_number_is_a_conflict_within_the_hour_where_nothing_changes() {
+    for api in BOTH {
+        let (world, ten, _) = ten(api);
+        world.now("2026-11-10T12:05:00Z");
+        writes(&world, "500.00");
+        let done = jobs(&world, "2026-11-10T13:05:00Z", &[ten]).exits(65);
+        done.names_a().tells(&["cpu", "500.00", "10.00"]);
+        assert_eq!(world.rows(A), ["cpu 2026-11 500.00"], "{api}");
+        assert_eq!(world.reports().len(), 1);
+    }
+}
+
+#[test]
+fn a_persons_number_that_equals_an_old_one_of_ours_is_a_conflict() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        configure(&world, "late: hold", "", &[("source", keys(CPU))]);
+        let five = hours("1", "11-05T00:00", "11-05T05:00", "5");
+        let three = hours("2", "11-06T00:00", "11-06T03:00", "3");
+        let one = hours("3", "11-07T00:00", "11-07T01:00", "1");
+        world.fault(json!({ "match": { "path": "/set_usage/" }, "when": "after", "action": { "status": 504 }, "times": 1 }));
+        jobs(&world, NOON, std::slice::from_ref(&five));
+        assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api}");
+        jobs(&world, "2026-11-11T12:00:00Z", &[five.clone(), three.clone()]).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 8.00"], "{api}");
+        world.now("2026-11-20T12:00:00Z");
+        writes(&world, "5.00");
+        let done = jobs(&world, "2026-11-20T12:15:00Z", &[five, three, one]).exits(65);
+        done.names_a().tells(&["cpu", "5.00", "9.00"]);
+        assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api}");
+    }
+}
+
+#[test]
+fn an_old_call_of_ours_that_arrives_late_is_ours_and_is_mended() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        configure(&world, "late: hold", "", &[("source", keys(CPU))]);
+        let five = hours("1", "11-05T00:00", "11-05T05:00", "5");
+        let three = hours("2", "11-06T00:00", "11-06T03:00", "3");
+        world.fault(json!({ "match": { "path": "/set_usage/" }, "when": "late", "action": { "status": 504 }, "times": 1 }));
+        jobs(&world, NOON, std::slice::from_ref(&five));
+        world.flush_once();
+        jobs(&world, "2026-11-10T12:01:00Z", &[five.clone(), three.clone()]);
+        world.post("late", json!({}));
+        // Whatever was believed meanwhile: the hour's look finds it.
+        jobs(&world, "2026-11-10T13:05:00Z", &[five.clone(), three.clone()]);
+        jobs(&world, "2026-11-10T14:10:00Z", &[five, three]).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 8.00"], "{api}");
+    }
+}
+
+/// A source that tells each job once: what it told is in the ledger or nowhere.
+fn restored(api: &str, age: usize) {
+    const TOLD: [(&str, &str, &str); 6] = [
+        ("2026-11-10T00:05:00Z", "11-09T13:00", "10"),
+        ("2026-11-10T06:05:00Z", "11-10T00:05", "6"),
+        ("2026-11-10T18:05:00Z", "11-10T06:05", "12"),
+        ("2026-11-11T01:05:00Z", "11-10T18:05", "7"),
+        ("2026-11-11T05:05:00Z", "11-11T01:05", "4"),
+        ("2026-11-11T06:05:00Z", "11-11T05:05", "1"),
+    ];
+    let world = world(api, "2026-11-10T00:00:00Z");
+    configure(&world, "late: hold", "", &[("source", keys(CPU))]);
+    let files = ["ledger.db", "ledger.db-wal", "ledger.db-shm"];
+    for (n, (now, start, amount)) in TOLD.iter().enumerate() {
+        let end = now[5..16].to_owned();
+        jobs(&world, now, &[hours(&format!("j{n}"), start, &end, amount)]).exits(0);
+        if n == age {
+            for name in files.into_iter().filter(|name| world.path(name).exists()) {
+                std::fs::copy(world.path(name), world.path(&format!("copy-{name}"))).unwrap();
+            }
+        }
+    }
+    assert_eq!(world.rows(A), ["cpu 2026-11 40.00"], "{api}");
+    for name in files {
+        let _ = std::fs::remove_file(world.path(name));
+        let copy = world.path(&format!("copy-{name}"));
+        if copy.exists() {
+            std::fs::rename(copy, world.path(name)).unwrap();
+        }
+    }
+    for (n, now) in
+        ["2026-11-11T06:20:00Z", "2026-11-11T06:35:00Z", "2026-11-11T08:05:00Z"].iter().enumerate()
+    {
+        let quarter = hours(&format!("k{n}"), "11-11T06:05", "11-11T06:20", "0.25");
+        let done = world.with_status(jobs(&world, now, &[quarter])).exits(65);
+        done.names_a().tells(&["cpu", "40.00"]);
+        assert_eq!(world.rows(A), ["cpu 2026-11 40.00"], "{api} {age}");
+        assert_eq!(world.shares(A), ["alice cpu 2026-11 40.00"], "{api} {age}");
+    }
+    world.agent(&["parked", "list"]).exits(65).tells(&["40.00"]);
+}
+
+#[test]
+fn a_ledger_restored_from_a_copy_of_an_hour_ago_is_held() {
+    restored(CLASSIC, 4);
+    restored(CURRENT, 4);
+}
+
+#[test]
+fn a_ledger_restored_from_a_copy_of_five_hours_ago_is_held() {
+    restored(CLASSIC, 3);
+    restored(CURRENT, 3);
+}
+
+#[test]
+fn a_ledger_restored_from_a_copy_of_a_day_ago_is_held() {
+    restored(CLASSIC, 1);
+    restored(CURRENT, 1);
+}
+
+#[test]
+fn rows_of_a_lost_ledger_are_told_as_this_tokens_own() {
+    for api in BOTH {
+        let (world, ten, one) = ten(api);
+        for name in ["ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db.submit", "ledger.db.lock"] {
+            let _ = std::fs::remove_file(world.path(name));
+        }
+        // Project B was never reported: what is written there tells who this token is.
+        let other = on("project-b", "bob", "b", "11-06T00:00", "11-06T02:00", "2");
+        jobs(&world, "2026-11-10T12:15:00Z", &[ten.clone(), one.clone(), other.clone()]).exits(65);
+        assert_eq!(world.rows(A), ["cpu 2026-11 10.00"], "{api}");
+        assert_eq!(world.rows(B), ["cpu 2026-11 2.00"], "{api}");
+        jobs(&world, "2026-11-10T12:30:00Z", &[ten, one, other]).exits(65);
+        let parked = world.agent(&["parked", "list"]).exits(65);
+        parked.tells(&["10.00", "11.00", "token"]).says_not("another hand").says_not("another writer");
+    }
+}
+
+#[test]
+fn two_hosts_that_overwrite_each_other_do_it_once_a_period_and_then_hold() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        configure(&world, "on_conflict: overwrite", "", &[("source", keys(CPU))]);
+        let first = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+        let second = first.replace("ledger.db", "second.db").replace("source.lines", "second.lines");
+        world.write("second.yaml", &second);
+        lines(&world, "source", &[hours("1", "11-05T00:00", "11-05T05:00", "5")]);
+        lines(&world, "second", &[hours("2", "11-06T00:00", "11-06T03:00", "3")]);
+        let config = world.path("second.yaml").display().to_string();
+        let other = || world.agent(&["--config", &config, "flush", "--collect", "--deadline", "3s"]);
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api}");
+        world.now("2026-11-10T13:05:00Z");
+        other().exits(0).tells(&["5.00", "3.00"]);
+        assert_eq!(world.rows(A), ["cpu 2026-11 3.00"], "{api}");
+        world.now("2026-11-10T14:10:00Z");
+        world.flush().exits(0).tells(&["3.00", "5.00"]);
+        assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api}");
+        // The second one has had its time.
+        for now in ["2026-11-10T15:15:00Z", "2026-11-10T16:20:00Z", "2026-11-20T12:00:00Z"] {
+            world.now(now);
+            other().exits(65);
+            assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api} {now}");
+            world.flush().exits(0);
+            assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api} {now}");
+        }
+    }
+}
+
+#[test]
+fn a_users_share_that_another_writer_changed_is_a_conflict_before_the_month_is_closed() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        configure(&world, "late: hold", "", &[("source", keys(CPU))]);
+        let both = [
+            hours("1", "11-05T00:00", "11-05T05:00", "5"),
+            on("project-a", "bob", "2", "11-05T00:00", "11-05T03:00", "3"),
+        ];
+        jobs(&world, NOON, &both).exits(0);
+        let row = world.held(A)["rows"][0]["uuid"].as_str().unwrap().replace('-', "");
+        let path = format!("/api/marketplace-component-usages/{row}/set_user_usage/");
+        let body = json!({ "username": "alice", "usage": "0.50" }).to_string();
+        assert_eq!(world.send_as("staff-token", "POST", &path, &body).0, 201);
+        let changed = ["alice cpu 2026-11 0.50", "bob cpu 2026-11 3.00"];
+        assert_eq!(world.shares(A), changed, "{api}");
+        let done = world.with_status(jobs(&world, "2026-11-30T12:00:00Z", &both)).exits(65);
+        done.tells(&["alice", "0.50", "5.00"]);
+        jobs(&world, "2026-12-01T00:10:00Z", &both).exits(65);
+        assert_eq!(world.shares(A), changed, "{api}");
+        assert_eq!(world.rows(A), ["cpu 2026-11 8.00"], "{api}");
+        let status = world.agent(&["status", "--period", "2026-11"]).exits(65);
+        status.tells(&["alice"]).says_not("closed");
+    }
+}
+
+#[test]
+fn a_closed_month_that_a_person_lowers_is_told_and_nothing_is_carried() {
+    for api in BOTH {
+        let books = Books::of(api, "carry_forward", &keys(CPU));
+        let lowered = json!({ "resource": A, "type": "cpu", "usage": "11.00", "billing_period": "2026-10-01", "modified_by": 77 });
+        books.world.post("rows", lowered);
+        books.at(CHANGE, &[]);
+        books.november(A, &["cpu 5.00"]);
+        assert_eq!(books.month(A, "2026-10"), ["cpu 11.00"], "{api}");
+        // Not even what comes late, while nobody has decided.
+        let done = books.at(LATER, &[late_hour()]).exits(65);
+        done.names_a().tells(&["2026-10", "11.00", "12.00"]);
+        books.november(A, &["cpu 5.00"]);
+        assert_eq!(books.month(A, "2026-10"), ["cpu 11.00"], "{api}");
+    }
+}
+
+/// Something odd stands in a row of project B: all else goes on.
+#[track_caller]
+fn odd(field: &str, value: Value) {
+    for api in BOTH {
+        let world = world(api, NOON);
+        configure(&world, "late: hold", "", &[("source", keys(CPU))]);
+        world.post(
+            "rows",
+            json!({ "resource": B, "type": "ram", "usage": "1.00", "as_read": { field: value } }),
+        );
+        let job = |project: &str| on(project, "alice", project, "11-05T00:00", "11-05T05:00", "5");
+        let all = ["project-a", "project-b", "project-c"].map(job);
+        let done = jobs(&world, NOON, &all);
+        for resource in [A, B, C] {
+            let rows = world.rows(resource);
+            assert!(rows.contains(&"cpu 2026-11 5.00".to_owned()), "{api} {rows:?} {done:#?}");
+        }
+        assert!([0, 65].contains(&done.code), "{done:#?}");
+        world.with_status(done).tells(&["ram", "Project B"]);
+    }
+}
+
+#[test]
+fn a_row_whose_usage_is_null_is_told_and_stops_nothing_else() {
+    odd("usage", Value::Null);
+}
+
+#[test]
+fn a_row_whose_usage_has_thirty_digits_is_told_and_stops_nothing_else() {
+    odd("usage", json!("123456789012345678901234567890.12"));
+}
+
+#[test]
+fn a_row_whose_period_is_a_date_time_is_told_and_stops_nothing_else() {
+    odd("billing_period", json!("2026-11-01T00:00:00Z"));
+}
+
+#[test]
+fn a_row_of_ours_that_can_not_be_read_waits_alone() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        configure(&world, "late: hold", "", &[("source", keys(CPU))]);
+        let odd = json!({ "usage": null });
+        world.post("rows", json!({ "resource": B, "type": "cpu", "usage": "1.00", "as_read": odd }));
+        let job = |project: &str| on(project, "alice", project, "11-05T00:00", "11-05T05:00", "5");
+        jobs(&world, NOON, &["project-a", "project-b", "project-c"].map(job)).exits(65);
+        world.agent(&["status"]).exits(65).tells(&["Project B", "cpu"]);
+        assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api}");
+        assert_eq!(world.rows(B), ["cpu 2026-11 1.00"], "{api}");
+        assert_eq!(world.rows(C), ["cpu 2026-11 5.00"], "{api}");
+    }
+}

@@ -1,0 +1,189 @@
+//! docs/metrics.md is a contract: what the program serves is what stands there, name by name, with type and labels; and
+//! alert rules and dashboard speak of nothing else.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
+mod agent;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use agent::*;
+
+const PREFIX: &str = "waldur_usage_agent_";
+/// Listed, and there only where there is something to tell.
+const SOMETIMES: [&str; 1] = ["stranded"];
+
+/// By name: the type and the labels.
+type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn page() -> String {
+    std::fs::read_to_string(root().join("docs/metrics.md")).unwrap()
+}
+
+/// What is documented as served, and what as to come.
+fn documented() -> Metrics {
+    listed(page().split("\n## To come").next().unwrap())
+}
+
+fn to_come() -> Metrics {
+    page().split_once("\n## To come").map(|(_, rest)| listed(rest)).unwrap_or_default()
+}
+
+/// Rows of the tables whose second column is a type.
+fn listed(page: &str) -> Metrics {
+    let mut metrics = Metrics::new();
+    for line in page.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, kind, labels, ..] = cells.as_slice() else { continue };
+        if !["gauge", "counter", "histogram"].contains(kind) {
+            continue;
+        }
+        let labels = labels.split(", ").map(|label| label.trim_matches('`').to_owned());
+        let labels = labels.filter(|label| !label.is_empty()).collect();
+        let twice = metrics.insert(name.trim_matches('`').to_owned(), ((*kind).to_owned(), labels));
+        assert!(twice.is_none(), "{name} stands twice in docs/metrics.md");
+    }
+    metrics
+}
+
+/// What a page of metrics has.
+fn served(page: &str) -> Metrics {
+    let mut kinds = BTreeMap::new();
+    let mut metrics = Metrics::new();
+    for line in page.lines() {
+        if let Some(of) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = of.split_once(' ').unwrap();
+            // OpenMetrics types a counter without the ending that its samples have.
+            let ending = if kind == "counter" { "_total" } else { "" };
+            kinds.insert(format!("{name}{ending}"), kind.to_owned());
+        } else if !line.starts_with('#') && !line.is_empty() {
+            let (sample, _) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = match sample.split_once('{') {
+                Some((name, labels)) => (name, labels.trim_end_matches('}')),
+                None => (sample, ""),
+            };
+            let labels = labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0.to_owned()));
+            let kind = kinds.get(name).unwrap_or_else(|| panic!("{name} has no type")).clone();
+            let name = name.strip_prefix(PREFIX).unwrap_or_else(|| panic!("{name}")).to_owned();
+            metrics.entry(name).or_insert((kind, BTreeSet::new())).1.extend(labels);
+        }
+    }
+    metrics
+}
+
+fn get(address: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// A daemon that has reported once, and where it serves.
+fn daemon(world: &World) -> (Daemon, String) {
+    world.configure(&cpu_hours_by_user());
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &format!("{text}listen: 127.0.0.1:0\nsubmit: {{ schedule: every 10s }}\n"));
+    let mut lines = alice_and_bob();
+    lines.push(serde_json::json!({ "name": "cpu_seconds", "kind": "counter", "value": "much" }));
+    world.readings(&lines);
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Health and metrics at http://");
+    let log = daemon.log();
+    let address =
+        log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    world.in_time("the report", || {
+        get(&address, "/metrics").1.contains(&format!("{PREFIX}amounts_reported_total 3\n"))
+    });
+    (daemon, address)
+}
+
+#[test]
+fn what_is_served_is_what_is_documented() {
+    let world = World::new(CURRENT);
+    let (_daemon, address) = daemon(&world);
+    let (served, mut documented) = (served(&get(&address, "/metrics").1), documented());
+    documented.retain(|name, _| !SOMETIMES.contains(&name.as_str()) || served.contains_key(name));
+    for name in to_come().keys() {
+        assert!(!served.contains_key(name), "{name} is served: move its row in docs/metrics.md");
+    }
+    assert_eq!(served, documented);
+}
+
+#[test]
+fn the_numbers_are_those_of_what_happened() {
+    let world = World::new(CURRENT);
+    let (mut daemon, address) = daemon(&world);
+    let page = get(&address, "/metrics").1;
+    for line in [
+        "collector_runs_total{collector=\"source\"} 1",
+        "collector_run_failures_total{collector=\"source\"} 0",
+        "collector_runs_missed_total{collector=\"source\"} 0",
+        "collector_readings_total{collector=\"source\"} 6",
+        "collector_quarantined_total{collector=\"source\"} 1",
+        "config_last_reload_successful 1",
+        "waldur_requests_total{outcome=\"token\"} 0",
+        "start_timestamp_seconds 1794312000",
+    ] {
+        assert!(page.contains(&format!("{PREFIX}{line}\n")), "{line}\n{page}");
+    }
+    let number = |name: &str| -> f64 {
+        let line = page.lines().find_map(|line| line.strip_prefix(&format!("{PREFIX}{name} ")));
+        line.unwrap_or_else(|| panic!("{name}\n{page}")).parse().unwrap()
+    };
+    assert!(number("waldur_requests_total{outcome=\"ok\"}") >= 5.0);
+    assert!(number("waldur_request_seconds_total") > 0.0);
+    assert!(number("waldur_clock_skew_seconds").abs() <= 3.0, "one clock moves both");
+    // From noon of the 10th, and some seconds, to the end of the 30th: 20 days and a half.
+    let remaining = number("period_remaining_seconds");
+    assert!((1_771_000.0..=1_771_200.0).contains(&remaining), "{remaining}");
+    assert!(number("ledger_size_bytes") >= 4096.0 && number("ledger_free_bytes") > 0.0);
+    // A reload that is refused is told where people and machines look.
+    world.write("agent.yaml", "waldur: {}\n");
+    daemon.signal("HUP");
+    daemon.until_it_says("The new configuration is not used");
+    until("the metric", || {
+        get(&address, "/metrics").1.contains(&format!("{PREFIX}config_last_reload_successful 0\n"))
+    });
+    daemon.kill();
+}
+
+#[test]
+fn the_names_that_kubernetes_asks_for_answer_alike() {
+    let world = World::new(CURRENT);
+    let (_daemon, address) = daemon(&world);
+    assert_eq!(get(&address, "/healthz"), get(&address, "/health"));
+    assert_eq!(get(&address, "/readyz"), get(&address, "/ready"));
+    assert_eq!(get(&address, "/readyz").0, 200);
+}
+
+#[test]
+fn alert_rules_and_dashboard_speak_of_documented_metrics_alone() {
+    let documented = documented();
+    let mut used = BTreeSet::new();
+    for file in ["alerts.yaml", "alerts_test.yaml", "dashboard.json"] {
+        let text = std::fs::read_to_string(root().join("monitoring").join(file)).unwrap();
+        for (at, _) in text.match_indices(PREFIX) {
+            let rest = &text[at + PREFIX.len()..];
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+            let name = &rest[..end];
+            assert!(documented.contains_key(name), "{file}: {name} is not in docs/metrics.md");
+            used.insert(name.to_owned());
+        }
+    }
+    assert!(used.len() >= 15, "{used:?}");
+    // And what is to be done about each alert stands there, too.
+    let page = page();
+    let rules = std::fs::read_to_string(root().join("monitoring/alerts.yaml")).unwrap();
+    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(page.contains(&format!("| `{alert}` |")), "{alert} is not in docs/metrics.md");
+    }
+}
