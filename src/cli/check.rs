@@ -110,7 +110,9 @@ async fn online(setup: &Setup, as_service: bool, found: &mut Findings) -> Result
     check_token_file(setup, found);
     let mut rehearsal = Rehearsal::of(setup).unwrap_or_else(|failed| {
         let why = failed.message;
-        found.warning(format!("what the file would change on the bill can't be tried on a copy of the ledger: {why}"));
+        found.warning(format!(
+            "what the file would change on the bill can't be tried on a copy of the ledger: {why}"
+        ));
         None
     });
     let mut reports = check_collectors(setup, &mut rehearsal, found).await?;
