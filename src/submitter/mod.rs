@@ -316,10 +316,14 @@ impl Cycle {
     /// Reads, sends and reads back some statements: no more than can be written before what was read is old. False: nothing
     /// else is to be sent now.
     async fn send_some(self: Arc<Self>, some: &[StatementKey]) -> Result<bool, CycleError> {
-        let some = self.read_before(some).await?;
+        let mut some = self.read_before(some).await?;
+        let unread = self.state().put_off_now.clone();
         if self.stopped() || !self.month_is_right(&some).await? {
             return Ok(false);
         }
+        // Where a month's probe met trouble, its outcome is not known: that one waits.
+        let put_off = self.state().put_off_now.clone();
+        some.retain(|key| !put_off.contains(&key.resource) || unread.contains(&key.resource));
         // What goes to nothing takes its users' shares there first.
         self.clone().send_users(some.clone(), Shares::BeforeTotals).await?;
         self.clone().send_totals(some.clone()).await?;

@@ -33,9 +33,6 @@ impl Cycle {
     pub(super) async fn send_totals(self: Arc<Self>, mut due: Vec<StatementKey>) -> Result<(), CycleError> {
         // Each wave leaves at least one component less to send of each statement that goes on, or ends it.
         for _ in 0..64 {
-            // The probe of a month may have met trouble with one of them already.
-            let put_off = self.state().put_off_now.clone();
-            due.retain(|key| !put_off.contains(&key.resource));
             if due.is_empty() || self.stopped() {
                 return Ok(());
             }
