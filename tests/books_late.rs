@@ -23,12 +23,6 @@ fn rules(world: &World, submit: &str, more: &str, meters: &str) {
     world.write("agent.yaml", &format!("{more}{text}"));
 }
 
-fn jobs(world: &World, now: &str, jobs: &[Value]) -> Done {
-    lines(world, "source", jobs);
-    world.now(now);
-    world.flush()
-}
-
 #[test]
 fn what_was_carried_of_nobodys_usage_is_taken_back_when_it_is_corrected() {
     for api in BOTH {

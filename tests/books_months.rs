@@ -15,12 +15,6 @@ fn start(api: &str, now: &str, submit: &str) -> World {
     world
 }
 
-fn jobs(world: &World, now: &str, jobs: &[Value]) -> Done {
-    lines(world, "source", jobs);
-    world.now(now);
-    world.flush()
-}
-
 fn ten() -> Value {
     hours("1", "11-05T00:00", "11-05T10:00", "10")
 }

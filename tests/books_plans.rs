@@ -19,12 +19,6 @@ fn start(api: &str, now: &str, submit: &str, keys: &str) -> World {
     world
 }
 
-fn jobs(world: &World, now: &str, jobs: &[Value]) -> Done {
-    lines(world, "source", jobs);
-    world.now(now);
-    world.flush()
-}
-
 fn amount(text: &str) -> Decimal {
     text.parse().unwrap()
 }

@@ -17,27 +17,8 @@ fn start(api: &str, now: &str) -> World {
     world
 }
 
-fn jobs(world: &World, now: &str, jobs: &[Value]) -> Done {
-    lines(world, "source", jobs);
-    world.now(now);
-    world.flush()
-}
-
-fn five() -> Value {
-    hours("1", "11-05T00:00", "11-05T05:00", "5")
-}
-
 fn bobs() -> Value {
     on("project-b", "bob", "2", "11-05T00:00", "11-05T02:00", "2")
-}
-
-/// The `set_usage` calls for a resource since then.
-fn totals(world: &World, resource: &str, since: u64) -> Vec<Request> {
-    let of = |call: &Request| {
-        let named = call.body["resource"].as_str().unwrap_or_default().replace('-', "");
-        call.path.ends_with("/set_usage/") && named == resource.replace('-', "")
-    };
-    world.posts_since(since).into_iter().filter(of).collect()
 }
 
 /// Calls that name a resource, in whichever form, are answered so before the server sees them.

@@ -9,12 +9,6 @@ use agent::books::*;
 use agent::*;
 use serde_json::{Value, json};
 
-fn jobs(world: &World, now: &str, jobs: &[Value]) -> Done {
-    lines(world, "source", jobs);
-    world.now(now);
-    world.flush()
-}
-
 /// Ten hours of alice's, reported on 10 November at noon; and one more, that may come.
 fn ten(api: &str) -> (World, Value, Value) {
     let world = world(api, NOON);

@@ -11,6 +11,7 @@ use super::guard::ServerTime;
 use super::reason::Reason;
 use super::{ACQUAINTED_FOR, Cycle, CycleError};
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
+use crate::ledger::books::targets::takes_reports;
 use crate::ledger::sent::record::StatementKey;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::{Component, Offering, Plan, Resource};
@@ -272,7 +273,7 @@ impl Cycle {
                 let dated = self.of.server_time().await?.dated == Some(true);
                 let passed = known.is_some_and(|known| match reason {
                     Reason::NoPlan => known.plan.is_some(),
-                    _ => ["OK", "Updating", "Terminating"].contains(&known.state.as_str()),
+                    _ => takes_reports(&known.state),
                 });
                 if passed
                     && (reason != Reason::NoPlan || dated || self.has_open_plan_period(resource).await?)

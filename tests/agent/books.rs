@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use super::{A, B, CLASSIC, CURRENT, Done, OFFERING, Setting, TOKEN, World};
+use super::{A, B, CLASSIC, CURRENT, Done, OFFERING, Request, Setting, TOKEN, World};
 use serde_json::{Value, json};
 
 pub const C: &str = "5e2f0000-0000-4000-8000-000000000003";
@@ -262,4 +262,25 @@ impl Books {
             }
         }
     }
+}
+
+/// These are what the source has at this instant, and are reported.
+pub fn jobs(world: &World, now: &str, jobs: &[Value]) -> Done {
+    lines(world, "source", jobs);
+    world.now(now);
+    world.flush()
+}
+
+/// Five hours of alice's in project A.
+pub fn five() -> Value {
+    hours("1", "11-05T00:00", "11-05T05:00", "5")
+}
+
+/// The `set_usage` calls for a resource since then.
+pub fn totals(world: &World, resource: &str, since: u64) -> Vec<Request> {
+    let of = |call: &Request| {
+        let named = call.body["resource"].as_str().unwrap_or_default().replace('-', "");
+        call.path.ends_with("/set_usage/") && named == resource.replace('-', "")
+    };
+    world.posts_since(since).into_iter().filter(of).collect()
 }

@@ -9,6 +9,7 @@ use super::reports::Reports;
 use crate::cli::exit::Exit;
 use crate::cli::setup::{Setup, count};
 use crate::ledger::books::catalog::KnownResource;
+use crate::ledger::books::targets::takes_reports;
 use crate::metering::meter::Target;
 use crate::submitter::discover::known_resource;
 use crate::waldur::client::Client;
@@ -108,7 +109,7 @@ pub(super) async fn check_offerings(
 
 /// Whether Waldur would take and bill a report for the resource that a backend id stands for.
 fn check_backend_id(offering: &str, backend_id: &str, resources: &[&Resource], found: &mut Findings) {
-    let lives = |resource: &&&Resource| ["OK", "Updating", "Terminating"].contains(&resource.state.as_str());
+    let lives = |resource: &&&Resource| takes_reports(&resource.state);
     let named = |resource: &Resource| format!("{} ({})", resource.name, resource.uuid);
     let head = format!("offering {offering}, backend id {backend_id}");
     let living: Vec<&&Resource> = resources.iter().filter(lives).collect();
@@ -200,9 +201,10 @@ pub(super) async fn check_resources(
                 if resource.plan == Plan::None {
                     found.problem(Exit::Stuck, format!("{name} has no plan: Waldur can't bill it; give it one"));
                 }
-                match resource.state.as_str() {
-                    "OK" | "Updating" | "Terminating" => found.good(format!("{name}: {}", resource.state)),
-                    state => found.problem(Exit::Stuck, format!("{name} is {state}: Waldur refuses reports for it")),
+                let state = &resource.state;
+                match takes_reports(state) {
+                    true => found.good(format!("{name}: {state}")),
+                    false => found.problem(Exit::Stuck, format!("{name} is {state}: Waldur refuses reports for it")),
                 }
                 if let Some(offering) = resource.offering_uuid
                     && let Ok(known) = client.public_offering(offering).await

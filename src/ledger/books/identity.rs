@@ -207,17 +207,7 @@ impl<'a> Store<'a> {
             self.look_for_twins(&source, series, &row)?;
         }
         let facts = self.run.known.facts(&name, &labels);
-        self.insert.execute(params![
-            series,
-            row.at,
-            row.start,
-            row.id,
-            row.value,
-            row.epoch,
-            row.began,
-            row.shared,
-            self.run.id
-        ])?;
+        self.insert_row(series, &row)?;
         if !row.id.is_empty() {
             self.connection
                 .prepare_cached(
@@ -302,6 +292,12 @@ impl<'a> Store<'a> {
                     .execute(params![source.id, other, row.id])?;
             }
         }
+        Ok(())
+    }
+
+    fn insert_row(&mut self, series: i64, row: &Row) -> rusqlite::Result<()> {
+        let Row { at, start, id, value, epoch, began, shared } = row;
+        self.insert.execute(params![series, at, start, id, value, epoch, began, shared, self.run.id])?;
         Ok(())
     }
 
@@ -497,17 +493,7 @@ impl<'a> Store<'a> {
     ) -> rusqlite::Result<()> {
         let (id, value, epoch, began) = (String::new(), None, None, None);
         let row = Row { at: micros(at), start: 0, id, value, epoch, began, shared: false };
-        self.insert.execute(params![
-            met.id,
-            row.at,
-            row.start,
-            row.id,
-            row.value,
-            row.epoch,
-            row.began,
-            row.shared,
-            self.run.id
-        ])?;
+        self.insert_row(met.id, &row)?;
         let facts = self.run.known.facts(name, labels);
         touched.meet(met).added(row.point(facts));
         Ok(())

@@ -13,6 +13,7 @@ use super::quantities::{RunRow, bearings};
 use super::unstated::{changed_components, counted_from};
 use crate::collectors::Quarantined;
 use crate::collectors::spool::Spool;
+use crate::ledger::db::clock::skew;
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
@@ -308,7 +309,7 @@ pub(super) fn count_run(
         // By the server's clock, so that runs of a clock that is set right are not taken for earlier ones.
         connection
             .prepare_cached("UPDATE run SET at = at + ?2, finished = finished + ?2 WHERE id = ?1")?
-            .execute([id, skew(connection)?.as_micros() as i64])?;
+            .execute([id, skew(connection)?.map_or(0, |(skew, _)| skew.as_micros() as i64)])?;
     }
     for table in ["queued", "queued_end"] {
         connection.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?"))?.execute([id])?;
@@ -334,14 +335,6 @@ fn run_of_another_scope(
 /// Two clocks that agree may be so far apart.
 const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(60);
 
-fn skew(connection: &Connection) -> rusqlite::Result<SignedDuration> {
-    let skew: Option<String> = connection
-        .prepare_cached("SELECT value FROM server WHERE key = 'skew_us'")?
-        .query_row([], |row| row.get(0))
-        .optional()?;
-    Ok(SignedDuration::from_micros(skew.and_then(|text| text.parse().ok()).unwrap_or(0)))
-}
-
 /// How long the distance of two clocks is believed.
 const MEASURED_FOR: SignedDuration = SignedDuration::from_hours(4);
 
@@ -352,13 +345,9 @@ fn unsure_of_month(
     in_force: &InForce,
     run: &Head,
 ) -> rusqlite::Result<Option<String>> {
-    let skew = skew(connection)?;
-    let measured: Option<i64> = connection
-        .prepare_cached("SELECT at FROM server WHERE key = 'skew_us'")?
-        .query_row([], |row| row.get(0))
-        .optional()?;
+    let Some((skew, measured)) = skew(connection)? else { return Ok(None) };
     // What was measured by another setting of the clock says nothing of this run.
-    let lately = measured.is_some_and(|at| run.at.duration_since(instant(at)).abs() < MEASURED_FOR);
+    let lately = run.at.duration_since(measured).abs() < MEASURED_FOR;
     if !lately || skew.abs() <= CLOCKS_AGREE {
         return Ok(None);
     }

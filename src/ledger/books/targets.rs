@@ -10,6 +10,11 @@ use uuid::Uuid;
 use crate::ledger::db::columns::{instant, micros};
 use crate::metering::meter::Target;
 
+/// Whether Waldur takes reports for a resource in this state (observed).
+pub fn takes_reports(state: &str) -> bool {
+    ["OK", "Updating", "Terminating"].contains(&state)
+}
+
 /// Which resource a target is from an instant on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::ledger) struct Mapping {
@@ -54,11 +59,8 @@ pub(super) fn find(
             found.retain(last);
         }
     }
-    let lives: Vec<&String> = found
-        .iter()
-        .filter(|(_, state, _)| ["OK", "Updating", "Terminating"].contains(&state.as_str()))
-        .map(|(uuid, ..)| uuid)
-        .collect();
+    let lives: Vec<&String> =
+        found.iter().filter(|(_, state, _)| takes_reports(state)).map(|(uuid, ..)| uuid).collect();
     let coming: Vec<&String> =
         found.iter().filter(|(_, state, _)| state != "Terminated").map(|(uuid, ..)| uuid).collect();
     Ok(match (lives.as_slice(), coming.as_slice(), found.as_slice()) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
+pub(super) mod clock;
 pub(super) mod columns;
 pub mod error;
 pub mod event;

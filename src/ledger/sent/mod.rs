@@ -1,7 +1,7 @@
 //! What was sent of the books, what is known of the server, and what is not sent and why.
 //!
-//! In the order of the list below, each file imports only what stands above it, and of `books` what states and moves
-//! amounts. It decides nothing about what to send.
+//! No two files import each other in a circle (tests/house.rs), and of `books` only what states and moves amounts is known
+//! here. It decides nothing about what to send.
 
 pub mod blocked;
 pub mod lock;

@@ -2,7 +2,6 @@
 //! set right with it, so that the same usage is not billed under both plans.
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
 use super::record::file_under_new_part;
@@ -10,6 +9,7 @@ use crate::ledger::books::adjustment::part_of;
 use crate::ledger::books::catalog::{self, KnownPlanPeriod};
 use crate::ledger::books::cuts::plans;
 use crate::ledger::books::unstated::all_of_month;
+use crate::ledger::db::clock::skew;
 use crate::ledger::db::columns::micros;
 use crate::ledger::db::{Ledger, LedgerError};
 
@@ -39,7 +39,8 @@ impl Ledger {
                 }
                 let old = part_of(&timeline, period, just_before);
                 // The cut is of the server's clock, what was noted when is of ours.
-                let since = cut.saturating_sub(skew(connection)?).unwrap_or(cut);
+                let skew = skew(connection)?.map_or(SignedDuration::ZERO, |(skew, _)| skew);
+                let since = cut.saturating_sub(skew).unwrap_or(cut);
                 let doubtful = since.saturating_sub(UNDER_WAY).unwrap_or(since);
                 let since = since.saturating_add(NEAR).unwrap_or(since);
                 let parts = (old, micros(cut));
@@ -56,11 +57,4 @@ impl Ledger {
             Ok(())
         })
     }
-}
-
-fn skew(connection: &Connection) -> rusqlite::Result<SignedDuration> {
-    let skew: Option<String> = connection
-        .query_row("SELECT value FROM server WHERE key = 'skew_us'", [], |row| row.get(0))
-        .optional()?;
-    Ok(SignedDuration::from_micros(skew.and_then(|text| text.parse().ok()).unwrap_or(0)))
 }
