@@ -74,7 +74,7 @@ impl Ledger {
     }
 }
 
-pub(super) fn append(connection: &Connection, run: Run, more: &mut Spool) -> rusqlite::Result<i64> {
+fn append(connection: &Connection, run: Run, more: &mut Spool) -> rusqlite::Result<i64> {
     let Run { collector, at, finished, scope, outcome } = run;
     let (readings, quarantined, problems, checkpoint, lists_everything, ended, failed) = match outcome {
         RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended } => {

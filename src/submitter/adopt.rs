@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::reconcile::Row;
 use super::{Cycle, CycleError, OnConflict, guard};
 use crate::ledger::db::event::EventKind;
-use crate::ledger::sent::blocked::Decision;
+use crate::ledger::sent::decision::Decision;
 use crate::ledger::sent::opening::Opening;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::Statement;

@@ -50,6 +50,11 @@ impl CallTime {
     }
 }
 
+/// How long before the end of a month a server is sent nothing; `dated`: whether it honours dates.
+pub(super) fn guard_of(call: CallTime, dated: bool) -> SignedDuration {
+    if dated { dated_guard(call) } else { guard_time(call) }
+}
+
 /// How long before the server's midnight an undated call is no longer sent: longer than the slowest took lately.
 pub(super) fn guard_time(call: CallTime) -> SignedDuration {
     SignedDuration::from_millis(call.slowest).clamp(guard::GUARD, LONGEST_GUARD)

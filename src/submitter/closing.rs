@@ -9,7 +9,7 @@
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
-use super::call_time::{CallTime, dated_guard, guard_time};
+use super::call_time::{CallTime, guard_of};
 use super::guard::{self, ServerTime};
 use super::reason::Reason;
 use super::{ACQUAINTED_FOR, Cycle, CycleError, Late};
@@ -53,7 +53,7 @@ impl Closing {
         let call = CallTime::of(ledger)?;
         let zone = &ledger.in_force().zone;
         let resources = ledger.resources_in(zone.period_of(shift(now, skew)))?;
-        Ok(plan(zone, now, skew, if dated { dated_guard(call) } else { guard_time(call) }, call, resources))
+        Ok(plan(zone, now, skew, guard_of(call, dated), call, resources))
     }
 
     /// How far a statement has come.
@@ -121,8 +121,7 @@ impl Cycle {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
             amounts.push((unreported(&statement), key));
         }
-        let guard = if dated { dated_guard(call) } else { guard_time(call) };
-        let left = closing.ends.duration_since(now).saturating_sub(guard);
+        let left = closing.ends.duration_since(now).saturating_sub(guard_of(call, dated));
         let calls = call.mean.saturating_mul(i64::try_from(amounts.len()).unwrap_or(i64::MAX));
         let mut ordered = in_order(amounts, SignedDuration::from_millis(calls) <= left);
         ordered.extend(others);

@@ -245,8 +245,6 @@ impl Cycle {
     /// Looks again at resources that are held for their state or for want of a plan; what has become reportable is tried
     /// again.
     async fn lift_what_passed(&self, now: Timestamp) -> Result<bool, CycleError> {
-        let rests = [Reason::PeriodEnded.name(), Reason::ClosingRest.name()];
-        self.ledger(move |ledger| ledger.lift_changed_rests(&rests)).await?;
         for reason in [Reason::ResourceState, Reason::NoPlan] {
             let blocks = self.ledger(|ledger| ledger.blocks()).await?;
             let held: BTreeMap<Uuid, Timestamp> = blocks

@@ -139,7 +139,7 @@ impl Cycle {
                 return Ok(true);
             };
             let part = self.part_of(key).await?;
-            let ended = part.switched_unseen || part.split && part.end.is_some_and(|end| end <= server.now);
+            let ended = part.switched_unseen || part.has_ended(server.now);
             if ended && statement.components.values().any(|entry| entry.acknowledged.is_some()) {
                 self.strand_for(&statement, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;
                 return Ok(true);

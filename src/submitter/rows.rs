@@ -15,7 +15,7 @@ use super::reason::Reason;
 use super::reconcile::{Finding, Held, Row, reconcile};
 use super::{Cycle, CycleError, DATE_PROBE, OnConflict, closing};
 use crate::ledger::books::catalog::KnownPlanPeriod;
-use crate::ledger::sent::blocked::{Decided, Decision};
+use crate::ledger::sent::decision::{Decided, Decision};
 use crate::ledger::sent::record::{Amount, Open, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::period::BillingPeriod;
@@ -136,15 +136,15 @@ impl Cycle {
                 if ended && !self.is_traceable(&statement).await? {
                     continue;
                 }
-            }
-            let settled = match self.rows_of_part(key, of_key, ended).await? {
-                Ok(rows) => self.settle(key, &rows).await?,
-                Err(failure) => Err(failure),
-            };
-            if let Err(failure) = settled {
-                self.put_off(key.resource, failure).await?;
-                failed.insert(key);
-                continue;
+                let settled = match self.rows_of_part(key, of_key, ended).await? {
+                    Ok(rows) => self.settle(&statement, &rows).await?,
+                    Err(failure) => Err(failure),
+                };
+                if let Err(failure) = settled {
+                    self.put_off(key.resource, failure).await?;
+                    failed.insert(key);
+                    continue;
+                }
             }
             let mut state = self.state();
             state.read.insert(key, now);
@@ -373,14 +373,12 @@ impl Cycle {
     /// Keeps what the rows say of one statement.
     async fn settle(
         &self,
-        key: StatementKey,
+        statement: &Statement,
         rows: &BTreeMap<String, Row>,
     ) -> Result<Result<(), Failure>, CycleError> {
-        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
-            return Ok(Ok(()));
-        };
+        let key = statement.key;
         if self.state().odd.iter().all(|(resource, ..)| *resource != key.resource) {
-            self.look_for_misfiled(&statement, rows).await?;
+            self.look_for_misfiled(statement, rows).await?;
         }
         let mut proven = false;
         let odd = self.state().odd.clone();
@@ -402,7 +400,7 @@ impl Cycle {
                 }
                 Finding::Conflict(words) => {
                     let Some(row) = row else { continue };
-                    if let Err(failure) = self.dispute(&statement, component, row, words).await? {
+                    if let Err(failure) = self.dispute(statement, component, row, words).await? {
                         return Ok(Err(failure));
                     }
                 }
@@ -516,8 +514,7 @@ impl Cycle {
         let server = self.of.server_time().await?;
         let part = self.part_of(key).await?;
         // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is.
-        let part_ended = part.split && part.end.is_some_and(|end| end <= server.now);
-        if by_person == Some(Decision::Overwrite) || part_ended {
+        if by_person == Some(Decision::Overwrite) || part.has_ended(server.now) {
             let words = format!("{}; overwritten", row.held.evidence);
             self.note_read(key, component, row.held.amount, words).await?;
             self.retake_shares(statement, component, row.uuid).await?;
@@ -677,4 +674,11 @@ pub(super) struct Part {
     pub split: bool,
     /// The plan was switched in this month, and that was noticed too late to cut it.
     pub switched_unseen: bool,
+}
+
+impl Part {
+    /// Whether a switch of plan that cuts the month ended it: what was reported of it can't be reported again.
+    pub(super) fn has_ended(&self, now: Timestamp) -> bool {
+        self.split && self.end.is_some_and(|end| end <= now)
+    }
 }

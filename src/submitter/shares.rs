@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::reason::Reason;
 use super::{Cycle, CycleError};
-use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::decision::Decision;
+use crate::ledger::sent::record::{Amount, StatementKey};
 use crate::ledger::sent::statement::Statement;
 use crate::metering::period::BillingPeriod;
 use crate::waldur::types::UserUsageRow;
@@ -136,9 +137,7 @@ impl Cycle {
         let component = component.to_owned();
         let decided = self.ledger(move |ledger| ledger.decided(key, &component)).await?;
         Ok(decided.is_some_and(|decided| {
-            decided.decision == crate::ledger::sent::blocked::Decision::Overwrite
-                && !decided.by_itself
-                && decided.held == Some(total)
+            decided.decision == Decision::Overwrite && !decided.by_itself && decided.held == Some(total)
         }))
     }
 
@@ -182,7 +181,7 @@ impl Cycle {
             let held = found.get(&(row, (*user).clone())).copied().unwrap_or_default();
             if held != *amount {
                 let (component, user) = (component.to_owned(), (*user).clone());
-                amounts.push(crate::ledger::sent::record::Amount { component, user, amount: held });
+                amounts.push(Amount { component, user, amount: held });
             }
         }
         let now = self.of.clock.now();

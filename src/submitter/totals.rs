@@ -14,7 +14,7 @@ use super::guard::{self, Passage};
 use super::reason::Reason;
 use super::{Cycle, CycleError, DATE_PROBE, in_turns};
 use crate::ledger::books::catalog::KnownComponent;
-use crate::ledger::sent::blocked::Decision;
+use crate::ledger::sent::decision::Decision;
 use crate::ledger::sent::record::{Amount, Outcome, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::waldur::report::{ComponentAmount, SetUsage};
@@ -225,8 +225,9 @@ impl Cycle {
                 return Ok(None);
             }
         };
-        let ended = part.end.is_some_and(|end| end <= server.now);
-        if ended && part.split && statement.components.values().any(|entry| entry.acknowledged.is_some()) {
+        if part.has_ended(server.now)
+            && statement.components.values().any(|entry| entry.acknowledged.is_some())
+        {
             // The server would make a second invoice item beside the first (observed).
             self.strand_for(statement, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;
             return Ok(None);

@@ -33,8 +33,7 @@ impl Cycle {
         let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
         let server = self.of.server_time().await?;
         let part = self.part_of(key).await?;
-        let ended = has_ended(&self.of.zone().await?, key.period, &server)
-            || part.split && part.end.is_some_and(|end| end <= server.now);
+        let ended = has_ended(&self.of.zone().await?, key.period, &server) || part.has_ended(server.now);
         if !self.users_are_known(key.resource).await? {
             // The server links a share to its user only when it is first made.
             return Ok(());

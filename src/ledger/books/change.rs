@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::count::{Changed, recount_from};
-use super::place::place;
+use super::place::{place, placed};
 use super::unstated::{all_of_month, changed_components};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::{self, InForce, Rulebook, Version};
@@ -130,14 +130,7 @@ fn counting(rules: &Rules) -> Vec<(&str, String, &str)> {
 }
 
 fn same_place(connection: &Connection, was: &Version, is: &Version, series: i64) -> rusqlite::Result<bool> {
-    let target = |version: &Version| {
-        connection
-            .prepare_cached("SELECT target FROM placed WHERE rules = ?1 AND series = ?2")?
-            .query_row([version.id, series], |row| row.get::<_, Option<i64>>(0))
-            .optional()
-            .map(Option::flatten)
-    };
-    Ok(target(was)? == target(is)?)
+    Ok(placed(connection, was, series)?.target == placed(connection, is, series)?.target)
 }
 
 /// Gives the series and the checkpoint of a collector to the one that goes on in its place, in all months. False: it was

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::makers::makers_of;
+use super::makers::{Makers, makers_of};
 use super::place::placed;
 use super::targets::mappings;
 use crate::ledger::db::columns::{decimal, micros};
@@ -37,12 +37,12 @@ pub(super) enum Verdict {
     Held(Claim),
 }
 
-/// Whether this component of this month may be sent; `posted`: what would be.
+/// Whether this component of this month may be sent; `posted`: what would be, `makers`: what makes it in this month.
 pub(super) fn claim(
     connection: &Connection,
     in_force: &InForce,
     (resource, period, component): (&str, &str, &str),
-    posted: Decimal,
+    (posted, makers): (Decimal, &Makers<'_>),
 ) -> rusqlite::Result<Verdict> {
     let Ok(month) = period.parse::<BillingPeriod>() else { return Ok(Verdict::Free) };
     if let Some(names) = several(connection, in_force.in_month(month), resource)? {
@@ -55,7 +55,7 @@ pub(super) fn claim(
     }
     let now = in_force.in_month(month);
     if held != Some(posted)
-        && let Some(words) = counted_twice(connection, now, resource, component)?
+        && let Some(words) = counted_twice(connection, resource, makers)?
     {
         let held = held.unwrap_or_default();
         let words = format!("{words}: by these rules it is {posted:.2}, Waldur holds {held:.2}");
@@ -102,20 +102,10 @@ fn accepted(
     period: &str,
     component: &str,
 ) -> rusqlite::Result<Option<Decimal>> {
-    sum(
-        connection,
+    let mut query = connection.prepare_cached(
         "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND current = 1
          AND outcome IN ('accepted', 'read')",
-        (resource, period, component),
-    )
-}
-
-fn sum(
-    connection: &Connection,
-    sql: &str,
-    (resource, period, component): (&str, &str, &str),
-) -> rusqlite::Result<Option<Decimal>> {
-    let mut query = connection.prepare_cached(sql)?;
+    )?;
     let mut rows = query.query([resource, period, component])?;
     let mut sum = None;
     while let Some(row) = rows.next()? {
@@ -164,11 +154,9 @@ fn several(connection: &Connection, version: &Version, resource: &str) -> rusqli
 /// Whether the same readings are counted into this component by two collectors.
 fn counted_twice(
     connection: &Connection,
-    version: &Version,
     resource: &str,
-    component: &str,
+    makers: &Makers<'_>,
 ) -> rusqlite::Result<Option<String>> {
-    let makers = makers_of(connection, version, component)?;
     let makers = makers.of(connection, resource)?;
     for one in &makers {
         for other in &makers {

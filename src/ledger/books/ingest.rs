@@ -18,8 +18,8 @@ use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
 use crate::ledger::db::{Ledger, LedgerError};
+use crate::ledger::queue::keep_quarantined;
 pub use crate::ledger::queue::{Run, RunOutcome};
-use crate::ledger::queue::{append, keep_quarantined};
 use crate::metering::measure::RunFacts;
 
 /// What a run changed.
@@ -119,29 +119,10 @@ impl Ledger {
         more: &mut Spool,
         look: impl FnOnce(&mut Ledger) -> Result<T, LedgerError>,
     ) -> Result<(Recorded, T), LedgerError> {
-        let planned = self.planned_gaps();
-        let failed = match &run.outcome {
-            RunOutcome::Failed(message) => Some(message.clone()),
-            RunOutcome::Seen { .. } => None,
-        };
-        let refused = quarantined_in(&run);
         self.rehearse(|ledger| {
-            let counted = (|| {
-                append(&ledger.connection, run, more)?;
-                let queued: Vec<i64> = ledger
-                    .connection
-                    .prepare("SELECT id FROM run WHERE counted = 0 ORDER BY id")?
-                    .query_map([], |row| row.get(0))?
-                    .collect::<rusqlite::Result<_>>()?;
-                let mut recorded = Recorded::default();
-                for run in queued {
-                    recorded = count_run(&ledger.connection, &ledger.in_force, run, &planned)?;
-                }
-                Ok(if failed.is_some() { Recorded { failed, ..Recorded::default() } } else { recorded })
-            })();
-            let mut recorded: Recorded =
-                counted.map_err(|error| LedgerError::from_sqlite(&ledger.path, error))?;
-            recorded.quarantined.splice(0..0, refused);
+            let recorded = ledger.record_all(run, more)?;
+            // A run that failed is counted by nobody, what waited before it is.
+            ledger.count_queued()?;
             Ok((recorded, look(ledger)?))
         })
     }
@@ -184,7 +165,7 @@ fn quarantined_in(run: &Run) -> Vec<Quarantined> {
 }
 
 /// Counts a queued run.
-pub(super) fn count_run(
+fn count_run(
     connection: &Connection,
     in_force: &InForce,
     id: i64,

@@ -42,10 +42,7 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Vec<Difference>, LedgerError> {
         self.count_queued()?;
-        self.rehearse(|ledger| {
-            let differences = recount(&ledger.connection, &ledger.in_force, from, now);
-            differences.map_err(|error| LedgerError::from_sqlite(&ledger.path, error))
-        })
+        self.rehearse(|ledger| ledger.recount_all(from, now))
     }
 }
 

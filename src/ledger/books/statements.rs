@@ -113,7 +113,7 @@ impl Stating<'_> {
         let totals = || lines.iter().filter(|((_, user), _)| user.is_empty());
         let posted: Decimal = totals().filter_map(|(_, line)| decimal(line.posted.clone())).sum();
         let place = (self.place.resource, self.place.period, self.place.component);
-        let claim = match claim(self.connection, self.in_force, place, posted)? {
+        let claim = match claim(self.connection, self.in_force, place, (posted, self.makers))? {
             Verdict::Free => return Ok(()),
             Verdict::Agreed => {
                 self.connection

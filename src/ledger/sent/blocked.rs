@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -134,6 +134,7 @@ impl Ledger {
     /// Lifts what was refused for the sake of a number that is another now, and what is blocked though nothing of it is left
     /// to send: its cause is gone.
     pub fn lift_what_passed(&mut self) -> Result<usize, LedgerError> {
+        self.lift_changed_rests()?;
         let line =
             "line.resource = blocked.resource AND line.period = blocked.period AND line.part = blocked.part
                     AND line.component = blocked.component AND line.user = blocked.user";
@@ -205,9 +206,9 @@ impl Ledger {
     }
 
     /// Lifts what stands for the rest of a month where the rest is another now, so that it is judged anew.
-    pub fn lift_changed_rests(&mut self, reasons: &[&str]) -> Result<(), LedgerError> {
-        let rests: Vec<Blocked> = self.blocks()?;
-        for at in rests.into_iter().filter(|at| reasons.contains(&at.block.reason.as_str())) {
+    fn lift_changed_rests(&mut self) -> Result<(), LedgerError> {
+        let rests = self.blocks()?;
+        for at in rests.into_iter().filter(|at| RESTS.contains(&at.block.reason.as_str())) {
             let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
             let statement = self.statement(key)?;
             let entry = statement.as_ref().and_then(|statement| statement.components.get(&at.component));
@@ -274,91 +275,6 @@ impl Ledger {
             connection.execute("DELETE FROM moved WHERE resource = ? AND to_period = ''", [&resource])
         })
     }
-
-    /// A person decided what is to become of the components of a resource that are in conflict, or that changed rules have
-    /// left on the bill. Returns the components and months, each with what the server holds.
-    pub fn decide(
-        &mut self,
-        resource: Uuid,
-        decision: Decision,
-        now: Timestamp,
-    ) -> Result<Vec<Decided>, LedgerError> {
-        self.transact(|connection, _| decide(connection, resource, decision, now))
-    }
-
-    /// What was decided of a component's month.
-    pub fn decided(&self, key: StatementKey, component: &str) -> Result<Option<Decided>, LedgerError> {
-        self.look(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT decision, balance_at, at, held, by_itself, for_limit FROM decision
-                     WHERE resource = ?1 AND period = ?2 AND component = ?3",
-                )?
-                .query_row(params![key.resource.to_string(), key.period.to_string(), component], |row| {
-                    let decision = match row.get_ref(0)?.as_str()? {
-                        "adopt" => Decision::Adopt { at: row.get::<_, Option<i64>>(1)?.map(instant) },
-                        "agreed" => Decision::Agreed,
-                        _ => Decision::Overwrite,
-                    };
-                    Ok(Decided {
-                        period: key.period,
-                        component: component.to_owned(),
-                        decision,
-                        held: decimal(row.get(3)?),
-                        at: instant(row.get(2)?),
-                        by_itself: row.get(4)?,
-                        for_limit: row.get(5)?,
-                    })
-                })
-                .optional()
-        })
-    }
-
-    /// Notes that `on_conflict` has decided by itself.
-    pub fn decided_by_itself(
-        &mut self,
-        key: StatementKey,
-        component: &str,
-        held: Decimal,
-        now: Timestamp,
-    ) -> Result<(), LedgerError> {
-        self.transact(|connection, _| {
-            let (resource, period) = (key.resource.to_string(), key.period.to_string());
-            insert_decision(
-                connection,
-                (&resource, &period, component),
-                Decision::Overwrite,
-                (Some(held), true, false),
-                now,
-            )
-        })
-    }
-}
-
-/// A person's decision about what another writer, or earlier rules, have put on the bill.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    /// Waldur is to agree with the ledger.
-    Overwrite,
-    /// What Waldur holds is the opening balance: of this instant, or of the row's own.
-    Adopt { at: Option<Timestamp> },
-    /// Changed rules made just what Waldur holds, so that nothing was to be decided.
-    Agreed,
-}
-
-/// A decision about one component of one month.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decided {
-    pub period: BillingPeriod,
-    pub component: String,
-    pub decision: Decision,
-    /// What the server held when it was made.
-    pub held: Option<Decimal>,
-    pub at: Timestamp,
-    /// Made by `on_conflict`.
-    pub by_itself: bool,
-    /// It is about a limit, not about another writer.
-    pub for_limit: bool,
 }
 
 /// A number that a person gave up.
@@ -382,114 +298,8 @@ pub struct Dropped {
     pub user: Option<String>,
 }
 
-/// The reasons that a decision is about (submitter/reason.rs).
-const CONFLICT: &str = "conflict";
-const UNADOPTABLE: &str = "conflict_overwrite";
-const SHARES: &str = "conflict_shares";
-const LIMIT: &str = "limit";
-
-fn decide(
-    connection: &Connection,
-    resource: Uuid,
-    decision: Decision,
-    now: Timestamp,
-) -> rusqlite::Result<Vec<Decided>> {
-    let resource = resource.to_string();
-    let concerned: Vec<(String, String, Option<String>, bool)> = connection
-        .prepare_cached(
-            "SELECT period, component, max(amount), max(reason = ?3) FROM blocked
-             WHERE resource = ?1 AND reason IN (?2, ?3, ?4, ?5) GROUP BY period, component
-             UNION SELECT line.period, line.component, (
-                SELECT amount FROM sent WHERE sent.resource = line.resource AND sent.period = line.period
-                AND sent.component = line.component AND sent.user = '' AND current = 1
-                AND outcome IN ('accepted', 'read') LIMIT 1), 0
-             FROM line WHERE resource = ?1 AND held IS NOT NULL",
-        )?
-        .query_map(params![resource, CONFLICT, LIMIT, UNADOPTABLE, SHARES], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut decided = Vec::new();
-    for (period, component, held, for_limit) in concerned {
-        let held =
-            if for_limit { accepted(connection, &resource, &period, &component)? } else { decimal(held) };
-        insert_decision(
-            connection,
-            (&resource, &period, &component),
-            decision,
-            (held, false, for_limit),
-            now,
-        )?;
-        let about = About { resource: &resource, period: &period, component: &component };
-        let name = match decision {
-            Decision::Overwrite => "is to be overwritten",
-            Decision::Adopt { .. } => "is to be adopted",
-            Decision::Agreed => "is as it should be",
-        };
-        let shown = held.map_or_else(|| "what Waldur holds".to_owned(), |held| format!("Waldur's {held:.2}"));
-        tell(connection, about, EventKind::Writer, &format!("a person decided: {shown} {name}"), now)?;
-        connection.execute(
-            "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason IN (?4, ?5, ?6, ?7)",
-            params![resource, period, component, CONFLICT, LIMIT, UNADOPTABLE, SHARES],
-        )?;
-        // What was held because of this component may be another resource's, too.
-        all_of_month(connection, None, &period)?;
-        let Ok(period) = period.parse() else { continue };
-        decided.push(Decided { period, component, decision, held, at: now, by_itself: false, for_limit });
-    }
-    Ok(decided)
-}
-
-/// What the server accepted last of a component, where its month is one part.
-fn accepted(
-    connection: &Connection,
-    resource: &str,
-    period: &str,
-    component: &str,
-) -> rusqlite::Result<Option<Decimal>> {
-    let amount: Option<String> = connection
-        .prepare_cached(
-            "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND current = 1
-             AND outcome IN ('accepted', 'read') ORDER BY id DESC LIMIT 1",
-        )?
-        .query_row([resource, period, component], |row| row.get(0))
-        .optional()?;
-    Ok(decimal(amount))
-}
-
-fn insert_decision(
-    connection: &Connection,
-    (resource, period, component): (&str, &str, &str),
-    decision: Decision,
-    (held, by_itself, for_limit): (Option<Decimal>, bool, bool),
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    let (name, balance_at) = match decision {
-        Decision::Overwrite => ("overwrite", None),
-        Decision::Adopt { at } => ("adopt", at.map(micros)),
-        Decision::Agreed => ("agreed", None),
-    };
-    connection
-        .prepare_cached(
-            "INSERT INTO decision (resource, period, component, decision, held, at, balance_at, by_itself, for_limit)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-             ON CONFLICT (resource, period, component) DO UPDATE SET decision = ?4, held = ?5, at = ?6, balance_at = ?7,
-                by_itself = ?8, for_limit = ?9",
-        )?
-        .execute(params![
-            resource,
-            period,
-            component,
-            name,
-            held.map(two_decimals),
-            micros(now),
-            balance_at,
-            by_itself,
-            for_limit
-        ])?;
-    Ok(())
-}
-
+/// The reasons of what was left over when a month ended (submitter/reason.rs).
+const RESTS: [&str; 2] = ["period_ended", "closing_rest"];
 /// Moves to nobody what the server does not hold of a component (of all, if `None`) and user ('': the total and all users).
 fn give_up(
     connection: &Connection,

@@ -18,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::ledger::db::columns::{instant, micros};
-use crate::ledger::db::{Ledger, LedgerError};
+use crate::ledger::db::{InForce, Ledger, LedgerError};
 
 /// Held while submitting; released when dropped or when the process ends.
 #[derive(Debug)]
@@ -114,6 +114,19 @@ impl Ledger {
     /// The turn in which this process writes; 0 where it has never submitted.
     pub(super) fn own_turn(&self) -> i64 {
         self.turn.unwrap_or(0)
+    }
+
+    /// Does something in one transaction, unless another process has taken a later turn: then nothing is done.
+    pub(super) fn transact_in_turn<T>(
+        &mut self,
+        work: impl FnOnce(&Connection, &InForce, i64) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        let turn = self.own_turn();
+        let done = self.transact(|connection, in_force| match is_current(connection, turn)? {
+            true => work(connection, in_force, turn).map(Some),
+            false => Ok(None),
+        })?;
+        self.in_turn(done)
     }
 
     /// What a transaction came to that was carried out only if no other process has taken a later turn.

@@ -4,6 +4,7 @@
 //! here. It decides nothing about what to send.
 
 pub mod blocked;
+pub mod decision;
 pub mod lock;
 pub mod moved;
 pub mod opening;

@@ -10,7 +10,6 @@ use rusqlite::{OptionalExtension, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::lock::is_current;
 use super::record::{Amount, StatementKey, note_read};
 use crate::ledger::books::adjustment::part_of;
 use crate::ledger::books::catalog::recount_resource;
@@ -114,11 +113,7 @@ impl Ledger {
     /// Records what the server held as the opening balance of a part, in place of an earlier one, and that the server is
     /// known to hold it. The month of the resource is counted again, because its time is cut anew.
     pub fn adopt(&mut self, key: StatementKey, opening: Opening, now: Timestamp) -> Result<(), LedgerError> {
-        let turn = self.own_turn();
-        let done = self.transact(|connection, in_force| {
-            if !is_current(connection, turn)? {
-                return Ok(None);
-            }
+        self.transact_in_turn(|connection, in_force, turn| {
             let (resource, period) = (key.resource.to_string(), key.period.to_string());
             let timeline = plans(connection, &in_force.zone, &resource)?;
             let component = &opening.component;
@@ -196,8 +191,7 @@ impl Ledger {
                 "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4",
                 params![key.resource.to_string(), key.period.to_string(), micros(key.part), component],
             )?;
-            Ok(Some(()))
-        })?;
-        self.in_turn(done)
+            Ok(())
+        })
     }
 }

@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use rusqlite::params;
 use rust_decimal::Decimal;
 
-use super::lock::is_current;
 use super::record::{StatementKey, key};
 use super::statement::{Entry, Statement};
 use crate::ledger::books::makers::makers_of;
@@ -90,11 +89,7 @@ impl Ledger {
 
     /// Closes a period: all that the server is believed to hold of it was read back just now.
     pub fn close(&mut self, key: StatementKey, now: Timestamp) -> Result<(), LedgerError> {
-        let turn = self.own_turn();
-        let done = self.transact(|connection, _| {
-            if !is_current(connection, turn)? {
-                return Ok(None);
-            }
+        self.transact_in_turn(|connection, _, _| {
             let (resource, period) = (key.resource.to_string(), key.period.to_string());
             connection
                 .prepare_cached(
@@ -103,9 +98,8 @@ impl Ledger {
                 .execute(params![resource, period, micros(key.part), micros(now)])?;
             let about = About { resource: &resource, period: &period, component: "" };
             tell(connection, about, EventKind::Closed, "closed: it was read back as it was reported", now)?;
-            Ok(Some(()))
-        })?;
-        self.in_turn(done)
+            Ok(())
+        })
     }
 
     /// How many statements have come how far, all months together; `closing`: whether this month closes.

@@ -103,11 +103,7 @@ impl Ledger {
         planned: &[Amount],
         now: Timestamp,
     ) -> Result<Vec<i64>, LedgerError> {
-        let turn = self.own_turn();
-        let done = self.transact(|connection, _| {
-            if !is_current(connection, turn)? {
-                return Ok(None);
-            }
+        self.transact_in_turn(|connection, _, turn| {
             let row = |amount, outcome| New { key, amount, call, at: now, turn, outcome, words: "" };
             // What was planned with an earlier total of these components is not any more.
             for total in amounts.iter().filter(|amount| amount.user.is_empty()) {
@@ -130,9 +126,8 @@ impl Ledger {
             for amount in amounts {
                 ids.push(insert(connection, row(amount, "open"))?);
             }
-            Ok(Some(ids))
-        })?;
-        self.in_turn(done)
+            Ok(ids)
+        })
     }
 
     /// Notes what became of what was sent. Of a process whose turn is over, an acceptance is not believed but stays open: a
@@ -170,26 +165,17 @@ impl Ledger {
         words: &str,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        let turn = self.own_turn();
-        let done = self.transact(|connection, _| {
-            if !is_current(connection, turn)? {
-                return Ok(None);
-            }
+        self.transact_in_turn(|connection, _, turn| {
             for amount in amounts {
                 note_read(connection, key, amount, (words, turn), now)?;
             }
-            Ok(Some(()))
-        })?;
-        self.in_turn(done)
+            Ok(())
+        })
     }
 
     /// Ends what is open: the server's row was read after the longest time that a call may take, or it holds one of them.
     pub fn close_open(&mut self, open: &[Open], found: Decimal, now: Timestamp) -> Result<(), LedgerError> {
-        let turn = self.own_turn();
-        let done = self.transact(|connection, _| {
-            if !is_current(connection, turn)? {
-                return Ok(None);
-            }
+        self.transact_in_turn(|connection, _, _| {
             let last = open.iter().rev().find(|open| open.amount == found).map(|open| open.id);
             for one in open {
                 if Some(one.id) == last {
@@ -204,9 +190,8 @@ impl Ledger {
                     }
                 }
             }
-            Ok(Some(()))
-        })?;
-        self.in_turn(done)
+            Ok(())
+        })
     }
 
     /// Whether the server has ever accepted a report of another resource.
