@@ -266,12 +266,8 @@ fn the_opening_balances_of_the_page_hold() {
         let mut opening = shares(of_users);
         opening.total = total.parse().unwrap();
         let (total, users) = (Exact::zero(), BTreeMap::new());
-        let mut amounts = Amounts {
-            total,
-            users,
-            additive: Meter::additive(example.measure),
-            rounding: Rounding::default(),
-        };
+        let mut amounts =
+            Amounts { total, users, additive: example.measure.adds_up(), rounding: Rounding::default() };
         let mut since = false;
         let mut series: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for text in readings.split("; ") {

@@ -6,7 +6,13 @@ use serde::{Deserialize, Serialize};
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// How long something is asked for again.
-const PATIENCE: SignedDuration = SignedDuration::from_hours(14 * 24);
+pub(super) const PATIENCE: SignedDuration = SignedDuration::from_hours(14 * 24);
+
+/// Whether what was tried then is to be tried again: once a day.
+pub(super) fn is_due(tried: Timestamp, now: Timestamp) -> bool {
+    // A look in the future was one of a clock that was wrong.
+    tried > now || now.duration_since(tried) >= DAY
+}
 
 /// What has not been read whole yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,9 +51,8 @@ impl Unread {
 
     /// What is to be read again now, from the earliest.
     pub(super) fn due(&self, now: Timestamp) -> Vec<(Timestamp, Timestamp)> {
-        // A look in the future was one of a clock that was wrong.
-        let is_due = |part: &&Part| part.tried > now || now.duration_since(part.tried) >= DAY;
-        let mut due: Vec<_> = self.0.iter().filter(is_due).map(|part| (part.from, part.to)).collect();
+        let parts = self.0.iter().filter(|part| is_due(part.tried, now));
+        let mut due: Vec<_> = parts.map(|part| (part.from, part.to)).collect();
         due.sort_unstable();
         due.dedup();
         due

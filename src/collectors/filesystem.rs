@@ -16,7 +16,7 @@ use nix::sys::statvfs::statvfs;
 use rust_decimal::Decimal;
 
 use super::blocking::{self, Stop};
-use super::find::Globbed;
+use super::find::{Globbed, is_gone};
 use super::names::Names;
 use super::{Batch, Bearing, Collector, CollectorError, Offered, Plugin, Request, Running};
 use crate::config::section::Section;
@@ -226,8 +226,9 @@ impl Look<'_> {
                 },
                 Outcome::Hangs(hanging) => hangs(&path, &hanging),
             };
-            let of_mount = bearing::at(&bearing::MOUNTS, &path);
-            self.batch.problem_of(problem, bearing::both(of_mount, bearing::below(&path)));
+            let mut bears_on = bearing::at(&bearing::MOUNTS, &path);
+            bears_on.join(bearing::below(&path));
+            self.batch.problem_of(problem, bears_on);
             unmounted.push(path);
         }
         Ok(unmounted)
@@ -273,7 +274,7 @@ impl Look<'_> {
                 Outcome::Done(Err(error)) => {
                     let problem = match self.hanging_behind(base, &error) {
                         Some(problem) => problem,
-                        None if walk::is_gone(&error) => {
+                        None if is_gone(&error) => {
                             format!("{} is not there; mount it, or correct the path", base.display())
                         }
                         None => format!("{} can't be searched: {error}", base.display()),
@@ -352,7 +353,7 @@ impl Look<'_> {
                     let why = self.hanging_behind(&at, &error).unwrap_or_else(|| unreadable(&at, &error));
                     format!("{} is left out as a whole: {why}", path.display())
                 }
-                Outcome::Done(Err(error)) if walk::is_gone(&error) => continue,
+                Outcome::Done(Err(error)) if is_gone(&error) => continue,
                 Outcome::Done(Err(error)) => {
                     let why = self.hanging_behind(&path, &error).unwrap_or_else(|| unreadable(&path, &error));
                     format!("{} is left out as a whole: {why}", path.display())
@@ -409,11 +410,8 @@ impl Look<'_> {
 
     /// What to say of a path that was not looked at, because something hangs there.
     fn hanging_behind(&self, path: &Path, error: &Error) -> Option<String> {
-        if !workers::hangs(error) {
-            return None;
-        }
-        let place = workers::place_of(error);
-        let hanging = place.and_then(|place| self.sight.workers.hanging(&place));
+        let place = workers::place_of(error)?;
+        let hanging = self.sight.workers.hanging(&place);
         Some(
             hanging
                 .map_or_else(|| format!("{} does not answer", path.display()), |found| hangs(path, &found)),

@@ -176,7 +176,8 @@ impl Globbed {
     }
 }
 
-fn is_gone(error: &Error) -> bool {
+/// Whether something is not there any more, or is no directory now.
+pub(super) fn is_gone(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 

@@ -14,7 +14,7 @@ use crate::metering::reading::{Labels, Reading, Span};
 /// A reading from further ahead than this is a clock gone wrong.
 pub(super) const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 /// Nobody sold computing through Waldur before; a machine that boots in 1970 did not measure anything then.
-const EARLIEST_SECOND: i64 = 1_262_304_000; // 2010-01-01T00:00:00Z
+pub(super) const EARLIEST_SECOND: i64 = 1_262_304_000; // 2010-01-01T00:00:00Z
 
 /// Names that a note lists.
 const NAMED: usize = 10;

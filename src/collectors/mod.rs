@@ -175,8 +175,17 @@ impl Bearing {
 
     /// All series of these readings.
     pub fn readings<'a>(names: impl IntoIterator<Item = &'a str>) -> Bearing {
-        let named = |name: &str| SeriesFilter { name: Some(name.to_owned()), ..SeriesFilter::default() };
-        Bearing::Some(names.into_iter().map(named).collect())
+        Bearing::labelled(names, &Labels::new())
+    }
+
+    /// The series of these readings that have these labels.
+    pub fn labelled<'a>(names: impl IntoIterator<Item = &'a str>, labels: &Labels) -> Bearing {
+        let filter = |name: &str| SeriesFilter {
+            name: Some(name.to_owned()),
+            labels: labels.clone(),
+            ..SeriesFilter::default()
+        };
+        Bearing::Some(names.into_iter().map(filter).collect())
     }
 
     /// All series that carry this label with this value.
@@ -206,8 +215,7 @@ impl Bearing {
 
     /// The one series that a reading belongs to.
     pub fn series(name: &str, labels: &Labels) -> Bearing {
-        let (name, labels) = (Some(name.to_owned()), labels.clone());
-        Bearing::Some(vec![SeriesFilter { name, labels, ..SeriesFilter::default() }])
+        Bearing::labelled([name], labels)
     }
 
     /// Whether a series may be what it is about.

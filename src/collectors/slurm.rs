@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::again::is_due;
 use super::finish::AHEAD;
 use super::{Batch, Bearing, Collector, CollectorError, Offered, Plugin, Request, Running};
 use crate::config::duration::parse_duration;
@@ -217,9 +218,8 @@ impl Slurm {
             left.from.map_or(start, |from| start.max(from))
         };
         let start = behind(self.overlap);
-        let (now, day) = (request.now, SignedDuration::from_hours(24));
-        let is_due = |at: Timestamp| at > now || now.duration_since(at) >= day;
-        let days = left.days_at.is_none_or(is_due).then(|| behind(DAYS));
+        let now = request.now;
+        let days = left.days_at.is_none_or(|at| is_due(at, now)).then(|| behind(DAYS));
         let unread = left.windows.due(now).first().map(|(from, _)| *from);
         let before = days.into_iter().chain(unread).min().filter(|before| *before < start);
         Spans { start, before }
@@ -239,14 +239,8 @@ impl Slurm {
             reader.running.extend(std::mem::take(&mut reader.open));
         }
         let mut numbers = asked.clone();
-        for id in &reader.open {
-            let mut parts = id.split('/');
-            let (cluster, raw) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-            let cluster = if self.source.clusters.is_empty() { "" } else { cluster };
-            if let Ok(raw) = raw.parse() {
-                numbers.insert(Number { cluster: cluster.to_owned(), raw });
-            }
-        }
+        let is_local = self.source.clusters.is_empty();
+        numbers.extend(reader.open.iter().filter_map(|id| Number::of_id(id, is_local)));
         let (mut reader, trouble) = calls.numbers(&numbers, reader).await?;
         if let Some(trouble) = trouble {
             reader.running.extend(std::mem::take(&mut reader.open));

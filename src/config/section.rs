@@ -176,13 +176,7 @@ impl Section {
     /// The value of `key`, understood by `read`; its error becomes a problem.
     pub fn parse_with<T>(&mut self, key: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let text = self.text(key)?;
-        match read(&text) {
-            Ok(value) => Some(value),
-            Err(message) => {
-                self.problem(key, message);
-                None
-            }
-        }
+        self.told(key, read(&text))
     }
 
     /// Like `parse_with`, and it is a problem if the key is absent; `why` says what the key is for.

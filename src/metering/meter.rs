@@ -131,11 +131,6 @@ impl Meter {
         AtMost::new(&self.at_most.as_ref()?.checked_div(&self.factor)?)
     }
 
-    /// Whether users' amounts sum to the total.
-    pub fn additive(measure: Measure) -> bool {
-        measure.adds_up()
-    }
-
     fn from_section(mut section: Section) -> Option<Meter> {
         let component = section.text("component").unwrap_or_else(|| section.name().to_owned());
         let reading = section.require_with("reading", "the name of the readings to meter", |text| {

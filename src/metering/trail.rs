@@ -34,11 +34,6 @@ pub struct Trail {
 }
 
 impl Trail {
-    /// The instant of the last point, present or absent.
-    pub fn last_at(&self) -> Option<Timestamp> {
-        self.last.as_ref().map(|last| last.at)
-    }
-
     /// Takes the next point of the series and says what it adds, by segment.
     pub fn advance(&mut self, measure: Measure, point: Point, timeline: &Timeline) -> Parts {
         let parts = match measure {

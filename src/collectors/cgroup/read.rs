@@ -17,7 +17,7 @@ use rust_decimal::Decimal;
 use super::hierarchy::Group;
 use super::host::Host;
 use super::parse::{self, Devices, Transfers};
-use crate::collectors::{Batch, Bearing, SeriesFilter};
+use crate::collectors::{Batch, Bearing};
 use crate::metering::reading::{Epoch, Kind, Labels, Reading};
 
 /// More than the kernel ever writes into one of these files.
@@ -62,10 +62,6 @@ impl Source {
             Source::Processes => "no cgroup.procs",
         }
     }
-
-    fn readings(self) -> &'static [&'static str] {
-        SOURCES.iter().find(|(source, _)| *source == self).map_or(&[], |(_, readings)| readings)
-    }
 }
 
 /// One run over the groups.
@@ -86,7 +82,8 @@ pub(super) struct Reader<'a> {
 
 /// What is being read.
 struct Of<'a> {
-    source: Source,
+    /// What is made of it.
+    readings: &'static [&'static str],
     labels: &'a Labels,
 }
 
@@ -106,11 +103,11 @@ impl Reader<'_> {
     pub(super) fn group(&mut self, group: &Group, labels: &Labels, cpu_in_v2: bool) {
         let v1 = |controller: &str| group.v1.get(controller).map(|dir| dir.as_path());
         let v2 = group.v2.as_deref();
-        for (source, _) in SOURCES {
-            if !source.readings().iter().any(|reading| self.wants(reading)) {
+        for (source, readings) in SOURCES {
+            if !readings.iter().any(|reading| self.wants(reading)) {
                 continue;
             }
-            let of = Of { source, labels };
+            let of = Of { readings, labels };
             let there = match (source, cpu_in_v2, v2) {
                 (Source::Cpu, true, Some(dir)) => self.cpu_v2(dir, &of),
                 // Version 2 had it, and has let go of it: the group is on its way out.
@@ -154,13 +151,7 @@ impl Reader<'_> {
         let path = of.labels.get("path").cloned().unwrap_or_default();
         let mut labels = Labels::from([("path".to_owned(), path)]);
         labels.extend(device.map(|device| ("device".to_owned(), device.to_owned())));
-        let filter = |name: &&str| SeriesFilter {
-            name: Some((*name).to_owned()),
-            labels: labels.clone(),
-            ..SeriesFilter::default()
-        };
-        let bears_on = Bearing::Some(of.source.readings().iter().map(filter).collect());
-        self.batch.problem_of(text, bears_on);
+        self.batch.problem_of(text, Bearing::labelled(of.readings.iter().copied(), &labels));
     }
 
     /// `true` if the source is there, even if it could not be read: then no other may stand in for it, whose numbers

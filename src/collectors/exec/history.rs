@@ -2,15 +2,14 @@
 //! checkpoint that the program had been given when they first came. What is remembered for it stands before the program's
 //! own checkpoint, which it never changes.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::collectors::again::{PATIENCE, is_due};
 use crate::collectors::{Batch, Bearing};
 
 /// No program's own checkpoint begins so.
 const MARK: &str = "#waldur-usage-agent-again:";
-const DAY: SignedDuration = SignedDuration::from_hours(24);
-const PATIENCE: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 /// What earlier runs left behind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,9 +59,7 @@ impl History {
 
     /// What the program is given now.
     pub(super) fn give(&self, since: Timestamp, now: Timestamp) -> Given {
-        let due =
-            self.again.as_ref().filter(|again| again.tried > now || now.duration_since(again.tried) >= DAY);
-        match due {
+        match self.again.as_ref().filter(|again| is_due(again.tried, now)) {
             Some(again) => {
                 Given { checkpoint: again.checkpoint.clone(), since: again.since.min(since), is_again: true }
             }

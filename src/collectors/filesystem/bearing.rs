@@ -14,7 +14,7 @@ pub(super) const DIRECTORIES: [&str; 3] = ["directory_bytes", "directory_apparen
 pub(super) fn at(names: &[&str], path: &Path) -> Bearing {
     let Some(path) = path.to_str() else { return Bearing::nothing() };
     let labels = Labels::from([("path".to_owned(), path.to_owned())]);
-    of(names, |name| SeriesFilter { name, labels: labels.clone(), ..SeriesFilter::default() })
+    Bearing::labelled(names.iter().copied(), &labels)
 }
 
 /// The directories at this path and below it.
@@ -22,24 +22,14 @@ pub(super) fn below(path: &Path) -> Bearing {
     let Some(text) = path.to_str() else { return Bearing::nothing() };
     let prefix = format!("{}/", text.trim_end_matches('/'));
     let prefixes = Labels::from([("path".to_owned(), prefix)]);
-    let below =
-        of(&DIRECTORIES, |name| SeriesFilter { name, prefixes: prefixes.clone(), ..SeriesFilter::default() });
-    both(at(&DIRECTORIES, path), below)
-}
-
-/// What either covers.
-pub(super) fn both(one: Bearing, other: Bearing) -> Bearing {
-    match (one, other) {
-        (Bearing::Some(mut one), Bearing::Some(other)) => {
-            one.extend(other);
-            Bearing::Some(one)
-        }
-        _ => Bearing::All,
-    }
-}
-
-fn of(names: &[&str], filter: impl Fn(Option<String>) -> SeriesFilter) -> Bearing {
-    Bearing::Some(names.iter().map(|name| filter(Some((*name).to_owned()))).collect())
+    let filter = |name: &str| SeriesFilter {
+        name: Some(name.to_owned()),
+        prefixes: prefixes.clone(),
+        ..SeriesFilter::default()
+    };
+    let mut bears_on = at(&DIRECTORIES, path);
+    bears_on.join(Bearing::Some(DIRECTORIES.into_iter().map(filter).collect()));
+    bears_on
 }
 
 #[cfg(test)]

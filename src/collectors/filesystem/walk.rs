@@ -5,12 +5,13 @@
 
 use std::collections::HashSet;
 use std::fs::{DirEntry, ReadDir};
-use std::io::{Error, ErrorKind};
+use std::io::Error;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::mounts::Mounts;
 use super::workers::Progress;
+use crate::collectors::find::is_gone;
 
 /// What a directory holds, itself included.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -165,8 +166,4 @@ impl Walk<'_> {
             self.usage.apparent_bytes += u128::from(about.size());
         }
     }
-}
-
-pub(super) fn is_gone(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

@@ -68,7 +68,7 @@ impl Progress {
         }
         let place = self.place(path);
         if locked(&self.hanging).iter().any(|hanging| hanging.place == place) {
-            return Err(Error::other(Hangs(place)));
+            return Err(Error::other(Hangs(place.to_owned())));
         }
         path.clone_into(&mut locked(&self.at));
         self.step();
@@ -88,8 +88,8 @@ impl Progress {
         self.stop.asked()
     }
 
-    fn place(&self, path: &Path) -> PathBuf {
-        self.mounts.of(path).unwrap_or(path).to_owned()
+    fn place<'a>(&'a self, path: &'a Path) -> &'a Path {
+        self.mounts.of(path).unwrap_or(path)
     }
 }
 
@@ -97,11 +97,6 @@ impl Progress {
 #[derive(Debug, thiserror::Error)]
 #[error("{} does not answer", .0.display())]
 struct Hangs(PathBuf);
-
-/// Whether a step was not done because its place hangs.
-pub(super) fn hangs(error: &Error) -> bool {
-    place_of(error).is_some()
-}
 
 /// The place that hangs, if a step was not done because of that.
 pub(super) fn place_of(error: &Error) -> Option<PathBuf> {
@@ -164,7 +159,7 @@ impl Workers {
                             seen = (steps, Instant::now());
                         } else if seen.1.elapsed() >= self.patience {
                             given_up.ask();
-                            let place = progress.place(&locked(&progress.at));
+                            let place = progress.place(&locked(&progress.at)).to_owned();
                             let hanging = Hanging { place, since: now, thread };
                             let mut all = locked(&self.hanging);
                             if !progress.ended.load(Ordering::Relaxed) {
@@ -253,7 +248,7 @@ mod tests {
     fn told(outcomes: &[(&'static str, Outcome<Result<u32, Error>>)]) -> Vec<String> {
         let tell = |(path, outcome): &(&str, Outcome<Result<u32, Error>>)| match outcome {
             Outcome::Done(Ok(number)) => format!("{path} {number}"),
-            Outcome::Done(Err(error)) if hangs(error) => format!("{path} not asked"),
+            Outcome::Done(Err(error)) if place_of(error).is_some() => format!("{path} not asked"),
             Outcome::Done(Err(error)) => format!("{path} {error}"),
             Outcome::Hangs(hanging) => format!("{path} hangs at {}", hanging.place.display()),
         };

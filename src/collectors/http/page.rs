@@ -15,7 +15,7 @@ use super::fill::Fill;
 use super::settings::{Repeats, Source, Wanted, When};
 use crate::collectors::exec::protocol::instant;
 use crate::collectors::web::Answer;
-use crate::collectors::{Batch, Bearing, CollectorError, SeriesFilter};
+use crate::collectors::{Batch, Bearing, CollectorError};
 use crate::metering::exact::{Exact, Rounding};
 use crate::metering::reading::{Labels, Reading, Span, parse_value};
 use crate::wire::words::of_body;
@@ -136,13 +136,13 @@ impl Source {
         }
         let rows = self.rows(document, scope, &self.each)?;
         for (found, item) in rows.all {
-            let what = item.as_ref().map(ToString::to_string).unwrap_or_default();
+            let what = || item.as_ref().map(ToString::to_string).unwrap_or_default();
             let row = found.map_err(|why| (why, Labels::new()));
             let row = row.and_then(|scope| Ok((self.row(document, &scope, fill)?, scope)));
             let (row, scope) = match row {
                 Ok(row) => row,
                 Err((why, labels)) => {
-                    taken.batch.quarantine_of(&what, why, self.bears_on(&labels));
+                    taken.batch.quarantine_of(&what(), why, self.bears_on(&labels));
                     continue;
                 }
             };
@@ -150,7 +150,7 @@ impl Source {
                 let reading = self.reading(document, &scope, wanted, &row, fill);
                 if let Err(why) = reading.and_then(|reading| taken.keep(reading, self.repeats)) {
                     let bears_on = Bearing::series(&wanted.name, &row.labels);
-                    taken.batch.quarantine_of(&what, format!("{}: {why}", wanted.name), bears_on);
+                    taken.batch.quarantine_of(&what(), format!("{}: {why}", wanted.name), bears_on);
                 }
             }
         }
@@ -170,12 +170,7 @@ impl Source {
 
     /// The series that a row may be about of which these labels are known.
     pub(super) fn bears_on(&self, labels: &Labels) -> Bearing {
-        let filter = |wanted: &Wanted| SeriesFilter {
-            name: Some(wanted.name.clone()),
-            labels: labels.clone(),
-            ..SeriesFilter::default()
-        };
-        Bearing::Some(self.readings.iter().map(filter).collect())
+        Bearing::labelled(self.readings.iter().map(|wanted| wanted.name.as_str()), labels)
     }
 
     /// Every innermost item, with all that is around it. Where the outermost list is none, there is no answer; where one

@@ -6,12 +6,10 @@ use glob::Pattern;
 use jiff::Timestamp;
 
 use super::exposition::{self, Exposition, Format, Sample, Type};
+use crate::collectors::finish::EARLIEST_SECOND;
 use crate::collectors::numbers;
 use crate::collectors::{Batch, Bearing};
 use crate::metering::reading::{Epoch, Kind, Labels, Reading};
-
-/// Counters that began earlier were not begun then; some libraries write 0 for what they don't know.
-const EARLIEST_SECOND: i64 = 1_262_304_000; // 2010-01-01T00:00:00Z
 
 /// What the operator wants of the page.
 #[derive(Debug)]
@@ -200,6 +198,7 @@ impl Beginnings {
     }
 }
 
+/// When counters began. None began so early: some libraries write 0 for what they don't know.
 fn instant(seconds: &str) -> Option<Timestamp> {
     numbers::seconds(seconds).ok().filter(|began| began.as_second() >= EARLIEST_SECOND)
 }

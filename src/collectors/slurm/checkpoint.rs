@@ -53,6 +53,16 @@ pub(super) struct Number {
     pub(super) raw: u64,
 }
 
+impl Number {
+    /// Of a job's id (`cluster/number/submitted`); `is_local`: sacct is asked for no cluster by name.
+    pub(super) fn of_id(id: &str, is_local: bool) -> Option<Number> {
+        let mut parts = id.split('/');
+        let (cluster, raw) = (parts.next()?, parts.next()?);
+        let cluster = if is_local { String::new() } else { cluster.to_owned() };
+        Some(Number { cluster, raw: raw.parse().ok()? })
+    }
+}
+
 impl Checkpoint {
     /// What is left of it for a collector that makes these readings: those of another have not been read up to anywhere. But
     /// what could not be read then is not forgotten.

@@ -175,11 +175,9 @@ impl Reader {
             self.hashes.clear();
         }
         for reading in all {
-            let mut parts = reading.id.as_deref().unwrap_or_default().split('/');
-            let (cluster, raw) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-            let cluster = if self.setting.is_local { "" } else { cluster };
-            if let Ok(raw) = raw.parse() {
-                self.is_bad(Number { cluster: cluster.to_owned(), raw });
+            let id = reading.id.as_deref().unwrap_or_default();
+            if let Some(number) = Number::of_id(id, self.setting.is_local) {
+                self.is_bad(number);
             }
         }
         for number in std::mem::take(&mut self.call.bad) {

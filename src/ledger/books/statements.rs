@@ -24,7 +24,6 @@ use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::adjustment::{Onward, Shares, can_be_carried, onward};
 use crate::metering::exact::{Exact, Rounding};
 use crate::metering::measure::{Measure, Quantity};
-use crate::metering::meter::Meter;
 use crate::metering::period::{BillingPeriod, Timeline};
 use crate::metering::statement::Amounts;
 
@@ -287,7 +286,7 @@ impl Stating<'_> {
                 let amounts =
                     &mut parts.entry(part).or_insert_with(|| Made::new(maker.meter.rounding)).amounts;
                 amounts.total += amount.clone();
-                amounts.additive &= Meter::additive(maker.measure);
+                amounts.additive &= maker.measure.adds_up();
                 if let Some(user) = user {
                     *amounts.users.entry(user).or_insert_with(Exact::zero) += amount;
                 }
@@ -331,7 +330,7 @@ impl Made {
 
     /// Puts an opening balance before what was measured since.
     fn open(&mut self, makers: &[Maker<'_>], opening: &Shares) {
-        self.amounts.additive &= makers.iter().all(|maker| Meter::additive(maker.measure));
+        self.amounts.additive &= makers.iter().all(|maker| maker.measure.adds_up());
         // Before the first reading nothing says how it goes on, and nothing needs to.
         let how = if makers.is_empty() {
             Ok(Onward::Adds)
