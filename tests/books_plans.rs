@@ -99,19 +99,52 @@ fn a_plan_switch_that_is_noticed_next_month_bills_nothing_twice_and_blocks_nothi
     let b = hours("b", "06-05T10:00", "06-05T12:00", "2");
     jobs(&world, "2026-06-10T11:30:00Z", &[a.clone(), b.clone()]).exits(0);
     let late = hours("late", "05-01T11:00", "05-01T12:00", "1");
-    // Its plan period has ended: a report would bill all 11 h once more, so that the hour waits for a person.
-    let done = jobs(&world, "2026-06-11T11:30:00Z", &[a.clone(), b.clone(), late.clone()]).exits(65);
-    done.names_a().tells(&["cpu", "2026-05", "plan period has ended"]);
-    assert_eq!(in_all(&world, A, "cpu", "2026-05"), amount("10.00"));
+    // Its plan period has ended: a report there would bill all 11 h once more. The hour goes under the plan that May ended with.
+    let done = jobs(&world, "2026-06-11T11:30:00Z", &[a.clone(), b.clone(), late.clone()]).exits(0);
+    done.names_a().tells(&["cpu", "2026-05", "1.00"]);
+    assert_eq!(in_all(&world, A, "cpu", "2026-05"), amount("11.00"));
     assert_eq!(in_all(&world, A, "cpu", "2026-06"), amount("2.00"));
-    assert_eq!(world.rows(A), ["cpu 2026-05 10.00", "cpu 2026-06 2.00"]);
+    let (old, new_plan) = (strings(&["10.00"]), strings(&["2.00", "1.00"]));
+    let billed: Vec<_> = by_period(&world, "cpu").into_iter().map(|(items, _)| items).collect();
+    assert_eq!(billed, [old, new_plan]);
+    assert_eq!(
+        world.shares(A),
+        ["alice cpu 2026-05 1.00", "alice cpu 2026-05 10.00", "alice cpu 2026-06 2.00"]
+    );
+    // A second late hour and a correction of it go the same way: 12.00, then 11.50 in all.
+    let second = |value| hours("second", "05-01T12:00", "05-01T13:00", value);
+    jobs(&world, "2026-06-12T11:30:00Z", &[a.clone(), b.clone(), late.clone(), second("1")]).exits(0);
+    assert_eq!(in_all(&world, A, "cpu", "2026-05"), amount("12.00"));
+    jobs(&world, "2026-06-13T11:30:00Z", &[a.clone(), b.clone(), late.clone(), second("0.5")]).exits(0);
+    assert_eq!(in_all(&world, A, "cpu", "2026-05"), amount("11.50"));
+    world.agent(&["recount"]).exits(0);
     // Near June's end nothing else is kept from being sent.
     let other = on("project-b", "bob", "o", "06-30T20:00", "06-30T21:00", "1");
     let more = hours("m", "06-30T20:00", "06-30T21:00", "1");
-    jobs(&world, "2026-06-30T23:40:00Z", &[a, b, late, other, more]).exits(65);
+    jobs(&world, "2026-06-30T23:40:00Z", &[a, b, late, second("0.5"), other, more]).exits(0);
     assert_eq!(world.rows(B), ["cpu 2026-06 1.00"]);
+    assert_eq!(in_all(&world, A, "cpu", "2026-05"), amount("11.50"));
     assert_eq!(in_all(&world, A, "cpu", "2026-06"), amount("3.00"));
-    world.agent(&["parked", "list"]).exits(65).tells(&["2026-05", "plan"]);
+}
+
+/// The plan period that May was billed under has ended since, and no other one touches May: a changed amount there would be
+/// billed beside the first.
+#[test]
+fn what_comes_late_of_a_month_whose_only_plan_period_has_ended_is_not_billed_twice() {
+    let world = world(CURRENT, "2026-05-02T11:30:00Z");
+    world.write("token", "staff-token");
+    configure(&world, "late: backfill", "", &[("source", keys(CPU))]);
+    let a = hours("a", "05-01T10:00", "05-01T20:00", "10");
+    jobs(&world, "2026-05-02T11:30:00Z", std::slice::from_ref(&a)).exits(0);
+    world.now("2026-06-03T00:00:00Z");
+    world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+    let b = hours("b", "06-05T10:00", "06-05T12:00", "2");
+    jobs(&world, "2026-06-10T11:30:00Z", &[a.clone(), b.clone()]).exits(0);
+    let late = hours("late", "05-01T11:00", "05-01T12:00", "1");
+    let done = jobs(&world, "2026-06-11T11:30:00Z", &[a, b, late]).exits(65);
+    done.names_a().tells(&["cpu", "2026-05", "1.00", "plan period has ended"]);
+    assert_eq!(in_all(&world, A, "cpu", "2026-05"), amount("10.00"));
+    assert_eq!(in_all(&world, A, "cpu", "2026-06"), amount("2.00"));
 }
 
 #[test]

@@ -414,6 +414,7 @@ pub(super) fn told(one: &Adjustment) -> String {
         Kind::Opening(at) => format!("opening balance {amount:.2} of {at}: {}", one.words),
         Kind::CarriedTo(to) => format!("{amount:.2} carried forward to {to}"),
         Kind::CarriedFrom(from) => format!("{:.2} carried forward from {from}: {}", one.amount, one.words),
+        Kind::LaterPlan => one.words.clone(),
         Kind::GivenUp => format!("{amount:.2} given up: {}", one.words),
     }
 }
@@ -424,7 +425,7 @@ pub(super) fn adjustment_json(one: &Adjustment) -> Value {
         Kind::Opening(at) => (Some(at.to_string()), None, None),
         Kind::CarriedFrom(from) => (None, Some(from.to_string()), None),
         Kind::CarriedTo(to) => (None, None, Some(to.to_string())),
-        Kind::GivenUp => (None, None, None),
+        Kind::LaterPlan | Kind::GivenUp => (None, None, None),
     };
     json!({
         "kind": one.kind.name(), "user": if one.user.is_empty() { None } else { Some(&one.user) },

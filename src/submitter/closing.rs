@@ -157,7 +157,7 @@ impl Cycle {
         let mut keys = Vec::new();
         for key in self.ledger(move |ledger| ledger.unclosed(period)).await? {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            if agrees(&statement) && was_reported(&statement) && self.is_traceable(&statement).await? {
+            if agrees(&statement) && statement.was_reported() && self.is_traceable(&statement).await? {
                 keys.push(key);
             }
         }
@@ -226,11 +226,6 @@ fn agrees(statement: &Statement) -> bool {
         !parked && (entry.to_complete().is_some() || entry.is_unclear())
     };
     totals && !statement.users.values().any(unfinished)
-}
-
-/// Whether anything of it was ever accepted.
-fn was_reported(statement: &Statement) -> bool {
-    statement.components.values().any(|entry| entry.acknowledged.is_some())
 }
 
 /// Whether the month is over at the server.

@@ -139,10 +139,8 @@ impl Cycle {
                 return Ok(true);
             };
             let part = self.part_of(key).await?;
-            let ended = part.switched_unseen || part.has_ended(server.now);
-            if ended && statement.components.values().any(|entry| entry.acknowledged.is_some()) {
-                self.strand_for(&statement, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;
-                return Ok(true);
+            if part.end.is_some_and(|end| end <= server.now) && statement.was_reported() {
+                return self.backfill_under_later_plan(statement, server).await;
             }
             self.park_unpostable(&statement).await?;
             let mut usages = Vec::new();
@@ -188,6 +186,38 @@ impl Cycle {
             }
         }
         Ok(true)
+    }
+
+    /// The plan period of this part has ended, and a total that was reported under it can't be changed: the server would bill
+    /// the new one beside it (observed). What it has come to since is reported under the plan that the month ended with.
+    async fn backfill_under_later_plan(
+        &self,
+        statement: Statement,
+        server: &ServerTime,
+    ) -> Result<bool, CycleError> {
+        let (key, now) = (statement.key, self.of.clock.now());
+        let later = self.later_part(key, server.now).await?;
+        if let Some(later) = later {
+            let moved = self.ledger(move |ledger| ledger.move_to_later_part(key, later.part, now)).await?;
+            for one in &moved {
+                self.note(format!(
+                    "resource {}, {}, {}: {} of it is reported under the plan period that began at {}, because the one \
+                     that it was used in has ended",
+                    self.name_of(one.resource).await?,
+                    one.component,
+                    key.period,
+                    cents(one.after),
+                    later.part
+                ));
+            }
+        }
+        if let Some(left) = self.ledger(move |ledger| ledger.statement(key)).await? {
+            self.strand_for(&left, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;
+        }
+        match later {
+            Some(later) => Box::pin(self.backfill(later, server)).await,
+            None => Ok(true),
+        }
     }
 
     /// Reports into a month that is over, reads it back, and completes its shares. False: it did not land there.
@@ -318,8 +348,8 @@ impl Cycle {
     ) -> Result<Option<String>, CycleError> {
         let all = self.ledger(move |ledger| ledger.moved(key.resource, key.period)).await?;
         let mut carried: BTreeMap<BillingPeriod, i64> = BTreeMap::new();
-        for one in all {
-            if one.component == component && one.user.is_empty() && one.to == Some(key.period) {
+        for one in all.into_iter().filter(|one| one.to == Some(key.period)) {
+            if one.component == component && one.user.is_empty() && one.from != key.period {
                 *carried.entry(one.from).or_default() += one.cents;
             }
         }

@@ -301,7 +301,12 @@ impl Cycle {
         let cut = self.part_of(key).await?;
         let own = self.own_names().await?;
         // Where one component has several rows and we know of no switch of plan, the newest is the one that was written.
-        let mut all: Vec<&UsageRow> = rows.iter().collect();
+        let of_others = if ended && !cut.split {
+            self.ledger(move |ledger| ledger.usage_rows_of_other_parts(key)).await?
+        } else {
+            BTreeSet::new()
+        };
+        let mut all: Vec<&UsageRow> = rows.iter().filter(|row| !of_others.contains(&row.uuid)).collect();
         all.sort_by_key(|row| row.date);
         let together = all.clone();
         let plain = |row: &UsageRow| Row {
@@ -633,28 +638,38 @@ impl Cycle {
 
     /// Where the statement's part lies: the plan period that covers it, when that ends, and whether the month is split.
     pub(super) async fn part_of(&self, key: StatementKey) -> Result<Part, CycleError> {
-        let zone = self.of.zone().await?;
         let (periods, cut) = self
             .ledger(move |ledger| {
                 Ok((ledger.plan_periods(key.resource)?, ledger.is_cut(key.resource, key.period)?))
             })
             .await?;
-        let end = zone.end(key.period);
         let covers = |p: &&KnownPlanPeriod| p.start <= key.part && p.end.is_none_or(|end| end > key.part);
         // What was used before the first plan period is filed under it.
         let covering = periods.iter().rfind(covers).or(periods.first());
         // A plan period ends where the next begins, whatever the server writes into its end.
-        let next = periods.iter().map(|period| period.start).find(|start| *start > key.part && *start < end);
-        let ends = match (covering.and_then(|period| period.end), next.filter(|_| cut)) {
-            (Some(end), Some(next)) => Some(end.min(next)),
-            (end, next) => end.or(next),
+        let began = covering.map_or(key.part, |period| period.start.max(key.part));
+        let next = periods.iter().map(|period| period.start).find(|start| *start > began);
+        let ends = covering.and_then(|period| period.end).into_iter().chain(next).min();
+        Ok(Part { plan_period: covering.map(|period| period.uuid), end: ends, split: cut })
+    }
+
+    /// The last part of the statement's month that began later, if its total can still be changed there: under a plan period
+    /// that has not ended, or that nothing was reported under yet.
+    pub(super) async fn later_part(
+        &self,
+        key: StatementKey,
+        now: Timestamp,
+    ) -> Result<Option<StatementKey>, CycleError> {
+        let end = self.of.zone().await?.end(key.period);
+        let periods = self.ledger(move |ledger| ledger.plan_periods(key.resource)).await?;
+        let starts = periods.iter().map(|period| period.start);
+        let Some(start) = starts.filter(|start| *start > key.part && *start < end).max() else {
+            return Ok(None);
         };
-        Ok(Part {
-            plan_period: covering.map(|period| period.uuid),
-            end: ends,
-            split: cut,
-            switched_unseen: next.is_some() && !cut,
-        })
+        let later = StatementKey { part: start, ..key };
+        let statement = self.ledger(move |ledger| ledger.statement(later)).await?;
+        let open = self.part_of(later).await?.end.is_none_or(|end| end > now);
+        Ok((open || !statement.is_some_and(|statement| statement.was_reported())).then_some(later))
     }
 }
 
@@ -672,8 +687,6 @@ pub(super) struct Part {
     pub plan_period: Option<Uuid>,
     pub end: Option<Timestamp>,
     pub split: bool,
-    /// The plan was switched in this month, and that was noticed too late to cut it.
-    pub switched_unseen: bool,
 }
 
 impl Part {

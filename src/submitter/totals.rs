@@ -225,9 +225,7 @@ impl Cycle {
                 return Ok(None);
             }
         };
-        if part.has_ended(server.now)
-            && statement.components.values().any(|entry| entry.acknowledged.is_some())
-        {
+        if part.has_ended(server.now) && statement.was_reported() {
             // The server would make a second invoice item beside the first (observed).
             self.strand_for(statement, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;
             return Ok(None);

@@ -45,7 +45,8 @@ pub(in crate::ledger) fn openings(
 pub(super) struct Moved {
     /// By the part that it went to.
     pub(super) to: BTreeMap<String, Vec<(i64, i64)>>,
-    pub(super) from: BTreeMap<String, i64>,
+    /// With the part that it was taken from parts before: one of the same month, or none.
+    pub(super) from: BTreeMap<String, Vec<(i64, i64)>>,
 }
 
 pub(super) fn moved(
@@ -62,12 +63,19 @@ pub(super) fn moved(
     let mut rows = query.query(params![place.resource, place.component, place.period])?;
     while let Some(row) = rows.next()? {
         let (user, cents): (String, i64) = (row.get(0)?, row.get(4)?);
-        if row.get_ref(2)?.as_str()? == place.period {
-            let part = part_of(timeline, period, instant(row.get(3)?));
+        let (out, into) =
+            (row.get_ref(1)?.as_str()? == place.period, row.get_ref(2)?.as_str()? == place.period);
+        // Within the month it goes to a plan period that began in it, whether or not that cuts the month.
+        let part = match (out, into) {
+            (true, true) => row.get(3)?,
+            (false, true) => part_of(timeline, period, instant(row.get(3)?)),
+            (_, false) => i64::MAX,
+        };
+        if into {
             moved.to.entry(user.clone()).or_default().push((part, cents));
         }
-        if row.get_ref(1)?.as_str()? == place.period {
-            *moved.from.entry(user).or_default() += cents;
+        if out {
+            moved.from.entry(user).or_default().push((part, cents));
         }
     }
     Ok(moved)

@@ -375,7 +375,8 @@ fn lines(made: Made) -> Vec<(String, Line)> {
     lines
 }
 
-/// Adds what was carried to the month, and takes away what was carried out of it: from its last part first.
+/// Adds what was carried to the month, and takes away what was carried out of it: from its last part first, and what went
+/// to a part of the same month from those before.
 fn apply(moved: &Moved, lines: &mut Lines) {
     for (user, to) in &moved.to {
         for (part, cents) in to {
@@ -384,10 +385,10 @@ fn apply(moved: &Moved, lines: &mut Lines) {
             shift(line, *cents);
         }
     }
-    for (user, from) in &moved.from {
-        let mut rest = *from;
-        let parts: Vec<i64> =
-            lines.keys().filter(|(_, of)| of == user).map(|(part, _)| *part).rev().collect();
+    let out = moved.from.iter().flat_map(|(user, from)| from.iter().map(move |one| (user, one)));
+    for (user, &(before, mut rest)) in out {
+        let of_user = lines.keys().filter(|(part, of)| of == user && *part < before);
+        let parts: Vec<i64> = of_user.map(|(part, _)| *part).rev().collect();
         for part in parts {
             let Some(line) = lines.get_mut(&(part, user.clone())) else { continue };
             let Some(posted) = decimal(line.posted.clone()) else { continue };

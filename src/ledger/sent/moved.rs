@@ -6,6 +6,7 @@
 //! the submitter says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -50,6 +51,8 @@ pub struct Moved {
 /// The reasons of what was left over when its month ended, of what the server refused after that, and of what only the
 /// closing itself left (submitter/reason.rs).
 const LEFT_OVER: [&str; 3] = ["period_ended", "late_refused", "closing_rest"];
+/// The reason of what can't be changed any more where it was reported, but can be moved to a later part of its month.
+const PLAN_ENDED: &str = "plan_ended";
 
 impl Ledger {
     /// What was moved from or to a resource's month.
@@ -101,6 +104,29 @@ impl Ledger {
             Ok(changes)
         })
     }
+
+    /// Moves what the parts of a month before this one came to since they were reported to this one, which a later plan
+    /// period begins. Returns what changed.
+    pub fn move_to_later_part(
+        &mut self,
+        key: StatementKey,
+        later: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Carried>, LedgerError> {
+        self.state(now)?;
+        self.transact(|connection, in_force| {
+            let mut changes = Vec::new();
+            for taken_back in [false, true] {
+                let (resource, from) = (key.resource, key.period);
+                let carrying = Carrying { connection, in_force, resource, from, to: later, taken_back };
+                changes.extend(carrying.work_out(&mut Settled::new(), (true, true), now)?);
+            }
+            if !changes.is_empty() {
+                state_all(connection, in_force, now)?;
+            }
+            Ok(changes)
+        })
+    }
 }
 
 /// Months that are over and of which something is left over, or was carried: what has become too much since is taken back,
@@ -129,7 +155,8 @@ fn candidates(
 /// By user; '' is the total.
 type Cents = BTreeMap<String, i64>;
 
-/// A month of a resource that is over, and the instant of the month that its differences go to.
+/// A month of a resource that is over, and the instant of the month that its differences go to: one of the running month, or
+/// where a later plan period began in the same month.
 struct Carrying<'a> {
     connection: &'a Connection,
     in_force: &'a InForce,
@@ -156,9 +183,10 @@ impl Carrying<'_> {
         if !self.was_reported()? || self.is_terminated()? {
             return Ok(changes);
         }
-        let used = self.cents("used", self.from, None)?;
-        let (held, disputed) = self.held()?;
         let target = self.in_force.zone.period_of(self.to);
+        let within = self.is_within();
+        let used = self.cents("used", self.from, self.parts())?;
+        let (held, disputed) = self.held()?;
         let timeline = plans(connection, &self.in_force.zone, &resource)?;
         let running = part_of(&timeline, target, self.to);
         let first = part_of(&timeline, target, self.in_force.zone.start(target));
@@ -178,10 +206,11 @@ impl Carrying<'_> {
             // has ended can't be reported again.
             let key = StatementKey { resource: self.resource, period: target, part: instant(first) };
             let part = match known(connection, key)?.get(&(component.clone(), String::new())) {
+                _ if within => micros(self.to),
                 Some(total) if first != running && total.acknowledged.is_some() => running,
                 _ => first,
             };
-            let there = self.cents("used", target, Some(part))?;
+            let there = self.cents("used", target, part..=part)?;
             let (mut fixed, mut before) = (BTreeMap::new(), BTreeMap::new());
             let mut others: BTreeMap<String, i64> = BTreeMap::new();
             self.moved_rows(settled, component, (target, part), (&mut fixed, &mut before, &mut others))?;
@@ -215,8 +244,13 @@ impl Carrying<'_> {
             if write {
                 self.write(component, (target, part), &after, now)?;
                 let about = About { resource: &resource, period: &self.from.to_string(), component };
+                let whereto = if within {
+                    format!("reported under the plan period that began at {}", self.to)
+                } else {
+                    format!("carried forward to {target}")
+                };
                 let words = format!(
-                    "{:.2} of it is carried forward to {target} (before: {:.2})",
+                    "{:.2} of it is {whereto} (before: {:.2})",
                     from_cents(change.after),
                     from_cents(change.before)
                 );
@@ -225,6 +259,16 @@ impl Carrying<'_> {
             changes.push(change);
         }
         Ok(changes)
+    }
+
+    /// Whether it stays in its month, and only goes to a later part.
+    fn is_within(&self) -> bool {
+        self.in_force.zone.period_of(self.to) == self.from
+    }
+
+    /// The parts of the month that the difference is of.
+    fn parts(&self) -> RangeInclusive<i64> {
+        i64::MIN..=if self.is_within() { micros(self.to) - 1 } else { i64::MAX }
     }
 
     /// Components of which something was moved out of the month.
@@ -253,19 +297,20 @@ impl Carrying<'_> {
         Ok(state.is_some_and(|state| state == "Terminated"))
     }
 
-    /// Cents of a column of the lines of a month (or of one part), by component and user.
+    /// Cents of a column of the lines of some parts of a month, by component and user.
     fn cents(
         &self,
         column: &str,
         period: BillingPeriod,
-        part: Option<i64>,
+        parts: RangeInclusive<i64>,
     ) -> rusqlite::Result<BTreeMap<String, Cents>> {
         let mut found: BTreeMap<String, Cents> = BTreeMap::new();
         let sql = format!(
-            "SELECT component, user, {column} FROM line WHERE resource = ?1 AND period = ?2 AND (?3 IS NULL OR part = ?3)"
+            "SELECT component, user, {column} FROM line WHERE resource = ?1 AND period = ?2 AND part BETWEEN ?3 AND ?4"
         );
         let mut query = self.connection.prepare_cached(&sql)?;
-        let mut rows = query.query(params![self.resource.to_string(), period.to_string(), part])?;
+        let (resource, period) = (self.resource.to_string(), period.to_string());
+        let mut rows = query.query(params![resource, period, parts.start(), parts.end()])?;
         while let Some(row) = rows.next()? {
             let Some(amount) = decimal(row.get(2)?) else { continue };
             *found.entry(row.get(0)?).or_default().entry(row.get(1)?).or_default() += to_cents(amount);
@@ -284,7 +329,8 @@ impl Carrying<'_> {
             )?
             .query_map([self.resource.to_string(), self.from.to_string()], |row| key(row, 0))?
             .collect::<rusqlite::Result<_>>()?;
-        for key in keys {
+        let parts = self.parts();
+        for key in keys.into_iter().filter(|key| parts.contains(&micros(key.part))) {
             for ((component, user), of_line) in known(self.connection, key)? {
                 if user.is_empty() && !of_line.open.is_empty() {
                     disputed.push(component.clone());
@@ -300,7 +346,8 @@ impl Carrying<'_> {
         )?;
         let mut rows = query.query([self.resource.to_string(), self.from.to_string()])?;
         while let Some(row) = rows.next()? {
-            if LEFT_OVER.contains(&row.get_ref(1)?.as_str()?) {
+            let reason = row.get_ref(1)?.as_str()?;
+            if LEFT_OVER.contains(&reason) || (reason == PLAN_ENDED && self.is_within()) {
                 continue;
             }
             match row.get_ref(0)?.as_str()? {
@@ -328,13 +375,16 @@ impl Carrying<'_> {
         let mut rows = query.query(params![self.resource.to_string(), component, from, target])?;
         while let Some(row) = rows.next()? {
             let (user, cents): (String, i64) = (row.get(0)?, row.get(4)?);
-            if row.get_ref(2)?.as_str()? == from {
-                // It was carried into the month, and so is part of what was accepted in it, but was not used in it.
-                *fixed.entry(user).or_default() -= cents;
+            let (own, into) = (row.get_ref(1)?.as_str()? == from, row.get_ref(2)?.as_str()? == from);
+            let here = row.get_ref(2)?.as_str()? == target && row.get::<_, i64>(3)? == part;
+            if into && !here {
+                // It was carried into the month, and so is part of what was accepted in it, but was not used in it. What only
+                // changed parts in it was.
+                if !own && self.parts().contains(&row.get(3)?) {
+                    *fixed.entry(user).or_default() -= cents;
+                }
                 continue;
             }
-            let here = row.get_ref(2)?.as_str()? == target && row.get::<_, i64>(3)? == part;
-            let own = row.get_ref(1)?.as_str()? == from;
             let rows = match (own, here) {
                 (true, true) => &mut *before,
                 (true, false) => &mut *fixed,
@@ -370,7 +420,8 @@ impl Carrying<'_> {
                 )?
                 .execute(params![resource, component, user, from, to, part, cents, micros(now)])?;
         }
-        for reason in LEFT_OVER {
+        let within = self.is_within().then_some(PLAN_ENDED);
+        for reason in LEFT_OVER.into_iter().chain(within) {
             self.connection.execute(
                 "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND reason = ?4",
                 params![resource, from, component, reason],

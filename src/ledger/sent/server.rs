@@ -1,5 +1,7 @@
 //! What was learnt of the server: its clock and capabilities, its rows, and when it may be tried again.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 use uuid::Uuid;
@@ -78,6 +80,21 @@ impl Ledger {
                     |row| Ok((uuid_column(row, 0)?, instant(row.get(1)?))),
                 )
                 .optional()
+        })
+    }
+
+    /// The UUIDs of the rows that are known to be of other parts of the statement's month.
+    pub fn usage_rows_of_other_parts(&self, key: StatementKey) -> Result<BTreeSet<Uuid>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT uuid FROM usage_row WHERE resource = ?1 AND period = ?2 AND part <> ?3",
+                )?
+                .query_map(
+                    params![key.resource.to_string(), key.period.to_string(), micros(key.part)],
+                    |row| uuid_column(row, 0),
+                )?
+                .collect()
         })
     }
 

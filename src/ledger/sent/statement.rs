@@ -44,6 +44,13 @@ pub struct Entry {
     pub block: Option<Block>,
 }
 
+impl Statement {
+    /// Whether anything of it was ever accepted.
+    pub fn was_reported(&self) -> bool {
+        self.components.values().any(|entry| entry.acknowledged.is_some())
+    }
+}
+
 impl Entry {
     /// Whether the server is not known to hold what it should. What was never posted and is zero need not be.
     pub fn differs(&self) -> bool {

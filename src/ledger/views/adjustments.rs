@@ -16,6 +16,8 @@ pub enum Kind {
     CarriedFrom(BillingPeriod),
     /// Carried from this month to that one.
     CarriedTo(BillingPeriod),
+    /// Of this month, and reported under its later plan.
+    LaterPlan,
     /// Given up by a person.
     GivenUp,
 }
@@ -25,6 +27,7 @@ impl Kind {
         match self {
             Kind::Opening(_) => "opening balance",
             Kind::CarriedFrom(_) | Kind::CarriedTo(_) => "carried forward",
+            Kind::LaterPlan => "under a later plan",
             Kind::GivenUp => "given up",
         }
     }
@@ -62,6 +65,13 @@ impl Ledger {
         for moved in self.moved(resource, period)? {
             let amount = Decimal::new(moved.cents, 2);
             let (kind, amount, words) = match moved.to {
+                Some(to) if to == moved.from => {
+                    let words = format!(
+                        "{amount:.2} of it is reported under the plan that the month ended with, because the plan period \
+                         that it was used in has ended"
+                    );
+                    (Kind::LaterPlan, Decimal::ZERO, words)
+                }
                 Some(to) if to == period => {
                     let words = format!("used in {} and not reported before it was over", moved.from);
                     (Kind::CarriedFrom(moved.from), amount, words)
