@@ -2,32 +2,21 @@
 //! not here is skipped by name; with CI_REQUIRE_REAL set it fails instead.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests, too")]
 
+mod skip;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use skip::skip;
 use waldur_usage_agent::collectors::{Batch, Collector, Request, cgroup};
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::metering::reading::Reading;
 
 const ROOT: &str = "/sys/fs/cgroup";
 const PATIENCE: Duration = Duration::from_secs(30);
-
-fn skip(test: &str, missing: &str) {
-    assert!(std::env::var_os("CI_REQUIRE_REAL").is_none(), "{test}: {missing}");
-    eprintln!("SKIPPED {test}: {missing}");
-    left_out(&format!("{test} ({missing})"));
-}
-
-/// Tells ./test, which says at its end what was left out.
-fn left_out(what: &str) {
-    if let Some(list) = std::env::var_os("NEED_LEFT_OUT") {
-        let mut list = fs::File::options().append(true).open(list).unwrap();
-        writeln!(list, "{what}").unwrap();
-    }
-}
 
 fn collector(slices: &str) -> Box<dyn Collector> {
     let (mut section, problems) = Section::parse(&format!("slices: {slices}\n"));

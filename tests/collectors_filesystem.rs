@@ -1,6 +1,8 @@
 //! Real directories and mounts through the filesystem collector.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests, too")]
 
+mod skip;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
@@ -8,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use skip::skip;
 use waldur_usage_agent::collectors::{Batch, Collector, CollectorError, Request, filesystem};
 use waldur_usage_agent::config::section::Section;
 
@@ -38,17 +41,6 @@ fn paths(batch: &Batch) -> BTreeSet<&str> {
     batch.readings.iter().map(|reading| reading.labels["path"].as_str()).collect()
 }
 
-/// Skips by name, or fails where nothing may be skipped.
-fn left_out(test: &str, missing: &str) {
-    assert!(std::env::var_os("CI_REQUIRE_REAL").is_none(), "{missing}");
-    eprintln!("SKIPPED {test}: {missing}");
-    // ./test says at its end what was left out.
-    if let Some(list) = std::env::var_os("NEED_LEFT_OUT") {
-        let mut list = fs::File::options().append(true).open(list).unwrap();
-        writeln!(list, "{test} ({missing})").unwrap();
-    }
-}
-
 fn problems(batch: &Batch) -> Vec<&str> {
     batch.problems.iter().map(|problem| problem.text.as_str()).collect()
 }
@@ -59,7 +51,7 @@ fn run_inner(test: &str, by_way_of: &[&str]) {
     let able = Command::new(by_way_of[0]).args(&by_way_of[1..]).arg("true").output();
     if !able.as_ref().is_ok_and(|output| output.status.success()) {
         let missing = format!("`{}` does not work here: {able:?}", by_way_of.join(" "));
-        return left_out(test, &missing);
+        return skip(test, &missing);
     }
     // A copy where everybody may read it.
     let dir = tempfile::tempdir().unwrap();
@@ -332,7 +324,7 @@ async fn inner_overlay() {
 fn a_mount_that_does_not_answer_costs_itself() {
     let have = Command::new("bindfs").arg("--version").output().is_ok_and(|output| output.status.success());
     if !have {
-        return left_out("a_mount_that_does_not_answer_costs_itself", "no bindfs");
+        return skip("a_mount_that_does_not_answer_costs_itself", "no bindfs");
     }
     run_inner("inner_dead_mount", &["unshare", "--mount", "--propagation", "private"]);
 }

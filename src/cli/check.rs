@@ -143,7 +143,7 @@ async fn check_server(setup: &Setup, reports: &mut Reports, found: &mut Findings
     check_token(&me, found);
     check_clock(setup, &client, found);
     let mut resources = check_offerings(setup, &client, &me, reports, found).await;
-    resources.extend(check_resources(setup, &client, reports, found).await);
+    resources.extend(check_resources(setup, &client, &me, reports, found).await);
     reports.tell(found);
     check_time_zone(setup, &client, found).await;
     resources

@@ -138,7 +138,7 @@ impl Init {
             )?;
         }
         writeln!(out)?;
-        let as_service = draft.token == TokenLine::Usual;
+        let as_service = draft.token == TokenLine::Usual && target.with_file_name("token").exists();
         let exit = Check::of(self.offline, as_service).run(Some(&target), out).await?;
         writeln!(out)?;
         let config = match target == Path::new(DEFAULT_PATH) {
@@ -228,7 +228,7 @@ impl Init {
         let token = match (&self.token_env, &taken.token) {
             (Some(name), _) => TokenLine::Env(name.clone()),
             (None, Some(token)) if target != Path::new("-") => self.keep_token(target, token)?,
-            (None, _) => token_line(&self.token_path(target)),
+            (None, _) => token_line(&self.token_path(target), target),
         };
         writeln!(out, "Waldur: {}", taken.url)?;
         for collector in &taken.collectors {
@@ -271,7 +271,7 @@ impl Init {
         }
         let path = self.token_path(target);
         if path.exists() {
-            return Ok(token_line(&path));
+            return Ok(token_line(&path, target));
         }
         if self.token_file.is_none() && std::env::var_os("WALDUR_TOKEN").is_some() {
             return Ok(TokenLine::Usual);
@@ -298,7 +298,7 @@ impl Init {
         if !path.exists() {
             write_file(&path, &format!("{}\n", token.expose_secret()), 0o600)?;
         }
-        Ok(token_line(&path))
+        Ok(token_line(&path, target))
     }
 
     fn client(&self, url: &str, token: &TokenLine) -> Result<Client, Failed> {
@@ -394,7 +394,11 @@ fn service_token() -> String {
 }
 
 /// A token where the unit looks for it is the service's credential; the service itself can't read the file.
-fn token_line(path: &Path) -> TokenLine {
+/// Only the service's own file finds the service's own token.
+fn token_line(path: &Path, target: &Path) -> TokenLine {
     let text = path.display().to_string();
-    if text == service_token() { TokenLine::Usual } else { TokenLine::File(text) }
+    match text == service_token() && target == Path::new(DEFAULT_PATH) {
+        true => TokenLine::Usual,
+        false => TokenLine::File(text),
+    }
 }

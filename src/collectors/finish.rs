@@ -38,7 +38,7 @@ impl Batch {
 
     /// Says which readings nobody meters, where the operator chose what there is to read.
     pub fn note_unwanted(&mut self, metered: &BTreeSet<&str>) {
-        let names = self.readings.iter().map(|reading| reading.name.as_str());
+        let names = self.kinds().map(|(name, _)| name);
         let unwanted: BTreeSet<&str> = names.filter(|name| !metered.contains(name)).collect();
         if !unwanted.is_empty() {
             let some = unwanted.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");

@@ -276,6 +276,11 @@ impl Batch {
         if self.readings.len() < IN_MEMORY { self.readings.push(reading) } else { self.more.push(&reading) }
     }
 
+    /// The names of all readings, with their kinds; a name may come more than once.
+    fn kinds(&self) -> impl Iterator<Item = (&str, Kind)> {
+        self.readings.iter().map(|reading| (reading.name.as_str(), reading.kind)).chain(self.more.kinds())
+    }
+
     /// Quarantines what may have been any series.
     pub fn quarantine(&mut self, what: &str, reason: impl Into<String>) {
         self.quarantine_of(what, reason, Bearing::All);

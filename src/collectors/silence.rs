@@ -66,7 +66,7 @@ impl Kept {
     pub fn judge(&mut self, batch: &mut Batch) {
         let can_end = |kind| matches!(kind, Kind::Counter | Kind::Gauge);
         let is_silent = batch.readings.is_empty() && batch.quarantined.is_empty() && batch.known == 0;
-        self.heard = if batch.readings.iter().any(|reading| can_end(reading.kind)) {
+        self.heard = if batch.kinds().any(|(_, kind)| can_end(kind)) {
             Heard::Something
         } else if !is_silent {
             Heard::Nothing
@@ -93,7 +93,8 @@ mod tests {
     fn run(kept: &mut Kept, kinds: &[Kind]) -> usize {
         let mut batch = Batch::default();
         for kind in kinds {
-            batch.push(Reading::new("r", *kind, 1.into(), "2026-11-05T10:00:00Z".parse().unwrap()));
+            let name = format!("{kind:?}");
+            batch.push(Reading::new(&name, *kind, 1.into(), "2026-11-05T10:00:00Z".parse().unwrap()));
         }
         kept.judge(&mut batch);
         let problems = batch.problems.len();
@@ -112,6 +113,14 @@ mod tests {
                 .collect();
             assert_eq!(told, [0, 0, 1, 0, 0, 0, 1, 0, 1, 0]);
         }
+    }
+
+    #[test]
+    fn a_gauge_that_came_after_thousands_of_jobs_is_missed() {
+        let mut kept = Kept::default();
+        let mut kinds = vec![Kind::Delta; crate::collectors::IN_MEMORY];
+        kinds.push(Kind::Gauge);
+        assert_eq!([run(&mut kept, &kinds), run(&mut kept, &[]), run(&mut kept, &[])], [0, 1, 0]);
     }
 
     #[test]

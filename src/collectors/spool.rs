@@ -3,6 +3,7 @@
 //! Readings that follow each other and differ in name and value only (those of one job) share the rest in the file. What
 //! can't be written or read is never passed over: the run has failed.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
@@ -23,6 +24,8 @@ pub struct Spool {
     identities: Vec<u64>,
     /// The earliest and the latest time of any reading.
     times: Option<(Timestamp, Timestamp)>,
+    /// The names of all that was put, with the kind of the first of each.
+    kinds: BTreeMap<String, Kind>,
     /// The last one put, but for its name, unit and value.
     last: Option<Reading>,
     /// Why it is not whole.
@@ -90,6 +93,11 @@ impl Spool {
     /// Of each reading what makes it the same one, in the order in which they were put.
     pub(super) fn identities(&self) -> &[u64] {
         &self.identities
+    }
+
+    /// The names of the readings, with their kinds.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = (&str, Kind)> {
+        self.kinds.iter().map(|(name, kind)| (name.as_str(), *kind))
     }
 
     /// The earliest time of any reading or its counter's life, and the latest.
@@ -172,6 +180,9 @@ impl Spool {
         self.len += 1;
         self.bytes += text.len() as u64;
         self.identities.push(identity_hash(reading));
+        if !self.kinds.contains_key(&reading.name) {
+            self.kinds.insert(reading.name.clone(), reading.kind);
+        }
         let start = reading.span.start();
         let start = reading.epoch.began.map_or(start, |began| began.min(start));
         let (earliest, latest) = self.times.unwrap_or((start, reading.span.end()));

@@ -390,7 +390,8 @@ impl Part {
                 Woken::Hurry => true,
             };
             if woken == Woken::Due {
-                self.wait_for_collectors(next.at).await;
+                // What woke it early is no instant that collectors are still waiting for.
+                self.wait_for_collectors(next.at.min(agent.clock.now())).await;
             }
             let mut in_doubt = false;
             match submitter.cycle(CycleOptions { ignore_backoff }).await {

@@ -206,14 +206,7 @@ impl Cycle {
             at.is_none_or(|at| at == Timestamp::UNIX_EPOCH || age(now, at) >= OFFERING_FOR)
         };
         if stale(known.components) {
-            let found = match self.of.client.offering(offering).await {
-                // Without a role the provider's view hides it; its components are public.
-                Err(Failure::Missing { .. } | Failure::Forbidden { .. }) => {
-                    self.of.client.public_offering(offering).await
-                }
-                found => found,
-            };
-            match found {
+            match self.of.client.offering(offering).await {
                 Ok(Offering { name, components, .. }) => {
                     let components = components.into_iter().map(known_component).collect();
                     self.ledger(move |ledger| ledger.put_offering(offering, &name, components, now)).await?;

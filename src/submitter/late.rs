@@ -317,7 +317,14 @@ impl Cycle {
                 Reason::PeriodEnded
             };
             let rest = posted.saturating_sub(entry.held());
-            let words = format!("{rest:.2} of {} was not reported before it ended{why}", key.period);
+            let words = match rest.is_sign_negative() {
+                false => format!("{rest:.2} of {} was not reported before it ended{why}", key.period),
+                true => format!(
+                    "{:.2} more was reported for {} than it came to after it ended{why}",
+                    rest.abs(),
+                    key.period
+                ),
+            };
             self.block(key, component, reason, words, Some(rest)).await?;
         }
         Ok(())

@@ -280,7 +280,7 @@ impl Cycle {
                 break;
             }
         }
-        self.compare_hourly().await?;
+        self.compare_regularly().await?;
         self.close_what_ended().await?;
         if self.stopped() { Ok(()) } else { self.all_is_well().await }
     }

@@ -34,6 +34,10 @@ const LAST_HOUR: SignedDuration = SignedDuration::from_hours(1);
 pub(super) const COMPARED_EVERY: SignedDuration = SignedDuration::from_hours(1);
 /// The server fact that says when all rows of the running month were last compared.
 pub const ROWS_READ: &str = "rows_read";
+/// What is closed is compared once a day for a month: only a person changes it, and is to be told.
+const CLOSED_COMPARED_EVERY: SignedDuration = SignedDuration::from_hours(24);
+/// The server fact that says when that was last done.
+const CLOSED_ROWS_READ: &str = "closed_rows_read";
 /// Rows on a page of the server's.
 const PAGE: usize = 300;
 /// A call that got no answer may still be carried out for so long after its own time-out: a proxy that hangs, a server
@@ -84,33 +88,53 @@ impl Cycle {
         Ok(true)
     }
 
-    /// Compares all rows of the running month, if that was not done for an hour.
-    pub(super) async fn compare_hourly(&self) -> Result<(), CycleError> {
-        if !self.comparing_is_due().await? {
-            return Ok(());
-        }
-        let now = self.of.clock.now();
-        let server = self.of.server_time().await?;
-        let period = self.of.zone().await?.period_of(server.now);
-        let all = self.ledger(move |ledger| ledger.keys_of_known_resources(period)).await?;
-        let failed = self.read_and_settle(&all).await?;
-        self.compare_shares(&all).await?;
-        if failed.is_empty() && !self.stopped() {
-            self.ledger(move |ledger| ledger.put_server_fact(ROWS_READ, &period.to_string(), now)).await?;
+    /// Compares all rows that were not compared for long: of the running month for an hour, of the closed one before it for
+    /// a day.
+    pub(super) async fn compare_regularly(&self) -> Result<(), CycleError> {
+        for (fact, period, keys) in self.due_to_compare().await? {
+            let failed = self.read_and_settle(&keys).await?;
+            self.compare_shares(&keys).await?;
+            if failed.is_empty() && !self.stopped() {
+                let now = self.of.clock.now();
+                self.ledger(move |ledger| ledger.put_server_fact(fact, &period.to_string(), now)).await?;
+            }
         }
         Ok(())
     }
 
-    /// Whether the rows of the running month, of which something was stated, were not compared for an hour.
     pub(super) async fn comparing_is_due(&self) -> Result<bool, CycleError> {
+        Ok(!self.due_to_compare().await?.is_empty())
+    }
+
+    /// Months whose rows are to be compared, with the fact that will say when they were.
+    async fn due_to_compare(
+        &self,
+    ) -> Result<Vec<(&'static str, BillingPeriod, Vec<StatementKey>)>, CycleError> {
         let now = self.of.clock.now();
         let server = self.of.server_time().await?;
-        let period = self.of.zone().await?.period_of(server.now);
-        let fact = self.ledger(|ledger| ledger.server_fact(ROWS_READ)).await?;
-        let compared = fact.is_some_and(|(of, at)| {
-            of == period.to_string() && now.duration_since(at).abs() < COMPARED_EVERY
-        });
-        Ok(!compared && self.ledger(move |ledger| ledger.resources_in(period)).await? > 0)
+        let running = self.of.zone().await?.period_of(server.now);
+        let mut due = Vec::new();
+        for (fact, period, every) in [
+            (ROWS_READ, running, COMPARED_EVERY),
+            (CLOSED_ROWS_READ, running.previous(), CLOSED_COMPARED_EVERY),
+        ] {
+            let keys = self
+                .ledger(move |ledger| {
+                    let compared = ledger.server_fact(fact)?.is_some_and(|(of, at)| {
+                        of == period.to_string() && now.duration_since(at).abs() < every
+                    });
+                    match compared {
+                        true => Ok(Vec::new()),
+                        false if period == running => ledger.keys_of_known_resources(period),
+                        false => ledger.closed(period),
+                    }
+                })
+                .await?;
+            if !keys.is_empty() {
+                due.push((fact, period, keys));
+            }
+        }
+        Ok(due)
     }
 
     /// Reads the rows of these statements and settles what they say. Returns those that could not be read.
@@ -586,7 +610,8 @@ impl Cycle {
                 component: Some(component.clone()),
                 ..UsageFilter::default()
             };
-            let rows = self.of.client.list_usages(&of_resource).await.unwrap_or_default().rows;
+            // What can't be listed shows nothing.
+            let Ok(Listing { rows, .. }) = self.of.client.list_usages(&of_resource).await else { continue };
             if rows.iter().any(|row| row.billing_period == key.period.first_day()) {
                 // It is in the month, under another plan.
                 continue;

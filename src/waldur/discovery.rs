@@ -87,10 +87,13 @@ impl Client {
         self.walk("GET offerings", OFFERINGS, &fields(&OFFERING_FIELDS)).await
     }
 
-    /// One offering, as its provider sees it: `Missing` without a role in it.
+    /// One offering. Without a role in it the provider's view hides it; its components are public.
     pub async fn offering(&self, offering: Uuid) -> Result<Offering, Failure> {
-        let offering = offering.as_simple();
-        self.read(&format!("GET offering {offering}"), &format!("{OFFERINGS}{offering}/")).await
+        let uuid = offering.as_simple();
+        match self.read(&format!("GET offering {uuid}"), &format!("{OFFERINGS}{uuid}/")).await {
+            Err(Failure::Missing { .. } | Failure::Forbidden { .. }) => self.public_offering(offering).await,
+            known => known,
+        }
     }
 
     /// One offering as anybody sees it: tells a missing role from a wrong UUID.

@@ -1,5 +1,6 @@
 //! `check` of what Waldur has: offerings and their components, resources, and whose months it bills by.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
@@ -30,10 +31,6 @@ pub(super) async fn check_offerings(
         setup.rulebook.rules.iter().filter_map(|rules| rules.offering()).collect();
     for offering in offerings {
         let known = match client.offering(offering).await {
-            Err(Failure::Missing { .. }) => client.public_offering(offering).await,
-            known => known,
-        };
-        let known = match known {
             Ok(known) => known,
             Err(Failure::Missing { .. }) => {
                 found.problem(
@@ -50,16 +47,7 @@ pub(super) async fn check_offerings(
                 continue;
             }
         };
-        if me.may_report(offering, known.customer_uuid) == Some(false) {
-            found.problem(
-                Exit::Token,
-                format!(
-                    "offering {}: user {} has no role there, and Waldur takes no report of it: make it OFFERING.MANAGER of the \
-                     offering",
-                    known.name, me.username
-                ),
-            );
-        }
+        check_role(me, offering, &known, found);
         let meters = setup.rulebook.rules.iter().filter(|rules| rules.offering() == Some(offering));
         let folding = meters.clone().find(|rules| rules.ignores_case());
         let fold = |id: &str| folding.map_or_else(|| id.to_owned(), |rules| rules.fold(id));
@@ -105,6 +93,19 @@ pub(super) async fn check_offerings(
         }
     }
     listed
+}
+
+fn check_role(me: &Me, uuid: Uuid, offering: &Offering, found: &mut Findings) {
+    if me.may_report(uuid, offering.customer_uuid) == Some(false) {
+        found.problem(
+            Exit::Token,
+            format!(
+                "offering {}: user {} has no role there, and Waldur takes no report of it: make it OFFERING.MANAGER of the \
+                 offering",
+                offering.name, me.username
+            ),
+        );
+    }
 }
 
 /// Whether Waldur would take and bill a report for the resource that a backend id stands for.
@@ -188,10 +189,12 @@ fn check_components(offering: &Offering, meters: &BTreeSet<&str>, found: &mut Fi
 pub(super) async fn check_resources(
     setup: &Setup,
     client: &Client,
+    me: &Me,
     reports: &mut Reports,
     found: &mut Findings,
 ) -> Vec<KnownResource> {
     let mut seen = Vec::new();
+    let mut offerings: BTreeMap<Uuid, Option<Offering>> = BTreeMap::new();
     let resources: BTreeSet<Uuid> =
         setup.rulebook.rules.iter().filter_map(|rules| rules.fixed_resource()).collect();
     for uuid in resources {
@@ -206,14 +209,20 @@ pub(super) async fn check_resources(
                     true => found.good(format!("{name}: {state}")),
                     false => found.problem(Exit::Stuck, format!("{name} is {state}: Waldur refuses reports for it")),
                 }
+                if let Some(offering) = resource.offering_uuid {
+                    if let Entry::Vacant(unknown) = offerings.entry(offering) {
+                        let known = unknown.insert(client.public_offering(offering).await.ok());
+                        known.iter().for_each(|known| check_role(me, offering, known, found));
+                    }
+                }
                 if let Some(offering) = resource.offering_uuid
-                    && let Ok(known) = client.public_offering(offering).await
+                    && let Some(Some(known)) = offerings.get(&offering)
                 {
                     let meters = setup.rulebook.rules.iter().filter(|rules| rules.fixed_resource() == Some(uuid));
                     let components: BTreeSet<&str> =
                         meters.flat_map(|rules| rules.meters.iter().map(|meter| meter.component.as_str())).collect();
-                    check_components(&known, &components, found);
-                    reports.offering(&known);
+                    check_components(known, &components, found);
+                    reports.offering(known);
                     reports.resource(Target::Resource(uuid), &resource.name, offering);
                 }
                 let offering = resource.offering_uuid.unwrap_or(Uuid::nil());
@@ -233,8 +242,10 @@ pub(super) async fn check_resources(
 pub(super) async fn check_time_zone(setup: &Setup, client: &Client, found: &mut Findings) {
     let zone = &setup.rulebook.zone;
     let now = setup.clock.now();
-    for rules in &setup.rulebook.rules {
-        let filter = match (rules.fixed_resource(), rules.offering()) {
+    let targets: BTreeSet<(Option<Uuid>, Option<Uuid>)> =
+        setup.rulebook.rules.iter().map(|rules| (rules.fixed_resource(), rules.offering())).collect();
+    for target in targets {
+        let filter = match target {
             (Some(resource), _) => UsageFilter { resource: Some(resource), ..UsageFilter::default() },
             (None, Some(offering)) => UsageFilter {
                 offering: Some(offering),

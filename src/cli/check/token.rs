@@ -4,7 +4,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::findings::Findings;
-use crate::cli::exit::Exit;
 use crate::cli::setup::Setup;
 use crate::config::settings::DEFAULT_PATH;
 use crate::config::waldur::{TokenOrigin, WaldurSettings};
@@ -56,13 +55,5 @@ pub(super) fn check_token(me: &Me, found: &mut Findings) {
             "token: of user {who}; it dies after {seconds} s without a call. The daemon keeps it alive; for `flush` from \
              cron, use a token without a lifetime"
         )),
-    }
-    let reports =
-        me.permissions.iter().any(|p| ["OFFERING.MANAGER", "CUSTOMER.OWNER"].contains(&p.role_name.as_str()));
-    if !me.is_staff && !reports {
-        found.problem(
-            Exit::Token,
-            format!("user {who} has no role that may report usage: make it manager of the offering (OFFERING.MANAGER)"),
-        );
     }
 }

@@ -87,6 +87,19 @@ impl Ledger {
         })
     }
 
+    /// Statements of this month that are closed.
+    pub fn closed(&self, period: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT resource, period, part FROM statement WHERE closed IS NOT NULL AND period = ?1
+                     ORDER BY resource, period, part",
+                )?
+                .query_map([period.to_string()], |row| key(row, 0))?
+                .collect()
+        })
+    }
+
     /// Closes a period: all that the server is believed to hold of it was read back just now.
     pub fn close(&mut self, key: StatementKey, now: Timestamp) -> Result<(), LedgerError> {
         self.transact_in_turn(|connection, _, _| {
