@@ -122,7 +122,7 @@ fn column(world: &World, query: &str) -> Vec<String> {
 
 /// The class of what is left of A, or of the server.
 fn classes(world: &World) -> Vec<String> {
-    let kept = "SELECT DISTINCT trim(reason || ' ' || component || ' ' || user) FROM blocked";
+    let kept = "SELECT DISTINCT trim(reason || ' ' || component || ' ' || username) FROM blocked";
     let retry = "SELECT CASE resource WHEN '' THEN 'pause' ELSE resource END FROM retry";
     [column(world, kept), column(world, retry)].concat()
 }

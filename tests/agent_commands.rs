@@ -332,7 +332,7 @@ fn recount_finds_a_ledger_that_was_tampered_with_and_repairs_it() {
     world.agent(&["recount"]).exits(0).says("The ledger agrees with its readings.");
     let path = world.path("ledger.db");
     let python = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1])\n\
-                  c.execute(\"UPDATE line SET exact = '7', posted = '7.00' WHERE user = ''\")\nc.commit()\n";
+                  c.execute(\"UPDATE line SET exact = '7', posted = '7.00' WHERE username = ''\")\nc.commit()\n";
     let tampered =
         std::process::Command::new("python3").args(["-c", python, path.to_str().unwrap()]).status();
     if !tampered.is_ok_and(|status| status.success()) {

@@ -272,7 +272,7 @@ fn stated(world: &World) -> BTreeMap<Place, i64> {
     let ledger = rusqlite::Connection::open(world.path("ledger.db")).unwrap();
     let mut query = ledger
         .prepare(
-            "SELECT resource.backend_id, component, user, period, posted FROM line
+            "SELECT resource.backend_id, component, username, period, posted FROM line
              JOIN resource ON resource.uuid = line.resource",
         )
         .unwrap();

@@ -267,7 +267,18 @@ fn collectors_know_nothing_of_waldur() {
     for (file, text) in sources("src/collectors") {
         // Whoever of them asks over HTTP does so through one of them.
         let may_ask = file.starts_with("src/collectors/web");
-        assert!((may_ask || !mentions(&text, "reqwest")) && !mentions(&text, "rusqlite"), "{file}");
+        assert!(may_ask || !mentions(&text, "reqwest"), "{file}");
+    }
+}
+
+#[test]
+fn the_ledger_speaks_to_its_engine_in_one_place() {
+    for (file, text) in sources("src") {
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let is_test = file.starts_with("src/ledger/tests");
+        if !is_test && !file.starts_with("src/ledger/db/") {
+            assert!(!mentions(text, "rusqlite"), "{file} names an engine; ledger/db/sql is what to use");
+        }
     }
 }
 

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
 
 use super::db::columns::micros;
+use super::db::sql::{self, Connection, OptionalExtension, params};
 use super::db::{Ledger, LedgerError};
 use crate::collectors::spool::Spool;
 use crate::collectors::{Bearing, Ended, Problem, Quarantined, texts};
@@ -74,7 +74,7 @@ impl Ledger {
     }
 }
 
-fn append(connection: &Connection, run: Run, more: &mut Spool) -> rusqlite::Result<i64> {
+fn append(connection: &Connection, run: Run, more: &mut Spool) -> sql::Result<i64> {
     let Run { collector, at, finished, scope, outcome } = run;
     let (readings, quarantined, problems, checkpoint, lists_everything, ended, failed) = match outcome {
         RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended } => {
@@ -94,25 +94,28 @@ fn append(connection: &Connection, run: Run, more: &mut Spool) -> rusqlite::Resu
         (None, _) => "partial",
     };
     let message = failed.clone().or_else(|| (!problems.is_empty()).then(|| texts(&problems)));
-    connection
+    let number = connection
         .prepare_cached(
             "INSERT INTO run (collector, at, finished, outcome, message, readings, changed, quarantined,
                               lists_everything, scope, withheld, counted, doubtful)
-             VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, ?6, ?7, ?8, ?9, ?10, '[]')",
+             VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, ?6, ?7, ?8, ?9, ?10, '[]')
+             RETURNING id",
         )?
-        .execute(params![
-            collector,
-            micros(at),
-            micros(finished),
-            outcome,
-            message,
-            quarantined.len() as i64,
-            lists_everything,
-            scope,
-            withheld(&problems, &quarantined),
-            failed.is_some(),
-        ])?;
-    let number = connection.last_insert_rowid();
+        .query_row(
+            params![
+                collector,
+                micros(at),
+                micros(finished),
+                outcome,
+                message,
+                quarantined.len() as i64,
+                lists_everything,
+                scope,
+                withheld(&problems, &quarantined),
+                failed.is_some(),
+            ],
+            |row| row.get(0),
+        )?;
     if failed.is_some() {
         return Ok(number);
     }
@@ -121,7 +124,7 @@ fn append(connection: &Connection, run: Run, more: &mut Spool) -> rusqlite::Resu
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     // A reading that can't be read back undoes the run.
-    let lost = |error: std::io::Error| rusqlite::Error::ToSqlConversionFailure(error.into());
+    let lost = |error: std::io::Error| sql::Error::unreadable(error);
     for (place, reading) in (0_i64..).zip(readings.into_iter().map(Ok).chain(more.read().map_err(lost)?)) {
         let reading = reading.map_err(lost)?;
         let (start, end) = match reading.span {
@@ -194,7 +197,7 @@ pub(super) fn keep_quarantined(
     collector: &str,
     at: Timestamp,
     bad: &[Quarantined],
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     for bad in bad.iter().take(QUARANTINE_KEPT as usize) {
         connection
             .prepare_cached("INSERT INTO quarantine (collector, at, what, reason) VALUES (?1, ?2, ?3, ?4)")?

@@ -384,9 +384,8 @@ fn counted(ledger: &Ledger) -> Vec<String> {
         )
         .unwrap();
     let rows = query.query_map([], |row| {
-        let cell =
-            |column: usize| row.get::<_, rusqlite::types::Value>(column).map(|cell| format!("{cell:?}"));
-        (0..15).map(cell).collect::<rusqlite::Result<Vec<_>>>().map(|cells| cells.join(" "))
+        let cell = |column: usize| row.get_ref(column).map(|cell| format!("{cell:?}"));
+        (0..15).map(cell).collect::<crate::ledger::db::sql::Result<Vec<_>>>().map(|cells| cells.join(" "))
     });
     rows.unwrap().map(Result::unwrap).collect()
 }

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, params};
 
 use super::lines::Place;
 use crate::ledger::db::columns::{decimal, instant, micros};
+use crate::ledger::db::sql::{self, Connection, params};
 use crate::metering::adjustment::Shares;
 use crate::metering::exact::Exact;
 use crate::metering::period::{BillingPeriod, Timeline};
@@ -25,10 +25,10 @@ pub(in crate::ledger) fn openings(
     timeline: &Timeline,
     place: Place<'_>,
     period: BillingPeriod,
-) -> rusqlite::Result<BTreeMap<i64, (i64, Shares)>> {
+) -> sql::Result<BTreeMap<i64, (i64, Shares)>> {
     let mut parts: BTreeMap<i64, (i64, Shares)> = BTreeMap::new();
     let mut query = connection.prepare_cached(
-        "SELECT user, amount, at FROM opening WHERE resource = ?1 AND component = ?2 AND period = ?3",
+        "SELECT username, amount, at FROM opening WHERE resource = ?1 AND component = ?2 AND period = ?3",
     )?;
     let mut rows = query.query(params![place.resource, place.component, place.period])?;
     while let Some(row) = rows.next()? {
@@ -54,10 +54,10 @@ pub(super) fn moved(
     timeline: &Timeline,
     place: Place<'_>,
     period: BillingPeriod,
-) -> rusqlite::Result<Moved> {
+) -> sql::Result<Moved> {
     let mut moved = Moved::default();
     let mut query = connection.prepare_cached(
-        "SELECT user, from_period, to_period, to_part, cents FROM moved
+        "SELECT username, from_period, to_period, to_part, cents FROM moved
          WHERE resource = ?1 AND component = ?2 AND (from_period = ?3 OR to_period = ?3)",
     )?;
     let mut rows = query.query(params![place.resource, place.component, place.period])?;

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::count::{Changed, recount_from};
@@ -14,6 +13,7 @@ use super::unstated::changed_components;
 use crate::ledger::db::columns::{instant, micros, uuid_column};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -201,7 +201,7 @@ impl Ledger {
             connection
                 .prepare_cached(
                     "SELECT (SELECT count(*) FROM resource WHERE offering = ?1 AND state <> 'Terminated')
-                          * (SELECT max(1, count(*)) FROM component WHERE offering = ?1)",
+                          * (SELECT CASE WHEN count(*) > 0 THEN count(*) ELSE 1 END FROM component WHERE offering = ?1)",
                 )?
                 .query_row([offering.to_string()], |row| row.get(0))
         })?;
@@ -247,7 +247,9 @@ impl Ledger {
     pub fn plan_periods(&self, resource: Uuid) -> Result<Vec<KnownPlanPeriod>, LedgerError> {
         self.look(|connection| {
             connection
-                .prepare_cached("SELECT uuid, start, end FROM plan_period WHERE resource = ? ORDER BY start")?
+                .prepare_cached(
+                    "SELECT uuid, start, until FROM plan_period WHERE resource = ? ORDER BY start",
+                )?
                 .query_map([resource.to_string()], |row| {
                     Ok(KnownPlanPeriod {
                         uuid: uuid_column(row, 0)?,
@@ -354,7 +356,7 @@ impl Ledger {
 const RESOURCES: &str =
     "SELECT uuid, offering, name, backend_id, state, plan, customer, project FROM resource";
 
-fn known_resource(row: &Row<'_>) -> rusqlite::Result<KnownResource> {
+fn known_resource(row: &Row<'_>) -> sql::Result<KnownResource> {
     Ok(KnownResource {
         uuid: uuid_column(row, 0)?,
         offering: uuid_column(row, 1)?,
@@ -367,7 +369,7 @@ fn known_resource(row: &Row<'_>) -> rusqlite::Result<KnownResource> {
     })
 }
 
-fn put_resource(connection: &Connection, resource: &KnownResource, now: Timestamp) -> rusqlite::Result<()> {
+fn put_resource(connection: &Connection, resource: &KnownResource, now: Timestamp) -> sql::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO resource
@@ -397,11 +399,11 @@ fn match_targets(
     in_force: &InForce,
     listed: Option<Timestamp>,
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     let targets: Vec<(i64, Uuid, String, bool, Option<String>)> = connection
         .prepare("SELECT id, offering, backend_id, ignore_case, several FROM target WHERE offering <> ''")?
         .query_map([], |row| Ok((row.get(0)?, uuid_column(row, 1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let month = in_force.zone.period_of(now);
     for (target, offering, backend_id, ignore_case, was_several) in targets {
         let known = targets::mappings(connection, target)?;
@@ -460,19 +462,19 @@ pub(in crate::ledger) fn put_plan_periods(
     periods: &[KnownPlanPeriod],
     (period, plan): (&str, &str),
     now: Timestamp,
-) -> rusqlite::Result<Vec<Timestamp>> {
+) -> sql::Result<Vec<Timestamp>> {
     let uuid = resource.to_string();
     let before: BTreeSet<Timestamp> = plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
     let first = periods.iter().map(|period| period.start).min();
     let known: BTreeSet<Timestamp> = connection
         .prepare_cached("SELECT start FROM plan_period WHERE resource = ?")?
         .query_map([&uuid], |row| row.get(0).map(instant))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     // The server no longer lists those that ended before this month; they still cut theirs.
     for period in periods {
         connection.execute(
-            "INSERT INTO plan_period (uuid, resource, start, end, noticed) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (uuid) DO UPDATE SET resource = ?2, start = ?3, end = ?4",
+            "INSERT INTO plan_period (uuid, resource, start, until, noticed) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (uuid) DO UPDATE SET resource = ?2, start = ?3, until = ?4",
             params![period.uuid.to_string(), uuid, micros(period.start), period.end.map(micros), micros(now)],
         )?;
     }
@@ -517,11 +519,11 @@ pub(in crate::ledger) fn put_plan_periods(
 
 /// A backend id that a terminated resource had is the new one's from the start of its plan period on, if that was before
 /// the change was noticed. True: something moved.
-fn settle_mapping(connection: &Connection, resource: &str, start: Timestamp) -> rusqlite::Result<bool> {
+fn settle_mapping(connection: &Connection, resource: &str, start: Timestamp) -> sql::Result<bool> {
     let provisional: Vec<(i64, i64)> = connection
         .prepare_cached("SELECT target, since FROM target_resource WHERE resource = ? AND provisional = 1")?
         .query_map([resource], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     for (target, since) in &provisional {
         let before: i64 = connection
             .prepare_cached("SELECT max(since) FROM target_resource WHERE target = ?1 AND since < ?2")?
@@ -536,7 +538,7 @@ fn settle_mapping(connection: &Connection, resource: &str, start: Timestamp) -> 
 }
 
 /// Resources by name, with their UUIDs.
-fn names(connection: &Connection, uuids: &[String]) -> rusqlite::Result<String> {
+fn names(connection: &Connection, uuids: &[String]) -> sql::Result<String> {
     let mut named = Vec::with_capacity(uuids.len());
     for uuid in uuids {
         let name: Option<String> = connection
@@ -554,14 +556,14 @@ pub(in crate::ledger) fn recount_resource(
     in_force: &InForce,
     resource: &str,
     month: Option<BillingPeriod>,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     let series: Vec<i64> = connection
         .prepare(
             "SELECT DISTINCT placed.series FROM placed WHERE placed.target IN
                 (SELECT target FROM target_resource WHERE resource = ?)",
         )?
         .query_map([resource], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let mut changed = Changed::new();
     recount_from(connection, in_force, &series, month, &mut changed)?;
     changed_components(connection, changed)?;

@@ -5,13 +5,13 @@
 //! what would leave more on the bill than was used is held there (`claims`).
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
 
 use super::count::{Changed, recount_from};
 use super::place::{place, placed};
 use super::unstated::{all_of_month, changed_components};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::{self, InForce, Rulebook, Version};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::meter::Rules;
 use crate::metering::period::{BillingPeriod, BillingZone};
@@ -48,7 +48,7 @@ fn apply(
     in_force: &InForce,
     configured: &Rulebook,
     now: Timestamp,
-) -> rusqlite::Result<Vec<String>> {
+) -> sql::Result<Vec<String>> {
     let month = in_force.zone.period_of(now);
     let mut changes = Vec::new();
     if let Some(words) = zone_change(&in_force.zone, &configured.zone, month) {
@@ -91,14 +91,14 @@ fn carry_out(
     recorded: &InForce,
     month: BillingPeriod,
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     let version = recorded.latest();
     let series: Vec<(i64, String, String)> = connection
         .prepare(
             "SELECT series.id, source.collector, series.labels FROM series JOIN source ON source.id = series.source",
         )?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     // What another collector's readings were put beside is counted anew.
     let changed_hands = version.rules.iter().any(|rules| rules.continues.is_some());
     let mut otherwise = Vec::new();
@@ -129,13 +129,13 @@ fn counting(rules: &Rules) -> Vec<(&str, String, &str)> {
     counted.collect()
 }
 
-fn same_place(connection: &Connection, was: &Version, is: &Version, series: i64) -> rusqlite::Result<bool> {
+fn same_place(connection: &Connection, was: &Version, is: &Version, series: i64) -> sql::Result<bool> {
     Ok(placed(connection, was, series)?.target == placed(connection, is, series)?.target)
 }
 
 /// Gives the series and the checkpoint of a collector to the one that goes on in its place, in all months. False: it was
 /// done before, or there is nothing to give.
-fn go_on(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool> {
+fn go_on(connection: &Connection, old: &str, new: &str) -> sql::Result<bool> {
     let known: bool = connection.prepare("SELECT 1 FROM source WHERE collector = ?")?.exists([old])?;
     // One that has not measured anything yet goes on as well: months before have rules for it.
     if !known && !has_rules(connection, old, new)? {
@@ -144,7 +144,7 @@ fn go_on(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool
     let named: Vec<(i64, String)> = connection
         .prepare("SELECT id, name FROM source WHERE collector = ?")?
         .query_map([old], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     for (source, name) in named {
         let newer: Option<i64> = connection
             .prepare("SELECT id FROM source WHERE collector = ?1 AND name = ?2")?
@@ -158,7 +158,7 @@ fn go_on(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool
     connection.execute(
         "INSERT INTO collector (name, checkpoint, since) SELECT ?2, checkpoint, since FROM collector WHERE name = ?1
          ON CONFLICT (name) DO UPDATE SET checkpoint = coalesce(collector.checkpoint, excluded.checkpoint),
-            since = min(coalesce(collector.since, excluded.since), excluded.since)",
+            since = CASE WHEN collector.since < excluded.since THEN collector.since ELSE excluded.since END",
         params![old, new],
     )?;
     connection.execute("UPDATE run SET collector = ?2 WHERE collector = ?1", params![old, new])?;
@@ -166,7 +166,7 @@ fn go_on(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool
     let recorded: Vec<(i64, String)> = connection
         .prepare("SELECT id, rules FROM rules")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     for (id, text) in recorded {
         let Ok(mut rules) = serde_json::from_str::<Vec<Rules>>(&text) else { continue };
         if rules.iter().any(|rules| rules.collector == new) {
@@ -181,22 +181,22 @@ fn go_on(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool
 }
 
 /// Whether rules were recorded for the one collector that are to be the other's.
-fn has_rules(connection: &Connection, old: &str, new: &str) -> rusqlite::Result<bool> {
+fn has_rules(connection: &Connection, old: &str, new: &str) -> sql::Result<bool> {
     let recorded: Vec<String> = connection
         .prepare("SELECT rules FROM rules")?
         .query_map([], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let recorded = recorded.iter().filter_map(|text| serde_json::from_str::<Vec<Rules>>(text).ok());
     let names = |rules: &[Rules], name: &str| rules.iter().any(|rules| rules.collector == name);
     Ok(recorded.into_iter().any(|rules| names(&rules, old) && !names(&rules, new)))
 }
 
 /// Puts what a newer source has read beside what the one has that it continues. What both have read is one reading.
-fn merge(connection: &Connection, source: i64, newer: i64) -> rusqlite::Result<()> {
+fn merge(connection: &Connection, source: i64, newer: i64) -> sql::Result<()> {
     let series: Vec<(i64, String)> = connection
         .prepare("SELECT id, labels FROM series WHERE source = ?")?
         .query_map([newer], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     for (from, labels) in series {
         let into: Option<i64> = connection
             .prepare("SELECT id FROM series WHERE source = ?1 AND labels = ?2")?

@@ -7,13 +7,13 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
 
 use super::makers::{Makers, makers_of};
 use super::place::placed;
 use super::targets::mappings;
 use crate::ledger::db::columns::{decimal, micros};
 use crate::ledger::db::rules::{InForce, Version};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::metering::period::BillingPeriod;
 use rust_decimal::Decimal;
 
@@ -43,7 +43,7 @@ pub(super) fn claim(
     in_force: &InForce,
     (resource, period, component): (&str, &str, &str),
     (posted, makers): (Decimal, &Makers<'_>),
-) -> rusqlite::Result<Verdict> {
+) -> sql::Result<Verdict> {
     let Ok(month) = period.parse::<BillingPeriod>() else { return Ok(Verdict::Free) };
     if let Some(names) = several(connection, in_force.in_month(month), resource)? {
         let words = format!("its backend id is that of several resources that live in Waldur: {names}");
@@ -101,9 +101,9 @@ fn accepted(
     resource: &str,
     period: &str,
     component: &str,
-) -> rusqlite::Result<Option<Decimal>> {
+) -> sql::Result<Option<Decimal>> {
     let mut query = connection.prepare_cached(
-        "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND current = 1
+        "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND username = '' AND current = 1
          AND outcome IN ('accepted', 'read')",
     )?;
     let mut rows = query.query([resource, period, component])?;
@@ -116,12 +116,7 @@ fn accepted(
     Ok(sum)
 }
 
-fn is_decided(
-    connection: &Connection,
-    resource: &str,
-    period: &str,
-    component: &str,
-) -> rusqlite::Result<bool> {
+fn is_decided(connection: &Connection, resource: &str, period: &str, component: &str) -> sql::Result<bool> {
     let recorded: i64 =
         connection.prepare_cached("SELECT max(recorded) FROM rules")?.query_row([], |row| row.get(0))?;
     connection
@@ -131,7 +126,7 @@ fn is_decided(
         .exists(params![resource, period, component, recorded])
 }
 
-fn name(connection: &Connection, resource: &str) -> rusqlite::Result<String> {
+fn name(connection: &Connection, resource: &str) -> sql::Result<String> {
     let name: Option<String> = connection
         .prepare_cached("SELECT name FROM resource WHERE uuid = ?")?
         .query_row([resource], |row| row.get(0))
@@ -140,7 +135,7 @@ fn name(connection: &Connection, resource: &str) -> rusqlite::Result<String> {
 }
 
 /// The names of the resources that share this one's backend id, if they do.
-fn several(connection: &Connection, version: &Version, resource: &str) -> rusqlite::Result<Option<String>> {
+fn several(connection: &Connection, version: &Version, resource: &str) -> sql::Result<Option<String>> {
     connection
         .prepare_cached(
             "SELECT several FROM target JOIN target_resource ON target_resource.target = target.id
@@ -156,7 +151,7 @@ fn counted_twice(
     connection: &Connection,
     resource: &str,
     makers: &Makers<'_>,
-) -> rusqlite::Result<Option<String>> {
+) -> sql::Result<Option<String>> {
     let makers = makers.of(connection, resource)?;
     for one in &makers {
         for other in &makers {
@@ -181,7 +176,7 @@ fn series_of(
     version: &Version,
     (resource, component): (&str, &str),
     since: Timestamp,
-) -> rusqlite::Result<BTreeSet<i64>> {
+) -> sql::Result<BTreeSet<i64>> {
     let mut found = BTreeSet::new();
     for maker in &makers_of(connection, version, component)?.meters {
         let of_maker: Vec<i64> = connection
@@ -192,7 +187,7 @@ fn series_of(
                    AND EXISTS (SELECT 1 FROM reading WHERE reading.series = placed.series AND reading.at > ?4)",
             )?
             .query_map(params![version.id, maker.source, resource, micros(since)], |row| row.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
+            .collect::<sql::Result<_>>()?;
         found.extend(of_maker);
     }
     Ok(found)
@@ -203,7 +198,7 @@ fn components_of(
     connection: &Connection,
     version: &Version,
     series: i64,
-) -> rusqlite::Result<BTreeSet<Component>> {
+) -> sql::Result<BTreeSet<Component>> {
     let (collector, name): (String, String) = connection
         .prepare_cached(
             "SELECT source.collector, source.name FROM series JOIN source ON source.id = series.source WHERE series.id = ?",
@@ -223,7 +218,7 @@ fn lost(
     (before, now): (&Version, &Version),
     (resource, component): (&str, &str),
     since: Timestamp,
-) -> rusqlite::Result<Option<String>> {
+) -> sql::Result<Option<String>> {
     let this = (resource.to_owned(), component.to_owned());
     for series in series_of(connection, before, (resource, component), since)? {
         if components_of(connection, now, series)?.contains(&this) {
@@ -252,7 +247,7 @@ fn taken_over(
     (before, now): (&Version, &Version),
     (resource, component): (&str, &str),
     since: Timestamp,
-) -> rusqlite::Result<BTreeSet<Component>> {
+) -> sql::Result<BTreeSet<Component>> {
     let this = (resource.to_owned(), component.to_owned());
     let mut others = BTreeSet::new();
     for series in series_of(connection, now, (resource, component), since)? {

@@ -5,11 +5,11 @@
 //! that history which is read again never counts twice. A month of which something waits to be sent or decided is kept.
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::Connection;
 
 use super::spent::spend;
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::rules::InForce;
+use crate::ledger::db::sql::{self, Connection};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -34,13 +34,7 @@ impl Ledger {
             compact(connection, in_force, period)
         })?;
         if done.readings > 0 {
-            self.look(|connection| {
-                // Each step of this statement gives back one page.
-                let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
-                let mut steps = vacuum.query([])?;
-                while steps.next()?.is_some() {}
-                connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-            })?;
+            self.look(|connection| connection.give_back(PAGES))?;
         }
         Ok(done)
     }
@@ -52,7 +46,7 @@ fn oldest(
     in_force: &InForce,
     now: Timestamp,
     keep: SignedDuration,
-) -> rusqlite::Result<Option<BillingPeriod>> {
+) -> sql::Result<Option<BillingPeriod>> {
     let first: Option<i64> = connection.query_row("SELECT min(at) FROM reading", [], |row| row.get(0))?;
     let Some(first) = first else { return Ok(None) };
     let period = in_force.zone.period_of(instant(first));
@@ -68,11 +62,7 @@ fn oldest(
     Ok((ended <= now && !waits).then_some(period))
 }
 
-fn compact(
-    connection: &Connection,
-    in_force: &InForce,
-    period: BillingPeriod,
-) -> rusqlite::Result<Compacted> {
+fn compact(connection: &Connection, in_force: &InForce, period: BillingPeriod) -> sql::Result<Compacted> {
     let cut = micros(in_force.zone.end(period));
     let series: Vec<(i64, i64)> = connection
         .prepare(
@@ -80,7 +70,7 @@ fn compact(
                   WHERE reading.at < ?",
         )?
         .query_map([cut], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let mut done = Compacted::default();
     for (series, source) in series {
         let mut query = connection

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::rc::Rc;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
 
 use super::cuts::Timelines;
 use super::place::placed;
@@ -18,6 +17,7 @@ use super::targets;
 use crate::ledger::db::columns::{instant, micros, unreadable};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::metering::measure::{AtMost, Measure, Point, Quantity};
 use crate::metering::period::{BillingPeriod, Segment, Timeline};
 use crate::metering::reading::Kind;
@@ -98,7 +98,7 @@ pub(super) fn update(
     in_force: &InForce,
     touched: &Touched,
     changed: &mut Changed,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     let mut counter = Counter::new(connection, in_force)?;
     for (&series, change) in &touched.0 {
         if change.added.is_empty() && change.removed.is_empty() {
@@ -131,7 +131,7 @@ pub(in crate::ledger) fn recount_from(
     series: &[i64],
     month: Option<BillingPeriod>,
     changed: &mut Changed,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     let mut counter = Counter::new(connection, in_force)?;
     for &series in series {
         let (source, kind, compacted): (i64, String, Option<i64>) = connection
@@ -184,7 +184,7 @@ struct Counter<'a> {
 }
 
 impl<'a> Counter<'a> {
-    fn new(connection: &'a Connection, in_force: &'a InForce) -> rusqlite::Result<Self> {
+    fn new(connection: &'a Connection, in_force: &'a InForce) -> sql::Result<Self> {
         Ok(Counter {
             connection,
             in_force,
@@ -199,7 +199,7 @@ impl<'a> Counter<'a> {
         })
     }
 
-    fn facts(&mut self, series: i64, source: i64, kind: Kind) -> rusqlite::Result<SeriesFacts> {
+    fn facts(&mut self, series: i64, source: i64, kind: Kind) -> sql::Result<SeriesFacts> {
         let measures = match self.sources.entry(source) {
             Entry::Occupied(known) => known.get().2.clone(),
             Entry::Vacant(new) => {
@@ -250,7 +250,7 @@ impl<'a> Counter<'a> {
         measure: Measure,
         month: BillingPeriod,
         parts: impl IntoIterator<Item = (Segment, Quantity)>,
-    ) -> rusqlite::Result<()> {
+    ) -> sql::Result<()> {
         for (segment, part) in parts {
             if !self.counted(facts.source, facts.kind, segment.period).measures.contains(&measure) {
                 self.note_unruled(facts, segment.period);
@@ -272,7 +272,7 @@ impl<'a> Counter<'a> {
     }
 
     /// A delta needs no neighbours: what it adds can be taken back when it is replaced.
-    fn exchange(&mut self, facts: &SeriesFacts, change: &Change) -> rusqlite::Result<()> {
+    fn exchange(&mut self, facts: &SeriesFacts, change: &Change) -> sql::Result<()> {
         for &measure in facts.measures.iter() {
             let mut parts: BTreeMap<(BillingPeriod, Segment), Quantity> = BTreeMap::new();
             for (point, taken) in change
@@ -299,14 +299,14 @@ impl<'a> Counter<'a> {
     }
 
     /// Adds what readings behind all others add.
-    fn append(&mut self, facts: &SeriesFacts, change: &Change) -> rusqlite::Result<()> {
+    fn append(&mut self, facts: &SeriesFacts, change: &Change) -> sql::Result<()> {
         let state = self.state_of(facts.series)?;
         let month = change.met.last.map(|last| self.in_force.zone.period_of(last));
         self.advance(facts, state, month, (change.added.iter().cloned().map(Ok), true))
     }
 
     /// Counts again what readings from this instant's month on add.
-    fn recount(&mut self, facts: &SeriesFacts, from: Timestamp) -> rusqlite::Result<()> {
+    fn recount(&mut self, facts: &SeriesFacts, from: Timestamp) -> sql::Result<()> {
         let zone = &self.in_force.zone;
         let month = zone.period_of(from.max(EARLIEST));
         let (start, name) = (micros(zone.start(month)), month.to_string());
@@ -316,7 +316,7 @@ impl<'a> Counter<'a> {
                 "SELECT DISTINCT segment, period FROM quantity WHERE series = ?1 AND month >= ?2",
             )?
             .query_map(params![facts.series, name], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<rusqlite::Result<_>>()?;
+            .collect::<sql::Result<_>>()?;
         for (segment, period) in gone {
             let Ok(period) = period.parse() else { continue };
             // Its end matters to nobody.
@@ -350,7 +350,7 @@ impl<'a> Counter<'a> {
         let mut rows = query.query(params![facts.series, start])?;
         if facts.kind == Kind::Delta {
             while let Some(row) = rows.next()? {
-                let point = point(row)?;
+                let point = point(&row)?;
                 let month = self.in_force.zone.period_of(point.at);
                 for &measure in facts.measures.iter() {
                     self.put(facts, measure, month, sum(limit(measure), &point, &facts.timeline))?;
@@ -360,7 +360,7 @@ impl<'a> Counter<'a> {
         }
         let mut points = Vec::new();
         while let Some(row) = rows.next()? {
-            let mut point = point(row)?;
+            let mut point = point(&row)?;
             let run: i64 = row.get(6)?;
             point.run = match self.runs.entry(run) {
                 Entry::Occupied(known) => known.into_mut(),
@@ -379,8 +379,8 @@ impl<'a> Counter<'a> {
         facts: &SeriesFacts,
         state: Trail,
         mut month: Option<BillingPeriod>,
-        (points, tells): (impl Iterator<Item = rusqlite::Result<Point>>, bool),
-    ) -> rusqlite::Result<()> {
+        (points, tells): (impl Iterator<Item = sql::Result<Point>>, bool),
+    ) -> sql::Result<()> {
         let mut trails: Vec<(Measure, Trail)> =
             facts.measures.iter().map(|measure| (*measure, state.clone())).collect();
         let mut parts: BTreeMap<(usize, Segment), Quantity> = BTreeMap::new();
@@ -427,7 +427,7 @@ impl<'a> Counter<'a> {
         facts: &SeriesFacts,
         month: BillingPeriod,
         parts: BTreeMap<(usize, Segment), Quantity>,
-    ) -> rusqlite::Result<()> {
+    ) -> sql::Result<()> {
         for ((place, segment), part) in parts {
             let Some(&measure) = facts.measures.get(place) else { continue };
             self.put(facts, measure, month, [(segment, part)])?;
@@ -436,7 +436,7 @@ impl<'a> Counter<'a> {
     }
 
     /// How far a series was counted.
-    fn state_of(&self, series: i64) -> rusqlite::Result<Trail> {
+    fn state_of(&self, series: i64) -> sql::Result<Trail> {
         let known: Option<String> = self
             .connection
             .prepare_cached("SELECT state FROM series WHERE id = ?")?
@@ -445,7 +445,7 @@ impl<'a> Counter<'a> {
     }
 
     /// Tells of readings that are not what they seem, once each.
-    fn tell(&mut self) -> rusqlite::Result<()> {
+    fn tell(&mut self) -> sql::Result<()> {
         for (collector, period) in std::mem::take(&mut self.unruled) {
             let month = period.to_string();
             let about = About { period: &month, ..About::default() };
@@ -472,7 +472,7 @@ impl<'a> Counter<'a> {
     }
 
     /// Notes what the changed segments are part of.
-    fn finish(mut self, changed: &mut Changed) -> rusqlite::Result<()> {
+    fn finish(mut self, changed: &mut Changed) -> sql::Result<()> {
         self.tell()?;
         let segments = std::mem::take(&mut self.changed);
         let mut last: Option<(i64, i64, Timestamp)> = None;
@@ -493,7 +493,7 @@ impl<'a> Counter<'a> {
         Ok(())
     }
 
-    fn kind_of(&self, source: i64) -> rusqlite::Result<Kind> {
+    fn kind_of(&self, source: i64) -> sql::Result<Kind> {
         let text: String = self
             .connection
             .prepare_cached("SELECT kind FROM source WHERE id = ?")?
@@ -526,7 +526,7 @@ fn oddity(
     series: i64,
     point: &Point,
     part: &Quantity,
-) -> rusqlite::Result<(EventKind, String)> {
+) -> sql::Result<(EventKind, String)> {
     let (name, labels): (String, String) = connection
         .prepare_cached(
             "SELECT source.name, series.labels FROM series JOIN source ON source.id = series.source WHERE series.id = ?",
@@ -559,10 +559,10 @@ fn oddity(
 /// No reading is from before.
 const EARLIEST: Timestamp = Timestamp::UNIX_EPOCH;
 
-fn state(text: &str) -> rusqlite::Result<Trail> {
+fn state(text: &str) -> sql::Result<Trail> {
     serde_json::from_str(text).map_err(|error| unreadable(0, error))
 }
 
-fn text(trail: &Trail) -> rusqlite::Result<String> {
+fn text(trail: &Trail) -> sql::Result<String> {
     serde_json::to_string(trail).map_err(|error| unreadable(0, error))
 }

@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use jiff::Timestamp;
-use rusqlite::Connection;
 
 use super::place::placed;
 use super::targets::{Mapping, mappings};
 use crate::ledger::db::columns::instant;
 use crate::ledger::db::rules::InForce;
+use crate::ledger::db::sql::{self, Connection};
 use crate::metering::period::{BillingZone, Timeline};
 
 /// Where the months of this resource are cut at switches of its plan. Its first plan period is no switch: the server files
@@ -21,14 +21,14 @@ pub(in crate::ledger) fn plan_cuts(
     connection: &Connection,
     zone: &BillingZone,
     resource: &str,
-) -> rusqlite::Result<Vec<Timestamp>> {
+) -> sql::Result<Vec<Timestamp>> {
     let starts: Vec<(Timestamp, Timestamp)> = connection
         .prepare_cached(
             "SELECT start, noticed FROM plan_period WHERE resource = ?1
              AND start > (SELECT min(start) FROM plan_period WHERE resource = ?1)",
         )?
         .query_map([resource], |row| Ok((instant(row.get(0)?), instant(row.get(1)?))))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let in_time = |(start, noticed): &(Timestamp, Timestamp)| *noticed < zone.end(zone.period_of(*start));
     Ok(starts.into_iter().filter(in_time).map(|(start, _)| start).collect())
 }
@@ -38,21 +38,17 @@ pub(in crate::ledger) fn plans(
     connection: &Connection,
     zone: &BillingZone,
     resource: &str,
-) -> rusqlite::Result<Timeline> {
+) -> sql::Result<Timeline> {
     Ok(Timeline::new(zone.clone(), plan_cuts(connection, zone, resource)?))
 }
 
 /// Where everything of this resource is cut.
-fn of_resource(
-    connection: &Connection,
-    zone: &BillingZone,
-    resource: &str,
-) -> rusqlite::Result<Vec<Timestamp>> {
+fn of_resource(connection: &Connection, zone: &BillingZone, resource: &str) -> sql::Result<Vec<Timestamp>> {
     let mut cuts = plan_cuts(connection, zone, resource)?;
     let openings = connection
         .prepare_cached("SELECT DISTINCT at FROM opening WHERE resource = ?")?
         .query_map([resource], |row| row.get(0).map(instant))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+        .collect::<sql::Result<Vec<_>>>()?;
     cuts.extend(openings);
     Ok(cuts)
 }
@@ -70,7 +66,7 @@ impl<'a> Timelines<'a> {
         Timelines { connection, in_force, by_targets: HashMap::new(), mappings: HashMap::new() }
     }
 
-    pub(in crate::ledger) fn of_series(&mut self, series: i64) -> rusqlite::Result<Rc<Timeline>> {
+    pub(in crate::ledger) fn of_series(&mut self, series: i64) -> sql::Result<Rc<Timeline>> {
         let versions = self.in_force.effective();
         let mut targets = Vec::with_capacity(versions.len());
         for version in &versions {
@@ -99,7 +95,7 @@ impl<'a> Timelines<'a> {
     }
 
     /// The resources that a target was.
-    pub(in crate::ledger) fn mappings(&mut self, target: i64) -> rusqlite::Result<Rc<[Mapping]>> {
+    pub(in crate::ledger) fn mappings(&mut self, target: i64) -> sql::Result<Rc<[Mapping]>> {
         if let Some(known) = self.mappings.get(&target) {
             return Ok(known.clone());
         }

@@ -5,12 +5,12 @@
 //! clock to vouch for the time may ask for it: a clock that is behind must never take out what is true.
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, params};
 
 use super::count::{Changed, recount_from};
 use super::unstated::changed_components;
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::rules::InForce;
+use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
 
 /// Two clocks that agree may be so far apart.
@@ -35,18 +35,13 @@ impl Ledger {
     }
 }
 
-fn quarantine(
-    connection: &Connection,
-    in_force: &InForce,
-    now: Timestamp,
-    limit: i64,
-) -> rusqlite::Result<usize> {
+fn quarantine(connection: &Connection, in_force: &InForce, now: Timestamp, limit: i64) -> sql::Result<usize> {
     let mut taken = 0;
     let mut changed = Changed::new();
     let runs: Vec<(i64, String, i64)> = connection
         .prepare("SELECT id, collector, at FROM run WHERE at > ?1 AND outcome <> 'failed'")?
         .query_map([limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     for (run, collector, at) in runs {
         let reason = format!(
             "the run believed that it was {}, which has not come yet (now is {now}): the clock was ahead",
@@ -59,7 +54,7 @@ fn quarantine(
                  WHERE run = ?1 AND reading.at > ?2",
             )?
             .query_map([run, limit], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<rusqlite::Result<_>>()?;
+            .collect::<sql::Result<_>>()?;
         connection.execute(
             "DELETE FROM identity WHERE (series, at, start) IN (
                 SELECT series, at, start FROM reading WHERE run = ?1 AND at > ?2)",

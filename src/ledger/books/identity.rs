@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Row as SqlRow, params};
 
 use super::count::{Met, Touched};
 use super::place::place_by_all;
@@ -16,6 +15,7 @@ use super::spent;
 use crate::collectors::{Bearing, Quarantined};
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::rules::InForce;
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row as SqlRow, Statement, params};
 use crate::metering::measure::RunFacts;
 use crate::metering::reading::{Kind, Labels};
 
@@ -68,7 +68,7 @@ pub(super) struct Queued {
 
 impl Queued {
     /// Of columns name, kind, value, unit, start, at, labels, id, epoch, began, shared.
-    pub(super) fn of(row: &SqlRow<'_>) -> rusqlite::Result<Queued> {
+    pub(super) fn of(row: &SqlRow<'_>) -> sql::Result<Queued> {
         Ok(Queued {
             name: row.get(0)?,
             kind: row.get(1)?,
@@ -121,16 +121,12 @@ pub(super) struct Store<'a> {
     alike: usize,
     /// From when on each source was read in this run.
     read_from: HashMap<i64, i64>,
-    find_series: CachedStatement<'a>,
-    insert: CachedStatement<'a>,
+    find_series: Statement<'a>,
+    insert: Statement<'a>,
 }
 
 impl<'a> Store<'a> {
-    pub(super) fn new(
-        connection: &'a Connection,
-        in_force: &'a InForce,
-        run: &'a Head,
-    ) -> rusqlite::Result<Self> {
+    pub(super) fn new(connection: &'a Connection, in_force: &'a InForce, run: &'a Head) -> sql::Result<Self> {
         Ok(Store {
             connection,
             in_force,
@@ -150,7 +146,7 @@ impl<'a> Store<'a> {
         })
     }
 
-    pub(super) fn put(&mut self, queued: Queued, touched: &mut Touched) -> rusqlite::Result<Put> {
+    pub(super) fn put(&mut self, queued: Queued, touched: &mut Touched) -> sql::Result<Put> {
         let Queued { name, kind, unit, labels, row } = queued;
         let value = row.value.clone().unwrap_or_default();
         let refuse = |reason: String| {
@@ -235,7 +231,7 @@ impl<'a> Store<'a> {
         met: &Met,
         row: &Row,
         touched: &mut Touched,
-    ) -> rusqlite::Result<Option<Put>> {
+    ) -> sql::Result<Option<Put>> {
         let earlier = spent::find(self.connection, source.id, met.id, row)?;
         let late = met.compacted.is_some_and(|until| row.at < micros(until));
         match &earlier {
@@ -270,7 +266,7 @@ impl<'a> Store<'a> {
     }
 
     /// Whether a new reading may be one that is known under another id, of this collector or of another.
-    fn look_for_twins(&mut self, source: &Source, series: i64, row: &Row) -> rusqlite::Result<()> {
+    fn look_for_twins(&mut self, source: &Source, series: i64, row: &Row) -> sql::Result<()> {
         let alike = self
             .connection
             .prepare_cached(
@@ -295,20 +291,20 @@ impl<'a> Store<'a> {
         Ok(())
     }
 
-    fn insert_row(&mut self, series: i64, row: &Row) -> rusqlite::Result<()> {
+    fn insert_row(&mut self, series: i64, row: &Row) -> sql::Result<()> {
         let Row { at, start, id, value, epoch, began, shared } = row;
         self.insert.execute(params![series, at, start, id, value, epoch, began, shared, self.run.id])?;
         Ok(())
     }
 
-    fn remove(&self, series: i64, row: &Row) -> rusqlite::Result<()> {
+    fn remove(&self, series: i64, row: &Row) -> sql::Result<()> {
         self.connection
             .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at = ?2 AND start = ?3 AND id = ?4")?
             .execute(params![series, row.at, row.start, row.id])?;
         Ok(())
     }
 
-    fn source(&mut self, name: &str, kind: Kind, unit: Option<&str>) -> rusqlite::Result<Source> {
+    fn source(&mut self, name: &str, kind: Kind, unit: Option<&str>) -> sql::Result<Source> {
         if let Some(known) = self.sources.get(name) {
             return Ok(known.clone());
         }
@@ -328,14 +324,14 @@ impl<'a> Store<'a> {
             .connection
             .prepare_cached("SELECT id FROM source WHERE name = ?1 AND id <> ?2")?
             .query_map(params![name, id], |row| row.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
+            .collect::<sql::Result<_>>()?;
         let source = Source { id, kind: text.parse().unwrap_or(kind), others };
         self.sources.insert(name.to_owned(), source.clone());
         Ok(source)
     }
 
     /// The series of a reading; it is made if it is new.
-    fn series(&mut self, source: &Source, labels: &str) -> rusqlite::Result<Met> {
+    fn series(&mut self, source: &Source, labels: &str) -> sql::Result<Met> {
         let known = self
             .find_series
             .query_row(params![source.id, labels], |row| {
@@ -349,16 +345,16 @@ impl<'a> Store<'a> {
             }
             return Ok(Met { id, source: source.id, kind: source.kind, compacted, last });
         }
-        self.connection
-            .prepare_cached("INSERT INTO series (source, labels) VALUES (?1, ?2)")?
-            .execute(params![source.id, labels])?;
-        let id = self.connection.last_insert_rowid();
+        let id = self
+            .connection
+            .prepare_cached("INSERT INTO series (source, labels) VALUES (?1, ?2) RETURNING id")?
+            .query_row(params![source.id, labels], |row| row.get(0))?;
         let from = (self.run.collector.as_str(), labels);
         place_by_all(self.connection, self.in_force, id, from, self.run.finished)?;
         Ok(Met { id, source: source.id, kind: source.kind, compacted: None, last: None })
     }
 
-    fn met(&self, id: i64, source: &Source) -> rusqlite::Result<Met> {
+    fn met(&self, id: i64, source: &Source) -> sql::Result<Met> {
         self.connection.prepare_cached("SELECT compacted, last FROM series WHERE id = ?")?.query_row(
             [id],
             |row| {
@@ -374,7 +370,7 @@ impl<'a> Store<'a> {
         &mut self,
         before: Timestamp,
         touched: &mut Touched,
-    ) -> rusqlite::Result<Vec<(String, usize)>> {
+    ) -> sql::Result<Vec<(String, usize)>> {
         let mut replaced = Vec::new();
         let sources: Vec<(String, Source)> =
             self.sources.iter().map(|(name, source)| (name.clone(), source.clone())).collect();
@@ -390,7 +386,7 @@ impl<'a> Store<'a> {
                      JOIN series ON series.id = reading.series
                      WHERE series.source = ?1 AND reading.at > ?2
                         -- An id of the source's own stays the same under other labels; one made of them does not.
-                        AND (reading.id = '' OR substr(reading.id, -length(series.labels)) = series.labels)",
+                        AND (reading.id = '' OR substr(reading.id, length(reading.id) - length(series.labels) + 1) = series.labels)",
                 )?
                 .query_map([source.id, from], |row| {
                     let found = Row {
@@ -405,7 +401,7 @@ impl<'a> Store<'a> {
                     Ok((row.get(0)?, found))
                 })?
                 .filter(|row| row.as_ref().map_or(true, |(series, _)| !self.seen.contains(series)))
-                .collect::<rusqlite::Result<_>>()?;
+                .collect::<sql::Result<_>>()?;
             for (series, row) in &old {
                 let met = self.met(*series, &source)?;
                 touched.meet(&met).removed(row.point(RunFacts::default()));
@@ -423,7 +419,7 @@ impl<'a> Store<'a> {
 
     /// A run that does not see a series ends it there, unless something odd may have been of it, or its source tells ends
     /// by itself (`told`: the names of its readings).
-    pub(super) fn end_unseen(&mut self, told: &Ends, touched: &mut Touched) -> rusqlite::Result<()> {
+    pub(super) fn end_unseen(&mut self, told: &Ends, touched: &mut Touched) -> sql::Result<()> {
         let unseen: Vec<(i64, Source, String, String)> = self
             .connection
             .prepare_cached(
@@ -440,7 +436,7 @@ impl<'a> Store<'a> {
                 row.as_ref()
                     .map_or(true, |(id, _, name, _)| !self.seen.contains(id) && !told.contains_key(name))
             })
-            .collect::<rusqlite::Result<_>>()?;
+            .collect::<sql::Result<_>>()?;
         for (series, source, name, labels) in unseen {
             if self.run.withholds(&name, &labels) {
                 continue;
@@ -463,7 +459,7 @@ impl<'a> Store<'a> {
         labels: &str,
         at: Timestamp,
         touched: &mut Touched,
-    ) -> rusqlite::Result<()> {
+    ) -> sql::Result<()> {
         let known = self
             .connection
             .prepare_cached(
@@ -490,7 +486,7 @@ impl<'a> Store<'a> {
         (name, labels): (&str, &str),
         at: Timestamp,
         touched: &mut Touched,
-    ) -> rusqlite::Result<()> {
+    ) -> sql::Result<()> {
         let (id, value, epoch, began) = (String::new(), None, None, None);
         let row = Row { at: micros(at), start: 0, id, value, epoch, began, shared: false };
         self.insert_row(met.id, &row)?;
@@ -501,7 +497,7 @@ impl<'a> Store<'a> {
 
     /// The row that has this reading's identity, if there is one: by its id, else by series and times. With what was known
     /// when it came in and decides how far back it may have counted.
-    fn known(&self, source: i64, series: i64, row: &Row) -> rusqlite::Result<Option<(i64, Row, RunFacts)>> {
+    fn known(&self, source: i64, series: i64, row: &Row) -> sql::Result<Option<(i64, Row, RunFacts)>> {
         let mut place = (series, row.at, row.start);
         if !row.id.is_empty() {
             let found = self
@@ -540,7 +536,7 @@ impl<'a> Store<'a> {
 pub(super) type Ends = BTreeMap<String, Vec<(String, Timestamp)>>;
 
 /// The ends that a run tells.
-pub(super) fn ends_of(connection: &Connection, run: i64) -> rusqlite::Result<Ends> {
+pub(super) fn ends_of(connection: &Connection, run: i64) -> sql::Result<Ends> {
     let mut ends = Ends::new();
     let mut query = connection
         .prepare_cached("SELECT name, labels, at FROM queued_end WHERE run = ? ORDER BY name, at")?;

@@ -5,7 +5,6 @@
 //! (law 2). It never judges whether a value is plausible; `metering` and the collectors do.
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, OptionalExtension, params};
 
 use super::count::{self, Changed, Touched};
 use super::identity::{Head, Put, Queued, Store, ends_of, withheld};
@@ -17,6 +16,7 @@ use crate::ledger::db::clock::skew;
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::ledger::queue::keep_quarantined;
 pub use crate::ledger::queue::{Run, RunOutcome};
@@ -109,7 +109,7 @@ impl Ledger {
 
     /// Gives back the memory that a run or a cycle needed for a while: what was looked at once need not stay for weeks.
     pub fn rest(&self) -> Result<(), LedgerError> {
-        self.look(|connection| connection.execute_batch("PRAGMA shrink_memory"))
+        self.look(|connection| connection.shrink_memory())
     }
 
     /// Counts all that is queued and a run after it, looks at what the ledger then says, and takes it all back.
@@ -170,7 +170,7 @@ fn count_run(
     in_force: &InForce,
     id: i64,
     planned: &[(String, SignedDuration)],
-) -> rusqlite::Result<Recorded> {
+) -> sql::Result<Recorded> {
     let mut recorded = Recorded::default();
     let (collector, at, finished, scope, kept, message) = connection
         .prepare_cached("SELECT collector, at, finished, scope, withheld, message FROM run WHERE id = ?")?
@@ -209,7 +209,7 @@ fn count_run(
         )?;
         let mut rows = query.query([id])?;
         while let Some(row) = rows.next()? {
-            let queued = Queued::of(row)?;
+            let queued = Queued::of(&row)?;
             if let Some(window) = &unsure
                 && queued.is_momentary(&run)
             {
@@ -299,11 +299,7 @@ fn count_run(
 }
 
 /// When the last run was that did not fail, if it looked at something else.
-fn run_of_another_scope(
-    connection: &Connection,
-    run: &Head,
-    scope: &str,
-) -> rusqlite::Result<Option<Timestamp>> {
+fn run_of_another_scope(connection: &Connection, run: &Head, scope: &str) -> sql::Result<Option<Timestamp>> {
     let last: Option<(i64, String)> = connection
         .prepare_cached(
             "SELECT at, scope FROM run WHERE collector = ?1 AND id < ?2 AND outcome <> 'failed' ORDER BY id DESC LIMIT 1",
@@ -321,11 +317,7 @@ const MEASURED_FOR: SignedDuration = SignedDuration::from_hours(4);
 
 /// Why it is not sure in which month a run looked: our clock and the server's disagree by more than the distance to the
 /// month's boundary.
-fn unsure_of_month(
-    connection: &Connection,
-    in_force: &InForce,
-    run: &Head,
-) -> rusqlite::Result<Option<String>> {
+fn unsure_of_month(connection: &Connection, in_force: &InForce, run: &Head) -> sql::Result<Option<String>> {
     let Some((skew, measured)) = skew(connection)? else { return Ok(None) };
     // What was measured by another setting of the clock says nothing of this run.
     let lately = run.at.duration_since(measured).abs() < MEASURED_FOR;
@@ -345,7 +337,7 @@ fn unsure_of_month(
 
 /// When a run that is already counted ended, if that was after this one began. Then the order of their instants is not the
 /// order in which they looked.
-fn ended_later(connection: &Connection, run: &Head) -> rusqlite::Result<Option<Timestamp>> {
+fn ended_later(connection: &Connection, run: &Head) -> sql::Result<Option<Timestamp>> {
     connection
         .prepare_cached(
             "SELECT max(finished) FROM run
@@ -362,7 +354,7 @@ fn facts(
     run: &Head,
     scope: &str,
     planned: &[(String, SignedDuration)],
-) -> rusqlite::Result<RunRow> {
+) -> sql::Result<RunRow> {
     let mut query = connection.prepare_cached(
         "SELECT at, lists_everything, scope, outcome = 'ok' AND quarantined = 0, withheld FROM run
          WHERE collector = ?1 AND outcome <> 'failed' AND at < ?2 AND counted = 1 ORDER BY at DESC LIMIT ?3",
@@ -371,7 +363,7 @@ fn facts(
         .query_map(params![run.collector, micros(run.at), (RECENT_RUNS - 1) as i64], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
         })?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let mut at = micros(run.at);
     let mut distances: Vec<i64> = Vec::new();
     for (before, ..) in &earlier {

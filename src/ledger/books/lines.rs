@@ -4,9 +4,9 @@
 //! how an amount came about.
 
 use jiff::Timestamp;
-use rusqlite::{CachedStatement, Connection, params};
 
 use crate::ledger::db::columns::micros;
+use crate::ledger::db::sql::{self, Connection, Statement, params};
 
 /// A component of a resource in a period.
 #[derive(Debug, Clone, Copy)]
@@ -39,32 +39,32 @@ impl Line {
 pub(super) type Lines = std::collections::BTreeMap<(i64, String), Line>;
 
 pub(super) struct LineRows<'a> {
-    lines: CachedStatement<'a>,
-    sent: CachedStatement<'a>,
-    put: CachedStatement<'a>,
-    remove: CachedStatement<'a>,
-    note: CachedStatement<'a>,
+    lines: Statement<'a>,
+    sent: Statement<'a>,
+    put: Statement<'a>,
+    remove: Statement<'a>,
+    note: Statement<'a>,
 }
 
 impl<'a> LineRows<'a> {
-    pub(super) fn of(connection: &'a Connection) -> rusqlite::Result<Self> {
+    pub(super) fn of(connection: &'a Connection) -> sql::Result<Self> {
         Ok(LineRows {
             lines: connection.prepare_cached(
-                "SELECT part, user, exact, used, posted, problem, held, held_words FROM line
+                "SELECT part, username, exact, used, posted, problem, held, held_words FROM line
                  WHERE resource = ?1 AND period = ?2 AND component = ?3",
             )?,
             sent: connection.prepare_cached(
-                "SELECT DISTINCT part, user FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3
+                "SELECT DISTINCT part, username FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3
                  AND current = 1 AND outcome <> 'planned'",
             )?,
             put: connection.prepare_cached(
-                "INSERT INTO line (resource, period, part, component, user, exact, used, posted, problem, held, held_words)
+                "INSERT INTO line (resource, period, part, component, username, exact, used, posted, problem, held, held_words)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-                 ON CONFLICT (resource, period, part, component, user) DO UPDATE SET exact = ?6, used = ?7, posted = ?8,
+                 ON CONFLICT (resource, period, part, component, username) DO UPDATE SET exact = ?6, used = ?7, posted = ?8,
                     problem = ?9, held = ?10, held_words = ?11",
             )?,
             remove: connection.prepare_cached(
-                "DELETE FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5",
+                "DELETE FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND username = ?5",
             )?,
             note: connection.prepare_cached(
                 "INSERT INTO statement (resource, period, part, changed) VALUES (?1, ?2, ?3, ?4)
@@ -73,7 +73,7 @@ impl<'a> LineRows<'a> {
         })
     }
 
-    pub(super) fn read(&mut self, place: Place<'_>) -> rusqlite::Result<Lines> {
+    pub(super) fn read(&mut self, place: Place<'_>) -> sql::Result<Lines> {
         let rows = self.lines.query_map(params![place.resource, place.period, place.component], |row| {
             let line = Line {
                 exact: row.get(2)?,
@@ -89,7 +89,7 @@ impl<'a> LineRows<'a> {
     }
 
     /// The lines that the server was told of, or was about to be.
-    pub(super) fn were_sent(&mut self, place: Place<'_>) -> rusqlite::Result<Vec<(i64, String)>> {
+    pub(super) fn were_sent(&mut self, place: Place<'_>) -> sql::Result<Vec<(i64, String)>> {
         let rows = self.sent.query_map(params![place.resource, place.period, place.component], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
@@ -103,7 +103,7 @@ impl<'a> LineRows<'a> {
         before: &Lines,
         after: &Lines,
         now: Timestamp,
-    ) -> rusqlite::Result<bool> {
+    ) -> sql::Result<bool> {
         let Place { resource, period, component } = place;
         let mut changed = std::collections::BTreeSet::new();
         for (part, user) in before.keys().filter(|key| !after.contains_key(key)) {

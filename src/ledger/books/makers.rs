@@ -1,11 +1,11 @@
 //! What makes a component in a month: the meters of all collectors for it, by the rules in force then.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use crate::ledger::db::columns::instant;
 use crate::ledger::db::rules::Version;
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::measure::Measure;
 use crate::metering::meter::{Meter, Rules};
@@ -39,7 +39,7 @@ impl Makers<'_> {
         &self,
         connection: &Connection,
         resource: &str,
-    ) -> rusqlite::Result<Vec<Maker<'_>>> {
+    ) -> sql::Result<Vec<Maker<'_>>> {
         let offering: Option<String> = connection
             .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
             .query_row([resource], |row| row.get(0))
@@ -86,7 +86,7 @@ pub(in crate::ledger) fn makers_of<'a>(
     connection: &Connection,
     version: &'a Version,
     component: &str,
-) -> rusqlite::Result<Makers<'a>> {
+) -> sql::Result<Makers<'a>> {
     let mut meters = Vec::new();
     for rules in &version.rules {
         for meter in rules.meters.iter().filter(|meter| meter.component == component) {

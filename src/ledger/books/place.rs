@@ -3,10 +3,10 @@
 //! A series is placed once by each version that is in force in some month. It never looks at readings.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
 
 use super::targets;
 use crate::ledger::db::rules::{InForce, Version};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::metering::meter::Place;
 use crate::metering::reading::Labels;
 
@@ -24,7 +24,7 @@ pub(super) fn place_by_all(
     series: i64,
     (collector, labels): (&str, &str),
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     for version in in_force.effective() {
         place(connection, version, series, (collector, labels), now)?;
     }
@@ -37,7 +37,7 @@ pub(super) fn place(
     series: i64,
     (collector, labels): (&str, &str),
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     let labels: Labels = serde_json::from_str(labels).unwrap_or_default();
     let mut placed = Placed::default();
     let mut nowhere = None;
@@ -54,9 +54,9 @@ pub(super) fn place(
     }
     connection
         .prepare_cached(
-            "INSERT INTO placed (rules, series, source, target, user, nowhere)
+            "INSERT INTO placed (rules, series, source, target, username, nowhere)
              SELECT ?1, id, source, ?3, ?4, ?5 FROM series WHERE id = ?2
-             ON CONFLICT (rules, series) DO UPDATE SET target = ?3, user = ?4, nowhere = ?5",
+             ON CONFLICT (rules, series) DO UPDATE SET target = ?3, username = ?4, nowhere = ?5",
         )?
         .execute(params![version.id, series, placed.target, placed.user, nowhere])?;
     Ok(())
@@ -67,9 +67,9 @@ pub(in crate::ledger) fn placed(
     connection: &Connection,
     version: &Version,
     series: i64,
-) -> rusqlite::Result<Placed> {
+) -> sql::Result<Placed> {
     let found = connection
-        .prepare_cached("SELECT target, user FROM placed WHERE rules = ?1 AND series = ?2")?
+        .prepare_cached("SELECT target, username FROM placed WHERE rules = ?1 AND series = ?2")?
         .query_row([version.id, series], |row| Ok(Placed { target: row.get(0)?, user: row.get(1)? }))
         .optional()?;
     Ok(found.unwrap_or_default())

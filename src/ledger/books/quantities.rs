@@ -3,11 +3,11 @@
 //! Statements are held while many series are counted, because most of the cost of a small one is in finding it.
 
 use jiff::SignedDuration;
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use rust_decimal::Decimal;
 
 use crate::collectors::Bearing;
 use crate::ledger::db::columns::{exact_column, instant, micros};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row, Statement, params};
 use crate::metering::measure::{Measure, Point, Quantity, RunFacts};
 use crate::metering::period::{BillingPeriod, Segment};
 use crate::metering::reading::{Epoch, Labels};
@@ -26,7 +26,7 @@ impl RunRow {
         RunRow { usual, complete, doubtful }
     }
 
-    pub(in crate::ledger) fn of(connection: &Connection, run: i64) -> rusqlite::Result<RunRow> {
+    pub(in crate::ledger) fn of(connection: &Connection, run: i64) -> sql::Result<RunRow> {
         connection
             .prepare_cached(
                 "SELECT previous, listed, previous_complete, listed_complete, max_gap, doubtful FROM run WHERE id = ?",
@@ -72,7 +72,7 @@ pub(in crate::ledger) const POINTS_FROM: &str =
      ORDER BY at, start = 0, start, id";
 
 /// A point, but for the facts of its run.
-pub(in crate::ledger) fn point(row: &Row<'_>) -> rusqlite::Result<Point> {
+pub(in crate::ledger) fn point(row: &Row<'_>) -> sql::Result<Point> {
     Ok(Point {
         at: instant(row.get(0)?),
         start: Some(row.get::<_, i64>(1)?).filter(|start| *start != 0).map(instant),
@@ -88,13 +88,13 @@ pub(in crate::ledger) fn point(row: &Row<'_>) -> rusqlite::Result<Point> {
 
 /// What is kept of the quantities.
 pub(in crate::ledger) struct Quantities<'a> {
-    load: CachedStatement<'a>,
-    put: CachedStatement<'a>,
-    remove: CachedStatement<'a>,
+    load: Statement<'a>,
+    put: Statement<'a>,
+    remove: Statement<'a>,
 }
 
 impl<'a> Quantities<'a> {
-    pub(super) fn of(connection: &'a Connection) -> rusqlite::Result<Self> {
+    pub(super) fn of(connection: &'a Connection) -> sql::Result<Self> {
         Ok(Quantities {
             load: connection.prepare_cached(
                 "SELECT sum, max, last, covered, missed, gaps, resets, held, holds, dips FROM quantity
@@ -121,7 +121,7 @@ impl<'a> Quantities<'a> {
         segment: Segment,
         month: BillingPeriod,
         part: Quantity,
-    ) -> rusqlite::Result<()> {
+    ) -> sql::Result<()> {
         let (measure, start, month) = (measure.name(), micros(segment.start), month.to_string());
         let known =
             self.load.query_row(params![series, measure, start, month], |row| quantity(row, 0)).optional()?;
@@ -154,8 +154,8 @@ impl<'a> Quantities<'a> {
 }
 
 /// The quantity whose columns `sum, max, last, covered, missed, gaps, resets, held, holds, dips` start at `first`.
-pub(in crate::ledger) fn quantity(row: &Row<'_>, first: usize) -> rusqlite::Result<Quantity> {
-    let decimal = |column: usize| -> rusqlite::Result<Option<Decimal>> {
+pub(in crate::ledger) fn quantity(row: &Row<'_>, first: usize) -> sql::Result<Quantity> {
+    let decimal = |column: usize| -> sql::Result<Option<Decimal>> {
         Ok(row.get_ref(column)?.as_str_or_null()?.and_then(|text| text.parse().ok()))
     };
     Ok(Quantity {

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use rusqlite::Connection;
 
 use super::count::{Changed, recount_from};
 use super::statements::state_all;
 use super::unstated::changed_components;
 use crate::ledger::db::rules::InForce;
+use crate::ledger::db::sql::{self, Connection};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -53,7 +53,7 @@ fn recount(
     in_force: &InForce,
     from: Option<BillingPeriod>,
     now: Timestamp,
-) -> rusqlite::Result<Vec<Difference>> {
+) -> sql::Result<Vec<Difference>> {
     state_all(connection, in_force, now)?;
     let before = lines(connection)?;
     let series: Vec<i64> = connection
@@ -84,9 +84,9 @@ fn recount(
         .collect())
 }
 
-fn lines(connection: &Connection) -> rusqlite::Result<Lines> {
+fn lines(connection: &Connection) -> sql::Result<Lines> {
     connection
-        .prepare("SELECT resource, period, component, user, part, exact FROM line")?
+        .prepare("SELECT resource, period, component, username, part, exact FROM line")?
         .query_map([], |row| {
             Ok(((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?), row.get(5)?))
         })?

@@ -1,10 +1,10 @@
 //! Readings that are no longer kept: their identities, so that history which is read again never counts twice, and what is
 //! needed to take back what a delta added. It never counts anything.
 
-use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::row::Row;
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 
 /// A reading that is no longer kept, with the series that it was counted in.
 pub(super) fn find(
@@ -12,7 +12,7 @@ pub(super) fn find(
     source: i64,
     series: i64,
     row: &Row,
-) -> rusqlite::Result<Option<(i64, Spent)>> {
+) -> sql::Result<Option<(i64, Spent)>> {
     if row.id.is_empty() {
         return connection
             .prepare_cached("SELECT value FROM spent_sample WHERE series = ?1 AND at = ?2 AND start = ?3")?
@@ -54,7 +54,7 @@ pub(super) fn spend(
     connection: &Connection,
     (source, series): (i64, i64),
     (at, start, id, value): (i64, i64, &str, &str),
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     if id.is_empty() {
         connection
             .prepare_cached(
@@ -77,7 +77,7 @@ pub(super) fn spend(
 }
 
 /// A reading that is counted otherwise from now on, and kept.
-pub(super) fn forget(connection: &Connection, source: i64, series: i64, row: &Row) -> rusqlite::Result<()> {
+pub(super) fn forget(connection: &Connection, source: i64, series: i64, row: &Row) -> sql::Result<()> {
     if row.id.is_empty() {
         connection
             .prepare_cached("DELETE FROM spent_sample WHERE series = ?1 AND at = ?2 AND start = ?3")?

@@ -7,7 +7,6 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
 use rust_decimal::Decimal;
 
 use super::adjustment::{Moved, moved, openings};
@@ -20,6 +19,7 @@ use super::targets;
 use crate::ledger::db::columns::{decimal, from_cents, instant, micros, to_cents, two_decimals};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::{InForce, Version};
+use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::adjustment::{Onward, Shares, can_be_carried, onward};
 use crate::metering::exact::{Exact, Rounding};
@@ -44,11 +44,11 @@ pub(in crate::ledger) fn state_all(
     connection: &Connection,
     in_force: &InForce,
     now: Timestamp,
-) -> rusqlite::Result<usize> {
+) -> sql::Result<usize> {
     let noted: Vec<(String, String, String)> = connection
         .prepare_cached("SELECT resource, period, component FROM unstated")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let mut makers: HashMap<(i64, &str), Makers<'_>> = HashMap::new();
     let mut rows = LineRows::of(connection)?;
     let mut timelines = Timelines::new(connection, in_force);
@@ -84,7 +84,7 @@ impl Stating<'_> {
         rows: &mut LineRows<'_>,
         timelines: &mut Timelines<'_>,
         now: Timestamp,
-    ) -> rusqlite::Result<()> {
+    ) -> sql::Result<()> {
         let before = rows.read(self.place)?;
         if before.is_empty() && self.makers.began_after(self.in_force.zone.end(self.month)) {
             return Ok(());
@@ -108,7 +108,7 @@ impl Stating<'_> {
     }
 
     /// Marks what changed rules have left in doubt.
-    fn hold(&self, lines: &mut Lines, now: Timestamp) -> rusqlite::Result<()> {
+    fn hold(&self, lines: &mut Lines, now: Timestamp) -> sql::Result<()> {
         let totals = || lines.iter().filter(|((_, user), _)| user.is_empty());
         let posted: Decimal = totals().filter_map(|(_, line)| decimal(line.posted.clone())).sum();
         let place = (self.place.resource, self.place.period, self.place.component);
@@ -137,7 +137,7 @@ impl Stating<'_> {
     }
 
     /// Tells of totals that fall or jump, in months that run.
-    fn tell_changes(&self, before: &Lines, after: &Lines, now: Timestamp) -> rusqlite::Result<()> {
+    fn tell_changes(&self, before: &Lines, after: &Lines, now: Timestamp) -> sql::Result<()> {
         let about = About {
             resource: self.place.resource,
             period: self.place.period,
@@ -191,7 +191,7 @@ impl Stating<'_> {
     }
 
     /// Whether rules that hold in this month were recorded after the part was last stated.
-    fn rules_changed_since(&self, (part, _): &(i64, String)) -> rusqlite::Result<bool> {
+    fn rules_changed_since(&self, (part, _): &(i64, String)) -> sql::Result<bool> {
         self.connection
             .prepare_cached(
                 "SELECT 1 FROM statement JOIN rules ON rules.id = ?4 AND rules.recorded >= statement.changed
@@ -201,7 +201,7 @@ impl Stating<'_> {
     }
 
     /// Whether readings that look like earlier ones came after the part was last stated.
-    fn looked_known_since(&self, (part, _): &(i64, String)) -> rusqlite::Result<bool> {
+    fn looked_known_since(&self, (part, _): &(i64, String)) -> sql::Result<bool> {
         self.connection
             .prepare_cached(
                 "SELECT 1 FROM statement JOIN event ON event.kind = ?4 AND event.at >= statement.changed
@@ -215,20 +215,21 @@ impl Stating<'_> {
         &self,
         timeline: &Timeline,
         timelines: &mut Timelines<'_>,
-    ) -> rusqlite::Result<BTreeMap<i64, Made>> {
+    ) -> sql::Result<BTreeMap<i64, Made>> {
         let (connection, place) = (self.connection, self.place);
         let mut parts: BTreeMap<i64, Made> = BTreeMap::new();
         let openings = openings(connection, timeline, place, self.month)?;
         let opened = |part: i64| openings.get(&part).map(|(at, _)| *at);
         let mut query = connection.prepare_cached(
-            "SELECT series.id, placed.user, placed.target, quantity.segment, CASE WHEN ?6 THEN series.labels END,
+            "SELECT series.id, placed.username, placed.target, quantity.segment, CASE WHEN ?6 = 1 THEN series.labels END,
                     quantity.sum, quantity.max, quantity.last, quantity.covered, quantity.missed, quantity.gaps,
                     quantity.resets, quantity.held, quantity.holds, quantity.dips
-             FROM placed CROSS JOIN series ON series.id = placed.series
-             CROSS JOIN quantity ON quantity.series = series.id AND quantity.measure = ?4 AND quantity.period = ?5
-             WHERE placed.rules = ?1 AND placed.source = ?2
+             FROM placed CROSS JOIN series CROSS JOIN quantity
+             WHERE series.id = placed.series
+               AND quantity.series = series.id AND quantity.measure = ?4 AND quantity.period = ?5
+               AND placed.rules = ?1 AND placed.source = ?2
                AND placed.target IN (SELECT target FROM target_resource WHERE resource = ?3)
-             ORDER BY placed.target, placed.user, series.id, quantity.segment, quantity.month",
+             ORDER BY placed.target, placed.username, series.id, quantity.segment, quantity.month",
         )?;
         let zone = timeline.zone();
         let month = i128::from(micros(zone.end(self.month))) - i128::from(micros(zone.start(self.month)));
@@ -267,7 +268,7 @@ impl Stating<'_> {
                     }
                 }
                 let entry = by_series.entry((part, row.get(0)?)).or_default();
-                entry.quantity.absorb(quantity(row, 5)?);
+                entry.quantity.absorb(quantity(&row, 5)?);
                 entry.user = row.get(1)?;
                 entry.weight = weight;
             }

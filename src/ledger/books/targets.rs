@@ -4,10 +4,10 @@
 //! is over. It never asks Waldur; it is told what was listed.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::metering::meter::Target;
 
 /// Whether Waldur takes reports for a resource in this state (observed).
@@ -38,7 +38,7 @@ pub(super) fn find(
     offering: Uuid,
     backend_id: &str,
     ignore_case: bool,
-) -> rusqlite::Result<Found> {
+) -> sql::Result<Found> {
     let listed: Option<i64> = connection
         .prepare_cached("SELECT resources_refreshed FROM offering WHERE uuid = ?")?
         .query_row([offering.to_string()], |row| row.get(0))
@@ -50,7 +50,7 @@ pub(super) fn find(
             true => "SELECT uuid, state, refreshed FROM resource WHERE offering = ?1 AND lower(backend_id) = lower(?2)",
         })?
         .query_map(params![offering.to_string(), backend_id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     if found.len() > 1 {
         // Of several, those that the last listing still has.
         let last =
@@ -79,7 +79,7 @@ pub(super) fn row_of(
     target: &Target,
     ignore_case: bool,
     now: Timestamp,
-) -> rusqlite::Result<i64> {
+) -> sql::Result<i64> {
     let (offering, backend_id) = match target {
         Target::Resource(uuid) => (String::new(), uuid.to_string()),
         Target::BackendId { offering, backend_id } => (offering.to_string(), backend_id.clone()),
@@ -100,12 +100,13 @@ pub(super) fn row_of(
             }
         }
     };
-    connection
+    let unmatched_since = resource.is_none().then(|| micros(now));
+    let id = connection
         .prepare_cached(
-            "INSERT INTO target (offering, backend_id, ignore_case, unmatched_since) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT INTO target (offering, backend_id, ignore_case, unmatched_since) VALUES (?1, ?2, ?3, ?4)
+             RETURNING id",
         )?
-        .execute(params![offering, backend_id, ignore_case, resource.is_none().then(|| micros(now))])?;
-    let id = connection.last_insert_rowid();
+        .query_row(params![offering, backend_id, ignore_case, unmatched_since], |row| row.get(0))?;
     if let Some(resource) = resource {
         map(connection, id, Timestamp::MIN, &resource, false)?;
     }
@@ -119,7 +120,7 @@ pub(super) fn map(
     since: Timestamp,
     resource: &str,
     provisional: bool,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO target_resource (target, since, resource, provisional) VALUES (?1, ?2, ?3, ?4)
@@ -131,7 +132,7 @@ pub(super) fn map(
 }
 
 /// The resources that a target was, in the order of time.
-pub(in crate::ledger) fn mappings(connection: &Connection, target: i64) -> rusqlite::Result<Vec<Mapping>> {
+pub(in crate::ledger) fn mappings(connection: &Connection, target: i64) -> sql::Result<Vec<Mapping>> {
     connection
         .prepare_cached("SELECT since, resource FROM target_resource WHERE target = ? ORDER BY since")?
         .query_map([target], |row| Ok(Mapping { since: instant(row.get(0)?), resource: row.get(1)? }))?

@@ -4,17 +4,14 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
 
 use super::count::Changed;
 use crate::ledger::db::columns::micros;
 use crate::ledger::db::rules::InForce;
+use crate::ledger::db::sql::{self, Connection, params};
 
 /// Notes what is to be stated anew; returns how much that is.
-pub(in crate::ledger) fn changed_components(
-    connection: &Connection,
-    changed: Changed,
-) -> rusqlite::Result<usize> {
+pub(in crate::ledger) fn changed_components(connection: &Connection, changed: Changed) -> sql::Result<usize> {
     let mut insert = connection.prepare_cached(
         "INSERT INTO unstated (resource, period, component) VALUES (?1, ?2, ?3)
          ON CONFLICT (resource, period, component) DO NOTHING",
@@ -30,7 +27,7 @@ pub(in crate::ledger) fn all_of_month(
     connection: &Connection,
     resource: Option<&str>,
     period: &str,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO unstated (resource, period, component)
@@ -47,7 +44,7 @@ pub(super) fn counted_from(
     in_force: &InForce,
     collector: &str,
     since: Timestamp,
-) -> rusqlite::Result<Changed> {
+) -> sql::Result<Changed> {
     let measured: BTreeSet<(String, String)> = connection
         .prepare(
             "SELECT DISTINCT target_resource.resource, quantity.period FROM source
@@ -56,7 +53,7 @@ pub(super) fn counted_from(
              WHERE source.collector = ?1 AND quantity.segment >= ?2",
         )?
         .query_map(params![collector, micros(since)], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let mut changed = Changed::new();
     for (resource, period) in measured {
         let Ok(month) = period.parse() else { continue };

@@ -1,11 +1,10 @@
 //! How instants, UUIDs, months and amounts stand in columns.
 
 use jiff::Timestamp;
-use rusqlite::Row;
-use rusqlite::types::Type;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use super::sql::{self, Row};
 use crate::metering::exact::Exact;
 use crate::metering::period::BillingPeriod;
 
@@ -42,19 +41,19 @@ pub(in crate::ledger) fn from_cents(cents: i64) -> Decimal {
 pub(in crate::ledger) fn unreadable(
     column: usize,
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
+) -> sql::Error {
+    sql::Error::unreadable(format!("column {column}: {}", error.into()))
 }
 
-pub(in crate::ledger) fn exact_column(row: &Row<'_>, column: usize) -> rusqlite::Result<Exact> {
+pub(in crate::ledger) fn exact_column(row: &Row<'_>, column: usize) -> sql::Result<Exact> {
     row.get::<_, String>(column)?.parse().map_err(|error: String| unreadable(column, error))
 }
 
-pub(in crate::ledger) fn uuid_column(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
+pub(in crate::ledger) fn uuid_column(row: &Row<'_>, column: usize) -> sql::Result<Uuid> {
     let text: String = row.get(column)?;
     Uuid::parse_str(&text).map_err(|error| unreadable(column, error))
 }
 
-pub(in crate::ledger) fn period_column(row: &Row<'_>, column: usize) -> rusqlite::Result<BillingPeriod> {
+pub(in crate::ledger) fn period_column(row: &Row<'_>, column: usize) -> sql::Result<BillingPeriod> {
     row.get::<_, String>(column)?.parse().map_err(|error: String| unreadable(column, error))
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use rusqlite::ErrorCode;
 
+use super::sql;
+
 /// Why the ledger could not be used.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -86,7 +88,16 @@ impl LedgerError {
         Self::unusable(format!("can't {what} the ledger {shown}: {error}; {remedy}"))
     }
 
-    pub(in crate::ledger) fn from_sqlite(path: &Path, error: rusqlite::Error) -> Self {
+    pub(in crate::ledger) fn from_sql(path: &Path, error: sql::Error) -> Self {
+        match error {
+            sql::Error::Sqlite(error) => Self::from_sqlite(path, error),
+            sql::Error::NoRow | sql::Error::Unreadable(_) => {
+                Self::unusable(format!("the ledger {} can't be used: {error}", path.display()))
+            }
+        }
+    }
+
+    fn from_sqlite(path: &Path, error: rusqlite::Error) -> Self {
         let shown = path.display();
         match error.sqlite_error_code() {
             _ if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Self::full(path),

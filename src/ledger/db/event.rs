@@ -2,10 +2,10 @@
 //! once in the log by the process that lives through them.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use super::columns::{instant, micros};
+use super::sql::{self, Connection, Row, params};
 use super::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -93,7 +93,7 @@ pub(in crate::ledger) fn tell(
     kind: EventKind,
     words: &str,
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO event (at, resource, period, component, kind, words) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -163,7 +163,7 @@ impl Ledger {
     }
 }
 
-fn event(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
+fn event(row: &Row<'_>) -> sql::Result<Event> {
     Ok(Event {
         at: instant(row.get(0)?),
         resource: row.get(1)?,

@@ -4,8 +4,6 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::Connection;
-
 use super::error::LedgerError;
 use super::schema;
 
@@ -64,13 +62,4 @@ pub(super) fn inspect(path: &Path) -> Result<(), LedgerError> {
         return Err(LedgerError::newer(path, version.into()));
     }
     Ok(())
-}
-
-pub(super) fn quick_check(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
-    let check = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
-    match check {
-        Ok(verdict) if verdict == "ok" => Ok(()),
-        Ok(verdict) => Err(LedgerError::damaged(path, &verdict)),
-        Err(error) => Err(LedgerError::from_sqlite(path, error)),
-    }
 }

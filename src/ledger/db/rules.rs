@@ -5,9 +5,9 @@
 //! rules means for a bill; `books/change.rs` does.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
 
 use super::columns::{micros, unreadable};
+use super::sql::{self, Connection, OptionalExtension, params};
 use crate::metering::meter::Rules;
 use crate::metering::period::{BillingPeriod, BillingZone};
 
@@ -100,11 +100,11 @@ fn of<'a>(rules: &'a [Rules], collector: &str) -> Option<&'a Rules> {
 }
 
 /// Whether these are still the last that were recorded.
-pub(super) fn is_latest(connection: &Connection, known: &InForce) -> rusqlite::Result<bool> {
+pub(super) fn is_latest(connection: &Connection, known: &InForce) -> sql::Result<bool> {
     Ok(latest(connection)? == known.latest)
 }
 
-fn latest(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+fn latest(connection: &Connection) -> sql::Result<(i64, i64)> {
     connection
         .prepare_cached(
             "SELECT (SELECT coalesce(max(id), 0) FROM rules), (SELECT coalesce(max(id), 0) FROM zone)",
@@ -113,11 +113,11 @@ fn latest(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
 }
 
 /// What was recorded; where nothing is yet, what the configuration says.
-pub(in crate::ledger) fn load(connection: &Connection, configured: &Rulebook) -> rusqlite::Result<InForce> {
+pub(in crate::ledger) fn load(connection: &Connection, configured: &Rulebook) -> sql::Result<InForce> {
     let zones: Vec<(String, String)> = connection
         .prepare("SELECT period, name FROM zone ORDER BY id")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let mut zone: Option<BillingZone> = None;
     for (period, name) in zones {
         let named = BillingZone::named(&name).map_err(|error| unreadable(1, error))?;
@@ -129,7 +129,7 @@ pub(in crate::ledger) fn load(connection: &Connection, configured: &Rulebook) ->
     let recorded: Vec<(i64, String, String)> = connection
         .prepare("SELECT id, period, rules FROM rules ORDER BY id")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let mut versions = Vec::with_capacity(recorded.len());
     for (id, period, rules) in recorded {
         let rules: Vec<Rules> = serde_json::from_str(&rules).map_err(|error| unreadable(2, error))?;
@@ -146,11 +146,8 @@ pub(in crate::ledger) fn load(connection: &Connection, configured: &Rulebook) ->
 }
 
 /// What was recorded; a new ledger records what the configuration says.
-pub(super) fn load_or_record(
-    connection: &mut Connection,
-    configured: &Rulebook,
-) -> rusqlite::Result<InForce> {
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+pub(super) fn load_or_record(connection: &Connection, configured: &Rulebook) -> sql::Result<InForce> {
+    let transaction = connection.transaction()?;
     let known = transaction.query_row("SELECT 1 FROM rules", [], |_| Ok(())).optional()?;
     if known.is_none() {
         record(&transaction, None, &configured.rules, Timestamp::UNIX_EPOCH)?;
@@ -167,7 +164,7 @@ pub(in crate::ledger) fn record(
     from: Option<BillingPeriod>,
     rules: &[Rules],
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     let text = text(rules)?;
     connection.execute(
         "INSERT INTO rules (period, recorded, rules) VALUES (?1, ?2, ?3)",
@@ -182,7 +179,7 @@ pub(in crate::ledger) fn record_zone(
     from: Option<BillingPeriod>,
     name: &str,
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     connection.execute(
         "INSERT INTO zone (period, recorded, name) VALUES (?1, ?2, ?3)",
         params![from.map(|period| period.to_string()).unwrap_or_default(), micros(now), name],
@@ -191,7 +188,7 @@ pub(in crate::ledger) fn record_zone(
 }
 
 /// Rules as they are recorded: without what only says how often a source is looked at.
-pub(in crate::ledger) fn text(rules: &[Rules]) -> rusqlite::Result<String> {
+pub(in crate::ledger) fn text(rules: &[Rules]) -> sql::Result<String> {
     let mut rules = rules.to_vec();
     for rules in &mut rules {
         rules.default_max_gap = None;

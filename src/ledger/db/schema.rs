@@ -2,8 +2,7 @@
 //!
 //! Typed columns throughout, so that a person can read a bill with the sqlite3 shell: instants are microseconds
 //! since 1970 UTC, numbers are exact text (`0.25`, `1/3`), UUIDs have dashes. Nothing here reads or writes rows.
-
-use rusqlite::Connection;
+use super::sql::{self, Connection};
 
 /// Marks a SQLite file as a ledger of this agent ("WUAG").
 pub(super) const APPLICATION_ID: i32 = 0x5755_4147;
@@ -15,15 +14,16 @@ const MIGRATIONS: &[&str] = &[V1];
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// Brings the file to `VERSION` in one transaction.
-pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+pub(super) fn migrate(connection: &Connection) -> sql::Result<()> {
+    let transaction = connection.transaction()?;
+    let sqlite = transaction.sqlite();
+    let version: i64 = sqlite.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version < VERSION {
         for step in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
             transaction.execute_batch(step)?;
         }
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
+        sqlite.pragma_update(None, "application_id", APPLICATION_ID)?;
+        sqlite.pragma_update(None, "user_version", VERSION)?;
     }
     transaction.commit()
 }
@@ -178,11 +178,11 @@ CREATE TABLE placed (
     series INTEGER NOT NULL REFERENCES series,
     source INTEGER NOT NULL,      -- the series'
     target INTEGER REFERENCES target,
-    user TEXT,
+    username TEXT,
     nowhere TEXT,                 -- why it has no target; '' if it is to be ignored
     PRIMARY KEY (rules, series)
 ) WITHOUT ROWID;
-CREATE INDEX placed_at_target ON placed (target, rules, source, user);
+CREATE INDEX placed_at_target ON placed (target, rules, source, username);
 
 CREATE TABLE reading (
     series INTEGER NOT NULL REFERENCES series,
@@ -285,40 +285,40 @@ CREATE TABLE line (
     period TEXT NOT NULL,
     part INTEGER NOT NULL,
     component TEXT NOT NULL,
-    user TEXT NOT NULL,           -- '' is the total
+    username TEXT NOT NULL,       -- '' is the total
     exact TEXT NOT NULL,          -- used
     used TEXT,                    -- rounded; NULL if it can't be posted
     posted TEXT,                  -- with what was moved from and to other months
     problem TEXT,                 -- why it can't be posted
     held TEXT,                    -- of a total that is not sent for what the books say: the reason,
     held_words TEXT,              -- and what happened, for people
-    PRIMARY KEY (resource, period, part, component, user)
+    PRIMARY KEY (resource, period, part, component, username)
 ) WITHOUT ROWID;
 
 -- What the server held at an instant, where the agent took over from another writer: usage before it is not counted.
 CREATE TABLE opening (
     resource TEXT NOT NULL,
     component TEXT NOT NULL,
-    user TEXT NOT NULL,           -- '' is the total
+    username TEXT NOT NULL,       -- '' is the total
     period TEXT NOT NULL,
     at INTEGER NOT NULL,
     amount TEXT NOT NULL,         -- two decimals
     words TEXT NOT NULL,          -- where it comes from
     recorded INTEGER NOT NULL,
-    PRIMARY KEY (resource, component, user, period, at)
+    PRIMARY KEY (resource, component, username, period, at)
 ) WITHOUT ROWID;
 
 -- Differences of months that are over, in posted cents: carried to another month, or given up by a person.
 CREATE TABLE moved (
     resource TEXT NOT NULL,
     component TEXT NOT NULL,
-    user TEXT NOT NULL,           -- '' is the total
+    username TEXT NOT NULL,       -- '' is the total
     from_period TEXT NOT NULL,
     to_period TEXT NOT NULL,      -- '' is given up
     to_part INTEGER NOT NULL,     -- in which part of that month
     cents INTEGER NOT NULL,
     recorded INTEGER NOT NULL,
-    PRIMARY KEY (resource, component, user, from_period, to_period, to_part)
+    PRIMARY KEY (resource, component, username, from_period, to_period, to_part)
 ) WITHOUT ROWID;
 CREATE INDEX moved_to ON moved (to_period);
 
@@ -329,7 +329,7 @@ CREATE TABLE sent (
     period TEXT NOT NULL,
     part INTEGER NOT NULL,
     component TEXT NOT NULL,
-    user TEXT NOT NULL,           -- '' is the total
+    username TEXT NOT NULL,       -- '' is the total
     amount TEXT NOT NULL,
     call TEXT NOT NULL,           -- set_usage, set_user_usage(s); 'read' for what was found in the server's rows
     at INTEGER NOT NULL,
@@ -338,7 +338,7 @@ CREATE TABLE sent (
     words TEXT NOT NULL,
     current INTEGER NOT NULL      -- whether it is what the server holds, or may be; 0 once another row took its place
 );
-CREATE INDEX sent_current ON sent (resource, period, part, component, user) WHERE current = 1;
+CREATE INDEX sent_current ON sent (resource, period, part, component, username) WHERE current = 1;
 CREATE INDEX sent_of_resource ON sent (resource, period);
 
 -- What is not sent, and why: held and stranded (component and user '' for all of the part), and parked.
@@ -347,13 +347,13 @@ CREATE TABLE blocked (
     period TEXT NOT NULL,
     part INTEGER NOT NULL,
     component TEXT NOT NULL,
-    user TEXT NOT NULL,
+    username TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('held', 'parked', 'stranded')),
     reason TEXT NOT NULL,         -- a closed list: submitter/reason.rs
     words TEXT NOT NULL,
     amount TEXT,                  -- what was refused, or what the server holds
     since INTEGER NOT NULL,
-    PRIMARY KEY (resource, period, part, component, user)
+    PRIMARY KEY (resource, period, part, component, username)
 ) WITHOUT ROWID;
 
 -- A person's decision about a component, and what the server held then.
@@ -439,7 +439,7 @@ CREATE TABLE plan_period (
     uuid TEXT PRIMARY KEY,
     resource TEXT NOT NULL,
     start INTEGER NOT NULL,
-    end INTEGER,
+    until INTEGER,
     noticed INTEGER NOT NULL      -- a switch that is noticed after its month cuts nothing any more
 ) WITHOUT ROWID;
 CREATE INDEX plan_period_of_resource ON plan_period (resource);

@@ -40,9 +40,10 @@ impl SharedLedger {
         let (work, orders) = mpsc::channel::<Work>();
         let thread = std::thread::spawn(move || {
             for work in orders {
-                // Work that panics has left its transaction, which is thereby undone; the ledger is as before.
-                let done = catch_unwind(AssertUnwindSafe(|| work(&mut ledger)));
-                drop(done);
+                // Work that panics has left its transaction, which is undone; the ledger is as before.
+                if catch_unwind(AssertUnwindSafe(|| work(&mut ledger))).is_err() {
+                    ledger.undo();
+                }
             }
         });
         SharedLedger(Arc::new(Worker { work: Some(work), thread: Some(thread) }))

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -17,6 +16,7 @@ use crate::ledger::db::columns::{
     decimal, from_cents, instant, micros, period_column, to_cents, two_decimals, uuid_column,
 };
 use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -60,9 +60,9 @@ impl Ledger {
         self.transact(|connection, _| {
             connection
                 .prepare_cached(
-                    "INSERT INTO blocked (resource, period, component, user, state, reason, words, amount, since, part)
+                    "INSERT INTO blocked (resource, period, component, username, state, reason, words, amount, since, part)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-                     ON CONFLICT (resource, period, part, component, user)
+                     ON CONFLICT (resource, period, part, component, username)
                      DO UPDATE SET state = ?5, reason = ?6, words = ?7, amount = ?8",
                 )?
                 .execute(params![
@@ -137,16 +137,16 @@ impl Ledger {
         self.lift_changed_rests()?;
         let line =
             "line.resource = blocked.resource AND line.period = blocked.period AND line.part = blocked.part
-                    AND line.component = blocked.component AND line.user = blocked.user";
+                    AND line.component = blocked.component AND line.username = blocked.username";
         let known = "sent.resource = blocked.resource AND sent.period = blocked.period AND sent.part = blocked.part
-                     AND sent.component = blocked.component AND sent.user = blocked.user AND sent.current = 1";
+                     AND sent.component = blocked.component AND sent.username = blocked.username AND sent.current = 1";
         self.transact(|connection, _| {
             let mut lifted = connection.prepare_cached(&format!(
                 "DELETE FROM blocked WHERE reason = 'amount' AND EXISTS (
-                    SELECT 1 FROM line WHERE {line} AND (line.posted IS NOT NULL AND line.posted IS NOT blocked.amount
-                        OR line.problem IS NOT NULL AND line.problem IS NOT blocked.words))
+                    SELECT 1 FROM line WHERE {line} AND (line.posted IS NOT NULL AND line.posted IS DISTINCT FROM blocked.amount
+                        OR line.problem IS NOT NULL AND line.problem IS DISTINCT FROM blocked.words))
                  OR reason = 'limit' AND EXISTS (
-                    SELECT 1 FROM line WHERE {line} AND CAST(line.posted AS REAL) < CAST(blocked.amount AS REAL))"
+                    SELECT 1 FROM line WHERE {line} AND CAST(line.posted AS NUMERIC) < CAST(blocked.amount AS NUMERIC))"
             ))?.execute([])?;
             lifted += connection.prepare_cached(&format!(
                 "DELETE FROM blocked WHERE component <> '' AND reason NOT IN ('conflict', 'conflict_overwrite', 'conflict_shares', 'wrong_month', 'unreadable')
@@ -164,7 +164,7 @@ impl Ledger {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT resource, period, component, user, amount, state, reason, words, since, part FROM blocked
+                    "SELECT resource, period, component, username, amount, state, reason, words, since, part FROM blocked
                      UNION ALL
                      SELECT line.resource, line.period, line.component, '', NULL, 'held', held, held_words,
                             statement.changed, line.part
@@ -232,9 +232,9 @@ impl Ledger {
         self.transact(|connection, _| {
             let chosen: Vec<(StatementKey, String, String, String)> = connection
                 .prepare_cached(
-                    "SELECT resource, period, part, component, user, reason FROM blocked
+                    "SELECT resource, period, part, component, username, reason FROM blocked
                      WHERE resource = ?1 AND (?2 IS NULL OR period = ?2) AND (?3 IS NULL OR component IN ('', ?3))
-                     AND (?4 IS NULL OR user = ?4)",
+                     AND (?4 IS NULL OR username = ?4)",
                 )?
                 .query_map(
                     params![
@@ -245,7 +245,7 @@ impl Ledger {
                     ],
                     |row| Ok((key(row, 0)?, row.get(3)?, row.get(4)?, row.get(5)?)),
                 )?
-                .collect::<rusqlite::Result<_>>()?;
+                .collect::<sql::Result<_>>()?;
             let mut given_up = Vec::new();
             for (key, component, user, reason) in chosen {
                 if !reasons.contains(&reason.as_str()) {
@@ -254,7 +254,7 @@ impl Ledger {
                 let wanted = dropped.component.as_deref().or(Some(component.as_str()).filter(|c| !c.is_empty()));
                 given_up.extend(give_up(connection, key, (wanted, &user), now)?);
                 connection.execute(
-                    "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ?5",
+                    "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND username = ?5",
                     params![resource, key.period.to_string(), micros(key.part), component, user],
                 )?;
                 all_of_month(connection, Some(&resource), &key.period.to_string())?;
@@ -270,7 +270,7 @@ impl Ledger {
             let places = connection
                 .prepare("SELECT DISTINCT resource, from_period, component FROM moved WHERE resource = ? AND to_period = ''")?
                 .query_map([&resource], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-                .collect::<rusqlite::Result<_>>()?;
+                .collect::<sql::Result<_>>()?;
             changed_components(connection, places)?;
             connection.execute("DELETE FROM moved WHERE resource = ? AND to_period = ''", [&resource])
         })
@@ -306,17 +306,17 @@ fn give_up(
     key: StatementKey,
     (component, user): (Option<&str>, &str),
     now: Timestamp,
-) -> rusqlite::Result<Vec<GivenUp>> {
+) -> sql::Result<Vec<GivenUp>> {
     let (resource, period) = (key.resource.to_string(), key.period.to_string());
     let known = known(connection, key)?;
     let lines: Vec<(String, String, Option<String>)> = connection
         .prepare_cached(
-            "SELECT component, user, posted FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3",
+            "SELECT component, username, posted FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3",
         )?
         .query_map(params![resource, period, micros(key.part)], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let mut given_up = Vec::new();
     for (of, line_user, posted) in lines {
         let chosen = component.is_none_or(|wanted| wanted == of) && (user.is_empty() || user == line_user);
@@ -328,9 +328,9 @@ fn give_up(
         }
         connection
             .prepare_cached(
-                "INSERT INTO moved (resource, component, user, from_period, to_period, to_part, cents, recorded)
+                "INSERT INTO moved (resource, component, username, from_period, to_period, to_part, cents, recorded)
                  VALUES (?1, ?2, ?3, ?4, '', 0, ?5, ?6)
-                 ON CONFLICT (resource, component, user, from_period, to_period, to_part)
+                 ON CONFLICT (resource, component, username, from_period, to_period, to_part)
                  DO UPDATE SET cents = moved.cents + ?5, recorded = ?6",
             )?
             .execute(params![resource, of, line_user, period, cents, micros(now)])?;
@@ -353,10 +353,10 @@ fn give_up(
 /// By component and user, with the amount that each is about.
 pub(super) type Blocks = BTreeMap<(String, String), (Block, Option<Decimal>)>;
 
-pub(super) fn blocks(connection: &Connection, key: StatementKey) -> rusqlite::Result<Blocks> {
+pub(super) fn blocks(connection: &Connection, key: StatementKey) -> sql::Result<Blocks> {
     connection
         .prepare_cached(
-            "SELECT component, user, state, reason, words, since, amount FROM blocked
+            "SELECT component, username, state, reason, words, since, amount FROM blocked
              WHERE resource = ?1 AND period = ?2 AND part = ?3",
         )?
         .query_map(params![key.resource.to_string(), key.period.to_string(), micros(key.part)], |row| {

@@ -2,7 +2,6 @@
 //! by the submitter; nothing here talks to the server.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -10,6 +9,7 @@ use super::record::StatementKey;
 use crate::ledger::books::unstated::all_of_month;
 use crate::ledger::db::columns::{decimal, instant, micros, two_decimals};
 use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -111,22 +111,22 @@ fn decide(
     resource: Uuid,
     decision: Decision,
     now: Timestamp,
-) -> rusqlite::Result<Vec<Decided>> {
+) -> sql::Result<Vec<Decided>> {
     let resource = resource.to_string();
     let concerned: Vec<(String, String, Option<String>, bool)> = connection
         .prepare_cached(
-            "SELECT period, component, max(amount), max(reason = ?3) FROM blocked
+            "SELECT period, component, max(amount), max(CASE WHEN reason = ?3 THEN 1 ELSE 0 END) FROM blocked
              WHERE resource = ?1 AND reason IN (?2, ?3, ?4, ?5) GROUP BY period, component
              UNION SELECT line.period, line.component, (
                 SELECT amount FROM sent WHERE sent.resource = line.resource AND sent.period = line.period
-                AND sent.component = line.component AND sent.user = '' AND current = 1
+                AND sent.component = line.component AND sent.username = '' AND current = 1
                 AND outcome IN ('accepted', 'read') LIMIT 1), 0
              FROM line WHERE resource = ?1 AND held IS NOT NULL",
         )?
         .query_map(params![resource, CONFLICT, LIMIT, UNADOPTABLE, SHARES], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         })?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<sql::Result<_>>()?;
     let mut decided = Vec::new();
     for (period, component, held, for_limit) in concerned {
         let held =
@@ -164,10 +164,10 @@ fn accepted(
     resource: &str,
     period: &str,
     component: &str,
-) -> rusqlite::Result<Option<Decimal>> {
+) -> sql::Result<Option<Decimal>> {
     let amount: Option<String> = connection
         .prepare_cached(
-            "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND current = 1
+            "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND username = '' AND current = 1
              AND outcome IN ('accepted', 'read') ORDER BY id DESC LIMIT 1",
         )?
         .query_row([resource, period, component], |row| row.get(0))
@@ -181,7 +181,7 @@ fn insert_decision(
     decision: Decision,
     (held, by_itself, for_limit): (Option<Decimal>, bool, bool),
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     let (name, balance_at) = match decision {
         Decision::Overwrite => ("overwrite", None),
         Decision::Adopt { at } => ("adopt", at.map(micros)),

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
-use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{InForce, Ledger, LedgerError};
 
 /// Held while submitting; released when dropped or when the process ends.
@@ -119,7 +119,7 @@ impl Ledger {
     /// Does something in one transaction, unless another process has taken a later turn: then nothing is done.
     pub(super) fn transact_in_turn<T>(
         &mut self,
-        work: impl FnOnce(&Connection, &InForce, i64) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection, &InForce, i64) -> sql::Result<T>,
     ) -> Result<T, LedgerError> {
         let turn = self.own_turn();
         let done = self.transact(|connection, in_force| match is_current(connection, turn)? {
@@ -136,11 +136,11 @@ impl Ledger {
 }
 
 /// Whether a process that has this turn (or 0: none) is the latest to have taken one.
-pub(super) fn is_current(connection: &Connection, turn: i64) -> rusqlite::Result<bool> {
+pub(super) fn is_current(connection: &Connection, turn: i64) -> sql::Result<bool> {
     Ok(turn == 0 || latest(connection)?.is_none_or(|(number, _)| number <= turn))
 }
 
-fn latest(connection: &Connection) -> rusqlite::Result<Option<(i64, Timestamp)>> {
+fn latest(connection: &Connection) -> sql::Result<Option<(i64, Timestamp)>> {
     let turn = connection
         .prepare_cached("SELECT value, at FROM server WHERE key = ?")?
         .query_row([TURN], |row| Ok((row.get::<_, String>(0)?, instant(row.get(1)?))))

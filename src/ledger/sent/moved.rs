@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::record::{Known, StatementKey, key, known};
@@ -21,6 +20,7 @@ use crate::ledger::books::unstated::changed_components;
 use crate::ledger::db::columns::{decimal, from_cents, instant, micros, period_column, to_cents};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::adjustment::{can_be_carried, fit};
 use crate::metering::period::BillingPeriod;
@@ -60,9 +60,9 @@ impl Ledger {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT component, user, from_period, to_period, cents, recorded FROM moved
+                    "SELECT component, username, from_period, to_period, cents, recorded FROM moved
                      WHERE resource = ?1 AND (from_period = ?2 OR to_period = ?2)
-                     ORDER BY component, from_period, to_period, user",
+                     ORDER BY component, from_period, to_period, username",
                 )?
                 .query_map(params![resource.to_string(), period.to_string()], |row| {
                     Ok(Moved {
@@ -131,10 +131,7 @@ impl Ledger {
 
 /// Months that are over and of which something is left over, or was carried: what has become too much since is taken back,
 /// as soon as there is something that it can be taken from.
-fn candidates(
-    connection: &Connection,
-    running: BillingPeriod,
-) -> rusqlite::Result<Vec<(Uuid, BillingPeriod)>> {
+fn candidates(connection: &Connection, running: BillingPeriod) -> sql::Result<Vec<(Uuid, BillingPeriod)>> {
     let month = running.to_string();
     connection
         .prepare_cached(
@@ -177,7 +174,7 @@ impl Carrying<'_> {
         settled: &mut Settled,
         (new, write): (bool, bool),
         now: Timestamp,
-    ) -> rusqlite::Result<Vec<Carried>> {
+    ) -> sql::Result<Vec<Carried>> {
         let (connection, resource) = (self.connection, self.resource.to_string());
         let mut changes = Vec::new();
         if !self.was_reported()? || self.is_terminated()? {
@@ -272,7 +269,7 @@ impl Carrying<'_> {
     }
 
     /// Components of which something was moved out of the month.
-    fn carried_before(&self) -> rusqlite::Result<Vec<String>> {
+    fn carried_before(&self) -> sql::Result<Vec<String>> {
         self.connection
             .prepare_cached("SELECT DISTINCT component FROM moved WHERE resource = ?1 AND from_period = ?2")?
             .query_map([self.resource.to_string(), self.from.to_string()], |row| row.get(0))?
@@ -280,7 +277,7 @@ impl Carrying<'_> {
     }
 
     /// Whether this ledger was there while the month ran: only then it was its to report.
-    fn was_reported(&self) -> rusqlite::Result<bool> {
+    fn was_reported(&self) -> sql::Result<bool> {
         let first: Option<i64> = self
             .connection
             .prepare_cached("SELECT min(finished) FROM run")?
@@ -288,7 +285,7 @@ impl Carrying<'_> {
         Ok(first.is_some_and(|first| instant(first) < self.in_force.zone.end(self.from)))
     }
 
-    fn is_terminated(&self) -> rusqlite::Result<bool> {
+    fn is_terminated(&self) -> sql::Result<bool> {
         let state: Option<String> = self
             .connection
             .prepare_cached("SELECT state FROM resource WHERE uuid = ?")?
@@ -303,10 +300,10 @@ impl Carrying<'_> {
         column: &str,
         period: BillingPeriod,
         parts: RangeInclusive<i64>,
-    ) -> rusqlite::Result<BTreeMap<String, Cents>> {
+    ) -> sql::Result<BTreeMap<String, Cents>> {
         let mut found: BTreeMap<String, Cents> = BTreeMap::new();
         let sql = format!(
-            "SELECT component, user, {column} FROM line WHERE resource = ?1 AND period = ?2 AND part BETWEEN ?3 AND ?4"
+            "SELECT component, username, {column} FROM line WHERE resource = ?1 AND period = ?2 AND part BETWEEN ?3 AND ?4"
         );
         let mut query = self.connection.prepare_cached(&sql)?;
         let (resource, period) = (self.resource.to_string(), period.to_string());
@@ -319,7 +316,7 @@ impl Carrying<'_> {
     }
 
     /// What was accepted from us in the month, and the components of which that is disputed or not known.
-    fn held(&self) -> rusqlite::Result<(BTreeMap<String, Cents>, Vec<String>)> {
+    fn held(&self) -> sql::Result<(BTreeMap<String, Cents>, Vec<String>)> {
         let mut held: BTreeMap<String, Cents> = BTreeMap::new();
         let mut disputed = Vec::new();
         let keys: Vec<StatementKey> = self
@@ -328,7 +325,7 @@ impl Carrying<'_> {
                 "SELECT resource, period, part FROM statement WHERE resource = ?1 AND period = ?2",
             )?
             .query_map([self.resource.to_string(), self.from.to_string()], |row| key(row, 0))?
-            .collect::<rusqlite::Result<_>>()?;
+            .collect::<sql::Result<_>>()?;
         let parts = self.parts();
         for key in keys.into_iter().filter(|key| parts.contains(&micros(key.part))) {
             for ((component, user), of_line) in known(self.connection, key)? {
@@ -340,7 +337,7 @@ impl Carrying<'_> {
             }
         }
         let mut query = self.connection.prepare_cached(
-            "SELECT component, reason FROM blocked WHERE resource = ?1 AND period = ?2 AND user = ''
+            "SELECT component, reason FROM blocked WHERE resource = ?1 AND period = ?2 AND username = ''
              UNION ALL SELECT component, held FROM line WHERE resource = ?1 AND period = ?2 AND held IS NOT NULL
              UNION ALL SELECT component, '' FROM line WHERE resource = ?1 AND period = ?2 AND problem IS NOT NULL",
         )?;
@@ -366,10 +363,10 @@ impl Carrying<'_> {
         component: &str,
         (target, part): (BillingPeriod, i64),
         (fixed, before, others): (&mut Cents, &mut Cents, &mut Cents),
-    ) -> rusqlite::Result<()> {
+    ) -> sql::Result<()> {
         let (from, target) = (self.from.to_string(), target.to_string());
         let mut query = self.connection.prepare_cached(
-            "SELECT user, from_period, to_period, to_part, cents FROM moved
+            "SELECT username, from_period, to_period, to_part, cents FROM moved
              WHERE resource = ?1 AND component = ?2 AND (from_period = ?3 OR to_period IN (?3, ?4))",
         )?;
         let mut rows = query.query(params![self.resource.to_string(), component, from, target])?;
@@ -389,7 +386,7 @@ impl Carrying<'_> {
                 (true, true) => &mut *before,
                 (true, false) => &mut *fixed,
                 (false, true)
-                    if settled.contains(&(self.resource, period_column(row, 1)?, component.to_owned())) =>
+                    if settled.contains(&(self.resource, period_column(&row, 1)?, component.to_owned())) =>
                 {
                     &mut *others
                 }
@@ -406,7 +403,7 @@ impl Carrying<'_> {
         (target, part): (BillingPeriod, i64),
         after: &BTreeMap<String, i64>,
         now: Timestamp,
-    ) -> rusqlite::Result<()> {
+    ) -> sql::Result<()> {
         let (resource, from, to) = (self.resource.to_string(), self.from.to_string(), target.to_string());
         self.connection.execute(
             "DELETE FROM moved WHERE resource = ?1 AND component = ?2 AND from_period = ?3 AND to_period = ?4 AND to_part = ?5",
@@ -415,7 +412,7 @@ impl Carrying<'_> {
         for (user, cents) in after {
             self.connection
                 .prepare_cached(
-                    "INSERT INTO moved (resource, component, user, from_period, to_period, to_part, cents, recorded)
+                    "INSERT INTO moved (resource, component, username, from_period, to_period, to_part, cents, recorded)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 )?
                 .execute(params![resource, component, user, from, to, part, cents, micros(now)])?;
@@ -423,7 +420,7 @@ impl Carrying<'_> {
         let within = self.is_within().then_some(PLAN_ENDED);
         for reason in LEFT_OVER.into_iter().chain(within) {
             self.connection.execute(
-                "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = '' AND reason = ?4",
+                "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND username = '' AND reason = ?4",
                 params![resource, from, component, reason],
             )?;
         }

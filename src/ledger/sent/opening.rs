@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -18,6 +17,7 @@ use crate::ledger::books::makers::makers_of;
 use crate::ledger::books::statements::state_all;
 use crate::ledger::books::unstated::changed_components;
 use crate::ledger::db::columns::{decimal, from_cents, instant, micros, to_cents, two_decimals};
+use crate::ledger::db::sql::{self, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::adjustment::onward;
 use crate::metering::period::BillingPeriod;
@@ -55,8 +55,8 @@ impl Ledger {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT component, user, amount, at, words, recorded FROM opening
-                     WHERE resource = ?1 AND period = ?2 ORDER BY component, at, user",
+                    "SELECT component, username, amount, at, words, recorded FROM opening
+                     WHERE resource = ?1 AND period = ?2 ORDER BY component, at, username",
                 )?
                 .query_map(params![resource.to_string(), period.to_string()], |row| {
                     Ok(OpeningBalance {
@@ -77,7 +77,7 @@ impl Ledger {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT recorded FROM opening WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = ''",
+                    "SELECT recorded FROM opening WHERE resource = ?1 AND period = ?2 AND component = ?3 AND username = ''",
                 )?
                 .query_row(params![key.resource.to_string(), key.period.to_string(), component], |row| {
                     row.get(0).map(instant)
@@ -122,7 +122,7 @@ impl Ledger {
                     "SELECT DISTINCT at FROM opening WHERE resource = ?1 AND period = ?2 AND component = ?3",
                 )?
                 .query_map(params![resource, period, component], |row| row.get(0))?
-                .collect::<rusqlite::Result<_>>()?;
+                .collect::<sql::Result<_>>()?;
             for at in earlier {
                 if part_of(&timeline, key.period, instant(at)) == micros(key.part) {
                     connection.execute(
@@ -135,13 +135,13 @@ impl Ledger {
             let mut carried: BTreeMap<String, i64> = BTreeMap::new();
             {
                 let mut query = connection.prepare_cached(
-                    "SELECT user, to_part, cents FROM moved WHERE resource = ?1 AND component = ?2 AND to_period = ?3",
+                    "SELECT username, to_part, cents FROM moved WHERE resource = ?1 AND component = ?2 AND to_period = ?3",
                 )?;
                 let mut rows = query.query(params![resource, component, period])?;
                 let reported: bool = connection
                     .prepare_cached(
                         "SELECT 1 FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
-                         AND user = '' AND outcome = 'accepted'",
+                         AND username = '' AND outcome = 'accepted'",
                     )?
                     .exists(params![resource, period, micros(key.part), component])?;
                 while let Some(row) = rows.next()? {
@@ -163,9 +163,9 @@ impl Ledger {
                 let cents = to_cents(*amount).saturating_sub(carried.get(user).copied().unwrap_or(0));
                 connection
                     .prepare_cached(
-                        "INSERT INTO opening (resource, component, user, period, at, amount, words, recorded)
+                        "INSERT INTO opening (resource, component, username, period, at, amount, words, recorded)
                          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-                         ON CONFLICT (resource, component, user, period, at)
+                         ON CONFLICT (resource, component, username, period, at)
                          DO UPDATE SET amount = ?6, words = ?7, recorded = ?8",
                     )?
                     .execute(params![

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rusqlite::params;
 use rust_decimal::Decimal;
 
 use super::record::{StatementKey, key};
@@ -15,6 +14,7 @@ use super::statement::{Entry, Statement};
 use crate::ledger::books::makers::makers_of;
 use crate::ledger::db::columns::{decimal, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::sql::params;
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -162,12 +162,12 @@ impl Ledger {
             let mut query = connection.prepare_cached(
                 "SELECT line.component, line.posted, sent.amount FROM blocked
                  JOIN line ON line.resource = blocked.resource AND line.period = blocked.period
-                    AND line.part = blocked.part AND line.user = '' AND blocked.component IN ('', line.component)
+                    AND line.part = blocked.part AND line.username = '' AND blocked.component IN ('', line.component)
                  LEFT JOIN sent ON sent.resource = line.resource
                     AND sent.period = line.period AND sent.part = line.part
-                    AND sent.component = line.component AND sent.user = '' AND sent.current = 1
+                    AND sent.component = line.component AND sent.username = '' AND sent.current = 1
                     AND sent.outcome IN ('accepted', 'read')
-                 WHERE blocked.state = 'stranded' AND blocked.user = ''",
+                 WHERE blocked.state = 'stranded' AND blocked.username = ''",
             )?;
             let mut rows = query.query([])?;
             while let Some(row) = rows.next()? {
@@ -225,12 +225,13 @@ impl Ledger {
 
     /// How many resources have a statement of this month: as many calls report all of it once more.
     pub fn resources_in(&self, period: BillingPeriod) -> Result<u32, LedgerError> {
-        self.look(|connection| {
+        let resources: i64 = self.look(|connection| {
             connection
                 .prepare_cached(
                     "SELECT count(DISTINCT resource) FROM statement WHERE closed IS NULL AND period = ?",
                 )?
                 .query_row([period.to_string()], |row| row.get(0))
-        })
+        })?;
+        Ok(u32::try_from(resources).unwrap_or(u32::MAX))
     }
 }

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::lock::is_current;
 use crate::ledger::db::columns::{decimal, instant, micros, period_column, two_decimals, uuid_column};
+use crate::ledger::db::sql::{self, Connection, Row, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -146,9 +146,7 @@ impl Ledger {
                 conclude(connection, *id, if current { outcome } else { Outcome::Unknown }, words, now)?;
                 if !current && outcome == Outcome::Accepted {
                     // It landed after what was accepted since: whatever stands now is to be looked for.
-                    connection
-                        .prepare_cached("UPDATE sent SET id = (SELECT max(id) + 1 FROM sent) WHERE id = ?")?
-                        .execute([id])?;
+                    put_last(connection, *id)?;
                 }
             }
             Ok(current.then_some(()))
@@ -215,7 +213,7 @@ impl Ledger {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT 1 FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND user = ''
+                    "SELECT 1 FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND username = ''
                      AND amount = ?4 AND (outcome IN ('open', 'not there') OR words <> '')",
                 )?
                 .exists(params![
@@ -232,7 +230,7 @@ impl Ledger {
         let rows: Vec<(i64, String, String, String, String, String, String)> = self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT at, call, component, user, amount, outcome, words FROM sent
+                    "SELECT at, call, component, username, amount, outcome, words FROM sent
                      WHERE resource = ?1 AND period = ?2 AND outcome <> 'planned' ORDER BY id",
                 )?
                 .query_map(params![resource.to_string(), period.to_string()], |row| {
@@ -280,13 +278,14 @@ struct New<'a> {
     words: &'a str,
 }
 
-fn insert(connection: &Connection, new: New<'_>) -> rusqlite::Result<i64> {
+fn insert(connection: &Connection, new: New<'_>) -> sql::Result<i64> {
     connection
         .prepare_cached(
-            "INSERT INTO sent (resource, period, part, component, user, amount, call, at, turn, outcome, words, current)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 1)",
+            "INSERT INTO sent (resource, period, part, component, username, amount, call, at, turn, outcome, words, current)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 1)
+             RETURNING id",
         )?
-        .execute(params![
+        .query_row(params![
             new.key.resource.to_string(),
             new.key.period.to_string(),
             micros(new.key.part),
@@ -298,21 +297,28 @@ fn insert(connection: &Connection, new: New<'_>) -> rusqlite::Result<i64> {
             new.turn,
             new.outcome,
             new.words
-        ])?;
-    Ok(connection.last_insert_rowid())
+        ], |row| row.get(0))
+}
+
+/// Makes a row the last of the record.
+fn put_last(connection: &Connection, id: i64) -> sql::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO sent (resource, period, part, component, username, amount, call, at, turn, outcome, words, current)
+             SELECT resource, period, part, component, username, amount, call, at, turn, outcome, words, current
+             FROM sent WHERE id = ?",
+        )?
+        .execute([id])?;
+    connection.prepare_cached("DELETE FROM sent WHERE id = ?")?.execute([id])?;
+    Ok(())
 }
 
 /// Another row takes the place of what was known of a line.
-fn supersede(
-    connection: &Connection,
-    key: StatementKey,
-    component: &str,
-    user: &str,
-) -> rusqlite::Result<()> {
+fn supersede(connection: &Connection, key: StatementKey, component: &str, user: &str) -> sql::Result<()> {
     connection
         .prepare_cached(
             "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
-             AND user = ?5 AND current = 1 AND outcome IN ('accepted', 'read')",
+             AND username = ?5 AND current = 1 AND outcome IN ('accepted', 'read')",
         )?
         .execute(params![
             key.resource.to_string(),
@@ -330,7 +336,7 @@ fn conclude(
     outcome: Outcome,
     words: &str,
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     let (key, component, user) = line_of(connection, id)?;
     let (outcome, current) = match outcome {
         Outcome::Accepted => ("accepted", true),
@@ -345,7 +351,7 @@ fn conclude(
             connection
                 .prepare_cached(
                     "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
-                     AND user = ?5 AND current = 1 AND id <> ?6 AND outcome IN ('open', 'planned')",
+                     AND username = ?5 AND current = 1 AND id <> ?6 AND outcome IN ('open', 'planned')",
                 )?
                 .execute(params![
                     key.resource.to_string(),
@@ -361,14 +367,14 @@ fn conclude(
         plan_as_before(connection, key, &component, id)?;
     }
     connection
-        .prepare_cached("UPDATE sent SET outcome = ?2, words = ?3, current = ?4, at = CASE WHEN ?6 THEN ?5 ELSE at END WHERE id = ?1")?
+        .prepare_cached("UPDATE sent SET outcome = ?2, words = ?3, current = ?4, at = CASE WHEN ?6 = 1 THEN ?5 ELSE at END WHERE id = ?1")?
         .execute(params![id, outcome, words, current, micros(now), outcome == "accepted"])?;
     Ok(())
 }
 
-fn line_of(connection: &Connection, id: i64) -> rusqlite::Result<(StatementKey, String, String)> {
+fn line_of(connection: &Connection, id: i64) -> sql::Result<(StatementKey, String, String)> {
     connection
-        .prepare_cached("SELECT resource, period, part, component, user FROM sent WHERE id = ?")?
+        .prepare_cached("SELECT resource, period, part, component, username FROM sent WHERE id = ?")?
         .query_row([id], |row| Ok((key(row, 0)?, row.get(3)?, row.get(4)?)))
 }
 
@@ -379,7 +385,7 @@ fn plan_as_before(
     key: StatementKey,
     component: &str,
     refused: i64,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     let (resource, period, part) = (key.resource.to_string(), key.period.to_string(), micros(key.part));
     connection
         .prepare_cached(
@@ -389,7 +395,7 @@ fn plan_as_before(
         .execute(params![resource, period, part, component, refused])?;
     let accepted: Option<i64> = connection
         .prepare_cached(
-            "SELECT max(id) FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND user = ''
+            "SELECT max(id) FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND username = ''
              AND outcome = 'accepted'",
         )?
         .query_row(params![resource, period, part, component], |row| row.get(0))?;
@@ -399,9 +405,9 @@ fn plan_as_before(
             "UPDATE sent SET current = 1 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
              AND outcome = 'planned' AND id < ?5
              AND id > (SELECT coalesce(max(id), 0) FROM sent before WHERE before.resource = ?1 AND before.period = ?2
-                AND before.part = ?3 AND before.component = ?4 AND before.user = '' AND before.id < ?5)
+                AND before.part = ?3 AND before.component = ?4 AND before.username = '' AND before.id < ?5)
              AND NOT EXISTS (SELECT 1 FROM sent done WHERE done.resource = ?1 AND done.period = ?2 AND done.part = ?3
-                AND done.component = ?4 AND done.user = sent.user AND done.outcome = 'accepted' AND done.id > sent.id)",
+                AND done.component = ?4 AND done.username = sent.username AND done.outcome = 'accepted' AND done.id > sent.id)",
         )?
         .execute(params![resource, period, part, component, accepted])?;
     Ok(())
@@ -413,14 +419,14 @@ pub(super) fn note_read(
     amount: &Amount,
     (words, turn): (&str, i64),
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     supersede(connection, key, &amount.component, &amount.user)?;
     insert(connection, New { key, amount, call: "read", at: now, turn, outcome: "read", words })?;
     Ok(())
 }
 
 /// Something was posted again, so it is to be read back again.
-fn reopen(connection: &Connection, key: StatementKey) -> rusqlite::Result<()> {
+fn reopen(connection: &Connection, key: StatementKey) -> sql::Result<()> {
     connection
         .prepare_cached(
             "UPDATE statement SET closed = NULL
@@ -439,17 +445,17 @@ pub(in crate::ledger) fn file_under_new_part(
     period: &str,
     (old, new): (i64, i64),
     (doubtful, since): (i64, i64),
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     connection.execute(
-        "INSERT INTO sent (resource, period, part, component, user, amount, call, at, turn, outcome, words, current)
-         SELECT resource, period, ?4, component, user, amount, call, at, turn, 'open', words, 1 FROM sent
-         WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5 AND at <= ?6 AND user = ''
+        "INSERT INTO sent (resource, period, part, component, username, amount, call, at, turn, outcome, words, current)
+         SELECT resource, period, ?4, component, username, amount, call, at, turn, 'open', words, 1 FROM sent
+         WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5 AND at <= ?6 AND username = ''
            AND outcome IN ('open', 'accepted')",
         params![resource, period, old, new, doubtful, since],
     )?;
     connection.execute(
         "UPDATE sent SET outcome = 'open', current = 1
-         WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?4 AND at <= ?5 AND user = ''
+         WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?4 AND at <= ?5 AND username = ''
            AND outcome = 'accepted'",
         params![resource, period, old, doubtful, since],
     )?;
@@ -461,7 +467,7 @@ pub(in crate::ledger) fn file_under_new_part(
     connection.execute(
         "UPDATE sent SET current = 1 WHERE id IN (
             SELECT max(id) FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND outcome IN ('accepted', 'read')
-            GROUP BY component, user)",
+            GROUP BY component, username)",
         params![resource, period, old],
     )?;
     connection.execute(
@@ -478,10 +484,10 @@ pub(in crate::ledger) fn file_under_new_part(
 pub(super) fn known(
     connection: &Connection,
     key: StatementKey,
-) -> rusqlite::Result<BTreeMap<(String, String), Known>> {
+) -> sql::Result<BTreeMap<(String, String), Known>> {
     let mut lines: BTreeMap<(String, String), Known> = BTreeMap::new();
     let mut query = connection.prepare_cached(
-        "SELECT component, user, amount, outcome, at, id FROM sent
+        "SELECT component, username, amount, outcome, at, id FROM sent
          WHERE resource = ?1 AND period = ?2 AND part = ?3 AND current = 1 ORDER BY id",
     )?;
     let mut rows =
@@ -502,7 +508,7 @@ pub(super) fn known(
     Ok(lines)
 }
 
-pub(super) fn key(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<StatementKey> {
+pub(super) fn key(row: &Row<'_>, first: usize) -> sql::Result<StatementKey> {
     Ok(StatementKey {
         resource: uuid_column(row, first)?,
         period: period_column(row, first + 1)?,

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension, params};
 use uuid::Uuid;
 
 use super::record::StatementKey;
 use crate::ledger::db::columns::{instant, micros, uuid_column};
+use crate::ledger::db::sql::{OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 
 /// When something may be tried again.

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
 use rust_decimal::Decimal;
 
 use super::blocked::{Block, blocks};
 use super::record::{Acknowledged, Known, Open, StatementKey, key, known};
 use crate::ledger::db::columns::{decimal, instant, micros};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -111,7 +111,7 @@ impl Ledger {
             let retries: Vec<(String, i64)> = connection
                 .prepare_cached("SELECT resource, next FROM retry ORDER BY next")?
                 .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect::<rusqlite::Result<_>>()?;
+                .collect::<sql::Result<_>>()?;
             let due = |(resource, _): &&(String, i64)| resource.is_empty() || waiting.contains(resource);
             Ok(retries.iter().find(due).map(|(_, next)| instant(*next)))
         })
@@ -143,7 +143,7 @@ impl Ledger {
                      ORDER BY period, resource, part",
                 )?
                 .query_map([period.map(|period| period.to_string())], |row| self::key(row, 0))?
-                .collect::<rusqlite::Result<_>>()?;
+                .collect::<sql::Result<_>>()?;
             keys.into_iter().filter_map(|key| statement(connection, key).transpose()).collect()
         })
     }
@@ -165,18 +165,18 @@ impl Ledger {
     }
 }
 
-fn pending(connection: &Connection) -> rusqlite::Result<Vec<StatementKey>> {
+fn pending(connection: &Connection) -> sql::Result<Vec<StatementKey>> {
     connection
         .prepare_cached(
             "SELECT DISTINCT line.resource, line.period, line.part
              FROM statement JOIN line ON line.resource = statement.resource AND line.period = statement.period
                 AND line.part = statement.part
              LEFT JOIN sent ON sent.resource = line.resource AND sent.period = line.period AND sent.part = line.part
-                AND sent.component = line.component AND sent.user = line.user AND sent.current = 1
+                AND sent.component = line.component AND sent.username = line.username AND sent.current = 1
              WHERE statement.closed IS NULL AND line.held IS NULL
                AND (sent.outcome = 'planned' OR sent.outcome = 'open' AND NOT EXISTS (
                         SELECT 1 FROM sent later WHERE later.resource = line.resource AND later.period = line.period
-                        AND later.part = line.part AND later.component = line.component AND later.user = line.user
+                        AND later.part = line.part AND later.component = line.component AND later.username = line.username
                         AND later.current = 1 AND later.outcome IN ('accepted', 'read') AND later.id > sent.id)
                     OR line.posted IS NULL AND line.problem IS NOT NULL
                     OR sent.id IS NULL AND line.posted <> '0.00'
@@ -184,23 +184,23 @@ fn pending(connection: &Connection) -> rusqlite::Result<Vec<StatementKey>> {
                AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.resource = line.resource
                     AND blocked.period = line.period AND blocked.part = line.part
                     AND (blocked.component = '' OR blocked.component = line.component
-                         AND blocked.user IN ('', line.user))
+                         AND blocked.username IN ('', line.username))
                     -- The shares of an accepted total are completed all the same.
-                    AND NOT (blocked.state = 'stranded' AND line.user <> '' AND sent.id IS NOT NULL
+                    AND NOT (blocked.state = 'stranded' AND line.username <> '' AND sent.id IS NOT NULL
                          AND sent.outcome IN ('planned', 'open') AND EXISTS (SELECT 1 FROM sent total WHERE total.resource = line.resource
                             AND total.period = line.period AND total.part = line.part
-                            AND total.component = line.component AND total.user = '' AND total.current = 1
+                            AND total.component = line.component AND total.username = '' AND total.current = 1
                             AND total.outcome IN ('accepted', 'read'))))
                AND NOT EXISTS (SELECT 1 FROM line total WHERE total.resource = line.resource
                     AND total.period = line.period AND total.part = line.part AND total.component = line.component
-                    AND total.user = '' AND total.held IS NOT NULL)
+                    AND total.username = '' AND total.held IS NOT NULL)
              ORDER BY 1, 2, 3",
         )?
         .query_map([], |row| key(row, 0))?
         .collect()
 }
 
-pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite::Result<Option<Statement>> {
+pub(super) fn statement(connection: &Connection, key: StatementKey) -> sql::Result<Option<Statement>> {
     let columns = (key.resource.to_string(), key.period.to_string(), micros(key.part));
     let head = connection
         .prepare_cached(
@@ -214,7 +214,7 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> rusqlite:
     let mut entries: BTreeMap<(String, String), Entry> = BTreeMap::new();
     let mut held: BTreeMap<String, Block> = BTreeMap::new();
     let mut query = connection.prepare_cached(
-        "SELECT component, user, exact, used, posted, problem, held, held_words FROM line
+        "SELECT component, username, exact, used, posted, problem, held, held_words FROM line
          WHERE resource = ?1 AND period = ?2 AND part = ?3",
     )?;
     let mut rows = query.query(params![columns.0, columns.1, columns.2])?;

@@ -83,3 +83,22 @@ fn a_holder_of_an_older_turn_adopts_nothing_and_closes_nothing() {
     assert_eq!((entry.exact.as_str(), entry.acknowledged, known.closed), ("2", None, None));
     assert_eq!(entry.open.iter().map(|open| open.amount.to_string()).collect::<Vec<_>>(), ["2.00"]);
 }
+
+#[test]
+fn work_that_panics_in_the_middle_of_a_transaction_leaves_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = crate::ledger::SharedLedger::new(open(&folder, cpu()));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let told = |ledger: &mut Ledger| ledger.put_offering(uuid::Uuid::nil(), "half", Vec::new(), at(START));
+    let broken: Result<(), _> = runtime.block_on(shared.with(move |ledger| {
+        ledger.together(|ledger| {
+            told(ledger)?;
+            panic!("in the middle")
+        })
+    }));
+    assert!(broken.is_err());
+    let left = runtime.block_on(shared.with(|ledger| {
+        Ok((ledger.connection.is_autocommit(), ledger.freshness(uuid::Uuid::nil())?.components))
+    }));
+    assert_eq!(left.unwrap(), (true, None));
+}

@@ -7,7 +7,6 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use crate::ledger::books::adjustment::openings;
@@ -17,6 +16,7 @@ use crate::ledger::books::makers::{Maker, makers_of};
 use crate::ledger::books::quantities::{POINTS_FROM, RunRow, point};
 use crate::ledger::books::targets;
 use crate::ledger::db::columns::{instant, micros, unreadable};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::exact::{Exact, Rounding};
 use crate::metering::measure::{Measure, Quantity};
@@ -88,9 +88,9 @@ impl Ledger {
             for maker in &makers_of(connection, version, component)?.meters {
                 let mut query = connection.prepare_cached(
                     "SELECT series.id, placed.target, source.collector, source.name, source.kind, source.unit,
-                            series.labels, placed.user
+                            series.labels, placed.username
                      FROM placed JOIN series ON series.id = placed.series JOIN source ON source.id = series.source
-                     WHERE placed.rules = ?1 AND placed.source = ?2 AND (?4 IS NULL OR placed.user = ?4)
+                     WHERE placed.rules = ?1 AND placed.source = ?2 AND (?4 IS NULL OR placed.username = ?4)
                        AND placed.target IN (SELECT target FROM target_resource WHERE resource = ?3)
                      ORDER BY series.labels",
                 )?;
@@ -170,7 +170,7 @@ fn replay(
     (series, name, labels): (i64, &str, &str),
     (kind, measure): (Kind, Measure),
     within: Within<'_>,
-) -> rusqlite::Result<(Quantity, Vec<ReadingPart>)> {
+) -> sql::Result<(Quantity, Vec<ReadingPart>)> {
     let period = within.period;
     let state: Option<String> = connection
         .prepare_cached(
@@ -190,7 +190,7 @@ fn replay(
     let mut query = connection.prepare_cached(POINTS_FROM)?;
     let mut rows = query.query(params![series, micros(timeline.zone().start(period))])?;
     while let Some(row) = rows.next()? {
-        let mut point = point(row)?;
+        let mut point = point(&row)?;
         let run: i64 = row.get(6)?;
         let known = match runs.entry(run) {
             Entry::Occupied(known) => known.into_mut(),

@@ -2,9 +2,9 @@
 //! It only reads.
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::OptionalExtension;
 
 use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::sql::{OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 
 /// How a collector is doing.
@@ -88,7 +88,7 @@ impl Ledger {
             )?;
             let failures_since = connection.query_row(
                 "SELECT count(*) FROM run WHERE collector = ?1 AND id > ?2",
-                rusqlite::params![name, id],
+                params![name, id],
                 |row| row.get(0),
             )?;
             Ok(CollectorReport {
@@ -108,7 +108,7 @@ impl Ledger {
                 "SELECT at, finished, outcome = 'failed' FROM run WHERE collector = ?1 AND at <= ?2 AND finished <= ?2
                  ORDER BY at DESC, id DESC",
             )?;
-            let mut rows = query.query(rusqlite::params![name, micros(now)])?;
+            let mut rows = query.query(params![name, micros(now)])?;
             let mut pace = Pace::default();
             while let Some(row) = rows.next()? {
                 if pace.last.is_none() {
@@ -140,10 +140,10 @@ impl Ledger {
                 .prepare(
                     "SELECT before, at FROM (
                         SELECT at, lag(at) OVER runs AS before, lag(outcome) OVER runs AS was FROM run
-                        WHERE collector = ?1 AND at >= ?2 WINDOW runs AS (ORDER BY at))
+                        WHERE collector = ?1 AND at >= ?2 WINDOW runs AS (ORDER BY at)) gap
                      WHERE at - before > ?3 AND was <> 'failed' ORDER BY at DESC LIMIT 50",
                 )?
-                .query_map(rusqlite::params![name, micros(since), longer], |row| {
+                .query_map(params![name, micros(since), longer], |row| {
                     Ok((instant(row.get(0)?), instant(row.get(1)?)))
                 })?
                 .collect()
@@ -166,7 +166,7 @@ impl Ledger {
         let lines: i64 = self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT coalesce(sum(quarantined), 0) FROM run
+                    "SELECT CAST(coalesce(sum(quarantined), 0) AS BIGINT) FROM run
                      WHERE id IN (SELECT max(id) FROM run WHERE outcome <> 'failed' GROUP BY collector)",
                 )?
                 .query_row([], |row| row.get(0))
@@ -199,12 +199,12 @@ impl Ledger {
             connection
                 .prepare_cached(
                     "SELECT EXISTS (SELECT 1 FROM (
-                        SELECT count(*) AS all_of_it, sum(NOT EXISTS (
-                            SELECT 1 FROM target_resource WHERE target_resource.target = target.id)) AS unmatched
+                        SELECT count(*) AS all_of_it, count(CASE WHEN NOT EXISTS (
+                            SELECT 1 FROM target_resource WHERE target_resource.target = target.id) THEN 1 END) AS unmatched
                         FROM placed JOIN target ON target.id = placed.target JOIN source ON source.id = placed.source
                         JOIN offering ON offering.uuid = target.offering
                         WHERE placed.rules = ?1 AND target.offering <> '' AND offering.resources_refreshed IS NOT NULL
-                        GROUP BY source.collector)
+                        GROUP BY source.collector) of_collector
                      WHERE all_of_it = unmatched)",
                 )?
                 .query_row([rules], |row| row.get(0))
@@ -246,7 +246,7 @@ impl Ledger {
         self.look(|connection| {
             connection
                 .prepare("SELECT collector, at, what, reason FROM quarantine WHERE collector = ? ORDER BY id DESC LIMIT ?")?
-                .query_map(rusqlite::params![collector, most as i64], |row| {
+                .query_map(params![collector, most as i64], |row| {
                     Ok(QuarantinedReport {
                         collector: row.get(0)?,
                         at: instant(row.get(1)?),

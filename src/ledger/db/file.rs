@@ -1,0 +1,113 @@
+//! A ledger in a SQLite file: made, opened and looked through.
+//!
+//! Durable before acknowledged (law 1): WAL with `synchronous=FULL`. A file that is not a ledger, a newer one and a damaged
+//! one are refused and left as they are.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+
+use super::error::LedgerError;
+use super::inspect::inspect;
+use super::{schema, sql};
+
+/// A ledger that is checked through when it is opened, up to this size; larger ones by `check` only, so that start-up
+/// never depends on how much history there is.
+const QUICK_CHECK_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Opens the file to write, makes it if it is not there, and brings an older one up to date.
+pub(super) fn open(path: &Path) -> Result<sql::Connection, LedgerError> {
+    inspect(path)?;
+    let wrap = |error| LedgerError::from_sql(path, sql::Error::Sqlite(error));
+    if !path.exists() {
+        // Made here so that nobody else can read it, not even for a moment; SQLite's side files follow its mode.
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        if let Err(error) = made
+            && error.kind() != std::io::ErrorKind::AlreadyExists
+        {
+            return Err(LedgerError::from_io(path, "create", &error));
+        }
+    }
+    let (connection, version) = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let size = std::fs::metadata(path).map(|data| data.len()).unwrap_or(0);
+    if size <= QUICK_CHECK_BYTES {
+        quick_check(&connection, path)?;
+    }
+    if version == 0 {
+        // Incremental, so that compaction can give space back; can only be chosen before the first table.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(wrap)?;
+    }
+    let connection = sql::Connection::from(connection);
+    if version < schema::VERSION {
+        schema::migrate(&connection).map_err(|error| LedgerError::from_sql(path, error))?;
+    }
+    let sqlite = connection.sqlite();
+    sqlite.pragma_update(None, "journal_mode", "WAL").map_err(wrap)?;
+    sqlite.pragma_update(None, "synchronous", "FULL").map_err(wrap)?;
+    // Who refers to whom is written in the schema and checked by `verify`; checking it again with each reading costs
+    // a look-up each, and a journal of its own for each statement.
+    sqlite.pragma_update(None, "foreign_keys", "OFF").map_err(wrap)?;
+    // What one large run changes; it is given back after it.
+    sqlite.pragma_update(None, "cache_size", -8192).map_err(wrap)?;
+    // The same pages change again and again; moving them to the file every 16 MB instead of 4 writes them less often.
+    sqlite.pragma_update(None, "wal_autocheckpoint", 4096).map_err(wrap)?;
+    sqlite.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024).map_err(wrap)?;
+    sqlite.set_prepared_statement_cache_capacity(128);
+    Ok(connection)
+}
+
+/// Opens the file to read only: `status` beside a daemon, or as another user.
+pub(super) fn open_to_read(path: &Path) -> Result<sql::Connection, LedgerError> {
+    inspect(path)?;
+    if !path.exists() {
+        return Err(LedgerError::absent(path));
+    }
+    match connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)? {
+        (_, version) if version < schema::VERSION => Err(LedgerError::absent(path)),
+        (connection, _) => Ok(connection.into()),
+    }
+}
+
+/// A ledger that is gone when it is dropped.
+pub(super) fn in_memory() -> Result<sql::Connection, sql::Error> {
+    let connection = sql::Connection::from(Connection::open_in_memory()?);
+    schema::migrate(&connection)?;
+    Ok(connection)
+}
+
+/// Reads the whole file and says what is damaged.
+pub(super) fn verify(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
+    quick_check(connection, path)?;
+    let dangling = connection.query_row("PRAGMA foreign_key_check", [], |row| {
+        Ok(format!("a row of `{}` belongs to no `{}`", row.get::<_, String>(0)?, row.get::<_, String>(2)?))
+    });
+    match dangling.optional().map_err(|error| LedgerError::from_sql(path, error.into()))? {
+        Some(what) => Err(LedgerError::damaged(path, &what)),
+        None => Ok(()),
+    }
+}
+
+/// A connection, and the version of what it leads to.
+fn connect(path: &Path, how: OpenFlags) -> Result<(Connection, i64), LedgerError> {
+    let wrap = |error| LedgerError::from_sql(path, sql::Error::Sqlite(error));
+    let connection =
+        Connection::open_with_flags(path, how | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(wrap)?;
+    connection.busy_timeout(Duration::from_secs(10)).map_err(wrap)?;
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap)?;
+    if version > schema::VERSION {
+        return Err(LedgerError::newer(path, version));
+    }
+    Ok((connection, version))
+}
+
+fn quick_check(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
+    let check = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    match check {
+        Ok(verdict) if verdict == "ok" => Ok(()),
+        Ok(verdict) => Err(LedgerError::damaged(path, &verdict)),
+        Err(error) => Err(LedgerError::from_sql(path, error.into())),
+    }
+}

@@ -1,0 +1,42 @@
+//! What can go wrong with a statement, whichever engine it was sent to.
+
+/// Why a statement came to nothing. What that means for an operator: db/error.rs.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::ledger) enum Error {
+    /// There is no row where one was wanted.
+    #[error("no row was found")]
+    NoRow,
+    /// Something that is kept is not as this program writes it, or can't be kept.
+    #[error("{0}")]
+    Unreadable(Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Sqlite(rusqlite::Error),
+}
+
+pub(in crate::ledger) type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(in crate::ledger) fn unreadable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Error::Unreadable(error.into())
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Error::Sqlite(error)
+    }
+}
+
+/// Where no row is an answer, too.
+pub(in crate::ledger) trait OptionalExtension<T> {
+    fn optional(self) -> Result<Option<T>>;
+}
+
+impl<T> OptionalExtension<T> for Result<T> {
+    fn optional(self) -> Result<Option<T>> {
+        match self {
+            Err(Error::NoRow) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+}
