@@ -105,15 +105,21 @@ impl Done {
         format!("{}{}", self.out, self.err)
     }
 
+    /// However the lines are folded.
+    fn contains(&self, words: &str) -> bool {
+        let unfolded = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        self.all().contains(words) || unfolded(&self.all()).contains(&unfolded(words))
+    }
+
     #[track_caller]
     pub fn says(self, words: &str) -> Done {
-        assert!(self.all().contains(words), "expected `{words}` in {self:#?}");
+        assert!(self.contains(words), "expected `{words}` in {self:#?}");
         self
     }
 
     #[track_caller]
     pub fn says_not(self, words: &str) -> Done {
-        assert!(!self.all().contains(words), "unexpected `{words}` in {self:#?}");
+        assert!(!self.contains(words), "unexpected `{words}` in {self:#?}");
         self
     }
 

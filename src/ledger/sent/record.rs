@@ -502,7 +502,7 @@ pub(super) fn known(
     Ok(lines)
 }
 
-pub(super) fn key(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<StatementKey> {
+pub(in crate::ledger) fn key(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<StatementKey> {
     Ok(StatementKey {
         resource: uuid_column(row, first)?,
         period: period_column(row, first + 1)?,
