@@ -129,7 +129,8 @@ fn a_collector_that_fails_is_left_alone_for_longer_and_longer_and_the_others_go_
     world
         .agent(&["status"])
         .exits(69)
-        .says("bad: the daemon tries it again at")
+        .says("Collector bad: ")
+        .says("; the daemon tries it again at")
         .says("(4 runs, and none succeeded)");
     let retry = time(told(&world, "bad")["retry_after"].as_str().unwrap());
     let log = daemon.log();

@@ -540,6 +540,16 @@ impl Daemon {
     }
 }
 
+/// What a daemon's own address answers: the status, and the body.
+pub fn get(address: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
 /// Looks again and again until the condition holds; a test never just waits.
 #[track_caller]
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {

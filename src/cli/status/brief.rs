@@ -99,10 +99,11 @@ pub(super) fn collectors(out: &mut dyn Write, view: &View) -> Result<(), Failed>
     Ok(())
 }
 
-/// What is wrong with a collector, line by line.
+/// What is wrong with a collector, in one sentence.
 pub(super) fn troubles_of(out: &mut dyn Write, one: &Collector, view: &View) -> Result<(), Failed> {
-    for words in one.troubles(view.now) {
-        writeln!(out, "{}", fold(&format!("Collector {}: {words}", one.report.name), 2))?;
+    let troubles = one.troubles(view.now).join("; ");
+    if !troubles.is_empty() {
+        writeln!(out, "{}", fold(&format!("Collector {}: {troubles}", one.report.name), 2))?;
     }
     Ok(())
 }
