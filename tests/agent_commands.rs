@@ -65,7 +65,7 @@ fn status_json_has_what_scripts_need() {
     assert_eq!(component["users"][0]["amount"], "0.025");
     assert_eq!(component["users"][0]["posted"], "0.02");
     assert_eq!(status["exit"], 0);
-    world.agent(&["status"]).exits(0).says("Project A").says("0.030556").says("0.03").says("agreed");
+    world.agent(&["status", "--all"]).exits(0).says("Project A").says("0.030556").says("0.03").says("agreed");
     world.agent(&["status", "--users"]).exits(0).says("alice").says("bob");
 }
 

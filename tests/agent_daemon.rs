@@ -80,7 +80,7 @@ fn sigterm_lets_the_call_under_way_finish_and_ends_with_0() {
     world.post("settings", json!({ "latency_ms": 400 }));
     let mut daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Ready");
-    until("the first look", || world.agent(&["status"]).out.contains("cpu_hours"));
+    until("the first look", || world.agent(&["status", "--all"]).out.contains("cpu_hours"));
     daemon.signal("USR1");
     until("a report under way", || world.requests_since(0).iter().any(|r| r.path.ends_with("/set_usage/")));
     daemon.signal("TERM");
@@ -103,7 +103,7 @@ fn sigterm_does_not_wait_for_ever_for_a_server_that_hangs() {
         .fault(json!({ "match": { "path": "/set_usage/" }, "when": "after", "action": { "hang": 120_000 } }));
     let mut daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Ready");
-    until("the first look", || world.agent(&["status"]).out.contains("cpu_hours"));
+    until("the first look", || world.agent(&["status", "--all"]).out.contains("cpu_hours"));
     daemon.signal("USR1");
     until("a report under way", || world.requests_since(0).iter().any(|r| r.path.ends_with("/set_usage/")));
     let begun = Instant::now();
@@ -215,7 +215,7 @@ fn status_and_flush_work_beside_a_running_daemon() {
     let world = ready("", "");
     let daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Ready");
-    until("the first look", || world.agent(&["status"]).out.contains("cpu_hours"));
+    until("the first look", || world.agent(&["status", "--all"]).out.contains("cpu_hours"));
     world.agent(&["status"]).exits(75).says("pending");
     world.flush().exits(0).says("Sent 3 amounts.");
     world.agent(&["status"]).exits(0).says("agreed");
@@ -237,7 +237,7 @@ fn a_flush_beside_a_submitting_daemon_waits_and_nothing_is_sent_twice() {
     world.post("settings", json!({ "latency_ms": 300 }));
     let daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Ready");
-    until("the first look", || world.agent(&["status"]).out.contains("cpu_hours"));
+    until("the first look", || world.agent(&["status", "--all"]).out.contains("cpu_hours"));
     daemon.signal("USR1");
     until("the daemon's first call", || !world.requests_since(0).is_empty());
     world.agent(&["flush", "--collect", "--deadline", "20s"]).exits(0);
@@ -318,7 +318,7 @@ fn one_failing_collector_does_not_keep_the_other_from_being_reported() {
     world.readings(&counter(&["0", "3600"], &[]));
     let mut daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Collector bad fails");
-    until("the good one's amounts", || world.agent(&["status"]).out.contains("cpu_hours"));
+    until("the good one's amounts", || world.agent(&["status", "--all"]).out.contains("cpu_hours"));
     world.in_time("the good one's report", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
     // And the slow one does not keep it from ending.
     let begun = Instant::now();

@@ -313,8 +313,13 @@ fn a_daemon_on_a_disk_that_is_full_goes_on_by_itself_when_there_is_room() {
     world.configure(&cpu_hours_of_a());
     busy(&world);
     let Some(disk) = small_disk(&world, TEST) else { return };
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &format!("listen: 127.0.0.1:0\n{text}"));
     world.readings(&[hour_of(1)]);
     let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Health and metrics at http://");
+    let log = daemon.log();
+    let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
     world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
     let filler = disk.0.join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();
@@ -326,8 +331,13 @@ fn a_daemon_on_a_disk_that_is_full_goes_on_by_itself_when_there_is_room() {
     world.readings(&jobs);
     world.in_time("the daemon to say so", || daemon.log().contains("no space left on the disk"));
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    let (code, words) = get(address, "/ready");
+    assert!(code == 503 && words.contains("no space left on the disk"), "{code} {words}");
+    assert!(get(address, "/metrics").1.contains("waldur_usage_agent_ledger_failing 1\n"));
+    world.agent(&["status"]).says("Ledger: 0 MB are free on the disk of").says("nothing can be recorded");
     std::fs::remove_file(&filler).unwrap();
     world.in_time("the second report", || world.rows(A) == ["cpu_hours 2026-11 500.00"]);
+    assert_eq!(get(address, "/ready").0, 200);
     world.agent(&["recount"]).exits(0);
 }
 

@@ -96,7 +96,7 @@ fn what_is_left_over_is_carried_forward_once() {
         assert_eq!((&into["from"], &into["amount"]), (&json!("2026-11"), &json!("4.87")), "{new:#}");
         let told = world.agent(&["explain", A, "cpu_hours", "--period", "2026-11"]).exits(0);
         told.says("4.87 carried forward to 2026-12");
-        world.agent(&["status"]).exits(0).says("4.87 carried forward from 2026-11");
+        world.agent(&["status", "--all"]).exits(0).says("4.87 carried forward from 2026-11");
         nothing_more(&world, 0);
     }
 }
@@ -257,7 +257,7 @@ fn what_was_stranded_before_is_carried_when_the_policy_changes_but_not_what_was_
     let world = december(CURRENT, "hold");
     world.flush().exits(65).says("stranded");
     world.agent(&["parked", "drop", A, "cpu_hours", "--period", "2026-11"]).exits(0);
-    world.agent(&["status", "--period", "2026-11"]).exits(0).says("4.87 given up");
+    world.agent(&["status", "--all", "--period", "2026-11"]).exits(0).says("4.87 given up");
     assert_eq!(world.agent(&["parked", "list", "--json"]).exits(0).json(), json!([]));
     configure(&world, "carry_forward", "");
     nothing_more(&world, 0);

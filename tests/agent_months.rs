@@ -302,7 +302,7 @@ fn status_and_metrics_tell_how_far_a_month_has_come_and_what_is_stranded_beside_
     let closed = november("closed");
     assert_eq!(closed["closed"], "2026-12-01T00:00:30Z");
     assert_eq!(closed["components"][0]["stranded"], "1.00");
-    let shown = world.agent(&["status", "--period", "2026-11"]);
+    let shown = world.agent(&["status", "--all", "--period", "2026-11"]);
     shown.says("2026-11 closed").says("1.00 of 2026-11 was not reported before it ended");
     let daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Health and metrics at http://");

@@ -37,26 +37,47 @@ fn waits_for_an_answer(world: &World) -> bool {
 }
 
 #[test]
-fn two_daemons_on_one_ledger_report_everything_once() {
+fn a_second_daemon_on_one_ledger_is_refused_with_the_first_ones_process() {
     let world = world();
     world.readings(&[hours("1", "5400")]);
-    let first = world.daemon(&[], &[]);
-    let second = world.daemon(&[], &[]);
-    world.in_time("both are ready", || first.log().matches("Ready: 1 collectors").count() == 2);
+    let mut first = world.daemon(&[], &[]);
+    first.until_it_says("Ready: 1 collectors");
+    let pid = first.child.id();
+    let second = world.agent(&["run"]).exits(78);
+    second.says("a daemon is at work on the ledger").says(&format!("process {pid}."));
+    // The first was not disturbed, and `status` knows it by the same number, and since when it runs.
     world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
+    world.agent(&["status"]).says(&format!("Daemon: process {pid}, since 12:00Z."));
+    let daemon = world.agent(&["status", "--json"]).json()["daemon"].clone();
+    assert_eq!((&daemon["running"], &daemon["pid"]), (&json!(true), &json!(pid)));
+    assert_eq!(daemon["since"], NOON);
+    // However it ends, the next one may begin.
+    first.kill();
+    world.agent(&["status"]).says("Daemon: none is running.");
+    assert_eq!(world.agent(&["status", "--json"]).json()["daemon"]["running"], json!(false));
+    let next = world.daemon(&[], &[]);
+    until("the next one", || next.log().matches("Ready: 1 collectors").count() == 2);
+    drop(next);
+    world.agent(&["recount"]).exits(0);
+}
+
+/// Beside a daemon any number of people may report at once.
+#[test]
+fn a_daemon_and_others_beside_it_report_everything_once() {
+    let world = world();
+    world.readings(&[hours("1", "5400")]);
+    let daemon = world.daemon(&[], &[]);
+    world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
+    let mut lines = vec![hours("1", "5400")];
     for (id, seconds, sum) in [("2", "3600", "2.50"), ("3", "1800", "3.00"), ("4", "7200", "5.00")] {
-        let mut lines = vec![hours("1", "5400")];
-        lines.extend(
-            [("2", "3600"), ("3", "1800"), ("4", "7200")]
-                .iter()
-                .filter(|(n, _)| *n <= id)
-                .map(|(id, seconds)| hours(id, seconds)),
-        );
-        assert!(lines.iter().any(|line| line["value"] == seconds));
+        lines.push(hours(id, seconds));
         world.readings(&lines);
+        let mut beside = world.command(&["flush", "--collect", "--deadline", "5s"]);
+        let mut beside = beside.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         world.in_time(sum, || world.rows(A) == [format!("cpu_hours 2026-11 {sum}")]);
+        assert!(beside.wait().unwrap().code().is_some());
     }
-    drop((first, second));
+    drop(daemon);
     let reports = world.reports();
     let once: BTreeSet<&String> = reports.iter().collect();
     assert_eq!(reports.len(), once.len(), "{reports:?}");

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::exit::{Exit, Failed};
 use super::setup::Setup;
-use super::status::{adjustment_json, told};
+use super::status::entry::{adjustment_json, told};
 use super::table::table;
 use crate::ledger::Ledger;
 use crate::ledger::books::catalog::KnownResource;

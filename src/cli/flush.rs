@@ -10,11 +10,11 @@ use serde_json::json;
 
 use super::exit::{Exit, Failed};
 use super::setup::{Setup, count};
+use super::standing::Standing;
 use super::table::table;
 use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
 use crate::ledger::SharedLedger;
-use crate::submitter::reason::Reason;
 use crate::submitter::{CycleOptions, Sent};
 use crate::waldur::failure::Failure;
 
@@ -109,7 +109,13 @@ impl Flush {
             }
             tokio::time::sleep(rest).await;
         }
-        let left = standing(&ledger, setup.clock.now()).await?;
+        let (now, collectors) = (setup.clock.now(), setup.collectors());
+        let left = ledger
+            .with(move |ledger| {
+                ledger.state(now)?;
+                Standing::of(ledger, &collectors)
+            })
+            .await?;
         exit = exit.min(left.exit());
         if no_role || matches!(&paused, Some(Failure::Token { .. } | Failure::Forbidden { .. })) {
             exit = exit.min(Exit::Token);
@@ -180,105 +186,4 @@ fn sent_json(sent: &Sent) -> serde_json::Value {
         "resource": sent.resource, "period": sent.period.to_string(), "component": sent.component,
         "user": if sent.user.is_empty() { None } else { Some(&sent.user) }, "amount": format!("{:.2}", sent.amount),
     })
-}
-
-/// What is left after submitting.
-#[derive(Debug, Default)]
-pub(super) struct Standing {
-    pub pending: usize,
-    pub held: usize,
-    pub parked: usize,
-    pub stranded: usize,
-    pub unmatched: usize,
-    /// All that some collector measured is unmatched.
-    pub wholly_unmatched: bool,
-    pub unmatched_ids: Vec<String>,
-    /// Backend ids of several resources that live, with their names.
-    pub several: Vec<(String, String)>,
-    /// Readings that are not believed.
-    pub implausible: usize,
-    /// Lines that the last runs of collectors quarantined.
-    pub quarantined: usize,
-    /// What only the closing of a month left: no alarm.
-    pub rest: usize,
-}
-
-impl Standing {
-    pub(super) fn exit(&self) -> Exit {
-        if self.pending > 0 {
-            Exit::Pending
-        } else if self.held + self.parked + self.stranded + self.quarantined + self.implausible > 0
-            || self.wholly_unmatched
-            || !self.several.is_empty()
-        {
-            Exit::Stuck
-        } else {
-            Exit::Ok
-        }
-    }
-
-    fn show(&self, out: &mut dyn Write) -> Result<(), Failed> {
-        let counts = [
-            (self.pending, "statement", "still pending (`status` says why)"),
-            (self.held, "amount", "held (`status` says why)"),
-            (self.parked, "amount", "parked: Waldur refused them (`parked list`)"),
-            (self.stranded, "amount", "stranded: their month can't be reported any more"),
-            (self.rest, "amount", "left by the closing of a month (`status` says how much)"),
-            (self.unmatched, "backend id", "unmatched: Waldur knows no such resource"),
-            (self.implausible, "reading", "held: more than can be believed (`parked list` says which)"),
-            (
-                self.quarantined,
-                "line",
-                "quarantined in the last run, not billed (`status` says which collector)",
-            ),
-        ];
-        for (number, what, how) in counts.into_iter().filter(|(number, _, _)| *number > 0) {
-            writeln!(out, "{}: {how}", count(number, what))?;
-        }
-        if !self.unmatched_ids.is_empty() {
-            writeln!(
-                out,
-                "All that a collector measured is unmatched, such as {}.",
-                self.unmatched_ids.join(", ")
-            )?;
-        }
-        for (backend_id, names) in &self.several {
-            writeln!(
-                out,
-                "held: the backend id {backend_id} is that of several resources that live: {names}"
-            )?;
-        }
-        Ok(())
-    }
-}
-
-/// Counts what is left.
-pub(super) async fn standing(ledger: &SharedLedger, now: jiff::Timestamp) -> Result<Standing, Failed> {
-    let standing = ledger
-        .with(move |ledger| {
-            let mut standing = Standing { pending: ledger.pending(now)?.len(), ..Standing::default() };
-            for one in ledger.blocks()? {
-                match one.block.state.as_str() {
-                    _ if one.block.reason == Reason::ClosingRest.name() => standing.rest += 1,
-                    "held" => standing.held += 1,
-                    "parked" => standing.parked += 1,
-                    "stranded" => standing.stranded += 1,
-                    // Nobody is waited for.
-                    _ => {}
-                }
-            }
-            standing.unmatched = ledger.unmatched()?.len();
-            standing.wholly_unmatched = ledger.is_wholly_unmatched()?;
-            standing.quarantined = ledger.quarantined_lately()?;
-            standing.implausible = ledger.held_readings()?.len();
-            standing.several = ledger.several_resources()?;
-            if standing.wholly_unmatched {
-                let ids =
-                    ledger.unmatched()?.into_iter().map(|one| one.backend_id).filter(|id| !id.is_empty());
-                standing.unmatched_ids = ids.take(5).collect();
-            }
-            Ok(standing)
-        })
-        .await?;
-    Ok(standing)
 }

@@ -17,8 +17,10 @@ mod recount;
 mod resolve;
 mod run;
 pub mod setup;
+mod standing;
 mod status;
 mod table;
+mod text;
 mod units;
 pub mod usages;
 

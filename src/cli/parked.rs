@@ -8,10 +8,10 @@ use serde_json::json;
 use super::exit::{Exit, Failed};
 use super::explain::find;
 use super::setup::{Setup, count};
-use super::table::table;
+use super::text::{fold, moment, shorten};
 use crate::ledger::sent::blocked::{Dropped, GivenUp};
 use crate::metering::period::BillingPeriod;
-use crate::submitter::reason::Reason;
+use crate::submitter::reason::{Reason, waits};
 
 /// List, retry or drop what Waldur refused.
 #[derive(Debug, Args)]
@@ -108,8 +108,8 @@ fn list(setup: &Setup, json: bool, out: &mut dyn Write) -> Result<Exit, Failed> 
     let ledger = setup.ledger_to_read()?;
     let blocks = ledger.blocks()?;
     let held = ledger.held_readings()?;
-    let waits = !held.is_empty() || blocks.iter().any(|at| at.block.reason != Reason::ClosingRest.name());
-    let exit = if waits { Exit::Stuck } else { Exit::Ok };
+    let left = !held.is_empty() || blocks.iter().any(|at| waits(&at.block));
+    let exit = if left { Exit::Stuck } else { Exit::Ok };
     let remedy = |reason: &str| Reason::named(reason).map_or("", Reason::remedy);
     if json {
         let items: Vec<_> = blocks
@@ -128,7 +128,7 @@ fn list(setup: &Setup, json: bool, out: &mut dyn Write) -> Result<Exit, Failed> 
         return Ok(exit);
     }
     for event in &held {
-        writeln!(out, "held: {}", event.sentence(None))?;
+        writeln!(out, "{}", fold(&format!("held: {}", event.sentence(None)), 2))?;
     }
     if blocks.is_empty() {
         if held.is_empty() {
@@ -136,27 +136,23 @@ fn list(setup: &Setup, json: bool, out: &mut dyn Write) -> Result<Exit, Failed> 
         }
         return Ok(exit);
     }
-    let mut rows = table(["resource", "period", "component", "user", "amount", "state", "reason", "words"]);
+    let now = setup.clock.now();
     for at in &blocks {
-        let amount = at.amount.map_or("-".to_owned(), |amount| format!("{amount:.2}"));
-        let component = if at.component.is_empty() { "(all)" } else { &at.component };
-        let resource = at.resource.to_string();
-        rows.add_row([
-            &resource,
-            &at.period.to_string(),
-            component,
-            &at.user,
-            &amount,
-            &at.block.state,
-            &at.block.reason,
-            &at.block.words,
-        ]);
+        let name = ledger.resource(at.resource)?.map(|known| known.name).unwrap_or_default();
+        let name = if name.is_empty() { String::new() } else { format!("{} ", shorten(&name, 40)) };
+        let component = if at.component.is_empty() { "all of it" } else { &at.component };
+        let whose = if at.user.is_empty() { String::new() } else { format!(" of {}", at.user) };
+        let (resource, period, state) = (at.resource, at.period, &at.block.state);
+        writeln!(out, "{}", fold(&format!("{name}({resource}), {period}"), 2))?;
+        let amount = at.amount.map_or(String::new(), |amount| format!(" {amount:.2}"));
+        let since = moment(at.block.since, now);
+        let what = format!("{component}{whose}{amount}, {state} since {since}, {}", at.block.reason);
+        writeln!(out, "{}", fold(&format!("  {what}: {}", at.block.words), 4))?;
     }
-    writeln!(out, "{rows}")?;
     let reasons: std::collections::BTreeSet<&str> =
         blocks.iter().map(|at| at.block.reason.as_str()).collect();
     for reason in reasons {
-        writeln!(out, "{reason}: {}", remedy(reason))?;
+        writeln!(out, "{}", fold(&format!("{reason}: {}", remedy(reason)), 2))?;
     }
     Ok(exit)
 }

@@ -115,6 +115,11 @@ impl Setup {
         }
     }
 
+    /// The names of the collectors.
+    pub fn collectors(&self) -> Vec<String> {
+        self.definitions.iter().map(|definition| definition.name.clone()).collect()
+    }
+
     /// The start of the billing period that is running.
     pub fn period_start(&self) -> Timestamp {
         let zone = &self.rulebook.zone;

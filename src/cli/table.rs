@@ -1,11 +1,40 @@
-//! Tables for people: plain, without colour, readable when piped.
+//! Tables for people: plain, without colour, readable when piped; what is wider than 80 columns is folded in its cells.
 
-use comfy_table::{ContentArrangement, Table, presets};
+use std::fmt;
 
-pub(super) fn table<const N: usize>(headings: [&str; N]) -> Table {
+use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets};
+
+use super::text::WIDTH;
+
+/// A table without blanks at the ends of its lines.
+pub(super) struct Rows(Table);
+
+pub(super) fn table<const N: usize>(headings: [&str; N]) -> Rows {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH as u16);
     table.set_header(headings.map(str::to_uppercase));
-    table
+    Rows(table)
+}
+
+impl Rows {
+    pub(super) fn add_row<T: Into<Row>>(&mut self, row: T) {
+        self.0.add_row(row);
+    }
+
+    /// Numbers of these columns stand under each other.
+    pub(super) fn numbers(mut self, columns: &[usize]) -> Rows {
+        for column in columns {
+            if let Some(column) = self.0.column_mut(*column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        self
+    }
+}
+
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.trim_fmt())
+    }
 }

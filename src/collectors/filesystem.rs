@@ -112,6 +112,10 @@ impl Collector for Filesystem {
         LABELS
     }
 
+    fn hanging(&self) -> Vec<(PathBuf, Timestamp)> {
+        self.sight.workers.all_hanging()
+    }
+
     fn scope(&self) -> String {
         let mounts = self.sight.mounts.iter().map(|path| format!("mount:{}", path.display()));
         let directories = self.sight.directories.keys().map(|pattern| format!("directory:{pattern}"));

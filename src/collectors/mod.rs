@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use jiff::{SignedDuration, Timestamp};
@@ -385,6 +386,11 @@ pub trait Collector: Send + Sync + Debug {
     /// How far apart the readings of a series are by themselves, where that may be more than the runs are.
     fn distance(&self) -> Option<SignedDuration> {
         None
+    }
+
+    /// Paths that don't answer now, and when that was found.
+    fn hanging(&self) -> Vec<(PathBuf, Timestamp)> {
+        Vec::new()
     }
 
     /// Environment variables that hold its secrets: no program that any collector starts gets them.

@@ -2,8 +2,6 @@
 //! reads; no amount of a customer is on it, nor any name that is not in the configuration.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -16,17 +14,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use rust_decimal::prelude::ToPrimitive;
 
-use super::{Agent, Pulse, retry};
-use crate::ledger::{LedgerError, SharedLedger};
+use super::health::{self, Shared};
+use super::retry;
+use crate::ledger::LedgerError;
 use crate::submitter::closing::Closing;
-
-/// What an answer is made of.
-#[derive(Clone)]
-pub(super) struct Shared {
-    pub(super) agent: Agent,
-    pub(super) ledger: SharedLedger,
-    pub(super) pulse: Arc<Pulse>,
-}
+use crate::submitter::pause::{Cause, Standing};
+use crate::submitter::reason::waits;
 
 /// What one collector did since the start.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -38,6 +31,8 @@ pub(super) struct Runs {
     pub(super) readings: u64,
     pub(super) quarantined: u64,
     pub(super) last: Duration,
+    /// Whether the ledger could not be written when the last one ended.
+    pub(super) unrecorded: bool,
 }
 
 /// Labels and their values.
@@ -220,46 +215,76 @@ async fn collectors(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<
         "collector",
         retries,
     );
+    let hangs = Gauges::default();
+    for (collector, path, _) in health::hanging(shared) {
+        hangs.get_or_create(&Labels(vec![("collector", collector), ("path", path)])).set(1);
+    }
+    page.0.register("collector_path_hangs", "1 for a path that does not answer", hangs);
     Ok(())
 }
 
 /// What is not agreed, and what the ledger itself needs.
 async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), LedgerError> {
-    let (pending, queued, blocks, held, several, unmatched, paused, periods, left, closing) = shared
-        .ledger
-        .with(move |ledger| {
-            let closing = Closing::of(ledger, now)?;
-            Ok((
-                ledger.pending_as_stated()?.len(),
-                ledger.queue_length()?,
-                ledger.blocks()?,
-                ledger.held_readings()?.len(),
-                ledger.several_resources()?.len(),
-                ledger.unmatched()?.len(),
-                ledger.retry(None)?,
-                ledger.periods(closing.period, closing.begins <= now)?,
-                ledger.stranded_amounts()?,
-                closing,
-            ))
-        })
-        .await?;
+    let (pending, queued, blocks, held, several, unmatched, standing, periods, left, oldest, closing) =
+        shared
+            .ledger
+            .with(move |ledger| {
+                let closing = Closing::of(ledger, now)?;
+                let pending = ledger.pending_as_stated()?;
+                let periods = ledger.periods(&pending, closing.period, closing.begins <= now)?;
+                Ok((
+                    pending.len(),
+                    ledger.queue_length()?,
+                    ledger.blocks()?,
+                    ledger.held_readings()?.len(),
+                    ledger.several_resources()?.len(),
+                    ledger.unmatched()?,
+                    Standing::of(ledger)?,
+                    periods,
+                    ledger.stranded_amounts()?,
+                    ledger.oldest_unreported()?,
+                    closing,
+                ))
+            })
+            .await?;
     page.gauge(
         "pending_statements",
         "Statements that Waldur is not known to agree with",
         i64::try_from(pending).unwrap_or(i64::MAX),
     );
     page.gauge(
+        "oldest_unreported_seconds",
+        "Age of the oldest usage that Waldur does not hold; 0 if it holds all",
+        oldest.map_or(0, |at| now.duration_since(at).as_secs().max(0)),
+    );
+    page.gauge(
         "unmatched_backend_ids",
         "Backend ids that Waldur knows no resource for",
-        i64::try_from(unmatched).unwrap_or(i64::MAX),
+        i64::try_from(unmatched.len()).unwrap_or(i64::MAX),
+    );
+    let of_collector = |name: &String| {
+        let number = unmatched.iter().filter(|one| one.collector == *name).count();
+        (name.clone(), i64::try_from(number).unwrap_or(i64::MAX))
+    };
+    page.gauges(
+        "collector_unmatched_backend_ids",
+        "Backend ids of the collector that Waldur knows no resource for",
+        "collector",
+        shared.agent.definitions.iter().map(|definition| of_collector(&definition.name)).collect(),
     );
     page.gauge(
         "waldur_paused",
         "1 while the server is left alone after a failure",
-        i64::from(paused.is_some()),
+        i64::from(standing.paused.is_some()),
+    );
+    page.gauges(
+        "waldur_paused_reason",
+        "1 for the reason for which nothing is reported",
+        "reason",
+        Cause::ALL.map(|cause| (cause.name().to_owned(), i64::from(standing.is_paused_for(cause)))).to_vec(),
     );
     let count = |state: &str| {
-        let number = blocks.iter().filter(|at| at.block.state == state).count();
+        let number = blocks.iter().filter(|at| at.block.state == state && waits(&at.block)).count();
         (state.to_owned(), i64::try_from(number).unwrap_or(i64::MAX))
     };
     page.gauge("queue_runs", "Runs that are recorded and not counted yet", queued);
@@ -309,17 +334,15 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
         "Size of the ledger",
         i64::try_from(sizes.iter().sum::<u64>()).unwrap_or(i64::MAX),
     );
-    if let Some(free) = free(path.parent().unwrap_or(Path::new("/"))) {
+    if let Some(free) = health::free(path) {
         page.gauge("ledger_free_bytes", "Free space of the ledger's file system", free);
     }
+    page.gauge(
+        "ledger_failing",
+        "1 while the ledger can't be written",
+        i64::from(shared.pulse.ledger_trouble().is_some()),
+    );
     Ok(())
-}
-
-/// What the service's user may still write there.
-fn free(directory: &Path) -> Option<i64> {
-    let about = nix::sys::statvfs::statvfs(directory).ok()?;
-    let free = u128::from(about.blocks_available()) * u128::from(about.fragment_size());
-    Some(i64::try_from(free).unwrap_or(i64::MAX))
 }
 
 /// Waldur, as the client saw it.

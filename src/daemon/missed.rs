@@ -40,6 +40,9 @@ impl Part {
             Missing::None if took >= definition.schedule.usual_distance() => {
                 format!("that one took {took:#}")
             }
+            Missing::None if self.pulse.runs_of(&definition.name).unrecorded => {
+                "they could not be recorded".to_owned()
+            }
             Missing::None => "the machine slept, or its clock was set".to_owned(),
         };
         let what = match pace.keeps_history {

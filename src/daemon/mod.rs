@@ -26,10 +26,13 @@ use crate::submitter::{CycleError, CycleOptions, Submitter};
 use crate::waldur::client::Client;
 
 use due::{Next, next_look, next_run};
+use instance::Instance;
 use metrics::Runs;
 use missed::Missing;
 
 mod due;
+pub mod health;
+pub mod instance;
 mod metrics;
 mod missed;
 mod registration;
@@ -71,6 +74,9 @@ pub struct Pulse {
     started: AtomicU64,
     reloaded: AtomicU64,
     reload_refused: AtomicBool,
+    /// Why the last run could not be recorded, or the last cycle could not go on, where it was the ledger.
+    not_recorded: Mutex<Option<String>>,
+    not_submitted: Mutex<Option<String>>,
 }
 
 impl Pulse {
@@ -89,6 +95,17 @@ impl Pulse {
         runs.get(collector).cloned().unwrap_or_default()
     }
 
+    fn note_ledger(trouble: &Mutex<Option<String>>, words: Option<String>) {
+        *trouble.lock().unwrap_or_else(PoisonError::into_inner) = words;
+    }
+
+    /// What keeps the ledger from being written, if anything does.
+    fn ledger_trouble(&self) -> Option<String> {
+        let of =
+            |trouble: &Mutex<Option<String>>| trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        of(&self.not_recorded).or_else(|| of(&self.not_submitted))
+    }
+
     fn note_reload(&self, now: Timestamp, refused: bool) {
         self.reloaded.store(u64::try_from(now.as_second()).unwrap_or(0), Ordering::Relaxed);
         self.reload_refused.store(refused, Ordering::Relaxed);
@@ -99,6 +116,7 @@ impl Pulse {
 pub async fn run(load: Loader) -> Result<(), String> {
     let agent = load()?;
     let path = agent.settings.ledger.clone();
+    let mut instance = Instance::start(&path, agent.clock.now())?;
     let mut ledger = Ledger::open(&path, (*agent.rulebook).clone()).map_err(|error| error.to_string())?;
     for change in ledger.apply_rules(agent.clock.now()).map_err(|error| error.to_string())? {
         tracing::warn!("The rules were changed: {change}.");
@@ -133,6 +151,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
             Some(SIGHUP) => {
                 systemd::reloading();
                 let mut status = "reloaded".to_owned();
+                let now = current.clock.now();
                 match load() {
                     Ok(agent) if agent.settings.ledger != current.settings.ledger => {
                         status = format!(
@@ -140,7 +159,8 @@ pub async fn run(load: Loader) -> Result<(), String> {
                             agent.settings.ledger.display()
                         );
                         tracing::error!("{status}");
-                        pulse.note_reload(current.clock.now(), true);
+                        pulse.note_reload(now, true);
+                        instance.note_reload(Some((now, status.clone())));
                     }
                     Ok(agent) => {
                         tasks.stop(DRAIN).await;
@@ -162,7 +182,8 @@ pub async fn run(load: Loader) -> Result<(), String> {
                             serve::Server::none()
                         });
                         tracing::info!("Reloaded: {} collectors.", agent.definitions.len());
-                        pulse.note_reload(agent.clock.now(), false);
+                        pulse.note_reload(now, false);
+                        instance.note_reload(None);
                         listed.abort();
                         listed = tokio::spawn(registration::register(agent.clone()));
                         current = agent;
@@ -171,7 +192,8 @@ pub async fn run(load: Loader) -> Result<(), String> {
                         status =
                             format!("The new configuration is not used, the old one stays at work: {error}");
                         tracing::error!("{status}");
-                        pulse.note_reload(current.clock.now(), true);
+                        pulse.note_reload(now, true);
+                        instance.note_reload(Some((now, status.clone())));
                     }
                 }
                 // One line: systemd shows no more.
@@ -326,12 +348,14 @@ impl Part {
         self.pulse.note_runs(name, |runs| {
             runs.runs += 1;
             runs.last = began.elapsed();
+            runs.unrecorded = ended.is_err();
             runs.failures += u64::from(ended.as_ref().map_or(true, Recorded::is_failure));
             if let Ok(recorded) = &ended {
                 runs.readings += recorded.new as u64;
                 runs.quarantined += recorded.quarantined.len() as u64;
             }
         });
+        Pulse::note_ledger(&self.pulse.not_recorded, ended.as_ref().err().map(ToString::to_string));
         let problem = match ended {
             Ok(recorded) => {
                 for bad in &recorded.quarantined {
@@ -394,7 +418,9 @@ impl Part {
                 self.wait_for_collectors(next.at.min(agent.clock.now())).await;
             }
             let mut in_doubt = false;
-            match submitter.cycle(CycleOptions { ignore_backoff }).await {
+            let ended = submitter.cycle(CycleOptions { ignore_backoff }).await;
+            Pulse::note_ledger(&self.pulse.not_submitted, ended.as_ref().err().map(ToString::to_string));
+            match ended {
                 Ok(report) => {
                     // One line a change of state.
                     match (report.busy, waiting) {

@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::task::JoinHandle;
 
-use super::metrics::{self, Shared};
-use super::{Agent, Pulse};
+use super::health::{self, Shared};
+use super::{Agent, Pulse, metrics};
 use crate::ledger::SharedLedger;
 
 /// The server, until it is dropped.
@@ -54,10 +54,9 @@ pub(super) async fn start(
     let address = listener.local_addr().unwrap_or(address);
     tracing::info!("Health and metrics at http://{address}/health, /ready and /metrics.");
     let shared = Shared { agent: agent.clone(), ledger: ledger.clone(), pulse: pulse.clone() };
-    let healthy = || async { "ok\n" };
     let app = Router::new()
-        .route("/health", get(healthy))
-        .route("/healthz", get(healthy))
+        .route("/health", get(alive))
+        .route("/healthz", get(alive))
         .route("/ready", get(ready))
         .route("/readyz", get(ready))
         .route("/metrics", get(page))
@@ -70,11 +69,17 @@ pub(super) async fn start(
     Ok(Server(Some(task)))
 }
 
-/// Ready: the ledger answers.
+async fn alive(State(shared): State<Shared>) -> String {
+    health::health(&shared)
+}
+
+/// Ready: something can be recorded, and reported.
 async fn ready(State(shared): State<Shared>) -> Response {
-    match shared.ledger.with(|ledger| ledger.pending_as_stated()).await {
-        Ok(pending) => format!("ready, {} statements pending\n", pending.len()).into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    match health::readiness(&shared).await {
+        Ok(pending) => format!("ready, {pending} statements pending\n").into_response(),
+        Err(reasons) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", reasons.join("\n"))).into_response()
+        }
     }
 }
 

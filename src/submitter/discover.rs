@@ -144,6 +144,7 @@ impl Cycle {
             match self.has_role(offering).await? {
                 Some(false) => {
                     self.state().no_role.insert(offering);
+                    self.ledger(move |ledger| ledger.note_role(offering, false, now)).await?;
                     self.note(format!(
                         "the token has no role for offering {offering}: Waldur lists none of its resources, and takes no \
                          report of them. What to do: make its user OFFERING.MANAGER of the offering, or an owner of its \
@@ -158,7 +159,11 @@ impl Cycle {
             }
         }
         let known = listed.into_iter().map(|resource| known_resource(resource, offering)).collect();
-        self.ledger(move |ledger| ledger.put_resources(known, Some(offering), now)).await?;
+        self.ledger(move |ledger| {
+            ledger.note_role(offering, true, now)?;
+            ledger.put_resources(known, Some(offering), now)
+        })
+        .await?;
         Ok(Ok(()))
     }
 

@@ -32,6 +32,7 @@ pub mod closing;
 pub mod discover;
 pub mod guard;
 mod late;
+pub mod pause;
 pub mod reason;
 pub mod reconcile;
 mod rows;
@@ -198,6 +199,10 @@ impl Submitter {
         }
         report.requests = self.client.requests() - before;
         self.remember_clock().await?;
+        if report.requests > 0 && report.paused.is_none() {
+            let now = self.clock.now();
+            self.ledger.with(move |ledger| ledger.put_server_fact(pause::ANSWERED, "", now)).await?;
+        }
         for event in self.ledger.with(|ledger| ledger.untold()).await? {
             tracing::info!("{event}");
         }
@@ -432,6 +437,7 @@ impl Cycle {
                 // One log line a change of state, not one a try (the rest is in the counters).
                 if failures == 1 {
                     tracing::warn!("Waldur is left alone until {next}: {words}");
+                    ledger.put_server_fact(pause::SINCE, &cause, now)?;
                 }
                 ledger
                     .set_retry(None, Some(Retry { cause, failures, next, words, asked: asked.is_some() }))?;

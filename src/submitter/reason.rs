@@ -24,6 +24,11 @@ impl State {
     }
 }
 
+/// Whether something waits for a person. What only the closing of a month left does not.
+pub fn waits(block: &Block) -> bool {
+    block.reason != Reason::ClosingRest.name()
+}
+
 /// Every reason there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -186,6 +191,44 @@ impl Reason {
             }
             Reason::WrongMonth => {
                 "set `billing_timezone` to the server's time zone, have the misfiled row corrected in Waldur, then `parked retry`"
+            }
+        }
+    }
+
+    /// The same in a few words; `name`: how commands name the resource.
+    pub fn in_short(self, name: &str) -> String {
+        match self {
+            Reason::Conflict => format!("`resolve {name} adopt | overwrite`"),
+            Reason::Unadoptable | Reason::Shares | Reason::RulesChanged | Reason::SameIds => {
+                format!("`resolve {name} overwrite`, or mend its cause: `parked list`")
+            }
+            Reason::SeveralResources => "correct the backend ids in Waldur".to_owned(),
+            Reason::Unreadable => "ask Waldur's operator to look at the row".to_owned(),
+            Reason::ResourceState => {
+                "it is tried again by itself when the resource is OK, Updating or Terminating".to_owned()
+            }
+            Reason::UnknownResource => {
+                format!("check `resource:` and the token's role, then `parked retry {name}`")
+            }
+            Reason::NoPlan => "give the resource a plan in Waldur".to_owned(),
+            Reason::Limit => {
+                format!("raise the limit, then `parked retry {name}`; or `resolve {name} overwrite`")
+            }
+            Reason::ServerError => format!("see the server's log, then `parked retry {name}`"),
+            Reason::UnknownComponent => {
+                format!("correct the meter or the offering, then `parked retry {name}`")
+            }
+            Reason::Amount => format!("check the factor and the readings, then `parked retry {name}`"),
+            Reason::Refused => format!("mend what the server says, then `parked retry {name}`"),
+            Reason::PeriodEnded => {
+                format!("bill it by hand, then `parked drop {name}`; or set `submit: {{ late: ... }}`")
+            }
+            Reason::ClosingRest => "nothing need be done".to_owned(),
+            Reason::LateRefused | Reason::PlanEnded | Reason::Terminated => {
+                format!("bill it by hand, then `parked drop {name}`")
+            }
+            Reason::WrongMonth => {
+                format!("set `billing_timezone`, correct the row in Waldur, then `parked retry {name}`")
             }
         }
     }

@@ -109,15 +109,21 @@ impl Done {
         format!("{}{}", self.out, self.err)
     }
 
+    /// However the lines are folded.
+    fn contains(&self, words: &str) -> bool {
+        let unfolded = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        self.all().contains(words) || unfolded(&self.all()).contains(&unfolded(words))
+    }
+
     #[track_caller]
     pub fn says(self, words: &str) -> Done {
-        assert!(self.all().contains(words), "expected `{words}` in {self:#?}");
+        assert!(self.contains(words), "expected `{words}` in {self:#?}");
         self
     }
 
     #[track_caller]
     pub fn says_not(self, words: &str) -> Done {
-        assert!(!self.all().contains(words), "unexpected `{words}` in {self:#?}");
+        assert!(!self.contains(words), "unexpected `{words}` in {self:#?}");
         self
     }
 
@@ -536,6 +542,16 @@ impl Daemon {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
+}
+
+/// What a daemon's own address answers: the status, and the body.
+pub fn get(address: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// Looks again and again until the condition holds; a test never just waits.

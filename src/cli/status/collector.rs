@@ -3,11 +3,15 @@
 use jiff::Timestamp;
 
 use crate::cli::exit::Failed;
-use crate::cli::setup::Setup;
+use crate::cli::setup::{Setup, count};
+use crate::cli::text::{cut, moment};
 use crate::collectors::definition::Definition;
 use crate::daemon::retry;
 use crate::ledger::Ledger;
 use crate::ledger::views::report::CollectorReport;
+
+/// Fewer may be due, and the daemon just about to look.
+const OVERDUE: usize = 3;
 
 /// How a collector keeps its schedule.
 #[derive(Debug)]
@@ -36,5 +40,44 @@ impl Collector {
             pace.last.filter(|_| again.is_none()).map_or(0, |(at, _)| retry::missed(schedule, at, now));
         let missed = missed.filter(|(runs, _, _)| *runs > 0).max_by_key(|(_, from, _)| *from);
         Ok(Collector { report, schedule: schedule.text().to_owned(), retry: again, missed, overdue })
+    }
+
+    /// Whether its last run failed, wholly or in part.
+    pub(super) fn fails(&self) -> bool {
+        self.report.last.as_ref().is_some_and(|last| last.outcome != "ok")
+    }
+
+    /// Whether it needs to be looked at now. Runs that were missed are past.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        let quarantined = self.report.last.as_ref().is_some_and(|last| last.quarantined > 0);
+        self.fails() || quarantined || self.overdue >= OVERDUE
+    }
+
+    /// What is to be told of it.
+    pub(super) fn troubles(&self, now: Timestamp) -> Vec<String> {
+        let mut troubles = Vec::new();
+        let last = self.report.last.as_ref();
+        if let Some(message) = last.and_then(|last| last.message.as_ref()) {
+            let runs = count(usize::try_from(self.report.failures_since).unwrap_or(0), "run");
+            let well = self.report.last_success;
+            let well = well.map_or(format!("{runs}, and none succeeded"), |at| {
+                format!("{runs} since it last succeeded, {}", moment(at, now))
+            });
+            troubles.push(format!("{} ({well})", cut(message, 400)));
+        }
+        if let Some(last) = last.filter(|last| last.quarantined > 0) {
+            troubles.push(format!("{} quarantined in the last run, not billed", last.quarantined));
+        }
+        if let Some(at) = self.retry {
+            troubles.push(format!("the daemon tries it again at {}", moment(at, now)));
+        }
+        if let Some((runs, from, to)) = self.missed {
+            let (from, to) = (moment(from, now), moment(to, now));
+            troubles.push(format!("missed {} between {from} and {to}", count(runs, "run")));
+        }
+        if self.overdue >= OVERDUE {
+            troubles.push(format!("{} runs were due since; is the daemon at work?", self.overdue));
+        }
+        troubles
     }
 }

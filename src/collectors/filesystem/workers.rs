@@ -181,6 +181,11 @@ impl Workers {
         locked(&self.hanging).iter().find(|hanging| hanging.place == place).cloned()
     }
 
+    /// All places that hang.
+    pub(super) fn all_hanging(&self) -> Vec<(PathBuf, Timestamp)> {
+        locked(&self.hanging).iter().map(|hanging| (hanging.place.clone(), hanging.since)).collect()
+    }
+
     fn start<J, R>(
         &self,
         jobs: VecDeque<J>,

@@ -28,7 +28,7 @@ pub struct SubmitLock {
 
 /// Whoever owns the ledger can open its lock, too, even if it was root who first submitted by hand: as SQLite does
 /// with its files.
-fn give_to_owner(file: &File, ledger: &Path) {
+pub fn give_to_owner(file: &File, ledger: &Path) {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
@@ -65,16 +65,20 @@ impl SubmitLock {
     /// Who holds it, for people: `process 4711`, and whether that was stopped.
     pub fn holder(ledger: &Path) -> String {
         let written = std::fs::read_to_string(lock_file(ledger)).unwrap_or_default();
-        let Ok(process) = written.trim().parse::<u32>() else { return "another process".to_owned() };
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        // The state stands after the name, which may hold anything but ends with the last bracket.
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        match state {
-            Some('T' | 't') => {
-                format!("process {process}, which is stopped (continue it with SIGCONT, or end it)")
-            }
-            _ => format!("process {process}"),
+        written.trim().parse().map_or_else(|_| "another process".to_owned(), process_named)
+    }
+}
+
+/// A process for people: `process 4711`, and whether it is stopped.
+pub fn process_named(process: u32) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The state stands after the name, which may hold anything but ends with the last bracket.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    match state {
+        Some('T' | 't') => {
+            format!("process {process}, which is stopped (continue it with SIGCONT, or end it)")
         }
+        _ => format!("process {process}"),
     }
 }
 

@@ -1,10 +1,10 @@
-//! How far a billing period of a resource has come: open, closing, agreed or closed (law 6). What could not be
+//! How far a billing period of a resource has come: open, closing, unreported, agreed or closed (law 6). What could not be
 //! reported before its end is a quantity of its own beside that, stranded.
 //!
 //! Only "closed" is kept, because only it is an event: after the month's end, what was posted last, shares too, was read
 //! back equal. The rest follows from the statement and the clock. Nothing here asks the server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -25,6 +25,8 @@ pub enum PeriodState {
     Open,
     /// Its end is near or past, and something is still to be sent or to be learnt.
     Closing,
+    /// It is over, and nothing of it was ever accepted.
+    Unreported,
     /// All that can be reported was accepted.
     Agreed,
     /// And was read back equal after its end.
@@ -32,13 +34,19 @@ pub enum PeriodState {
 }
 
 impl PeriodState {
-    pub const ALL: [PeriodState; 4] =
-        [PeriodState::Open, PeriodState::Closing, PeriodState::Agreed, PeriodState::Closed];
+    pub const ALL: [PeriodState; 5] = [
+        PeriodState::Open,
+        PeriodState::Closing,
+        PeriodState::Unreported,
+        PeriodState::Agreed,
+        PeriodState::Closed,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             PeriodState::Open => "open",
             PeriodState::Closing => "closing",
+            PeriodState::Unreported => "unreported",
             PeriodState::Agreed => "agreed",
             PeriodState::Closed => "closed",
         }
@@ -55,6 +63,8 @@ impl Statement {
             PeriodState::Open
         } else if entries().any(|entry| entry.differs() && !entry.is("stranded") || entry.is("held")) {
             PeriodState::Closing
+        } else if !entries().any(|entry| entry.acknowledged.is_some()) {
+            PeriodState::Unreported
         } else {
             PeriodState::Agreed
         }
@@ -115,33 +125,38 @@ impl Ledger {
         })
     }
 
-    /// How many statements have come how far, all months together; `closing`: whether this month closes.
+    /// How many statements have come how far, all months together; `pending`: those of which something is to be sent,
+    /// `closing`: whether this month closes.
     pub fn periods(
         &self,
+        pending: &[StatementKey],
         current: BillingPeriod,
         closing: bool,
     ) -> Result<BTreeMap<PeriodState, i64>, LedgerError> {
-        let pending: std::collections::BTreeSet<StatementKey> =
-            self.pending_as_stated()?.into_iter().collect();
+        let pending: BTreeSet<&StatementKey> = pending.iter().collect();
         let mut states: BTreeMap<PeriodState, i64> =
             PeriodState::ALL.into_iter().map(|state| (state, 0)).collect();
-        let unclosed: Vec<(StatementKey, bool)> = self.look(|connection| {
+        let unclosed: Vec<(StatementKey, bool, bool)> = self.look(|connection| {
             connection
                 .prepare_cached(
                     "SELECT resource, period, part, EXISTS (
                         SELECT 1 FROM blocked WHERE blocked.resource = statement.resource
                         AND blocked.period = statement.period AND blocked.part = statement.part
-                        AND blocked.state <> 'stranded')
+                        AND blocked.state <> 'stranded'), EXISTS (
+                        SELECT 1 FROM sent WHERE sent.resource = statement.resource
+                        AND sent.period = statement.period AND sent.part = statement.part
+                        AND sent.current = 1 AND sent.outcome IN ('accepted', 'read'))
                      FROM statement WHERE closed IS NULL",
                 )?
-                .query_map([], |row| Ok((key(row, 0)?, row.get(3)?)))?
+                .query_map([], |row| Ok((key(row, 0)?, row.get(3)?, row.get(4)?)))?
                 .collect()
         })?;
-        for (key, blocked) in unclosed {
+        for (key, blocked, accepted) in unclosed {
             let over = key.period < current || closing && key.period == current;
             let state = match (over, blocked || pending.contains(&key)) {
                 (false, _) => PeriodState::Open,
                 (true, true) => PeriodState::Closing,
+                (true, false) if !accepted => PeriodState::Unreported,
                 (true, false) => PeriodState::Agreed,
             };
             *states.entry(state).or_default() += 1;

@@ -508,7 +508,7 @@ pub(super) fn known(
     Ok(lines)
 }
 
-pub(super) fn key(row: &Row<'_>, first: usize) -> sql::Result<StatementKey> {
+pub(in crate::ledger) fn key(row: &Row<'_>, first: usize) -> sql::Result<StatementKey> {
     Ok(StatementKey {
         resource: uuid_column(row, first)?,
         period: period_column(row, first + 1)?,

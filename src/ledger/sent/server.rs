@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::record::StatementKey;
 use crate::ledger::db::columns::{instant, micros, uuid_column};
-use crate::ledger::db::sql::{OptionalExtension, params};
+use crate::ledger::db::sql::{self, OptionalExtension, Row, params};
 use crate::ledger::db::{Ledger, LedgerError};
 
 /// When something may be tried again.
@@ -28,15 +28,7 @@ impl Ledger {
         self.look(|connection| {
             connection
                 .prepare_cached("SELECT failures, next, words, cause, asked FROM retry WHERE resource = ?")?
-                .query_row([retry_key(resource)], |row| {
-                    Ok(Retry {
-                        failures: row.get(0)?,
-                        next: instant(row.get(1)?),
-                        words: row.get(2)?,
-                        cause: row.get(3)?,
-                        asked: row.get(4)?,
-                    })
-                })
+                .query_row([retry_key(resource)], retry)
                 .optional()
         })
     }
@@ -60,6 +52,59 @@ impl Ledger {
                 None => connection.execute("DELETE FROM retry WHERE resource = ?", [retry_key(resource)])?,
             };
             Ok(())
+        })
+    }
+
+    /// Resources that are put off, each with when it is tried again.
+    pub fn put_off(&self) -> Result<Vec<(Uuid, Retry)>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT failures, next, words, cause, asked, resource FROM retry WHERE resource <> '' ORDER BY resource",
+                )?
+                .query_map([], |row| Ok((uuid_column(row, 5)?, retry(row)?)))?
+                .collect()
+        })
+    }
+
+    /// Notes whether the token has a role for an offering.
+    pub fn note_role(&mut self, offering: Uuid, has_role: bool, now: Timestamp) -> Result<(), LedgerError> {
+        let key = format!("{NO_ROLE}{offering}");
+        self.transact(|connection, _| {
+            match has_role {
+                true => connection.prepare_cached("DELETE FROM server WHERE key = ?")?.execute([key])?,
+                false => connection
+                    .prepare_cached(
+                        "INSERT INTO server (key, value, at) VALUES (?1, '', ?2) ON CONFLICT (key) DO NOTHING",
+                    )?
+                    .execute(params![key, micros(now)])?,
+            };
+            Ok(())
+        })
+    }
+
+    /// Offerings for which the token has no role, each with since when that is known.
+    pub fn without_role(&self) -> Result<Vec<(Uuid, Timestamp)>, LedgerError> {
+        self.look(|connection| {
+            let facts: Vec<(String, i64)> = connection
+                .prepare_cached("SELECT key, at FROM server WHERE key LIKE ?1 || '%' ORDER BY key")?
+                .query_map([NO_ROLE], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<sql::Result<_>>()?;
+            let offering = |key: &str| Uuid::parse_str(key.strip_prefix(NO_ROLE)?).ok();
+            Ok(facts.iter().filter_map(|(key, at)| Some((offering(key)?, instant(*at)))).collect())
+        })
+    }
+
+    /// Whether those are all that there are.
+    pub fn has_no_role(&self) -> Result<bool, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM server WHERE key LIKE ?1 || '%')
+                     AND NOT EXISTS (SELECT 1 FROM offering WHERE NOT EXISTS (
+                        SELECT 1 FROM server WHERE key = ?1 || offering.uuid))",
+                )?
+                .query_row([NO_ROLE], |row| row.get(0))
         })
     }
 
@@ -148,6 +193,19 @@ impl Ledger {
             Ok(())
         })
     }
+}
+
+/// What the key of an offering without a role begins with.
+const NO_ROLE: &str = "no_role ";
+
+fn retry(row: &Row<'_>) -> sql::Result<Retry> {
+    Ok(Retry {
+        failures: row.get(0)?,
+        next: instant(row.get(1)?),
+        words: row.get(2)?,
+        cause: row.get(3)?,
+        asked: row.get(4)?,
+    })
 }
 
 fn retry_key(resource: Option<Uuid>) -> String {

@@ -6,6 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::sql::{OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
+use crate::ledger::sent::record::{StatementKey, key};
+use crate::metering::period::BillingPeriod;
 
 /// How a collector is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,17 +163,86 @@ impl Ledger {
         })
     }
 
-    /// How many lines the last run of each collector quarantined, all together.
-    pub fn quarantined_lately(&self) -> Result<usize, LedgerError> {
+    /// How many lines the last run of each of these collectors quarantined, all together.
+    pub fn quarantined_lately(&self, collectors: &[String]) -> Result<usize, LedgerError> {
         let lines: i64 = self.look(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT CAST(coalesce(sum(quarantined), 0) AS BIGINT) FROM run
-                     WHERE id IN (SELECT max(id) FROM run WHERE outcome <> 'failed' GROUP BY collector)",
-                )?
-                .query_row([], |row| row.get(0))
+            let mut last = connection.prepare_cached(
+                "SELECT quarantined FROM run WHERE id = (
+                    SELECT max(id) FROM run WHERE collector = ? AND outcome <> 'failed')",
+            )?;
+            let mut sum: i64 = 0;
+            for name in collectors {
+                sum += last.query_row([name], |row| row.get::<_, i64>(0)).optional()?.unwrap_or(0);
+            }
+            Ok(sum)
         })?;
         Ok(usize::try_from(lines).unwrap_or(0))
+    }
+
+    /// Since when there has been usage that the server does not hold and could: what was used after the last number of its
+    /// line that was accepted, or from the first reading of its month on where none was. What is stranded is not among it.
+    pub fn oldest_unreported(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT min(coalesce(sent.at, (
+                    SELECT min((SELECT min(at) FROM reading WHERE reading.series = placed.series AND at >= line.part))
+                    FROM target_resource JOIN placed ON placed.target = target_resource.target
+                    WHERE target_resource.resource = line.resource), line.part))
+                 FROM statement JOIN line ON line.resource = statement.resource AND line.period = statement.period
+                    AND line.part = statement.part AND line.username = ''
+                 LEFT JOIN sent ON sent.resource = line.resource AND sent.period = line.period AND sent.part = line.part
+                    AND sent.component = line.component AND sent.username = '' AND sent.current = 1
+                    AND sent.outcome IN ('accepted', 'read')
+                 WHERE statement.closed IS NULL
+                   AND (line.posted IS NULL OR line.posted <> coalesce(sent.amount, '0.00'))
+                   AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.resource = line.resource
+                    AND blocked.period = line.period AND blocked.part = line.part AND blocked.state = 'stranded'
+                    AND blocked.component IN ('', line.component))",
+            )?;
+            query.query_row([], |row| Ok(row.get::<_, Option<i64>>(0)?.map(instant)))
+        })
+    }
+
+    /// Who wrote the server's row of a component, and when, as it was last read.
+    pub fn writer(&self, key: StatementKey, component: &str) -> Result<Option<String>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT words FROM usage_row
+                     WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4",
+                )?
+                .query_row(
+                    params![key.resource.to_string(), key.period.to_string(), micros(key.part), component],
+                    |row| row.get(0),
+                )
+                .optional()
+        })
+    }
+
+    /// What `status` is about: the statements of a month or, without one, those of the month that runs and those of earlier
+    /// ones that are not closed or of which something is kept back; and whether the server holds anything of each.
+    pub fn unsettled(
+        &self,
+        period: Option<BillingPeriod>,
+        current: BillingPeriod,
+    ) -> Result<Vec<(StatementKey, bool)>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT resource, period, part, EXISTS (
+                        SELECT 1 FROM sent WHERE sent.resource = statement.resource AND sent.period = statement.period
+                        AND sent.part = statement.part AND sent.current = 1 AND sent.outcome IN ('accepted', 'read'))
+                     FROM statement WHERE CASE WHEN CAST(?1 AS TEXT) IS NOT NULL THEN period = ?1
+                        ELSE period = ?2 OR closed IS NULL OR EXISTS (SELECT 1 FROM blocked
+                            WHERE blocked.resource = statement.resource AND blocked.period = statement.period
+                            AND blocked.part = statement.part) END
+                     ORDER BY period, resource, part",
+                )?
+                .query_map(params![period.map(|p| p.to_string()), current.to_string()], |row| {
+                    Ok((key(row, 0)?, row.get(3)?))
+                })?
+                .collect()
+        })
     }
 
     /// Backend ids that are those of several resources that live, with their names.
@@ -186,10 +257,6 @@ impl Ledger {
                 .query_map([rules], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
         })
-    }
-
-    pub fn has_quarantined(&self) -> Result<bool, LedgerError> {
-        Ok(self.quarantined_lately()? > 0)
     }
 
     /// Whether all that some collector measured belongs to backend ids that Waldur was asked for and does not know.

@@ -1,0 +1,186 @@
+//! What is wrong, on one screen: the daemon, the server, what fails, resources with trouble, and how many are agreed.
+
+use std::io::Write;
+
+use super::collector::Collector;
+use super::trouble::trouble;
+use super::view::View;
+use super::word::Word;
+use crate::cli::exit::Failed;
+use crate::cli::setup::count;
+use crate::cli::text::{cut, fold, moment, thousands};
+use crate::ledger::Ledger;
+use crate::submitter::pause::Cause;
+
+/// So many resources with trouble are shown, of all states together.
+const SHOWN: usize = 5;
+/// So many of anything else.
+const FEW: usize = 3;
+/// Less is told: the alert fires there, too.
+const LITTLE_ROOM: i64 = 200_000_000;
+/// A clock that is further off is told.
+const SKEWED: i64 = 2_000_000;
+
+pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Failed> {
+    daemon(out, view)?;
+    server(out, view)?;
+    if let Some(free) = view.free.filter(|free| *free < LITTLE_ROOM) {
+        let free = thousands(usize::try_from(free / 1_000_000).unwrap_or(0));
+        let words = format!(
+            "Ledger: {free} MB are free on the disk of {}; without room nothing can be recorded.",
+            view.ledger
+        );
+        writeln!(out, "{}", fold(&words, 2))?;
+    }
+    collectors(out, view)?;
+    readings(out, view)?;
+    troubles(out, ledger, view)?;
+    unmatched(out, view)?;
+    summary(out, view)
+}
+
+pub(super) fn daemon(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
+    let Some(daemon) = &view.daemon else {
+        let words =
+            "Daemon: none is running. Nothing is measured or reported but by hand (`flush --collect`).";
+        writeln!(out, "{}", fold(words, 2))?;
+        return Ok(());
+    };
+    let since = daemon.told.as_ref().map(|told| format!(", since {}", moment(told.since, view.now)));
+    writeln!(out, "{}", fold(&format!("Daemon: {}{}.", daemon.name(), since.unwrap_or_default()), 2))?;
+    if let Some((at, words)) = daemon.told.as_ref().and_then(|told| told.reload_refused.as_ref()) {
+        let words = cut(&words.replace('\n', ";"), 300);
+        writeln!(out, "{}", fold(&format!("  Reload refused at {}: {words}", moment(*at, view.now)), 4))?;
+    }
+    Ok(())
+}
+
+pub(super) fn server(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
+    let server = &view.server;
+    if let Some(paused) = &server.paused {
+        let since = paused.since.map_or(String::new(), |at| format!(" since {}", moment(at, view.now)));
+        let tries = match paused.retry.failures {
+            1 => "1 try".to_owned(),
+            number => format!("{number} tries"),
+        };
+        let (cause, next) = (paused.cause.words(), moment(paused.retry.next, view.now));
+        let words = cut(&paused.retry.words, 250);
+        let line = format!("Waldur: {cause}{since} ({tries}), left alone until {next}: {words}");
+        writeln!(out, "{}\n{}", fold(&line, 2), fold(&format!("  {}", paused.cause.remedy()), 2))?;
+    }
+    for (offering, since) in server.without_role.iter().take(FEW) {
+        let since = moment(*since, view.now);
+        let line = format!("Waldur: the token has no role for offering {offering}, known since {since}.");
+        writeln!(out, "{}\n{}", fold(&line, 2), fold(&format!("  {}", Cause::Role.remedy()), 2))?;
+    }
+    if server.paused.is_none() && server.without_role.is_empty() {
+        let answered = server.answered.map(|at| format!("answered at {}", moment(at, view.now)));
+        let answered = answered.unwrap_or_else(|| "not asked yet".to_owned());
+        writeln!(out, "{}", fold(&format!("Waldur: {} {answered}.", view.url), 2))?;
+    }
+    if let Some(skew) = server.skew.filter(|skew| skew.abs() > SKEWED) {
+        let (seconds, way) = (skew.abs() / 1_000_000, if skew > 0 { "ahead of" } else { "behind" });
+        writeln!(out, "  Its clock is {seconds} s {way} ours; synchronise them.")?;
+    }
+    Ok(())
+}
+
+pub(super) fn collectors(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
+    let mut left = 0;
+    for (index, collector) in view.collectors.iter().filter(|one| one.is_in_trouble()).enumerate() {
+        match index < FEW {
+            true => troubles_of(out, collector, view)?,
+            false => left += 1,
+        }
+    }
+    if left > 0 {
+        writeln!(out, "  and {}: `status --all`", count(left, "more collector"))?;
+    }
+    Ok(())
+}
+
+/// What is wrong with a collector, in one sentence.
+pub(super) fn troubles_of(out: &mut dyn Write, one: &Collector, view: &View) -> Result<(), Failed> {
+    let troubles = one.troubles(view.now).join("; ");
+    if !troubles.is_empty() {
+        writeln!(out, "{}", fold(&format!("Collector {}: {troubles}", one.report.name), 2))?;
+    }
+    Ok(())
+}
+
+fn readings(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
+    for (backend_id, names) in view.standing.several.iter().take(FEW) {
+        let line =
+            format!("Held: the backend id {backend_id} is that of several resources that live: {names}");
+        writeln!(out, "{}\n  correct the backend ids in Waldur", fold(&line, 2))?;
+    }
+    for event in view.held_readings.iter().take(FEW) {
+        writeln!(out, "{}", fold(&format!("Held: {}", event.sentence(None)), 2))?;
+    }
+    let left = view.held_readings.len().saturating_sub(FEW) + view.standing.several.len().saturating_sub(FEW);
+    if left > 0 {
+        writeln!(out, "  and {} more: `parked list`", thousands(left))?;
+    }
+    Ok(())
+}
+
+fn troubles(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Failed> {
+    let troubled = |word: Word| {
+        let resources = view.resources.iter().filter(move |one| one.word == word);
+        resources.filter(|one| one.word < Word::Pending || one.put_off.is_some()).collect::<Vec<_>>()
+    };
+    let words = [Word::Held, Word::Parked, Word::Stranded, Word::Pending];
+    let states = words.into_iter().filter(|word| !troubled(*word).is_empty()).count();
+    for word in words {
+        let resources = troubled(word);
+        let shown = (SHOWN / states.max(1)).max(1);
+        for resource in resources.iter().take(shown) {
+            let Some((sentence, remedy)) = trouble(ledger, view, resource)? else { continue };
+            writeln!(out, "{}", fold(&sentence, 2))?;
+            if !remedy.is_empty() {
+                writeln!(out, "{}", fold(&format!("  {remedy}"), 2))?;
+            }
+        }
+        let left = resources.len().saturating_sub(shown);
+        if left > 0 {
+            writeln!(out, "  and {} more: `status --state {}`", thousands(left), word.name())?;
+        }
+    }
+    Ok(())
+}
+
+fn unmatched(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
+    if view.unmatched.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<&str> = view.unmatched.iter().map(|one| one.backend_id.as_str()).collect();
+    let named: Vec<&str> = ids.iter().copied().filter(|id| !id.is_empty()).take(FEW).collect();
+    let more = if ids.len() > named.len() { " ... (`status --all`)" } else { "" };
+    let ids = count(ids.len(), "backend id");
+    let line = format!("Unmatched: {ids} that Waldur knows no resource for: {}{more}", named.join(", "));
+    writeln!(out, "{}", fold(&line, 2))?;
+    Ok(())
+}
+
+pub(super) fn summary(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
+    if view.resources.is_empty() {
+        writeln!(out, "No amounts yet.")?;
+        return Ok(());
+    }
+    let counts = view.summary();
+    // What is well first: it is what most are.
+    let order = [Word::Agreed, Word::Pending, Word::Held, Word::Parked, Word::Stranded, Word::Unused];
+    let told = order.iter().filter_map(|word| {
+        let number = counts.get(word)?;
+        Some(format!("{} {}", thousands(*number), word.name()))
+    });
+    let all = thousands(view.resources.len());
+    let noun = if view.resources.len() == 1 { "resource" } else { "resources" };
+    let rest = match view.standing.rest {
+        0 => String::new(),
+        number => format!(" {} left by the closing of a month.", count(number, "amount")),
+    };
+    let line = format!("{all} {noun}: {}.{rest}", told.collect::<Vec<_>>().join(", "));
+    writeln!(out, "{}", fold(&line, 2))?;
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! One number of a statement as `status` shows it: how it stands and why, and what was adjusted; as text and as JSON.
+
+use serde_json::{Value, json};
+
+use super::word::Word;
+use crate::ledger::sent::server::Retry;
+use crate::ledger::sent::statement::{Entry, Statement};
+use crate::ledger::views::adjustments::{Adjustment, Kind};
+
+/// How a number stands, and why.
+pub(super) fn state(entry: &Entry, put_off: Option<&Retry>) -> (Word, Option<String>) {
+    if let Some(block) = entry.block.as_ref().filter(|block| entry.differs() || block.state == "held") {
+        return (Word::of_block(&block.state), Some(format!("{}: {}", block.reason, block.words)));
+    }
+    if let Some(problem) = &entry.problem {
+        return (Word::Held, Some(problem.clone()));
+    }
+    if entry.to_send() {
+        let why = put_off.map(|retry| format!("tried again after {}: {}", retry.next, retry.words));
+        return (Word::Pending, why);
+    }
+    (if entry.acknowledged.is_some() { Word::Agreed } else { Word::Unused }, None)
+}
+
+/// Components, and after each its users if wanted.
+pub(super) fn entries(statement: &Statement, users: bool) -> Vec<(&str, &str, &Entry)> {
+    let mut all = Vec::new();
+    for (component, entry) in &statement.components {
+        all.push((component.as_str(), "", entry));
+        let of_component = statement.users.iter().filter(|((of, _), _)| users && of == component);
+        all.extend(of_component.map(|((_, user), entry)| (component.as_str(), user.as_str(), entry)));
+    }
+    all
+}
+
+pub(super) fn entry_json(kind: &str, name: &str, entry: &Entry, put_off: Option<&Retry>) -> Value {
+    let (state, why) = state(entry, put_off);
+    let acknowledged = entry.acknowledged.as_ref();
+    json!({
+        kind: name, "amount": entry.exact, "posted": entry.posted.map(|posted| format!("{posted:.2}")),
+        "acknowledged": acknowledged.map(|a| format!("{:.2}", a.amount)),
+        "acknowledged_at": acknowledged.map(|a| a.at.to_string()),
+        "acknowledged_how": acknowledged.map(|a| &a.how),
+        "stranded": entry.stranded().map(|stranded| format!("{stranded:.2}")),
+        "state": state.name(), "reason": why,
+    })
+}
+
+/// An adjustment in words, as the month sees it that it is shown in.
+pub(crate) fn told(one: &Adjustment) -> String {
+    let amount = one.amount.abs();
+    match one.kind {
+        Kind::Opening(at) => format!("opening balance {amount:.2} of {at}: {}", one.words),
+        Kind::CarriedTo(to) => format!("{amount:.2} carried forward to {to}"),
+        Kind::CarriedFrom(from) => format!("{:.2} carried forward from {from}: {}", one.amount, one.words),
+        Kind::LaterPlan => one.words.clone(),
+        Kind::GivenUp => format!("{amount:.2} given up: {}", one.words),
+    }
+}
+
+/// The same for machines. What is taken out of a month is negative there.
+pub(crate) fn adjustment_json(one: &Adjustment) -> Value {
+    let (at, from, to) = match one.kind {
+        Kind::Opening(at) => (Some(at.to_string()), None, None),
+        Kind::CarriedFrom(from) => (None, Some(from.to_string()), None),
+        Kind::CarriedTo(to) => (None, None, Some(to.to_string())),
+        Kind::LaterPlan | Kind::GivenUp => (None, None, None),
+    };
+    json!({
+        "kind": one.kind.name(), "user": if one.user.is_empty() { None } else { Some(&one.user) },
+        "amount": one.amount.normalize().to_string(), "at": at, "from": from, "to": to,
+        "words": one.words, "recorded": one.recorded.to_string(),
+    })
+}

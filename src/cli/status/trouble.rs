@@ -1,0 +1,126 @@
+//! A resource's trouble in few lines: what Waldur holds, what the ledger has, and what to do.
+
+use super::view::{Resource, View};
+use super::word::Word;
+use crate::cli::exit::Failed;
+use crate::cli::text::{cut, moment, shorten};
+use crate::ledger::Ledger;
+use crate::ledger::sent::blocked::Blocked;
+use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::statement::{Entry, Statement};
+use crate::submitter::reason::{Reason, waits};
+
+/// So many components are named.
+const NAMED: usize = 4;
+
+/// The trouble of a resource, the worst of it first: a sentence, and what to do about it.
+pub(super) fn trouble(
+    ledger: &Ledger,
+    view: &View,
+    resource: &Resource,
+) -> Result<Option<(String, String)>, Failed> {
+    let name = shorten(&resource.name, 40);
+    let blocks = resource.months.iter().flat_map(|month| &month.blocks).filter(|at| waits(&at.block));
+    let mut groups: Vec<(Word, StatementKey, &str, Vec<&Blocked>)> = Vec::new();
+    for at in blocks {
+        let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
+        let reason = at.block.reason.as_str();
+        match groups.iter_mut().find(|(_, of, why, _)| *of == key && *why == reason) {
+            Some((.., group)) => group.push(at),
+            None => groups.push((Word::of_block(&at.block.state), key, reason, vec![at])),
+        }
+    }
+    groups.sort_by_key(|(word, ..)| *word);
+    let Some((word, key, reason, group)) = groups.first() else {
+        let Some(retry) = resource.put_off.as_ref().filter(|_| resource.word == Word::Pending) else {
+            return Ok(None);
+        };
+        let next = moment(retry.next, view.now);
+        let words = cut(&retry.words, 120);
+        return Ok(Some((format!("{name}, pending: tried again at {next}: {words}"), String::new())));
+    };
+    let Some(statement) = ledger.statement(*key)? else { return Ok(None) };
+    let said = match Reason::named(reason) {
+        Some(Reason::Conflict | Reason::Unadoptable | Reason::Shares) => {
+            disputed(ledger, *key, &statement, group)?
+        }
+        _ => kept_back(&statement, group),
+    };
+    let more = match groups.len() {
+        1 => String::new(),
+        number => format!(" And {} more: `status {}`", number - 1, resource.handle(ledger)?),
+    };
+    let handle = resource.handle(ledger)?;
+    let remedy = Reason::named(reason).map_or(String::new(), |reason| reason.in_short(&handle));
+    Ok(Some((format!("{name}, {}, {}: {said}{more}", key.period, word.name()), remedy)))
+}
+
+impl Resource {
+    /// The shortest name that commands take: the backend id, or else the UUID.
+    pub(super) fn handle(&self, ledger: &Ledger) -> Result<String, Failed> {
+        let id = &self.backend_id;
+        let plain = !id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@+".contains(c));
+        if plain && !id.starts_with('-') && ledger.find_resources(id)?.len() == 1 {
+            return Ok(id.clone());
+        }
+        Ok(self.uuid.to_string())
+    }
+}
+
+/// What is kept back of a component or a share.
+fn entry_of<'a>(statement: &'a Statement, at: &Blocked) -> Option<&'a Entry> {
+    match at.user.is_empty() {
+        true => statement.components.get(&at.component),
+        false => statement.users.get(&(at.component.clone(), at.user.clone())),
+    }
+}
+
+/// `Waldur holds cpu 32.00, mem 3.00 (modified by 99, ...); the ledger has 0.09, 0.05.`
+fn disputed(
+    ledger: &Ledger,
+    key: StatementKey,
+    statement: &Statement,
+    group: &[&Blocked],
+) -> Result<String, Failed> {
+    let (mut holds, mut has) = (Vec::new(), Vec::new());
+    for at in group.iter().take(NAMED) {
+        let entry = entry_of(statement, at);
+        let held = at.amount.or_else(|| entry.map(Entry::held)).unwrap_or_default();
+        holds.push(format!("{} {held:.2}", place(at)));
+        let posted = entry.and_then(|entry| entry.posted);
+        has.push(posted.map_or_else(|| "nothing".to_owned(), |posted| format!("{posted:.2}")));
+    }
+    let more = group.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let written = match group.first() {
+        // What it looks like is told with all amounts.
+        Some(at) => ledger
+            .writer(key, &at.component)?
+            .and_then(|words| words.split("; ").next().map(|words| format!(" ({})", cut(words, 80)))),
+        None => None,
+    };
+    let written = written.unwrap_or_default();
+    Ok(format!("Waldur holds {}{more}{written}; the ledger has {}.", holds.join(", "), has.join(", ")))
+}
+
+/// `cpu_hours 32.00, mem 3.00: These components are invalid`
+fn kept_back(statement: &Statement, group: &[&Blocked]) -> String {
+    let named = group.iter().take(NAMED).map(|at| {
+        let amount =
+            entry_of(statement, at).and_then(|entry| entry.stranded().or(entry.posted)).or(at.amount);
+        amount.map_or_else(|| place(at), |amount| format!("{} {amount:.2}", place(at)))
+    });
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = group.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let words = group.first().map_or("", |at| at.block.words.as_str());
+    format!("{named}{more}: {}", cut(words, 140))
+}
+
+fn place(at: &Blocked) -> String {
+    match (at.component.as_str(), at.user.as_str()) {
+        ("", _) => "all of it".to_owned(),
+        (component, "") => component.to_owned(),
+        (component, user) => format!("{component} of {user}"),
+    }
+}

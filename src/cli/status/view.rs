@@ -1,0 +1,190 @@
+//! All that `status` knows, read once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::collector::Collector;
+use super::word::Word;
+use crate::cli::exit::{Exit, Failed};
+use crate::cli::explain::find;
+use crate::cli::setup::Setup;
+use crate::cli::standing::Standing;
+use crate::cli::text::name_or;
+use crate::daemon::health::free;
+use crate::daemon::instance::{self, Running};
+use crate::ledger::Ledger;
+use crate::ledger::books::catalog::KnownResource;
+use crate::ledger::db::event::Event;
+use crate::ledger::sent::blocked::Blocked;
+use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::server::Retry;
+use crate::ledger::views::report::Unmatched;
+use crate::metering::period::BillingPeriod;
+use crate::submitter::closing::Closing;
+use crate::submitter::pause;
+use crate::submitter::reason::waits;
+
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) now: Timestamp,
+    pub(super) exit: Exit,
+    pub(super) ledger: String,
+    /// Free bytes on its disk.
+    pub(super) free: Option<i64>,
+    pub(super) daemon: Option<Running>,
+    pub(super) url: String,
+    pub(super) server: pause::Standing,
+    pub(super) collectors: Vec<Collector>,
+    pub(super) standing: Standing,
+    pub(super) held_readings: Vec<Event>,
+    pub(super) unmatched: Vec<Unmatched>,
+    pub(super) closing: Closing,
+    /// Worst first, then by name.
+    pub(super) resources: Vec<Resource>,
+}
+
+/// A resource with the months that matter.
+#[derive(Debug)]
+pub(super) struct Resource {
+    pub(super) uuid: Uuid,
+    pub(super) name: String,
+    pub(super) backend_id: String,
+    pub(super) customer: String,
+    pub(super) word: Word,
+    pub(super) months: Vec<Month>,
+    pub(super) put_off: Option<Retry>,
+}
+
+/// A plan period's part of a month.
+#[derive(Debug)]
+pub(super) struct Month {
+    pub(super) key: StatementKey,
+    pub(super) word: Word,
+    pub(super) pending: bool,
+    pub(super) blocks: Vec<Blocked>,
+}
+
+impl Month {
+    fn of(key: StatementKey, accepted: bool, pending: bool, blocks: Vec<Blocked>) -> Month {
+        let blocked = blocks.iter().filter(|at| waits(&at.block)).map(|at| Word::of_block(&at.block.state));
+        let otherwise = match (pending, accepted) {
+            (true, _) => Word::Pending,
+            (false, true) => Word::Agreed,
+            (false, false) => Word::Unused,
+        };
+        Month { key, word: blocked.min().unwrap_or(otherwise).min(otherwise), pending, blocks }
+    }
+
+    fn is(&self, word: Word) -> bool {
+        self.word == word
+            || word == Word::Pending && self.pending
+            || self.blocks.iter().any(|at| Word::of_block(&at.block.state) == word)
+    }
+}
+
+impl View {
+    pub(super) fn of(ledger: &Ledger, setup: &Setup, period: Option<BillingPeriod>) -> Result<View, Failed> {
+        let now = setup.clock.now();
+        let current = ledger.in_force().zone.period_of(now);
+        let mut collectors = Vec::new();
+        for definition in setup.definitions.iter() {
+            collectors.push(Collector::of(ledger, setup, definition)?);
+        }
+        let standing = Standing::of(ledger, &setup.collectors())?;
+        let server = pause::Standing::of(ledger)?;
+        let exit = if server.is_refused() {
+            Exit::Token
+        } else if collectors.iter().any(Collector::fails) {
+            Exit::Collector
+        } else {
+            standing.exit()
+        };
+        Ok(View {
+            now,
+            exit,
+            ledger: ledger.path().display().to_string(),
+            free: free(ledger.path()),
+            daemon: instance::running(ledger.path()),
+            url: setup.settings.waldur.api.to_string(),
+            server,
+            collectors,
+            standing,
+            held_readings: ledger.held_readings()?,
+            unmatched: ledger.unmatched()?,
+            closing: Closing::of(ledger, now)?,
+            resources: resources(ledger, period, current)?,
+        })
+    }
+
+    /// The resources that are asked for, with the months that are.
+    pub(super) fn choose<'a>(
+        &'a self,
+        ledger: &Ledger,
+        wanted: &[String],
+        word: Option<Word>,
+    ) -> Result<Vec<(&'a Resource, Vec<&'a Month>)>, Failed> {
+        let wanted = wanted
+            .iter()
+            .map(|wanted| Ok(find(ledger, wanted)?.0))
+            .collect::<Result<BTreeSet<Uuid>, Failed>>()?;
+        let resources = self.resources.iter().filter(|one| wanted.is_empty() || wanted.contains(&one.uuid));
+        let chosen = resources.map(|one| {
+            let months = one.months.iter().filter(|month| word.is_none_or(|word| month.is(word)));
+            (one, months.collect::<Vec<_>>())
+        });
+        Ok(chosen.filter(|(_, months)| !months.is_empty()).collect())
+    }
+
+    /// How many resources stand how.
+    pub(super) fn summary(&self) -> BTreeMap<Word, usize> {
+        let mut counts = BTreeMap::new();
+        for resource in &self.resources {
+            *counts.entry(resource.word).or_default() += 1;
+        }
+        counts
+    }
+}
+
+fn resources(
+    ledger: &Ledger,
+    period: Option<BillingPeriod>,
+    current: BillingPeriod,
+) -> Result<Vec<Resource>, Failed> {
+    let pending: BTreeSet<StatementKey> = ledger.pending_as_stated()?.into_iter().collect();
+    let mut put_off: BTreeMap<Uuid, Retry> = ledger.put_off()?.into_iter().collect();
+    let mut blocks: BTreeMap<StatementKey, Vec<Blocked>> = BTreeMap::new();
+    for at in ledger.blocks()? {
+        let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
+        blocks.entry(key).or_default().push(at);
+    }
+    let mut months: BTreeMap<Uuid, Vec<Month>> = BTreeMap::new();
+    for (key, accepted) in ledger.unsettled(period, current)? {
+        let month = Month::of(key, accepted, pending.contains(&key), blocks.remove(&key).unwrap_or_default());
+        // Of an earlier month that nothing is left of, nothing is to be said.
+        let left = period.is_some() || key.period >= current || month.word < Word::Agreed;
+        if left || !month.blocks.is_empty() {
+            months.entry(key.resource).or_default().push(month);
+        }
+    }
+    let mut resources = Vec::with_capacity(months.len());
+    for (uuid, months) in months {
+        let known = ledger.resource(uuid)?;
+        let (name, backend_id, customer) = known
+            .map(|KnownResource { name, backend_id, customer, .. }| (name, backend_id, customer))
+            .unwrap_or_default();
+        let word = months.iter().map(|month| month.word).min().unwrap_or(Word::Unused);
+        resources.push(Resource {
+            uuid,
+            name: name_or(&name, uuid),
+            backend_id,
+            customer,
+            word,
+            months,
+            put_off: put_off.remove(&uuid),
+        });
+    }
+    resources.sort_by(|a, b| (a.word, &a.name, a.uuid).cmp(&(b.word, &b.name, b.uuid)));
+    Ok(resources)
+}

@@ -1,0 +1,117 @@
+//! Text for people in 80 columns: folded lines, names cut in the middle, instants and numbers as people read them. It knows
+//! nothing of what it shows.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// What everything is made for.
+pub(super) const WIDTH: usize = 80;
+
+/// Folds at blanks; all lines but the first begin with so many of them. What has no blanks stays in one piece.
+pub(super) fn fold(text: &str, indent: usize) -> String {
+    let mut folded = String::new();
+    let mut column = 0;
+    // What a line begins with stays as it is.
+    let start = text.len() - text.trim_start_matches(' ').len();
+    for (index, word) in text[start..].split(' ').enumerate() {
+        let length = word.chars().count();
+        if index == 0 {
+            folded.push_str(&text[..start]);
+            column = start;
+        } else if column + 1 + length > WIDTH && column > indent {
+            folded.push('\n');
+            folded.extend(std::iter::repeat_n(' ', indent));
+            column = indent;
+        } else {
+            folded.push(' ');
+            column += 1;
+        }
+        folded.push_str(word);
+        column += length;
+    }
+    folded
+}
+
+/// A name in at most so many characters: its middle is left out, because names differ at their ends.
+pub(super) fn shorten(name: &str, most: usize) -> String {
+    let length = name.chars().count();
+    if length <= most {
+        return name.to_owned();
+    }
+    let kept = most.saturating_sub(1);
+    let (head, tail) = (kept - kept / 2, kept / 2);
+    let head: String = name.chars().take(head).collect();
+    let tail: String = name.chars().skip(length - tail).collect();
+    format!("{head}…{tail}")
+}
+
+/// A sentence in at most so many characters.
+pub(super) fn cut(words: &str, most: usize) -> String {
+    match words.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", words[..end].trim_end()),
+        None => words.to_owned(),
+    }
+}
+
+/// `12:03Z` of today, `2026-11-09 12:03Z` of another day.
+pub(super) fn moment(at: Timestamp, now: Timestamp) -> String {
+    let (at, now) = (at.to_zoned(TimeZone::UTC), now.to_zoned(TimeZone::UTC));
+    let time = format!("{:02}:{:02}Z", at.hour(), at.minute());
+    if at.date() == now.date() { time } else { format!("{} {time}", at.date()) }
+}
+
+/// `2026-11-09 12:03:05Z`
+pub(super) fn seconds(at: Timestamp) -> String {
+    let at = at.to_zoned(TimeZone::UTC);
+    format!("{} {:02}:{:02}:{:02}Z", at.date(), at.hour(), at.minute(), at.second())
+}
+
+/// `12,000`
+pub(super) fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A resource for people: its name, and if it has none its UUID.
+pub(super) fn name_or(name: &str, uuid: uuid::Uuid) -> String {
+    if name.is_empty() { uuid.to_string() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_folded_at_blanks() {
+        let text = format!("  {} ends", "word ".repeat(15).trim_end());
+        assert_eq!(fold(&text, 4), format!("  {}\n    ends", "word ".repeat(15).trim_end()));
+        let long = "x".repeat(90);
+        assert_eq!(fold(&format!("see {long} there"), 2), format!("see\n  {long}\n  there"));
+        assert_eq!(fold("", 2), "");
+    }
+
+    #[test]
+    fn a_name_is_cut_in_the_middle_and_a_sentence_at_its_end() {
+        assert_eq!(shorten("proj-a", 6), "proj-a");
+        assert_eq!(shorten("project-of-the-north", 9), "proj…orth");
+        assert_eq!(cut("a b c", 3), "a b…");
+        assert_eq!(cut("a b c", 5), "a b c");
+    }
+
+    #[test]
+    fn numbers_and_instants_are_as_people_read_them() {
+        assert_eq!([1, 999, 1000, 1_234_567].map(thousands), ["1", "999", "1,000", "1,234,567"]);
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let now = at("2026-11-10T12:00:00Z");
+        assert_eq!(moment(at("2026-11-10T04:54:59.9Z"), now), "04:54Z");
+        assert_eq!(moment(at("2026-11-09T23:59:00Z"), now), "2026-11-09 23:59Z");
+        assert_eq!(seconds(at("2026-11-09T23:59:01.5Z")), "2026-11-09 23:59:01Z");
+    }
+}

@@ -1,0 +1,66 @@
+//! What `/health` and `/ready` answer: whether the process lives, whether anything can be recorded and reported, and what
+//! hangs. It only reads.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{Agent, Pulse};
+use crate::ledger::{LedgerError, SharedLedger};
+use crate::submitter::pause::{Cause, Standing};
+
+/// What an answer is made of.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) agent: Agent,
+    pub(super) ledger: SharedLedger,
+    pub(super) pulse: Arc<Pulse>,
+}
+
+/// Paths that don't answer, of which collector, and since when that is known.
+pub(super) fn hanging(shared: &Shared) -> Vec<(String, String, Timestamp)> {
+    let definitions = shared.agent.definitions.iter();
+    let paths = definitions.flat_map(|definition| {
+        let hanging = definition.collector.hanging().into_iter();
+        hanging.map(|(path, since)| (definition.name.clone(), path.display().to_string(), since))
+    });
+    paths.collect()
+}
+
+/// The process answers; what hangs is said beside it, because it costs that path alone.
+pub(super) fn health(shared: &Shared) -> String {
+    let hanging = hanging(shared).into_iter();
+    let told = hanging.map(|(collector, path, since)| {
+        format!("collector {collector}: {path} does not answer since {since}\n")
+    });
+    format!("ok\n{}", told.collect::<String>())
+}
+
+/// How many statements are pending; or why nothing can be recorded or reported.
+pub(super) async fn readiness(shared: &Shared) -> Result<usize, Vec<String>> {
+    let asked = shared
+        .ledger
+        .with(|ledger| Ok::<_, LedgerError>((ledger.pending_as_stated()?.len(), Standing::of(ledger)?)));
+    let (pending, server) = asked.await.map_err(|error| vec![error.to_string()])?;
+    let mut reasons: Vec<String> = shared.pulse.ledger_trouble().into_iter().collect();
+    let path = &shared.agent.settings.ledger;
+    if reasons.is_empty() && free(path) == Some(0) {
+        reasons.push(format!("no space left on the disk of the ledger {}", path.display()));
+    }
+    if let Some(paused) = server.paused.as_ref().filter(|paused| paused.cause != Cause::Throttled) {
+        let since = paused.since.map_or(String::new(), |since| format!(" since {since}"));
+        let (cause, words) = (paused.cause.words(), &paused.retry.words);
+        reasons.push(format!("Waldur: {cause}{since}, tried again at {}: {words}", paused.retry.next));
+    } else if server.no_role_at_all {
+        reasons.push(format!("Waldur: the token has no role: {}", Cause::Role.remedy()));
+    }
+    if reasons.is_empty() { Ok(pending) } else { Err(reasons) }
+}
+
+/// What this user may still write where the ledger lies.
+pub fn free(ledger: &Path) -> Option<i64> {
+    let about = nix::sys::statvfs::statvfs(ledger.parent().unwrap_or(Path::new("/"))).ok()?;
+    let free = u128::from(about.blocks_available()) * u128::from(about.fragment_size());
+    Some(i64::try_from(free).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,118 @@
+//! The daemon of a ledger: there is at most one. It holds a lock on a file beside the ledger, which dies with its process,
+//! and tells in that file since when it runs and whether it goes on with an older configuration. So `status` knows of it
+//! without asking it. Nothing here ends another daemon.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rustix::fs::FlockOperation;
+use rustix::process::{Flock, FlockType, fcntl_getlk};
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::sent::lock::{give_to_owner, process_named};
+
+/// What a daemon tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    pub since: Timestamp,
+    /// When a new configuration was last refused, and why.
+    pub reload_refused: Option<(Timestamp, String)>,
+}
+
+/// A daemon that runs.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// `None` where it runs on another machine, or in another container.
+    pub pid: Option<u32>,
+    pub told: Option<Told>,
+}
+
+impl Running {
+    /// `process 4711`, for people.
+    pub fn name(&self) -> String {
+        self.pid.map_or_else(|| "a process that is not seen from here".to_owned(), process_named)
+    }
+}
+
+/// This process, as the one daemon of its ledger.
+#[derive(Debug)]
+pub(super) struct Instance {
+    /// A lock of POSIX: it goes with the process, no child inherits it, and the kernel says who holds it. It would go, too,
+    /// if this process opened the file once more and closed it.
+    file: File,
+    told: Told,
+}
+
+impl Instance {
+    /// Becomes the daemon of this ledger; the error is for the operator.
+    pub(super) fn start(ledger: &Path, now: Timestamp) -> Result<Instance, String> {
+        let path = file_of(ledger);
+        let failed = |error: std::io::Error| format!("can't lock {}: {error}", path.display());
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        give_to_owner(&file, ledger);
+        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => {
+                let other = holder(&file).map_or_else(|| "another process".to_owned(), |other| other.name());
+                return Err(format!(
+                    "a daemon is at work on the ledger {} already: {other}. One ledger has one daemon; `status` shows it, \
+                     and `flush` is safe beside it",
+                    ledger.display()
+                ));
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        let mut instance = Instance { file, told: Told { since: now, reload_refused: None } };
+        instance.write();
+        Ok(instance)
+    }
+
+    /// Tells how the last reload went.
+    pub(super) fn note_reload(&mut self, refused: Option<(Timestamp, String)>) {
+        self.told.reload_refused = refused;
+        self.write();
+    }
+
+    /// For people only, so that a full disk does not matter.
+    fn write(&mut self) {
+        let text = serde_json::to_vec(&self.told).unwrap_or_default();
+        let done = self
+            .file
+            .rewind()
+            .and_then(|()| self.file.write_all(&text))
+            .and_then(|()| self.file.set_len(text.len() as u64));
+        if let Err(error) = done {
+            tracing::debug!("The daemon's file was not written: {error}");
+        }
+    }
+}
+
+/// The daemon that is at work on a ledger, if there is one. Not to be asked by the daemon itself.
+pub fn running(ledger: &Path) -> Option<Running> {
+    let path = file_of(ledger);
+    let mut running = holder(&File::open(&path).ok()?)?;
+    running.told = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    Some(running)
+}
+
+fn holder(file: &File) -> Option<Running> {
+    let lock = fcntl_getlk(file, &Flock::from(FlockType::WriteLock)).ok()??;
+    let pid = lock.pid.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
+    Some(Running { pid, told: None })
+}
+
+fn file_of(ledger: &Path) -> PathBuf {
+    let mut name = ledger.as_os_str().to_owned();
+    name.push(".daemon");
+    name.into()
+}

@@ -1,0 +1,120 @@
+//! Why the server is left alone, and since when: what an operator does about each of them differs. It only reads what the
+//! ledger keeps.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::ledger::sent::server::Retry;
+use crate::ledger::{Ledger, LedgerError};
+
+/// The server fact that holds for what cause the server was first left alone, and when.
+pub(super) const SINCE: &str = "paused_since";
+/// The server fact that holds when a cycle last had the answers that it asked for.
+pub(super) const ANSWERED: &str = "answered";
+
+/// Every cause there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The token was refused.
+    Token,
+    /// The token is good, and its user may not report.
+    Role,
+    /// No connection, no answer, or one that proves nothing.
+    Unreachable,
+    /// The server asked for rest.
+    Throttled,
+}
+
+impl Cause {
+    pub const ALL: [Cause; 4] = [Cause::Token, Cause::Role, Cause::Unreachable, Cause::Throttled];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Token => "token",
+            Cause::Role => "role",
+            Cause::Unreachable => "unreachable",
+            Cause::Throttled => "throttled",
+        }
+    }
+
+    /// What happened, for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Cause::Token => "the token was refused",
+            Cause::Role => "the token may not report",
+            Cause::Unreachable => "not reached",
+            Cause::Throttled => "it asked for rest",
+        }
+    }
+
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Cause::Token => "put a valid token in its place; it is used at once",
+            Cause::Role => "make its user OFFERING.MANAGER of the offering, or an owner of its organisation",
+            Cause::Unreachable => {
+                "look at the network, the proxy and the server; it is tried again by itself"
+            }
+            Cause::Throttled => "nothing need be done: it is tried again by itself",
+        }
+    }
+
+    fn of(retry: &Retry) -> Cause {
+        match retry.cause.as_str() {
+            "token" => Cause::Token,
+            "forbidden" => Cause::Role,
+            "answered 429" => Cause::Throttled,
+            _ if retry.asked => Cause::Throttled,
+            _ => Cause::Unreachable,
+        }
+    }
+}
+
+/// The server, as the last cycle left it.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// Until when it is left alone, and why.
+    pub paused: Option<Paused>,
+    /// Offerings for which the token has no role, and since when.
+    pub without_role: Vec<(Uuid, Timestamp)>,
+    /// Whether those are all that there are.
+    pub no_role_at_all: bool,
+    /// When it last answered all that it was asked.
+    pub answered: Option<Timestamp>,
+    /// Its clock minus ours, in microseconds.
+    pub skew: Option<i64>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Paused {
+    pub cause: Cause,
+    pub since: Option<Timestamp>,
+    pub retry: Retry,
+}
+
+impl Standing {
+    pub fn of(ledger: &Ledger) -> Result<Standing, LedgerError> {
+        let first = ledger.server_fact(SINCE)?;
+        let paused = ledger.retry(None)?.map(|retry| {
+            let since = first.filter(|(cause, _)| *cause == retry.cause).map(|(_, at)| at);
+            Paused { cause: Cause::of(&retry), since, retry }
+        });
+        Ok(Standing {
+            paused,
+            without_role: ledger.without_role()?,
+            no_role_at_all: ledger.has_no_role()?,
+            answered: ledger.server_fact(ANSWERED)?.map(|(_, at)| at),
+            skew: ledger.server_fact("skew_us")?.and_then(|(micros, _)| micros.parse().ok()),
+        })
+    }
+
+    /// Whether nothing can be reported for this cause.
+    pub fn is_paused_for(&self, cause: Cause) -> bool {
+        let no_role = cause == Cause::Role && !self.without_role.is_empty();
+        no_role || self.paused.as_ref().is_some_and(|paused| paused.cause == cause)
+    }
+
+    /// Whether the token, or its user's role, is what keeps reports back.
+    pub fn is_refused(&self) -> bool {
+        self.is_paused_for(Cause::Token) || self.is_paused_for(Cause::Role)
+    }
+}

@@ -1,0 +1,391 @@
+//! A table of faults, each with what an operator sees of it: a line of `status` and its exit code, a metric, a line of the
+//! log; that what was measured before is kept; and that it goes on when the fault is gone. The disk that is full is in
+//! tests/agent_disk.rs, the second daemon in tests/agent_two.rs.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
+mod agent;
+
+use agent::*;
+use serde_json::{Value, json};
+
+/// Another hour, used up on the 9th.
+fn hours(id: &str, seconds: &str) -> Value {
+    job("cpu_seconds", id, "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", seconds, &[])
+}
+
+/// A daemon that looks and submits every ten seconds and has reported 1.50 hours.
+struct At {
+    world: World,
+    daemon: Daemon,
+    address: String,
+}
+
+/// What is seen while something is wrong.
+struct Seen<'a> {
+    exit: i32,
+    status: &'a [&'a str],
+    metrics: &'a [&'a str],
+    log: &'a str,
+    /// What `/ready` answers.
+    ready: (u16, &'a str),
+}
+
+fn begin(collector: &str) -> At {
+    let world = World::new(CURRENT);
+    world.write(
+        "agent.yaml",
+        &format!(
+            "{}listen: 127.0.0.1:0\nsubmit: {{ schedule: every 10s }}\ncollectors:\n{collector}",
+            world.head("timeout: 2s")
+        )
+        .replace("FOLDER", world.folder.path().to_str().unwrap()),
+    );
+    world.readings(&[hours("1", "5400")]);
+    world.write("script", &format!("cat {}", world.path("readings").display()));
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Health and metrics at http://");
+    let log = daemon.log();
+    let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
+    let address = address.to_owned();
+    At { world, daemon, address }
+}
+
+/// A script that may be exchanged, and prints the file of readings to begin with.
+fn script(meters: &str) -> String {
+    format!(
+        "  source:\n    plugin: exec\n    schedule: every 10s\n    command: [sh, FOLDER/script]\n    timeout: 1s\n    resource: {A}\n    \
+         meters: {meters}\n    since: {LONG_AGO}\n"
+    )
+}
+
+fn cpu() -> String {
+    script("{ cpu_hours: { reading: cpu_seconds, factor: 1/3600 } }")
+}
+
+impl At {
+    fn reported(self) -> At {
+        self.world.in_time("the first report", || self.world.rows(A) == ["cpu_hours 2026-11 1.50"]);
+        self
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        get(&self.address, path)
+    }
+
+    fn posted(&self) -> Value {
+        self.world.agent(&["status", "--json"]).json()["statements"][0]["components"][0]["posted"].clone()
+    }
+
+    /// All that is to be seen comes to be seen, and what was measured is kept.
+    #[track_caller]
+    fn shows(&self, seen: &Seen<'_>) {
+        let metric = |line: &&str| self.get("/metrics").1.contains(&format!("waldur_usage_agent_{line}\n"));
+        for line in seen.metrics {
+            self.world.in_time(line, || metric(&line));
+        }
+        self.world.in_time(seen.log, || self.daemon.log().contains(seen.log));
+        self.world.in_time(seen.status[0], || {
+            self.world
+                .agent(&["status"])
+                .out
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .contains(seen.status[0])
+        });
+        let mut status = self.world.agent(&["status"]).exits(seen.exit);
+        for words in seen.status {
+            status = status.says(words);
+        }
+        assert!(
+            status.out.lines().all(|line| line.chars().count() <= 80 || !line.trim().contains(' ')),
+            "{status:#?}"
+        );
+        let (code, words) = self.get("/ready");
+        assert!(code == seen.ready.0 && words.contains(seen.ready.1), "{code} {words}");
+        assert_eq!(self.get("/health").0, 200);
+        self.world.agent(&["recount"]).exits(0);
+        assert!(self.posted().as_str().unwrap() >= "1.50", "what was measured is kept");
+    }
+
+    /// And it goes on by itself.
+    #[track_caller]
+    fn goes_on(&self, rows: &[&str]) {
+        self.world.in_time("it goes on", || self.world.rows(A) == rows);
+        self.world.in_time("it is ready", || self.get("/ready").0 == 200);
+        self.world.in_time("nothing is wrong", || self.world.agent(&["status"]).code == 0);
+        self.world
+            .agent(&["status"])
+            .says("1 resource: 1 agreed.")
+            .says_not("left alone")
+            .says_not("Collector");
+    }
+}
+
+#[test]
+fn a_server_that_is_away() {
+    let mut at = begin(&cpu()).reported();
+    at.world.server_goes_away();
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    // The agent's clock goes on, and the server's where there is one.
+    let second = std::cell::Cell::new(0);
+    let goes_on = |world: &World| {
+        second.set(second.get() + 2);
+        let now = format!("2026-11-10T12:{:02}:{:02}Z", 10 + second.get() / 60, second.get() % 60);
+        world.agent_clock(&now);
+        if world.sandbox.is_some() {
+            world.sandbox_clock(&now);
+        }
+        pause(std::time::Duration::from_millis(50));
+    };
+    until("the pause", || {
+        goes_on(&at.world);
+        at.get("/metrics").1.contains("waldur_paused_reason{reason=\"unreachable\"} 1\n")
+    });
+    at.world
+        .agent(&["status"])
+        .exits(75)
+        .says("Waldur: not reached since")
+        .says("left alone until")
+        .says("look at the network, the proxy and the server")
+        .says("1 resource: 1 pending.");
+    assert!(at.daemon.log().contains("Waldur is left alone until"), "{}", at.daemon.log());
+    let (code, words) = at.get("/ready");
+    assert!(code == 503 && words.starts_with("Waldur: not reached since"), "{code} {words}");
+    assert_eq!(at.posted(), "2.50");
+    at.world.server_comes_back();
+    until("it goes on", || {
+        goes_on(&at.world);
+        at.world.rows(A) == ["cpu_hours 2026-11 2.50"] && at.get("/ready").0 == 200
+    });
+    assert!(at.daemon.log().contains("Waldur answers again."));
+}
+
+#[test]
+fn a_server_that_answers_503() {
+    let at = begin(&cpu()).reported();
+    at.world.fault(json!({ "action": { "status": 503, "body": "out of order" } }));
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    at.shows(&Seen {
+        exit: 75,
+        status: &[
+            "Project A, pending: tried again at 12:",
+            "the server answered 503",
+            "1 resource: 1 pending.",
+        ],
+        metrics: &["pending_statements 1"],
+        log: "Resource Project A",
+        ready: (200, "ready, 1 statements pending"),
+    });
+    at.world.no_faults();
+    at.goes_on(&["cpu_hours 2026-11 2.50"]);
+}
+
+#[test]
+fn a_server_that_asks_for_rest_is_no_trouble() {
+    let at = begin(&cpu()).reported();
+    at.world.fault(json!({ "action": { "status": 429, "headers": { "Retry-After": "20" } } }));
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    at.shows(&Seen {
+        exit: 75,
+        status: &["Waldur: it asked for rest since", "nothing need be done"],
+        metrics: &["waldur_paused_reason{reason=\"throttled\"} 1"],
+        log: "Waldur is left alone until",
+        ready: (200, "ready, 1 statements pending"),
+    });
+    at.world.no_faults();
+    at.goes_on(&["cpu_hours 2026-11 2.50"]);
+}
+
+#[test]
+fn a_token_that_is_refused() {
+    let at = begin(&cpu()).reported();
+    at.world.write("token", "expired");
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    at.shows(&Seen {
+        exit: 77,
+        status: &["Waldur: the token was refused since 12:", "put a valid token in its place"],
+        metrics: &["waldur_paused_reason{reason=\"token\"} 1", "waldur_paused_reason{reason=\"role\"} 0"],
+        log: "the token was refused",
+        ready: (503, "Waldur: the token was refused since 2026-11-10T12:"),
+    });
+    let server = at.world.agent(&["status", "--json"]).exits(77).json()["server"].clone();
+    assert_eq!(server["paused_reason"], "token");
+    assert!(server["paused_since"].as_str().unwrap().starts_with("2026-11-10T12:"), "{server}");
+    at.world.write("token", TOKEN);
+    at.goes_on(&["cpu_hours 2026-11 2.50"]);
+}
+
+#[test]
+fn a_token_without_a_role() {
+    let by_id = cpu().replace(
+        &format!("resource: {A}"),
+        &format!("resource: {{ offering: {OFFERING}, backend_id: project-a }}"),
+    );
+    let at = begin(&by_id).reported();
+    at.world.write("token", "stranger-token");
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    at.shows(&Seen {
+        exit: 77,
+        status: &["Waldur: the token", "OFFERING.MANAGER"],
+        metrics: &["waldur_paused_reason{reason=\"role\"} 1"],
+        log: "role",
+        ready: (503, "Waldur: the token"),
+    });
+}
+
+#[test]
+fn a_component_that_the_offering_has_not() {
+    let at = begin(&script(
+        "{ cpu_hours: { reading: cpu_seconds, factor: 1/3600 }, removed: { reading: cpu_seconds, factor: 1/1800 } }",
+    ));
+    let at = at.reported();
+    at.shows(&Seen {
+        exit: 65,
+        status: &[
+            "Project A, 2026-11, parked: removed 3.00:",
+            "then `parked retry project-a`",
+            "1 resource: 1 parked.",
+        ],
+        metrics: &["troubles{state=\"parked\"} 1"],
+        log: "removed, 2026-11: parked:",
+        ready: (200, "ready"),
+    });
+    at.world.post(
+        &format!("offerings/{OFFERING}/components"),
+        json!({ "type": "removed", "billing_type": "usage" }),
+    );
+    at.world.agent(&["parked", "retry", "project-a"]).exits(0).says("1 thing will be tried again");
+    at.goes_on(&["cpu_hours 2026-11 1.50", "removed 2026-11 3.00"]);
+}
+
+/// What a source does, what is said of it, and what of the log is compared.
+fn source(what: &str, words: &str) {
+    let at = begin(&cpu()).reported();
+    at.world.write("script", what);
+    at.shows(&Seen {
+        exit: 69,
+        status: &[
+            &format!("Collector source: {words}"),
+            "since it last succeeded, 12:",
+            "the daemon tries it again at",
+        ],
+        metrics: &["collector_unmatched_backend_ids{collector=\"source\"} 0"],
+        log: "Collector source fails, its last known amounts stand:",
+        ready: (200, "ready"),
+    });
+    let page = at.get("/metrics").1;
+    let failures = page.lines().find_map(|line| {
+        line.strip_prefix("waldur_usage_agent_collector_failures_since_success{collector=\"source\"} ")
+    });
+    assert!(failures.unwrap().parse::<u32>().unwrap() >= 1, "{page}");
+    assert!(at.daemon.log().contains(words), "{}", at.daemon.log());
+    assert_eq!(at.world.rows(A), ["cpu_hours 2026-11 1.50"]);
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    at.world.write("script", &format!("cat {}", at.world.path("readings").display()));
+    at.goes_on(&["cpu_hours 2026-11 2.50"]);
+    assert!(at.daemon.log().contains("Collector source works again."));
+}
+
+#[test]
+fn a_script_that_hangs() {
+    source("sleep 600", "`sh`: it did not end within 1s and was stopped");
+}
+
+#[test]
+fn a_script_that_prints_garbage() {
+    source(
+        "echo garbage; echo more",
+        "none of its 2 lines or values could be read; the first: line 1: it is not one JSON object",
+    );
+}
+
+#[test]
+fn a_script_that_fails() {
+    source("echo no such table >&2; exit 3", "`sh`: it failed with exit code 3; stderr: no such table");
+}
+
+#[test]
+fn a_script_that_prints_nothing_where_counters_were() {
+    let at = begin(&cpu());
+    at.world.readings(&counter(&["0", "5400"], &[]));
+    let at = at.reported();
+    at.world.readings(&[]);
+    at.shows(&Seen {
+        exit: 69,
+        status: &["Collector source: it saw nothing at all"],
+        metrics: &["waldur_paused_reason{reason=\"token\"} 0"],
+        log: "Collector source fails, its last known amounts stand: it saw nothing at all",
+        ready: (200, "ready"),
+    });
+}
+
+#[test]
+fn a_directory_that_can_not_be_read() {
+    let at = begin(&format!(
+        "  homes:\n    plugin: filesystem\n    schedule: every 10s\n    directories: FOLDER/homes/*\n    resource: {A}\n    \
+         meters: {{ storage_gb: {{ reading: directory_inodes, aggregate: last }} }}\n"
+    ));
+    at.shows_after_first_failure();
+}
+
+impl At {
+    fn shows_after_first_failure(&self) {
+        self.world.in_time("the failure", || self.daemon.log().contains("Collector homes fails"));
+        let status = self.world.agent(&["status"]).exits(69).says("Collector homes:").says("/homes");
+        assert!(status.out.contains("none succeeded"), "{status:#?}");
+        assert!(self.get("/metrics").1.contains("collector_failures_since_success{collector=\"homes\"} 1\n"));
+        std::fs::create_dir_all(self.world.path("homes/anna")).unwrap();
+        self.world.in_time("it goes on", || self.daemon.log().contains("Collector homes works again."));
+    }
+}
+
+#[test]
+fn clocks_that_are_apart() {
+    let at = begin(&cpu()).reported();
+    // The server's clock jumps ahead by two minutes.
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    at.world.sandbox_clock("2026-11-10T12:10:00Z");
+    at.world.agent_clock("2026-11-10T12:08:00Z");
+    until("the report", || at.world.rows(A) == ["cpu_hours 2026-11 2.50"]);
+    let skew = || {
+        let page = at.get("/metrics").1;
+        let line =
+            page.lines().find_map(|line| line.strip_prefix("waldur_usage_agent_waldur_clock_skew_seconds "));
+        line.unwrap().parse::<f64>().unwrap()
+    };
+    assert!((119.0..=121.0).contains(&skew()), "{}", skew());
+    until("status", || at.world.agent(&["status"]).out.contains("ahead of ours; synchronise them."));
+    assert_eq!(at.get("/ready").0, 200);
+}
+
+#[test]
+fn a_daemon_that_was_killed() {
+    let mut at = begin(&cpu()).reported();
+    at.daemon.kill();
+    at.world.agent(&["status"]).exits(0).says("Daemon: none is running.").says("1 resource: 1 agreed.");
+    at.world.now("2026-11-10T12:30:00Z");
+    at.world.agent(&["status"]).exits(0).says("runs were due since; is the daemon at work?");
+    at.world.agent(&["recount"]).exits(0);
+}
+
+#[test]
+fn a_reload_that_is_refused() {
+    let at = begin(&cpu()).reported();
+    let right = std::fs::read_to_string(at.world.path("agent.yaml")).unwrap();
+    at.world.write("agent.yaml", "waldur: {}\n");
+    at.daemon.signal("HUP");
+    at.daemon.until_it_says("The new configuration is not used, the old one stays at work:");
+    at.world.write("agent.yaml", &right);
+    let status = at.world.agent(&["status"]).exits(0);
+    status
+        .says("Reload refused at 12:")
+        .says("The new configuration is not used, the old one stays at work:");
+    let daemon = at.world.agent(&["status", "--json"]).json()["daemon"].clone();
+    assert!(daemon["reload_refused"]["words"].as_str().unwrap().contains("not used"), "{daemon}");
+    at.daemon.signal("HUP");
+    at.daemon.until_it_says("Reloaded: 1 collectors.");
+    until("no word of it", || !at.world.agent(&["status"]).out.contains("Reload refused"));
+    assert!(at.world.agent(&["status", "--json"]).json()["daemon"]["reload_refused"].is_null());
+}
