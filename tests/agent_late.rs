@@ -188,13 +188,14 @@ fn what_another_puts_into_a_month_that_is_over_is_told_and_not_carried() {
         world.now("2026-12-02T12:00:00Z");
         let hour = of("bob", "dec", "2026-12-02T00:00:00Z", "2026-12-02T01:00:00Z", "3600");
         world.readings(&[in_time(), late(), over(), hour]);
-        // What another puts into a month that is over changes nothing of what is carried (law 7).
-        world.flush();
+        // What another puts into a month that is over changes nothing of what is carried (law 7), and is told.
+        world.flush().exits(65).says("2026-11").says("6.37").says("1.50");
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 6.37", "cpu_hours 2026-12 6.00"], "{api}");
-        // It is told, and nothing more is carried while nobody has decided.
+        // Nothing more is carried while nobody has decided.
         let more = of("alice", "more", "2026-11-22T00:00:00Z", "2026-11-22T02:00:00Z", "7200");
         world.readings(&[more]);
-        world.flush().exits(65).says("2026-11").says("6.37").says("1.50");
+        world.flush().exits(65);
+        world.agent(&["status"]).exits(65).says("2026-11").says("6.37").says("1.50");
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 6.37", "cpu_hours 2026-12 6.00"], "{api}");
     }
 }
@@ -206,7 +207,7 @@ fn what_waldur_holds_too_much_of_is_taken_away_where_there_is_something_to_take_
         let corrected = of("alice", "nov", "2026-11-20T00:00:00Z", "2026-11-20T01:30:00Z", "3600");
         world.readings(std::slice::from_ref(&corrected));
         // Less than nothing is never posted, so that it stays where it was.
-        world.flush().exits(65).says("stranded").says("-0.50");
+        world.flush().exits(65).says("stranded").says("0.50 more was reported for 2026-11");
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"], "{api}");
         nothing_more(&world, 65);
         // Of an hour of hers in December half is billed already.

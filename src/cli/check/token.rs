@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::findings::Findings;
+use crate::cli::exit::Exit;
 use crate::cli::setup::Setup;
 use crate::config::settings::DEFAULT_PATH;
 use crate::config::waldur::{TokenOrigin, WaldurSettings};
@@ -55,5 +56,12 @@ pub(super) fn check_token(me: &Me, found: &mut Findings) {
             "token: of user {who}; it dies after {seconds} s without a call. The daemon keeps it alive; for `flush` from \
              cron, use a token without a lifetime"
         )),
+    }
+    // Which role reports which offering is told with the offering.
+    if !me.is_staff && me.permissions.is_empty() {
+        found.problem(
+            Exit::Token,
+            format!("user {who} has no role anywhere: make it manager of the offering (OFFERING.MANAGER)"),
+        );
     }
 }
