@@ -1,7 +1,8 @@
 //! What the ledger costs: a run appended to the queue and counted, each against the plainest possible insert of the same
-//! rows with the same durability, and statements brought up to date. Run with `cargo bench --bench ledger`, or one of them by its name (`-- ingest`); figures are ratios within one run.
+//! rows with the same durability, and statements brought up to date. Run with `cargo bench --bench ledger`, or one of them by its name (`-- ingest`); figures are
+//! processor time, and ratios within one run.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, params};
@@ -14,6 +15,8 @@ use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::metering::reading::{Kind, Reading};
+
+mod cpu;
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -127,19 +130,19 @@ fn ingest(rows: usize) -> Outcome {
     let (mut plainly, mut appended, mut counted) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     for round in 1..=rows as i64 / 1_000 {
         let (theirs, readings) = (batch(round), batch(round));
-        let began = Instant::now();
+        let began = cpu::of_thread()?;
         insert(theirs)?;
-        plainly += began.elapsed();
-        let began = Instant::now();
+        plainly += cpu::of_thread()? - began;
+        let began = cpu::of_thread()?;
         ledger.append(run(minute(round), readings), &mut Spool::default())?;
-        appended += began.elapsed();
-        let began = Instant::now();
+        appended += cpu::of_thread()? - began;
+        let began = cpu::of_thread()?;
         ledger.count_queued()?;
-        counted += began.elapsed();
+        counted += cpu::of_thread()? - began;
     }
-    let began = Instant::now();
+    let began = cpu::of_thread()?;
     let stated = ledger.state(minute(rows as i64 / 1_000))?;
-    let stating = began.elapsed();
+    let stating = cpu::of_thread()? - began;
     let rate = |time: Duration| rows as f64 / time.as_secs_f64();
     let ratio = |time: Duration| rate(time) / rate(plainly);
     println!(
@@ -177,14 +180,14 @@ fn statements(resources: usize) -> Outcome {
     if let RunOutcome::Seen { problems, .. } = &mut partial.outcome {
         problems.push(Problem::of_all("the rest was not read".to_owned()));
     }
-    let began = Instant::now();
+    let began = cpu::of_thread()?;
     ledger.record(partial)?;
-    let counted = began.elapsed();
-    let began = Instant::now();
+    let counted = cpu::of_thread()? - began;
+    let began = cpu::of_thread()?;
     let stated = ledger.state(minute(2))?;
     println!(
         "statements: a run of {resources} counted in {counted:.2?}, {stated} brought up to date in {:.2?}",
-        began.elapsed()
+        cpu::of_thread()? - began
     );
     Ok(())
 }
@@ -194,11 +197,11 @@ fn month(readings: i64) -> Outcome {
     let folder = tempfile::tempdir()?;
     let mut ledger = open(&folder, 1)?;
     let mut cost = |number: i64| -> Outcome<Duration> {
-        let began = Instant::now();
+        let began = cpu::of_thread()?;
         ledger
             .record(run(minute(number), vec![reading(0, 0, "cpu_seconds", number * 60, minute(number))]))?;
         ledger.state(minute(number))?;
-        Ok(began.elapsed())
+        Okcpu::of_thread()? - began
     };
     let mut average = |from: i64| -> Outcome<Duration> {
         let costs = (from..from + 20).map(&mut cost).collect::<Outcome<Vec<_>>>()?;

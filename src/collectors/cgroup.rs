@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::blocking::{self, Stop};
-use super::names::Names;
+use super::names::{Names, OfRun};
 use super::{Batch, Bearing, Collector, CollectorError, Offered, Plugin, Request, Running};
 use crate::config::section::Section;
 use crate::metering::reading::{Kind, Labels};
@@ -142,10 +142,12 @@ impl Sight {
             absent: BTreeMap::new(),
             unnumbered: 0,
             buffer: Vec::new(),
+            resting: BTreeMap::new(),
         };
+        let names = self.names.of_run();
         for group in found.groups.values() {
             stop.check()?;
-            match self.labels_of(group) {
+            match labels_of(group, &names) {
                 Ok(labels) => {
                     let in_v2 =
                         cpu_in_v2.as_ref().map_or(group.v2.is_some(), |paths| paths.contains(&group.path));
@@ -181,24 +183,24 @@ impl Sight {
         *before = chosen.clone();
         chosen
     }
+}
 
-    /// `path` is exactly what the file system says, because it must tell any two groups apart; `slice` and `unit`
-    /// are for people, without systemd's escapes.
-    fn labels_of(&self, group: &Group) -> Result<Labels, String> {
-        let mut labels = Labels::new();
-        let path = &group.path;
-        let unit = path.rsplit('/').next().unwrap_or(path);
-        labels.insert("path".to_owned(), path.clone());
-        labels.insert("unit".to_owned(), parse::unescape(unit));
-        if let Some(slice) = path.split('/').rfind(|part| part.ends_with(".slice")) {
-            labels.insert("slice".to_owned(), parse::unescape(slice));
-        }
-        if let Some(uid) = parse::uid_in(path) {
-            labels.insert("uid".to_owned(), uid.to_string());
-            labels.insert("user".to_owned(), self.names.user(uid)?);
-        }
-        Ok(labels)
+/// `path` is exactly what the file system says, because it must tell any two groups apart; `slice` and `unit` are for
+/// people, without systemd's escapes.
+fn labels_of(group: &Group, names: &OfRun<'_>) -> Result<Labels, String> {
+    let mut labels = Labels::new();
+    let path = &group.path;
+    let unit = path.rsplit('/').next().unwrap_or(path);
+    labels.insert("path".to_owned(), path.clone());
+    labels.insert("unit".to_owned(), parse::unescape(unit));
+    if let Some(slice) = path.split('/').rfind(|part| part.ends_with(".slice")) {
+        labels.insert("slice".to_owned(), parse::unescape(slice));
     }
+    if let Some(uid) = parse::uid_in(path) {
+        labels.insert("uid".to_owned(), uid.to_string());
+        labels.insert("user".to_owned(), names.user(uid)?);
+    }
+    Ok(labels)
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use super::section::Section;
 /// waits behind it on the same token waits as long.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// One token is served one call at a time, so more than a few calls at once only make each of them slower.
-const DEFAULT_IN_FLIGHT: usize = 2;
+/// It begins with one, and comes so far only where more are served in the same time.
+const DEFAULT_IN_FLIGHT: usize = MOST_IN_FLIGHT;
 const MOST_IN_FLIGHT: usize = 8;
 
 /// How to reach Waldur.
@@ -255,10 +255,10 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_patient_and_few() {
+    fn the_defaults_are_patient_and_eight_at_once() {
         let settings = read("url: https://w.example.com").0.unwrap();
         assert_eq!(settings.timeout, Duration::from_secs(120));
-        assert_eq!(settings.max_in_flight, 2);
+        assert_eq!(settings.max_in_flight, 8);
         assert_eq!(settings.token, TokenOrigin::Usual);
         assert_eq!(settings.billing_timezone, TimeZone::UTC);
     }

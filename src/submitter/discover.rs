@@ -2,6 +2,7 @@
 //! takes. What is learnt is kept in the ledger, so that the next run asks nothing that is known.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
@@ -9,7 +10,7 @@ use uuid::Uuid;
 use super::adopt::OWN_USER;
 use super::guard::ServerTime;
 use super::reason::Reason;
-use super::{ACQUAINTED_FOR, Cycle, CycleError};
+use super::{ACQUAINTED_FOR, Cycle, CycleError, in_turns};
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
 use crate::ledger::books::targets::takes_reports;
 use crate::ledger::sent::record::StatementKey;
@@ -25,6 +26,9 @@ const RESOURCES_IN_USE_FOR: SignedDuration = SignedDuration::from_secs(60);
 const CLOCK_FOR: SignedDuration = SignedDuration::from_mins(10);
 /// How long the components and users of an offering serve.
 const OFFERING_FOR: SignedDuration = SignedDuration::from_hours(6);
+
+/// Resources whose plan periods are looked at together.
+const PLANS_AT_ONCE: usize = 256;
 
 /// The server fact that says when the server was last asked who this token's user is.
 const ASKED: &str = "asked";
@@ -323,7 +327,7 @@ impl Cycle {
     /// Looks once more at the plans of what was reported just now. A report that followed a switch of plan which nobody had
     /// seen yet is filed under the new plan, with the old one's usage in it: found now, it is repaired at once, even if
     /// nothing of the resource changes any more. True: some were switched.
-    pub(super) async fn plans_were_switched(&self) -> Result<bool, CycleError> {
+    pub(super) async fn plans_were_switched(self: &Arc<Self>) -> Result<bool, CycleError> {
         let now = self.of.clock.now();
         let reported = std::mem::take(&mut self.state().reported);
         let mut offerings: BTreeMap<Uuid, BTreeSet<Uuid>> = BTreeMap::new();
@@ -357,62 +361,104 @@ impl Cycle {
     }
 
     /// Looks at the plan periods of resources whose were not looked at for this month and plan. False: paused.
-    pub(super) async fn look_at_plans(&self, due: &[StatementKey]) -> Result<bool, CycleError> {
+    pub(super) async fn look_at_plans(self: &Arc<Self>, due: &[StatementKey]) -> Result<bool, CycleError> {
         let server = self.of.server_time().await?;
         let month = self.of.zone().await?.period_of(server.now);
         self.look_at_plans_of(due.iter().filter(|key| key.period == month).map(|key| key.resource).collect())
             .await
     }
 
-    async fn look_at_plans_of(&self, resources: BTreeSet<Uuid>) -> Result<bool, CycleError> {
+    async fn look_at_plans_of(self: &Arc<Self>, resources: BTreeSet<Uuid>) -> Result<bool, CycleError> {
         let now = self.of.clock.now();
         let server = self.of.server_time().await?;
         let month = self.of.zone().await?.period_of(server.now);
-        for resource in resources {
-            let (known, look) = self
-                .ledger(move |ledger| Ok((ledger.resource(resource)?, ledger.plan_look(resource)?)))
-                .await?;
-            let plan = known.and_then(|known| known.plan).map(|plan| plan.to_string()).unwrap_or_default();
-            if look == Some((month.to_string(), plan.clone())) {
-                continue;
-            }
-            match self.of.client.plan_periods(resource).await {
-                Ok(periods) => {
-                    let periods: Vec<KnownPlanPeriod> = periods
-                        .into_iter()
-                        .filter_map(|period| {
-                            Some(KnownPlanPeriod { uuid: period.uuid, start: period.start?, end: period.end })
-                        })
-                        .collect();
-                    self.ledger(move |ledger| {
-                        ledger.put_plan_periods(resource, &periods, (&month.to_string(), &plan), now)
-                    })
-                    .await?;
-                }
-                // Not every token may see them; then the month is taken to be whole.
-                Err(Failure::Missing { .. } | Failure::Forbidden { .. } | Failure::Endpoint { .. }) => {
-                    self.ledger(move |ledger| {
-                        ledger.put_unseen_plan_periods(resource, (&month.to_string(), &plan), now)
-                    })
-                    .await?;
-                }
-                // What it is to be filed under is not known: it waits alone.
-                Err(failure) if failure.concerns_every_call() || failure.retry_after().is_some() => {
-                    return self.give_up(failure).await;
-                }
-                Err(failure) => {
-                    self.note(format!(
-                        "resource {} waits: its plan periods can't be read: {failure}",
-                        self.name_of(resource).await?
-                    ));
-                    self.put_off(resource, failure).await?;
-                    if self.stopped() {
-                        return Ok(false);
+        let month = month.to_string();
+        let of_month = month.clone();
+        let unseen: Vec<(Uuid, String)> = self
+            .ledger(move |ledger| {
+                let mut unseen = Vec::new();
+                for resource in resources {
+                    let plan = ledger.resource(resource)?.and_then(|known| known.plan);
+                    let plan = plan.map(|plan| plan.to_string()).unwrap_or_default();
+                    let look = ledger.plan_look(resource)?;
+                    if look.is_none_or(|(month, of)| month != of_month || of != plan) {
+                        unseen.push((resource, plan));
                     }
                 }
+                Ok(unseen)
+            })
+            .await?;
+        // Some at a time, so that what was learnt is soon kept.
+        for some in unseen.chunks(PLANS_AT_ONCE) {
+            let plans: Arc<Mutex<Vec<(Uuid, Option<Vec<KnownPlanPeriod>>)>>> = Arc::default();
+            let found = plans.clone();
+            let due = some.iter().map(|(resource, _)| (*resource, *resource)).collect();
+            let looked = in_turns(self.clone(), due, move |cycle, resource| {
+                let found = found.clone();
+                async move {
+                    if let Some(plans) = cycle.plans_of(resource).await? {
+                        found.lock().unwrap_or_else(PoisonError::into_inner).push((resource, plans));
+                    }
+                    Ok(())
+                }
+            })
+            .await;
+            let found = std::mem::take(&mut *plans.lock().unwrap_or_else(PoisonError::into_inner));
+            let (plan_of, month): (BTreeMap<Uuid, String>, _) =
+                (some.iter().cloned().collect(), month.clone());
+            self.ledger(move |ledger| {
+                ledger.together(|ledger| {
+                    for (resource, periods) in found {
+                        let plan = plan_of.get(&resource).map(String::as_str).unwrap_or_default();
+                        match periods {
+                            Some(periods) => {
+                                ledger.put_plan_periods(resource, &periods, (&month, plan), now)?
+                            }
+                            None => ledger.put_unseen_plan_periods(resource, (&month, plan), now)?,
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .await?;
+            looked?;
+            if self.stopped() {
+                return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Asks for a resource's plan periods: `Some(None)` where this token may not see them (then the month is taken to be
+    /// whole), `None` if it waits.
+    async fn plans_of(&self, resource: Uuid) -> Result<Option<Option<Vec<KnownPlanPeriod>>>, CycleError> {
+        if self.stopped() {
+            return Ok(None);
+        }
+        match self.of.client.plan_periods(resource).await {
+            Ok(periods) => {
+                let known = periods.into_iter().filter_map(|period| {
+                    Some(KnownPlanPeriod { uuid: period.uuid, start: period.start?, end: period.end })
+                });
+                Ok(Some(Some(known.collect())))
+            }
+            Err(Failure::Missing { .. } | Failure::Forbidden { .. } | Failure::Endpoint { .. }) => {
+                Ok(Some(None))
+            }
+            // What it is to be filed under is not known: it waits alone.
+            Err(failure) if failure.concerns_every_call() || failure.retry_after().is_some() => {
+                self.pause(failure).await?;
+                Ok(None)
+            }
+            Err(failure) => {
+                self.note(format!(
+                    "resource {} waits: its plan periods can't be read: {failure}",
+                    self.name_of(resource).await?
+                ));
+                self.put_off(resource, failure).await?;
+                Ok(None)
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::guard::{self, ServerTime};
 use super::reason::Reason;
 use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, is_usage_billed};
 use super::{Cycle, CycleError, Late};
+use crate::ledger::sent::moved::Moved;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::period::{BillingPeriod, BillingZone};
@@ -165,11 +166,12 @@ impl Cycle {
                     self.block(key, component, Reason::Amount, words, Some(amount)).await?;
                     continue;
                 }
-                usages.push(self.with_options(key, component, amount).await?);
+                usages.push((component.clone(), amount));
             }
             if usages.is_empty() {
                 continue;
             }
+            let usages = self.with_options(key, usages).await?;
             if by_use && let Some(words) = self.no_backfill().await? {
                 self.refuse_late(&statement, &usages, words).await?;
                 continue;
@@ -232,9 +234,7 @@ impl Cycle {
         let planned = super::totals::shares_of(&statement, &usages);
         let ids = self.ledger(move |ledger| ledger.intend(key, "set_usage", &amounts, &planned, now)).await?;
         let call = Intended { statement: statement.into(), usages: usages.clone(), ids };
-        let before = self.state().accepted.len();
-        self.post(call, report).await?;
-        let accepted = self.state().accepted.len() > before;
+        let accepted = self.post(call, report).await?;
         self.conclude_accepted().await?;
         if !accepted {
             return Ok(true);
@@ -345,35 +345,34 @@ impl Cycle {
         let (since, component) = (accepted.at, component.to_owned());
         Ok(self.ledger(move |ledger| ledger.is_all_used_after(key, &component, since, end - CLOSING)).await?)
     }
+}
 
-    /// A component's description, with what was carried to its month from others.
-    pub(super) async fn described(
-        &self,
-        key: StatementKey,
-        component: &str,
-        description: Option<String>,
-    ) -> Result<Option<String>, CycleError> {
-        let all = self.ledger(move |ledger| ledger.moved(key.resource, key.period)).await?;
-        let mut carried: BTreeMap<BillingPeriod, i64> = BTreeMap::new();
-        for one in all.into_iter().filter(|one| one.to == Some(key.period)) {
-            if one.component == component && one.user.is_empty() && one.from != key.period {
-                *carried.entry(one.from).or_default() += one.cents;
-            }
+/// A component's description, with what was carried to its month from others (`moved`: of all its resource's month).
+pub(super) fn described(
+    moved: &[Moved],
+    period: BillingPeriod,
+    component: &str,
+    description: Option<String>,
+) -> Option<String> {
+    let mut carried: BTreeMap<BillingPeriod, i64> = BTreeMap::new();
+    for one in moved.iter().filter(|one| one.to == Some(period)) {
+        if one.component == component && one.user.is_empty() && one.from != period {
+            *carried.entry(one.from).or_default() += one.cents;
         }
-        if carried.is_empty() {
-            return Ok(description);
-        }
-        let shown: Vec<String> = carried
-            .iter()
-            .map(|(from, amount)| format!("{} carried forward from {from}", cents(*amount)))
-            .collect();
-        let words = format!("includes {}", shown.join(" and "));
-        let whole = match description {
-            Some(description) => format!("{description}; {words}"),
-            None => words,
-        };
-        Ok(Some(whole.chars().take(LONGEST_DESCRIPTION).collect()))
     }
+    if carried.is_empty() {
+        return description;
+    }
+    let shown: Vec<String> = carried
+        .iter()
+        .map(|(from, amount)| format!("{} carried forward from {from}", cents(*amount)))
+        .collect();
+    let words = format!("includes {}", shown.join(" and "));
+    let whole = match description {
+        Some(description) => format!("{description}; {words}"),
+        None => words,
+    };
+    Some(whole.chars().take(LONGEST_DESCRIPTION).collect())
 }
 
 /// So much before a month's end its closing is at its end: what is used after the last report then is no alarm.

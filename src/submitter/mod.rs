@@ -129,8 +129,11 @@ struct State {
     no_role: BTreeSet<Uuid>,
     /// Resources that failed for the first time, in words for the log.
     put_off: Vec<String>,
-    /// Calls that were accepted and are not concluded in the ledger yet, and statements that may have more to send.
-    accepted: Vec<i64>,
+    /// Calls that were accepted and are not concluded in the ledger yet: resource and number; and since when the first is
+    /// not.
+    accepted: Vec<(Uuid, i64)>,
+    accepted_since: Option<tokio::time::Instant>,
+    /// Statements that may have more to send.
     again: BTreeSet<StatementKey>,
     /// Statements that met one server error too many, and its words.
     broken: Vec<(StatementKey, String)>,
@@ -217,23 +220,8 @@ impl Submitter {
 
     /// The server's clock, from the newest answer or from what an earlier run learnt.
     pub(crate) async fn server_time(&self) -> Result<ServerTime, LedgerError> {
-        let (skew, dated, call) = self
-            .ledger
-            .with(|ledger| {
-                Ok((ledger.server_fact("skew_us")?, ledger.server_fact("dated")?, CallTime::of(ledger)?))
-            })
-            .await?;
-        let known = skew.and_then(|(text, _)| text.parse().ok()).map(SignedDuration::from_micros);
-        let skew = self.client.skew().or(known).unwrap_or_default();
-        let now = self.clock.now();
-        Ok(ServerTime {
-            now: now.saturating_add(skew).unwrap_or(now),
-            dated: dated
-                .filter(|(value, at)| value == "yes" || now.duration_since(*at).abs() < UNDATED_FOR)
-                .map(|(value, _)| value == "yes"),
-            guard: call_time::guard_time(call),
-            dated_guard: call_time::dated_guard(call),
-        })
+        let (skew, now) = (self.client.skew(), self.clock.now());
+        self.ledger.with(move |ledger| ServerTime::of(ledger, skew, now)).await
     }
 
     async fn remember_clock(&self) -> Result<(), LedgerError> {
@@ -253,6 +241,27 @@ impl Submitter {
             }
         }
         Ok(())
+    }
+}
+
+impl ServerTime {
+    /// `skew`: the server's clock minus ours, if this process has measured it.
+    fn of(ledger: &Ledger, skew: Option<SignedDuration>, now: Timestamp) -> Result<ServerTime, LedgerError> {
+        let known = || {
+            let fact = ledger.server_fact("skew_us")?;
+            Ok(fact.and_then(|(text, _)| text.parse().ok()).map(SignedDuration::from_micros))
+        };
+        let skew = skew.map_or_else(known, |skew| Ok(Some(skew)))?.unwrap_or_default();
+        let dated = ledger.server_fact("dated")?;
+        let call = CallTime::of(ledger)?;
+        Ok(ServerTime {
+            now: now.saturating_add(skew).unwrap_or(now),
+            dated: dated
+                .filter(|(value, at)| value == "yes" || now.duration_since(*at).abs() < UNDATED_FOR)
+                .map(|(value, _)| value == "yes"),
+            guard: call_time::guard_time(call),
+            dated_guard: call_time::dated_guard(call),
+        })
     }
 }
 
@@ -302,6 +311,7 @@ impl Cycle {
     async fn round(self: Arc<Self>, options: CycleOptions) -> Result<bool, CycleError> {
         let due = self.due(options).await?;
         let nothing = due.is_empty() && !self.something_is_late().await?;
+        self.try_more_at_once().await?;
         if nothing || !self.look_at_plans(&due).await? {
             return Ok(false);
         }
@@ -321,6 +331,7 @@ impl Cycle {
     /// Reads, sends and reads back some statements: no more than can be written before what was read is old. False: nothing
     /// else is to be sent now.
     async fn send_some(self: Arc<Self>, some: &[StatementKey]) -> Result<bool, CycleError> {
+        self.try_more_at_once().await?;
         let mut some = self.read_before(some).await?;
         let unread = self.state().put_off_now.clone();
         if self.stopped() || !self.month_is_right(&some).await? {
@@ -339,6 +350,14 @@ impl Cycle {
         self.hold_broken().await?;
         self.clone().send_users(some, Shares::AfterTotals).await?;
         Ok(!self.stopped())
+    }
+
+    /// More calls at once are tried only while a month is far from its end: then it is to be reported, not measured.
+    async fn try_more_at_once(&self) -> Result<(), CycleError> {
+        let (server, zone) = (self.of.server_time().await?, self.of.zone().await?);
+        let left = zone.end(zone.period_of(server.now)).duration_since(server.now);
+        self.of.client.may_try_more_at_once(left > rows::LAST_HOUR);
+        Ok(())
     }
 
     /// How many statements are read and written together: what can be written in four minutes.
@@ -496,26 +515,27 @@ enum Shares {
     AfterTotals,
 }
 
-/// Works on statements in the order given: never two of one resource at once, and no more resources at once than calls
-/// may be under way.
+/// Works on items of resources in the order given: never on two of one resource at once, and on no more resources at once
+/// than calls may be under way.
 /// So what is decided before a call (the guard above all) is decided when its turn has come: in a queue behind ten
 /// thousand others it would be hours old, and the call would land in the next month.
-async fn in_turns<W>(
+async fn in_turns<T, W>(
     cycle: Arc<Cycle>,
-    due: Vec<StatementKey>,
-    work: impl Fn(Arc<Cycle>, StatementKey) -> W + Clone + Send + 'static,
+    due: Vec<(Uuid, T)>,
+    work: impl Fn(Arc<Cycle>, T) -> W + Clone + Send + 'static,
 ) -> Result<(), CycleError>
 where
+    T: Ord + Send + 'static,
     W: Future<Output = Result<(), CycleError>> + Send,
 {
-    let mut groups: BTreeMap<Uuid, BTreeSet<StatementKey>> = BTreeMap::new();
+    let mut groups: BTreeMap<Uuid, BTreeSet<T>> = BTreeMap::new();
     let mut order = Vec::new();
-    for key in due {
-        let group = groups.entry(key.resource).or_default();
+    for (resource, item) in due {
+        let group = groups.entry(resource).or_default();
         if group.is_empty() {
-            order.push(key.resource);
+            order.push(resource);
         }
-        group.insert(key);
+        group.insert(item);
     }
     let mut waiting = order.into_iter().filter_map(|resource| groups.remove(&resource));
     let mut tasks = JoinSet::new();
@@ -523,12 +543,12 @@ where
     loop {
         // As many as may be under way now: that changes with how the server answers.
         while tasks.len() < cycle.of.client.calls_at_once() {
-            let Some(keys) = waiting.next() else { break };
+            let Some(items) = waiting.next() else { break };
             let (cycle, work) = (cycle.clone(), work.clone());
             tasks.spawn(async move {
                 let mut first = Ok(());
-                for key in keys {
-                    first = first.and(work(cycle.clone(), key).await);
+                for item in items {
+                    first = first.and(work(cycle.clone(), item).await);
                 }
                 first
             });

@@ -18,6 +18,7 @@ use crate::ledger::books::catalog::KnownPlanPeriod;
 use crate::ledger::sent::decision::{Decided, Decision};
 use crate::ledger::sent::record::{Amount, Open, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
+use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::UsageRow;
@@ -29,9 +30,11 @@ pub(super) type Rows = BTreeMap<(Uuid, BillingPeriod), Vec<UsageRow>>;
 /// Rows are never older than this when something is written over them.
 const ROWS_FOR: SignedDuration = SignedDuration::from_mins(5);
 /// So near to a month's end what can't be read does not wait.
-const LAST_HOUR: SignedDuration = SignedDuration::from_hours(1);
+pub(super) const LAST_HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// And are compared at least so often, even if nothing changes.
 pub(super) const COMPARED_EVERY: SignedDuration = SignedDuration::from_hours(1);
+/// Statements that are settled with one look into the ledger and one transaction.
+const SETTLED_TOGETHER: usize = 256;
 /// The server fact that says when all rows of the running month were last compared.
 pub const ROWS_READ: &str = "rows_read";
 /// What is closed is compared once a day for a month: only a person changes it, and is to be told.
@@ -147,21 +150,57 @@ impl Cycle {
         }
         let (rows, mut failed) = self.rows_of(keys).await?;
         crate::fail_point("after rows are read");
+        let read: Vec<StatementKey> =
+            keys.iter().filter(|key| rows.contains_key(&(key.resource, key.period))).copied().collect();
+        // Of some at a time the ledger is asked, and what they say is kept, together.
+        for some in read.chunks(SETTLED_TOGETHER) {
+            failed.extend(self.settle_some(some, &rows).await?);
+        }
+        Ok(failed)
+    }
+
+    /// Settles what the rows say of these statements. Returns those that could not be settled.
+    async fn settle_some(
+        &self,
+        keys: &[StatementKey],
+        rows: &Rows,
+    ) -> Result<BTreeSet<StatementKey>, CycleError> {
         let now = self.of.clock.now();
-        let server = self.of.server_time().await?;
-        let zone = self.of.zone().await?;
-        for &key in keys.iter().filter(|key| rows.contains_key(&(key.resource, key.period))) {
-            let none = Vec::new();
-            let of_key = rows.get(&(key.resource, key.period)).unwrap_or(&none);
-            self.learn_dated(key, of_key).await?;
+        let (server, zone, own) =
+            (self.of.server_time().await?, self.of.zone().await?, self.own_names().await?);
+        let probe = if server.dated.is_none() { self.date_probe().await? } else { None };
+        let of_keys = keys.to_vec();
+        let known: Vec<(StatementKey, Option<Statement>, Part)> = self
+            .ledger(move |ledger| {
+                let known = of_keys.into_iter();
+                known.map(|key| Ok((key, ledger.statement(key)?, Part::of(ledger, key)?))).collect()
+            })
+            .await?;
+        let mut failed = BTreeSet::new();
+        let mut kept = Vec::new();
+        for (key, statement, part) in known {
+            let of_key = rows.get(&(key.resource, key.period)).map(Vec::as_slice).unwrap_or_default();
+            if kept.iter().any(|(before, _): &(StatementKey, _)| before.resource == key.resource) {
+                // Of two parts of one month, the rows of the one are not the other's.
+                self.keep_rows(std::mem::take(&mut kept)).await?;
+            }
+            if let Some((_, probe)) = probe.filter(|(resource, _)| *resource == key.resource) {
+                self.learn_dated(probe, of_key).await?;
+            }
             let ended = closing::has_ended(&zone, key.period, &server);
-            if let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? {
+            if let Some(statement) = statement {
                 self.learn_own_hand(&statement, of_key).await?;
                 if ended && !self.is_traceable(&statement).await? {
                     continue;
                 }
-                let settled = match self.rows_of_part(key, of_key, ended).await? {
-                    Ok(rows) => self.settle(&statement, &rows).await?,
+                let settled = match self.rows_of_part(key, of_key, (part, &own, ended)).await? {
+                    Ok(rows) => match self.settle(&statement, &rows).await? {
+                        Ok(()) => {
+                            kept.push((key, rows));
+                            Ok(())
+                        }
+                        Err(failure) => Err(failure),
+                    },
                     Err(failure) => Err(failure),
                 };
                 if let Err(failure) = settled {
@@ -176,15 +215,23 @@ impl Cycle {
                 state.read_back.insert(key);
             }
         }
+        self.keep_rows(kept).await?;
         Ok(failed)
     }
 
     /// Lists the rows of these statements with as few requests as it takes.
     async fn rows_of(&self, keys: &[StatementKey]) -> Result<(Rows, BTreeSet<StatementKey>), CycleError> {
         let mut groups: BTreeMap<(BillingPeriod, Option<Uuid>), BTreeSet<Uuid>> = BTreeMap::new();
-        for &key in keys {
-            let known = self.ledger(move |ledger| ledger.resource(key.resource)).await?;
-            let offering = known.map(|known| known.offering).filter(|offering| !offering.is_nil());
+        let of_keys = keys.to_vec();
+        let offerings: Vec<(StatementKey, Option<Uuid>)> = self
+            .ledger(move |ledger| {
+                let keys = of_keys.into_iter();
+                keys.map(|key| Ok((key, ledger.resource(key.resource)?.map(|known| known.offering))))
+                    .collect()
+            })
+            .await?;
+        for (key, offering) in offerings {
+            let offering = offering.filter(|offering| !offering.is_nil());
             groups.entry((key.period, offering)).or_default().insert(key.resource);
         }
         let mut rows = Rows::new();
@@ -272,36 +319,21 @@ impl Cycle {
                 self.block(key, component, Reason::Unreadable, odd.words.clone(), None).await?;
             }
         }
+        let listed: Vec<(Uuid, BTreeSet<String>)> = resources
+            .iter()
+            .map(|resource| {
+                let rows = found.get(resource).map(Vec::as_slice).unwrap_or_default();
+                (*resource, rows.iter().map(|row| row.component.clone()).collect())
+            })
+            .collect();
         let mut alone = BTreeSet::new();
-        for &resource in resources {
-            let of_resource = found.remove(&resource).unwrap_or_default();
-            if resources.len() > 1 && self.misses_one(resource, period, &of_resource).await? {
-                alone.insert(resource);
-            } else {
-                rows.insert((resource, period), of_resource);
-            }
+        if listed.len() > 1 {
+            alone = self.ledger(move |ledger| missing_one(ledger, period, listed)).await?;
+        }
+        for &resource in resources.difference(&alone) {
+            rows.insert((resource, period), found.remove(&resource).unwrap_or_default());
         }
         Ok(alone)
-    }
-
-    /// Whether the ledger knows of a row that is not among these.
-    async fn misses_one(
-        &self,
-        resource: Uuid,
-        period: BillingPeriod,
-        rows: &[UsageRow],
-    ) -> Result<bool, CycleError> {
-        let keys = self.ledger(move |ledger| ledger.parts_of(resource, period)).await?;
-        for key in keys {
-            let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            let missing = |(component, entry): (&String, &Entry)| {
-                !entry.held().is_zero() && !rows.iter().any(|row| row.component == *component)
-            };
-            if statement.components.iter().any(missing) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// How many pages a listing of this offering's month takes, as far as is known.
@@ -320,10 +352,8 @@ impl Cycle {
         &self,
         key: StatementKey,
         rows: &[UsageRow],
-        ended: bool,
+        (cut, own, ended): (Part, &[String], bool),
     ) -> Result<Result<BTreeMap<String, Row>, Failure>, CycleError> {
-        let cut = self.part_of(key).await?;
-        let own = self.own_names().await?;
         // Where one component has several rows and we know of no switch of plan, the newest is the one that was written.
         let of_others = if ended && !cut.split {
             self.ledger(move |ledger| ledger.usage_rows_of_other_parts(key)).await?
@@ -344,7 +374,7 @@ impl Cycle {
                         .missing_usage_policy
                         .as_deref()
                         .is_some_and(|policy| ["reuse", "zero"].contains(&policy)),
-                evidence: evidence(row, &together, &own),
+                evidence: evidence(row, &together, own),
             },
         };
         let Some(plan_period) = cut.plan_period.filter(|_| cut.split) else {
@@ -435,40 +465,49 @@ impl Cycle {
                 }
             }
         }
-        crate::fail_point("before rows are kept");
-        let now = self.of.clock.now();
-        let kept: Vec<(String, Uuid, String)> = rows
-            .iter()
-            .filter(|(_, row)| !row.one_of_several)
-            .map(|(component, row)| (component.clone(), row.uuid, row.held.evidence.clone()))
-            .collect();
-        let moved = self
-            .ledger(move |ledger| {
-                let mut moved = false;
-                for (component, row, words) in kept {
-                    let known = ledger.usage_row(key, &component)?;
-                    moved |= known.is_some_and(|(known, _)| known != row);
-                    ledger.put_usage_row(key, &component, (row, &words), now)?;
-                }
-                if moved {
-                    ledger.forget_plan_look(key.resource)?;
-                }
-                Ok(moved)
-            })
-            .await?;
-        if moved {
-            self.state().moved.insert(key.resource);
-            self.note(format!(
-                "Waldur keeps resource {} in other rows than before: its plan may have been switched; looked up again",
-                self.name_of(key.resource).await?
-            ));
-        }
         if proven {
             // Where it went through after all, the failure is over, and the server was never in trouble.
             self.answered();
             self.ledger(move |ledger| ledger.set_retry(Some(key.resource), None)).await?;
         }
         Ok(Ok(()))
+    }
+
+    /// Keeps which rows these statements are in. Where they are other ones than before, plans are looked at again.
+    async fn keep_rows(&self, kept: Vec<(StatementKey, BTreeMap<String, Row>)>) -> Result<(), CycleError> {
+        if kept.is_empty() {
+            return Ok(());
+        }
+        crate::fail_point("before rows are kept");
+        let now = self.of.clock.now();
+        let moved: BTreeSet<Uuid> = self
+            .ledger(move |ledger| {
+                ledger.together(|ledger| {
+                    let mut moved = BTreeSet::new();
+                    for (key, rows) in &kept {
+                        for (component, row) in rows.iter().filter(|(_, row)| !row.one_of_several) {
+                            let known = ledger.usage_row(*key, component)?;
+                            if known.is_some_and(|(known, _)| known != row.uuid) {
+                                moved.insert(key.resource);
+                            }
+                            ledger.put_usage_row(*key, component, (row.uuid, &row.held.evidence), now)?;
+                        }
+                    }
+                    for resource in &moved {
+                        ledger.forget_plan_look(*resource)?;
+                    }
+                    Ok(moved)
+                })
+            })
+            .await?;
+        for resource in moved {
+            self.state().moved.insert(resource);
+            self.note(format!(
+                "Waldur keeps resource {} in other rows than before: its plan may have been switched; looked up again",
+                self.name_of(resource).await?
+            ));
+        }
+        Ok(())
     }
 
     /// Ends what is open of a line that was looked for. True: it was carried out.
@@ -601,8 +640,9 @@ impl Cycle {
         let key = statement.key;
         for (component, entry) in statement.components.iter().filter(|(_, entry)| was_accepted(entry)) {
             let of_component = component.clone();
-            let seen = self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?.is_some();
-            if seen || rows.contains_key(component) {
+            if rows.contains_key(component)
+                || self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?.is_some()
+            {
                 continue;
             }
             let of_resource = UsageFilter {
@@ -640,17 +680,10 @@ impl Cycle {
         }))
     }
 
-    /// Whether the server took the instant that a report carried: then it is a dated one. Only the rows of that very
-    /// report tell: others carry other dates, and another writer's row its own.
-    async fn learn_dated(&self, key: StatementKey, rows: &[UsageRow]) -> Result<(), CycleError> {
+    /// Whether the server took the instant that a report carried (`probe`): then it is a dated one. Only the rows of that
+    /// very report tell: others carry other dates, and another writer's row its own.
+    async fn learn_dated(&self, probe: i64, rows: &[UsageRow]) -> Result<(), CycleError> {
         let now = self.of.clock.now();
-        if self.of.server_time().await?.dated.is_some() {
-            return Ok(());
-        }
-        let Some((_, probe)) = self.date_probe().await?.filter(|(resource, _)| *resource == key.resource)
-        else {
-            return Ok(());
-        };
         let dates: BTreeSet<i64> = rows.iter().filter_map(|row| Some(row.date?.as_microsecond())).collect();
         // A row that was written at or after the probe carries the server's own time instead.
         let verdict = match dates.contains(&probe) {
@@ -663,19 +696,7 @@ impl Cycle {
 
     /// Where the statement's part lies: the plan period that covers it, when that ends, and whether the month is split.
     pub(super) async fn part_of(&self, key: StatementKey) -> Result<Part, CycleError> {
-        let (periods, cut) = self
-            .ledger(move |ledger| {
-                Ok((ledger.plan_periods(key.resource)?, ledger.is_cut(key.resource, key.period)?))
-            })
-            .await?;
-        let covers = |p: &&KnownPlanPeriod| p.start <= key.part && p.end.is_none_or(|end| end > key.part);
-        // What was used before the first plan period is filed under it.
-        let covering = periods.iter().rfind(covers).or(periods.first());
-        // A plan period ends where the next begins, whatever the server writes into its end.
-        let began = covering.map_or(key.part, |period| period.start.max(key.part));
-        let next = periods.iter().map(|period| period.start).find(|start| *start > began);
-        let ends = covering.and_then(|period| period.end).into_iter().chain(next).min();
-        Ok(Part { plan_period: covering.map(|period| period.uuid), end: ends, split: cut })
+        Ok(self.ledger(move |ledger| Part::of(ledger, key)).await?)
     }
 
     /// The last part of the statement's month that began later, if its total can still be changed there: under a plan period
@@ -698,6 +719,25 @@ impl Cycle {
     }
 }
 
+/// The resources of which the ledger knows a row that is not among the components that were listed of it.
+fn missing_one(
+    ledger: &Ledger,
+    period: BillingPeriod,
+    listed: Vec<(Uuid, BTreeSet<String>)>,
+) -> Result<BTreeSet<Uuid>, LedgerError> {
+    let mut missing = BTreeSet::new();
+    for (resource, components) in listed {
+        for key in ledger.parts_of(resource, period)? {
+            let statement = ledger.statement(key)?;
+            let known = statement.iter().flat_map(|statement| &statement.components);
+            if known.into_iter().any(|(of, entry)| !entry.held().is_zero() && !components.contains(of)) {
+                missing.insert(resource);
+            }
+        }
+    }
+    Ok(missing)
+}
+
 pub(super) fn total(component: String, amount: Decimal) -> Amount {
     Amount { component, user: String::new(), amount }
 }
@@ -715,6 +755,18 @@ pub(super) struct Part {
 }
 
 impl Part {
+    pub(super) fn of(ledger: &Ledger, key: StatementKey) -> Result<Part, LedgerError> {
+        let (periods, cut) = (ledger.plan_periods(key.resource)?, ledger.is_cut(key.resource, key.period)?);
+        let covers = |p: &&KnownPlanPeriod| p.start <= key.part && p.end.is_none_or(|end| end > key.part);
+        // What was used before the first plan period is filed under it.
+        let covering = periods.iter().rfind(covers).or(periods.first());
+        // A plan period ends where the next begins, whatever the server writes into its end.
+        let began = covering.map_or(key.part, |period| period.start.max(key.part));
+        let next = periods.iter().map(|period| period.start).find(|start| *start > began);
+        let ends = covering.and_then(|period| period.end).into_iter().chain(next).min();
+        Ok(Part { plan_period: covering.map(|period| period.uuid), end: ends, split: cut })
+    }
+
     /// Whether a switch of plan that cuts the month ended it: what was reported of it can't be reported again.
     pub(super) fn has_ended(&self, now: Timestamp) -> bool {
         self.split && self.end.is_some_and(|end| end <= now)

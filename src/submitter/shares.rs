@@ -12,6 +12,7 @@ use crate::ledger::sent::decision::Decision;
 use crate::ledger::sent::record::{Amount, StatementKey};
 use crate::ledger::sent::statement::Statement;
 use crate::metering::period::BillingPeriod;
+use crate::waldur::report::UserAmount;
 use crate::waldur::types::UserUsageRow;
 
 /// Up to so many statements are asked for one by one; more, by a listing of their offering.
@@ -194,11 +195,11 @@ impl Cycle {
         key: StatementKey,
         component: &str,
         row: Uuid,
-        users: &[(String, Decimal)],
+        users: &[UserAmount],
     ) -> Result<bool, CycleError> {
         let rows = self.of.client.list_user_usages(key.resource, component, key.period.first_day()).await;
         let Ok(found) = rows.map(by_row) else { return Ok(false) };
-        Ok(users.iter().all(|(user, amount)| found.get(&(row, user.clone())) == Some(amount)))
+        Ok(users.iter().all(|user| found.get(&(row, user.username.clone())) == Some(&user.amount)))
     }
 }
 

@@ -5,13 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::guard::{self, Passage};
+use super::guard::{self, Passage, ServerTime};
+use super::late::described;
 use super::reason::Reason;
+use super::rows::Part;
 use super::{Cycle, CycleError, DATE_PROBE, in_turns};
 use crate::ledger::books::catalog::KnownComponent;
 use crate::ledger::sent::decision::Decision;
@@ -41,7 +44,8 @@ impl Cycle {
             self.state().again.clear();
             let calls: BTreeMap<StatementKey, Intended> =
                 intended.into_iter().map(|call| (call.statement.key, call)).collect();
-            let keys: Vec<StatementKey> = due.iter().filter(|key| calls.contains_key(key)).copied().collect();
+            let keys =
+                due.iter().filter(|key| calls.contains_key(key)).map(|key| (key.resource, *key)).collect();
             let calls = Arc::new(calls);
             in_turns(self.clone(), keys, move |cycle, key| {
                 let call = calls.get(&key).cloned();
@@ -152,9 +156,9 @@ impl Cycle {
             } else {
                 amount
             };
-            usages.push(self.with_options(statement.key, component, amount).await?);
+            usages.push((component.clone(), amount));
         }
-        Ok((!usages.is_empty()).then_some(usages))
+        if usages.is_empty() { Ok(None) } else { self.with_options(statement.key, usages).await.map(Some) }
     }
 
     /// Whether a person decided that a component is to be lowered to nothing before it is reported: an older server counts
@@ -175,23 +179,27 @@ impl Cycle {
         }))
     }
 
-    /// The component's amount with what its meter wants sent along.
+    /// Components' amounts with what their meters want sent along.
     pub(super) async fn with_options(
         &self,
         key: StatementKey,
-        component: &str,
-        amount: Decimal,
-    ) -> Result<ComponentAmount, CycleError> {
-        let of_component = component.to_owned();
-        let options =
-            self.ledger(move |ledger| ledger.report_options(key.resource, key.period, &of_component)).await?;
-        Ok(ComponentAmount {
-            component: component.to_owned(),
-            amount,
-            description: self.described(key, component, options.description).await?,
-            recurring: options.recurring,
-            missing_usage_policy: options.missing_usage_policy,
-        })
+        amounts: Vec<(String, Decimal)>,
+    ) -> Result<Vec<ComponentAmount>, CycleError> {
+        let usages = self.ledger(move |ledger| {
+            let moved = ledger.moved(key.resource, key.period)?;
+            let with_options = |(component, amount): (String, Decimal)| {
+                let options = ledger.report_options(key.resource, key.period, &component)?;
+                Ok(ComponentAmount {
+                    amount,
+                    description: described(&moved, key.period, &component, options.description),
+                    recurring: options.recurring,
+                    missing_usage_policy: options.missing_usage_policy,
+                    component,
+                })
+            };
+            amounts.into_iter().map(with_options).collect()
+        });
+        Ok(usages.await?)
     }
 
     pub(super) async fn components_of(
@@ -214,9 +222,14 @@ impl Cycle {
         statement: &Statement,
     ) -> Result<Option<(Option<Uuid>, Option<Timestamp>)>, CycleError> {
         let key = statement.key;
-        let server = self.of.server_time().await?;
-        let part = self.part_of(key).await?;
-        let passage = guard::passage(&self.of.zone().await?, key.period, key.part, part.end, &server);
+        let (skew, now) = (self.of.client.skew(), self.of.clock.now());
+        let (zone, server, part) = self
+            .ledger(move |ledger| {
+                let server = ServerTime::of(ledger, skew, now)?;
+                Ok((ledger.in_force().zone.clone(), server, Part::of(ledger, key)?))
+            })
+            .await?;
+        let passage = guard::passage(&zone, key.period, key.part, part.end, &server);
         let date = match passage {
             Passage::Open { date } => date,
             Passage::NotYet | Passage::TooLate => return Ok(None),
@@ -236,7 +249,7 @@ impl Cycle {
         let date = match server.dated {
             Some(true) => Some(date),
             Some(false) => None,
-            None => guard::probe(&self.of.zone().await?, key.period, date),
+            None => guard::probe(&zone, key.period, date),
         };
         Ok(Some((part.plan_period.filter(|_| part.split), date)))
     }
@@ -255,11 +268,12 @@ impl Cycle {
                 .await?);
         };
         let report = SetUsage { resource: key.resource, plan_period, date, usages: call.usages.clone() };
-        self.post(call, report).await
+        self.post(call, report).await?;
+        Ok(())
     }
 
-    /// Makes the call, and notes what came of it.
-    pub(super) async fn post(&self, call: Intended, report: SetUsage) -> Result<(), CycleError> {
+    /// Makes the call, and notes what came of it. Returns whether it was accepted.
+    pub(super) async fn post(&self, call: Intended, report: SetUsage) -> Result<bool, CycleError> {
         let (key, now) = (call.statement.key, self.of.clock.now());
         let unknown = self.of.server_time().await?.dated.is_none();
         {
@@ -277,7 +291,6 @@ impl Cycle {
                 {
                     let mut state = self.state();
                     state.reported.insert(key.resource);
-                    state.accepted.extend(&call.ids);
                     state.again.insert(key);
                 }
                 // Only a report that was accepted tells whether its date was honoured.
@@ -286,18 +299,35 @@ impl Cycle {
                     self.ledger(move |ledger| ledger.put_server_fact(DATE_PROBE, &probe, now)).await?;
                 }
                 crate::fail_point("before totals are acknowledged");
-                Ok(())
+                self.accepted(key.resource, &call.ids).await?;
+                Ok(true)
             }
-            Err(failure) => self.after_failure(call, failure).await,
+            Err(failure) => {
+                self.after_failure(call, failure).await?;
+                Ok(false)
+            }
         }
+    }
+
+    /// Notes that a call was accepted: with others in one transaction, but no later than a second after.
+    pub(super) async fn accepted(&self, resource: Uuid, ids: &[i64]) -> Result<(), CycleError> {
+        let since = {
+            let mut state = self.state();
+            state.accepted.extend(ids.iter().map(|id| (resource, *id)));
+            *state.accepted_since.get_or_insert_with(tokio::time::Instant::now)
+        };
+        if since.elapsed() < CONCLUDED_WITHIN { Ok(()) } else { self.conclude_accepted().await }
     }
 
     /// Notes all calls that were accepted since this was done last.
     pub(super) async fn conclude_accepted(&self) -> Result<(), CycleError> {
-        let (ids, resources) = {
+        let accepted = {
             let mut state = self.state();
-            (std::mem::take(&mut state.accepted), state.reported.clone())
+            state.accepted_since = None;
+            std::mem::take(&mut state.accepted)
         };
+        let resources: BTreeSet<Uuid> = accepted.iter().map(|(resource, _)| *resource).collect();
+        let ids: Vec<i64> = accepted.into_iter().map(|(_, id)| id).collect();
         if ids.is_empty() {
             return Ok(());
         }
@@ -332,6 +362,8 @@ impl Cycle {
     }
 }
 
+/// What was accepted is noted with others, and no later than this after.
+const CONCLUDED_WITHIN: Duration = Duration::from_secs(1);
 /// Why a part of a month stays as Waldur holds it.
 pub(super) const PLAN_ENDED: &str = "its plan period has ended; reporting it again would bill it twice";
 /// A component that is billed by use breaks its invoice at this amount (observed).

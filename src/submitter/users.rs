@@ -2,20 +2,64 @@
 //! one call a user. Only users whose share changed are sent. A month that is over has the shares of the total that was
 //! accepted completed, and no others.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::closing::has_ended;
+use super::guard::ServerTime;
 use super::reason::Reason;
+use super::rows::Part;
 use super::{Cycle, CycleError, Shares, in_turns};
 use crate::ledger::sent::record::{Amount, Outcome, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
+use crate::ledger::{Ledger, LedgerError};
 use crate::waldur::failure::Failure;
 use crate::waldur::refusal::Refusal;
 use crate::waldur::report::UserAmount;
+
+/// The server fact that says whether the server has the bulk call.
+const BULK: &str = "bulk";
+
+/// One call with users' shares of a component's row: of several, or of one.
+#[derive(Debug, Clone)]
+struct ShareCall {
+    key: StatementKey,
+    component: String,
+    row: Uuid,
+    call: &'static str,
+    users: Vec<UserAmount>,
+    /// Their numbers in the ledger, once it is written down.
+    ids: Vec<i64>,
+}
+
+const ALL_AT_ONCE: &str = "set_user_usages";
+const ONE_BY_ONE: &str = "set_user_usage";
+
+/// Calls that were written down together.
+#[derive(Debug)]
+struct Wave {
+    calls: Vec<ShareCall>,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// Whether the server has the bulk call, as far as is known.
+    bulk: Option<bool>,
+    /// Resources of which nothing more is sent now.
+    left_alone: BTreeSet<Uuid>,
+    /// What was written down and not sent.
+    not_sent: Vec<i64>,
+}
+
+impl Wave {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Cycle {
     pub(super) async fn send_users(
@@ -23,76 +67,121 @@ impl Cycle {
         due: Vec<StatementKey>,
         which: Shares,
     ) -> Result<(), CycleError> {
-        if due.is_empty() {
-            return Ok(());
-        }
-        in_turns(self, due, move |cycle, key| async move { cycle.users_of(key, which).await }).await
-    }
-
-    async fn users_of(&self, key: StatementKey, which: Shares) -> Result<(), CycleError> {
-        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
-        let server = self.of.server_time().await?;
-        let part = self.part_of(key).await?;
-        let ended = has_ended(&self.of.zone().await?, key.period, &server) || part.has_ended(server.now);
-        if !self.users_are_known(key.resource).await? {
-            // The server links a share to its user only when it is first made.
-            return Ok(());
-        }
-        for (component, users) in wanted(&statement, which, ended) {
-            if self.stopped() {
-                return Ok(());
+        let mut left = due.as_slice();
+        while !left.is_empty() && !self.stopped() {
+            let (taken, wave) = self.intend_some(left, which).await?;
+            left = left.get(taken.max(1)..).unwrap_or_default();
+            if wave.calls.is_empty() {
+                continue;
             }
-            let of_component = component.clone();
-            let row = self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?;
-            let Some((row, _)) = row else { continue };
-            if !self.component_users(key, &component, row, users).await? {
-                return Ok(());
+            let wave = Arc::new(wave);
+            let calls =
+                wave.calls.iter().enumerate().map(|(place, call)| (call.key.resource, place)).collect();
+            let of_wave = wave.clone();
+            let sent = in_turns(self.clone(), calls, move |cycle, place| {
+                let wave = of_wave.clone();
+                async move { cycle.send_shares(&wave, place).await }
+            })
+            .await;
+            let not_sent = std::mem::take(&mut wave.progress().not_sent);
+            if !not_sent.is_empty() {
+                let now = self.of.clock.now();
+                self.ledger(move |ledger| ledger.conclude(&not_sent, Outcome::Refused, "not sent", now))
+                    .await?;
             }
+            sent?;
+            self.conclude_accepted().await?;
+            crate::fail_point("after shares are acknowledged");
         }
         Ok(())
     }
 
-    /// Whether the offering's users were listed, or can't be.
-    async fn users_are_known(&self, resource: Uuid) -> Result<bool, CycleError> {
-        let offering =
-            self.ledger(move |ledger| ledger.resource(resource)).await?.map(|known| known.offering);
-        let Some(offering) = offering.filter(|offering| !offering.is_nil()) else { return Ok(true) };
-        Ok(self.ledger(move |ledger| ledger.freshness(offering)).await?.users.is_some())
+    /// Writes down the next calls, in one transaction: no more than can be made in a minute, so that what was decided is not
+    /// old when it is sent. Returns of how many statements they are.
+    async fn intend_some(&self, due: &[StatementKey], which: Shares) -> Result<(usize, Wave), CycleError> {
+        let (due, skew, now) = (due.to_vec(), self.of.client.skew(), self.of.clock.now());
+        let mean = usize::try_from(self.state().call_time.mean).unwrap_or(0).max(1);
+        let most = (60_000 / mean).clamp(16, 1000);
+        crate::fail_point("before shares are intended");
+        let planned = self
+            .ledger(move |ledger| {
+                let server = ServerTime::of(ledger, skew, now)?;
+                let bulk = ledger.server_fact(BULK)?.map(|(value, _)| value == "yes");
+                let (mut calls, mut taken) = (Vec::new(), 0);
+                for key in due {
+                    if calls.len() >= most {
+                        break;
+                    }
+                    taken += 1;
+                    calls.extend(calls_of(ledger, key, which, (&server, bulk != Some(false)))?);
+                }
+                ledger.together(|ledger| {
+                    for call in &mut calls {
+                        call.ids = ledger.intend(call.key, call.call, &call.amounts(), &[], now)?;
+                    }
+                    Ok(())
+                })?;
+                let progress = Progress { bulk, ..Progress::default() };
+                Ok((taken, Wave { calls, progress: Mutex::new(progress) }))
+            })
+            .await?;
+        Ok(planned)
     }
 
-    /// Sends the shares of one component's users. False: nothing more for this resource now.
-    async fn component_users(
-        &self,
-        key: StatementKey,
-        component: &str,
-        row: Uuid,
-        mut users: Vec<(String, Decimal)>,
-    ) -> Result<bool, CycleError> {
-        let bulk = self.ledger(|ledger| ledger.server_fact("bulk")).await?.map(|(value, _)| value);
-        while !users.is_empty() && bulk.as_deref() != Some("no") {
-            let outcome = self.send_bulk(key, component, row, &users).await?;
-            let now = self.of.clock.now();
-            match outcome {
+    /// Makes a call of a wave, unless its resource is left alone.
+    async fn send_shares(&self, wave: &Wave, place: usize) -> Result<(), CycleError> {
+        let Some(call) = wave.calls.get(place) else { return Ok(()) };
+        let resource = call.key.resource;
+        let left_alone = wave.progress().left_alone.contains(&resource);
+        if self.stopped() || left_alone || !self.ledger(|ledger| ledger.has_turn()).await? {
+            wave.progress().not_sent.extend(&call.ids);
+            return Ok(());
+        }
+        let goes_on = match call.call {
+            ALL_AT_ONCE => self.send_bulk(wave, call.clone()).await?,
+            _ => self.send_one(call.clone()).await?,
+        };
+        if !goes_on {
+            wave.progress().left_alone.insert(resource);
+        }
+        Ok(())
+    }
+
+    /// Sends the shares of one component's users in one call, or one by one where the server has no such call or does not
+    /// take it. False: nothing more for this resource now.
+    async fn send_bulk(&self, wave: &Wave, mut call: ShareCall) -> Result<bool, CycleError> {
+        while !call.users.is_empty() {
+            let bulk = wave.progress().bulk;
+            if bulk == Some(false) {
+                wave.progress().not_sent.append(&mut call.ids);
+                break;
+            }
+            if call.ids.is_empty() {
+                call.ids = self.intend_shares(&call).await?;
+            }
+            match self.make(&mut call).await? {
                 Ok(()) => {
-                    self.ledger(move |ledger| ledger.put_server_fact("bulk", "yes", now)).await?;
+                    self.learn_bulk(wave, true).await?;
                     return Ok(true);
                 }
                 Err(Failure::Endpoint { .. }) => {
-                    self.ledger(move |ledger| ledger.put_server_fact("bulk", "no", now)).await?;
+                    self.learn_bulk(wave, false).await?;
                     break;
                 }
                 Err(Failure::Refused { refusal: Refusal::Items(items), .. }) => {
                     // All or nothing (documented): without the ones it names, the rest goes through.
                     let named: Vec<(String, String)> = items
                         .iter()
-                        .filter_map(|(index, why)| Some((users.get(*index)?.0.clone(), why.clone())))
+                        .filter_map(|(index, why)| {
+                            Some((call.users.get(*index)?.username.clone(), why.clone()))
+                        })
                         .collect();
                     for (user, why) in &named {
-                        self.park_user(key, component, user, Reason::Amount, why.clone()).await?;
+                        self.park_user(&call, user, Reason::Amount, why.clone()).await?;
                     }
-                    let before = users.len();
-                    users.retain(|(user, _)| !named.iter().any(|(named, _)| named == user));
-                    if users.len() == before {
+                    let before = call.users.len();
+                    call.users.retain(|user| !named.iter().any(|(named, _)| *named == user.username));
+                    if call.users.len() == before {
                         break; // It named nobody: one by one.
                     }
                 }
@@ -100,130 +189,91 @@ impl Cycle {
                 // answers in its place.
                 Err(Failure::Refused { .. }) => break,
                 Err(Failure::Unknown { status: Some(_), retry_after: None, .. }) if bulk.is_none() => break,
-                Err(failure) => return self.user_call_failed(key, failure).await,
+                Err(failure) => return self.user_call_failed(call.key, failure).await,
             }
         }
-        for (user, amount) in users {
-            match self.send_one(key, component, row, &user, amount).await? {
-                Ok(()) => {}
-                Err(Failure::Refused { refusal, .. }) => {
-                    let reason = if matches!(refusal, Refusal::UserLimit(_)) {
-                        Reason::Limit
-                    } else {
-                        Reason::Refused
-                    };
-                    self.park_user(key, component, &user, reason, refusal.to_string()).await?;
-                }
-                Err(failure) => return self.user_call_failed(key, failure).await,
+        for user in std::mem::take(&mut call.users) {
+            let mut one = ShareCall { call: ONE_BY_ONE, users: vec![user], ids: Vec::new(), ..call.clone() };
+            one.ids = self.intend_shares(&one).await?;
+            if !self.send_one(one).await? {
+                return Ok(false);
             }
         }
         Ok(true)
     }
 
-    async fn send_bulk(
-        &self,
-        key: StatementKey,
-        component: &str,
-        row: Uuid,
-        users: &[(String, Decimal)],
-    ) -> Result<Result<(), Failure>, CycleError> {
-        let mut amounts = Vec::new();
-        for (user, amount) in users {
-            amounts.push(self.user_amount(key.resource, user, *amount).await?);
+    /// Sends one user's share. False: nothing more for this resource now.
+    async fn send_one(&self, mut call: ShareCall) -> Result<bool, CycleError> {
+        match self.make(&mut call).await? {
+            Ok(()) => Ok(true),
+            Err(Failure::Refused { refusal, .. }) => {
+                let reason = match refusal {
+                    Refusal::UserLimit(_) => Reason::Limit,
+                    _ => Reason::Refused,
+                };
+                for user in &call.users {
+                    self.park_user(&call, &user.username, reason, refusal.to_string()).await?;
+                }
+                Ok(true)
+            }
+            Err(failure) => self.user_call_failed(call.key, failure).await,
         }
-        let ids = self.intend_shares(key, component, "set_user_usages", users).await?;
-        crate::fail_point("before set_user_usages");
-        let outcome = self.of.client.set_user_usages(row, &amounts).await;
-        crate::fail_point("after set_user_usages");
-        self.after_user_call(key, component, row, (ids, users), outcome).await
     }
 
-    async fn send_one(
-        &self,
-        key: StatementKey,
-        component: &str,
-        row: Uuid,
-        user: &str,
-        amount: Decimal,
-    ) -> Result<Result<(), Failure>, CycleError> {
-        let share = self.user_amount(key.resource, user, amount).await?;
-        let users = [(user.to_owned(), amount)];
-        let ids = self.intend_shares(key, component, "set_user_usage", &users).await?;
-        crate::fail_point("before set_user_usage");
-        let outcome = self.of.client.set_user_usage(row, &share).await;
-        crate::fail_point("after set_user_usage");
-        self.after_user_call(key, component, row, (ids, &users), outcome).await
+    async fn learn_bulk(&self, wave: &Wave, there: bool) -> Result<(), CycleError> {
+        if wave.progress().bulk.replace(there) == Some(there) {
+            return Ok(());
+        }
+        let (value, now) = (if there { "yes" } else { "no" }, self.of.clock.now());
+        Ok(self.ledger(move |ledger| ledger.put_server_fact(BULK, value, now)).await?)
     }
 
     /// Writes down what is about to be sent: whatever comes of it, what the server was known to hold is no longer known,
     /// also if the share should come back to that very amount.
-    async fn intend_shares(
-        &self,
-        key: StatementKey,
-        component: &str,
-        call: &'static str,
-        users: &[(String, Decimal)],
-    ) -> Result<Vec<i64>, CycleError> {
-        let (amounts, now) = (shares(component, users), self.of.clock.now());
-        crate::fail_point("before shares are intended");
-        Ok(self.ledger(move |ledger| ledger.intend(key, call, &amounts, &[], now)).await?)
+    async fn intend_shares(&self, call: &ShareCall) -> Result<Vec<i64>, CycleError> {
+        let (key, name, amounts, now) = (call.key, call.call, call.amounts(), self.of.clock.now());
+        Ok(self.ledger(move |ledger| ledger.intend(key, name, &amounts, &[], now)).await?)
     }
 
-    /// Shares are replaced by name, so that after an unclear outcome they are simply sent again; only what was
-    /// accepted is kept as known.
-    async fn after_user_call(
-        &self,
-        key: StatementKey,
-        component: &str,
-        row: Uuid,
-        (ids, users): (Vec<i64>, &[(String, Decimal)]),
-        mut outcome: Result<(), Failure>,
-    ) -> Result<Result<(), Failure>, CycleError> {
-        let now = self.of.clock.now();
+    /// Makes a call that was written down, and notes what came of it. Shares are replaced by name, so that after an unclear
+    /// outcome they are simply sent again; only what was accepted is kept as known.
+    async fn make(&self, call: &mut ShareCall) -> Result<Result<(), Failure>, CycleError> {
+        let mut outcome = match (call.call, call.users.as_slice()) {
+            (ONE_BY_ONE, [user]) => {
+                crate::fail_point("before set_user_usage");
+                let outcome = self.of.client.set_user_usage(call.row, user).await;
+                crate::fail_point("after set_user_usage");
+                outcome
+            }
+            (_, users) => {
+                crate::fail_point("before set_user_usages");
+                let outcome = self.of.client.set_user_usages(call.row, users).await;
+                crate::fail_point("after set_user_usages");
+                outcome
+            }
+        };
         if matches!(outcome, Err(Failure::Unknown { status: Some(_), .. }))
-            && self.holds_shares(key, component, row, users).await?
+            && self.holds_shares(call.key, &call.component, call.row, &call.users).await?
         {
             // Something on the way did not wait for the answer: it was done.
             outcome = Ok(());
         }
-        let words = outcome.as_ref().err().map(Failure::to_string).unwrap_or_default();
-        let became = match &outcome {
-            Ok(()) => Outcome::Accepted,
-            Err(failure) if failure.may_be_applied() => Outcome::Unknown,
-            Err(_) => Outcome::Refused,
-        };
-        if outcome.is_ok() {
-            self.answered();
-            self.say_sent(key, &shares(component, users));
-            crate::fail_point("before shares are acknowledged");
+        let ids = std::mem::take(&mut call.ids);
+        match &outcome {
+            Ok(()) => {
+                self.answered();
+                self.say_sent(call.key, &call.amounts());
+                crate::fail_point("before shares are acknowledged");
+                self.accepted(call.key.resource, &ids).await?;
+            }
+            Err(failure) => {
+                let unknown = failure.may_be_applied();
+                let became = if unknown { Outcome::Unknown } else { Outcome::Refused };
+                let (words, now) = (failure.to_string(), self.of.clock.now());
+                self.ledger(move |ledger| ledger.conclude(&ids, became, &words, now)).await?;
+            }
         }
-        self.ledger(move |ledger| {
-            ledger.together(|ledger| {
-                if became == Outcome::Accepted {
-                    ledger.set_retry(Some(key.resource), None)?;
-                }
-                ledger.conclude(&ids, became, &words, now)
-            })
-        })
-        .await?;
-        crate::fail_point("after shares are acknowledged");
         Ok(outcome)
-    }
-
-    async fn user_amount(
-        &self,
-        resource: Uuid,
-        user: &str,
-        amount: Decimal,
-    ) -> Result<UserAmount, CycleError> {
-        let username = user.to_owned();
-        let user_url = self
-            .ledger(move |ledger| match ledger.resource(resource)? {
-                Some(known) => ledger.offering_user(known.offering, &username),
-                None => Ok(None),
-            })
-            .await?;
-        Ok(UserAmount { username: user.to_owned(), amount, user_url, date: None })
     }
 
     async fn user_call_failed(&self, key: StatementKey, failure: Failure) -> Result<bool, CycleError> {
@@ -245,15 +295,65 @@ impl Cycle {
 
     async fn park_user(
         &self,
-        key: StatementKey,
-        component: &str,
+        call: &ShareCall,
         user: &str,
         reason: Reason,
         words: String,
     ) -> Result<(), CycleError> {
-        let what = format!("{component} of user {user}");
-        self.keep_back(key, what, (component, user), reason, words, None).await
+        let what = format!("{} of user {user}", call.component);
+        self.keep_back(call.key, what, (&call.component, user), reason, words, None).await
     }
+}
+
+impl ShareCall {
+    fn amounts(&self) -> Vec<Amount> {
+        let share = |user: &UserAmount| Amount {
+            component: self.component.clone(),
+            user: user.username.clone(),
+            amount: user.amount,
+        };
+        self.users.iter().map(share).collect()
+    }
+}
+
+/// The calls that send the shares of a statement, none of which is written down yet.
+fn calls_of(
+    ledger: &Ledger,
+    key: StatementKey,
+    which: Shares,
+    (server, bulk): (&ServerTime, bool),
+) -> Result<Vec<ShareCall>, LedgerError> {
+    let Some(statement) = ledger.statement(key)? else { return Ok(Vec::new()) };
+    let part = Part::of(ledger, key)?;
+    let ended = has_ended(&ledger.in_force().zone, key.period, server) || part.has_ended(server.now);
+    let wanted = wanted(&statement, which, ended);
+    let offering = ledger.resource(key.resource)?.map(|known| known.offering);
+    if let Some(offering) = offering.filter(|offering| !offering.is_nil())
+        && (wanted.is_empty() || ledger.freshness(offering)?.users.is_none())
+    {
+        // The server links a share to its user only when it is first made: until the offering's users were listed, or can't
+        // be, none is sent.
+        return Ok(Vec::new());
+    }
+    let mut calls = Vec::new();
+    for (component, users) in wanted {
+        let Some((row, _)) = ledger.usage_row(key, &component)? else { continue };
+        let mut amounts = Vec::with_capacity(users.len());
+        for (username, amount) in users {
+            let user_url = match offering {
+                Some(offering) => ledger.offering_user(offering, &username)?,
+                None => None,
+            };
+            amounts.push(UserAmount { username, amount, user_url, date: None });
+        }
+        let call =
+            |call, users| ShareCall { key, component: component.clone(), row, call, users, ids: Vec::new() };
+        match bulk {
+            true => calls.push(call(ALL_AT_ONCE, amounts)),
+            false => calls.extend(amounts.into_iter().map(|user| call(ONE_BY_ONE, vec![user]))),
+        }
+    }
+    Ok(calls)
 }
 
 /// The shares to send now, by component.
@@ -290,13 +390,4 @@ fn wanted(statement: &Statement, which: Shares, ended: bool) -> BTreeMap<String,
 /// A share that was sent and whose outcome is not known.
 fn open_again(entry: &Entry) -> Option<Decimal> {
     entry.open.last().map(|open| open.amount)
-}
-
-fn shares(component: &str, users: &[(String, Decimal)]) -> Vec<Amount> {
-    let share = |(user, amount): &(String, Decimal)| Amount {
-        component: component.to_owned(),
-        user: user.clone(),
-        amount: *amount,
-    };
-    users.iter().map(share).collect()
 }

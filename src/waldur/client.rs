@@ -19,7 +19,7 @@ use tracing::debug;
 
 use super::answer::{Answer, Wanted};
 use super::failure::Failure;
-use super::pace::Pace;
+use super::pace::{Leave, Pace};
 use super::skew::{Skew, SkewMeter};
 use super::tally::Tally;
 use super::token;
@@ -106,6 +106,11 @@ impl Client {
     /// How many calls may be under way at once just now; more than these wait their turn.
     pub fn calls_at_once(&self) -> usize {
         self.pace.allowed()
+    }
+
+    /// Whether more calls at once than now may be tried.
+    pub fn may_try_more_at_once(&self, may: bool) {
+        self.pace.may_try_more(may);
     }
 
     /// How long a whole call may take.
@@ -203,13 +208,13 @@ impl Client {
     /// Sends a call. A refused token is read again where it is kept: if it was replaced, the call is made once
     /// more with the new one (the refused call was certainly not applied).
     async fn call(&self, call: Call<'_>) -> Result<Answer, Failure> {
-        let _leave = self.pace.leave().await;
+        let leave = self.pace.leave().await;
         let token = self.token.current();
-        let first = self.send(&call, &token).await;
+        let first = self.send(&call, &token, &leave).await;
         if matches!(first, Err(Failure::Token { .. }))
             && let Some(token) = self.token.after_refusal(&token)
         {
-            return self.send(&call, &token).await.map_err(|failure| self.name_token(failure, token));
+            return self.send(&call, &token, &leave).await.map_err(|failure| self.name_token(failure, token));
         }
         first.map_err(|failure| self.name_token(failure, token))
     }
@@ -225,15 +230,25 @@ impl Client {
         }
     }
 
-    async fn send(&self, call: &Call<'_>, token: &SecretString) -> Result<Answer, Failure> {
+    async fn send(
+        &self,
+        call: &Call<'_>,
+        token: &SecretString,
+        leave: &Leave<'_>,
+    ) -> Result<Answer, Failure> {
         let began = Instant::now();
-        let ended = self.send_once(call, token).await;
+        let ended = self.send_once(call, token, leave).await;
         self.tally.note(began.elapsed(), &ended);
         ended
     }
 
-    async fn send_once(&self, call: &Call<'_>, token: &SecretString) -> Result<Answer, Failure> {
-        let what = call.what;
+    async fn send_once(
+        &self,
+        call: &Call<'_>,
+        token: &SecretString,
+        leave: &Leave<'_>,
+    ) -> Result<Answer, Failure> {
+        let (what, kind) = (call.what, kind(&call.url));
         let mut request = self
             .http
             .request(call.method.clone(), call.url.clone())
@@ -249,13 +264,13 @@ impl Client {
             Ok(response) => response,
             Err(error) => {
                 let failure = self.network(what, error);
-                self.pace.learn(since.elapsed(), failure.may_be_applied());
+                leave.learn(kind, since.elapsed(), failure.may_be_applied());
                 return Err(failure);
             }
         };
         let answered = self.clock.now();
         let unclear = response.status().as_u16() == 429 || response.status().is_server_error();
-        self.pace.learn(since.elapsed(), unclear);
+        leave.learn(kind, since.elapsed(), unclear);
 
         let (status, headers) = (response.status(), response.headers().clone());
         let success = status.is_success();
@@ -364,6 +379,15 @@ fn authorization(token: &SecretString) -> HeaderValue {
         .unwrap_or_else(|_| HeaderValue::from_static("Token"));
     value.set_sensitive(true);
     value
+}
+
+/// What calls to an address have in common: its last part that is no UUID.
+fn kind(url: &Url) -> &str {
+    let parts = url.path().rsplit('/');
+    parts
+        .into_iter()
+        .find(|part| !part.is_empty() && uuid::Uuid::try_parse(part).is_err())
+        .unwrap_or_default()
 }
 
 /// The body without the token, should a server or something before it have echoed our request.

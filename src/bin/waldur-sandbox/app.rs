@@ -1,11 +1,12 @@
 //! What the running sandbox is: the world, the faults that are ordered, the memory of requests, and the calls that are on
 //! their way still. It knows nothing of connections.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::api;
 use crate::faults::{Action, Fault, When, take};
@@ -73,6 +74,8 @@ impl App {
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     next: u64,
+    /// Of all requests, also those that are forgotten.
+    counts: BTreeMap<String, u64>,
     kept: VecDeque<Note>,
 }
 
@@ -93,6 +96,7 @@ impl Notes {
     pub(crate) fn arrival(&mut self, at: String, token_user: Option<String>, request: &Request) -> u64 {
         let n = self.next;
         self.next += 1;
+        *self.counts.entry(kind(request)).or_default() += 1;
         if self.kept.len() >= REMEMBERED {
             self.kept.pop_front();
         }
@@ -126,8 +130,15 @@ impl Notes {
                 })
             })
             .collect();
-        json!({ "next": self.next, "requests": requests })
+        json!({ "next": self.next, "counts": self.counts, "requests": requests })
     }
+}
+
+/// A request without what it is about: `GET /api/marketplace-provider-resources/*/plan_periods/`.
+fn kind(request: &Request) -> String {
+    let part = |part| if Uuid::try_parse(part).is_ok() { "*" } else { part };
+    let path: Vec<&str> = request.path.split('/').map(part).collect();
+    format!("{} {}", request.method, path.join("/"))
 }
 
 pub(crate) fn shortened(bytes: &[u8]) -> String {

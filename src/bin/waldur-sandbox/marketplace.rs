@@ -4,9 +4,11 @@
 //! It checks that names refer to something; it never judges whether a marketplace makes sense.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -44,6 +46,7 @@ pub(crate) fn build(yaml: &str, overrides: Overrides) -> Result<World, String> {
         clock: Clock::starting(overrides.now.or(file.now)),
         latency_ms: file.latency_ms,
         first_of_month_ms: file.first_of_month_ms,
+        calls_at_once: file.calls_at_once.unwrap_or(1).max(1),
         tokens: BTreeMap::new(),
         customers: file
             .customers
@@ -140,7 +143,7 @@ pub(crate) fn put_token(world: &mut World, spec: TokenSpec) -> Result<(), String
         active: true,
         lifetime: None,
         last_used: world.clock.now(),
-        turn: std::sync::Arc::default(),
+        turn: Arc::new(Semaphore::new(world.calls_at_once)),
     });
     if let Some(names) = &spec.offerings {
         token.everything = names.iter().any(|name| name == "*");

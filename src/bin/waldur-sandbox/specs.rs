@@ -27,6 +27,7 @@ pub(crate) struct File {
     pub(crate) rows: Vec<RowSpec>,
     pub(crate) latency_ms: u64,
     pub(crate) first_of_month_ms: u64,
+    pub(crate) calls_at_once: Option<usize>,
 }
 
 /// In the admin API a token given again keeps what is not mentioned.
@@ -159,7 +160,7 @@ impl<'de> Deserialize<'de> for Amount {
 
 /// A typing error should be seen, but not stop anybody.
 pub(crate) fn warn_of_unknown_keys(yaml: &str) {
-    const KNOWN: [&str; 11] = [
+    const KNOWN: [&str; 12] = [
         "api",
         "timezone",
         "date_month",
@@ -171,6 +172,7 @@ pub(crate) fn warn_of_unknown_keys(yaml: &str) {
         "rows",
         "latency_ms",
         "first_of_month_ms",
+        "calls_at_once",
     ];
     let Ok(serde_yaml::Value::Mapping(fields)) = serde_yaml::from_str(yaml) else { return };
     for key in fields.keys().filter_map(serde_yaml::Value::as_str).filter(|key| !KNOWN.contains(key)) {

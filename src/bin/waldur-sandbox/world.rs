@@ -125,8 +125,8 @@ pub(crate) struct Token {
     /// Seconds without a call after which it is dead (A §9).
     pub(crate) lifetime: Option<i64>,
     pub(crate) last_used: Timestamp,
-    /// A real server serves one call at a time a token (A §11).
-    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+    /// A real server serves one call at a time a token (A §11); others serve several.
+    pub(crate) turn: Arc<tokio::sync::Semaphore>,
 }
 
 impl Token {
@@ -303,6 +303,8 @@ pub(crate) struct World {
     pub(crate) clock: Clock,
     pub(crate) latency_ms: u64,
     pub(crate) first_of_month_ms: u64,
+    /// How many calls of one token are served at once.
+    pub(crate) calls_at_once: usize,
     pub(crate) tokens: BTreeMap<String, Token>,
     pub(crate) customers: Vec<Named>,
     pub(crate) offerings: Vec<Offering>,

@@ -78,6 +78,8 @@ pub(super) struct Reader<'a> {
     pub(super) unnumbered: usize,
     /// What a file is read into.
     pub(super) buffer: Vec<u8>,
+    /// Devices that were looked at, and whether they rest on others.
+    pub(super) resting: BTreeMap<String, bool>,
 }
 
 /// What is being read.
@@ -295,10 +297,15 @@ impl Reader<'_> {
     }
 
     /// Whether a device hands its transfers on to others (LVM, RAID, encryption, loop): they are counted there.
-    fn rests_on_others(&self, device: &str) -> bool {
+    fn rests_on_others(&mut self, device: &str) -> bool {
+        if let Some(known) = self.resting.get(device) {
+            return *known;
+        }
         let about = self.host.sys_dev_block.join(device);
-        about.join("loop").exists()
-            || std::fs::read_dir(about.join("slaves")).is_ok_and(|mut below| below.next().is_some())
+        let rests = about.join("loop").exists()
+            || std::fs::read_dir(about.join("slaves")).is_ok_and(|mut below| below.next().is_some());
+        self.resting.insert(device.to_owned(), rests);
+        rests
     }
 
     fn tasks(&mut self, dir: &Path, of: &Of<'_>) -> bool {
