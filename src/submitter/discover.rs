@@ -87,9 +87,7 @@ impl Cycle {
             }
         }
         // What was matched just now is to be sent, too, and its offering's users are to be known first.
-        let resources: BTreeSet<Uuid> = self
-            .ledger(move |ledger| Ok(ledger.pending(now)?.into_iter().map(|key| key.resource).collect()))
-            .await?;
+        let resources = self.concerned().await?;
         let offerings: BTreeSet<Uuid> = self
             .ledger(move |ledger| {
                 let mut offerings = BTreeSet::new();

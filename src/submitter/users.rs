@@ -26,7 +26,10 @@ impl Cycle {
         if due.is_empty() {
             return Ok(());
         }
-        in_turns(self, due, move |cycle, key| async move { cycle.users_of(key, which).await }).await
+        in_turns(self, "Reporting users' shares", due, move |cycle, key| async move {
+            cycle.users_of(key, which).await
+        })
+        .await
     }
 
     async fn users_of(&self, key: StatementKey, which: Shares) -> Result<(), CycleError> {
@@ -194,7 +197,9 @@ impl Cycle {
         };
         if outcome.is_ok() {
             self.answered();
-            self.say_sent(key, &shares(component, users));
+            if let Some(before) = self.ledger(move |ledger| ledger.statement(key)).await? {
+                self.say_sent(&before, &shares(component, users));
+            }
             crate::fail_point("before shares are acknowledged");
         }
         self.ledger(move |ledger| {
