@@ -216,18 +216,13 @@ fn of_a_site_agents_file_one_is_made_that_measures_the_same() {
     checked.says("create /var/lib/waldur-usage-agent").says("sacct").says("has no component `gres/gpu`");
 }
 
-/// As soon as the program knows `report: shadow`, the file has to begin with it.
 #[test]
-fn the_file_of_a_site_agent_begins_in_shadow_mode_where_there_is_one() {
+fn the_file_of_a_site_agent_begins_in_shadow_mode() {
     let world = World::new(CURRENT);
     world.write("site-agent.yaml", &site_agent(&world));
     let from = world.path("site-agent.yaml");
     let shown = init(&world, &["--from-site-agent", from.to_str().unwrap(), "--output", "-"]).exits(0);
-    world.configure(&cpu_hours_of_a());
-    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
-    world.write("agent.yaml", &format!("{text}submit: {{ report: shadow }}\n"));
-    let known = world.agent(&["check", "--offline"]).code == 0;
-    assert_eq!(shown.out.contains("\n  report: shadow\n"), known, "SHADOW in src/cli/init.rs: {}", shown.out);
+    assert!(shown.out.contains("\n  report: shadow\n"), "{}", shown.out);
 }
 
 #[test]

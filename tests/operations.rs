@@ -40,6 +40,15 @@ fn the_commands_of_operations_work() {
 }
 
 #[test]
+fn the_commands_of_shadow_mode_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let port = docs_commands::free_port().to_string();
+    let world =
+        WORLD.replace("8099", &port).replace("collectors:", "submit: { report: shadow }\ncollectors:");
+    docs_commands::run("shadow.md", directory.path(), ("8099", &port), &world);
+}
+
+#[test]
 fn the_commands_of_waldurs_side_work() {
     run("waldur-side.md");
 }

@@ -18,7 +18,7 @@ use waldur_usage_agent::ledger::{Ledger, Rulebook, SharedLedger};
 use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::metering::reading::{Kind, Reading};
-use waldur_usage_agent::submitter::{CycleOptions, CycleReport, Late, OnConflict, Submitter};
+use waldur_usage_agent::submitter::{CycleOptions, CycleReport, Late, OnConflict, Report, Submitter};
 use waldur_usage_agent::waldur::client::Client;
 
 const OFFERING: &str = "91ab0000-0000-4000-8000-000000000001";
@@ -85,6 +85,8 @@ impl World {
             ledger: SharedLedger::new(ledger),
             clock: clock.clone(),
             on_conflict: OnConflict::Hold,
+            report: Report::Live,
+            progress: Default::default(),
             late: Late::Hold,
         };
         let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();

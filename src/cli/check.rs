@@ -10,6 +10,8 @@ use jiff::SignedDuration;
 use serde_json::json;
 
 use super::exit::{Exit, Failed};
+use super::progress::Progress;
+use super::rehearsal::Rehearsal;
 use super::setup::{Read, Setup, count, read};
 use crate::collectors::definition::Definition;
 use crate::daemon::sample::{Said, Since, ask};
@@ -20,7 +22,6 @@ use crate::metering::meter::Place;
 use crate::metering::reading::{Kind, Reading};
 use crate::waldur::client::Client;
 
-use changes::Rehearsal;
 use findings::{Findings, Mark, tell_failure};
 use marketplace::{check_offerings, check_resources, check_time_zone};
 use reports::{Reports, Tried};
@@ -106,20 +107,24 @@ impl Check {
 }
 
 async fn online(setup: &Setup, as_service: bool, found: &mut Findings) -> Result<(), Failed> {
+    let progress = Progress::of(&format!("Reading the ledger {}", setup.settings.ledger.display()));
     check_ledger(setup, as_service, found);
     check_token_file(setup, found);
-    let mut rehearsal = Rehearsal::of(setup).unwrap_or_else(|failed| {
+    let tried = Rehearsal::of(&setup.settings.ledger, &setup.rulebook, setup.clock.now());
+    let mut rehearsal = tried.unwrap_or_else(|failed| {
         let why = failed.message;
         found.warning(format!(
             "what the file would change on the bill can't be tried on a copy of the ledger: {why}"
         ));
         None
     });
-    let mut reports = check_collectors(setup, &mut rehearsal, found).await?;
+    let mut reports = check_collectors(setup, &mut rehearsal, &progress, found).await?;
+    progress.at(&format!("Waiting for {}", setup.settings.waldur.api), 0, 0);
     let resources = check_server(setup, &mut reports, found).await;
     if let Some(mut rehearsal) = rehearsal {
+        progress.at("Trying the file on a copy of the ledger", 0, 0);
         rehearsal.resources(resources)?;
-        rehearsal.tell(found)?;
+        changes::tell(rehearsal, found)?;
     }
     Ok(())
 }
@@ -177,6 +182,7 @@ fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
 async fn check_collectors(
     setup: &Setup,
     rehearsal: &mut Option<Rehearsal>,
+    progress: &Progress,
     found: &mut Findings,
 ) -> Result<Reports, Failed> {
     let mut reports = Reports::default();
@@ -185,6 +191,7 @@ async fn check_collectors(
     for definition in setup.definitions.iter() {
         let since = definition.since.unwrap_or_else(|| setup.period_start());
         let since = Since::Checkpoint(since);
+        progress.at(&format!("Waiting for collector {}", definition.name), 0, 0);
         let Said { run, readings, mut more, notes } =
             ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
         let name = &definition.name;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::exit::{Exit, Failed};
+use super::progress::Progress;
 use super::setup::{Setup, count};
 use super::table::table;
 use crate::collectors::definition::Definition;
@@ -56,8 +57,10 @@ impl Collect {
                 from = ledger.with(move |ledger| ledger.reads_from(&name, from)).await?;
             }
             let since = if self.since.is_some() { Since::Again(from) } else { Since::Checkpoint(from) };
+            let progress = Progress::of(&format!("Collector {}: measuring", definition.name));
             let Said { run, readings, mut more, notes } =
                 ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
+            progress.at(&format!("Collector {}: counting", definition.name), 0, 0);
             let (dry_run, now) = (self.dry_run, setup.clock.now());
             let (before, recorded, after, more) = ledger
                 .with(move |ledger| {
@@ -69,6 +72,7 @@ impl Collect {
                     Ok((before, recorded, after, more))
                 })
                 .await?;
+            drop(progress);
             let mut sampled = Sampled { readings, more: more.len(), notes, recorded };
             if sampled.recorded.is_failure() {
                 exit = exit.min(Exit::Collector);

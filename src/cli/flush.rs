@@ -1,20 +1,25 @@
 //! `flush`: one-shot submission, for cron, a timer, or a person in a hurry; safe beside a running daemon.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use jiff::SignedDuration;
+use rust_decimal::Decimal;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::exit::{Exit, Failed};
+use super::progress::Progress;
 use super::setup::{Setup, count};
 use super::standing::Standing;
-use super::table::table;
+use super::text::{WIDTH, shorten, thousands};
 use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
 use crate::ledger::SharedLedger;
+use crate::submitter::progress::Progress as Stages;
 use crate::submitter::{CycleOptions, Sent};
 use crate::waldur::failure::Failure;
 
@@ -37,12 +42,14 @@ pub(super) struct Flush {
 
 impl Flush {
     pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+        let progress = Arc::new(Progress::of("Opening the ledger"));
         let client = Arc::new(setup.client()?);
         let ledger = SharedLedger::new(setup.ledger()?);
         let mut exit = Exit::Ok;
         let mut failed = Vec::new();
         if self.collect {
             for definition in setup.definitions.iter() {
+                progress.at(&format!("Collector {}: measuring", definition.name), 0, 0);
                 let since = definition.since.unwrap_or_else(|| setup.period_start());
                 let recorded = sample(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
                 for bad in recorded.quarantined.iter().take(5) {
@@ -59,7 +66,10 @@ impl Flush {
                 }
             }
         }
-        let submitter = setup.submitter(client, ledger.clone());
+        let mut submitter = setup.submitter(client, ledger.clone());
+        let shown = progress.clone();
+        submitter.progress = Stages::to(move |what, done, total| shown.at(what, done, total));
+        progress.at("Asking Waldur", 0, 0);
         let end = tokio::time::Instant::now() + Duration::try_from(self.deadline).unwrap_or_default();
         let mut sent: Vec<Sent> = Vec::new();
         let mut notes: Vec<String> = Vec::new();
@@ -69,11 +79,13 @@ impl Flush {
         let mut busy_with;
         let mut rounds = 0;
         let mut no_role = false;
+        let mut compared = None;
         loop {
             rounds += 1;
             let report = submitter.cycle(CycleOptions { ignore_backoff: rounds == 1 }).await?;
             requests += report.requests;
             no_role |= report.no_role;
+            compared = report.compared.or(compared);
             let progress = !report.sent.is_empty();
             sent.extend(report.sent);
             for note in report.notes {
@@ -109,6 +121,7 @@ impl Flush {
             }
             tokio::time::sleep(rest).await;
         }
+        drop((submitter, progress));
         let (now, collectors) = (setup.clock.now(), setup.collectors());
         let left = ledger
             .with(move |ledger| {
@@ -134,6 +147,8 @@ impl Flush {
                     "collector_failures": failed, "notes": notes,
                     "paused": paused.as_ref().map(Failure::to_string), "busy": busy,
                     "busy_with": busy.then_some(&busy_with), "exit": exit.code(),
+                    "report": if setup.is_shadow() { "shadow" } else { "live" },
+                    "compared": compared.map(|(all, differ)| json!({ "resources": all, "differ": differ })),
                 })
             )?;
             return Ok(exit);
@@ -141,7 +156,11 @@ impl Flush {
         for line in failed {
             writeln!(out, "{line}")?;
         }
-        show_sent(out, &sent)?;
+        if setup.is_shadow() {
+            show_comparison(out, compared)?;
+        } else {
+            show_sent(out, &ledger, &sent).await?;
+        }
         if let Some(failure) = &paused {
             writeln!(out, "Waldur is left alone for now: {failure}")?;
         }
@@ -161,23 +180,69 @@ const ROUNDS: u32 = 10;
 /// How long to wait before trying again where the server did not say.
 const RETRY: Duration = Duration::from_secs(1);
 
-fn show_sent(out: &mut dyn Write, sent: &[Sent]) -> Result<(), Failed> {
+/// Amounts that are shown one by one.
+const SHOWN: usize = 40;
+
+async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, sent: &[Sent]) -> Result<(), Failed> {
     if sent.is_empty() {
         writeln!(out, "Nothing was sent.")?;
         return Ok(());
     }
-    let mut rows = table(["resource", "period", "component", "user", "amount"]);
-    for one in sent {
-        let user = if one.user.is_empty() { "(total)".to_owned() } else { one.user.clone() };
-        rows.add_row([
-            one.resource.to_string(),
-            one.period.to_string(),
-            one.component.clone(),
-            user,
-            format!("{:.2}", one.amount),
-        ]);
+    let resources: BTreeSet<Uuid> = sent.iter().map(|one| one.resource).collect();
+    let shown: BTreeSet<Uuid> = sent.iter().take(SHOWN).map(|one| one.resource).collect();
+    let names: BTreeMap<Uuid, String> = ledger
+        .with(move |ledger| {
+            let name = |uuid| Ok(ledger.resource(uuid)?.map_or_else(String::new, |known| known.name));
+            shown.into_iter().map(|uuid| Ok((uuid, name(uuid)?))).collect()
+        })
+        .await?;
+    let amount = |amount: Decimal| format!("{amount:.2}");
+    let numbers = |one: &Sent| (one.was.map_or("-".to_owned(), amount), amount(one.amount));
+    let width = sent.iter().take(SHOWN).map(|one| numbers(one).1.len().max(numbers(one).0.len())).max();
+    let width = width.unwrap_or(0).max(6);
+    // What the numbers leave.
+    let room = WIDTH.saturating_sub(2 * (width + 1) + 8 + 3).max(24);
+    let (name, component, user) = (room * 2 / 5, room * 3 / 10, room * 3 / 10);
+    let line = |one: [&str; 4], was: &str, is: &str| {
+        let [resource, month, of, whose] = one;
+        format!(
+            "{:name$} {month:7} {:component$} {:user$} {was:>width$} {is:>width$}",
+            shorten(resource, name),
+            shorten(of, component),
+            shorten(whose, user)
+        )
+    };
+    writeln!(out, "{}", line(["RESOURCE", "PERIOD", "COMPONENT", "USER"], "WAS", "IS NOW"))?;
+    for one in sent.iter().take(SHOWN) {
+        let resource = match names.get(&one.resource).filter(|name| !name.is_empty()) {
+            Some(name) => name.clone(),
+            None => one.resource.to_string(),
+        };
+        let user = if one.user.is_empty() { "(total)" } else { &one.user };
+        let (was, is) = numbers(one);
+        writeln!(out, "{}", line([&resource, &one.period.to_string(), &one.component, user], &was, &is))?;
     }
-    writeln!(out, "{rows}\nSent {}.", count(sent.len(), "amount"))?;
+    if sent.len() > SHOWN {
+        writeln!(out, "... and {} more (--json has all)", thousands(sent.len() - SHOWN))?;
+    }
+    let plural = |number: usize, what: &str| {
+        format!("{} {what}{}", thousands(number), if number == 1 { "" } else { "s" })
+    };
+    writeln!(out, "Sent {} of {}.", plural(sent.len(), "amount"), plural(resources.len(), "resource"))?;
+    Ok(())
+}
+
+/// In shadow there is nothing to tell of but this.
+fn show_comparison(out: &mut dyn Write, compared: Option<(usize, usize)>) -> Result<(), Failed> {
+    writeln!(out, "report: shadow: nothing is posted.")?;
+    match compared {
+        Some((all, 0)) => writeln!(out, "As Waldur holds it: {}.", count(all, "resource"))?,
+        Some((all, differ)) => {
+            let of = count(all, "resource");
+            writeln!(out, "Different from what Waldur holds: {differ} of {of} (`diff` says how).")?;
+        }
+        None => {}
+    }
     Ok(())
 }
 
@@ -185,5 +250,6 @@ fn sent_json(sent: &Sent) -> serde_json::Value {
     json!({
         "resource": sent.resource, "period": sent.period.to_string(), "component": sent.component,
         "user": if sent.user.is_empty() { None } else { Some(&sent.user) }, "amount": format!("{:.2}", sent.amount),
+        "was": sent.was.map(|was| format!("{was:.2}")),
     })
 }

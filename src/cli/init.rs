@@ -381,6 +381,9 @@ impl Init {
 /// What a file that was made of a waldur-site-agent's says of submitting.
 const SHADOW: &str = "\
 schedule: \"*/30 * * * *\"
+# It is only compared with what Waldur holds (`diff`), and nothing is posted.
+# `live` reports: docs/shadow.md.
+report: shadow
 # What waldur-site-agent wrote is held, and nothing of it overwritten, until a
 # person decides: docs/takeover.md.
 on_conflict: hold";

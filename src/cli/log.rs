@@ -7,6 +7,8 @@ use clap::ValueEnum;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::progress::AboveProgress;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
 pub(super) enum LogLevel {
     Error,
@@ -36,12 +38,12 @@ pub(super) fn to_stderr(level: LogLevel, format: LogFormat) {
     // The journal has its own clock, needs no colour, and shows the level where it filters by it.
     let done = match (format, journal()) {
         (LogFormat::Json, true) => log.json().with_writer(Journal).try_init(),
-        (LogFormat::Json, false) => log.json().with_writer(std::io::stderr).try_init(),
+        (LogFormat::Json, false) => log.json().with_writer(|| AboveProgress).try_init(),
         (LogFormat::Text, true) => {
             log.without_time().with_level(false).with_ansi(false).with_writer(Journal).try_init()
         }
         (LogFormat::Text, false) => {
-            log.with_ansi(colours(std::io::stderr().is_terminal())).with_writer(std::io::stderr).try_init()
+            log.with_ansi(colours(std::io::stderr().is_terminal())).with_writer(|| AboveProgress).try_init()
         }
     };
     drop(done);

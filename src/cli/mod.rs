@@ -7,13 +7,17 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod collect;
+mod diff;
 pub mod exit;
 mod explain;
+mod export;
 mod flush;
 mod init;
 mod log;
 mod parked;
+mod progress;
 mod recount;
+mod rehearsal;
 mod resolve;
 mod run;
 pub mod setup;
@@ -122,6 +126,8 @@ enum Command {
     Run(run::Run),
     Status(status::Status),
     Explain(explain::Explain),
+    Diff(diff::Diff),
+    Export(export::Export),
     Resolve(resolve::Resolve),
     Parked(parked::Parked),
     Usages(usages::Usages),
@@ -172,6 +178,8 @@ impl Cli {
             Command::Collect(command) => command.run(&Setup::load(path)?, out).await,
             Command::Status(command) => command.run(&Setup::load(path)?, out).await,
             Command::Explain(command) => command.run(&Setup::load(path)?, out).await,
+            Command::Diff(command) => command.run(&Setup::load(path)?, out).await,
+            Command::Export(command) => command.run(&Setup::load(path)?, out).await,
             Command::Recount(command) => command.run(&Setup::load(path)?, out),
             Command::Parked(command) => command.run(&Setup::load(path)?, out),
             Command::Resolve(command) => command.run(&Setup::load(path)?, out),

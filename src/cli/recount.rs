@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Args;
 
 use super::exit::{Exit, Failed};
+use super::progress::Progress;
 use super::setup::{Setup, count};
 use super::table::table;
 use crate::ledger::Ledger;
@@ -25,8 +26,10 @@ impl Recount {
     pub(super) fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         let mut ledger = Ledger::open(&setup.settings.ledger, (*setup.rulebook).clone())?;
         let now = setup.clock.now();
+        let progress = Progress::of("Counting all readings again");
         let mut differences =
             if self.write { ledger.recount_all(None, now)? } else { ledger.recount_rehearsal(None, now)? };
+        drop(progress);
         if let Some(period) = self.period {
             differences.retain(|difference| difference.period == period.to_string());
         }

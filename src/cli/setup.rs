@@ -9,10 +9,11 @@ use super::exit::{Exit, Failed};
 use crate::collectors::definition::{Definition, secret_env};
 use crate::config::clock::{SharedClock, process_clock};
 use crate::config::section::Problem;
-use crate::config::settings::{Loaded, Settings};
+use crate::config::settings::{Loaded, Report, Settings};
 use crate::ledger::{Ledger, Rulebook, SharedLedger};
 use crate::metering::period::BillingZone;
 use crate::submitter::Submitter;
+use crate::submitter::progress::Progress;
 use crate::waldur::client::Client;
 
 /// All parts, made of a file without mistakes.
@@ -101,8 +102,9 @@ impl Setup {
     }
 
     pub fn client(&self) -> Result<Client, Failed> {
-        Client::new(&self.settings.waldur, self.clock.clone())
-            .map_err(|error| Failed::new(Exit::Config, error.to_string()))
+        let client = Client::new(&self.settings.waldur, self.clock.clone())
+            .map_err(|error| Failed::new(Exit::Config, error.to_string()))?;
+        Ok(if self.is_shadow() { client.read_only() } else { client })
     }
 
     pub fn submitter(&self, client: Arc<Client>, ledger: SharedLedger) -> Submitter {
@@ -112,12 +114,19 @@ impl Setup {
             clock: self.clock.clone(),
             on_conflict: self.settings.on_conflict,
             late: self.settings.late,
+            report: self.settings.report,
+            progress: Progress::default(),
         }
     }
 
     /// The names of the collectors.
     pub fn collectors(&self) -> Vec<String> {
         self.definitions.iter().map(|definition| definition.name.clone()).collect()
+    }
+
+    /// Whether nothing is ever posted.
+    pub fn is_shadow(&self) -> bool {
+        self.settings.report == Report::Shadow
     }
 
     /// The start of the billing period that is running.

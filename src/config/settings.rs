@@ -43,6 +43,15 @@ pub enum Late {
     CarryForward,
 }
 
+/// Whether amounts are reported at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Report {
+    #[default]
+    Live,
+    /// They are only compared with what Waldur holds: nothing is ever posted.
+    Shadow,
+}
+
 /// Everything outside the collectors.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -51,6 +60,7 @@ pub struct Settings {
     pub submit: Schedule,
     pub on_conflict: OnConflict,
     pub late: Late,
+    pub report: Report,
     /// Where health and metrics are served.
     pub listen: Option<SocketAddr>,
     /// How long after a month's end its readings are kept one by one; then as daily subtotals.
@@ -142,7 +152,7 @@ fn settings(root: &mut Section) -> Option<Settings> {
     let zone =
         waldur.as_ref().map(|waldur| waldur.billing_timezone.clone()).unwrap_or(jiff::tz::TimeZone::UTC);
     let mut schedule = Schedule::parse(DEFAULT_SUBMIT, zone.clone()).ok();
-    let (mut on_conflict, mut late) = (None, None);
+    let (mut on_conflict, mut late, mut report) = (None, None, None);
     if let Some(mut submit) = root.section("submit") {
         let zone = time_zone(&mut submit).unwrap_or(zone);
         if submit.has("schedule") {
@@ -163,6 +173,11 @@ fn settings(root: &mut Section) -> Option<Settings> {
                 Err(format!("`{other}` is no way to treat late usage; known: hold, backfill, carry_forward"))
             }
         });
+        report = submit.parse_with("report", |text| match text {
+            "live" => Ok(Report::Live),
+            "shadow" => Ok(Report::Shadow),
+            other => Err(format!("`{other}` is no way to report; known: live, shadow")),
+        });
         submit.finish();
     }
     Some(Settings {
@@ -171,6 +186,7 @@ fn settings(root: &mut Section) -> Option<Settings> {
         submit: schedule?,
         on_conflict: on_conflict.unwrap_or_default(),
         late: late.unwrap_or_default(),
+        report: report.unwrap_or_default(),
         listen,
         retention: retention.unwrap_or(DEFAULT_RETENTION),
     })

@@ -18,10 +18,11 @@ use tokio_stream::StreamExt;
 use crate::collectors::definition::{Definition, secret_env};
 use crate::config::clock::SharedClock;
 use crate::config::schedule::Schedule;
-use crate::config::settings::Settings;
+use crate::config::settings::{Report, Settings};
 use crate::ledger::books::ingest::Recorded;
 use crate::ledger::{Ledger, LedgerTrouble, Rulebook, SharedLedger};
 use crate::submitter::closing::Closing;
+use crate::submitter::progress::Progress;
 use crate::submitter::{CycleError, CycleOptions, Submitter};
 use crate::waldur::client::Client;
 
@@ -131,11 +132,18 @@ pub async fn run(load: Loader) -> Result<(), String> {
     let mut server = serve::start(&agent, &ledger, &pulse).await?;
     let collectors = agent.definitions.len();
     tracing::info!(
-        "Ready: {collectors} collectors, ledger {}, reporting to {}.",
+        "Ready: {collectors} collectors, ledger {}, Waldur {}.",
         path.display(),
         agent.client.api()
     );
-    systemd::ready(&format!("{collectors} collectors; reporting to {}", agent.client.api()));
+    let shadow = agent.settings.report == Report::Shadow;
+    if shadow {
+        tracing::warn!(
+            "report: shadow: nothing is posted, the ledger is only compared with what Waldur holds."
+        );
+    }
+    let doing = if shadow { "report: shadow, nothing is posted to" } else { "reporting to" };
+    systemd::ready(&format!("{collectors} collectors; {doing} {}", agent.client.api()));
     let mut listed = tokio::spawn(registration::register(agent.clone()));
     let mut watchdog = systemd::Watchdog::new();
     let mut current = agent;
@@ -396,6 +404,8 @@ impl Part {
             clock: self.agent.clock.clone(),
             on_conflict: self.agent.settings.on_conflict,
             late: self.agent.settings.late,
+            report: self.agent.settings.report,
+            progress: Progress::default(),
         };
         let agent = self.agent.clone();
         let mut next = self.next(&agent.settings.submit).await;

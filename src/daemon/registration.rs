@@ -7,6 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::Agent;
+use crate::config::settings::Report;
 use crate::waldur::agents::Registration;
 use crate::waldur::failure::Failure;
 
@@ -17,6 +18,9 @@ const AGAIN: Duration = Duration::from_secs(3600);
 
 /// Tries until it is done, or the server has said that it will not.
 pub(super) async fn register(agent: Agent) {
+    if agent.settings.report == Report::Shadow {
+        return; // It would be written.
+    }
     tokio::time::sleep(LATER).await;
     loop {
         match once(&agent).await {

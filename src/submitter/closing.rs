@@ -157,7 +157,11 @@ impl Cycle {
         let mut keys = Vec::new();
         for key in self.ledger(move |ledger| ledger.unclosed(period)).await? {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            if agrees(&statement) && statement.was_reported() && self.is_traceable(&statement).await? {
+            if !statement.shadow
+                && agrees(&statement)
+                && statement.was_reported()
+                && self.is_traceable(&statement).await?
+            {
                 keys.push(key);
             }
         }

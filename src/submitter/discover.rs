@@ -91,9 +91,7 @@ impl Cycle {
             }
         }
         // What was matched just now is to be sent, too, and its offering's users are to be known first.
-        let resources: BTreeSet<Uuid> = self
-            .ledger(move |ledger| Ok(ledger.pending(now)?.into_iter().map(|key| key.resource).collect()))
-            .await?;
+        let resources = self.concerned().await?;
         let offerings: BTreeSet<Uuid> = self
             .ledger(move |ledger| {
                 let mut offerings = BTreeSet::new();
@@ -393,7 +391,7 @@ impl Cycle {
             let plans: Arc<Mutex<Vec<(Uuid, Option<Vec<KnownPlanPeriod>>)>>> = Arc::default();
             let found = plans.clone();
             let due = some.iter().map(|(resource, _)| (*resource, *resource)).collect();
-            let looked = in_turns(self.clone(), due, move |cycle, resource| {
+            let looked = in_turns(self.clone(), "Looking at plans", due, move |cycle, resource| {
                 let found = found.clone();
                 async move {
                     if let Some(plans) = cycle.plans_of(resource).await? {

@@ -29,23 +29,27 @@ mod backoff;
 mod call_time;
 mod canary;
 pub mod closing;
+pub mod compare;
 pub mod discover;
 pub mod guard;
 mod late;
 pub mod pause;
+pub mod progress;
 pub mod reason;
 pub mod reconcile;
 mod rows;
 mod send;
+mod shadow;
 mod shares;
 mod totals;
 mod users;
 
 use call_time::CallTime;
 use guard::ServerTime;
+use progress::Progress;
 pub use rows::ROWS_READ;
 
-pub use crate::config::settings::{Late, OnConflict};
+pub use crate::config::settings::{Late, OnConflict, Report};
 
 /// Brings one server to agree with one ledger.
 #[derive(Debug, Clone)]
@@ -55,6 +59,8 @@ pub struct Submitter {
     pub clock: SharedClock,
     pub on_conflict: OnConflict,
     pub late: Late,
+    pub report: Report,
+    pub progress: Progress,
 }
 
 /// How a cycle is to be run.
@@ -73,6 +79,8 @@ pub struct Sent {
     /// '' is the total.
     pub user: String,
     pub amount: Decimal,
+    /// What Waldur was known to hold before.
+    pub was: Option<Decimal>,
 }
 
 /// What a cycle did.
@@ -93,6 +101,8 @@ pub struct CycleReport {
     pub notes: Vec<String>,
     /// The token has no role for an offering that is to be reported.
     pub no_role: bool,
+    /// In shadow: how many resources were compared, and of how many something differs.
+    pub compared: Option<(usize, usize)>,
 }
 
 /// A cycle could not go on because of our own side.
@@ -268,6 +278,9 @@ impl ServerTime {
 impl Cycle {
     async fn run(self: Arc<Self>, options: CycleOptions) -> Result<(), CycleError> {
         let now = self.of.clock.now();
+        if self.is_shadow() {
+            self.mark_months().await?;
+        }
         let resting = self.ledger(|ledger| ledger.retry(None)).await?;
         // A token that was replaced is used at once.
         let replaced = |retry: &Retry| retry.cause == "token" && self.of.client.token_was_replaced();
@@ -277,9 +290,19 @@ impl Cycle {
             self.state().report.paused_until = Some(retry.next);
             return Ok(());
         }
+        if self.is_shadow() {
+            return self.only_compare(options).await;
+        }
         self.strand_what_is_over().await?;
-        let asking = self.has_work(options).await?;
-        if !self.acquaint(asking).await? || !self.discover().await? {
+        let goes_live = self.was_shadow().await?;
+        let asking = goes_live || self.has_work(options).await?;
+        if !self.acquaint(asking).await? {
+            return Ok(());
+        }
+        if goes_live {
+            self.go_live().await?;
+        }
+        if !self.discover().await? {
             return Ok(());
         }
         if !self.has_work(options).await? {
@@ -521,6 +544,7 @@ enum Shares {
 /// thousand others it would be hours old, and the call would land in the next month.
 async fn in_turns<T, W>(
     cycle: Arc<Cycle>,
+    what: &'static str,
     due: Vec<(Uuid, T)>,
     work: impl Fn(Arc<Cycle>, T) -> W + Clone + Send + 'static,
 ) -> Result<(), CycleError>
@@ -528,6 +552,7 @@ where
     T: Ord + Send + 'static,
     W: Future<Output = Result<(), CycleError>> + Send,
 {
+    let stage = cycle.of.progress.stage(what, due.len());
     let mut groups: BTreeMap<Uuid, BTreeSet<T>> = BTreeMap::new();
     let mut order = Vec::new();
     for (resource, item) in due {
@@ -544,11 +569,12 @@ where
         // As many as may be under way now: that changes with how the server answers.
         while tasks.len() < cycle.of.client.calls_at_once() {
             let Some(items) = waiting.next() else { break };
-            let (cycle, work) = (cycle.clone(), work.clone());
+            let (cycle, work, stage) = (cycle.clone(), work.clone(), stage.clone());
             tasks.spawn(async move {
                 let mut first = Ok(());
                 for item in items {
                     first = first.and(work(cycle.clone(), item).await);
+                    stage.step();
                 }
                 first
             });

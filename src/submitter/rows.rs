@@ -236,6 +236,7 @@ impl Cycle {
         }
         let mut rows = Rows::new();
         let mut failed = BTreeSet::new();
+        let stage = self.of.progress.stage("Reading what Waldur holds", groups.len());
         for ((period, offering), resources) in groups {
             let mut single = resources.clone();
             if let Some(offering) = offering
@@ -282,6 +283,7 @@ impl Cycle {
                     }
                 }
             }
+            stage.step();
         }
         Ok((rows, failed))
     }

@@ -224,8 +224,9 @@ impl Cycle {
         Ok(self.ledger(move |ledger| ledger.set_block(key, &component, &user, block, amount)).await?)
     }
 
-    pub(super) fn say_sent(&self, key: StatementKey, amounts: &[Amount]) {
-        let mut state = self.state();
+    /// Notes what was accepted; `before` is what was known until then.
+    pub(super) fn say_sent(&self, before: &Statement, amounts: &[Amount]) {
+        let (key, mut state) = (before.key, self.state());
         for amount in amounts {
             state.report.sent.push(Sent {
                 resource: key.resource,
@@ -233,6 +234,7 @@ impl Cycle {
                 component: amount.component.clone(),
                 user: amount.user.clone(),
                 amount: amount.amount,
+                was: before.held_of(&amount.component, &amount.user),
             });
         }
     }

@@ -47,7 +47,7 @@ impl Cycle {
             let keys =
                 due.iter().filter(|key| calls.contains_key(key)).map(|key| (key.resource, *key)).collect();
             let calls = Arc::new(calls);
-            in_turns(self.clone(), keys, move |cycle, key| {
+            in_turns(self.clone(), "Reporting totals", keys, move |cycle, key| {
                 let call = calls.get(&key).cloned();
                 async move {
                     match call {
@@ -287,7 +287,7 @@ impl Cycle {
             Ok(()) => {
                 self.answered();
                 let amounts: Vec<Amount> = report.usages.iter().map(amount).collect();
-                self.say_sent(key, &amounts);
+                self.say_sent(&call.statement, &amounts);
                 {
                     let mut state = self.state();
                     state.reported.insert(key.resource);

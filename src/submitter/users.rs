@@ -27,6 +27,8 @@ const BULK: &str = "bulk";
 #[derive(Debug, Clone)]
 struct ShareCall {
     key: StatementKey,
+    /// What was known until then.
+    before: Arc<Statement>,
     component: String,
     row: Uuid,
     call: &'static str,
@@ -78,7 +80,7 @@ impl Cycle {
             let calls =
                 wave.calls.iter().enumerate().map(|(place, call)| (call.key.resource, place)).collect();
             let of_wave = wave.clone();
-            let sent = in_turns(self.clone(), calls, move |cycle, place| {
+            let sent = in_turns(self.clone(), "Reporting users' shares", calls, move |cycle, place| {
                 let wave = of_wave.clone();
                 async move { cycle.send_shares(&wave, place).await }
             })
@@ -262,7 +264,7 @@ impl Cycle {
         match &outcome {
             Ok(()) => {
                 self.answered();
-                self.say_sent(call.key, &call.amounts());
+                self.say_sent(&call.before, &call.amounts());
                 crate::fail_point("before shares are acknowledged");
                 self.accepted(call.key.resource, &ids).await?;
             }
@@ -335,6 +337,7 @@ fn calls_of(
         // be, none is sent.
         return Ok(Vec::new());
     }
+    let before = Arc::new(statement);
     let mut calls = Vec::new();
     for (component, users) in wanted {
         let Some((row, _)) = ledger.usage_row(key, &component)? else { continue };
@@ -346,8 +349,15 @@ fn calls_of(
             };
             amounts.push(UserAmount { username, amount, user_url, date: None });
         }
-        let call =
-            |call, users| ShareCall { key, component: component.clone(), row, call, users, ids: Vec::new() };
+        let call = |call, users| ShareCall {
+            key,
+            before: before.clone(),
+            component: component.clone(),
+            row,
+            call,
+            users,
+            ids: Vec::new(),
+        };
         match bulk {
             true => calls.push(call(ALL_AT_ONCE, amounts)),
             false => calls.extend(amounts.into_iter().map(|user| call(ONE_BY_ONE, vec![user]))),

@@ -53,6 +53,8 @@ pub struct Client {
     sent: AtomicU64,
     tally: Tally,
     timeout: Duration,
+    /// Nothing is written, whatever is asked for.
+    read_only: bool,
 }
 
 /// Why no client could be made: a matter of the configuration, not of the network.
@@ -90,7 +92,21 @@ impl Client {
             sent: AtomicU64::new(0),
             tally: Tally::default(),
             timeout: settings.timeout,
+            read_only: false,
         })
+    }
+
+    /// A client that reads and never writes: the fence around `report: shadow`.
+    pub fn read_only(self) -> Client {
+        Client { read_only: true, ..self }
+    }
+
+    fn may_write(&self, what: &str) -> Result<(), Failure> {
+        if self.read_only {
+            let words = "`report: shadow`: nothing is posted".to_owned();
+            return Err(Failure::NotSent { call: what.to_owned(), words });
+        }
+        Ok(())
     }
 
     /// The server's clock minus ours, once an answer has told it.
@@ -168,6 +184,7 @@ impl Client {
 
     /// POSTs `body` as JSON; the answer to success is empty.
     pub(super) async fn post(&self, what: &str, path: &str, body: &impl Serialize) -> Result<(), Failure> {
+        self.may_write(what)?;
         let body = serde_json::to_vec(body)
             .map_err(|error| Failure::NotSent { call: what.to_owned(), words: error.to_string() })?;
         let url = self.address(path);
@@ -183,6 +200,7 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, Failure> {
+        self.may_write(what)?;
         let body = serde_json::to_vec(body)
             .map_err(|error| Failure::NotSent { call: what.to_owned(), words: error.to_string() })?;
         let call = Call { what, method, url: self.address(path), body: Some(body), wanted: Wanted::Written };

@@ -16,7 +16,7 @@ use waldur_usage_agent::ledger::{Ledger, Rulebook, SharedLedger};
 use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::metering::reading::{Kind, Reading};
-use waldur_usage_agent::submitter::{CycleOptions, Late, OnConflict, Submitter};
+use waldur_usage_agent::submitter::{CycleOptions, Late, OnConflict, Report, Submitter};
 use waldur_usage_agent::waldur::client::Client;
 
 use crate::server::{Cell, Fate, Model, Shared, USERS, listen, month};
@@ -155,6 +155,8 @@ impl Story<'_> {
             clock: self.clock.clone(),
             late: Late::Hold,
             on_conflict: OnConflict::Hold,
+            report: Report::Live,
+            progress: Default::default(),
         });
     }
 

@@ -22,6 +22,7 @@ const LITTLE_ROOM: i64 = 200_000_000;
 const SKEWED: i64 = 2_000_000;
 
 pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Failed> {
+    shadow(out, view)?;
     daemon(out, view)?;
     server(out, view)?;
     if let Some(free) = view.free.filter(|free| *free < LITTLE_ROOM) {
@@ -37,6 +38,14 @@ pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result
     troubles(out, ledger, view)?;
     unmatched(out, view)?;
     summary(out, view)
+}
+
+/// What explains everything else, if it is so.
+pub(super) fn shadow(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
+    if view.shadow {
+        writeln!(out, "report: shadow: nothing is posted (`diff` compares with Waldur).")?;
+    }
+    Ok(())
 }
 
 pub(super) fn daemon(out: &mut dyn Write, view: &View) -> Result<(), Failed> {

@@ -12,6 +12,9 @@ pub(super) fn state(entry: &Entry, put_off: Option<&Retry>) -> (Word, Option<Str
     if let Some(block) = entry.block.as_ref().filter(|block| entry.differs() || block.state == "held") {
         return (Word::of_block(&block.state), Some(format!("{}: {}", block.reason, block.words)));
     }
+    if entry.shadow {
+        return (Word::Shadow, None);
+    }
     if let Some(problem) = &entry.problem {
         return (Word::Held, Some(problem.clone()));
     }

@@ -46,6 +46,7 @@ pub(super) fn write(
         })
     });
     let whole = json!({
+        "report": if view.shadow { "shadow" } else { "live" },
         "daemon": {
             "running": view.daemon.is_some(), "pid": view.daemon.as_ref().and_then(|daemon| daemon.pid),
             "since": told.map(|told| told.since.to_string()),

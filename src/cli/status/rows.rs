@@ -20,6 +20,7 @@ pub(super) fn write(
     chosen: &[(&Resource, Vec<&Month>)],
     users: bool,
 ) -> Result<(), Failed> {
+    brief::shadow(out, view)?;
     brief::daemon(out, view)?;
     brief::server(out, view)?;
     collectors(out, view)?;

@@ -30,6 +30,8 @@ use crate::submitter::reason::waits;
 pub(super) struct View {
     pub(super) now: Timestamp,
     pub(super) exit: Exit,
+    /// Nothing is ever posted.
+    pub(super) shadow: bool,
     pub(super) ledger: String,
     /// Free bytes on its disk.
     pub(super) free: Option<i64>,
@@ -67,13 +69,9 @@ pub(super) struct Month {
 }
 
 impl Month {
-    fn of(key: StatementKey, accepted: bool, pending: bool, blocks: Vec<Blocked>) -> Month {
+    fn of(key: StatementKey, otherwise: Word, blocks: Vec<Blocked>) -> Month {
         let blocked = blocks.iter().filter(|at| waits(&at.block)).map(|at| Word::of_block(&at.block.state));
-        let otherwise = match (pending, accepted) {
-            (true, _) => Word::Pending,
-            (false, true) => Word::Agreed,
-            (false, false) => Word::Unused,
-        };
+        let pending = otherwise == Word::Pending;
         Month { key, word: blocked.min().unwrap_or(otherwise).min(otherwise), pending, blocks }
     }
 
@@ -104,6 +102,7 @@ impl View {
         Ok(View {
             now,
             exit,
+            shadow: setup.is_shadow(),
             ledger: ledger.path().display().to_string(),
             free: free(ledger.path()),
             daemon: instance::running(ledger.path()),
@@ -153,6 +152,7 @@ fn resources(
     current: BillingPeriod,
 ) -> Result<Vec<Resource>, Failed> {
     let pending: BTreeSet<StatementKey> = ledger.pending_as_stated()?.into_iter().collect();
+    let shadow = ledger.shadow_months()?;
     let mut put_off: BTreeMap<Uuid, Retry> = ledger.put_off()?.into_iter().collect();
     let mut blocks: BTreeMap<StatementKey, Vec<Blocked>> = BTreeMap::new();
     for at in ledger.blocks()? {
@@ -161,7 +161,13 @@ fn resources(
     }
     let mut months: BTreeMap<Uuid, Vec<Month>> = BTreeMap::new();
     for (key, accepted) in ledger.unsettled(period, current)? {
-        let month = Month::of(key, accepted, pending.contains(&key), blocks.remove(&key).unwrap_or_default());
+        let otherwise = match (pending.contains(&key), accepted) {
+            _ if shadow.contains(&key.period) => Word::Shadow,
+            (true, _) => Word::Pending,
+            (false, true) => Word::Agreed,
+            (false, false) => Word::Unused,
+        };
+        let month = Month::of(key, otherwise, blocks.remove(&key).unwrap_or_default());
         // Of an earlier month that nothing is left of, nothing is to be said.
         let left = period.is_some() || key.period >= current || month.word < Word::Agreed;
         if left || !month.blocks.is_empty() {

@@ -17,11 +17,13 @@ pub(crate) enum Word {
     Agreed,
     /// Nothing was used, and nothing reported.
     Unused,
+    /// Only compared with what Waldur holds (`report: shadow`).
+    Shadow,
 }
 
 impl Word {
-    pub(super) const ALL: [Word; 6] =
-        [Word::Held, Word::Parked, Word::Stranded, Word::Pending, Word::Agreed, Word::Unused];
+    pub(super) const ALL: [Word; 7] =
+        [Word::Held, Word::Parked, Word::Stranded, Word::Pending, Word::Agreed, Word::Unused, Word::Shadow];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -31,6 +33,7 @@ impl Word {
             Word::Pending => "pending",
             Word::Agreed => "agreed",
             Word::Unused => "unused",
+            Word::Shadow => "shadow",
         }
     }
 

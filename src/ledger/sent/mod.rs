@@ -12,4 +12,5 @@ pub mod periods;
 mod plans;
 pub mod record;
 pub mod server;
+pub mod shadow;
 pub mod statement;

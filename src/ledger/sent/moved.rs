@@ -276,8 +276,15 @@ impl Carrying<'_> {
             .collect()
     }
 
-    /// Whether this ledger was there while the month ran: only then it was its to report.
+    /// Whether this ledger was there while the month ran, and not only to compare: only then it was its to report.
     fn was_reported(&self) -> sql::Result<bool> {
+        let shadow = self
+            .connection
+            .prepare_cached("SELECT 1 FROM shadow WHERE period = ?1")?
+            .exists([self.from.to_string()])?;
+        if shadow {
+            return Ok(false);
+        }
         let first: Option<i64> = self
             .connection
             .prepare_cached("SELECT min(finished) FROM run")?

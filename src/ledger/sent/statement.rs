@@ -20,6 +20,8 @@ pub struct Statement {
     pub changed: Timestamp,
     /// When, after its month, what was posted last had been read back equal.
     pub closed: Option<Timestamp>,
+    /// Its month is only compared (`report: shadow`).
+    pub shadow: bool,
     /// By component.
     pub components: BTreeMap<String, Entry>,
     /// By component and user.
@@ -42,6 +44,19 @@ pub struct Entry {
     /// Of a share: what belongs to the total that was sent last.
     pub planned: Option<Decimal>,
     pub block: Option<Block>,
+    /// Its month is only compared: nothing of it is to be sent.
+    pub shadow: bool,
+}
+
+impl Statement {
+    /// What the server is known to hold of a component, or of a user of it.
+    pub fn held_of(&self, component: &str, user: &str) -> Option<Decimal> {
+        let entry = match user {
+            "" => self.components.get(component),
+            user => self.users.get(&(component.to_owned(), user.to_owned())),
+        };
+        entry?.acknowledged.as_ref().map(|known| known.amount)
+    }
 }
 
 impl Statement {
@@ -52,8 +67,12 @@ impl Statement {
 }
 
 impl Entry {
-    /// Whether the server is not known to hold what it should. What was never posted and is zero need not be.
+    /// Whether the server is not known to hold what it should. What was never posted and is zero need not be, and of a month
+    /// that is only compared nothing.
     pub fn differs(&self) -> bool {
+        if self.shadow {
+            return false;
+        }
         if self.is_unclear() {
             return true;
         }
@@ -83,6 +102,22 @@ impl Entry {
     /// A share that belongs to what was accepted, and is not there yet.
     pub fn to_complete(&self) -> Option<Decimal> {
         self.planned.filter(|planned| self.acknowledged.as_ref().map(|known| known.amount) != Some(*planned))
+    }
+
+    /// What was moved from other months, less what was moved to others or given up.
+    pub fn carried(&self) -> Option<Decimal> {
+        self.posted?.checked_sub(self.used?)
+    }
+
+    /// How the number stands, in a word.
+    pub fn state(&self) -> &str {
+        match &self.block {
+            _ if self.shadow => "shadow",
+            Some(block) if self.differs() || block.state == "held" => &block.state,
+            _ if self.problem.is_some() => "held",
+            _ if self.to_send() => "pending",
+            _ => "agreed",
+        }
     }
 
     pub fn is_blocked_for(&self, reason: &str) -> bool {
@@ -174,6 +209,7 @@ fn pending(connection: &Connection) -> sql::Result<Vec<StatementKey>> {
              LEFT JOIN sent ON sent.resource = line.resource AND sent.period = line.period AND sent.part = line.part
                 AND sent.component = line.component AND sent.username = line.username AND sent.current = 1
              WHERE statement.closed IS NULL AND line.held IS NULL
+               AND statement.period NOT IN (SELECT period FROM shadow)
                AND (sent.outcome = 'planned' OR sent.outcome = 'open' AND NOT EXISTS (
                         SELECT 1 FROM sent later WHERE later.resource = line.resource AND later.period = line.period
                         AND later.part = line.part AND later.component = line.component AND later.username = line.username
@@ -204,13 +240,14 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> sql::Resu
     let columns = (key.resource.to_string(), key.period.to_string(), micros(key.part));
     let head = connection
         .prepare_cached(
-            "SELECT changed, closed FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3",
+            "SELECT changed, closed, EXISTS (SELECT 1 FROM shadow WHERE shadow.period = statement.period)
+             FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3",
         )?
         .query_row(params![columns.0, columns.1, columns.2], |row| {
-            Ok((instant(row.get(0)?), row.get::<_, Option<i64>>(1)?.map(instant)))
+            Ok((instant(row.get(0)?), row.get::<_, Option<i64>>(1)?.map(instant), row.get::<_, bool>(2)?))
         })
         .optional()?;
-    let Some((changed, closed)) = head else { return Ok(None) };
+    let Some((changed, closed, shadow)) = head else { return Ok(None) };
     let mut entries: BTreeMap<(String, String), Entry> = BTreeMap::new();
     let mut held: BTreeMap<String, Block> = BTreeMap::new();
     let mut query = connection.prepare_cached(
@@ -244,9 +281,10 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> sql::Resu
     for ((component, user), entry) in &mut entries {
         let block = of("", "").or(of(component, "")).or(held.get(component)).or(of(component, user));
         entry.block = block.cloned();
+        entry.shadow = shadow;
     }
     let (components, users): (BTreeMap<_, _>, BTreeMap<_, _>) =
         entries.into_iter().partition(|((_, user), _)| user.is_empty());
     let components = components.into_iter().map(|((component, _), entry)| (component, entry)).collect();
-    Ok(Some(Statement { key, changed, closed, components, users }))
+    Ok(Some(Statement { key, changed, closed, shadow, components, users }))
 }

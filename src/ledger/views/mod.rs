@@ -2,4 +2,5 @@
 
 pub mod adjustments;
 pub mod explain;
+pub mod export;
 pub mod report;

@@ -1,0 +1,271 @@
+//! `export`: a month's statements for an accountant, as CSV or JSON. It only reads the ledger, and holds one statement in
+//! memory at a time.
+
+use std::io::{BufWriter, Write};
+
+use clap::Args;
+use serde::Serializer;
+
+use super::exit::{Exit, Failed};
+use super::progress::Progress;
+use super::setup::{Setup, count};
+use crate::ledger::sent::statement::Entry;
+use crate::ledger::views::export::{Exported, ExportedAmount};
+use crate::metering::exact::Exact;
+use crate::metering::period::BillingPeriod;
+use crate::submitter::reason::Reason;
+
+/// Export a month's statements for an accountant, as CSV or JSON.
+///
+/// One row a component and user; where the user is empty, the row is the total, of which the users' rows are parts.
+/// docs/export.md tells what each column is. It only reads the ledger.
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    /// The billing period, such as 2026-11.
+    #[arg(long, value_name = "YYYY-MM")]
+    period: BillingPeriod,
+    /// As CSV (RFC 4180), which is also what is written where neither is asked for.
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+    /// As JSON: an array with an object a row, each on a line of its own.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The columns, in their order; docs/export.md tells what they are.
+const COLUMNS: [&str; 22] = [
+    "period",
+    "customer",
+    "project",
+    "resource",
+    "resource_uuid",
+    "backend_id",
+    "component",
+    "component_name",
+    "unit",
+    "user",
+    "used",
+    "used_exactly",
+    "used_rounded",
+    "carried",
+    "posted",
+    "waldur_holds",
+    "stranded",
+    "state",
+    "plan_period_uuid",
+    "plan_period_start",
+    "reported_at",
+    "call",
+];
+
+/// Of amounts that have no end as a decimal.
+const PLACES: u32 = 12;
+
+impl Export {
+    pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+        let ledger = setup.ledger_to_read()?;
+        let out = BufWriter::new(out);
+        let mut rows = if self.json { Rows::json(out) } else { Rows::csv(out) };
+        let (mut left, mut done) = (Left::default(), 0);
+        let total = ledger.statements_in(self.period)?.try_into().unwrap_or(0);
+        let progress = Progress::beside_output("Exporting");
+        rows.begin()?;
+        ledger.export(self.period, |statement| {
+            for amount in &statement.amounts {
+                left.note(&amount.entry);
+                rows.write(&cells(&statement, amount))?;
+            }
+            done += 1;
+            if let Some(progress) = &progress {
+                progress.at("Exporting statements", done, total);
+            }
+            Ok::<_, Failed>(())
+        })?;
+        rows.end()?;
+        drop(progress);
+        left.tell(self.period);
+        Ok(left.exit())
+    }
+}
+
+/// What keeps the month from being settled.
+#[derive(Debug, Default)]
+struct Left {
+    rows: usize,
+    pending: usize,
+    stuck: usize,
+}
+
+impl Left {
+    fn note(&mut self, entry: &Entry) {
+        let rest = entry.is_blocked_for(Reason::ClosingRest.name());
+        self.rows += 1;
+        match entry.state() {
+            "agreed" | "shadow" => {}
+            "pending" => self.pending += 1,
+            // What only the closing of a month left is no alarm.
+            _ if rest => {}
+            _ => self.stuck += 1,
+        }
+    }
+
+    fn exit(&self) -> Exit {
+        match (self.pending, self.stuck) {
+            (0, 0) => Exit::Ok,
+            (0, _) => Exit::Stuck,
+            _ => Exit::Pending,
+        }
+    }
+
+    /// For whoever wonders about the exit code; not among the rows.
+    fn tell(&self, period: BillingPeriod) {
+        if self.rows == 0 {
+            eprintln!("{period}: the ledger has no amounts.");
+        }
+        if self.pending > 0 {
+            eprintln!("{period}: {} pending.", count(self.pending, "amount"));
+        }
+        if self.stuck > 0 {
+            eprintln!("{period}: {} held, parked or stranded.", count(self.stuck, "amount"));
+        }
+    }
+}
+
+/// One cell of a row.
+enum Cell {
+    /// A number, an instant, a UUID, or a word of ours.
+    Plain(String),
+    /// What somebody else has written.
+    Words(String),
+    /// A fraction, which spreadsheets take for a date.
+    Fraction(String),
+    Nothing,
+}
+
+/// In the order of `COLUMNS`.
+fn cells(of: &Exported, amount: &ExportedAmount) -> [Cell; COLUMNS.len()] {
+    let ExportedAmount { component, user, entry, call } = amount;
+    let (resource, known) = (of.resource.as_ref(), of.components.get(component));
+    let words = |text: Option<&String>| text.map_or(Cell::Nothing, |text| Cell::Words(text.clone()));
+    let plain = |text: Option<String>| text.map_or(Cell::Nothing, Cell::Plain);
+    let cents = |amount: Option<rust_decimal::Decimal>| plain(amount.map(|amount| format!("{amount:.2}")));
+    let accepted = entry.acknowledged.as_ref();
+    let exact = match &entry.exact {
+        none if none.is_empty() => Cell::Nothing,
+        fraction if fraction.contains('/') => Cell::Fraction(fraction.clone()),
+        decimal => Cell::Plain(decimal.clone()),
+    };
+    [
+        Cell::Plain(of.key.period.to_string()),
+        words(resource.map(|known| &known.customer)),
+        words(resource.map(|known| &known.project)),
+        words(resource.map(|known| &known.name)),
+        Cell::Plain(of.key.resource.to_string()),
+        words(resource.map(|known| &known.backend_id)),
+        Cell::Words(component.clone()),
+        words(known.map(|known| &known.name)),
+        words(known.map(|known| &known.measured_unit)),
+        Cell::Words(user.clone()),
+        plain(as_decimal(&entry.exact)),
+        exact,
+        cents(entry.used),
+        cents(entry.carried()),
+        cents(entry.posted),
+        cents(accepted.map(|accepted| accepted.amount)),
+        cents(entry.stranded()),
+        Cell::Plain(entry.state().to_owned()),
+        plain(of.plan_period.map(|uuid| uuid.to_string())),
+        Cell::Plain(of.key.part.to_string()),
+        plain(accepted.map(|accepted| accepted.at.to_string())),
+        plain(call.clone()),
+    ]
+}
+
+/// As many decimals as it has, or, where it has no end, twelve.
+fn as_decimal(exact: &str) -> Option<String> {
+    match exact.parse::<Exact>().ok()? {
+        amount if exact.contains('/') => Some(amount.approximate(PLACES)),
+        amount => Some(amount.to_string()),
+    }
+}
+
+/// Where rows go.
+enum Rows<W: Write> {
+    Csv(Box<csv::Writer<W>>),
+    Json { out: W, first: bool },
+}
+
+impl<W: Write> Rows<W> {
+    fn csv(out: W) -> Self {
+        let writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(out);
+        Rows::Csv(Box::new(writer))
+    }
+
+    fn json(out: W) -> Self {
+        Rows::Json { out, first: true }
+    }
+
+    fn begin(&mut self) -> Result<(), Failed> {
+        match self {
+            Rows::Csv(writer) => writer.write_record(COLUMNS).map_err(written)?,
+            Rows::Json { out, .. } => write!(out, "[")?,
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, cells: &[Cell; COLUMNS.len()]) -> Result<(), Failed> {
+        match self {
+            Rows::Csv(writer) => {
+                writer.write_record(cells.iter().map(Cell::in_a_spreadsheet)).map_err(written)?
+            }
+            Rows::Json { out, first } => {
+                out.write_all(if *first { b"\n" } else { b",\n" })?;
+                let object = COLUMNS.iter().zip(cells.iter().map(Cell::json));
+                serde_json::Serializer::new(out).collect_map(object).map_err(std::io::Error::from)?;
+                *first = false;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(self) -> Result<(), Failed> {
+        match self {
+            Rows::Csv(mut writer) => writer.flush()?,
+            Rows::Json { mut out, .. } => {
+                writeln!(out, "\n]")?;
+                out.flush()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn written(error: csv::Error) -> Failed {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error.into(),
+        other => std::io::Error::other(format!("{other:?}")).into(),
+    }
+}
+
+impl Cell {
+    /// Spreadsheets run what begins like a formula, and make a date of a fraction: such a cell gets an apostrophe, by which
+    /// they take it for text.
+    fn in_a_spreadsheet(&self) -> String {
+        match self {
+            Cell::Plain(text) => text.clone(),
+            Cell::Words(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '\'']) => {
+                format!("'{text}")
+            }
+            Cell::Words(text) => text.clone(),
+            Cell::Fraction(text) => format!("'{text}"),
+            Cell::Nothing => String::new(),
+        }
+    }
+
+    fn json(&self) -> Option<&str> {
+        match self {
+            Cell::Plain(text) | Cell::Words(text) | Cell::Fraction(text) => Some(text),
+            Cell::Nothing => None,
+        }
+    }
+}
