@@ -553,7 +553,7 @@ async fn written(world: &World, usage: &str) {
 }
 
 #[tokio::test]
-async fn a_month_is_closed_once_it_was_read_back_equal_and_never_asked_about_again() {
+async fn a_month_is_closed_once_it_was_read_back_equal_and_is_read_again_once_a_day() {
     for api in ["classic", "current"] {
         let world = reported_november(api).await;
         world.is_down(true).await;
@@ -571,7 +571,15 @@ async fn a_month_is_closed_once_it_was_read_back_equal_and_never_asked_about_aga
             world.set(at(&format!("2026-12-01T0{hour}:00:00Z"))).await;
             world.cycle().await;
         }
-        assert_eq!(world.requests(mark).await.0, [Value::Null; 0], "{api}");
+        let (none, mark) = world.requests(mark).await;
+        assert_eq!(none, [Value::Null; 0], "{api}");
+        world.set(at("2026-12-02T00:01:00Z")).await;
+        world.cycle().await;
+        world.cycle().await;
+        let rows = world.requests(mark).await.0;
+        let rows =
+            rows.iter().filter(|one| one["path"].as_str().unwrap().contains("billing_period=2026-11-01"));
+        assert_eq!(rows.count(), 1, "{api}");
     }
 }
 

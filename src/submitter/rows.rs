@@ -129,7 +129,7 @@ impl Cycle {
                     match compared {
                         true => Ok(Vec::new()),
                         false if period == running => ledger.keys_of_known_resources(period),
-                        false => ledger.closed(period),
+                        false => ledger.closed_before(now - every, period),
                     }
                 })
                 .await?;

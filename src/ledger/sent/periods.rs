@@ -97,15 +97,19 @@ impl Ledger {
         })
     }
 
-    /// Statements of this month that are closed.
-    pub fn closed(&self, period: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+    /// Statements of this month that were closed before this instant.
+    pub fn closed_before(
+        &self,
+        at: Timestamp,
+        period: BillingPeriod,
+    ) -> Result<Vec<StatementKey>, LedgerError> {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT resource, period, part FROM statement WHERE closed IS NOT NULL AND period = ?1
+                    "SELECT resource, period, part FROM statement WHERE closed < ?2 AND period = ?1
                      ORDER BY resource, period, part",
                 )?
-                .query_map([period.to_string()], |row| key(row, 0))?
+                .query_map(params![period.to_string(), micros(at)], |row| key(row, 0))?
                 .collect()
         })
     }
