@@ -403,6 +403,12 @@ impl PartialEq for Exact {
 
 impl Eq for Exact {}
 
+impl Default for Exact {
+    fn default() -> Self {
+        Exact::zero()
+    }
+}
+
 impl PartialOrd for Exact {
     fn partial_cmp(&self, other: &Exact) -> Option<Ordering> {
         Some(self.cmp(other))
