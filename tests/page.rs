@@ -112,6 +112,10 @@ fn at_an_address_it_is_for_who_has_its_token() {
     world.agent(&["check", "--offline"]).exits(0);
     world.agent(&["run"]).exits(78).says("can't serve the page").says("page-token");
     world.write("page-token", PAGE_TOKEN);
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o644)).unwrap();
+    world.agent(&["check"]).exits(0).line_with(&["page: every user of this machine can read"]);
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    world.agent(&["check"]).exits(0).says_not("page: every user");
     let daemon = world.daemon(&[], &[]);
     let page = address(&daemon, "The page for people at http://");
     let metrics = address(&daemon, "Health and metrics at http://");

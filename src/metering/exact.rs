@@ -437,7 +437,7 @@ impl Add for Exact {
 
 impl AddAssign for Exact {
     fn add_assign(&mut self, other: Exact) {
-        *self = std::mem::replace(self, Exact::zero()) + other;
+        *self = std::mem::take(self) + other;
     }
 }
 
