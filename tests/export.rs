@@ -192,9 +192,9 @@ fn grow(world: &World, resources: u32) {
             "{n} INSERT INTO resource SELECT {uuid}, offering, name || ' ' || i, backend_id || i, state, plan, customer,
                 project, refreshed FROM resource, n WHERE uuid = '{A}';
              {n} INSERT INTO statement SELECT {uuid}, period, part, changed, closed FROM statement, n WHERE resource = '{A}';
-             {n} INSERT INTO line SELECT {uuid}, period, part, component, user, exact, used, posted, problem, held,
+             {n} INSERT INTO line SELECT {uuid}, period, part, component, username, exact, used, posted, problem, held,
                 held_words FROM line, n WHERE resource = '{A}';
-             {n} INSERT INTO sent SELECT NULL, {uuid}, period, part, component, user, amount, call, at, turn, outcome,
+             {n} INSERT INTO sent SELECT NULL, {uuid}, period, part, component, username, amount, call, at, turn, outcome,
                 words, current FROM sent, n WHERE resource = '{A}';"
         ))
         .unwrap();

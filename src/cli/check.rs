@@ -25,7 +25,7 @@ use crate::waldur::client::Client;
 use findings::{Findings, Mark, tell_failure};
 use marketplace::{check_offerings, check_resources, check_time_zone};
 use reports::{Reports, Tried};
-use token::{check_token, check_token_file, use_token_of_service};
+use token::{check_token, check_token_files, use_token_of_service};
 
 mod changes;
 mod doubles;
@@ -109,7 +109,7 @@ impl Check {
 async fn online(setup: &Setup, as_service: bool, found: &mut Findings) -> Result<(), Failed> {
     let progress = Progress::of(&format!("Reading the ledger {}", setup.settings.ledger.display()));
     check_ledger(setup, as_service, found);
-    check_token_file(setup, found);
+    check_token_files(setup, found);
     let tried = Rehearsal::of(&setup.settings.ledger, &setup.rulebook, setup.clock.now());
     let mut rehearsal = tried.unwrap_or_else(|failed| {
         let why = failed.message;

@@ -20,6 +20,7 @@ use crate::ledger::SharedLedger;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::compare::{Compare, Comparison, compare};
 use crate::submitter::discover::known_resource;
+use crate::submitter::pause::Standing;
 
 /// Show where the ledger and Waldur differ.
 ///
@@ -68,9 +69,12 @@ impl Diff {
         for resource in &self.resources {
             only.insert(find(&ledger, resource)?.0);
         }
+        let blind = Standing::of(&ledger)?.without_role;
         let ledger = SharedLedger::new(ledger);
         let found = compare(&client, &ledger, Compare { period, only, shares: true }).await??;
-        let exit = if !found.unread.is_empty() {
+        let exit = if !blind.is_empty() {
+            Exit::Token
+        } else if !found.unread.is_empty() {
             Exit::Pending
         } else if found.differing().next().is_some() {
             Exit::Stuck
@@ -81,6 +85,12 @@ impl Diff {
             writeln!(out, "{:#}", as_json(period, &found, exit))?;
         } else {
             self.show(period, &found, out)?;
+            for (offering, _) in &blind {
+                let words = format!(
+                    "The token has no role for offering {offering}: what Waldur holds of it can't be seen."
+                );
+                writeln!(out, "{}", fold(&words, 2))?;
+            }
         }
         Ok(exit)
     }

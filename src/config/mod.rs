@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod duration;
+pub mod page;
 pub mod schedule;
 pub mod section;
 pub mod settings;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use jiff::SignedDuration;
 
 use super::duration::parse_duration;
+use super::page::PageSettings;
 use super::schedule::Schedule;
 use super::section::{Problems, Section};
 use super::waldur::WaldurSettings;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub report: Report,
     /// Where health and metrics are served.
     pub listen: Option<SocketAddr>,
+    /// Where the page for people is served.
+    pub page: Option<PageSettings>,
     /// How long after a month's end its readings are kept one by one; then as daily subtotals.
     pub retention: SignedDuration,
 }
@@ -145,6 +148,11 @@ fn settings(root: &mut Section) -> Option<Settings> {
     let listen = root.parse_with("listen", |text| {
         text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not an address such as 127.0.0.1:9464"))
     });
+    let page = root.section("page").and_then(|mut section| {
+        let page = PageSettings::from_section(&mut section);
+        section.finish();
+        page
+    });
     let retention = root.parse_with("retention", |text| match parse_duration(text)? {
         short if short < SHORTEST_RETENTION => Err("must be at least 7d: readings come late".to_owned()),
         retention => Ok(retention),
@@ -188,6 +196,7 @@ fn settings(root: &mut Section) -> Option<Settings> {
         late: late.unwrap_or_default(),
         report: report.unwrap_or_default(),
         listen,
+        page,
         retention: retention.unwrap_or(DEFAULT_RETENTION),
     })
 }

@@ -36,6 +36,7 @@ pub mod health;
 pub mod instance;
 mod metrics;
 mod missed;
+mod page;
 mod registration;
 pub mod retry;
 pub mod sample;
@@ -130,6 +131,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
         .map_err(|error| format!("can't listen to signals: {error}"))?;
     let mut tasks = Tasks::start(&agent, &ledger, &pulse);
     let mut server = serve::start(&agent, &ledger, &pulse).await?;
+    let mut page = page::start(&agent).await?;
     let collectors = agent.definitions.len();
     tracing::info!(
         "Ready: {collectors} collectors, ledger {}, Waldur {}.",
@@ -173,6 +175,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
                     Ok(agent) => {
                         tasks.stop(DRAIN).await;
                         server.close().await;
+                        page.close().await;
                         let (rulebook, now) = ((*agent.rulebook).clone(), agent.clock.now());
                         let applied = ledger.with(move |ledger| ledger.change_rules(rulebook, now)).await;
                         match applied {
@@ -187,6 +190,10 @@ pub async fn run(load: Loader) -> Result<(), String> {
                         // Reporting goes on without health and metrics rather than not at all.
                         server = serve::start(&agent, &ledger, &pulse).await.unwrap_or_else(|error| {
                             tracing::error!("Health and metrics are not served: {error}");
+                            serve::Server::none()
+                        });
+                        page = page::start(&agent).await.unwrap_or_else(|error| {
+                            tracing::error!("{error}");
                             serve::Server::none()
                         });
                         tracing::info!("Reloaded: {} collectors.", agent.definitions.len());
@@ -215,7 +222,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
     systemd::stopping();
     listed.abort();
     tasks.stop(DRAIN).await;
-    drop(server);
+    drop((server, page));
     Ok(())
 }
 

@@ -24,6 +24,18 @@ impl Server {
         Server(None)
     }
 
+    /// Serves until it ends; what it is called, for the log.
+    pub(super) fn of(
+        served: impl Future<Output = std::io::Result<()>> + Send + 'static,
+        what: &'static str,
+    ) -> Self {
+        Server(Some(tokio::spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!("{what} is no longer served: {error}");
+            }
+        })))
+    }
+
     /// Ends it, and gives its address free before it returns.
     pub(super) async fn close(mut self) {
         if let Some(task) = self.0.take() {
@@ -61,12 +73,7 @@ pub(super) async fn start(
         .route("/readyz", get(ready))
         .route("/metrics", get(page))
         .with_state(shared);
-    let task = tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, app).await {
-            tracing::error!("Health and metrics are no longer served: {error}");
-        }
-    });
-    Ok(Server(Some(task)))
+    Ok(Server::of(async move { axum::serve(listener, app).await }, "Health and metrics"))
 }
 
 async fn alive(State(shared): State<Shared>) -> String {

@@ -11,16 +11,10 @@ use super::measure::Measure;
 use super::statement::Amounts;
 
 /// A total, and the users' parts of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shares {
     pub total: Exact,
     pub users: BTreeMap<String, Exact>,
-}
-
-impl Default for Shares {
-    fn default() -> Self {
-        Shares { total: Exact::zero(), users: BTreeMap::new() }
-    }
 }
 
 impl Shares {

@@ -403,6 +403,12 @@ impl PartialEq for Exact {
 
 impl Eq for Exact {}
 
+impl Default for Exact {
+    fn default() -> Self {
+        Exact::zero()
+    }
+}
+
 impl PartialOrd for Exact {
     fn partial_cmp(&self, other: &Exact) -> Option<Ordering> {
         Some(self.cmp(other))
@@ -431,7 +437,7 @@ impl Add for Exact {
 
 impl AddAssign for Exact {
     fn add_assign(&mut self, other: Exact) {
-        *self = std::mem::replace(self, Exact::zero()) + other;
+        *self = std::mem::take(self) + other;
     }
 }
 

@@ -159,8 +159,8 @@ struct Found {
     totals: BTreeMap<(Uuid, String), (Option<Uuid>, Decimal)>,
     shares: BTreeMap<Place, Decimal>,
     names: BTreeMap<Uuid, String>,
-    /// The month's rows: shares of others are of other months.
-    rows: BTreeSet<Uuid>,
+    /// The month's rows, and whose they are: a share does not always say, and those of other rows are of other months.
+    rows: BTreeMap<Uuid, (Uuid, String)>,
     unread: BTreeMap<Uuid, String>,
 }
 
@@ -222,7 +222,8 @@ impl Reading<'_> {
 
     fn take(&mut self, listing: Listing, offering: Option<Uuid>) {
         for row in listing.rows {
-            if !self.found.rows.insert(row.uuid) {
+            let whose = (row.resource_uuid, row.component.clone());
+            if self.found.rows.insert(row.uuid, whose).is_some() {
                 continue; // It was on two pages.
             }
             let of = row.offering_uuid.or(offering);
@@ -242,10 +243,13 @@ impl Reading<'_> {
 
     fn take_shares(&mut self, shares: Vec<UserUsageRow>) {
         for share in shares {
-            let of_month = share.row().is_none_or(|row| self.found.rows.contains(&row));
-            let Some(resource) = share.resource_uuid.filter(|_| of_month) else { continue };
-            let place = (resource, share.component_type, share.username);
-            let known = self.found.shares.entry(place).or_default();
+            let row = share.row().map(|row| self.found.rows.get(&row).cloned());
+            let whose = match row {
+                Some(of_month) => of_month,
+                None => share.resource_uuid.map(|resource| (resource, share.component_type.clone())),
+            };
+            let Some((resource, component)) = whose else { continue };
+            let known = self.found.shares.entry((resource, component, share.username)).or_default();
             *known = known.saturating_add(share.usage);
         }
     }

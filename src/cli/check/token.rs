@@ -6,6 +6,7 @@ use std::path::Path;
 use super::findings::Findings;
 use crate::cli::exit::Exit;
 use crate::cli::setup::Setup;
+use crate::config::page::PageSettings;
 use crate::config::settings::DEFAULT_PATH;
 use crate::config::waldur::{TokenOrigin, WaldurSettings};
 use crate::waldur::types::Me;
@@ -37,14 +38,22 @@ pub(super) fn use_token_of_service(waldur: &mut WaldurSettings, path: Option<&Pa
 }
 
 /// A token that others can read is everybody's.
-pub(super) fn check_token_file(setup: &Setup, found: &mut Findings) {
-    let TokenOrigin::File(file) = &setup.settings.waldur.token else { return };
-    let Ok(data) = std::fs::metadata(file) else { return };
-    if data.permissions().mode() & 0o004 != 0 {
-        found.warning(format!(
-            "token: every user of this machine can read {}; `chmod o-r` it, and take another token if somebody may have",
-            file.display()
-        ));
+pub(super) fn check_token_files(setup: &Setup, found: &mut Findings) {
+    let mut files = Vec::new();
+    if let TokenOrigin::File(file) = &setup.settings.waldur.token {
+        files.push(("token", file));
+    }
+    if let Some(PageSettings::Address(_, file)) = &setup.settings.page {
+        files.push(("page", file));
+    }
+    for (what, file) in files {
+        let Ok(data) = std::fs::metadata(file) else { continue };
+        if data.permissions().mode() & 0o004 != 0 {
+            found.warning(format!(
+                "{what}: every user of this machine can read {}; `chmod o-r` it, and take another token if somebody may have",
+                file.display()
+            ));
+        }
     }
 }
 

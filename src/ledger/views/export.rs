@@ -3,11 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
-use crate::ledger::books::cuts::plans;
 use crate::ledger::db::sql::OptionalExtension;
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::ledger::sent::record::{StatementKey, key};
@@ -18,8 +16,6 @@ use crate::metering::period::BillingPeriod;
 #[derive(Debug, Clone)]
 pub struct Exported {
     pub key: StatementKey,
-    /// The first instant that is no longer of this part of the month.
-    pub end: Timestamp,
     pub plan_period: Option<Uuid>,
     /// `None`: Waldur was not asked for it yet.
     pub resource: Option<KnownResource>,
@@ -88,13 +84,8 @@ impl Ledger {
         let holds =
             |plan: &&KnownPlanPeriod| plan.start <= key.part && plan.end.is_none_or(|end| key.part < end);
         let plan_periods = self.plan_periods(key.resource)?;
-        let end = self.look(|connection| {
-            let timeline = plans(connection, &self.in_force.zone, &key.resource.to_string())?;
-            Ok(timeline.segment_at(key.part).end)
-        })?;
         Ok(Some(Exported {
             key,
-            end,
             plan_period: plan_periods.iter().rfind(holds).map(|plan| plan.uuid),
             resource,
             components: components.into_iter().map(|one| (one.component.clone(), one)).collect(),

@@ -1,0 +1,277 @@
+//! What the page shows, read once from the ledger.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use super::curve::Curve;
+use super::days::{Day, days};
+use crate::config::settings::Report;
+use crate::daemon::Agent;
+use crate::ledger::books::catalog::KnownResource;
+use crate::ledger::sent::blocked::Blocked;
+use crate::ledger::sent::record::Call;
+use crate::ledger::sent::statement::{Entry, Statement};
+use crate::ledger::views::explain::SeriesPart;
+use crate::ledger::views::report::CollectorReport;
+use crate::ledger::{Ledger, LedgerError};
+use crate::metering::exact::Exact;
+use crate::metering::period::{BillingPeriod, BillingZone};
+use crate::submitter::pause::Standing;
+use crate::submitter::reason::waits;
+
+/// Resources on a page.
+pub(super) const A_PAGE: usize = 50;
+
+/// The first page.
+#[derive(Debug)]
+pub(super) struct Overview {
+    pub(super) now: Timestamp,
+    pub(super) period: BillingPeriod,
+    pub(super) running: BillingPeriod,
+    pub(super) api: String,
+    pub(super) shadow: bool,
+    pub(super) server: Standing,
+    pub(super) collectors: Vec<CollectorReport>,
+    /// What waits for a person, of all months, with the resource's name.
+    pub(super) blocked: Vec<(String, Blocked)>,
+    pub(super) unmatched: usize,
+    pub(super) pending: usize,
+    pub(super) resources: Vec<Row>,
+    /// How many there are in all, and the number of the first that is shown.
+    pub(super) total: usize,
+    pub(super) from: usize,
+}
+
+/// One resource's month.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) uuid: Uuid,
+    pub(super) name: String,
+    pub(super) customer: String,
+    pub(super) project: String,
+    pub(super) numbers: Vec<Number>,
+}
+
+/// One component's month, over its plan periods.
+#[derive(Debug, Default)]
+pub(super) struct Number {
+    pub(super) component: String,
+    pub(super) unit: String,
+    pub(super) used: Exact,
+    pub(super) posted: Option<Decimal>,
+    pub(super) holds: Option<Decimal>,
+    pub(super) state: String,
+    pub(super) why: Option<String>,
+    pub(super) curve: Curve,
+}
+
+impl Overview {
+    pub(super) fn of(
+        ledger: &Ledger,
+        agent: &Agent,
+        period: Option<BillingPeriod>,
+        from: usize,
+    ) -> Result<Overview, LedgerError> {
+        let now = agent.clock.now();
+        let running = ledger.in_force().zone.period_of(now);
+        let period = period.unwrap_or(running);
+        let mut rows = rows(ledger, ledger.statements(Some(period))?)?;
+        rows.sort_by_cached_key(|row| {
+            let worst = row.numbers.iter().map(|number| rank(&number.state)).min();
+            (worst, row.name.to_lowercase(), row.uuid)
+        });
+        let total = rows.len();
+        let mut resources: Vec<Row> = rows.into_iter().skip(from).take(A_PAGE).collect();
+        for row in &mut resources {
+            reported(ledger, row, period, now)?;
+        }
+        let mut blocked = Vec::new();
+        for one in ledger.blocks()?.into_iter().filter(|one| waits(&one.block)) {
+            let name = name(ledger.resource(one.resource)?.as_ref(), one.resource);
+            blocked.push((name, one));
+        }
+        let collectors = agent.definitions.iter().map(|definition| ledger.collector_report(&definition.name));
+        Ok(Overview {
+            now,
+            period,
+            running,
+            api: agent.client.api().to_string(),
+            shadow: agent.settings.report == Report::Shadow,
+            server: Standing::of(ledger)?,
+            collectors: collectors.collect::<Result<_, _>>()?,
+            blocked,
+            unmatched: ledger.unmatched()?.len(),
+            pending: ledger.pending_as_stated()?.len(),
+            resources,
+            total,
+            from,
+        })
+    }
+}
+
+/// Worst first.
+fn rank(state: &str) -> usize {
+    ["held", "parked", "stranded", "pending"].iter().position(|one| *one == state).unwrap_or(4)
+}
+
+fn name(known: Option<&KnownResource>, uuid: Uuid) -> String {
+    known.map(|known| known.name.clone()).filter(|name| !name.is_empty()).unwrap_or_else(|| uuid.to_string())
+}
+
+/// Statements by their resource.
+fn rows(ledger: &Ledger, statements: Vec<Statement>) -> Result<Vec<Row>, LedgerError> {
+    let mut resources: BTreeMap<Uuid, Vec<Statement>> = BTreeMap::new();
+    for statement in statements {
+        resources.entry(statement.key.resource).or_default().push(statement);
+    }
+    let mut units: BTreeMap<Uuid, BTreeMap<String, String>> = BTreeMap::new();
+    let mut rows = Vec::with_capacity(resources.len());
+    for (uuid, statements) in resources {
+        let known = ledger.resource(uuid)?;
+        let offering = known.as_ref().map(|known| known.offering).unwrap_or_default();
+        if let std::collections::btree_map::Entry::Vacant(new) = units.entry(offering) {
+            let components = ledger.components(offering)?.into_iter();
+            new.insert(components.map(|one| (one.component, one.measured_unit)).collect());
+        }
+        let mut numbers: BTreeMap<String, Number> = BTreeMap::new();
+        for (component, entry) in statements.iter().flat_map(|statement| &statement.components) {
+            let number = numbers.entry(component.clone()).or_default();
+            number.component.clone_from(component);
+            number.unit = units.get(&offering).and_then(|of| of.get(component)).cloned().unwrap_or_default();
+            number.add(entry);
+        }
+        let (customer, project) =
+            known.as_ref().map(|known| (known.customer.clone(), known.project.clone())).unwrap_or_default();
+        let numbers = numbers.into_values().collect();
+        rows.push(Row { uuid, name: name(known.as_ref(), uuid), customer, project, numbers });
+    }
+    Ok(rows)
+}
+
+impl Number {
+    fn add(&mut self, entry: &Entry) {
+        let sum = |one: Option<Decimal>, other: Option<Decimal>| match (one, other) {
+            (Some(one), Some(other)) => one.checked_add(other),
+            (one, other) => one.or(other),
+        };
+        if let Ok(used) = entry.exact.parse::<Exact>() {
+            self.used += used;
+        }
+        self.posted = sum(self.posted, entry.posted);
+        self.holds = sum(self.holds, entry.acknowledged.as_ref().map(|known| known.amount));
+        let state = entry.state();
+        if self.state.is_empty() || rank(state) < rank(&self.state) {
+            state.clone_into(&mut self.state);
+            self.why = entry.block.as_ref().map(|block| block.words.clone()).or(entry.problem.clone());
+        }
+        self.curve.holds = self.holds;
+    }
+}
+
+/// Where in a month an instant is, in thousandths.
+fn place(zone: &BillingZone, period: BillingPeriod, at: Timestamp) -> i64 {
+    let (start, end) = (zone.start(period), zone.end(period));
+    let length = end.duration_since(start).as_secs().max(1);
+    (at.duration_since(start).as_secs().saturating_mul(1000) / length).clamp(0, 1000)
+}
+
+/// The curve of what was reported, and of what there is now.
+fn reported(
+    ledger: &Ledger,
+    row: &mut Row,
+    period: BillingPeriod,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let zone = &ledger.in_force().zone;
+    let told = ledger.reported_totals(row.uuid, period)?;
+    for number in &mut row.numbers {
+        let of_it = told.iter().filter(|one| one.component == number.component);
+        number.curve.points = of_it.map(|one| (place(zone, period, one.at), one.amount)).collect();
+        number.curve.points.extend(number.posted.map(|posted| (place(zone, period, now), posted)));
+    }
+    Ok(())
+}
+
+/// A resource's page.
+#[derive(Debug)]
+pub(super) struct OneResource {
+    pub(super) now: Timestamp,
+    pub(super) period: BillingPeriod,
+    pub(super) running: BillingPeriod,
+    pub(super) known: Option<KnownResource>,
+    pub(super) row: Row,
+    pub(super) components: Vec<Explained>,
+    pub(super) calls: Vec<Call>,
+}
+
+/// One component with how its amount came about.
+#[derive(Debug)]
+pub(super) struct Explained {
+    /// Where it is in the row's numbers.
+    pub(super) number: usize,
+    pub(super) days: BTreeMap<jiff::civil::Date, Day>,
+    /// What is of the whole month and of no day.
+    pub(super) whole: Exact,
+    pub(super) series: Vec<SeriesPart>,
+    /// Of users: what is posted, and what Waldur holds.
+    pub(super) users: BTreeMap<String, (Option<Decimal>, Option<Decimal>)>,
+}
+
+impl OneResource {
+    /// `None`: the ledger has nothing of it.
+    pub(super) fn of(
+        ledger: &Ledger,
+        agent: &Agent,
+        uuid: Uuid,
+        period: Option<BillingPeriod>,
+    ) -> Result<Option<OneResource>, LedgerError> {
+        let now = agent.clock.now();
+        let zone = &ledger.in_force().zone;
+        let running = zone.period_of(now);
+        let period = period.unwrap_or(running);
+        let known = ledger.resource(uuid)?;
+        let mut statements = Vec::new();
+        for key in ledger.parts_of(uuid, period)? {
+            statements.extend(ledger.statement(key)?);
+        }
+        if statements.is_empty() && known.is_none() {
+            return Ok(None);
+        }
+        let mut users: BTreeMap<(String, String), Number> = BTreeMap::new();
+        for (place, entry) in statements.iter().flat_map(|statement| &statement.users) {
+            users.entry(place.clone()).or_default().add(entry);
+        }
+        let empty = || {
+            let (customer, project) = known
+                .as_ref()
+                .map(|known| (known.customer.clone(), known.project.clone()))
+                .unwrap_or_default();
+            Row { uuid, name: name(known.as_ref(), uuid), customer, project, numbers: Vec::new() }
+        };
+        let mut row = rows(ledger, statements)?.pop().unwrap_or_else(empty);
+        let mut components = Vec::new();
+        for (place_, number) in row.numbers.iter_mut().enumerate() {
+            let series = ledger.explain(uuid, &number.component, period, None)?;
+            let (days, whole) = days(&series, zone);
+            let mut so_far = Exact::zero();
+            for (date, day) in &days {
+                so_far += day.added.clone();
+                let last = date.tomorrow().unwrap_or(*date);
+                let end = last.to_zoned(jiff::tz::TimeZone::UTC).map(|end| end.timestamp()).unwrap_or(now);
+                let at = place(zone, period, end.min(now));
+                number.curve.points.extend(so_far.approximate(6).parse().ok().map(|amount| (at, amount)));
+            }
+            if days.is_empty() || !whole.is_zero() {
+                number.curve.points.extend(number.posted.map(|posted| (place(zone, period, now), posted)));
+            }
+            let of_it = users.iter().filter(|((component, _), _)| *component == number.component);
+            let users = of_it.map(|((_, user), one)| (user.clone(), (one.posted, one.holds))).collect();
+            components.push(Explained { number: place_, days, whole, series, users });
+        }
+        let calls = ledger.calls(uuid, period)?;
+        Ok(Some(OneResource { now, period, running, known, row, components, calls }))
+    }
+}
