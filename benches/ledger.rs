@@ -201,7 +201,7 @@ fn month(readings: i64) -> Outcome {
         ledger
             .record(run(minute(number), vec![reading(0, 0, "cpu_seconds", number * 60, minute(number))]))?;
         ledger.state(minute(number))?;
-        Okcpu::of_thread()? - began
+        Ok(cpu::of_thread()? - began)
     };
     let mut average = |from: i64| -> Outcome<Duration> {
         let costs = (from..from + 20).map(&mut cost).collect::<Outcome<Vec<_>>>()?;

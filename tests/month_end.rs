@@ -423,6 +423,28 @@ async fn under_way(world: &World, since: u64) -> usize {
     most
 }
 
+/// Eight calls at one, eight at two: then four, unless the month ends within the hour.
+#[tokio::test]
+async fn more_calls_at_once_are_tried_while_more_are_answered_and_not_in_a_months_last_hour() {
+    for (now, at_once, most) in [
+        ("2026-11-10T12:00:00Z", 8, 4),
+        // Two are tried once, and gain nothing.
+        ("2026-11-10T12:00:00Z", 1, 2),
+        ("2026-11-30T23:10:00Z", 8, 1),
+    ] {
+        let world = World::new("current", "UTC", now).await;
+        let all = others(&world, 24).await;
+        let seen = |value: i64| -> Vec<(&str, i64)> {
+            all.iter().map(|resource| (resource.as_str(), value)).collect()
+        };
+        world.see(at(now) - SignedDuration::from_hours(1), &seen(0)).await;
+        world.see(at(now), &seen(600)).await;
+        world.admin("settings", json!({ "latency_ms": 40, "calls_at_once": at_once })).await;
+        assert_eq!(under_way(&world, 0).await, most, "{now} {at_once}");
+        assert_eq!(reported(&world, 0).await.len(), 24);
+    }
+}
+
 #[tokio::test]
 async fn a_slow_server_is_met_with_fewer_calls_at_once_down_to_one() {
     let world = World::new("current", "UTC", "2026-11-10T12:00:00Z").await;
@@ -433,7 +455,7 @@ async fn a_slow_server_is_met_with_fewer_calls_at_once_down_to_one() {
     world.see(at("2026-11-10T12:00:00Z"), &seen(0..12, 0)).await;
     world.see(at("2026-11-10T13:00:00Z"), &seen(0..12, 600)).await;
     // Quick, it is asked more at once, up to `max_in_flight: 4` and no further.
-    world.admin("settings", json!({ "latency_ms": 20 })).await;
+    world.admin("settings", json!({ "latency_ms": 20, "calls_at_once": 8 })).await;
     let quick = under_way(&world, 0).await;
     assert!((2..=4).contains(&quick), "{quick}");
     world.admin("settings", json!({ "latency_ms": 1100 })).await;

@@ -76,6 +76,9 @@ fn one_token_is_served_one_call_at_a_time() {
     };
     assert!(timed(["provider", "provider"]) >= Duration::from_millis(2000));
     assert!(timed(["provider", "staff"]) < Duration::from_millis(1950));
+    // Or two, where that is asked for.
+    server.admin("/sandbox/settings", &json!({ "calls_at_once": 2 }));
+    assert!(timed(["provider", "provider"]) < Duration::from_millis(1950));
 }
 
 #[test]

@@ -3,11 +3,13 @@
 //! It asks for no token, is never slow, never noted among the requests, and no part of Waldur.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::amount;
@@ -113,12 +115,24 @@ fn set_clock(world: &mut World, spec: ClockSpec) -> Result<Value, String> {
 struct Settings {
     latency_ms: Option<u64>,
     first_of_month_ms: Option<u64>,
+    calls_at_once: Option<usize>,
 }
 
 fn settings(world: &mut World, spec: &Settings) -> Value {
     world.latency_ms = spec.latency_ms.unwrap_or(world.latency_ms);
     world.first_of_month_ms = spec.first_of_month_ms.unwrap_or(world.first_of_month_ms);
-    json!({ "latency_ms": world.latency_ms, "first_of_month_ms": world.first_of_month_ms })
+    if let Some(at_once) = spec.calls_at_once {
+        world.calls_at_once = at_once.max(1);
+        for token in world.tokens.values_mut() {
+            // Calls that wait keep their turn among themselves.
+            token.turn = Arc::new(Semaphore::new(world.calls_at_once));
+        }
+    }
+    json!({
+        "latency_ms": world.latency_ms,
+        "first_of_month_ms": world.first_of_month_ms,
+        "calls_at_once": world.calls_at_once,
+    })
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -11,7 +11,6 @@ use std::rc::Rc;
 use jiff::Timestamp;
 
 use super::cuts::Timelines;
-use super::place::placed;
 use super::quantities::{POINTS_FROM, Quantities, RunRow, point};
 use super::targets;
 use crate::ledger::db::columns::{instant, micros, unreadable};
@@ -32,6 +31,8 @@ pub(super) struct Met {
     pub(super) compacted: Option<Timestamp>,
     /// The instant of its last reading before the run.
     pub(super) last: Option<Timestamp>,
+    /// How far it was counted.
+    pub(super) state: Option<String>,
 }
 
 /// What a run did to the readings of each series.
@@ -300,7 +301,7 @@ impl<'a> Counter<'a> {
 
     /// Adds what readings behind all others add.
     fn append(&mut self, facts: &SeriesFacts, change: &Change) -> sql::Result<()> {
-        let state = self.state_of(facts.series)?;
+        let state = trail(change.met.state.as_deref())?;
         let month = change.met.last.map(|last| self.in_force.zone.period_of(last));
         self.advance(facts, state, month, (change.added.iter().cloned().map(Ok), true))
     }
@@ -441,7 +442,7 @@ impl<'a> Counter<'a> {
             .connection
             .prepare_cached("SELECT state FROM series WHERE id = ?")?
             .query_row([series], |row| row.get(0))?;
-        known.map_or_else(|| Ok(Trail::default()), |text| state(&text))
+        trail(known.as_deref())
     }
 
     /// Tells of readings that are not what they seem, once each.
@@ -457,7 +458,7 @@ impl<'a> Counter<'a> {
         }
         for (series, source, segment, event, words) in std::mem::take(&mut self.told) {
             let version = self.in_force.in_month(segment.period);
-            let target = placed(self.connection, version, series)?.target;
+            let target = self.timelines.target_of(version, series)?;
             let mappings = target.map(|target| self.timelines.mappings(target)).transpose()?;
             let resource = mappings.as_deref().and_then(|mappings| targets::at(mappings, segment.start));
             let kind = self.kind_of(source)?;
@@ -482,7 +483,7 @@ impl<'a> Counter<'a> {
             }
             last = Some((series, source, segment.start));
             let version = self.in_force.in_month(segment.period);
-            let Some(target) = placed(self.connection, version, series)?.target else { continue };
+            let Some(target) = self.timelines.target_of(version, series)? else { continue };
             let mappings = self.timelines.mappings(target)?;
             let Some(resource) = targets::at(&mappings, segment.start) else { continue };
             let kind: Kind = self.kind_of(source)?;
@@ -558,6 +559,11 @@ fn oddity(
 
 /// No reading is from before.
 const EARLIEST: Timestamp = Timestamp::UNIX_EPOCH;
+
+/// How far a series was counted; nothing is known of one that never was.
+fn trail(known: Option<&str>) -> sql::Result<Trail> {
+    known.map_or_else(|| Ok(Trail::default()), state)
+}
 
 fn state(text: &str) -> sql::Result<Trail> {
     serde_json::from_str(text).map_err(|error| unreadable(0, error))

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::place::placed;
 use super::targets::{Mapping, mappings};
 use crate::ledger::db::columns::instant;
-use crate::ledger::db::rules::InForce;
+use crate::ledger::db::rules::{InForce, Version};
 use crate::ledger::db::sql::{self, Connection};
 use crate::metering::period::{BillingZone, Timeline};
 
@@ -58,19 +58,27 @@ pub(in crate::ledger) struct Timelines<'a> {
     connection: &'a Connection,
     in_force: &'a InForce,
     by_targets: HashMap<Vec<Option<i64>>, Rc<Timeline>>,
+    /// By rules and series.
+    targets: HashMap<(i64, i64), Option<i64>>,
     mappings: HashMap<i64, Rc<[Mapping]>>,
 }
 
 impl<'a> Timelines<'a> {
     pub(in crate::ledger) fn new(connection: &'a Connection, in_force: &'a InForce) -> Self {
-        Timelines { connection, in_force, by_targets: HashMap::new(), mappings: HashMap::new() }
+        Timelines {
+            connection,
+            in_force,
+            by_targets: HashMap::new(),
+            targets: HashMap::new(),
+            mappings: HashMap::new(),
+        }
     }
 
     pub(in crate::ledger) fn of_series(&mut self, series: i64) -> sql::Result<Rc<Timeline>> {
         let versions = self.in_force.effective();
         let mut targets = Vec::with_capacity(versions.len());
         for version in &versions {
-            targets.push(placed(self.connection, version, series)?.target);
+            targets.push(self.target_of(version, series)?);
         }
         if let Some(known) = self.by_targets.get(&targets) {
             return Ok(known.clone());
@@ -92,6 +100,20 @@ impl<'a> Timelines<'a> {
         let timeline = Rc::new(Timeline::new(self.in_force.zone.clone(), cuts));
         self.by_targets.insert(targets, timeline.clone());
         Ok(timeline)
+    }
+
+    /// Where a version of the rules places a series.
+    pub(in crate::ledger) fn target_of(
+        &mut self,
+        version: &Version,
+        series: i64,
+    ) -> sql::Result<Option<i64>> {
+        if let Some(known) = self.targets.get(&(version.id, series)) {
+            return Ok(*known);
+        }
+        let target = placed(self.connection, version, series)?.target;
+        self.targets.insert((version.id, series), target);
+        Ok(target)
     }
 
     /// The resources that a target was.

@@ -121,8 +121,13 @@ pub(super) struct Store<'a> {
     alike: usize,
     /// From when on each source was read in this run.
     read_from: HashMap<i64, i64>,
+    /// Series that were met since something was counted last, by source and labels.
+    met: HashMap<(i64, String), Met>,
+    /// Whether there is any reading with an id that is no longer kept.
+    some_are_spent: bool,
     find_series: Statement<'a>,
     insert: Statement<'a>,
+    insert_identity: Statement<'a>,
 }
 
 impl<'a> Store<'a> {
@@ -135,8 +140,14 @@ impl<'a> Store<'a> {
             seen: HashSet::new(),
             alike: 0,
             read_from: HashMap::new(),
+            met: HashMap::new(),
+            some_are_spent: connection.prepare_cached("SELECT 1 FROM spent_id LIMIT 1")?.exists([])?,
             find_series: connection.prepare_cached(
-                "SELECT id, compacted, last, live FROM series WHERE source = ?1 AND labels = ?2",
+                "SELECT id, compacted, last, live, state FROM series WHERE source = ?1 AND labels = ?2",
+            )?,
+            insert_identity: connection.prepare_cached(
+                "INSERT INTO identity (source, id, series, at, start) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (source, id) DO NOTHING",
             )?,
             insert: connection.prepare_cached(
                 "INSERT INTO reading (series, at, start, id, value, epoch, began, shared, run)
@@ -174,7 +185,7 @@ impl<'a> Store<'a> {
         let from = if row.start == 0 { row.at } else { row.start };
         self.read_from.entry(source.id).and_modify(|first| *first = from.min(*first)).or_insert(from);
         // Only what has been compacted can have been spent.
-        let late = match met.compacted.is_some() || !row.id.is_empty() {
+        let late = match met.compacted.is_some() || self.some_are_spent && !row.id.is_empty() {
             true => self.put_late(&source, &met, &row, touched)?,
             false => None,
         };
@@ -183,12 +194,16 @@ impl<'a> Store<'a> {
             Some(Put::Corrected) => true,
             Some(done) => return Ok(done),
         };
-        let change = touched.meet(&met);
-        // What lies behind all that is known of its series, and has no id of its own, was not seen before.
-        let before = match row.id.is_empty() && change.is_behind(instant(row.at)) {
-            true => None,
-            false => self.known(source.id, series, &row)?,
+        // What lies behind all that is known of its series, and has no id of its own, was not seen before; nor was one whose
+        // id is new.
+        let is_new = match row.id.is_empty() {
+            true => touched.meet(&met).is_behind(instant(row.at)),
+            false => {
+                let place = params![source.id, row.id, series, row.at, row.start];
+                self.insert_identity.execute(place)? > 0
+            }
         };
+        let before = if is_new { None } else { self.known(source.id, series, &row)? };
         if let Some((old_series, old, _)) = &before
             && *old_series == series
             && *old == row
@@ -200,15 +215,14 @@ impl<'a> Store<'a> {
             touched.meet(&of_old).removed(old.point(*facts));
             self.remove(*old_series, old)?;
         } else if !row.id.is_empty() && kind == Kind::Delta && !corrects_spent {
-            self.look_for_twins(&source, series, &row)?;
+            self.look_for_twins(&source, &met, &row)?;
         }
         let facts = self.run.known.facts(&name, &labels);
         self.insert_row(series, &row)?;
-        if !row.id.is_empty() {
+        if !is_new && !row.id.is_empty() {
             self.connection
                 .prepare_cached(
-                    "INSERT INTO identity (source, id, series, at, start) VALUES (?1, ?2, ?3, ?4, ?5)
-                     ON CONFLICT (source, id) DO UPDATE SET series = ?3, at = ?4, start = ?5",
+                    "UPDATE identity SET series = ?3, at = ?4, start = ?5 WHERE source = ?1 AND id = ?2",
                 )?
                 .execute(params![source.id, row.id, series, row.at, row.start])?;
         }
@@ -266,13 +280,14 @@ impl<'a> Store<'a> {
     }
 
     /// Whether a new reading may be one that is known under another id, of this collector or of another.
-    fn look_for_twins(&mut self, source: &Source, series: i64, row: &Row) -> sql::Result<()> {
-        let alike = self
-            .connection
-            .prepare_cached(
-                "SELECT 1 FROM reading WHERE series = ?1 AND at = ?2 AND start = ?3 AND value = ?4 AND run <> ?5",
-            )?
-            .exists(params![series, row.at, row.start, row.value, self.run.id])?;
+    fn look_for_twins(&mut self, source: &Source, met: &Met, row: &Row) -> sql::Result<()> {
+        let alike = met.last.is_some_and(|last| instant(row.at) <= last)
+            && self
+                .connection
+                .prepare_cached(
+                    "SELECT 1 FROM reading WHERE series = ?1 AND at = ?2 AND start = ?3 AND value = ?4 AND run <> ?5",
+                )?
+                .exists(params![met.id, row.at, row.start, row.value, self.run.id])?;
         self.alike += usize::from(alike);
         for other in &source.others {
             let twin = self
@@ -330,20 +345,36 @@ impl<'a> Store<'a> {
         Ok(source)
     }
 
+    /// To be called when what was touched has been counted: what was known of series is old.
+    pub(super) fn counted(&mut self) {
+        self.met.clear();
+    }
+
     /// The series of a reading; it is made if it is new.
     fn series(&mut self, source: &Source, labels: &str) -> sql::Result<Met> {
+        let place = (source.id, labels.to_owned());
+        if let Some(known) = self.met.get(&place) {
+            return Ok(known.clone());
+        }
+        let met = self.find_or_make(source, labels)?;
+        self.met.insert(place, met.clone());
+        Ok(met)
+    }
+
+    fn find_or_make(&mut self, source: &Source, labels: &str) -> sql::Result<Met> {
         let known = self
             .find_series
             .query_row(params![source.id, labels], |row| {
                 let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
-                Ok((row.get::<_, i64>(0)?, at(1)?, at(2)?, row.get::<_, bool>(3)?))
+                Ok((row.get::<_, i64>(0)?, at(1)?, at(2)?, row.get::<_, bool>(3)?, row.get(4)?))
             })
             .optional()?;
-        if let Some((id, compacted, last, live)) = known {
+        let (source_id, kind) = (source.id, source.kind);
+        if let Some((id, compacted, last, live, state)) = known {
             if !live {
                 self.connection.prepare_cached("UPDATE series SET live = 1 WHERE id = ?1")?.execute([id])?;
             }
-            return Ok(Met { id, source: source.id, kind: source.kind, compacted, last });
+            return Ok(Met { id, source: source_id, kind, compacted, last, state });
         }
         let id = self
             .connection
@@ -351,15 +382,16 @@ impl<'a> Store<'a> {
             .query_row(params![source.id, labels], |row| row.get(0))?;
         let from = (self.run.collector.as_str(), labels);
         place_by_all(self.connection, self.in_force, id, from, self.run.finished)?;
-        Ok(Met { id, source: source.id, kind: source.kind, compacted: None, last: None })
+        Ok(Met { id, source: source_id, kind, compacted: None, last: None, state: None })
     }
 
     fn met(&self, id: i64, source: &Source) -> sql::Result<Met> {
-        self.connection.prepare_cached("SELECT compacted, last FROM series WHERE id = ?")?.query_row(
+        self.connection.prepare_cached("SELECT compacted, last, state FROM series WHERE id = ?")?.query_row(
             [id],
             |row| {
                 let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
-                Ok(Met { id, source: source.id, kind: source.kind, compacted: at(0)?, last: at(1)? })
+                let (compacted, last, state) = (at(0)?, at(1)?, row.get(2)?);
+                Ok(Met { id, source: source.id, kind: source.kind, compacted, last, state })
             },
         )
     }

@@ -235,6 +235,7 @@ fn count_run(
                 // However many there are, memory holds only so many: amounts are the same in whatever batches they come.
                 count::update(connection, in_force, &touched, &mut changed)?;
                 touched = Touched::default();
+                store.counted();
                 uncounted = 0;
             }
         }

@@ -55,7 +55,7 @@ pub(super) fn open(path: &Path) -> Result<sql::Connection, LedgerError> {
     // The same pages change again and again; moving them to the file every 16 MB instead of 4 writes them less often.
     sqlite.pragma_update(None, "wal_autocheckpoint", 4096).map_err(wrap)?;
     sqlite.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024).map_err(wrap)?;
-    sqlite.set_prepared_statement_cache_capacity(128);
+    sqlite.set_prepared_statement_cache_capacity(256);
     Ok(connection)
 }
 

@@ -42,9 +42,9 @@ impl Connection {
         Ok(Statement(sqlite::Statement::Cached(self.0.prepare_cached(sql)?)))
     }
 
-    /// Returns how many rows that changed.
+    /// Returns how many rows that changed. Preparing a statement takes longer than most take to be carried out.
     pub(in crate::ledger) fn execute(&self, sql: &str, params: impl Params) -> Result<usize> {
-        self.prepare(sql)?.execute(params)
+        self.prepare_cached(sql)?.execute(params)
     }
 
     /// The first row.
@@ -54,7 +54,7 @@ impl Connection {
         params: impl Params,
         map: impl FnOnce(&Row<'_>) -> Result<T>,
     ) -> Result<T> {
-        self.prepare(sql)?.query_row(params, map)
+        self.prepare_cached(sql)?.query_row(params, map)
     }
 
     /// Statements without parameters.
