@@ -115,7 +115,7 @@ fn collect_shows_readings_and_the_amounts_they_make_and_a_dry_run_keeps_nothing(
         let total = source["changes"].as_array().unwrap().iter().find(|change| change["user"] == json!(null));
         assert_eq!(total.unwrap()["after"], json!({ "amount": "11/360", "posted": "0.03" }));
     }
-    world.agent(&["collect", "--dry-run"]).exits(0).says("6 would be new").says("11/360").says("0.03");
+    world.agent(&["collect", "--dry-run"]).exits(0).says("6 would be new").says("0.030556").says("0.03");
     world.agent(&["collect"]).exits(0).says("6 were new");
     world.agent(&["collect", "source"]).exits(0).says("0 were new").says("no amount changed");
     world.agent(&["collect", "sauce"]).exits(64).says("no collector `sauce`; there are: source");

@@ -93,8 +93,10 @@ fn collect_and_explain_tell_what_counts_and_how_much() {
     assert_eq!(dry["collectors"][0]["weighing"]["cpu_hours"], rule);
     world.flush().exits(0);
     let explained = world.agent(&["explain", A, "cpu_hours"]).exits(0);
-    let explained = explained.says(&format!("sum = 3600 , x factor 1/3600 x weight 1.5 = 1.5 ({rule})"));
-    explained.says(&format!("sum = 3600 , which does not count: {rule}"));
+    let explained = explained.says("cpu_seconds: sum, x factor 1/3600").says(&format!("counts {rule}"));
+    let explained = explained.says("1.5 1 3600 x weight 1.5").says("does not count");
+    // 5400 weighed seconds are 1.5 h, and so on: what is shown adds up.
+    explained.says("total");
     let json = world.agent(&["explain", A, "cpu_hours", "--json"]).exits(0).json();
     let mut weights: Vec<String> = json["series"]
         .as_array()

@@ -11,12 +11,14 @@ use super::exit::{Exit, Failed};
 use super::progress::Progress;
 use super::setup::{Setup, count};
 use super::table::table;
+use super::text::{fold, name_or, number, seconds, shorten};
 use crate::collectors::definition::Definition;
 use crate::collectors::spool::Spool;
 use crate::daemon::sample::{Said, Since, ask};
 use crate::ledger::books::ingest::Recorded;
 use crate::ledger::sent::statement::Statement;
 use crate::ledger::{Ledger, SharedLedger};
+use crate::metering::exact::Exact;
 use crate::metering::meter::Meter;
 use crate::metering::reading::{Reading, Span};
 
@@ -62,18 +64,20 @@ impl Collect {
                 ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
             progress.at(&format!("Collector {}: counting", definition.name), 0, 0);
             let (dry_run, now) = (self.dry_run, setup.clock.now());
-            let (before, recorded, after, more) = ledger
+            let name = definition.name.clone();
+            let (before, recorded, (after, unknown), more) = ledger
                 .with(move |ledger| {
                     let before = amounts(ledger, now)?;
-                    let (recorded, after) = match dry_run {
-                        true => ledger.rehearse_and(run, &mut more, |ledger| amounts(ledger, now))?,
-                        false => (ledger.record_all(run, &mut more)?, amounts(ledger, now)?),
+                    let made = |ledger: &mut Ledger| Ok((amounts(ledger, now)?, Unknown::of(ledger, &name)?));
+                    let (recorded, made) = match dry_run {
+                        true => ledger.rehearse_and(run, &mut more, made)?,
+                        false => (ledger.record_all(run, &mut more)?, made(ledger)?),
                     };
-                    Ok((before, recorded, after, more))
+                    Ok((before, recorded, made, more))
                 })
                 .await?;
             drop(progress);
-            let mut sampled = Sampled { readings, more: more.len(), notes, recorded };
+            let mut sampled = Sampled { readings, more: more.len(), notes, recorded, unknown };
             if sampled.recorded.is_failure() {
                 exit = exit.min(Exit::Collector);
             }
@@ -82,7 +86,8 @@ impl Collect {
                 sampled.readings.extend(all(more, definition)?);
                 shown.push(as_json(definition, &sampled, &changes));
             } else {
-                show(out, definition, &sampled, &changes, self.dry_run)?;
+                let names = names(&ledger).await?;
+                show(out, definition, &sampled, (&changes, &names), self.dry_run)?;
             }
         }
         if self.json {
@@ -128,6 +133,49 @@ struct Sampled {
     more: usize,
     notes: Vec<String>,
     recorded: Recorded,
+    unknown: Unknown,
+}
+
+/// Backend ids of a collector's readings that no resource is known for: nothing of them is an amount yet.
+#[derive(Debug, Default)]
+struct Unknown {
+    /// Waldur was not asked for them yet.
+    not_asked: Vec<String>,
+    /// Waldur knows none.
+    unmatched: Vec<String>,
+}
+
+impl Unknown {
+    fn of(ledger: &Ledger, collector: &str) -> Result<Unknown, crate::ledger::LedgerError> {
+        let mut unknown = Unknown::default();
+        for one in ledger.unmatched()?.into_iter().filter(|one| one.collector == collector) {
+            let Ok(offering) = uuid::Uuid::parse_str(&one.offering) else { continue };
+            match ledger.freshness(offering)?.resources {
+                None => unknown.not_asked.push(one.backend_id),
+                Some(_) => unknown.unmatched.push(one.backend_id),
+            }
+        }
+        Ok(unknown)
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let named = |ids: &[String]| {
+            let more = if ids.len() > 5 { ", ..." } else { "" };
+            let named: Vec<&str> = ids.iter().take(5).map(String::as_str).collect();
+            format!("{} ({}{more})", count(ids.len(), "backend id"), named.join(", "))
+        };
+        let mut lines = Vec::new();
+        if !self.not_asked.is_empty() {
+            let ids = named(&self.not_asked);
+            lines.push(format!(
+                "  {ids}: Waldur was not asked for them yet, so that they are no amounts; `flush` asks"
+            ));
+        }
+        if !self.unmatched.is_empty() {
+            lines.push(format!("  {}: Waldur knows no resource for them", named(&self.unmatched)));
+        }
+        lines
+    }
 }
 
 fn choose<'a>(setup: &'a Setup, names: &[String]) -> Result<Vec<&'a Definition>, Failed> {
@@ -177,39 +225,40 @@ fn changes(before: &Amounts, after: &Amounts) -> Vec<Change> {
         .collect()
 }
 
+/// What resources are called, by their UUIDs.
+async fn names(ledger: &SharedLedger) -> Result<BTreeMap<String, String>, Failed> {
+    let known = ledger.with(|ledger| ledger.resources()).await?.into_iter();
+    Ok(known.map(|known| (known.uuid.to_string(), name_or(&known.name, known.uuid))).collect())
+}
+
 fn show(
     out: &mut dyn Write,
     definition: &Definition,
     sampled: &Sampled,
-    changes: &[Change],
+    (changes, names): (&[Change], &BTreeMap<String, String>),
     dry_run: bool,
 ) -> Result<(), Failed> {
     let recorded = &sampled.recorded;
     writeln!(out, "{} ({})", definition.name, definition.plugin.name)?;
     if let Some(error) = &recorded.failed {
-        writeln!(out, "  failed: {error}\n  Its last known amounts stand as they are.")?;
+        let line = fold(&format!("  failed: {error}"), 4);
+        writeln!(out, "{line}\n  Its last known amounts stand as they are.")?;
         return Ok(());
     }
     for problem in &recorded.problems {
-        writeln!(out, "  problem: {problem}")?;
+        writeln!(out, "{}", fold(&format!("  problem: {problem}"), 4))?;
     }
     for note in &sampled.notes {
-        writeln!(out, "  note: {note}")?;
+        writeln!(out, "{}", fold(&format!("  note: {note}"), 4))?;
     }
     if !sampled.readings.is_empty() {
-        let mut rows = table(["reading", "kind", "value", "unit", "when", "labels", "id"]);
         for reading in sampled.readings.iter().take(SHOWN) {
-            rows.add_row([
-                reading.name.clone(),
-                reading.kind.to_string(),
-                reading.value.normalize().to_string(),
-                reading.unit.clone().unwrap_or_default(),
-                when(reading),
-                labels(reading),
-                reading.id.clone().unwrap_or_default(),
-            ]);
+            writeln!(out, "{}", fold(&format!("  {}", one_line(reading)), 6))?;
+            let labels = labels(reading);
+            if !labels.is_empty() {
+                writeln!(out, "{}", fold(&format!("    {labels}"), 6))?;
+            }
         }
-        writeln!(out, "{rows}")?;
         let others = (sampled.readings.len() + sampled.more).saturating_sub(SHOWN);
         if others > 0 {
             writeln!(out, "  ... and {others} more (--json shows all)")?;
@@ -219,28 +268,42 @@ fn show(
         let (counted, of) = weighed(meter, &sampled.readings);
         let first = if sampled.more > 0 { "the first " } else { "" };
         let (component, reading, rule) = (&meter.component, &meter.reading, &meter.weighing);
-        writeln!(out, "  {component} counts {counted} of {first}{of} readings of {reading}: {rule}")?;
+        let line = format!("  {component} counts {counted} of {first}{of} readings of {reading}: {rule}");
+        writeln!(out, "{}", fold(&line, 4))?;
     }
     for bad in &recorded.quarantined {
-        writeln!(out, "  quarantined, not billed: {}: {}", bad.reason, bad.what)?;
+        let line = format!("  quarantined, not billed: {}: {}", bad.reason, bad.what);
+        writeln!(out, "{}", fold(&line, 4))?;
     }
     let verb = if dry_run { "would be" } else { "were" };
     let counted = count(recorded.readings, "reading");
     writeln!(out, "  {counted}: {} {verb} new, {} {verb} corrected", recorded.new, recorded.corrected)?;
+    for line in sampled.unknown.lines() {
+        writeln!(out, "{}", fold(&line, 4))?;
+    }
     if changes.is_empty() {
-        writeln!(out, "  no amount {}", if dry_run { "would change" } else { "changed" })?;
+        if sampled.unknown.not_asked.is_empty() {
+            writeln!(out, "  no amount {}", if dry_run { "would change" } else { "changed" })?;
+        }
         return Ok(());
     }
-    let mut rows = table(["resource", "period", "component", "user", "before", "after", "posted as"]);
-    for ((resource, period, component, user), before, after) in changes {
-        let exact = |side: &Option<(String, String)>| {
-            side.as_ref().map_or("-".to_owned(), |(exact, _)| exact.clone())
-        };
-        let posted = after.as_ref().map_or("-".to_owned(), |(_, posted)| posted.clone());
-        let user = if user.is_empty() { "(total)" } else { user };
-        rows.add_row([resource, period, component, user, &exact(before), &exact(after), &posted]);
+    // By resource, so that its name is said once.
+    let mut changes = changes.iter().peekable();
+    while let Some(((resource, period, ..), ..)) = changes.peek() {
+        writeln!(out, "{}", fold(&format!("  {}, {period}", names.get(resource).unwrap_or(resource)), 4))?;
+        let mut rows = table(["component", "user", "before", "after", "to post"]).numbers(&[2, 3, 4]);
+        let same = |one: &&Change| one.0.0 == *resource && one.0.1 == *period;
+        while let Some(((_, _, component, user), before, after)) = changes.next_if(same) {
+            let amount = |side: &Option<(String, String)>| {
+                let exact = side.as_ref().and_then(|(exact, _)| exact.parse::<Exact>().ok());
+                exact.map_or("-".to_owned(), |exact| number(&exact))
+            };
+            let posted = after.as_ref().map_or("-".to_owned(), |(_, posted)| posted.clone());
+            let user = if user.is_empty() { "(total)".to_owned() } else { shorten(user, 24) };
+            rows.add_row([shorten(component, 24), user, amount(before), amount(after), posted]);
+        }
+        writeln!(out, "{rows}")?;
     }
-    writeln!(out, "{rows}")?;
     Ok(())
 }
 
@@ -254,11 +317,16 @@ fn weighed(meter: &Meter, readings: &[Reading]) -> (usize, usize) {
 /// Readings shown to a person.
 const SHOWN: usize = 50;
 
-fn when(reading: &Reading) -> String {
-    match reading.span {
-        Span::At(at) => at.to_string(),
-        Span::Interval { start, end } => format!("{start} to {end}"),
-    }
+/// `cpu_seconds 5400 s (delta), 2026-11-09 00:00:00Z to 2026-11-09 02:00:00Z, id 7`
+fn one_line(reading: &Reading) -> String {
+    let when = match reading.span {
+        Span::At(at) => seconds(at),
+        Span::Interval { start, end } => format!("{} to {}", seconds(start), seconds(end)),
+    };
+    let unit = reading.unit.as_ref().filter(|unit| *unit != "1");
+    let unit = unit.map_or(String::new(), |unit| format!(" {unit}"));
+    let id = reading.id.as_ref().map_or(String::new(), |id| format!(", id {id}"));
+    format!("{} {}{unit} ({}), {when}{id}", reading.name, reading.value.normalize(), reading.kind)
 }
 
 fn labels(reading: &Reading) -> String {
@@ -301,6 +369,7 @@ fn as_json(definition: &Definition, sampled: &Sampled, changes: &[Change]) -> se
         "outcome": if recorded.failed.is_some() { "failed" } else if recorded.problems.is_empty() { "ok" } else { "partial" },
         "error": recorded.failed, "problems": recorded.problems, "notes": sampled.notes,
         "weighing": weighing, "readings": readings, "new": recorded.new, "corrected": recorded.corrected,
-        "quarantined": quarantined, "changes": changes,
+        "quarantined": quarantined, "changes": changes, "not_asked": sampled.unknown.not_asked,
+        "unmatched": sampled.unknown.unmatched,
     })
 }

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
+use super::ask;
 use super::check::Check;
 use super::exit::{Exit, Failed};
 use super::setup::count;
@@ -22,7 +23,6 @@ use host::Host;
 use output::{tell, write_file};
 use sources::{Choice, Marketplace};
 
-mod ask;
 mod draft;
 mod host;
 mod offer;

@@ -8,6 +8,7 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::progress::AboveProgress;
+use super::text::colours;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
 pub(super) enum LogLevel {
@@ -47,13 +48,6 @@ pub(super) fn to_stderr(level: LogLevel, format: LogFormat) {
         }
     };
     drop(done);
-}
-
-/// Whether what is shown may have colours or move the cursor: only at a terminal that knows how, and if nobody minds
-/// (https://no-color.org).
-pub(super) fn colours(terminal: bool) -> bool {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    terminal && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Whether stderr is what systemd connected to the journal: it names that file in JOURNAL_STREAM. A program whose stderr

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+mod ask;
 mod check;
 mod collect;
 mod diff;
@@ -32,6 +33,8 @@ use exit::{Exit, Failed};
 use log::{LogFormat, LogLevel};
 use setup::Setup;
 use usages::UsagesError;
+
+use crate::waldur::failure::Failure;
 
 /// Measures what customers use, and makes Waldur's bill agree with it.
 ///
@@ -200,7 +203,12 @@ impl From<UsagesError> for Failed {
     fn from(error: UsagesError) -> Self {
         match error {
             UsagesError::Output(error) => error.into(),
+            // Whatever is refused of a question was asked wrongly.
+            UsagesError::Waldur(failure @ Failure::Refused { .. }) => {
+                Failed::new(Exit::Usage, failure.to_string())
+            }
             UsagesError::Waldur(failure) => failure.into(),
+            unknown @ UsagesError::NoField { .. } => Failed::new(Exit::Usage, unknown.to_string()),
         }
     }
 }

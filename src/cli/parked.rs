@@ -8,8 +8,10 @@ use serde_json::json;
 use super::exit::{Exit, Failed};
 use super::explain::find;
 use super::setup::{Setup, count};
-use super::text::{fold, moment, shorten};
-use crate::ledger::sent::blocked::{Dropped, GivenUp};
+use super::text::{fold, moment, name_or, shorten};
+use crate::ledger::Ledger;
+use crate::ledger::sent::blocked::{Blocked, Dropped, GivenUp};
+use crate::ledger::sent::record::StatementKey;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::reason::{Reason, waits};
 
@@ -57,7 +59,14 @@ impl Parked {
                 let mut ledger = setup.ledger()?;
                 let resource =
                     resource.map(|wanted| find(&ledger, &wanted)).transpose()?.map(|(uuid, _)| uuid);
-                let mut lifted = ledger.clear_blocks(resource, &decidable())?;
+                let again = decidable();
+                for at in ledger.blocks()? {
+                    let is_lifted = again.contains(&at.block.reason.as_str());
+                    if is_lifted && resource.is_none_or(|resource| resource == at.resource) {
+                        writeln!(out, "{}", fold(&again_line(&ledger, &at)?, 2))?;
+                    }
+                }
+                let mut lifted = ledger.clear_blocks(resource, &again)?;
                 if let Some(resource) = resource {
                     lifted += ledger.pick_up_dropped(resource)?;
                 }
@@ -83,11 +92,32 @@ impl Parked {
                         "{period}, {component}{whose}: {amount:.2} given up, Waldur holds {held:.2}"
                     )?;
                 }
-                writeln!(out, "Only what comes after it counts. `parked retry {resource}` takes it back.")?;
+                let line =
+                    format!("Only what comes after it counts. `parked retry {resource}` takes it back.");
+                writeln!(out, "{}", fold(&line, 2))?;
                 Ok(Exit::Ok)
             }
         }
     }
+}
+
+/// What is tried again: what Waldur holds of it, and what the ledger has.
+fn again_line(ledger: &Ledger, at: &Blocked) -> Result<String, Failed> {
+    let name = ledger.resource(at.resource)?.map(|known| known.name).unwrap_or_default();
+    let name = name_or(&shorten(&name, 40), at.resource);
+    let statement =
+        ledger.statement(StatementKey { resource: at.resource, period: at.period, part: at.part })?;
+    let entry = statement.as_ref().and_then(|statement| match at.user.is_empty() {
+        true => statement.components.get(&at.component),
+        false => statement.users.get(&(at.component.clone(), at.user.clone())),
+    });
+    let component = if at.component.is_empty() { "all of it" } else { &at.component };
+    let whose = if at.user.is_empty() { String::new() } else { format!(" of {}", at.user) };
+    let numbers = entry.map_or(String::new(), |entry| {
+        let posted = entry.posted.map_or("nothing".to_owned(), |posted| format!("{posted:.2}"));
+        format!(": Waldur holds {:.2}, the ledger has {posted}", entry.held())
+    });
+    Ok(format!("{name}, {}, {component}{whose}, {}{numbers}", at.period, at.block.state))
 }
 
 /// The reasons that are not for `resolve`.

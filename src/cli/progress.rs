@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::log::colours;
-use super::text::thousands;
+use super::text::{colours, thousands};
 
 /// A plain line comes so often, and not before.
 const PLAIN: Duration = Duration::from_secs(10);

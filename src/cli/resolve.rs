@@ -6,16 +6,19 @@ use std::io::Write;
 use clap::Args;
 use jiff::Timestamp;
 
+use uuid::Uuid;
+
+use super::ask;
 use super::exit::{Exit, Failed};
 use super::explain::find;
-use super::setup::Setup;
+use super::setup::{Setup, count};
+use super::text::fold;
 use crate::ledger::Ledger;
 use crate::ledger::sent::blocked::Blocked;
-use crate::ledger::sent::decision::{Decided, Decision};
-use crate::metering::period::BillingPeriod;
+use crate::ledger::sent::decision::Decision;
+use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::statement::Entry;
 use crate::submitter::reason::Reason;
-use rust_decimal::Decimal;
-use uuid::Uuid;
 
 /// Decide where Waldur holds another writer's number.
 ///
@@ -31,6 +34,9 @@ pub(super) struct Resolve {
     /// Every resource that is in conflict.
     #[arg(long)]
     all: bool,
+    /// Don't ask at a terminal before --all is carried out.
+    #[arg(long)]
+    yes: bool,
     /// adopt: when the other reporter measured what Waldur holds, if you know it better than the row's date does.
     #[arg(long, value_name = "RFC3339")]
     at: Option<Timestamp>,
@@ -66,36 +72,75 @@ impl Resolve {
                 .collect::<Result<Vec<_>, Failed>>()?,
             _ => return Err(usage("name resources, or say --all; not both".to_owned())),
         };
+        let mut to_decide = Vec::new();
         for resource in chosen {
             let name = name_of(&ledger, resource)?;
-            if !concerned.contains_key(&resource) {
-                writeln!(out, "{name}: nothing of it is in conflict")?;
-                continue;
-            }
-            let Some(decision) = decision else {
-                writeln!(out, "{name}: stays held")?;
+            let Some(blocks) = concerned.get(&resource) else {
+                writeln!(out, "{}", fold(&format!("{name}: nothing of it is in conflict"), 2))?;
                 continue;
             };
-            if let Decision::Adopt { at } = decision {
+            if let Some(Decision::Adopt { at }) = decision {
                 check_instant(&ledger, resource, at)?;
             }
-            for decided in ledger.decide(resource, decision, now)? {
-                let Decided { component, period, held, .. } = decided;
-                let posted = posted(&ledger, resource, period, &component)?;
-                let held = held.map_or_else(|| "what Waldur holds".to_owned(), |held| format!("{held:.2}"));
-                match decision {
-                    Decision::Adopt { .. } => {
-                        writeln!(out, "{name}, {period}, {component}: {held} becomes the opening balance")?;
-                    }
-                    Decision::Overwrite | Decision::Agreed => {
-                        writeln!(out, "{name}, {period}, {component}: {held} becomes {posted}")?;
-                    }
-                }
+            for line in before_and_after(&ledger, &name, blocks, decision)? {
+                writeln!(out, "{}", fold(&line, 2))?;
             }
+            to_decide.push(resource);
+        }
+        let Some(decision) = decision.filter(|_| !to_decide.is_empty()) else {
+            if to_decide.is_empty() {
+                writeln!(out, "There is nothing to decide.")?;
+            }
+            return Ok(Exit::Ok);
+        };
+        if self.all && !self.yes && ask::somebody() {
+            out.flush()?;
+            let question = format!("Decide so for {}? (yes or no)", count(to_decide.len(), "resource"));
+            if !["y", "yes"].contains(&ask::line(&question, Some("no"))?.to_lowercase().as_str()) {
+                writeln!(out, "Nothing was decided.")?;
+                return Ok(Exit::Ok);
+            }
+        }
+        for resource in to_decide {
+            ledger.decide(resource, decision, now)?;
         }
         writeln!(out, "The next submission carries it out.")?;
         Ok(Exit::Ok)
     }
+}
+
+/// Each number that Waldur holds, and what it becomes.
+fn before_and_after(
+    ledger: &Ledger,
+    name: &str,
+    blocks: &[Blocked],
+    decision: Option<Decision>,
+) -> Result<Vec<String>, Failed> {
+    let mut lines = Vec::new();
+    for at in blocks {
+        let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
+        let statement = ledger.statement(key)?;
+        let entry = statement.as_ref().and_then(|statement| match at.user.is_empty() {
+            true => statement.components.get(&at.component),
+            false => statement.users.get(&(at.component.clone(), at.user.clone())),
+        });
+        // Of a limit the amount is what was refused.
+        let refused = at.block.reason == Reason::Limit.name();
+        let held = at.amount.filter(|_| !refused).or_else(|| entry.map(Entry::held)).unwrap_or_default();
+        let posted = entry.and_then(|entry| entry.posted);
+        let posted = posted.map_or_else(|| "nothing: it can't be posted".to_owned(), |p| format!("{p:.2}"));
+        let whose = if at.user.is_empty() { String::new() } else { format!(" of {}", at.user) };
+        let what = match decision {
+            None => format!("{held:.2} stays; the ledger has {posted}"),
+            Some(Decision::Adopt { .. }) => {
+                format!("{held:.2} becomes the opening balance; the ledger has {posted}")
+            }
+            Some(_) => format!("{held:.2} becomes {posted}"),
+        };
+        let held = if decision.is_none() { "stays held: " } else { "" };
+        lines.push(format!("{name}, {}, {}{whose}: {held}{what}", at.period, at.component));
+    }
+    Ok(lines)
 }
 
 /// Resources with something to decide, and the reasons.
@@ -116,17 +161,6 @@ fn undecided(ledger: &Ledger) -> Result<BTreeMap<Uuid, Vec<Blocked>>, Failed> {
         }
     }
     Ok(concerned)
-}
-
-/// What the ledger has of a component's month.
-fn posted(ledger: &Ledger, resource: Uuid, period: BillingPeriod, component: &str) -> Result<String, Failed> {
-    let mut sum = Some(Decimal::ZERO);
-    for key in ledger.parts_of(resource, period)? {
-        let Some(statement) = ledger.statement(key)? else { continue };
-        let Some(entry) = statement.components.get(component) else { continue };
-        sum = sum.zip(entry.posted).and_then(|(sum, posted)| sum.checked_add(posted));
-    }
-    Ok(sum.map_or_else(|| "nothing: it can't be posted".to_owned(), |sum| format!("{sum:.2}")))
 }
 
 fn name_of(ledger: &Ledger, resource: Uuid) -> Result<String, Failed> {

@@ -53,7 +53,7 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
-        let in_place = self.watch && super::log::colours(std::io::stdout().is_terminal());
+        let in_place = self.watch && super::text::colours(std::io::stdout().is_terminal());
         loop {
             let ledger = setup.ledger_to_read()?;
             let view = View::of(&ledger, setup, self.period)?;

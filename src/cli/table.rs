@@ -13,8 +13,16 @@ pub(super) fn table<const N: usize>(headings: [&str; N]) -> Rows {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH as u16);
-    table.set_header(headings.map(str::to_uppercase));
+    table.set_header(headings.map(heading));
     Rows(table)
+}
+
+/// In capitals, but for a unit in brackets.
+fn heading(text: &str) -> String {
+    match text.split_once('(') {
+        Some((name, unit)) => format!("{}({unit}", name.to_uppercase()),
+        None => text.to_uppercase(),
+    }
 }
 
 impl Rows {

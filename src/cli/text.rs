@@ -4,8 +4,17 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::metering::exact::Exact;
+
 /// What everything is made for.
 pub(super) const WIDTH: usize = 80;
+
+/// Whether what is shown may have colours or move the cursor: only at a terminal that knows how, and if nobody minds
+/// (https://no-color.org).
+pub(super) fn colours(terminal: bool) -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    terminal && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
+}
 
 /// Folds at blanks; all lines but the first begin with so many of them. What has no blanks stays in one piece.
 pub(super) fn fold(text: &str, indent: usize) -> String {
@@ -79,6 +88,18 @@ pub(super) fn thousands(number: usize) -> String {
     text
 }
 
+/// A decimal, rounded where it never ends or is too long to be read.
+pub(super) fn number(exact: &Exact) -> String {
+    let text = exact.to_string();
+    if text.contains('/') || text.len() > 16 { exact.approximate(6) } else { text }
+}
+
+/// The same, with the fraction where the decimal is not exact.
+pub(super) fn exactly(exact: &Exact) -> String {
+    let (short, text) = (number(exact), exact.to_string());
+    if short == text { short } else { format!("{short} (exactly {text})") }
+}
+
 /// A resource for people: its name, and if it has none its UUID.
 pub(super) fn name_or(name: &str, uuid: uuid::Uuid) -> String {
     if name.is_empty() { uuid.to_string() } else { name.to_owned() }
@@ -113,5 +134,9 @@ mod tests {
         assert_eq!(moment(at("2026-11-10T04:54:59.9Z"), now), "04:54Z");
         assert_eq!(moment(at("2026-11-09T23:59:00Z"), now), "2026-11-09 23:59Z");
         assert_eq!(seconds(at("2026-11-09T23:59:01.5Z")), "2026-11-09 23:59:01Z");
+        let of = |text: &str| text.parse::<Exact>().unwrap();
+        assert_eq!(exactly(&of("55/36")), "1.527778 (exactly 55/36)");
+        assert_eq!(exactly(&of("1.5")), "1.5");
+        assert_eq!(number(&of("1/3")), "0.333333");
     }
 }

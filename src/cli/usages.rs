@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use jiff::civil::Date;
 use rust_decimal::Decimal;
 use uuid::Uuid;
@@ -17,9 +17,7 @@ use crate::waldur::types::{RawRow, uuid_of_address};
 use crate::waldur::usages::UsageFilter;
 use crate::wire::words::printable;
 
-/// The columns of a table when none are asked for.
-const COLUMNS: [&str; 8] =
-    ["billing_period", "customer_name", "resource_name", "type", "usage", "measured_unit", "date", "uuid"];
+use super::text::{WIDTH, seconds, shorten};
 
 /// Amounts: shown as strings in JSON, whatever the server's version made of them, so that no reader makes a float
 /// of them.
@@ -104,6 +102,8 @@ pub enum UsagesError {
     Waldur(#[from] Failure),
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
+    #[error("there is no field `{name}`; there are: {known}")]
+    NoField { name: String, known: String },
 }
 
 impl Usages {
@@ -123,6 +123,7 @@ impl ListArgs {
             true => client.page_of_raw_usages(&filter, self.page.as_deref(), self.page_size).await?,
             false => client.list_raw_usages(&filter).await?,
         };
+        self.refuse_unknown(client, &rows).await?;
         if !self.o.is_empty() {
             // Ordered here whether or not the server did: a classic one ignores it (observed).
             rows.sort_by(|a, b| by_fields(&self.o, a, b));
@@ -132,6 +133,19 @@ impl ListArgs {
             false => write_table(out, &rows, &self.field)?,
         }
         Ok(())
+    }
+
+    /// A field that no row has, to be shown or to order by, is a mistake: the server says nothing of it. Which there are
+    /// depends on its version, so that a row tells.
+    async fn refuse_unknown(&self, client: &Client, rows: &[RawRow]) -> Result<(), UsagesError> {
+        let ordered = self.o.iter().map(|order| order.trim_start_matches('-'));
+        let mut named = self.field.iter().map(String::as_str).chain(ordered);
+        let unknown = |field: &&str| rows.iter().all(|row| row.get(field).is_none());
+        let Some(name) = named.find(unknown).filter(|_| !rows.is_empty()) else { return Ok(()) };
+        let whole = client.page_of_raw_usages(&UsageFilter::default(), None, Some(1)).await?;
+        let fields =
+            whole.first().map(|row| row.0.iter().map(|(name, _)| printable(name)).collect::<Vec<_>>());
+        Err(UsagesError::NoField { name: name.to_owned(), known: fields.unwrap_or_default().join(", ") })
     }
 
     fn filter(&self) -> UsageFilter {
@@ -228,12 +242,13 @@ fn write_table(out: &mut dyn Write, rows: &[RawRow], fields: &[String]) -> io::R
     if rows.is_empty() {
         return writeln!(out, "No component usage matches.");
     }
-    let columns: Vec<&str> = match fields.is_empty() {
-        true => COLUMNS.to_vec(),
-        false => fields.iter().map(String::as_str).collect(),
-    };
+    if fields.is_empty() {
+        return rows.iter().try_for_each(|row| write_row(out, row));
+    }
+    let columns: Vec<&str> = fields.iter().map(String::as_str).collect();
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH as u16);
     table.set_header(columns.iter().map(|column| Cell::new(printable(column))));
     for row in rows {
         table.add_row(columns.iter().map(|column| {
@@ -242,6 +257,21 @@ fn write_table(out: &mut dyn Write, rows: &[RawRow], fields: &[String]) -> io::R
         }));
     }
     writeln!(out, "{}", table.trim_fmt())
+}
+
+/// Two lines a row: what is billed, and below it whose it is, when it was written, and the UUID that `show` takes.
+fn write_row(out: &mut dyn Write, row: &RawRow) -> io::Result<()> {
+    let text = |field: &str| printable(&row.text(field).unwrap_or_default());
+    let month = text("billing_period").chars().take(7).collect::<String>();
+    let (resource, component) = (shorten(&text("resource_name"), 30), shorten(&text("type"), 20));
+    writeln!(
+        out,
+        "{month:<7}  {resource:<30} {component:<20} {:>10} {}",
+        text("usage"),
+        text("measured_unit")
+    )?;
+    let date = text("date").parse().map_or_else(|_| text("date"), seconds);
+    writeln!(out, "         {}, {date}, {}", shorten(&text("customer_name"), 14), text("uuid"))
 }
 
 fn write_json(out: &mut dyn Write, rows: &[RawRow], fields: &[String]) -> io::Result<()> {

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use rust_decimal::Decimal;
+
 use super::brief;
 use super::entry::{entries, state, told};
 use super::view::{Month, Resource, View};
@@ -28,7 +30,7 @@ pub(super) fn write(
         for month in months {
             if let Some(statement) = ledger.statement(month.key)? {
                 writeln!(out)?;
-                amounts(out, ledger, view, resource, &statement, users)?;
+                amounts(out, ledger, view, (resource, month), &statement, users)?;
             }
         }
         if let Some(retry) = &resource.put_off {
@@ -66,7 +68,7 @@ fn amounts(
     out: &mut dyn Write,
     ledger: &Ledger,
     view: &View,
-    resource: &Resource,
+    (resource, month): (&Resource, &Month),
     statement: &Statement,
     users: bool,
 ) -> Result<(), Failed> {
@@ -83,12 +85,13 @@ fn amounts(
         table(["component", "user", "used", "to post", "Waldur holds", "since", "state"]).numbers(&[2, 3, 4]);
     for (component, user, entry) in entries(statement, users) {
         let acknowledged = entry.acknowledged.as_ref();
+        let held = another_writers(month, component, user).or(acknowledged.map(|a| a.amount));
         rows.add_row([
             shorten(component, 20),
             shorten(user, 14),
             approximately(&entry.exact),
             entry.posted.map_or("-".to_owned(), |posted| format!("{posted:.2}")),
-            acknowledged.map_or("-".to_owned(), |a| format!("{:.2}", a.amount)),
+            held.map_or("-".to_owned(), |held| format!("{held:.2}")),
             acknowledged.map_or("-".to_owned(), |a| moment(a.at, view.now)),
             state(entry, None).0.name().to_owned(),
         ]);
@@ -109,6 +112,13 @@ fn amounts(
         }
     }
     Ok(())
+}
+
+/// What the server holds of another writer.
+fn another_writers(month: &Month, component: &str, user: &str) -> Option<Decimal> {
+    let reasons = [Reason::Conflict, Reason::Unadoptable].map(Reason::name);
+    let block = month.blocks.iter().find(|at| at.component == component && at.user == user)?;
+    block.amount.filter(|_| reasons.contains(&block.block.reason.as_str()))
 }
 
 fn kept_back(

@@ -41,9 +41,7 @@ pub(super) fn trouble(
     };
     let Some(statement) = ledger.statement(*key)? else { return Ok(None) };
     let said = match Reason::named(reason) {
-        Some(Reason::Conflict | Reason::Unadoptable | Reason::Shares) => {
-            disputed(ledger, *key, &statement, group)?
-        }
+        Some(Reason::Conflict | Reason::Unadoptable) => disputed(ledger, *key, &statement, group)?,
         _ => kept_back(&statement, group),
     };
     let more = match groups.len() {

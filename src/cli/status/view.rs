@@ -174,9 +174,11 @@ fn resources(
             months.entry(key.resource).or_default().push(month);
         }
     }
+    let mut known: BTreeMap<Uuid, KnownResource> =
+        ledger.resources()?.into_iter().map(|known| (known.uuid, known)).collect();
     let mut resources = Vec::with_capacity(months.len());
     for (uuid, months) in months {
-        let known = ledger.resource(uuid)?;
+        let known = known.remove(&uuid);
         let (name, backend_id, customer) = known
             .map(|KnownResource { name, backend_id, customer, .. }| (name, backend_id, customer))
             .unwrap_or_default();

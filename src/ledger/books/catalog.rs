@@ -294,6 +294,11 @@ impl Ledger {
         })
     }
 
+    /// All resources that are known.
+    pub fn resources(&self) -> Result<Vec<KnownResource>, LedgerError> {
+        self.look(|connection| connection.prepare(RESOURCES)?.query_map([], known_resource)?.collect())
+    }
+
     pub fn components(&self, offering: Uuid) -> Result<Vec<KnownComponent>, LedgerError> {
         self.look(|connection| {
             connection

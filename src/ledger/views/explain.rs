@@ -34,6 +34,7 @@ pub struct SeriesPart {
     pub labels: BTreeMap<String, String>,
     pub user: Option<String>,
     pub measure: String,
+    pub counting: Measure,
     /// In the unit that the factor applies to.
     pub quantity: Exact,
     pub factor: Exact,
@@ -124,6 +125,7 @@ impl Ledger {
                         labels,
                         user: row.get(7)?,
                         measure: measure.name().into_owned(),
+                        counting: *measure,
                         amount,
                         quantity,
                         factor: meter.factor.clone(),
