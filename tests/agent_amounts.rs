@@ -15,7 +15,7 @@ fn a_counter_with_a_reset_is_billed_as_0_03() {
         let world = World::new(api);
         world.configure(&cpu_hours_of_a());
         world.readings(&counter(&["100", "160", "20", "50"], &[]));
-        world.flush().exits(0).says("Sent 1 amount.");
+        world.flush().exits(0).says("Sent 1 amount of 1 resource.");
         // 60 + 20 + 30 = 110 s; 110/3600 = 0.0305...
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 0.03"]);
         assert_eq!(world.billed(A), ["cpu_hours 2026-11 0.03"]);
@@ -31,7 +31,7 @@ fn the_posted_shares_of_two_users_sum_to_the_posted_total() {
         let world = World::new(api);
         world.configure(&cpu_hours_by_user());
         world.readings(&alice_and_bob());
-        world.flush().exits(0).says("Sent 3 amounts.");
+        world.flush().exits(0).says("Sent 3 amounts of ");
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 0.03"]);
         // 90/3600 = 0.025 and 20/3600 = 0.0055: the missing cent goes to the larger remainder, bob's.
         assert_eq!(world.shares(A), ["alice cpu_hours 2026-11 0.02", "bob cpu_hours 2026-11 0.01"]);
@@ -218,7 +218,7 @@ fn a_job_corrected_downwards_is_posted_lower() {
         world.flush().exits(0);
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.00"]);
         world.readings(&[with("1800")]);
-        world.flush().exits(0).says("Sent 2 amounts.");
+        world.flush().exits(0).says("Sent 2 amounts of ");
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 0.50"]);
         assert_eq!(world.shares(A), ["alice cpu_hours 2026-11 0.50"]);
         assert_eq!(world.billed(A), ["cpu_hours 2026-11 0.50"]);

@@ -217,7 +217,7 @@ fn status_and_flush_work_beside_a_running_daemon() {
     daemon.until_it_says("Ready");
     until("the first look", || world.agent(&["status", "--all"]).out.contains("cpu_hours"));
     world.agent(&["status"]).exits(75).says("pending");
-    world.flush().exits(0).says("Sent 3 amounts.");
+    world.flush().exits(0).says("Sent 3 amounts of ");
     world.agent(&["status"]).exits(0).says("agreed");
     // The daemon knows: it sends nothing again.
     let mark = world.mark();
@@ -282,7 +282,7 @@ fn it_lives_through_a_server_that_is_away_and_goes_on_by_itself() {
         seconds += 1;
         world.agent_clock(&format!("2026-11-10T12:00:{seconds:02}Z"));
         pause(Duration::from_millis(200));
-        daemon.log().contains("Waldur is left alone until")
+        daemon.log().contains("Reporting is paused until")
     });
     world.server_comes_back();
     world.in_time("the report", || world.shares(A).len() == 2);

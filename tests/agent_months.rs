@@ -348,7 +348,7 @@ fn two_hundred_resources_cost_no_more_requests_than_they_must() {
         }
     }
     world.readings(&lines);
-    world.agent(&["flush", "--collect", "--deadline", "5m"]).exits(0).says("Sent 6600 amounts.");
+    world.agent(&["flush", "--collect", "--deadline", "5m"]).exits(0).says("Sent 6,600 amounts of ");
     let cold = world.requests_since(0).len();
     // 200 reports, 600 bulk calls, 200 looks at plan periods, and 10 to find everything; and what is read before and after:
     // 600 rows and 6,000 shares, 300 on a page.

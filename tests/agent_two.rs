@@ -99,7 +99,7 @@ fn a_stopped_daemon_keeps_its_lock_and_flush_names_it() {
     // Its lock dies with it, at that moment; what it had begun is read before anything is sent.
     daemon.kill();
     let mark = world.mark();
-    world.flush().exits(0).says("Sent 1 amount.");
+    world.flush().exits(0).says("Sent 1 amount of 1 resource.");
     let asked = world.requests_since(mark);
     let read = asked.iter().position(|r| r.path.starts_with("/api/marketplace-component-usages/?")).unwrap();
     let sent = asked.iter().position(|r| r.path.ends_with("/set_usage/")).unwrap();

@@ -291,10 +291,11 @@ fn describe(
 
 fn check_clock(setup: &Setup, client: &Client, found: &mut Findings) {
     let Some(skew) = client.skew() else {
-        found.warning("the server does not tell its time (no Date header): near midnight of the last day of a month nothing will be sent");
+        found.warning("the server does not tell its time (no Date header): the end of a month is judged by this machine's clock; keep it right");
         return;
     };
-    let line = format!("clock: the server is {} s ahead of this machine", skew.as_secs());
+    let way = if skew.is_negative() { "behind" } else { "ahead of" };
+    let line = format!("clock: the server is {} s {way} this machine", skew.abs().as_secs());
     if skew.abs() > SignedDuration::from_secs(30) {
         found.warning(format!(
             "{line}; synchronise them (chrony, systemd-timesyncd): readings carry this machine's time"
@@ -302,5 +303,5 @@ fn check_clock(setup: &Setup, client: &Client, found: &mut Findings) {
     } else {
         found.good(line);
     }
-    found.good(format!("months: those of {}", setup.rulebook.zone.name()));
+    found.good(format!("billing months: by the time zone {}", setup.rulebook.zone.name()));
 }

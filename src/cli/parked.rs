@@ -15,7 +15,7 @@ use crate::ledger::sent::record::StatementKey;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::reason::{Reason, waits};
 
-/// List, retry or drop what Waldur refused.
+/// List, retry or drop what is held, parked or stranded.
 #[derive(Debug, Args)]
 pub(super) struct Parked {
     #[command(subcommand)]

@@ -66,7 +66,7 @@ pub struct Settings {
     pub listen: Option<SocketAddr>,
     /// Where the page for people is served.
     pub page: Option<PageSettings>,
-    /// How long after a month's end its readings are kept one by one; then as daily subtotals.
+    /// How long after a month's end its readings are kept; then only what they added to the month.
     pub retention: SignedDuration,
 }
 

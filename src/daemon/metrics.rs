@@ -171,7 +171,7 @@ async fn collectors(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<
     );
     page.counters(
         "collector_readings",
-        "Readings that were recorded",
+        "Readings that were recorded and not known before",
         "collector",
         each(|runs| runs.readings),
     );

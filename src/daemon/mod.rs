@@ -276,7 +276,9 @@ impl Tasks {
         let _ = self.stop.send(true);
         let all = async { while self.set.join_next().await.is_some() {} };
         if tokio::time::timeout(patience, all).await.is_err() {
-            tracing::warn!("Something did not finish in time and is ended; nothing recorded is lost.");
+            tracing::warn!(
+                "Some tasks did not finish in 10 s and are stopped; nothing that was recorded is lost."
+            );
             self.set.shutdown().await;
         }
     }
@@ -386,16 +388,18 @@ impl Part {
                         recorded.corrected
                     );
                 }
-                recorded
-                    .failed
-                    .or_else(|| (!recorded.problems.is_empty()).then(|| recorded.problems.join("; ")))
+                let partly = (!recorded.problems.is_empty()).then(|| {
+                    let problems = recorded.problems.join("; ");
+                    format!("could not read all: {problems}. What it read counts; of the rest the last known amounts stand")
+                });
+                recorded.failed.map(|why| format!("fails, its last known amounts stand: {why}")).or(partly)
             }
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(format!("could not be recorded, its last known amounts stand: {error}")),
         };
         // One line a change of state; `status` has the rest.
         match (&problem, was_failing) {
             (Some(problem), false) => {
-                tracing::warn!("Collector {name} fails, its last known amounts stand: {problem}");
+                tracing::warn!("Collector {name} {problem}");
             }
             (None, true) => tracing::info!("Collector {name} works again."),
             _ => {}
@@ -495,7 +499,7 @@ impl Part {
         match self.ledger.with(move |ledger| ledger.compact(now, keep)).await {
             Ok(done) if done.readings > 0 => {
                 tracing::info!(
-                    "{} readings of {} series are put away; what they added is kept.",
+                    "Compacted: {} old readings of {} series are deleted; what they added is kept.",
                     done.readings,
                     done.series
                 );

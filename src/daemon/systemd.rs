@@ -61,7 +61,9 @@ impl Watchdog {
         if alive && self.quiet < PATIENCE {
             say(&[NotifyState::Watchdog]);
         } else {
-            tracing::error!("The tasks no longer get on; systemd is left to restart the agent.");
+            tracing::error!(
+                "The tasks make no progress: the watchdog is no longer fed, and systemd will restart the agent."
+            );
         }
     }
 }

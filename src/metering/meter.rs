@@ -354,7 +354,7 @@ impl Rules {
         target.labels().chain(self.user.iter().flat_map(Template::labels)).collect()
     }
 
-    /// The one target of a collector whose templates have no label, or the offering its targets lie in.
+    /// The offering whose resources are found by backend id; `None` where the rules name resources by UUID.
     pub fn offering(&self) -> Option<Uuid> {
         match &self.target {
             TargetRule::Resource(_) => None,

@@ -1,4 +1,4 @@
-//! Taking over from another hand: what the server holds becomes the opening balance, and the month goes on from there
+//! Taking over from another writer: what the server holds becomes the opening balance, and the month goes on from there
 //! (law 8). And whose hand it looks like, for the person who has to decide.
 //!
 //! By itself (`on_conflict: adopt`) the agent adopts a number once a month, and only where it has reported nothing of it

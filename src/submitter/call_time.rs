@@ -1,5 +1,5 @@
-//! How long `set_usage` takes, as it was measured: when the closing of a month begins and how long its guard is hang on
-//! it. And whether an answer is still of use: one that a paused process takes up hours later is not.
+//! How long `set_usage` takes, as measured. When the closing of a month begins, and how long its guard is, depend on it.
+//! And whether an answer can still be used: not if the process was suspended and reads it hours later.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -99,7 +99,7 @@ impl Cycle {
         }
         let call = format!("POST set_usage for resource {}", key.resource.as_simple());
         let words = format!(
-            "the answer was taken up {} s after the question (was this machine paused, or its clock set?): what Waldur \
+            "the answer was read {} s after the call began (was this machine suspended, or its clock set?): what Waldur \
              holds now is read back",
             waited.as_secs()
         );

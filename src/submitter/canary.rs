@@ -37,9 +37,10 @@ impl Cycle {
             key.period == period || key.period == period.previous() && boundary.contains("begins")
         }) {
             self.note(format!(
-                "nothing is sent near the end of the month: Waldur filed a report of resource {} in another month than meant. \
-                 What to do: {}",
+                "nothing is sent as long as the month's boundary is near: Waldur filed a report of resource {} for {} in \
+                 another month. What to do: {}",
                 self.name_of(key.resource).await?,
+                key.period,
                 Reason::WrongMonth.remedy()
             ));
             return Ok(false);
@@ -118,7 +119,7 @@ impl Cycle {
         Ok(Verdict::Wrong)
     }
 
-    /// Whether a row of this month was written at `began` or later: then another hand was quicker than our look.
+    /// Whether a row of this month was written at `began` or later: then another writer wrote before we read.
     async fn was_written_since(&self, key: StatementKey, began: Timestamp) -> Result<bool, Failure> {
         let filter =
             UsageFilter { resource: Some(key.resource), ..UsageFilter::of_month(key.period.first_day()) };

@@ -4,7 +4,7 @@
 //! Closing begins early enough for a call for every resource, by the time that calls were measured to take. The largest
 //! unreported amounts go last, because they grow the fastest and each call takes the newest number along; unless the
 //! time is too short for all: then they go first, and the least is left over. After the month's end the rows are read
-//! back once, and what is found as it was posted is closed: nothing is asked about it again.
+//! back once, and what is found as it was posted is closed: only `rows` still compares it, once a day for a month.
 
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;

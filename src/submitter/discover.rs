@@ -123,7 +123,7 @@ impl Cycle {
         if failure.concerns_every_call() || failure.retry_after().is_some() {
             return self.give_up(failure).await;
         }
-        tracing::warn!("A look-up failed, what is known of it serves on: {failure}");
+        tracing::warn!("A look-up failed, the last known answer is used: {failure}");
         Ok(true)
     }
 

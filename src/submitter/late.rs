@@ -320,7 +320,7 @@ impl Cycle {
             let words = match rest.is_sign_negative() {
                 false => format!("{rest:.2} of {} was not reported before it ended{why}", key.period),
                 true => format!(
-                    "{:.2} more was reported for {} than it came to after it ended{why}",
+                    "{:.2} more was reported for {} than its readings make by now{why}",
                     rest.abs(),
                     key.period
                 ),
@@ -375,7 +375,7 @@ pub(super) fn described(
     Some(whole.chars().take(LONGEST_DESCRIPTION).collect())
 }
 
-/// So much before a month's end its closing is at its end: what is used after the last report then is no alarm.
+/// What is used in the last minutes of a month, after its last report, every closing leaves: it is no alarm.
 const CLOSING: SignedDuration = SignedDuration::from_mins(5);
 
 fn cents(cents: i64) -> String {

@@ -246,7 +246,8 @@ impl Submitter {
             let taken = self.ledger.with(move |ledger| ledger.quarantine_future(now)).await?;
             if taken > 0 {
                 tracing::warn!(
-                    "{taken} readings are quarantined and not billed: they were recorded while the clock was ahead"
+                    "{taken} readings are quarantined and not billed: they were recorded while the clock was ahead. Sources \
+                     with history are read again, counters catch up, gauges have a gap (`status --all`)"
                 );
             }
         }
@@ -478,7 +479,7 @@ impl Cycle {
                 let next = now.saturating_add(wait).unwrap_or(now);
                 // One log line a change of state, not one a try (the rest is in the counters).
                 if failures == 1 {
-                    tracing::warn!("Waldur is left alone until {next}: {words}");
+                    tracing::warn!("Reporting is paused until {next}: {words}");
                     ledger.put_server_fact(pause::SINCE, &cause, now)?;
                 }
                 ledger

@@ -42,17 +42,21 @@ impl Cause {
         match self {
             Cause::Token => "the token was refused",
             Cause::Role => "the token may not report",
-            Cause::Unreachable => "not reached",
-            Cause::Throttled => "it asked for rest",
+            Cause::Unreachable => "no usable answer",
+            Cause::Throttled => "it asked for fewer calls",
         }
     }
 
     pub fn remedy(self) -> &'static str {
         match self {
-            Cause::Token => "put a valid token in its place; it is used at once",
+            Cause::Token => {
+                "put a valid token in its place: a `token_file` is read again at once, a credential of the service \
+                 with `systemctl restart waldur-usage-agent`"
+            }
             Cause::Role => "make its user OFFERING.MANAGER of the offering, or an owner of its organisation",
             Cause::Unreachable => {
-                "look at the network, the proxy and the server; it is tried again by itself"
+                "look at what it says, then at `waldur.url`, the network, the proxy, the certificate and the server's log; it is \
+                 tried again by itself"
             }
             Cause::Throttled => "nothing need be done: it is tried again by itself",
         }

@@ -166,7 +166,9 @@ impl Reason {
             Reason::UnknownResource => {
                 "check the UUID in `resource:` and the token's role on the offering, then `parked retry`"
             }
-            Reason::NoPlan => "give the resource a plan in Waldur; it then goes on by itself",
+            Reason::NoPlan => {
+                "see that the resource has a plan, and an open plan period, in Waldur; it then goes on by itself"
+            }
             Reason::Limit => "raise the limit in Waldur, then `parked retry`",
             Reason::ServerError => {
                 "ask the server's operator to look at its log for this resource, then `parked retry`"
@@ -181,13 +183,13 @@ impl Reason {
                 "see the server's words, mend it in Waldur or in the configuration, then `parked retry`"
             }
             Reason::PeriodEnded => {
-                "bill it by hand, by Waldur's staff, and `parked drop` it; or let `submit: { late: ... }` say how it is billed"
+                "have Waldur's staff bill (or credit) it by hand, then `parked drop` it; or let `submit: { late: ... }` deal with it"
             }
             Reason::ClosingRest => {
                 "nothing need be done: `submit: { late: ... }` says how it is billed, and `parked drop` gives it up"
             }
             Reason::LateRefused | Reason::PlanEnded | Reason::Terminated => {
-                "it can only be billed by hand now, by Waldur's staff; then `parked drop` it. The amounts stay here"
+                "only Waldur's staff can bill (or credit) it now, by hand; then `parked drop` it. The amounts stay in the ledger"
             }
             Reason::WrongMonth => {
                 "set `billing_timezone` to the server's time zone, have the misfiled row corrected in Waldur, then `parked retry`"

@@ -31,7 +31,7 @@ pub(super) type Rows = BTreeMap<(Uuid, BillingPeriod), Vec<UsageRow>>;
 const ROWS_FOR: SignedDuration = SignedDuration::from_mins(5);
 /// So near to a month's end what can't be read does not wait.
 pub(super) const LAST_HOUR: SignedDuration = SignedDuration::from_hours(1);
-/// And are compared at least so often, even if nothing changes.
+/// All rows are compared at least so often, even if nothing changes.
 pub(super) const COMPARED_EVERY: SignedDuration = SignedDuration::from_hours(1);
 /// Statements that are settled with one look into the ledger and one transaction.
 const SETTLED_TOGETHER: usize = 256;
@@ -659,12 +659,12 @@ impl Cycle {
                 continue;
             }
             let there = rows.iter().max_by_key(|row| row.date).map_or_else(
-                || "and shows it in no other".to_owned(),
-                |row| format!("the latest report is in {}", row.billing_period),
+                || "nor in any other (was it deleted?)".to_owned(),
+                |row| format!("and the latest is in the month of {}", row.billing_period),
             );
             let words = format!(
-                "Waldur accepted it for {} but keeps no row of it in that month, {there}: its months are not those of \
-                 `billing_timezone: {}`",
+                "Waldur accepted it for {} but keeps no row of it in that month, {there}. If it was not deleted, Waldur's \
+                 months are not those of `billing_timezone: {}`",
                 key.period,
                 self.of.zone().await?.name()
             );

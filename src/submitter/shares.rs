@@ -46,7 +46,9 @@ impl Cycle {
                     match self.of.client.list_user_usages_of(offering, period.first_day()).await {
                         Ok(rows) => Some(by_row(rows)),
                         Err(failure) => {
-                            tracing::warn!("Users' shares are not compared: {failure}");
+                            tracing::warn!(
+                                "Users' shares of {period} of offering {offering} are not compared now: {failure}"
+                            );
                             differ.extend(statements.iter().map(|statement| statement.key));
                             continue;
                         }
@@ -163,7 +165,12 @@ impl Cycle {
         match self.of.client.list_user_usages(statement.key.resource, component, month).await {
             Ok(rows) => self.take_shares(statement.key, component, row, (&reported, &by_row(rows))).await,
             Err(failure) => {
-                tracing::warn!("Users' shares are not compared: {failure}");
+                self.note(format!(
+                    "resource {}, {component}, {}: the total is overwritten, the users' shares could not be read, so that \
+                     those that another writer changed are found only by the next comparison: {failure}",
+                    self.name_of(statement.key.resource).await?,
+                    statement.key.period
+                ));
                 Ok(())
             }
         }

@@ -50,8 +50,7 @@ pub(super) fn shadow(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
 
 pub(super) fn daemon(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
     let Some(daemon) = &view.daemon else {
-        let words =
-            "Daemon: none is running. Nothing is measured or reported but by hand (`flush --collect`).";
+        let words = "Daemon: none is running. Only `flush --collect` (by hand, cron or a timer) measures and reports.";
         writeln!(out, "{}", fold(words, 2))?;
         return Ok(());
     };
@@ -74,7 +73,7 @@ pub(super) fn server(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         };
         let (cause, next) = (paused.cause.words(), moment(paused.retry.next, view.now));
         let words = cut(&paused.retry.words, 250);
-        let line = format!("Waldur: {cause}{since} ({tries}), left alone until {next}: {words}");
+        let line = format!("Waldur: {cause}{since} ({tries}), paused until {next}: {words}");
         writeln!(out, "{}\n{}", fold(&line, 2), fold(&format!("  {}", paused.cause.remedy()), 2))?;
     }
     for (offering, since) in server.without_role.iter().take(FEW) {

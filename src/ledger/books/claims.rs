@@ -46,7 +46,8 @@ pub(super) fn claim(
 ) -> sql::Result<Verdict> {
     let Ok(month) = period.parse::<BillingPeriod>() else { return Ok(Verdict::Free) };
     if let Some(names) = several(connection, in_force.in_month(month), resource)? {
-        let words = format!("its backend id is that of several resources that live in Waldur: {names}");
+        let words =
+            format!("several resources in Waldur that are not terminated have its backend id: {names}");
         return Ok(Verdict::Held(Claim { reason: "several_resources", words }));
     }
     let held = accepted(connection, resource, period, component)?;

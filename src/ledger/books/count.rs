@@ -543,14 +543,16 @@ fn oddity(
     let to = point.value.map(|value| value.to_string()).unwrap_or_default();
     let what = if part.holds > 0 {
         format!(
-            "held: {} of it is not counted, because it is more than the meter's `at_most`, or ten times the highest rate \
-             that it has shown, allows",
+            "held: {} of it is not counted: it is more than the meter's `at_most`, or more than ten times the highest rate \
+             so far, or the counter had fallen before. If it was used: raise `at_most`, or correct the source and run \
+             `collect NAME --since`",
             part.held
         )
     } else if part.resets > 0 {
-        "it started anew, and counts from nothing".to_owned()
+        "the counter was reset: its new value counts from zero".to_owned()
     } else {
-        "it fell, and counts on from its old level once that is passed".to_owned()
+        "the counter fell without a reset: nothing counts until its old level is passed, for at most a day"
+            .to_owned()
     };
     let kind = if part.holds > 0 { EventKind::Held } else { EventKind::Counter };
     let words = format!("`{name}` {labels} goes {from}to {to} at {}: {what}", point.at);

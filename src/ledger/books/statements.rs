@@ -176,7 +176,7 @@ impl Stating<'_> {
                 )?;
             } else if doubled {
                 let words = format!(
-                    "grows from {was:.2} to {is:.2}, while readings came that look like earlier ones"
+                    "grows from {was:.2} to {is:.2}, after something was told of its readings (see the events before)"
                 );
                 tell(self.connection, about, EventKind::Amount, &words, now)?;
             }

@@ -132,8 +132,8 @@ impl LedgerError {
 
     fn full(path: &Path) -> Self {
         Self::passing(format!(
-            "no space left on the disk of the ledger {}: this run was not recorded, everything before it is kept. Free \
-             some space; the agent goes on by itself.",
+            "no space left on the disk of the ledger {}: what was just to be written is not kept, everything before it is. \
+             Free some space; the agent goes on by itself.",
             path.display()
         ))
     }

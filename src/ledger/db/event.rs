@@ -18,13 +18,13 @@ pub enum EventKind {
     Resource,
     /// A plan was switched.
     Plan,
-    /// A counter was reset, or was held for being implausible.
+    /// A counter was reset, or fell without a reset.
     Counter,
     /// A reading is held: it tells of more than can be believed.
     Held,
     /// An amount fell, or jumped.
     Amount,
-    /// Readings look like others that are known: new ids, or a second collector.
+    /// Readings look like earlier ones, were replaced by what was read again, or are of months whose rules do not know them.
     Readings,
     /// Another writer, or a person's decision.
     Writer,

@@ -54,7 +54,8 @@ impl SharedLedger {
         &self,
         work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let interrupted = || LedgerError::interrupted("its thread gave no answer".to_owned());
+        let interrupted =
+            || LedgerError::interrupted("a bug; the log says where. Nothing of it was kept".to_owned());
         let (tell, answer) = oneshot::channel();
         let order: Work = Box::new(move |ledger| {
             // Whoever asked may have gone.
