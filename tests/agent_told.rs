@@ -190,7 +190,7 @@ fn a_server_that_asks_for_rest_is_no_trouble() {
     at.shows(&Seen {
         exit: 75,
         status: &["Waldur: it asked for fewer calls since", "nothing need be done"],
-        metrics: &["waldur_paused_reason{reason=\"throttled\"} 1"],
+        metrics: &["pending_statements 1", "waldur_paused_reason{reason=\"throttled\"} 1"],
         log: "Reporting is paused until",
         ready: (200, "ready, 1 statements pending"),
     });
@@ -445,10 +445,10 @@ fn two_thousand_resources_with_trouble_fit_one_screen() {
              INSERT INTO resource SELECT n.uuid, offering, 'Tenant ' || i, 'tenant-' || i, state, plan, customer, project, refreshed
                 FROM n, resource WHERE resource.uuid = '{A}';
              INSERT INTO statement SELECT n.uuid, period, part, changed, closed FROM n, statement WHERE resource = '{A}';
-             INSERT INTO line SELECT n.uuid, period, part, component, user, exact, used, posted, problem, held, held_words
+             INSERT INTO line SELECT n.uuid, period, part, component, username, exact, used, posted, problem, held, held_words
                 FROM n, line WHERE resource = '{A}';
              INSERT INTO blocked SELECT n.uuid, period, part, component, '', 'held', 'conflict', 'Waldur holds 32.00', '32.00', 0
-                FROM n, line WHERE resource = '{A}' AND user = '';
+                FROM n, line WHERE resource = '{A}' AND username = '';
              COMMIT;"
         ))
         .unwrap();
@@ -469,4 +469,55 @@ fn two_thousand_resources_with_trouble_fit_one_screen() {
         .exits(65)
         .says("Tenant 7 (tenant-7), 2026-11 open")
         .says_not("Tenant 8");
+}
+
+/// https to a port without TLS is no authority that is missing.
+#[test]
+fn a_server_without_tls_where_it_is_expected() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &text.replace("http://", "https://"));
+    world.readings(&[hours("1", "5400")]);
+    world
+        .flush_once()
+        .exits(75)
+        .says("the other side does not speak TLS; is its address http:// ?")
+        .says_not("ca_file");
+    world.agent(&["status"]).says("does not speak TLS").says_not("authority");
+    world.agent(&["check"]).exits(75).says("write http:// in `waldur.url`").says_not("ca_file");
+}
+
+/// One line each, with the resource's name, the old number and the new one.
+#[test]
+fn the_log_has_a_line_for_each_change_of_state() {
+    let at = begin(&script(
+        "{ cpu_hours: { reading: cpu_seconds, factor: 1/3600 }, gpu_hours: { reading: gpu_seconds, factor: 1/3600 } }",
+    ));
+    let at = at.reported();
+    // 1.50 hours are corrected to 1.00; a counter rises by 7200, then starts anew at 1800.
+    let mut lines = vec![hours("1", "3600")];
+    lines.extend(series("gpu_seconds", "counter", &["100", "7300", "1800"], &[]));
+    at.world.readings(&lines);
+    let rows = ["cpu_hours 2026-11 1.00", "gpu_hours 2026-11 2.50"];
+    at.world.in_time("the corrected report", || at.world.rows(A) == rows);
+    let project = format!("Project A ({A})");
+    at.daemon.until_it_says(&format!("{project}, cpu_hours, 2026-11: falls from 1.50 to 1.00"));
+    at.daemon.until_it_says(&format!("{project}, gpu_hours, 2026-11: "));
+    let log = at.daemon.log();
+    let reset = log.lines().find(|line| line.contains("gpu_hours, 2026-11: ")).unwrap();
+    assert!(reset.contains("7300") && reset.contains("1800"), "{reset}");
+    // The month ends.
+    let minute = std::cell::Cell::new(0);
+    until("its end", || {
+        minute.set((minute.get() + 1).min(50));
+        at.world.now(&format!("2026-12-01T00:{:02}:00Z", minute.get()));
+        pause(std::time::Duration::from_millis(100));
+        at.daemon.log().contains(&format!("{project}, 2026-11: closed: it was read back as it was reported"))
+    });
+    // Nothing is told twice.
+    let log = at.daemon.log();
+    for words in ["falls from 1.50 to 1.00", "gpu_hours, 2026-11: ", "closed: it was read back"] {
+        assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
+    }
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::answer::{Answer, Wanted};
-use super::failure::Failure;
+use super::failure::{Failure, NO_TLS};
 use super::pace::{Leave, Pace};
 use super::skew::{Skew, SkewMeter};
 use super::tally::Tally;
@@ -336,7 +336,13 @@ impl Client {
             && (connecting || matches!(tls, rustls::Error::AlertReceived(_)))
         {
             // A server that wants a certificate of ours says so only after TLS 1.3 lets us begin to send.
-            return Failure::Certificate { call, words: clean(&tls.to_string()) };
+            let words = match tls {
+                rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
+                    NO_TLS.to_owned()
+                }
+                tls => clean(&tls.to_string()),
+            };
+            return Failure::Certificate { call, words };
         }
         if connecting || error.is_builder() {
             let (host, port) = (self.api.host_str().unwrap_or_default(), self.api.port_or_known_default());

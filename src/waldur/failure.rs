@@ -8,6 +8,9 @@ use jiff::SignedDuration;
 
 use super::refusal::Refusal;
 
+/// What is said of an address that is https:// where the other side speaks no TLS: no certificate is missing.
+pub const NO_TLS: &str = "the other side does not speak TLS; is its address http:// ?";
+
 /// Every way in which a call can end badly. `call` says which call it was ("POST set_usage for resource …"),
 /// `words` what the server (or the network) said, cleaned and cut.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -414,8 +414,11 @@ impl World {
             job.hours = job.hours.min(self.now - job.start).max(1);
         }
         self.facts.jobs.insert((good.collector.clone(), good.id), good.clone());
-        self.run(vec![one, good, other]);
-        assert!(self.ledger.quarantined_lately().expect("a count") >= 1, "it is told");
+        self.run(vec![one, good.clone(), other]);
+        assert!(
+            self.ledger.quarantined_lately(&[format!("c{}", good.collector)]).expect("a count") >= 1,
+            "it is told"
+        );
         "twice"
     }
 

@@ -1,7 +1,7 @@
 //! What `check` found, in the order in which it was looked for, and the exit code that it comes to.
 
 use crate::cli::exit::Exit;
-use crate::waldur::failure::Failure;
+use crate::waldur::failure::{Failure, NO_TLS};
 
 /// What was found, in the order in which it was looked for.
 #[derive(Debug, Default)]
@@ -47,6 +47,9 @@ pub(super) fn tell_failure(found: &mut Findings, failure: &Failure) {
         Failure::Token { .. } => (Exit::Token, "put a valid token where the configuration says it is"),
         Failure::Forbidden { .. } => {
             (Exit::Token, "give the token's user the role OFFERING.MANAGER on the offering")
+        }
+        Failure::Certificate { words, .. } if words == NO_TLS => {
+            (Exit::Pending, "write http:// in `waldur.url`, or the port where the server speaks TLS")
         }
         Failure::Certificate { .. } => {
             (Exit::Pending, "name the server's authority in `waldur.ca_file`, or mend its certificate")
