@@ -107,10 +107,7 @@ fn again_line(ledger: &Ledger, at: &Blocked) -> Result<String, Failed> {
     let name = name_or(&shorten(&name, 40), at.resource);
     let statement =
         ledger.statement(StatementKey { resource: at.resource, period: at.period, part: at.part })?;
-    let entry = statement.as_ref().and_then(|statement| match at.user.is_empty() {
-        true => statement.components.get(&at.component),
-        false => statement.users.get(&(at.component.clone(), at.user.clone())),
-    });
+    let entry = statement.as_ref().and_then(|statement| statement.entry(&at.component, &at.user));
     let component = if at.component.is_empty() { "all of it" } else { &at.component };
     let whose = if at.user.is_empty() { String::new() } else { format!(" of {}", at.user) };
     let numbers = entry.map_or(String::new(), |entry| {

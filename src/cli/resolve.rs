@@ -120,10 +120,7 @@ fn before_and_after(
     for at in blocks {
         let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
         let statement = ledger.statement(key)?;
-        let entry = statement.as_ref().and_then(|statement| match at.user.is_empty() {
-            true => statement.components.get(&at.component),
-            false => statement.users.get(&(at.component.clone(), at.user.clone())),
-        });
+        let entry = statement.as_ref().and_then(|statement| statement.entry(&at.component, &at.user));
         // Of a limit the amount is what was refused.
         let refused = at.block.reason == Reason::Limit.name();
         let held = at.amount.filter(|_| !refused).or_else(|| entry.map(Entry::held)).unwrap_or_default();

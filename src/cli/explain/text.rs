@@ -6,6 +6,7 @@ use std::io::Write;
 use super::days::{Group, Line, groups};
 use super::{SeriesPart, Shown};
 use crate::cli::exit::Failed;
+use crate::cli::setup::count;
 use crate::cli::status::entry::told;
 use crate::cli::table::table;
 use crate::cli::text::{exactly, fold, number, seconds, shorten, thousands};
@@ -129,8 +130,9 @@ fn meter(out: &mut dyn Write, shown: &Shown, group: &Group<'_>) -> Result<(), Fa
     let missed: i64 = group.parts.iter().map(|part| part.counted.missed).sum();
     if covered + missed > 0 {
         let gaps: i64 = group.parts.iter().map(|part| part.counted.gaps).sum();
+        let gaps = count(usize::try_from(gaps).unwrap_or(0), "gap");
         let (covered, missed) = (seconds(covered), seconds(missed));
-        writeln!(out, "  levels are known for {covered:#}; {missed:#} left out in {gaps} gaps")?;
+        writeln!(out, "  levels are known for {covered:#}; {missed:#} left out in {gaps}")?;
     }
     Ok(())
 }

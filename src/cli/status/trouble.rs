@@ -65,14 +65,6 @@ impl Resource {
     }
 }
 
-/// What is kept back of a component or a share.
-fn entry_of<'a>(statement: &'a Statement, at: &Blocked) -> Option<&'a Entry> {
-    match at.user.is_empty() {
-        true => statement.components.get(&at.component),
-        false => statement.users.get(&(at.component.clone(), at.user.clone())),
-    }
-}
-
 /// `Waldur holds cpu 32.00, mem 3.00 (modified by 99, ...); the ledger has 0.09, 0.05.`
 fn disputed(
     ledger: &Ledger,
@@ -82,7 +74,7 @@ fn disputed(
 ) -> Result<String, Failed> {
     let (mut holds, mut has) = (Vec::new(), Vec::new());
     for at in group.iter().take(NAMED) {
-        let entry = entry_of(statement, at);
+        let entry = statement.entry(&at.component, &at.user);
         let held = at.amount.or_else(|| entry.map(Entry::held)).unwrap_or_default();
         holds.push(format!("{} {held:.2}", place(at)));
         let posted = entry.and_then(|entry| entry.posted);
@@ -104,8 +96,10 @@ fn disputed(
 /// `cpu_hours 32.00, mem 3.00: These components are invalid`
 fn kept_back(statement: &Statement, group: &[&Blocked]) -> String {
     let named = group.iter().take(NAMED).map(|at| {
-        let amount =
-            entry_of(statement, at).and_then(|entry| entry.stranded().or(entry.posted)).or(at.amount);
+        let amount = statement
+            .entry(&at.component, &at.user)
+            .and_then(|entry| entry.stranded().or(entry.posted))
+            .or(at.amount);
         amount.map_or_else(|| place(at), |amount| format!("{} {amount:.2}", place(at)))
     });
     let named = named.collect::<Vec<_>>().join(", ");

@@ -66,6 +66,16 @@ impl Statement {
     }
 }
 
+impl Statement {
+    /// The number of a component, or of one of its users.
+    pub fn entry(&self, component: &str, user: &str) -> Option<&Entry> {
+        match user.is_empty() {
+            true => self.components.get(component),
+            false => self.users.get(&(component.to_owned(), user.to_owned())),
+        }
+    }
+}
+
 impl Entry {
     /// Whether the server is not known to hold what it should. What was never posted and is zero need not be, and of a month
     /// that is only compared nothing.
