@@ -380,6 +380,8 @@ async fn inner_dead_mount() {
         let told = problems(&batch);
         let hangs = format!("{0} does not answer: {0} hangs since 2026-11-05T10:00:00Z", dead.display());
         assert!(told.len() == 2 && told[0].contains(&hangs) && told[1].contains(&hangs), "{told:?}");
+        // What `/health` and the metric tell.
+        assert_eq!(collector.hanging(), [(dead.clone(), "2026-11-05T10:00:00Z".parse().unwrap())]);
         assert_eq!(value(&batch, "directory_apparent_bytes", &here.join("carol")), "3");
         assert!(batch.problems.iter().all(|problem| {
             let covers = |path: &Path| {
@@ -393,6 +395,7 @@ async fn inner_dead_mount() {
     }
     signal("CONT");
     walkers(0);
+    assert_eq!(collector.hanging(), []);
     let again = collector.collect(request()).await.unwrap();
     assert_eq!(problems(&again), Vec::<&str>::new());
     assert_eq!(value(&again, "directory_inodes", &dead.join("bob")), "1");

@@ -169,3 +169,45 @@ fn alert_rules_and_dashboard_speak_of_documented_metrics_alone() {
         assert!(page.contains(&format!("| `{alert}` |")), "{alert} is not in docs/metrics.md");
     }
 }
+
+/// What Waldur does not hold has an age: since the last number of it that was accepted, or since the first reading.
+#[test]
+fn usage_that_is_not_reported_has_an_age_and_backend_ids_a_collector() {
+    let world = World::new(CURRENT);
+    world.configure(&format!(
+        "    resource: {{ offering: {OFFERING}, backend_id: \"{{project}}\" }}\n    meters:\n      \
+         cpu_hours: {{ reading: cpu_seconds, factor: 1/3600 }}\n"
+    ));
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &format!("{text}listen: 127.0.0.1:0\nsubmit: {{ schedule: every 10s }}\n"));
+    let hours = |id, project| {
+        let (start, end) = ("2026-11-10T09:00:00Z", "2026-11-10T10:00:00Z");
+        job("cpu_seconds", id, start, end, "3600", &[("project", project)])
+    };
+    world.fault(serde_json::json!({ "match": { "path": "/set_usage/" }, "action": { "status": 503 } }));
+    world.readings(&[hours("1", "project-a"), hours("2", "newcomer"), hours("3", "newcomer-2")]);
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Health and metrics at http://");
+    let log = daemon.log();
+    let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
+    let number = |name: &str| -> Option<i64> {
+        let page = get(address, "/metrics").1;
+        page.lines().find_map(|line| line.strip_prefix(&format!("{PREFIX}{name} "))?.parse().ok())
+    };
+    let id = "collector_unmatched_backend_ids{collector=\"source\"}";
+    world.in_time("the look-up", || number(id) == Some(2));
+    assert_eq!(number("unmatched_backend_ids"), Some(2));
+    // Never reported, and the reading is of ten o'clock: two hours, and the seconds since noon.
+    world.in_time("its age", || number("oldest_unreported_seconds").is_some_and(|age| age >= 7200));
+    assert!(number("oldest_unreported_seconds").unwrap() < 7320);
+    world.no_faults();
+    world.in_time("the report", || number("oldest_unreported_seconds") == Some(0));
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    // Of what comes later the age is that of the last report: an hour, and not four.
+    world.fault(serde_json::json!({ "match": { "path": "/set_usage/" }, "action": { "status": 503 } }));
+    world.readings(&[hours("1", "project-a"), hours("4", "project-a")]);
+    world.now("2026-11-10T13:10:00Z");
+    until("its age", || number("oldest_unreported_seconds").is_some_and(|age| age > 0));
+    let age = number("oldest_unreported_seconds").unwrap();
+    assert!((3600..=4200).contains(&age), "{age}");
+}
