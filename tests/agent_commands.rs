@@ -91,7 +91,7 @@ fn flush_json_says_what_was_sent_and_what_is_left() {
     );
     assert_eq!(
         flushed["sent"][0],
-        json!({ "resource": A, "period": "2026-11", "component": "cpu_hours", "user": null, "amount": "0.03" })
+        json!({ "resource": A, "period": "2026-11", "component": "cpu_hours", "user": null, "amount": "0.03", "was": null })
     );
     assert_eq!(flushed["sent"].as_array().unwrap().len(), 3);
     assert_eq!(flushed["requests"].as_u64().unwrap() as usize, world.requests_since(0).len());

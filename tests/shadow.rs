@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
 mod agent;
-mod docs_commands;
+
+use std::io::{Read, Write};
 
 use agent::books::*;
 use agent::*;
@@ -65,7 +66,7 @@ fn a_whole_month_with_its_end_and_closing_sees_no_post() {
         let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
         let text =
             text.replace("submit: { ", "submit: { schedule: every 1s, ").replace("\"@hourly\"", "every 1s");
-        world.write("agent.yaml", &text);
+        world.write("agent.yaml", &format!("listen: 127.0.0.1:0\n{text}"));
         world.now("2026-12-31T23:59:00Z");
         let daemon = world.daemon(&[], &[]);
         daemon.until_it_says("report: shadow: nothing is posted");
@@ -84,6 +85,15 @@ fn a_whole_month_with_its_end_and_closing_sees_no_post() {
         let marked =
             || ledger.query_row("SELECT max(period) FROM shadow", [], |row| row.get::<_, String>(0)).unwrap();
         until("a cycle in the new month", || marked() == "2027-02");
+        let log = daemon.log();
+        let listens = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
+        let mut stream = std::net::TcpStream::connect(listens).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut metrics = String::new();
+        stream.read_to_string(&mut metrics).unwrap();
+        for metric in ["oldest_unreported_seconds 0", "pending_statements 0"] {
+            assert!(metrics.contains(&format!("waldur_usage_agent_{metric}\n")), "{metric}: {metrics}");
+        }
         drop(daemon);
         assert_eq!(posts(&world), 0, "{api} {late}");
         assert_eq!(world.rows(A), [""; 0], "{api} {late}");

@@ -43,8 +43,8 @@ for unit in *.service; do
 done
 
 cd "$OLDPWD"
-# From the user on, down to [Install], but for what only a daemon has.
-shut_in() { sed -n '/^DynamicUser=/,/^\[Install\]/p' "$1" | grep -vE '^(#.*|Environment=.*|\[.*|)$'; }
+# From the user on, down to [Install], but for what only a daemon has: its memory, and the page's socket.
+shut_in() { sed -n '/^DynamicUser=/,/^\[Install\]/p' "$1" | grep -vE '^(#.*|Environment=.*|RuntimeDirectory.*|\[.*|)$'; }
 if ! diff <(shut_in systemd/waldur-usage-agent.service) <(shut_in systemd/waldur-usage-agent-flush.service); then
     echo "units.sh: the two services are not shut in alike" >&2
     exit 1

@@ -34,7 +34,7 @@ pub(super) struct Status {
     /// Show every amount.
     #[arg(long)]
     all: bool,
-    /// Show the amounts of what is held, parked, stranded, pending, agreed or unused.
+    /// Show the amounts of what is held, parked, stranded, pending, agreed, unused or shadow.
     #[arg(long, value_enum, value_name = "STATE", hide_possible_values = true)]
     state: Option<Word>,
     /// A billing period such as 2026-11; otherwise the current one, and older ones with something left.

@@ -54,7 +54,7 @@ fn oldest(
     let month = period.to_string();
     let waits: bool = connection
         .prepare(
-            "SELECT 1 FROM statement WHERE period <= ?1 AND closed IS NULL
+            "SELECT 1 FROM statement WHERE period <= ?1 AND closed IS NULL AND period NOT IN (SELECT period FROM shadow)
              UNION ALL SELECT 1 FROM blocked WHERE period <= ?1
              UNION ALL SELECT 1 FROM unstated WHERE period <= ?1 LIMIT 1",
         )?

@@ -169,3 +169,24 @@ fn readings_of_an_adopted_month_may_be_compacted() {
     assert_eq!(amounts(&mut ledger)["2026-11 a"], "103 Some(103.00)");
     assert_eq!(ledger.recount_rehearsal(None, later).unwrap(), []);
 }
+
+#[test]
+fn readings_of_a_month_that_was_only_compared_may_be_compacted() {
+    let mut ledger = ledger();
+    let now = at("2026-11-20T00:00:00Z");
+    let readings = (0..100).map(|hour| {
+        let time = at("2026-11-09T00:00:00Z") + SignedDuration::from_hours(hour);
+        Reading::new("k", Kind::Counter, (hour * 3600).into(), time).label("user", "alice")
+    });
+    ledger.record(seen(now, readings.collect())).unwrap();
+    ledger.state(now).unwrap();
+    assert_eq!(ledger.pending(now).unwrap().len(), 1);
+    ledger.note_shadow("2026-11".parse().unwrap(), now).unwrap();
+    assert_eq!(ledger.pending(now).unwrap(), []);
+    let (later, keep) = (at("2027-06-01T00:00:00Z"), SignedDuration::from_hours(24 * 90));
+    assert!(ledger.compact(later, keep).unwrap().readings > 0);
+    // A month that runs loses its mark when the agent goes live; one that has ended keeps it.
+    ledger.note_live("2026-12".parse().unwrap(), later).unwrap();
+    assert!(ledger.is_shadow("2026-11".parse().unwrap()).unwrap());
+    assert!(!ledger.is_shadow("2026-12".parse().unwrap()).unwrap());
+}

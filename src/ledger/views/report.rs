@@ -193,7 +193,7 @@ impl Ledger {
                  LEFT JOIN sent ON sent.resource = line.resource AND sent.period = line.period AND sent.part = line.part
                     AND sent.component = line.component AND sent.username = '' AND sent.current = 1
                     AND sent.outcome IN ('accepted', 'read')
-                 WHERE statement.closed IS NULL
+                 WHERE statement.closed IS NULL AND statement.period NOT IN (SELECT period FROM shadow)
                    AND (line.posted IS NULL OR line.posted <> coalesce(sent.amount, '0.00'))
                    AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.resource = line.resource
                     AND blocked.period = line.period AND blocked.part = line.part AND blocked.state = 'stranded'
