@@ -16,6 +16,10 @@
 /// What this is: the version, and the commit that it was built of.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WALDUR_USAGE_AGENT_COMMIT"), ")");
 
+// Helpers that all tests share name the library by its name.
+#[cfg(test)]
+extern crate self as waldur_usage_agent;
+
 pub mod cli;
 pub mod collectors;
 pub mod config;

@@ -434,7 +434,8 @@ fn use_ledger(path: &Path, rulebook: Rulebook) -> Result<(), LedgerError> {
     let _ = ledger.record(run);
     let _ = ledger.quarantine_future("2026-11-10T09:00:00Z".parse().unwrap());
     let _ = (ledger.moved(resource, period), ledger.openings(resource, period), ledger.stranded_amounts());
-    let _ = (ledger.adjustments(resource, period), ledger.periods(period, true), ledger.unclosed(period));
+    let _ =
+        (ledger.adjustments(resource, period), ledger.periods(&[], period, true), ledger.unclosed(period));
     let _ = ledger.carry_forward("2026-12-01T00:10:00Z".parse().unwrap(), (true, true), now);
     let _ = ledger.recount_all(None, now);
     Ok(())

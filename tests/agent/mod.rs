@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
 pub mod books;
+pub mod engine;
 pub mod proxy;
 #[path = "../skip/mod.rs"]
 mod skipping;
@@ -287,13 +288,13 @@ impl World {
 
     /// The configuration outside the collectors; more keys of `waldur:` may be given (`timeout: 1s`).
     pub fn head(&self, waldur: &str) -> String {
-        let (token, ledger) = (self.path("token"), self.path("ledger.db"));
+        let (token, ledger) = (self.path("token"), engine::place(self.folder.path()));
         let more = if waldur.is_empty() { String::new() } else { format!("  {waldur}\n") };
         format!(
             "waldur:\n  url: {}\n  token_file: {}\n{more}ledger: {}\n",
             self.url(),
             token.display(),
-            ledger.display()
+            ledger
         )
     }
 
