@@ -455,8 +455,8 @@ fn two_thousand_resources_with_trouble_fit_one_screen() {
         .unwrap();
     let begun = std::time::Instant::now();
     let status = world.agent(&["status"]).exits(65);
-    // A second in a release build; this one is not.
-    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    // A third of a second on a machine at rest; this one may be busy.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
     let lines: Vec<&str> = status.out.lines().collect();
     assert!(lines.len() <= 24, "{status:#?}");
     assert!(status.out.contains("Tenant 1, 2026-11, held: Waldur holds cpu_hours 32.00; the ledger has 1.50.\n  `resolve tenant-1 adopt | overwrite`\n"), "{status:#?}");

@@ -161,5 +161,5 @@ fn the_journal_gets_each_lines_priority_and_a_file_does_not() {
     serde_json::from_str::<serde_json::Value>(&line.unwrap_or_else(|| panic!("{json}"))[3..]).unwrap();
     // Its stderr goes elsewhere than the journal that the variable speaks of.
     let text = run(&|_| "8:1".to_owned(), "text");
-    assert!(!text.contains("<4>") && !text.contains("<3>") && text.contains("left alone"), "{text}");
+    assert!(!text.contains("<4>") && !text.contains("<3>") && text.contains("paused until"), "{text}");
 }
