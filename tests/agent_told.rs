@@ -148,7 +148,7 @@ fn a_server_that_is_away() {
         .exits(75)
         .says("Waldur: no usable answer since")
         .says("paused until")
-        .says("look at the network, the proxy and the server")
+        .says("the network, the proxy")
         .says("1 resource: 1 pending.");
     assert!(at.daemon.log().contains("Reporting is paused until"), "{}", at.daemon.log());
     let (code, words) = at.get("/ready");
@@ -165,7 +165,8 @@ fn a_server_that_is_away() {
 #[test]
 fn a_server_that_answers_503() {
     let at = begin(&cpu()).reported();
-    at.world.fault(json!({ "action": { "status": 503, "body": "out of order" } }));
+    let out_of_order = json!({ "status": 503, "body": "out of order" });
+    at.world.fault(json!({ "match": { "path": "/set_usage/" }, "action": out_of_order }));
     at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
     at.shows(&Seen {
         exit: 75,
@@ -454,8 +455,8 @@ fn two_thousand_resources_with_trouble_fit_one_screen() {
         .unwrap();
     let begun = std::time::Instant::now();
     let status = world.agent(&["status"]).exits(65);
-    // A second in a release build; this one is not.
-    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    // A third of a second on a machine at rest; this one may be busy.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
     let lines: Vec<&str> = status.out.lines().collect();
     assert!(lines.len() <= 24, "{status:#?}");
     assert!(status.out.contains("Tenant 1, 2026-11, held: Waldur holds cpu_hours 32.00; the ledger has 1.50.\n  `resolve tenant-1 adopt | overwrite`\n"), "{status:#?}");

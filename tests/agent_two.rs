@@ -154,7 +154,7 @@ fn an_answer_that_is_hours_old_is_not_believed_but_read_back() {
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 9.00"]);
     drop(daemon);
     let calls = world.agent(&["explain", A, "cpu_hours", "--json"]).json()["calls"].to_string();
-    assert!(calls.contains("was this machine paused"), "{calls}");
+    assert!(calls.contains("was this machine suspended"), "{calls}");
 }
 
 /// A machine that was set back to a snapshot knows less than the server does.

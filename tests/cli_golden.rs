@@ -123,7 +123,7 @@ fn every_command_says_what_was_looked_at_in_80_columns() {
     golden.of("explain", 0, &["explain", "project-a", "cpu_hours"]);
     golden.of("explain-readings", 0, &["explain", "project-a", "cpu_hours", "--readings"]);
     golden.of("explain-user", 0, &["explain", "project-a", "cpu_hours", "--user", "bob"]);
-    golden.of("usages-list", 0, &["usages", "list"]);
+    golden.of("usages-list", 0, &["usages", "list", "--o", "usage"]);
     golden.of(
         "usages-list-fields",
         0,

@@ -151,7 +151,7 @@ fn the_journal_gets_each_lines_priority_and_a_file_does_not() {
     use std::os::unix::fs::MetadataExt;
     let ours = |data: &std::fs::Metadata| format!("{}:{}", data.dev(), data.ino());
     let text = run(&ours, "text");
-    let failed = text.lines().find(|line| line.contains("left alone")).unwrap_or_else(|| panic!("{text}"));
+    let failed = text.lines().find(|line| line.contains("paused until")).unwrap_or_else(|| panic!("{text}"));
     assert!(failed.starts_with("<4>") || failed.starts_with("<3>"), "{text}");
     let logged = |line: &&str| !line.starts_with("waldur-usage-agent:");
     assert!(text.lines().filter(logged).all(|line| line.starts_with('<')), "{text}");
@@ -161,5 +161,5 @@ fn the_journal_gets_each_lines_priority_and_a_file_does_not() {
     serde_json::from_str::<serde_json::Value>(&line.unwrap_or_else(|| panic!("{json}"))[3..]).unwrap();
     // Its stderr goes elsewhere than the journal that the variable speaks of.
     let text = run(&|_| "8:1".to_owned(), "text");
-    assert!(!text.contains("<4>") && !text.contains("<3>") && text.contains("left alone"), "{text}");
+    assert!(!text.contains("<4>") && !text.contains("<3>") && text.contains("paused until"), "{text}");
 }
