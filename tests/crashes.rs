@@ -269,28 +269,22 @@ fn held(world: &World) -> BTreeMap<Place, i64> {
 
 /// What the ledger says is to be held.
 fn stated(world: &World) -> BTreeMap<Place, i64> {
-    let ledger = rusqlite::Connection::open(world.path("ledger.db")).unwrap();
-    let mut query = ledger
-        .prepare(
-            "SELECT resource.backend_id, component, username, period, posted FROM line
-             JOIN resource ON resource.uuid = line.resource",
-        )
-        .unwrap();
-    let rows = query.query_map([], |row| {
-        let posted: String = row.get(4)?;
+    let rows = engine::rows(
+        world.folder.path(),
+        "SELECT resource.backend_id, component, username, period, posted FROM line
+         JOIN resource ON resource.uuid = line.resource",
+    );
+    let rows = rows.into_iter().map(|row| {
+        let [backend_id, component, user, period, posted] = <[String; 5]>::try_from(row).unwrap();
         let cents: i64 = posted.replace('.', "").parse().unwrap();
-        Ok(((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?), cents))
+        ((backend_id, component, user, period), cents)
     });
-    rows.unwrap().map(Result::unwrap).filter(|(_, cents)| *cents != 0).collect()
+    rows.filter(|(_, cents)| *cents != 0).collect()
 }
 
 fn blocks(world: &World) -> Vec<String> {
-    let ledger = rusqlite::Connection::open(world.path("ledger.db")).unwrap();
-    let mut query = ledger
-        .prepare("SELECT period || ' ' || component || ' ' || reason || ' ' || words FROM blocked")
-        .unwrap();
-    let rows = query.query_map([], |row| row.get(0)).unwrap();
-    rows.map(Result::unwrap).collect()
+    let blocked = "SELECT period, component, reason, words FROM blocked";
+    engine::rows(world.folder.path(), blocked).into_iter().map(|row| row.join(" ")).collect()
 }
 
 fn configure(world: &World) {

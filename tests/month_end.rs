@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
 
+#[path = "agent/engine.rs"]
+mod engine;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -86,7 +89,7 @@ impl World {
         let settings = WaldurSettings::from_section(&mut Section::parse(&settings).0).unwrap();
         let clock = Arc::new(ManualClock::at(at(now)));
         let zone = BillingZone::named(if api == "classic" { "UTC" } else { server_zone }).unwrap();
-        let mut ledger = Ledger::open(&folder.path().join("ledger.db"), rulebook(&zone)).unwrap();
+        let mut ledger = Ledger::open(engine::place(folder.path()), rulebook(&zone)).unwrap();
         ledger.apply_rules(Timestamp::UNIX_EPOCH).unwrap();
         let submitter = Submitter {
             client: Arc::new(Client::new(&settings, clock.clone()).unwrap()),

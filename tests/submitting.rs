@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+#[path = "agent/engine.rs"]
+mod engine;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -79,7 +82,7 @@ impl World {
             Section::parse(&format!("url: {url}\ntoken_file: {}\ntimeout: 5s\n", token.display()));
         let settings = WaldurSettings::from_section(&mut section).unwrap();
         let clock = Arc::new(ManualClock::at(at(now)));
-        let ledger = Ledger::open(&folder.path().join("ledger.db"), rulebook(ONE)).unwrap();
+        let ledger = Ledger::open(engine::place(folder.path()), rulebook(ONE)).unwrap();
         let submitter = Submitter {
             client: Arc::new(Client::new(&settings, clock.clone()).unwrap()),
             ledger: SharedLedger::new(ledger),

@@ -107,7 +107,7 @@ impl Check {
 }
 
 async fn online(setup: &Setup, as_service: bool, found: &mut Findings) -> Result<(), Failed> {
-    let progress = Progress::of(&format!("Reading the ledger {}", setup.settings.ledger.display()));
+    let progress = Progress::of(&format!("Reading the ledger {}", setup.settings.ledger));
     check_ledger(setup, as_service, found);
     check_token_files(setup, found);
     let tried = Rehearsal::of(&setup.settings.ledger, &setup.rulebook, setup.clock.now());
@@ -155,8 +155,8 @@ async fn check_server(setup: &Setup, reports: &mut Reports, found: &mut Findings
 }
 
 fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
-    let path = &setup.settings.ledger;
-    if !path.exists() {
+    let place = &setup.settings.ledger;
+    if let Some(path) = place.file().filter(|path| !path.exists()) {
         let parent = path.parent().unwrap_or(Path::new("/"));
         if as_service && parent == Path::new(STATE_DIRECTORY) {
             found.good(format!("ledger {}: not there yet; the service makes it", path.display()));
@@ -171,9 +171,9 @@ fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
         }
         return;
     }
-    let verified = Ledger::open_to_read(path, (*setup.rulebook).clone()).and_then(|ledger| ledger.verify());
+    let verified = Ledger::open_to_read(place, (*setup.rulebook).clone()).and_then(|ledger| ledger.verify());
     match verified {
-        Ok(()) => found.good(format!("ledger {}: whole", path.display())),
+        Ok(()) => found.good(format!("ledger {place}: whole")),
         Err(error) => found.problem(Exit::Config, error.to_string()),
     }
 }

@@ -137,10 +137,7 @@ impl Diff {
         let new = Setup::load(Some(new))?;
         let (ledger, now) = (&setup.settings.ledger, setup.clock.now());
         let Some(mut rehearsal) = Rehearsal::of(ledger, &new.rulebook, now)? else {
-            return Err(Failed::new(
-                Exit::Config,
-                format!("there is no ledger {} to try it on", ledger.display()),
-            ));
+            return Err(Failed::new(Exit::Config, format!("there is no ledger {ledger} to try it on")));
         };
         let mut only = BTreeSet::new();
         let known = setup.ledger_to_read()?;

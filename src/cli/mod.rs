@@ -14,6 +14,7 @@ mod explain;
 mod export;
 mod flush;
 mod init;
+mod ledger;
 mod log;
 mod parked;
 mod progress;
@@ -112,7 +113,7 @@ Options:
 
 const EXIT_CODES: &str = "\
 Exit codes; of several, the first that applies:
-  78  the configuration, or the ledger's file, can't be used
+  78  the configuration, or the ledger, can't be used
   77  the token was refused, or may not report
   69  a collector failed
   75  something is still pending
@@ -135,6 +136,7 @@ enum Command {
     Parked(parked::Parked),
     Usages(usages::Usages),
     Recount(recount::Recount),
+    Ledger(ledger::Ledger),
 }
 
 impl Cli {
@@ -185,6 +187,7 @@ impl Cli {
             Command::Export(command) => command.run(&Setup::load(path)?, out).await,
             Command::Recount(command) => command.run(&Setup::load(path)?, out),
             Command::Parked(command) => command.run(&Setup::load(path)?, out),
+            Command::Ledger(command) => command.run(&Setup::load(path)?, out),
             Command::Resolve(command) => command.run(&Setup::load(path)?, out),
             Command::Usages(command) => {
                 let client = Setup::load(path)?.client()?;

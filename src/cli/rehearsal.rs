@@ -3,7 +3,6 @@
 //! --config` shows it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -12,6 +11,7 @@ use uuid::Uuid;
 
 use super::exit::Failed;
 use crate::collectors::spool::Spool;
+use crate::config::place;
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::books::ingest::Run;
 use crate::ledger::sent::statement::Statement;
@@ -69,13 +69,17 @@ pub(super) struct Outcome {
 
 impl Rehearsal {
     /// Of this ledger, under these rules. `None`: there is no ledger yet, so that nothing can change.
-    pub(super) fn of(path: &Path, rulebook: &Rulebook, now: Timestamp) -> Result<Option<Rehearsal>, Failed> {
-        if !path.exists() {
+    pub(super) fn of(
+        ledger: &place::Place,
+        rulebook: &Rulebook,
+        now: Timestamp,
+    ) -> Result<Option<Rehearsal>, Failed> {
+        if ledger.file().is_some_and(|path| !path.exists()) {
             return Ok(None);
         }
         let folder = tempfile::tempdir()?;
         let copy = folder.path().join("ledger.db");
-        let Ok(real) = Ledger::open_to_read(path, rulebook.clone()) else {
+        let Ok(real) = Ledger::open_to_read(ledger, rulebook.clone()) else {
             return Ok(None); // What is wrong with it is told by whoever opens it.
         };
         real.copy_to(&copy)?;

@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod duration;
 pub mod page;
+pub mod place;
 pub mod schedule;
 pub mod section;
 pub mod settings;

@@ -8,6 +8,7 @@ use jiff::SignedDuration;
 
 use super::duration::parse_duration;
 use super::page::PageSettings;
+use super::place::{Database, Place};
 use super::schedule::Schedule;
 use super::section::{Problems, Section};
 use super::waldur::WaldurSettings;
@@ -57,7 +58,7 @@ pub enum Report {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub waldur: WaldurSettings,
-    pub ledger: PathBuf,
+    pub ledger: Place,
     pub submit: Schedule,
     pub on_conflict: OnConflict,
     pub late: Late,
@@ -141,10 +142,7 @@ fn settings(root: &mut Section) -> Option<Settings> {
             None
         }
     };
-    let ledger = root.parse_with("ledger", |text| match Path::new(text) {
-        path if path.is_absolute() || text.starts_with("./") => Ok(path.to_owned()),
-        _ => Err(format!("`{text}` must be an absolute path")),
-    });
+    let ledger = ledger(root);
     let listen = root.parse_with("listen", |text| {
         text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not an address such as 127.0.0.1:9464"))
     });
@@ -190,7 +188,7 @@ fn settings(root: &mut Section) -> Option<Settings> {
     }
     Some(Settings {
         waldur: waldur?,
-        ledger: ledger.unwrap_or_else(|| PathBuf::from(DEFAULT_LEDGER)),
+        ledger: ledger.unwrap_or_else(|| Place::File(DEFAULT_LEDGER.into())),
         submit: schedule?,
         on_conflict: on_conflict.unwrap_or_default(),
         late: late.unwrap_or_default(),
@@ -199,6 +197,20 @@ fn settings(root: &mut Section) -> Option<Settings> {
         page,
         retention: retention.unwrap_or(DEFAULT_RETENTION),
     })
+}
+
+/// Where the ledger is, and for a database where its password is kept.
+fn ledger(root: &mut Section) -> Option<Place> {
+    let place = root.parse_with("ledger", Place::parse);
+    let password_file = root.parse_with("ledger_password_file", |text| match &place {
+        Some(Place::Database(_)) if Path::new(text).is_absolute() => Ok(PathBuf::from(text)),
+        Some(Place::Database(_)) => Err(format!("`{text}` must be an absolute path")),
+        _ => Err("only a ledger at postgresql://... has a password".to_owned()),
+    });
+    match place {
+        Some(Place::Database(database)) => Some(Place::Database(Database { password_file, ..database })),
+        place => place,
+    }
 }
 
 /// The time zone of a schedule, from the key `timezone` beside it.
@@ -226,7 +238,11 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Option<String> {
             file += &format!("  {key}: {value}\n");
         }
     }
-    for (name, key) in [("WALDUR_LEDGER", "ledger"), ("WALDUR_LISTEN", "listen")] {
+    for (name, key) in [
+        ("WALDUR_LEDGER", "ledger"),
+        ("WALDUR_LEDGER_PASSWORD_FILE", "ledger_password_file"),
+        ("WALDUR_LISTEN", "listen"),
+    ] {
         if let Some(value) = get(name) {
             file += &format!("{key}: {}\n", quoted(&value));
         }
@@ -289,7 +305,7 @@ mod tests {
         let get = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
         let loaded = Loaded::parse("the environment", &from_environment(get).unwrap());
         assert_eq!(loaded.problems.list(), []);
-        assert_eq!(loaded.settings.unwrap().ledger, Path::new("/data/ledger.db"));
+        assert_eq!(loaded.settings.unwrap().ledger, Place::from(Path::new("/data/ledger.db")));
         assert_eq!(loaded.collectors.len(), 1);
         let metrics = [
             ("WALDUR_METRICS_URL", "http://127.0.0.1:8080/metrics?a=b: c"),

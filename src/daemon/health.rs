@@ -44,9 +44,9 @@ pub(super) async fn readiness(shared: &Shared) -> Result<usize, Vec<String>> {
         .with(|ledger| Ok::<_, LedgerError>((ledger.pending_as_stated()?.len(), Standing::of(ledger)?)));
     let (pending, server) = asked.await.map_err(|error| vec![error.to_string()])?;
     let mut reasons: Vec<String> = shared.pulse.ledger_trouble().into_iter().collect();
-    let path = &shared.agent.settings.ledger;
-    if reasons.is_empty() && free(path) == Some(0) {
-        reasons.push(format!("no space left on the disk of the ledger {}", path.display()));
+    let place = &shared.agent.settings.ledger;
+    if reasons.is_empty() && place.file().and_then(free) == Some(0) {
+        reasons.push(format!("no space left on the disk of the ledger {place}"));
     }
     if let Some(paused) = server.paused.as_ref().filter(|paused| paused.cause != Cause::Throttled) {
         let since = paused.since.map_or(String::new(), |since| format!(" since {since}"));

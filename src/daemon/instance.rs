@@ -1,18 +1,29 @@
 //! The daemon of a ledger: there is at most one. It holds a lock on a file beside the ledger, which dies with its process,
 //! and tells in that file since when it runs and whether it goes on with an older configuration. So `status` knows of it
-//! without asking it. Nothing here ends another daemon.
+//! without asking it. At a database the lock is a row there, and the next daemon stands by until the first is gone. Nothing here
+//! ends another daemon.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 use serde::{Deserialize, Serialize};
+use signal_hook_tokio::Signals;
+use tokio_stream::StreamExt;
 
-use crate::ledger::sent::lock::{give_to_owner, process_named};
+use super::systemd;
+
+use crate::config::place::Place;
+use crate::ledger::LedgerTrouble;
+use crate::ledger::sent::lock::{Post, give_to_owner, process_named};
+
+/// How often an agent that stands by looks whether it is needed.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 
 /// What a daemon tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,13 +53,20 @@ impl Running {
 pub(super) struct Instance {
     /// A lock of POSIX: it goes with the process, no child inherits it, and the kernel says who holds it. It would go, too,
     /// if this process opened the file once more and closed it.
-    file: File,
+    file: Option<File>,
+    /// Of a shared ledger.
+    post: Option<Post>,
     told: Told,
 }
 
 impl Instance {
     /// Becomes the daemon of this ledger; the error is for the operator.
-    pub(super) fn start(ledger: &Path, now: Timestamp) -> Result<Instance, String> {
+    pub(super) fn start(ledger: &Place, now: Timestamp) -> Result<Instance, String> {
+        let told = Told { since: now, reload_refused: None };
+        let ledger = match ledger {
+            Place::File(path) => path,
+            Place::Database(_) => return Ok(Instance { file: None, post: None, told }),
+        };
         let path = file_of(ledger);
         let failed = |error: std::io::Error| format!("can't lock {}: {error}", path.display());
         let file = OpenOptions::new()
@@ -72,9 +90,50 @@ impl Instance {
             }
             Err(error) => return Err(failed(error.into())),
         }
-        let mut instance = Instance { file, told: Told { since: now, reload_refused: None } };
+        let mut instance = Instance { file: Some(file), post: None, told };
         instance.write();
         Ok(instance)
+    }
+
+    /// Waits until no other agent is at work on a shared ledger, and takes its place; `false`: a signal came before that.
+    pub(super) async fn take_post(&mut self, ledger: &Place, signals: &mut Signals) -> Result<bool, String> {
+        let Place::Database(database) = ledger else { return Ok(true) };
+        let mut said = String::new();
+        loop {
+            let words = match Post::try_take(database) {
+                Ok(Some(post)) => {
+                    self.post = Some(post);
+                    return Ok(true);
+                }
+                Ok(None) => {
+                    let other = Post::holder(database);
+                    format!("Standing by: {other} is at work on the ledger {ledger}.")
+                }
+                Err(error) if error.kind == LedgerTrouble::Passing => error.to_string(),
+                Err(error) => return Err(error.to_string()),
+            };
+            if said != words {
+                tracing::warn!("{words}");
+                systemd::ready(&words);
+                said = words;
+            }
+            systemd::standing_by();
+            tokio::select! {
+                () = tokio::time::sleep(LOOKED_AT_EVERY) => {}
+                _ = signals.next() => return Ok(false),
+            }
+        }
+    }
+
+    pub(super) fn post(&self) -> Option<&Post> {
+        self.post.as_ref()
+    }
+
+    /// Until another agent has taken this one's place.
+    pub(super) async fn lost(&self) {
+        while !self.post.as_ref().is_some_and(Post::is_lost) {
+            tokio::time::sleep(LOOKED_AT_EVERY).await;
+        }
     }
 
     /// Tells how the last reload went.
@@ -85,12 +144,10 @@ impl Instance {
 
     /// For people only, so that a full disk does not matter.
     fn write(&mut self) {
+        let Some(file) = &mut self.file else { return };
         let text = serde_json::to_vec(&self.told).unwrap_or_default();
-        let done = self
-            .file
-            .rewind()
-            .and_then(|()| self.file.write_all(&text))
-            .and_then(|()| self.file.set_len(text.len() as u64));
+        let done =
+            file.rewind().and_then(|()| file.write_all(&text)).and_then(|()| file.set_len(text.len() as u64));
         if let Err(error) = done {
             tracing::debug!("The daemon's file was not written: {error}");
         }
@@ -98,8 +155,8 @@ impl Instance {
 }
 
 /// The daemon that is at work on a ledger, if there is one. Not to be asked by the daemon itself.
-pub fn running(ledger: &Path) -> Option<Running> {
-    let path = file_of(ledger);
+pub fn running(ledger: &Place) -> Option<Running> {
+    let path = file_of(ledger.file()?);
     let mut running = holder(&File::open(&path).ok()?)?;
     running.told = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
     Some(running)

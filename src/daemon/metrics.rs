@@ -2,6 +2,7 @@
 //! reads; no amount of a customer is on it, nor any name that is not in the configuration.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -323,7 +324,20 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
         "Until the running billing period ends at the server",
         closing.ends.duration_since(now).as_secs().max(0),
     );
-    let path = &shared.agent.settings.ledger;
+    // What a server's database takes on its disks is the server's to tell.
+    if let Some(path) = shared.agent.settings.ledger.file() {
+        file(page, path);
+    }
+    page.gauge(
+        "ledger_failing",
+        "1 while the ledger can't be written",
+        i64::from(shared.pulse.ledger_trouble().is_some()),
+    );
+    Ok(())
+}
+
+/// The ledger's file.
+fn file(page: &mut Page, path: &Path) {
     let sizes = ["", "-wal", "-shm"].map(|end| {
         let file =
             path.with_file_name(format!("{}{end}", path.file_name().unwrap_or_default().to_string_lossy()));
@@ -337,12 +351,6 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
     if let Some(free) = health::free(path) {
         page.gauge("ledger_free_bytes", "Free space of the ledger's file system", free);
     }
-    page.gauge(
-        "ledger_failing",
-        "1 while the ledger can't be written",
-        i64::from(shared.pulse.ledger_trouble().is_some()),
-    );
-    Ok(())
 }
 
 /// Waldur, as the client saw it.

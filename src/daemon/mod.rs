@@ -116,10 +116,38 @@ impl Pulse {
 
 /// Runs until a signal ends it.
 pub async fn run(load: Loader) -> Result<(), String> {
+    let mut signals = signal_hook_tokio::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
+        .map_err(|error| format!("can't listen to signals: {error}"))?;
+    while at_work(&load, &mut signals).await? == Ended::Followed {}
+    Ok(())
+}
+
+/// Why an agent is no longer at work.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    BySignal,
+    /// Another one is: this one stands by.
+    Followed,
+}
+
+async fn at_work(load: &Loader, signals: &mut signal_hook_tokio::Signals) -> Result<Ended, String> {
     let agent = load()?;
-    let path = agent.settings.ledger.clone();
-    let mut instance = Instance::start(&path, agent.clock.now())?;
-    let mut ledger = Ledger::open(&path, (*agent.rulebook).clone()).map_err(|error| error.to_string())?;
+    let place = agent.settings.ledger.clone();
+    let mut instance = Instance::start(&place, agent.clock.now())?;
+    if !instance.take_post(&place, signals).await? {
+        return Ok(Ended::BySignal);
+    }
+    let mut ledger = match Ledger::open(&place, (*agent.rulebook).clone()) {
+        Ok(ledger) => ledger,
+        Err(error) if error.kind == LedgerTrouble::Passing && place.file().is_none() => {
+            tracing::warn!("{error}");
+            return Ok(Ended::Followed);
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    if let Some(post) = instance.post() {
+        ledger.write_at(post);
+    }
     for change in ledger.apply_rules(agent.clock.now()).map_err(|error| error.to_string())? {
         tracing::warn!("The rules were changed: {change}.");
     }
@@ -127,17 +155,11 @@ pub async fn run(load: Loader) -> Result<(), String> {
     let pulse = Arc::new(Pulse::default());
     pulse.note_reload(agent.clock.now(), false);
     pulse.started.store(pulse.reloaded.load(Ordering::Relaxed), Ordering::Relaxed);
-    let mut signals = signal_hook_tokio::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
-        .map_err(|error| format!("can't listen to signals: {error}"))?;
     let mut tasks = Tasks::start(&agent, &ledger, &pulse);
     let mut server = serve::start(&agent, &ledger, &pulse).await?;
     let mut page = page::start(&agent).await?;
     let collectors = agent.definitions.len();
-    tracing::info!(
-        "Ready: {collectors} collectors, ledger {}, Waldur {}.",
-        path.display(),
-        agent.client.api()
-    );
+    tracing::info!("Ready: {collectors} collectors, ledger {place}, Waldur {}.", agent.client.api());
     let shadow = agent.settings.report == Report::Shadow;
     if shadow {
         tracing::warn!(
@@ -149,9 +171,15 @@ pub async fn run(load: Loader) -> Result<(), String> {
     let mut listed = tokio::spawn(registration::register(agent.clone()));
     let mut watchdog = systemd::Watchdog::new();
     let mut current = agent;
+    let mut ended = Ended::BySignal;
     loop {
         let signal = tokio::select! {
             signal = signals.next() => signal,
+            () = instance.lost() => {
+                tracing::error!("Another agent is at work on the ledger {place} since; this one stands by.");
+                ended = Ended::Followed;
+                break;
+            }
             () = watchdog.wait() => {
                 watchdog.feed(&pulse, tasks.alive());
                 continue;
@@ -166,7 +194,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
                     Ok(agent) if agent.settings.ledger != current.settings.ledger => {
                         status = format!(
                             "The new configuration names another ledger ({}); that takes a restart. The old one stays at work.",
-                            agent.settings.ledger.display()
+                            agent.settings.ledger
                         );
                         tracing::error!("{status}");
                         pulse.note_reload(now, true);
@@ -219,11 +247,14 @@ pub async fn run(load: Loader) -> Result<(), String> {
         }
     }
     tracing::info!("Stopping: finishing what is under way.");
-    systemd::stopping();
+    if ended == Ended::BySignal {
+        systemd::stopping();
+    }
     listed.abort();
     tasks.stop(DRAIN).await;
-    drop((server, page));
-    Ok(())
+    server.close().await;
+    drop(page);
+    Ok(ended)
 }
 
 /// The running tasks of one configuration.
@@ -474,7 +505,9 @@ impl Part {
             let soon = self.agent.clock.now().saturating_add(SOON).unwrap_or(next.at);
             // What an earlier failure put off, or what is in doubt, is not left until the next round of the schedule.
             let retry = self.ledger.with(|ledger| ledger.next_retry()).await.ok().flatten();
-            let again = retry.map(|retry| retry.max(soon)).or(in_doubt.then_some(soon));
+            // Of two hosts one goes on within seconds where the other ends.
+            let follows = waiting && agent.settings.ledger.file().is_none();
+            let again = retry.map(|retry| retry.max(soon)).or((in_doubt || follows).then_some(soon));
             if let Some(again) = again.filter(|again| *again < next.at) {
                 next = Next { at: again, closes: false };
             }

@@ -180,17 +180,17 @@ impl Submitter {
     /// Runs one cycle, unless another process is at it.
     pub async fn cycle(&self, options: CycleOptions) -> Result<CycleReport, CycleError> {
         let now = self.clock.now();
-        let path = self
+        let lock = self
             .ledger
             .with(move |ledger| {
                 ledger.count_queued()?;
                 ledger.state(now)?;
                 ledger.lift_what_passed()?;
-                Ok(ledger.path().to_owned())
+                SubmitLock::try_take(ledger.place())
             })
             .await?;
-        let Some(_lock) = SubmitLock::try_take(&path)? else {
-            let busy_with = SubmitLock::holder(&path);
+        let Some(_lock) = lock else {
+            let busy_with = self.ledger.with(|ledger| Ok(SubmitLock::holder(ledger.place()))).await?;
             return Ok(CycleReport { busy: true, busy_with, ..CycleReport::default() });
         };
         let before = self.client.requests();

@@ -1,10 +1,11 @@
 //! A world for one test: a sandbox, a folder with a configuration, a token, a file of readings and a clock, and the
 //! real binary run in it. Everything is asked from outside: exit codes, what is printed, and what the sandbox holds.
 
-#![allow(dead_code, unreachable_pub, reason = "each test program uses its part of it")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test program uses its part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
 pub mod books;
+pub mod engine;
 pub mod proxy;
 #[path = "../skip/mod.rs"]
 mod skipping;
@@ -287,13 +288,13 @@ impl World {
 
     /// The configuration outside the collectors; more keys of `waldur:` may be given (`timeout: 1s`).
     pub fn head(&self, waldur: &str) -> String {
-        let (token, ledger) = (self.path("token"), self.path("ledger.db"));
+        let (token, ledger) = (self.path("token"), engine::place(self.folder.path()));
         let more = if waldur.is_empty() { String::new() } else { format!("  {waldur}\n") };
         format!(
             "waldur:\n  url: {}\n  token_file: {}\n{more}ledger: {}\n",
             self.url(),
             token.display(),
-            ledger.display()
+            ledger
         )
     }
 

@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by failing")]
 
 mod case;
+#[path = "../agent/engine.rs"]
+mod engine;
 mod events;
 mod named;
 #[path = "../oracle/mod.rs"]
@@ -70,9 +72,9 @@ impl<'a> Bench<'a> {
         let now = calendar.start(year, month) + i64::from(case.lead) * SECOND;
         let (rulebook, meters) = meters(case);
         let restarts = case.steps.iter().any(|step| matches!(step, Step::Restart));
-        let folder = restarts.then(folder);
+        let folder = (restarts || engine::is_shared()).then(folder);
         let mut ledger = match &folder {
-            Some(folder) => Ledger::open(&folder.path().join("ledger.db"), rulebook.clone()),
+            Some(folder) => Ledger::open(engine::place(folder.path()), rulebook.clone()),
             None => Ledger::in_memory(rulebook.clone()),
         }
         .expect("a ledger");
@@ -300,10 +302,10 @@ impl<'a> Bench<'a> {
 
     fn restart(&mut self) {
         let Some(folder) = &self.folder else { return };
-        let path = folder.path().join("ledger.db");
+        let path = engine::place(folder.path());
         let gone = Ledger::in_memory(self.rulebook.clone()).expect("a ledger");
         drop(std::mem::replace(&mut self.ledger, gone));
-        self.ledger = Ledger::open(&path, self.rulebook.clone()).expect("the same ledger");
+        self.ledger = Ledger::open(path, self.rulebook.clone()).expect("the same ledger");
         self.ledger.apply_rules(at(self.now)).expect("rules");
     }
 
@@ -443,6 +445,8 @@ fn naive_reading(reading: &Reading) -> naive::Reading {
 /// `METERING_TIMES=20 cargo test --test ledger_oracle` looks twenty times as long.
 fn config(cases: u32) -> ProptestConfig {
     let times = std::env::var("METERING_TIMES").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    // In a database a case takes a hundred times as long.
+    let cases = if engine::is_shared() { cases / 40 } else { cases };
     ProptestConfig { cases: cases * times, failure_persistence: None, ..ProptestConfig::default() }
 }
 

@@ -19,6 +19,7 @@ use waldur_usage_agent::metering::reading::{Kind, Reading};
 use waldur_usage_agent::submitter::{CycleOptions, Late, OnConflict, Report, Submitter};
 use waldur_usage_agent::waldur::client::Client;
 
+use crate::engine;
 use crate::server::{Cell, Fate, Model, Shared, USERS, listen, month};
 
 const R1: &str = "5e2f0000-0000-4000-8000-000000000001";
@@ -135,9 +136,7 @@ impl Story<'_> {
             *model = Model { dated, now: now + skew, resources, life, ..Model::default() };
         }
         let clock = Arc::new(ManualClock::at(now));
-        for name in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
-            let _ = std::fs::remove_file(bench.folder.path().join(name));
-        }
+        engine::forget(bench.folder.path());
         let mut story = Story { bench, clock, now, skew, submitter: None, jobs: BTreeMap::new(), count: 0 };
         story.comes_back();
         story
@@ -146,8 +145,8 @@ impl Story<'_> {
     /// The agent starts, with nothing but its ledger.
     fn comes_back(&mut self) {
         self.submitter = None;
-        let path = self.bench.folder.path().join("ledger.db");
-        let mut ledger = Ledger::open(&path, self.bench.rulebook.clone()).unwrap();
+        let mut ledger =
+            Ledger::open(engine::place(self.bench.folder.path()), self.bench.rulebook.clone()).unwrap();
         ledger.apply_rules(self.now).unwrap();
         self.submitter = Some(Submitter {
             client: Arc::new(Client::new(&self.bench.settings, self.clock.clone()).unwrap()),

@@ -30,6 +30,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
 mod bench;
+#[path = "../agent/engine.rs"]
+mod engine;
 mod server;
 
 use bench::{Bench, PLACES, Step};

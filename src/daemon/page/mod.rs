@@ -5,7 +5,7 @@
 //! health and metrics.
 
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
@@ -182,10 +182,9 @@ async fn answer(
     shared: &Shared,
     make: impl FnOnce(&Ledger) -> Result<Option<Markup>, LedgerError> + Send + 'static,
 ) -> Response {
-    let (path, rulebook): (PathBuf, _) =
-        (shared.agent.settings.ledger.clone(), shared.agent.rulebook.clone());
+    let (place, rulebook) = (shared.agent.settings.ledger.clone(), shared.agent.rulebook.clone());
     let made = tokio::task::spawn_blocking(move || {
-        let ledger = Ledger::open_to_read(&path, (*rulebook).clone())?;
+        let ledger = Ledger::open_to_read(&place, (*rulebook).clone())?;
         make(&ledger)
     });
     match made.await {

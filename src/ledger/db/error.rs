@@ -5,6 +5,9 @@ use std::path::Path;
 use rusqlite::ErrorCode;
 
 use super::sql;
+use crate::config::place::Place;
+use crate::wire::tls::innermost;
+use crate::wire::words::clean;
 
 /// Why the ledger could not be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -26,11 +29,10 @@ pub enum LedgerTrouble {
 }
 
 impl LedgerError {
-    pub(in crate::ledger) fn newer(path: &Path, version: i64) -> Self {
+    pub(in crate::ledger) fn newer(place: &Place, version: i64) -> Self {
         Self::unusable(format!(
-            "the ledger {} was written by a newer waldur-usage-agent (format {version}; this one knows up to {}). \
-             It was left untouched: install the newer version again, or name another file in `ledger:`.",
-            path.display(),
+            "the ledger {place} was written by a newer waldur-usage-agent (format {version}; this one knows up to {}). \
+             It was left untouched: install the newer version again, or name another one in `ledger:`.",
             super::schema::VERSION,
         ))
     }
@@ -58,6 +60,24 @@ impl LedgerError {
              collect` does, and `run` on its schedules)",
             path.display()
         ))
+    }
+
+    pub(in crate::ledger) fn not_made(place: &Place) -> Self {
+        Self::unusable(format!(
+            "there is no ledger in {place}, or one of an older version: `waldur-usage-agent ledger init` makes its tables, \
+             with the role that is to own them"
+        ))
+    }
+
+    pub(in crate::ledger) fn followed(place: &Place) -> Self {
+        let message = format!(
+            "another agent is at work on the ledger {place} since: this one writes nothing more, and stands by"
+        );
+        Self { kind: LedgerTrouble::Superseded, message }
+    }
+
+    pub(in crate::ledger) fn at_work(place: &Place) -> Self {
+        Self::passing(format!("another agent is connected to the ledger {place}: stop all of them first"))
     }
 
     pub(in crate::ledger) fn interrupted(what: String) -> Self {
@@ -88,13 +108,75 @@ impl LedgerError {
         Self::unusable(format!("can't {what} the ledger {shown}: {error}; {remedy}"))
     }
 
-    pub(in crate::ledger) fn from_sql(path: &Path, error: sql::Error) -> Self {
+    pub(in crate::ledger) fn from_sql(place: &Place, error: sql::Error) -> Self {
         match error {
-            sql::Error::Sqlite(error) => Self::from_sqlite(path, error),
-            sql::Error::NoRow | sql::Error::Unreadable(_) => {
-                Self::unusable(format!("the ledger {} can't be used: {error}", path.display()))
+            sql::Error::Sqlite(error) => {
+                Self::from_sqlite(place.file().unwrap_or(Path::new(":memory:")), error)
+            }
+            sql::Error::Postgres(error) => Self::from_postgres(place, &error),
+            sql::Error::Lost => Self::away(place, &error),
+            sql::Error::NoRow | sql::Error::Unreadable(_) | sql::Error::NoWay(_) => {
+                Self::unusable(format!("the ledger {place} can't be used: {error}"))
             }
         }
+    }
+
+    /// By the server's code (SQLSTATE, in the appendix of PostgreSQL's manual), which is shown, too.
+    fn from_postgres(place: &Place, error: &postgres::Error) -> Self {
+        let Some(told) = error.as_db_error() else {
+            // It did not come from the server: it is about reaching it.
+            return match innermost(error).as_str() {
+                "password missing" => Self::unusable(format!(
+                    "the ledger {place} can't be used: the server asks for a password; name its file in \
+                     `ledger_password_file`, or give a systemd credential `ledger-password` or a PGPASSFILE"
+                )),
+                _ if error.is_closed() => Self::away(place, &"it closed the connection"),
+                why => Self::away(place, &why),
+            };
+        };
+        let code = told.code().code();
+        let said = format!("{} (SQLSTATE {code})", clean(told.message()));
+        let role = match place {
+            Place::Database(database) => database.role.as_str(),
+            Place::File(_) => "",
+        };
+        let refused =
+            |remedy: &str| Self::unusable(format!("the ledger {place} can't be used: {said}; {remedy}"));
+        let passes = |what: &str| {
+            Self::passing(format!(
+                "the ledger {place} can't be used now: {said}; {what}; nothing was lost, it is tried again"
+            ))
+        };
+        match code {
+            "28P01" | "28000" => refused(&format!(
+                "check the password of the role `{role}` (`ledger_password_file`, the systemd credential `ledger-password` or \
+                 PGPASSFILE), and the server's pg_hba.conf"
+            )),
+            "3D000" => refused(
+                "make it, `createdb -O ROLE DATABASE`, and its tables with `waldur-usage-agent ledger init`",
+            ),
+            "42P01" | "3F000" => refused("`waldur-usage-agent ledger init` makes its tables"),
+            "42501" => refused(&format!(
+                "the role `{role}` may not do that: `waldur-usage-agent ledger init` says what to grant"
+            )),
+            "25006" => passes("the server takes no writes (a standby, or one that is being moved?)"),
+            "57014" => passes("it took longer than the server allows"),
+            "55P03" => passes("another process writes it for longer than that"),
+            "25P03" => passes("this process was held up in the middle of its work"),
+            "53300" => passes("all its connections are taken (`max_connections`)"),
+            "53100" => passes("no space is left on the server's disk"),
+            "57P01" | "57P02" | "57P03" => passes("the server stops or starts"),
+            _ => match &code[..2.min(code.len())] {
+                "08" | "40" | "53" | "57" | "58" => passes("that passes"),
+                _ => Self::unusable(format!("the ledger {place} can't be used: {said}")),
+            },
+        }
+    }
+
+    fn away(place: &Place, why: &dyn std::fmt::Display) -> Self {
+        Self::passing(format!(
+            "the ledger {place} can't be reached: {why}; nothing was lost, it is tried again"
+        ))
     }
 
     fn from_sqlite(path: &Path, error: rusqlite::Error) -> Self {

@@ -21,7 +21,7 @@ const QUICK_CHECK_BYTES: u64 = 16 * 1024 * 1024;
 /// Opens the file to write, makes it if it is not there, and brings an older one up to date.
 pub(super) fn open(path: &Path) -> Result<sql::Connection, LedgerError> {
     inspect(path)?;
-    let wrap = |error| LedgerError::from_sql(path, sql::Error::Sqlite(error));
+    let wrap = |error| LedgerError::from_sql(&path.into(), sql::Error::Sqlite(error));
     if !path.exists() {
         // Made here so that nobody else can read it, not even for a moment; SQLite's side files follow its mode.
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
@@ -40,23 +40,21 @@ pub(super) fn open(path: &Path) -> Result<sql::Connection, LedgerError> {
         // Incremental, so that compaction can give space back; can only be chosen before the first table.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(wrap)?;
     }
-    let connection = sql::Connection::from(connection);
     if version < schema::VERSION {
-        schema::migrate(&connection).map_err(|error| LedgerError::from_sql(path, error))?;
+        schema::migrate(&connection).map_err(|error| LedgerError::from_sql(&path.into(), error))?;
     }
-    let sqlite = connection.sqlite();
-    sqlite.pragma_update(None, "journal_mode", "WAL").map_err(wrap)?;
-    sqlite.pragma_update(None, "synchronous", "FULL").map_err(wrap)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(wrap)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(wrap)?;
     // Who refers to whom is written in the schema and checked by `verify`; checking it again with each reading costs
     // a look-up each, and a journal of its own for each statement.
-    sqlite.pragma_update(None, "foreign_keys", "OFF").map_err(wrap)?;
+    connection.pragma_update(None, "foreign_keys", "OFF").map_err(wrap)?;
     // What one large run changes; it is given back after it.
-    sqlite.pragma_update(None, "cache_size", -8192).map_err(wrap)?;
+    connection.pragma_update(None, "cache_size", -8192).map_err(wrap)?;
     // The same pages change again and again; moving them to the file every 16 MB instead of 4 writes them less often.
-    sqlite.pragma_update(None, "wal_autocheckpoint", 4096).map_err(wrap)?;
-    sqlite.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024).map_err(wrap)?;
-    sqlite.set_prepared_statement_cache_capacity(256);
-    Ok(connection)
+    connection.pragma_update(None, "wal_autocheckpoint", 4096).map_err(wrap)?;
+    connection.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024).map_err(wrap)?;
+    connection.set_prepared_statement_cache_capacity(256);
+    Ok(connection.into())
 }
 
 /// Opens the file to read only: `status` beside a daemon, or as another user.
@@ -73,9 +71,9 @@ pub(super) fn open_to_read(path: &Path) -> Result<sql::Connection, LedgerError> 
 
 /// A ledger that is gone when it is dropped.
 pub(super) fn in_memory() -> Result<sql::Connection, sql::Error> {
-    let connection = sql::Connection::from(Connection::open_in_memory()?);
+    let connection = Connection::open_in_memory()?;
     schema::migrate(&connection)?;
-    Ok(connection)
+    Ok(connection.into())
 }
 
 /// Reads the whole file and says what is damaged.
@@ -84,7 +82,7 @@ pub(super) fn verify(connection: &Connection, path: &Path) -> Result<(), LedgerE
     let dangling = connection.query_row("PRAGMA foreign_key_check", [], |row| {
         Ok(format!("a row of `{}` belongs to no `{}`", row.get::<_, String>(0)?, row.get::<_, String>(2)?))
     });
-    match dangling.optional().map_err(|error| LedgerError::from_sql(path, error.into()))? {
+    match dangling.optional().map_err(|error| LedgerError::from_sql(&path.into(), error.into()))? {
         Some(what) => Err(LedgerError::damaged(path, &what)),
         None => Ok(()),
     }
@@ -92,13 +90,13 @@ pub(super) fn verify(connection: &Connection, path: &Path) -> Result<(), LedgerE
 
 /// A connection, and the version of what it leads to.
 fn connect(path: &Path, how: OpenFlags) -> Result<(Connection, i64), LedgerError> {
-    let wrap = |error| LedgerError::from_sql(path, sql::Error::Sqlite(error));
+    let wrap = |error| LedgerError::from_sql(&path.into(), sql::Error::Sqlite(error));
     let connection =
         Connection::open_with_flags(path, how | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(wrap)?;
     connection.busy_timeout(Duration::from_secs(10)).map_err(wrap)?;
     let version = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap)?;
     if version > schema::VERSION {
-        return Err(LedgerError::newer(path, version));
+        return Err(LedgerError::newer(&path.into(), version));
     }
     Ok((connection, version))
 }
@@ -108,6 +106,6 @@ fn quick_check(connection: &Connection, path: &Path) -> Result<(), LedgerError> 
     match check {
         Ok(verdict) if verdict == "ok" => Ok(()),
         Ok(verdict) => Err(LedgerError::damaged(path, &verdict)),
-        Err(error) => Err(LedgerError::from_sql(path, error.into())),
+        Err(error) => Err(LedgerError::from_sql(&path.into(), error.into())),
     }
 }

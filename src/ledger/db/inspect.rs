@@ -59,7 +59,7 @@ pub(super) fn inspect(path: &Path) -> Result<(), LedgerError> {
         return Err(LedgerError::foreign(path, "it is another program's SQLite database"));
     }
     if i64::from(version) > schema::VERSION {
-        return Err(LedgerError::newer(path, version.into()));
+        return Err(LedgerError::newer(&path.into(), version.into()));
     }
     Ok(())
 }

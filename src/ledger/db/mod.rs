@@ -2,21 +2,27 @@
 //!
 //! It knows no table but those of the rules in force, which every reader needs. How it speaks to its engine: `sql`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::config::place::Place;
 
 pub(super) mod clock;
 pub(super) mod columns;
+mod copy;
 pub mod error;
 pub mod event;
 mod file;
 mod inspect;
+pub(super) mod lease;
 pub mod rules;
 mod schema;
+mod server;
 mod shared;
 pub(super) mod sql;
 
 pub use error::{LedgerError, LedgerTrouble};
 pub use rules::{InForce, Rulebook};
+use server::Use;
 pub use shared::SharedLedger;
 use sql::Connection;
 
@@ -24,55 +30,120 @@ use sql::Connection;
 #[derive(Debug)]
 pub struct Ledger {
     pub(super) connection: Connection,
-    pub(super) path: PathBuf,
+    pub(super) place: Place,
     /// What the configuration says now; it is recorded by `apply_rules`.
     pub(super) rulebook: Rulebook,
     /// What was recorded, and so counts.
     pub(super) in_force: InForce,
     /// The turn of submission that this process has, or had (sent/lock.rs).
     pub(super) turn: Option<i64>,
+    /// Of a shared ledger: the turn that lasts as long as this agent is at work, by its name.
+    pub(super) post: Option<(&'static str, i64)>,
     /// The number of the last event that was told in the log.
     pub(super) told: i64,
 }
 
 impl Ledger {
-    /// Opens the ledger, makes it if it is not there, and brings an older one up to date.
-    pub fn open(path: &Path, rulebook: Rulebook) -> Result<Ledger, LedgerError> {
-        let connection = file::open(path)?;
-        let wrap = |error| LedgerError::from_sql(path, error);
-        let in_force = rules::load_or_record(&connection, &rulebook).map_err(wrap)?;
-        Ledger::of(connection, path, rulebook, in_force)
+    /// Opens the ledger to write. A file is made if it is not there, and an older one brought up to date; the tables of a
+    /// database are made by `make`.
+    pub fn open(place: impl Into<Place>, rulebook: Rulebook) -> Result<Ledger, LedgerError> {
+        let place = place.into();
+        let connection = match &place {
+            Place::File(path) => file::open(path)?,
+            Place::Database(database) => {
+                let connection = server::connect(database, Use::Write)
+                    .map_err(|error| LedgerError::from_sql(&place, error))?;
+                check_version(&connection, &place)?;
+                connection
+            }
+        };
+        Ledger::of(connection, place, rulebook, rules::load_or_record)
+    }
+
+    /// Makes what is not there of a ledger, and brings an older one up to date.
+    pub fn make(place: &Place) -> Result<(), LedgerError> {
+        match place {
+            Place::File(path) => file::open(path).map(drop),
+            Place::Database(database) => {
+                let wrap = |error| LedgerError::from_sql(place, error);
+                let connection = server::connect(database, Use::Write).map_err(wrap)?;
+                match server::version(&connection).map_err(wrap)? {
+                    Some(version) if version > schema::VERSION => Err(LedgerError::newer(place, version)),
+                    _ => server::make(&connection).map_err(wrap),
+                }
+            }
+        }
+    }
+
+    /// The schema that the tables of a database are in.
+    pub fn schema_of(place: &Place) -> Result<Option<String>, LedgerError> {
+        let Place::Database(database) = place else { return Ok(None) };
+        let schema = server::connect(database, Use::Read).and_then(|connection| server::schema(&connection));
+        schema.map(Some).map_err(|error| LedgerError::from_sql(place, error))
+    }
+
+    /// Copies a whole ledger into one that is made or empty; returns how many rows each table has, on both sides.
+    pub fn copy(from: &Place, to: &Place) -> Result<copy::Counts, LedgerError> {
+        let wrap = |place: &Place| {
+            let place = place.clone();
+            move |error| LedgerError::from_sql(&place, error)
+        };
+        let source = match from {
+            Place::File(path) => file::open_to_read(path)?,
+            Place::Database(database) => server::connect(database, Use::Read).map_err(wrap(from))?,
+        };
+        Ledger::make(to)?;
+        let target = match to {
+            Place::File(path) => file::open(path)?,
+            Place::Database(database) => server::connect(database, Use::Write).map_err(wrap(to))?,
+        };
+        for (place, connection) in [(from, &source), (to, &target)] {
+            if let Place::Database(_) = place {
+                check_version(connection, place)?;
+                if server::others(connection).map_err(wrap(place))? > 0 {
+                    return Err(LedgerError::at_work(place));
+                }
+            }
+        }
+        copy::copy(&source, &target).map_err(wrap(to))
     }
 
     /// A ledger that is gone when it is dropped: for looking without keeping.
     pub fn in_memory(rulebook: Rulebook) -> Result<Ledger, LedgerError> {
-        let path = Path::new(":memory:");
-        let wrap = |error| LedgerError::from_sql(path, error);
-        let connection = file::in_memory().map_err(wrap)?;
-        let in_force = rules::load_or_record(&connection, &rulebook).map_err(wrap)?;
-        Ledger::of(connection, path, rulebook, in_force)
+        let place = Place::from(Path::new(":memory:"));
+        let connection = file::in_memory().map_err(|error| LedgerError::from_sql(&place, error))?;
+        Ledger::of(connection, place, rulebook, rules::load_or_record)
     }
 
     /// Opens the ledger to read only: `status` beside a daemon, or as another user.
-    pub fn open_to_read(path: &Path, rulebook: Rulebook) -> Result<Ledger, LedgerError> {
-        let connection = file::open_to_read(path)?;
-        let in_force =
-            rules::load(&connection, &rulebook).map_err(|error| LedgerError::from_sql(path, error))?;
-        Ledger::of(connection, path, rulebook, in_force)
+    pub fn open_to_read(place: impl Into<Place>, rulebook: Rulebook) -> Result<Ledger, LedgerError> {
+        let place = place.into();
+        let connection = match &place {
+            Place::File(path) => file::open_to_read(path)?,
+            Place::Database(database) => {
+                let connection = server::connect(database, Use::Read)
+                    .map_err(|error| LedgerError::from_sql(&place, error))?;
+                check_version(&connection, &place)?;
+                connection
+            }
+        };
+        Ledger::of(connection, place, rulebook, rules::load)
     }
 
     fn of(
         connection: Connection,
-        path: &Path,
+        place: Place,
         rulebook: Rulebook,
-        in_force: InForce,
+        load: fn(&Connection, &Rulebook) -> sql::Result<InForce>,
     ) -> Result<Ledger, LedgerError> {
-        let told = last_event(&connection).map_err(|error| LedgerError::from_sql(path, error))?;
-        Ok(Ledger { connection, path: path.to_owned(), rulebook, in_force, turn: None, told })
+        let wrap = |error| LedgerError::from_sql(&place, error);
+        let in_force = load(&connection, &rulebook).map_err(wrap)?;
+        let told = last_event(&connection).map_err(wrap)?;
+        Ok(Ledger { connection, place, rulebook, in_force, turn: None, post: None, told })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The rules that were recorded, by the months that they hold in.
@@ -82,12 +153,19 @@ impl Ledger {
 
     /// Reads the whole ledger and says what is damaged.
     pub fn verify(&self) -> Result<(), LedgerError> {
-        file::verify(self.connection.sqlite(), &self.path)
+        match (self.connection.sqlite(), &self.place) {
+            (Some(connection), Place::File(path)) => file::verify(connection, path),
+            _ => check_version(&self.connection, &self.place),
+        }
     }
 
     /// Copies the whole ledger, as it is now, to a file that is not there yet.
     pub fn copy_to(&self, path: &Path) -> Result<(), LedgerError> {
-        self.look(|connection| connection.execute("VACUUM INTO ?", [&*path.to_string_lossy()]).map(drop))
+        match self.connection.sqlite() {
+            Some(_) => self
+                .look(|connection| connection.execute("VACUUM INTO ?", [&*path.to_string_lossy()]).map(drop)),
+            None => copy::to_file(&self.connection, &self.place, path),
+        }
     }
 
     /// Does something in one transaction (or as a part of one that has begun): all of it, or nothing.
@@ -95,9 +173,12 @@ impl Ledger {
         &mut self,
         work: impl FnOnce(&Connection, &InForce) -> sql::Result<T>,
     ) -> Result<T, LedgerError> {
-        let wrap = |error| LedgerError::from_sql(&self.path, error);
+        let wrap = |error| LedgerError::from_sql(&self.place, error);
         let begins = self.connection.is_autocommit();
         let transaction = self.connection.transaction().map_err(wrap)?;
+        if begins {
+            self.check_post()?;
+        }
         // Another process may have recorded others since.
         if begins && !rules::is_latest(&transaction, &self.in_force).map_err(wrap)? {
             self.in_force = rules::load(&transaction, &self.rulebook).map_err(wrap)?;
@@ -113,7 +194,7 @@ impl Ledger {
         work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
         self.look(Connection::begin)?;
-        let done = work(self);
+        let done = self.check_post().and_then(|()| work(self));
         self.look(if done.is_ok() { Connection::commit } else { Connection::roll_back })?;
         done
     }
@@ -129,6 +210,15 @@ impl Ledger {
         done
     }
 
+    /// Whether this agent may still write: nothing of what one writes counts whose place another has taken.
+    fn check_post(&self) -> Result<(), LedgerError> {
+        let Some((name, number)) = self.post else { return Ok(()) };
+        match self.look(|connection| lease::is_current(connection, name, number))? {
+            true => Ok(()),
+            false => Err(LedgerError::followed(&self.place)),
+        }
+    }
+
     /// Takes back what was begun and left without an end.
     fn undo(&mut self) {
         if !self.connection.is_autocommit() {
@@ -140,7 +230,16 @@ impl Ledger {
 
     /// Looks something up.
     pub(super) fn look<T>(&self, work: impl FnOnce(&Connection) -> sql::Result<T>) -> Result<T, LedgerError> {
-        work(&self.connection).map_err(|error| LedgerError::from_sql(&self.path, error))
+        work(&self.connection).map_err(|error| LedgerError::from_sql(&self.place, error))
+    }
+}
+
+/// Whether the tables of a database are those that this program writes.
+fn check_version(connection: &Connection, place: &Place) -> Result<(), LedgerError> {
+    match server::version(connection).map_err(|error| LedgerError::from_sql(place, error))? {
+        Some(schema::VERSION) => Ok(()),
+        Some(version) if version > schema::VERSION => Err(LedgerError::newer(place, version)),
+        _ => Err(LedgerError::not_made(place)),
     }
 }
 

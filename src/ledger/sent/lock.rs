@@ -1,7 +1,8 @@
 //! The submission lock: of all processes that share a ledger, one at a time talks to Waldur for it.
 //!
-//! It is a lock on a file beside the ledger, so it dies with its process. It protects no data of the ledger, which
-//! SQLite does; it keeps a daemon and a `flush` beside it from sending the same statement at once.
+//! Beside a file it is a lock on another file, so it dies with its process; in a shared database it is a row that lasts
+//! for seconds unless its holder renews it (db/lease.rs). It protects no data of the ledger, which the engine does; it
+//! keeps a daemon and a `flush` beside it, or the daemons of two hosts, from sending the same statement at once.
 //!
 //! A lock can be lost without its holder's knowing (a paused machine on a shared disk, a file that was removed). So
 //! each holder takes the next turn, a number in the ledger, and nothing that is written in an older one is believed:
@@ -16,15 +17,26 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::config::place::{Database, Place};
 use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::lease::Lease;
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{InForce, Ledger, LedgerError};
 
 /// Held while submitting; released when dropped or when the process ends.
 #[derive(Debug)]
 pub struct SubmitLock {
-    _held: Flock<File>,
+    _held: Held,
 }
+
+#[derive(Debug)]
+enum Held {
+    File { _lock: Flock<File> },
+    Row { _lease: Lease },
+}
+
+/// The name of the turn in a shared ledger.
+const SUBMITTING: &str = "submit";
 
 /// Whoever owns the ledger can open its lock, too, even if it was root who first submitted by hand: as SQLite does
 /// with its files.
@@ -40,32 +52,53 @@ pub fn give_to_owner(file: &File, ledger: &Path) {
 
 impl SubmitLock {
     /// The lock, if nobody holds it.
-    pub fn try_take(ledger: &Path) -> Result<Option<SubmitLock>, LedgerError> {
-        let path = lock_file(ledger);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| LedgerError::from_io(&path, "create the lock file of", &error))?;
-        give_to_owner(&file, ledger);
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut held) => {
-                // For people only, so that a full disk does not matter.
-                let told = held.set_len(0).and_then(|()| writeln!(held, "{}", std::process::id()));
-                drop(told);
-                Ok(Some(SubmitLock { _held: held }))
+    pub fn try_take(ledger: &Place) -> Result<Option<SubmitLock>, LedgerError> {
+        let held = match ledger {
+            Place::File(path) => lock(path)?.map(|lock| Held::File { _lock: lock }),
+            Place::Database(database) => {
+                Lease::try_take(database, SUBMITTING)?.map(|lease| Held::Row { _lease: lease })
             }
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, error)) => Err(LedgerError::from_io(&path, "lock", &error.into())),
-        }
+        };
+        Ok(held.map(|held| SubmitLock { _held: held }))
     }
 
     /// Who holds it, for people: `process 4711`, and whether that was stopped.
-    pub fn holder(ledger: &Path) -> String {
-        let written = std::fs::read_to_string(lock_file(ledger)).unwrap_or_default();
-        written.trim().parse().map_or_else(|_| "another process".to_owned(), process_named)
+    pub fn holder(ledger: &Place) -> String {
+        match ledger {
+            Place::File(path) => holder(path),
+            Place::Database(database) => Lease::holder(database, SUBMITTING),
+        }
+    }
+}
+
+/// The name of the other one: that of the agent at work.
+const AT_WORK: &str = "agent";
+
+/// Held by the one agent that is at work on a shared ledger: it collects by its rules, counts and submits, and others stand by
+/// until it is gone.
+#[derive(Debug)]
+pub struct Post(Lease);
+
+impl Post {
+    pub fn try_take(database: &Database) -> Result<Option<Post>, LedgerError> {
+        Ok(Lease::try_take(database, AT_WORK)?.map(Post))
+    }
+
+    /// Who holds it, for people.
+    pub fn holder(database: &Database) -> String {
+        Lease::holder(database, AT_WORK)
+    }
+
+    /// Whether another has taken it since, as far as is known.
+    pub fn is_lost(&self) -> bool {
+        self.0.is_lost()
+    }
+}
+
+impl Ledger {
+    /// From now on nothing is written once another agent has this post.
+    pub fn write_at(&mut self, post: &Post) {
+        self.post = Some((AT_WORK, post.0.number()));
     }
 }
 
@@ -80,6 +113,33 @@ pub fn process_named(process: u32) -> String {
         }
         _ => format!("process {process}"),
     }
+}
+
+fn lock(ledger: &Path) -> Result<Option<Flock<File>>, LedgerError> {
+    let path = lock_file(ledger);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| LedgerError::from_io(&path, "create the lock file of", &error))?;
+    give_to_owner(&file, ledger);
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut held) => {
+            // For people only, so that a full disk does not matter.
+            let told = held.set_len(0).and_then(|()| writeln!(held, "{}", std::process::id()));
+            drop(told);
+            Ok(Some(held))
+        }
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => Err(LedgerError::from_io(&path, "lock", &error.into())),
+    }
+}
+
+fn holder(ledger: &Path) -> String {
+    let written = std::fs::read_to_string(lock_file(ledger)).unwrap_or_default();
+    written.trim().parse().map_or_else(|_| "another process".to_owned(), process_named)
 }
 
 fn lock_file(ledger: &Path) -> PathBuf {

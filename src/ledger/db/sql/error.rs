@@ -11,6 +11,14 @@ pub(in crate::ledger) enum Error {
     Unreadable(Box<dyn std::error::Error + Send + Sync>),
     #[error(transparent)]
     Sqlite(rusqlite::Error),
+    #[error(transparent)]
+    Postgres(postgres::Error),
+    /// The connection broke, and with it the transaction that was open.
+    #[error("the connection broke in the middle of a transaction, which was undone")]
+    Lost,
+    /// No connection can be made as the configuration says it.
+    #[error("{0}")]
+    NoWay(String),
 }
 
 pub(in crate::ledger) type Result<T> = std::result::Result<T, Error>;
@@ -24,6 +32,12 @@ impl Error {
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         Error::Sqlite(error)
+    }
+}
+
+impl From<postgres::Error> for Error {
+    fn from(error: postgres::Error) -> Self {
+        Error::Postgres(error)
     }
 }
 

@@ -1,45 +1,74 @@
 //! How the ledger speaks to its engine: connections, statements, rows and transactions, by the names that rusqlite gave
 //! them. The SQL is one that SQLite and PostgreSQL take alike, so that there is one of each rule; what engines do
-//! differently is said in their files here, in `schema`, and nowhere else. It knows no table.
+//! differently is said in their files here, in `schema`, and nowhere else. It knows one table: the one that writers wait at.
 //!
 //! What both take, and what is to be kept to: placeholders are `?` and `?1`; `ON CONFLICT` and not `OR REPLACE`; `IS
 //! DISTINCT FROM` and not `IS NOT`; no `user` and no `end` as names; truth is compared (`closed = 1`), as it is an integer;
-//! the sum of integers is cast to one; a parameter is asked for NULL with its type (`CAST(?1 AS TEXT) IS NULL`); a query in
-//! FROM has a name; and an id that was just given is read with `RETURNING`.
+//! the sum of integers is cast to one; a query in FROM has a name; and an id that was just given is read with `RETURNING`.
 
 pub(in crate::ledger) mod error;
+mod placeholders;
+mod postgres;
 mod sqlite;
 mod value;
 
 use std::ops::Deref;
 
 pub(in crate::ledger) use error::{Error, OptionalExtension, Result};
-pub(in crate::ledger) use value::{Cell, FromSql, Params, ToSql, params};
+pub(super) use postgres::Connect;
+pub(in crate::ledger) use value::{Cell, FromSql, Param, Params, ToSql, params};
 
 /// A connection to the ledger's engine.
 #[derive(Debug)]
-pub(in crate::ledger) struct Connection(rusqlite::Connection);
+pub(in crate::ledger) struct Connection(Engine);
+
+#[derive(Debug)]
+enum Engine {
+    Sqlite(rusqlite::Connection),
+    Postgres(postgres::Connection),
+}
+
+/// At PostgreSQL, writers wait here for each other, as SQLite's do by themselves.
+const WAIT_FOR_WRITERS: &str = "SELECT 1 FROM writer FOR UPDATE";
 
 impl From<rusqlite::Connection> for Connection {
     fn from(connection: rusqlite::Connection) -> Self {
-        Connection(connection)
+        Connection(Engine::Sqlite(connection))
     }
 }
 
 impl Connection {
+    /// A connection to a server of PostgreSQL's.
+    pub(super) fn to_server(connect: Connect) -> Result<Connection> {
+        postgres::Connection::open(connect).map(|connection| Connection(Engine::Postgres(connection)))
+    }
+
     /// What only SQLite has: pragmas, and copies of its file.
-    pub(super) fn sqlite(&self) -> &rusqlite::Connection {
-        &self.0
+    pub(super) fn sqlite(&self) -> Option<&rusqlite::Connection> {
+        match &self.0 {
+            Engine::Sqlite(connection) => Some(connection),
+            Engine::Postgres(_) => None,
+        }
     }
 
     /// A statement that is seldom wanted.
     pub(in crate::ledger) fn prepare(&self, sql: &str) -> Result<Statement<'_>> {
-        Ok(Statement(sqlite::Statement::Once(self.0.prepare(sql)?)))
+        Ok(match &self.0 {
+            Engine::Sqlite(connection) => {
+                Statement::Sqlite(sqlite::Statement::Once(connection.prepare(sql)?))
+            }
+            Engine::Postgres(connection) => Statement::Postgres(connection.prepare(sql)),
+        })
     }
 
     /// A statement that is wanted often: it is prepared once.
     pub(in crate::ledger) fn prepare_cached(&self, sql: &str) -> Result<Statement<'_>> {
-        Ok(Statement(sqlite::Statement::Cached(self.0.prepare_cached(sql)?)))
+        Ok(match &self.0 {
+            Engine::Sqlite(connection) => {
+                Statement::Sqlite(sqlite::Statement::Cached(connection.prepare_cached(sql)?))
+            }
+            Engine::Postgres(connection) => Statement::Postgres(connection.prepare(sql)),
+        })
     }
 
     /// Returns how many rows that changed. Preparing a statement takes longer than most take to be carried out.
@@ -59,48 +88,126 @@ impl Connection {
 
     /// Statements without parameters.
     pub(in crate::ledger) fn execute_batch(&self, sql: &str) -> Result<()> {
-        Ok(self.0.execute_batch(sql)?)
+        match &self.0 {
+            Engine::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
+            Engine::Postgres(connection) => connection.execute_batch(sql),
+        }
     }
 
     /// Whether no transaction is open.
     pub(in crate::ledger) fn is_autocommit(&self) -> bool {
-        self.0.is_autocommit()
+        match &self.0 {
+            Engine::Sqlite(connection) => connection.is_autocommit(),
+            Engine::Postgres(connection) => connection.is_autocommit(),
+        }
     }
 
     /// Gives back the memory that was needed for a while.
     pub(in crate::ledger) fn shrink_memory(&self) -> Result<()> {
-        self.execute_batch("PRAGMA shrink_memory")
+        match &self.0 {
+            Engine::Sqlite(connection) => Ok(connection.execute_batch("PRAGMA shrink_memory")?),
+            Engine::Postgres(_) => Ok(()),
+        }
     }
 
-    /// Gives back space of the disk that is free, as far as so many pages.
+    /// Gives back space of the disk that is free, as far as so many pages; a server sees to its own.
     pub(in crate::ledger) fn give_back(&self, pages: i64) -> Result<()> {
+        let Engine::Sqlite(connection) = &self.0 else { return Ok(()) };
         // Each step of this statement gives back one page.
-        let mut vacuum = self.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+        let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
         let mut steps = vacuum.query([])?;
         while steps.next()?.is_some() {}
-        self.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        Ok(connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
     }
 
     /// Begins to write: from here to the end no other process writes.
     pub(super) fn begin(&self) -> Result<()> {
-        self.execute_batch("BEGIN IMMEDIATE")
+        match &self.0 {
+            Engine::Sqlite(connection) => Ok(connection.execute_batch("BEGIN IMMEDIATE")?),
+            Engine::Postgres(connection) => connection.begin(WAIT_FOR_WRITERS),
+        }
+    }
+
+    /// Begins to write where the writers have no table to wait at yet, but by what is done `first`.
+    pub(super) fn begin_with(&self, first: &str) -> Result<()> {
+        match &self.0 {
+            Engine::Sqlite(_) => self.begin(),
+            Engine::Postgres(connection) => connection.begin(first),
+        }
+    }
+
+    /// Begins to read what is there now, whatever others write.
+    pub(super) fn begin_reading(&self) -> Result<()> {
+        match &self.0 {
+            Engine::Sqlite(connection) => Ok(connection.execute_batch("BEGIN")?),
+            Engine::Postgres(connection) => {
+                connection.begin("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            }
+        }
+    }
+
+    /// Hands over every row of a table, without holding all of them. In a transaction.
+    pub(super) fn each_row(&self, table: &str, take: &mut dyn FnMut(&Row<'_>) -> Result<()>) -> Result<()> {
+        let mut fetch = match &self.0 {
+            Engine::Sqlite(_) => self.prepare(&format!("SELECT * FROM {table}"))?,
+            Engine::Postgres(connection) => {
+                connection.execute_batch(&format!("DECLARE all_{table} CURSOR FOR SELECT * FROM {table}"))?;
+                self.prepare(&format!("FETCH 1000 FROM all_{table}"))?
+            }
+        };
+        loop {
+            let mut rows = fetch.query([])?;
+            let mut some = false;
+            while let Some(row) = rows.next()? {
+                some = true;
+                take(&row)?;
+            }
+            if !some || self.sqlite().is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets ids go on after the largest that each table holds, where rows came with theirs.
+    pub(super) fn number_on(&self, tables: &[&str]) -> Result<()> {
+        let Engine::Postgres(_) = &self.0 else { return Ok(()) };
+        for table in tables {
+            let numbered = "SELECT 1 FROM information_schema.columns
+                WHERE table_schema = current_schema() AND table_name = ? AND column_name = 'id' AND is_identity = 'YES'";
+            if self.prepare(numbered)?.exists([table])? {
+                self.query_row(
+                    &format!(
+                        "SELECT setval(pg_get_serial_sequence('{table}', 'id'), coalesce(max(id), 0) + 1, false) FROM {table}"
+                    ),
+                    [],
+                    |_| Ok(()),
+                )?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn commit(&self) -> Result<()> {
-        self.execute_batch("COMMIT")
+        match &self.0 {
+            Engine::Sqlite(connection) => Ok(connection.execute_batch("COMMIT")?),
+            Engine::Postgres(connection) => connection.commit(),
+        }
     }
 
     pub(super) fn roll_back(&self) -> Result<()> {
-        self.execute_batch("ROLLBACK")
+        match &self.0 {
+            Engine::Sqlite(connection) => Ok(connection.execute_batch("ROLLBACK")?),
+            Engine::Postgres(connection) => connection.roll_back(),
+        }
     }
 
     /// A transaction; within one, a part of it that can be taken back by itself.
     pub(super) fn transaction(&self) -> Result<Transaction<'_>> {
         let part = !self.is_autocommit();
-        if part {
-            self.execute_batch("SAVEPOINT part")?;
-        } else {
-            self.begin()?;
+        match (&self.0, part) {
+            (_, false) => self.begin()?,
+            (Engine::Sqlite(connection), true) => connection.execute_batch("SAVEPOINT part")?,
+            (Engine::Postgres(connection), true) => connection.begin_part()?,
         }
         Ok(Transaction { connection: self, part, ended: false })
     }
@@ -116,9 +223,10 @@ pub(super) struct Transaction<'c> {
 
 impl Transaction<'_> {
     pub(super) fn commit(mut self) -> Result<()> {
-        let done = match self.part {
-            true => self.connection.execute_batch("RELEASE SAVEPOINT part"),
-            false => self.connection.commit(),
+        let done = match (&self.connection.0, self.part) {
+            (_, false) => self.connection.commit(),
+            (Engine::Sqlite(connection), true) => Ok(connection.execute_batch("RELEASE SAVEPOINT part")?),
+            (Engine::Postgres(connection), true) => connection.commit_part(),
         };
         // What could not be committed is taken back.
         self.ended = done.is_ok();
@@ -139,9 +247,12 @@ impl Drop for Transaction<'_> {
         if self.ended || self.connection.is_autocommit() {
             return;
         }
-        let undone = match self.part {
-            true => self.connection.execute_batch("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part"),
-            false => self.connection.roll_back(),
+        let undone = match (&self.connection.0, self.part) {
+            (_, false) => self.connection.roll_back(),
+            (Engine::Sqlite(connection), true) => connection
+                .execute_batch("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part")
+                .map_err(Error::from),
+            (Engine::Postgres(connection), true) => connection.roll_back_part(),
         };
         // An engine that can't answer has taken it back, or does when it can.
         drop(undone);
@@ -149,11 +260,19 @@ impl Drop for Transaction<'_> {
 }
 
 /// A statement of a connection.
-pub(in crate::ledger) struct Statement<'c>(sqlite::Statement<'c>);
+pub(in crate::ledger) enum Statement<'c> {
+    Sqlite(sqlite::Statement<'c>),
+    Postgres(postgres::Statement<'c>),
+}
 
 impl Statement<'_> {
     pub(in crate::ledger) fn query(&mut self, params: impl Params) -> Result<Rows<'_>> {
-        Ok(Rows(self.0.query(&params)?))
+        Ok(match self {
+            Statement::Sqlite(statement) => Rows::Sqlite(statement.query(&params)?),
+            Statement::Postgres(statement) => {
+                Rows::Postgres { rows: statement.query(&params)?.into_iter(), current: None }
+            }
+        })
     }
 
     pub(in crate::ledger) fn query_map<T, F>(
@@ -186,16 +305,28 @@ impl Statement<'_> {
 
     /// Returns how many rows that changed.
     pub(in crate::ledger) fn execute(&mut self, params: impl Params) -> Result<usize> {
-        self.0.execute(&params)
+        match self {
+            Statement::Sqlite(statement) => statement.execute(&params),
+            Statement::Postgres(statement) => statement.execute(&params),
+        }
     }
 }
 
 /// The rows of an answer, one after the other.
-pub(in crate::ledger) struct Rows<'s>(rusqlite::Rows<'s>);
+pub(in crate::ledger) enum Rows<'s> {
+    Sqlite(rusqlite::Rows<'s>),
+    Postgres { rows: std::vec::IntoIter<::postgres::Row>, current: Option<::postgres::Row> },
+}
 
 impl Rows<'_> {
     pub(in crate::ledger) fn next(&mut self) -> Result<Option<Row<'_>>> {
-        Ok(self.0.next()?.map(Row))
+        Ok(match self {
+            Rows::Sqlite(rows) => rows.next()?.map(Row::Sqlite),
+            Rows::Postgres { rows, current } => {
+                *current = rows.next();
+                current.as_ref().map(Row::Postgres)
+            }
+        })
     }
 }
 
@@ -215,7 +346,10 @@ impl<T, F: FnMut(&Row<'_>) -> Result<T>> Iterator for MappedRows<'_, F> {
 
 /// A row of an answer.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::ledger) struct Row<'r>(&'r rusqlite::Row<'r>);
+pub(in crate::ledger) enum Row<'r> {
+    Sqlite(&'r rusqlite::Row<'r>),
+    Postgres(&'r ::postgres::Row),
+}
 
 /// By what a column is named: its place, from 0.
 pub(in crate::ledger) trait ColumnIndex {
@@ -235,7 +369,18 @@ impl Row<'_> {
             .map_err(|error| Error::unreadable(format!("column {column}: {error}")))
     }
 
+    /// How many columns it has.
+    pub(super) fn width(&self) -> usize {
+        match self {
+            Row::Sqlite(row) => row.as_ref().column_count(),
+            Row::Postgres(row) => row.len(),
+        }
+    }
+
     pub(in crate::ledger) fn get_ref(&self, column: usize) -> Result<Cell<'_>> {
-        sqlite::cell(self.0, column)
+        match self {
+            Row::Sqlite(row) => sqlite::cell(row, column),
+            Row::Postgres(row) => postgres::cell(row, column),
+        }
     }
 }

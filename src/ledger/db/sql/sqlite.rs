@@ -7,7 +7,7 @@ use super::error::{Error, Result};
 use super::value::{Cell, Param, Params};
 
 /// A statement, prepared now or before.
-pub(super) enum Statement<'c> {
+pub(in crate::ledger) enum Statement<'c> {
     Once(rusqlite::Statement<'c>),
     Cached(CachedStatement<'c>),
 }
@@ -47,6 +47,7 @@ impl<'c> Statement<'c> {
 
 fn value(param: Param<'_>) -> ValueRef<'_> {
     match param {
+        Param::Null => ValueRef::Null,
         Param::Integer(number) => number.map_or(ValueRef::Null, ValueRef::Integer),
         Param::Text(text) => text.map_or(ValueRef::Null, |text| ValueRef::Text(text.as_bytes())),
         Param::Bytes(bytes) => bytes.map_or(ValueRef::Null, ValueRef::Blob),

@@ -10,6 +10,8 @@ use super::error::{Error, Result};
 /// A parameter of a statement. Also one that is missing has a type: PostgreSQL wants to know it.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::ledger) enum Param<'a> {
+    /// Of a type that only the statement tells.
+    Null,
     Integer(Option<i64>),
     Text(Option<&'a str>),
     Bytes(Option<&'a [u8]>),

@@ -1,0 +1,103 @@
+//! `ledger`: makes a shared ledger, and moves one between a file and a database. It counts and reports nothing.
+
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+
+use super::exit::{Exit, Failed};
+use super::setup::Setup;
+use crate::config::place::{Database, Place};
+use crate::daemon::instance;
+use crate::ledger::Ledger as Books;
+
+/// Make a shared ledger, or move one.
+#[derive(Debug, Args)]
+pub(super) struct Ledger {
+    #[command(subcommand)]
+    command: LedgerCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum LedgerCommand {
+    /// Make the tables of the ledger that the configuration names, and say what to grant to other roles.
+    Init,
+    /// Copy a ledger, row by row, into one that is empty, and prove that it is the same. Stop every agent first.
+    Copy {
+        /// What to copy: the path of a file, or postgresql://ROLE@HOST/DATABASE.
+        from: String,
+        /// Where to: likewise. A file is made, and the tables of a database, too.
+        to: String,
+    },
+}
+
+impl Ledger {
+    pub(super) fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+        match self.command {
+            LedgerCommand::Init => init(setup, out),
+            LedgerCommand::Copy { from, to } => copy(setup, &place(setup, &from)?, &place(setup, &to)?, out),
+        }
+    }
+}
+
+fn init(setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+    let place = &setup.settings.ledger;
+    Books::make(place)?;
+    writeln!(out, "-- The ledger {place} is made.")?;
+    let Some(schema) = Books::schema_of(place)? else { return Ok(Exit::Ok) };
+    write!(
+        out,
+        "-- For a role that only reads (status, explain, recount, export):\n\
+         GRANT USAGE ON SCHEMA {schema} TO reader;\n\
+         GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO reader;\n\
+         -- For another role that collects and submits:\n\
+         GRANT USAGE ON SCHEMA {schema} TO submitter;\n\
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO submitter;\n\
+         GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO submitter;\n"
+    )?;
+    Ok(Exit::Ok)
+}
+
+/// A ledger of the command line; a database has the password that the configuration names for its own.
+fn place(setup: &Setup, text: &str) -> Result<Place, Failed> {
+    let place = match Place::parse(text) {
+        Ok(place) => place,
+        // Of a shell, a path may be relative.
+        Err(_) if !text.contains("://") => Place::File(text.into()),
+        Err(why) => return Err(Failed::new(Exit::Config, why)),
+    };
+    Ok(match (place, &setup.settings.ledger) {
+        (Place::Database(database), Place::Database(configured)) => {
+            Place::Database(Database { password_file: configured.password_file.clone(), ..database })
+        }
+        (place, _) => place,
+    })
+}
+
+fn copy(setup: &Setup, from: &Place, to: &Place, out: &mut dyn Write) -> Result<Exit, Failed> {
+    for place in [from, to] {
+        if let Some(daemon) = instance::running(place) {
+            let name = daemon.name();
+            return Err(Failed::new(
+                Exit::Pending,
+                format!(
+                    "a daemon is at work on the ledger {place}: {name}; stop it first, so that nothing is left behind"
+                ),
+            ));
+        }
+    }
+    let counts = Books::copy(from, to)?;
+    let rows: i64 = counts.iter().map(|(_, rows)| rows).sum();
+    writeln!(out, "Copied {rows} rows of {} tables; both sides count the same.", counts.len())?;
+    let mut copied = Books::open(to, (*setup.rulebook).clone())?;
+    let differences = copied.recount_rehearsal(None, setup.clock.now())?;
+    if !differences.is_empty() {
+        writeln!(
+            out,
+            "{} amounts differ from what its readings make: as they did before, or `recount` of {from} would tell.",
+            differences.len()
+        )?;
+        return Ok(Exit::Differs);
+    }
+    writeln!(out, "Its readings make the amounts that it holds. Name it in `ledger:`, and put {from} away.")?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,123 @@
+//! A turn at something that one process of many does at a time, as a row in the shared database: who has it, its number,
+//! and until when, by the database's clock.
+//!
+//! Whoever has it renews it; whoever does not may take it when its time is over. Each holder gets the next number, so that
+//! an older one can be told from a newer one. It never waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use super::error::LedgerError;
+use super::server::{self, Use};
+use super::sql::{Connection, OptionalExtension, Result, params};
+use crate::config::place::{Database, Place};
+
+/// How long a turn lasts when nobody renews it, in microseconds: a holder that died is followed within this and the time
+/// that another takes to look.
+const LASTS: i64 = 6_000_000;
+/// A holder that misses two of these is still in time.
+const RENEWED_EVERY: Duration = Duration::from_millis(1500);
+
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
+
+/// The database's clock, in microseconds.
+const NOW: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
+
+/// A turn that this process has; given back when it is dropped.
+#[derive(Debug)]
+pub(in crate::ledger) struct Lease {
+    number: i64,
+    lost: Arc<AtomicBool>,
+    /// Dropped first: it ends the thread.
+    stop: Option<mpsc::Sender<()>>,
+    /// Closed when the thread has ended.
+    ended: mpsc::Receiver<()>,
+}
+
+impl Lease {
+    /// The turn of this name, if nobody has it.
+    pub(in crate::ledger) fn try_take(
+        database: &Database,
+        name: &'static str,
+    ) -> std::result::Result<Option<Lease>, LedgerError> {
+        let wrap = |error| LedgerError::from_sql(&Place::Database(database.clone()), error);
+        let connection = server::connect(database, Use::Write).map_err(wrap)?;
+        let Some(number) = take(&connection, name, &own_name()).map_err(wrap)? else { return Ok(None) };
+        let (stop, stopped) = mpsc::channel();
+        let (ends, ended) = mpsc::channel();
+        let lost = Arc::new(AtomicBool::new(false));
+        let noted = lost.clone();
+        std::thread::spawn(move || {
+            let _ends = ends;
+            while stopped.recv_timeout(RENEWED_EVERY) == Err(RecvTimeoutError::Timeout) {
+                // What can't be renewed now is tried again; meanwhile its time may run out, which others see for themselves.
+                if renew(&connection, name, number, LASTS).is_ok_and(|still| !still) {
+                    noted.store(true, Ordering::Relaxed);
+                }
+            }
+            drop(renew(&connection, name, number, 0));
+        });
+        Ok(Some(Lease { number, lost, stop: Some(stop), ended }))
+    }
+
+    pub(in crate::ledger) fn number(&self) -> i64 {
+        self.number
+    }
+
+    /// Whether another has taken it since, as far as is known.
+    pub(in crate::ledger) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Who has it, for people.
+    pub(in crate::ledger) fn holder(database: &Database, name: &str) -> String {
+        let holder = server::connect(database, Use::Read).and_then(|connection| {
+            connection
+                .query_row("SELECT holder FROM lease WHERE name = ?", [name], |row| row.get(0))
+                .optional()
+        });
+        holder.ok().flatten().unwrap_or_else(|| "another process".to_owned())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // A database that does not answer sees for itself that its time is over.
+        let _ = self.ended.recv_timeout(GIVEN_BACK_WITHIN);
+    }
+}
+
+fn take(connection: &Connection, name: &str, holder: &str) -> Result<Option<i64>> {
+    connection
+        .prepare(&format!(
+            "INSERT INTO lease (name, holder, number, until) VALUES (?1, ?2, 1, {NOW} + ?3)
+             ON CONFLICT (name) DO UPDATE SET holder = ?2, number = lease.number + 1, until = {NOW} + ?3
+             WHERE lease.until < {NOW}
+             RETURNING number"
+        ))?
+        .query_row(params![name, holder, LASTS], |row| row.get(0))
+        .optional()
+}
+
+/// Makes it last so much longer, if it is still this one; returns whether it is.
+fn renew(connection: &Connection, name: &str, number: i64, lasts: i64) -> Result<bool> {
+    let changed = connection
+        .prepare(&format!("UPDATE lease SET until = {NOW} + ?3 WHERE name = ?1 AND number = ?2"))?
+        .execute(params![name, number, lasts])?;
+    Ok(changed > 0)
+}
+
+/// Whether nobody has taken a later turn of this name.
+pub(super) fn is_current(connection: &Connection, name: &str, number: i64) -> Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM lease WHERE name = ?1 AND number = ?2")?
+        .exists(params![name, number])
+}
+
+fn own_name() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default();
+    format!("process {} on {host}", std::process::id())
+}

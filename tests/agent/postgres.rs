@@ -1,0 +1,158 @@
+//! A PostgreSQL server for one test, on a socket of its own: database `bill`, which the role `usage` owns.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use postgres::{Client, NoTls};
+
+use super::agent::skip;
+
+pub(crate) struct Server {
+    bin: PathBuf,
+    folder: tempfile::TempDir,
+    options: Vec<String>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.control(&["-m", "immediate", "stop"]);
+    }
+}
+
+impl Server {
+    /// `None` where PostgreSQL is not installed: `test` is left out.
+    pub(crate) fn start(test: &str, options: &[&str]) -> Option<Server> {
+        let mut found: Vec<PathBuf> = glob::glob("/usr/lib/postgresql/*/bin").unwrap().flatten().collect();
+        found.sort();
+        let Some(bin) = found.pop() else {
+            skip(test, "PostgreSQL is not installed");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let server = Server { bin, folder, options };
+        if nix::unistd::geteuid().is_root() {
+            let user = nix::unistd::User::from_name("postgres").unwrap().unwrap();
+            nix::unistd::chown(server.folder.path(), Some(user.uid), Some(user.gid)).unwrap();
+        }
+        std::fs::set_permissions(server.folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        let data = server.data();
+        let made = server.run(
+            "initdb",
+            &["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+        );
+        assert!(made, "initdb");
+        server.restart();
+        server.sql("postgres", "CREATE ROLE usage LOGIN");
+        server.sql("postgres", "CREATE DATABASE bill OWNER usage");
+        Some(server)
+    }
+
+    /// From now on it listens on this machine's address, too, with these certificates: on the port that is returned.
+    pub(crate) fn serve_tls(&mut self, certificate: &Path, key: &Path) -> u16 {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        for (from, name) in [(certificate, "server.crt"), (key, "server.key")] {
+            let to = Path::new(&self.data()).join(name);
+            std::fs::copy(from, &to).unwrap();
+            std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            let folder = std::fs::metadata(self.folder.path()).unwrap();
+            std::os::unix::fs::chown(&to, Some(folder.uid()), Some(folder.gid())).unwrap();
+        }
+        assert!(self.control(&["-m", "fast", "stop"]));
+        self.options.push(format!("-c ssl=on -c listen_addresses=127.0.0.1 -c port={port}"));
+        self.restart();
+        port
+    }
+
+    pub(crate) fn url(&self, database: &str, role: &str) -> String {
+        format!("postgresql:///{database}?host={}&user={role}", self.folder.path().display())
+    }
+
+    /// A connection of an administrator's.
+    pub(crate) fn connect(&self, database: &str) -> Client {
+        let config = format!("host={} user=postgres dbname={database}", self.folder.path().display());
+        Client::connect(&config, NoTls).unwrap()
+    }
+
+    pub(crate) fn sql(&self, database: &str, sql: &str) {
+        self.connect(database).batch_execute(sql).unwrap();
+    }
+
+    /// From now on it listens there in the open.
+    pub(crate) fn serve_no_tls(&mut self) {
+        assert!(self.control(&["-m", "fast", "stop"]));
+        for option in &mut self.options {
+            *option = option.replace("ssl=on", "ssl=off");
+        }
+        self.restart();
+    }
+
+    /// From now on this role has to show its password.
+    pub(crate) fn demand_passwords_of(&self, role: &str) {
+        let file = Path::new(&self.data()).join("pg_hba.conf");
+        let rules = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(file, format!("local all {role} scram-sha-256\n{rules}")).unwrap();
+        assert!(self.control(&["reload"]));
+    }
+
+    /// All of its processes at once.
+    pub(crate) fn kill(&mut self) {
+        let pid = std::fs::read_to_string(Path::new(&self.data()).join("postmaster.pid")).unwrap();
+        let pid = nix::unistd::Pid::from_raw(pid.lines().next().unwrap().parse().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        // Its children see that it is gone, and follow.
+        super::agent::until("the server is gone", || {
+            !self.folder.path().join(".s.PGSQL.5432").exists() || self.refuses()
+        });
+    }
+
+    fn refuses(&self) -> bool {
+        std::os::unix::net::UnixStream::connect(self.folder.path().join(".s.PGSQL.5432")).is_err()
+    }
+
+    pub(crate) fn restart(&self) {
+        let mut options = format!(
+            "-k '{}' -c listen_addresses='' -c fsync=off -c full_page_writes=off",
+            self.folder.path().display()
+        );
+        for option in &self.options {
+            options += " ";
+            options += option;
+        }
+        let log = self.folder.path().join("log").display().to_string();
+        super::agent::until("the server starts", || {
+            self.control(&["-l", &log, "-w", "-o", &options, "start"])
+        });
+    }
+
+    fn data(&self) -> String {
+        self.folder.path().join("data").display().to_string()
+    }
+
+    fn control(&self, arguments: &[&str]) -> bool {
+        let data = self.data();
+        self.run("pg_ctl", &[&["-D", data.as_str()], arguments].concat())
+    }
+
+    /// The server refuses to be root's.
+    fn run(&self, program: &str, arguments: &[&str]) -> bool {
+        let program = self.bin.join(program);
+        let mut command = if nix::unistd::geteuid().is_root() {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", "postgres", "--regid", "postgres", "--init-groups"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        let nothing = || std::process::Stdio::null();
+        command
+            .current_dir(self.folder.path())
+            .args(arguments)
+            .stdin(nothing())
+            .stdout(nothing())
+            .stderr(nothing());
+        command.status().unwrap().success()
+    }
+}
