@@ -5,7 +5,7 @@
 //! - [`metering`]: from readings to amounts. Pure: no I/O, no clock, no float. Where the money is.
 //! - [`wire`]: what every HTTP call needs, whoever makes it: secrets, TLS, words for people.
 //! - [`collectors`]: what looks at the world and returns readings. They know nothing of Waldur.
-//! - [`ledger`]: one SQLite file: readings, statements, and what Waldur is known to hold. The only state.
+//! - [`ledger`]: one SQLite file, or a database: readings, statements, and what Waldur is known to hold. The only state.
 //! - [`waldur`]: the API's types, the client, and errors as the server means them.
 //! - [`submitter`]: compares what should be with what Waldur was last known to hold, and closes the difference.
 //! - [`daemon`]: the tasks, signals, systemd, health and metrics.

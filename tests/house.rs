@@ -283,6 +283,31 @@ fn the_ledger_speaks_to_its_engine_in_one_place() {
 }
 
 #[test]
+fn the_ledgers_sql_is_one_that_both_engines_take() {
+    const SQLITE_ONLY: [&str; 9] = [
+        "INSERT OR ",
+        "REPLACE INTO",
+        "ifnull(",
+        "rowid",
+        "json_each",
+        "group_concat",
+        " GLOB ",
+        " REAL)",
+        "typeof(",
+    ];
+    for (file, text) in sources("src/ledger") {
+        if !file.starts_with("src/ledger/db/") && !file.starts_with("src/ledger/tests") {
+            for words in SQLITE_ONLY {
+                assert!(
+                    !text.contains(words),
+                    "{file}: `{words}` is SQLite's alone (src/ledger/db/sql/mod.rs)"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn every_file_says_first_what_it_is_for() {
     for directory in ["src", "tests"] {
         for (file, text) in sources(directory) {

@@ -80,13 +80,13 @@ impl Server {
         self.connect(database).batch_execute(sql).unwrap();
     }
 
-    /// The same over the network, a statement at a time.
-    pub(crate) fn sql_as(&self, port: u16, sql: &str) {
-        let config = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
-        let mut client = Client::connect(&config, NoTls).unwrap();
-        for statement in sql.split("; ") {
-            client.batch_execute(statement).unwrap();
+    /// From now on it listens there in the open.
+    pub(crate) fn serve_no_tls(&mut self) {
+        assert!(self.control(&["-m", "fast", "stop"]));
+        for option in &mut self.options {
+            *option = option.replace("ssl=on", "ssl=off");
         }
+        self.restart();
     }
 
     /// From now on this role has to show its password.

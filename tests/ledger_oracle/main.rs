@@ -445,6 +445,8 @@ fn naive_reading(reading: &Reading) -> naive::Reading {
 /// `METERING_TIMES=20 cargo test --test ledger_oracle` looks twenty times as long.
 fn config(cases: u32) -> ProptestConfig {
     let times = std::env::var("METERING_TIMES").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    // In a database a case takes a hundred times as long.
+    let cases = if engine::is_shared() { cases / 40 } else { cases };
     ProptestConfig { cases: cases * times, failure_persistence: None, ..ProptestConfig::default() }
 }
 

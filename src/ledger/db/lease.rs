@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::error::LedgerError;
@@ -21,6 +20,8 @@ const LASTS: i64 = 6_000_000;
 /// A holder that misses two of these is still in time.
 const RENEWED_EVERY: Duration = Duration::from_millis(1500);
 
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
+
 /// The database's clock, in microseconds.
 const NOW: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
 
@@ -31,7 +32,8 @@ pub(in crate::ledger) struct Lease {
     lost: Arc<AtomicBool>,
     /// Dropped first: it ends the thread.
     stop: Option<mpsc::Sender<()>>,
-    renewing: Option<JoinHandle<()>>,
+    /// Closed when the thread has ended.
+    ended: mpsc::Receiver<()>,
 }
 
 impl Lease {
@@ -44,9 +46,11 @@ impl Lease {
         let connection = server::connect(database, Use::Write).map_err(wrap)?;
         let Some(number) = take(&connection, name, &own_name()).map_err(wrap)? else { return Ok(None) };
         let (stop, stopped) = mpsc::channel();
+        let (ends, ended) = mpsc::channel();
         let lost = Arc::new(AtomicBool::new(false));
         let noted = lost.clone();
-        let renewing = std::thread::spawn(move || {
+        std::thread::spawn(move || {
+            let _ends = ends;
             while stopped.recv_timeout(RENEWED_EVERY) == Err(RecvTimeoutError::Timeout) {
                 // What can't be renewed now is tried again; meanwhile its time may run out, which others see for themselves.
                 if renew(&connection, name, number, LASTS).is_ok_and(|still| !still) {
@@ -55,7 +59,7 @@ impl Lease {
             }
             drop(renew(&connection, name, number, 0));
         });
-        Ok(Some(Lease { number, lost, stop: Some(stop), renewing: Some(renewing) }))
+        Ok(Some(Lease { number, lost, stop: Some(stop), ended }))
     }
 
     pub(in crate::ledger) fn number(&self) -> i64 {
@@ -81,9 +85,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(renewing) = self.renewing.take() {
-            drop(renewing.join());
-        }
+        // A database that does not answer sees for itself that its time is over.
+        let _ = self.ended.recv_timeout(GIVEN_BACK_WITHIN);
     }
 }
 

@@ -24,6 +24,9 @@ pub(in crate::ledger::db) type Connect = Box<dyn FnMut() -> std::result::Result<
 /// What the connection's thread is to do.
 type Order = Box<dyn FnOnce(&mut Session) + Send>;
 
+/// Parameters as the client takes them.
+type Bound<'p> = [&'p (dyn postgres::types::ToSql + Sync)];
+
 /// Every statement of the ledger is one of a few hundred; more than that would be texts made of data.
 const STATEMENTS_KEPT: usize = 1000;
 
@@ -202,11 +205,7 @@ impl Statement<'_> {
     fn ask<T: Send + 'static>(
         &mut self,
         params: &impl Params,
-        work: fn(
-            &mut Client,
-            &postgres::Statement,
-            &[&(dyn postgres::types::ToSql + Sync)],
-        ) -> std::result::Result<T, postgres::Error>,
+        work: fn(&mut Client, &postgres::Statement, &Bound<'_>) -> std::result::Result<T, postgres::Error>,
     ) -> Result<T> {
         let mut owned = Vec::new();
         params.each(&mut |param| {
@@ -244,7 +243,8 @@ impl From<Param<'_>> for Owned {
         match param {
             Param::Null => Owned::Null,
             Param::Integer(number) => Owned::Integer(number),
-            Param::Text(text) => Owned::Text(text.map(str::to_owned)),
+            // The one character that PostgreSQL does not keep.
+            Param::Text(text) => Owned::Text(text.map(|text| text.replace('\0', "\u{fffd}"))),
             Param::Bytes(bytes) => Owned::Bytes(bytes.map(<[u8]>::to_vec)),
         }
     }

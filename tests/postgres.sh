@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The suites of the ledger once more, over PostgreSQL: units, the oracle with events, crashes, the model, the month's end and
+# submitting. They are the same tests with another engine (tests/agent/engine.rs), and fewer random cases, as each needs
+# tables of its own. tests/shared.rs has what only a database can do. Longer ones:
+#     LEDGER_EVENTS=2000 METERING_TIMES=40 tests/with-postgres cargo test --test ledger_oracle
+#     CRASHES=500 tests/with-postgres cargo test --test crashes
+#     MODEL_CASES=700 tests/with-postgres cargo test --test model
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tests/need.sh
+. tests/need.sh
+[ -n "$(find /usr/lib/postgresql -maxdepth 2 -name bin 2>/dev/null)" ] ||
+    left_out "PostgreSQL" "apt-get install postgresql"
+
+export LEDGER_EVENTS=60 CRASHES=40 MODEL_CASES=20
+tests/with-postgres cargo test --locked --lib ledger::
+tests/with-postgres cargo test --locked --test ledger_oracle --test month_end --test submitting --test model --test crashes
