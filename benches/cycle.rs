@@ -86,7 +86,7 @@ fn play(size: Size) -> Outcome {
     let at = folder.path().display();
     let mut yaml = format!(
         "waldur: {{ url: '{}', token_file: {at}/token, max_in_flight: 8 }}\nledger: {at}/ledger.db\ncollectors:\n  jobs:\n    \
-         plugin: slurm\n    programs: {at}\n    resource: {{ offering: {OFFERING}, backend_id: '{{account}}' }}\n    \
+         plugin: slurm\n    programs: {at}\n    schedule: every 1h\n    resource: {{ offering: {OFFERING}, backend_id: '{{account}}' }}\n    \
          user: '{{user}}'\n    meters:\n",
         sandbox.url
     );
@@ -192,6 +192,7 @@ impl Sandbox {
         let file = folder.join("marketplace.yaml");
         fs::write(&file, yaml)?;
         let mut process = Command::new(env!("CARGO_BIN_EXE_waldur-sandbox"))
+            .arg("--marketplace")
             .arg(&file)
             .args(["--listen", "127.0.0.1:0"])
             .args(["--api", if size.classic { "classic" } else { "current" }])
