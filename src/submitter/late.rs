@@ -5,16 +5,13 @@
 //! anything is done what the server holds of that month is read, and nothing is done twice: a report into a past month is an
 //! absolute total, and what is carried is a row of the ledger that both months are made with.
 
-use std::collections::BTreeMap;
-
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
 use super::guard::{self, ServerTime};
 use super::reason::Reason;
-use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, is_usage_billed};
+use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, cents, is_usage_billed};
 use super::{Cycle, CycleError, Late};
-use crate::ledger::sent::moved::Moved;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::period::{BillingPeriod, BillingZone};
@@ -24,8 +21,6 @@ use crate::waldur::report::{ComponentAmount, SetUsage};
 const NO_BACKFILL: &str = "no_backfill";
 /// How long that is believed: the token's role may be another tomorrow.
 const NO_BACKFILL_FOR: SignedDuration = SignedDuration::from_hours(24);
-/// A longer description is a permanent 500 (observed).
-const LONGEST_DESCRIPTION: usize = 2000;
 
 impl Cycle {
     /// Whether there may be something to do for months that are over, although nothing else is due.
@@ -347,37 +342,5 @@ impl Cycle {
     }
 }
 
-/// A component's description, with what was carried to its month from others (`moved`: of all its resource's month).
-pub(super) fn described(
-    moved: &[Moved],
-    period: BillingPeriod,
-    component: &str,
-    description: Option<String>,
-) -> Option<String> {
-    let mut carried: BTreeMap<BillingPeriod, i64> = BTreeMap::new();
-    for one in moved.iter().filter(|one| one.to == Some(period)) {
-        if one.component == component && one.user.is_empty() && one.from != period {
-            *carried.entry(one.from).or_default() += one.cents;
-        }
-    }
-    if carried.is_empty() {
-        return description;
-    }
-    let shown: Vec<String> = carried
-        .iter()
-        .map(|(from, amount)| format!("{} carried forward from {from}", cents(*amount)))
-        .collect();
-    let words = format!("includes {}", shown.join(" and "));
-    let whole = match description {
-        Some(description) => format!("{description}; {words}"),
-        None => words,
-    };
-    Some(whole.chars().take(LONGEST_DESCRIPTION).collect())
-}
-
 /// What is used in the last minutes of a month, after its last report, every closing leaves: it is no alarm.
 const CLOSING: SignedDuration = SignedDuration::from_mins(5);
-
-fn cents(cents: i64) -> String {
-    format!("{:.2}", Decimal::new(cents, 2))
-}

@@ -12,14 +12,15 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::guard::{self, Passage, ServerTime};
-use super::late::described;
 use super::reason::Reason;
 use super::rows::Part;
 use super::{Cycle, CycleError, DATE_PROBE, in_turns};
 use crate::ledger::books::catalog::KnownComponent;
 use crate::ledger::sent::decision::Decision;
+use crate::ledger::sent::moved::Moved;
 use crate::ledger::sent::record::{Amount, Outcome, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
+use crate::metering::period::BillingPeriod;
 use crate::waldur::report::{ComponentAmount, SetUsage};
 
 /// A call that is written down.
@@ -360,6 +361,41 @@ impl Cycle {
         self.read_and_settle(&wanted).await?;
         Ok(())
     }
+}
+
+/// A longer description is a permanent 500 (observed).
+const LONGEST_DESCRIPTION: usize = 2000;
+
+/// A component's description, with what was carried to its month from others (`moved`: of all its resource's month).
+fn described(
+    moved: &[Moved],
+    period: BillingPeriod,
+    component: &str,
+    description: Option<String>,
+) -> Option<String> {
+    let mut carried: BTreeMap<BillingPeriod, i64> = BTreeMap::new();
+    for one in moved.iter().filter(|one| one.to == Some(period)) {
+        if one.component == component && one.user.is_empty() && one.from != period {
+            *carried.entry(one.from).or_default() += one.cents;
+        }
+    }
+    if carried.is_empty() {
+        return description;
+    }
+    let shown: Vec<String> = carried
+        .iter()
+        .map(|(from, amount)| format!("{} carried forward from {from}", cents(*amount)))
+        .collect();
+    let words = format!("includes {}", shown.join(" and "));
+    let whole = match description {
+        Some(description) => format!("{description}; {words}"),
+        None => words,
+    };
+    Some(whole.chars().take(LONGEST_DESCRIPTION).collect())
+}
+
+pub(super) fn cents(cents: i64) -> String {
+    format!("{:.2}", Decimal::new(cents, 2))
 }
 
 /// What was accepted is noted with others, and no later than this after.
