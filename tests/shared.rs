@@ -227,6 +227,33 @@ fn when_the_agent_that_submits_is_killed_another_goes_on_within_ten_seconds() {
     world.agent(&["recount"]).exits(0);
 }
 
+#[test]
+fn an_agent_that_was_stopped_stands_by_for_the_one_that_took_its_place_and_goes_on_after_it() {
+    let Some(server) = Server::start("an agent that is followed", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    world.agent(&["ledger", "init"]).exits(0);
+    world.readings(&[hours("1", "5400")]);
+    let first = world.daemon(&[], &[]);
+    world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
+    let log = std::fs::File::create(world.path("second.log")).unwrap();
+    let second = world.command(&["run"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+    let mut second = Daemon { child: second, log: world.path("second.log") };
+    second.until_it_says("Standing by: ");
+    first.signal("STOP");
+    second.until_it_says("Ready: 1 collectors");
+    world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    world.in_time("the report of the second", || world.rows(A) == ["cpu_hours 2026-11 2.50"]);
+    first.signal("CONT");
+    world.in_time("the first sees it", || first.log().contains("Standing by: "));
+    second.kill();
+    world.readings(&[hours("1", "5400"), hours("2", "3600"), hours("3", "3600")]);
+    world.in_time("the first again", || world.rows(A) == ["cpu_hours 2026-11 3.50"]);
+    drop(first);
+    until("its turn is over", || world.flush_once().code == 0);
+    assert_eq!(world.reports(), ["cpu_hours=1.50", "cpu_hours=2.50", "cpu_hours=3.50"]);
+    world.agent(&["recount"]).exits(0);
+}
+
 /// Stopped after its check, woken when another has reported: its old call lands late, and is put right.
 #[test]
 fn an_agent_that_was_stopped_finds_that_its_turn_is_over() {
