@@ -6,7 +6,6 @@
 //! absolute total, and what is carried is a row of the ledger that both months are made with.
 
 use jiff::{SignedDuration, Timestamp};
-use rust_decimal::Decimal;
 
 use super::guard::{self, ServerTime};
 use super::reason::Reason;
@@ -14,7 +13,7 @@ use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, cents, is_usage_bill
 use super::{Cycle, CycleError, Late};
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::{Entry, Statement};
-use crate::metering::period::{BillingPeriod, BillingZone};
+use crate::metering::period::BillingZone;
 use crate::waldur::report::{ComponentAmount, SetUsage};
 
 /// The server fact that this token may not report what is billed by use into a past month, with the server's words.

@@ -8,7 +8,7 @@ use super::sql;
 pub(super) const APPLICATION_ID: i32 = 0x5755_4147;
 
 /// One step a version: `MIGRATIONS[n]` makes version n+1 of version n. Steps are only ever added.
-const MIGRATIONS: &[&str] = &[V1, V2];
+const MIGRATIONS: &[&str] = &[V1];
 
 /// The version that this program writes.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -505,9 +505,7 @@ CREATE TABLE usage_row (
     words TEXT NOT NULL,          -- who wrote it, and when
     PRIMARY KEY (resource, period, part, component)
 ) WITHOUT ROWID;
-";
 
-const V2: &str = "
 -- Months in which the agent only compares (`report: shadow`), or did when they ended: what Waldur holds of them is another
 -- writer's, and nothing of them is ever sent, stranded or carried.
 CREATE TABLE shadow (period TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
