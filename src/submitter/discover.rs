@@ -27,6 +27,9 @@ const CLOCK_FOR: SignedDuration = SignedDuration::from_mins(10);
 /// How long the components and users of an offering serve.
 const OFFERING_FOR: SignedDuration = SignedDuration::from_hours(6);
 
+/// A resource's plan periods; `None` where this token may not see them.
+type Plans = Option<Vec<KnownPlanPeriod>>;
+
 /// Resources whose plan periods are looked at together.
 const PLANS_AT_ONCE: usize = 256;
 
@@ -388,7 +391,7 @@ impl Cycle {
             .await?;
         // Some at a time, so that what was learnt is soon kept.
         for some in unseen.chunks(PLANS_AT_ONCE) {
-            let plans: Arc<Mutex<Vec<(Uuid, Option<Vec<KnownPlanPeriod>>)>>> = Arc::default();
+            let plans: Arc<Mutex<Vec<(Uuid, Plans)>>> = Arc::default();
             let found = plans.clone();
             let due = some.iter().map(|(resource, _)| (*resource, *resource)).collect();
             let looked = in_turns(self.clone(), "Looking at plans", due, move |cycle, resource| {
@@ -429,7 +432,7 @@ impl Cycle {
 
     /// Asks for a resource's plan periods: `Some(None)` where this token may not see them (then the month is taken to be
     /// whole), `None` if it waits.
-    async fn plans_of(&self, resource: Uuid) -> Result<Option<Option<Vec<KnownPlanPeriod>>>, CycleError> {
+    async fn plans_of(&self, resource: Uuid) -> Result<Option<Plans>, CycleError> {
         if self.stopped() {
             return Ok(None);
         }

@@ -209,11 +209,11 @@ pub(super) async fn check_resources(
                     true => found.good(format!("{name}: {state}")),
                     false => found.problem(Exit::Stuck, format!("{name} is {state}: Waldur refuses reports for it")),
                 }
-                if let Some(offering) = resource.offering_uuid {
-                    if let Entry::Vacant(unknown) = offerings.entry(offering) {
-                        let known = unknown.insert(client.public_offering(offering).await.ok());
-                        known.iter().for_each(|known| check_role(me, offering, known, found));
-                    }
+                if let Some(offering) = resource.offering_uuid
+                    && let Entry::Vacant(unknown) = offerings.entry(offering)
+                {
+                    let known = unknown.insert(client.public_offering(offering).await.ok());
+                    known.iter().for_each(|known| check_role(me, offering, known, found));
                 }
                 if let Some(offering) = resource.offering_uuid
                     && let Some(Some(known)) = offerings.get(&offering)
