@@ -4,6 +4,11 @@
 //! `cargo bench --bench cycle -- RESOURCES COMPONENTS USERS [AT_ONCE] [classic]` for a cycle of any size (a component
 //! number of 2.5 is two or three, in turns; at most 4). The source is SLURM's jobs, a job of each user.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it watches another process, on a thread where nothing else runs"
+)]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;

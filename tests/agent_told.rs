@@ -82,7 +82,7 @@ impl At {
     fn shows(&self, seen: &Seen<'_>) {
         let metric = |line: &&str| self.get("/metrics").1.contains(&format!("waldur_usage_agent_{line}\n"));
         for line in seen.metrics {
-            self.world.in_time(line, || metric(&line));
+            self.world.in_time(line, || metric(line));
         }
         self.world.in_time(seen.log, || self.daemon.log().contains(seen.log));
         self.world.in_time(seen.status[0], || {

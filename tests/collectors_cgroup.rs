@@ -5,7 +5,6 @@
 mod skip;
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -65,7 +64,6 @@ impl Group {
         for dir in &self.dirs {
             fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
         }
-        use std::io::Write;
         child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
         let id = child.id();
         self.children.push(child);

@@ -504,7 +504,7 @@ async fn an_agent_that_was_down_for_five_weeks_does_the_right_thing_for_each_mon
     let held = [
         "2026-10: 60.00 + 40.00 stranded, closed",
         // Nothing of it was accepted, so that there is nothing to read back.
-        "2026-11: 0.00 + 160.00 stranded, agreed",
+        "2026-11: 0.00 + 160.00 stranded, unreported",
         "2026-12: 80.00, open",
     ];
     let backfilled = ["2026-10: 100.00, closed", "2026-11: 160.00, closed", "2026-12: 80.00, open"];

@@ -1,6 +1,7 @@
 //! Runs the commands of a page: those in fences of `sh`, and in fences of `console` those after `$ `, whose answers are
 //! compared with what is shown. All of a page runs in one shell and one empty directory, in the order of the page.
 
+#![allow(dead_code, reason = "each test program uses its part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! What this machine cannot show is left out by name; where CI_REQUIRE_REAL=1 that is a failure instead.
 
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part of it")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
 use std::io::Write;
