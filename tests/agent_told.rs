@@ -342,6 +342,57 @@ impl At {
     }
 }
 
+/// A FUSE server that is stopped is the double of a dead NFS server.
+#[test]
+fn a_path_that_hangs() {
+    let command = |name: &str| std::process::Command::new(name);
+    if !command("bindfs").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return skip("a_path_that_hangs", "no bindfs");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (source, dead) = (folder.path().join("source"), folder.path().join("dead"));
+    std::fs::create_dir_all(source.join("anna")).unwrap();
+    std::fs::create_dir_all(&dead).unwrap();
+    let mut server = command("bindfs")
+        .args(["-f", "-o", "attr_timeout=0,entry_timeout=0"])
+        .args([&source, &dead])
+        .spawn()
+        .unwrap();
+    until("the mount", || {
+        std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(dead.to_str().unwrap())
+    });
+    let signal = |name: &str| {
+        let pid = server.id().to_string();
+        assert!(command("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    };
+    let at = begin(&format!(
+        "{}  homes:\n    plugin: filesystem\n    schedule: every 10s\n    directories: {dead}/*\n    mounts: {dead}\n    \
+         resource: {B}\n    meters: {{ storage_gb: {{ reading: directory_inodes, aggregate: last }} }}\n",
+        cpu(),
+        dead = dead.display()
+    ))
+    .reported();
+    at.world.in_time("the directory", || at.world.rows(B) == ["storage_gb 2026-11 1.00"]);
+    signal("STOP");
+    let told = format!("collector homes: {} does not answer since 2026-11-10T", dead.display());
+    at.world.in_time("health names the path", || at.get("/health").1.contains(&told));
+    let metric = format!("collector_path_hangs{{collector=\"homes\",path=\"{}\"}} 1\n", dead.display());
+    assert!(at.get("/metrics").1.contains(&metric));
+    at.world.in_time("status names the path", || {
+        let out = at.world.agent(&["status"]).out;
+        out.contains("Collector homes") && out.contains("does not answer")
+    });
+    // The other collector's usage is reported meanwhile, and what was known of this one stands.
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    at.world.in_time("the others go on", || at.world.rows(A) == ["cpu_hours 2026-11 2.50"]);
+    assert_eq!(at.world.rows(B), ["storage_gb 2026-11 1.00"]);
+    signal("CONT");
+    at.world.in_time("it answers again", || at.get("/health").1 == "ok\n");
+    drop(at);
+    assert!(command("umount").arg(&dead).status().unwrap().success());
+    server.wait().unwrap();
+}
+
 #[test]
 fn clocks_that_are_apart() {
     let at = begin(&cpu()).reported();

@@ -174,13 +174,14 @@ impl Ledger {
         work: impl FnOnce(&Connection, &InForce) -> sql::Result<T>,
     ) -> Result<T, LedgerError> {
         let wrap = |error| LedgerError::from_sql(&self.place, error);
-        let begins = self.connection.is_autocommit();
-        let transaction = self.connection.transaction().map_err(wrap)?;
-        if begins {
-            self.check_post()?;
+        if !self.connection.is_autocommit() {
+            // A part of what is done together: where it fails, nothing of that is kept.
+            return work(&self.connection, &self.in_force).map_err(wrap);
         }
+        let transaction = self.connection.transaction().map_err(wrap)?;
+        self.check_post()?;
         // Another process may have recorded others since.
-        if begins && !rules::is_latest(&transaction, &self.in_force).map_err(wrap)? {
+        if !rules::is_latest(&transaction, &self.in_force).map_err(wrap)? {
             self.in_force = rules::load(&transaction, &self.rulebook).map_err(wrap)?;
         }
         let done = work(&transaction, &self.in_force).map_err(wrap)?;

@@ -201,15 +201,10 @@ impl Connection {
         }
     }
 
-    /// A transaction; within one, a part of it that can be taken back by itself.
+    /// A transaction. There is none within another.
     pub(super) fn transaction(&self) -> Result<Transaction<'_>> {
-        let part = !self.is_autocommit();
-        match (&self.0, part) {
-            (_, false) => self.begin()?,
-            (Engine::Sqlite(connection), true) => connection.execute_batch("SAVEPOINT part")?,
-            (Engine::Postgres(connection), true) => connection.begin_part()?,
-        }
-        Ok(Transaction { connection: self, part, ended: false })
+        self.begin()?;
+        Ok(Transaction { connection: self, ended: false })
     }
 }
 
@@ -217,17 +212,12 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Transaction<'c> {
     connection: &'c Connection,
-    part: bool,
     ended: bool,
 }
 
 impl Transaction<'_> {
     pub(super) fn commit(mut self) -> Result<()> {
-        let done = match (&self.connection.0, self.part) {
-            (_, false) => self.connection.commit(),
-            (Engine::Sqlite(connection), true) => Ok(connection.execute_batch("RELEASE SAVEPOINT part")?),
-            (Engine::Postgres(connection), true) => connection.commit_part(),
-        };
+        let done = self.connection.commit();
         // What could not be committed is taken back.
         self.ended = done.is_ok();
         done
@@ -247,15 +237,8 @@ impl Drop for Transaction<'_> {
         if self.ended || self.connection.is_autocommit() {
             return;
         }
-        let undone = match (&self.connection.0, self.part) {
-            (_, false) => self.connection.roll_back(),
-            (Engine::Sqlite(connection), true) => connection
-                .execute_batch("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part")
-                .map_err(Error::from),
-            (Engine::Postgres(connection), true) => connection.roll_back_part(),
-        };
         // An engine that can't answer has taken it back, or does when it can.
-        drop(undone);
+        drop(self.connection.roll_back());
     }
 }
 

@@ -121,20 +121,6 @@ impl Connection {
         }
     }
 
-    pub(super) fn begin_part(&self) -> Result<()> {
-        self.execute_batch("SAVEPOINT part")
-    }
-
-    pub(super) fn commit_part(&self) -> Result<()> {
-        self.execute_batch("RELEASE SAVEPOINT part")
-    }
-
-    pub(super) fn roll_back_part(&self) -> Result<()> {
-        self.execute_batch("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part")?;
-        self.transaction.set(Transaction::Open);
-        Ok(())
-    }
-
     /// Lets the connection's thread do something, and waits for it.
     fn ask<T: Send + 'static>(
         &self,
