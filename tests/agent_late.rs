@@ -195,7 +195,7 @@ fn what_another_puts_into_a_month_that_is_over_is_told_and_not_carried() {
         let more = of("alice", "more", "2026-11-22T00:00:00Z", "2026-11-22T02:00:00Z", "7200");
         world.readings(&[more]);
         world.flush().exits(65);
-        world.agent(&["status"]).exits(65).says("2026-11").says("6.37").says("1.50");
+        world.agent(&["status"]).exits(65).says("2026-11").says("6.37").says("3.50");
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 6.37", "cpu_hours 2026-12 6.00"], "{api}");
     }
 }

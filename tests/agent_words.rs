@@ -114,7 +114,7 @@ fn a_terminated_resource_strands_what_it_used() {
         let world = ready(api);
         world.post(&format!("resources/{A}"), json!({ "state": "Terminated" }));
         world.flush().exits(65).says("1 amount: stranded");
-        world.agent(&["parked", "list"]).exits(65).says("terminated").says("1.00").says("billed by hand");
+        world.agent(&["parked", "list"]).exits(65).says("terminated").says("1.00").says("by hand");
         let mark = world.mark();
         world.flush().exits(65);
         assert_eq!(world.posts_since(mark).len(), 0);
@@ -139,7 +139,7 @@ fn a_resource_without_a_plan_is_told_by_check_before_it_costs_anything() {
     world.post(&format!("resources/{A}"), json!({ "plan": false }));
     world.agent(&["check"]).exits(65).says("has no plan");
     world.flush().exits(65).says("plan");
-    world.agent(&["parked", "list"]).exits(65).says("no_plan").says("give the resource a plan");
+    world.agent(&["parked", "list"]).exits(65).says("no_plan").says("see that the resource has a plan");
 }
 
 #[test]

@@ -660,7 +660,7 @@ impl Cycle {
             }
             let there = rows.iter().max_by_key(|row| row.date).map_or_else(
                 || "nor in any other (was it deleted?)".to_owned(),
-                |row| format!("and the latest is in the month of {}", row.billing_period),
+                |row| format!("and the latest is in {}", row.billing_period.strftime("%Y-%m")),
             );
             let words = format!(
                 "Waldur accepted it for {} but keeps no row of it in that month, {there}. If it was not deleted, Waldur's \

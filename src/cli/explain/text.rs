@@ -243,10 +243,12 @@ fn calls(out: &mut dyn Write, shown: &Shown) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A factor as people write it: 1/3600, 0.001.
+/// A factor as people write it: 1/3600, 0.001, 1/1000000000.
 fn as_written(factor: &Exact) -> String {
     let (decimal, part) = (factor.to_string(), crate::cli::units::written(factor));
-    if part.len() < decimal.len() { part } else { decimal }
+    // Nobody counts the zeros of 0.000000001.
+    let has_many_zeros = decimal.starts_with("0.0000") && part.starts_with("1/");
+    if has_many_zeros || part.len() < decimal.len() { part } else { decimal }
 }
 
 #[cfg(test)]
