@@ -147,6 +147,29 @@ fn what_comes_late_of_a_month_whose_only_plan_period_has_ended_is_not_billed_twi
     assert_eq!(in_all(&world, A, "cpu", "2026-06"), amount("2.00"));
 }
 
+/// The resource's only plan period of October began in mid-month: it is no later one that the rest could go to.
+#[test]
+fn what_comes_late_never_replaces_a_month_under_the_plan_period_that_it_was_reported_under() {
+    let world = world(CURRENT, "2026-10-20T12:00:00Z");
+    world.write("token", "staff-token");
+    let began = json!({ "plan_periods": [{ "start": "2026-10-10T00:00:00Z" }] });
+    world.post(&format!("resources/{A}"), began);
+    configure(&world, "late: backfill", "", &[("source", keys(CPU))]);
+    let a = hours("a", "10-12T00:00", "10-16T04:00", "100");
+    jobs(&world, "2026-10-20T12:00:00Z", std::slice::from_ref(&a)).exits(0);
+    jobs(&world, "2026-11-01T00:10:00Z", std::slice::from_ref(&a)).exits(0);
+    world.now("2026-11-10T00:00:00Z");
+    world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+    let b = hours("b", "11-11T10:00", "11-11T12:00", "2");
+    jobs(&world, "2026-11-12T12:00:00Z", &[a.clone(), b.clone()]).exits(0);
+    let late = hours("late", "10-17T00:00", "10-17T00:30", "0.5");
+    let done = jobs(&world, "2026-11-15T12:00:00Z", &[a, b, late]).exits(65);
+    done.names_a().tells(&["cpu", "2026-10", "0.50", "plan period has ended"]);
+    assert_eq!(in_all(&world, A, "cpu", "2026-10"), amount("100.00"));
+    assert_eq!(in_all(&world, A, "cpu", "2026-11"), amount("2.00"));
+    assert_eq!(world.rows(A), ["cpu 2026-10 100.00", "cpu 2026-11 2.00"]);
+}
+
 #[test]
 fn shares_that_come_after_a_switch_sum_to_the_total_of_their_own_plan() {
     for api in BOTH {

@@ -250,6 +250,21 @@ fn a_closed_month_that_a_person_lowers_is_told_and_nothing_is_carried() {
     }
 }
 
+/// A row that went to nothing is a person's number, too.
+#[test]
+fn a_closed_month_that_a_person_sets_to_nothing_is_told_and_nothing_is_carried() {
+    for api in BOTH {
+        let books = Books::of(api, "carry_forward", &keys(CPU));
+        let nothing = json!({ "resource": A, "type": "cpu", "usage": "0.00", "billing_period": "2026-10-01", "modified_by": 77 });
+        books.world.post("rows", nothing);
+        books.at(CHANGE, &[]).exits(65).names_a().tells(&["2026-10", "0.00", "12.00"]);
+        let done = books.at(LATER, &[late_hour()]).exits(65);
+        books.world.with_status(done).names_a().tells(&["2026-10", "0.00"]);
+        books.november(A, &["cpu 5.00"]);
+        assert_eq!(books.month(A, "2026-10"), ["cpu 0.00"], "{api}");
+    }
+}
+
 /// Something odd stands in a row of project B: all else goes on.
 #[track_caller]
 fn odd(field: &str, value: Value) {

@@ -39,6 +39,8 @@ const SETTLED_TOGETHER: usize = 256;
 pub const ROWS_READ: &str = "rows_read";
 /// What is closed is compared once a day for a month: only a person changes it, and is to be told.
 const CLOSED_COMPARED_EVERY: SignedDuration = SignedDuration::from_hours(24);
+/// Two clocks apart, and a call under way: a report so shortly before a switch of plan may have been filed after it.
+const UNDER_WAY: SignedDuration = SignedDuration::from_mins(5);
 /// The server fact that says when that was last done.
 const CLOSED_ROWS_READ: &str = "closed_rows_read";
 /// Rows on a page of the server's.
@@ -441,6 +443,8 @@ impl Cycle {
         if self.state().odd.iter().all(|(resource, ..)| *resource != key.resource) {
             self.look_for_misfiled(statement, rows).await?;
         }
+        let server = self.of.server_time().await?;
+        let ended = closing::has_ended(&self.of.zone().await?, key.period, &server);
         let mut proven = false;
         let odd = self.state().odd.clone();
         let is_odd = |component: &str| odd.contains(&(key.resource, key.period, component.to_owned()));
@@ -453,6 +457,23 @@ impl Cycle {
                 Finding::Same => self.pass(key, component, entry).await?,
                 Finding::Known(amount) => {
                     let ours = entry.open.iter().any(|open| open.amount == amount);
+                    let was_closed =
+                        statement.closed.is_some() || entry.is_blocked_for(Reason::Conflict.name());
+                    if !ours
+                        && ended
+                        && was_closed
+                        && Some(amount) != entry.posted
+                        && self.is_undecided(key, component, entry).await?
+                    {
+                        // Also a row that went to nothing: another writer has changed what was settled (law 7).
+                        let by = row.map_or("its row is gone", |row| row.held.evidence.as_str());
+                        let words = format!(
+                            "Waldur holds {amount:.2} of a month that was closed at {:.2}: another writer has changed it ({by})",
+                            entry.held()
+                        );
+                        self.block(key, component, Reason::Conflict, words, Some(amount)).await?;
+                        continue;
+                    }
                     if !ours {
                         let words = row.map_or_else(String::new, |row| row.held.evidence.clone());
                         self.note_read(key, component, amount, words).await?;
@@ -473,6 +494,21 @@ impl Cycle {
             self.ledger(move |ledger| ledger.set_retry(Some(key.resource), None)).await?;
         }
         Ok(Ok(()))
+    }
+
+    /// Whether no person has decided of a component since its total was accepted last.
+    async fn is_undecided(
+        &self,
+        key: StatementKey,
+        component: &str,
+        entry: &Entry,
+    ) -> Result<bool, CycleError> {
+        let component = component.to_owned();
+        let decided = self.ledger(move |ledger| ledger.decided(key, &component)).await?;
+        let accepted = entry.acknowledged.as_ref().map(|known| known.at);
+        Ok(!decided.is_some_and(|decided| {
+            !decided.by_itself && accepted.is_none_or(|accepted| accepted <= decided.at)
+        }))
     }
 
     /// Keeps which rows these statements are in. Where they are other ones than before, plans are looked at again.
@@ -583,8 +619,10 @@ impl Cycle {
         let by_person = decided.as_ref().filter(|decided| holds(decided)).map(|decided| decided.decision);
         let server = self.of.server_time().await?;
         let part = self.part_of(key).await?;
-        // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is.
-        if by_person == Some(Decision::Overwrite) || part.has_ended(server.now) {
+        let ended = closing::has_ended(&self.of.zone().await?, key.period, &server);
+        // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is. In a month
+        // that is over it is a person's number, and told.
+        if by_person == Some(Decision::Overwrite) || (part.has_ended(server.now) && !ended) {
             let words = format!("{}; overwritten", row.held.evidence);
             self.note_read(key, component, row.held.amount, words).await?;
             self.retake_shares(statement, component, row.uuid).await?;
@@ -593,7 +631,6 @@ impl Cycle {
             }
             return Ok(Ok(()));
         }
-        let ended = closing::has_ended(&self.of.zone().await?, key.period, &server);
         if self.of.on_conflict == OnConflict::Overwrite && decided.is_none() && !ended {
             let (of_component, held, now) = (component.to_owned(), row.held.amount, self.of.clock.now());
             self.ledger(move |ledger| ledger.decided_by_itself(key, &of_component, held, now)).await?;
@@ -710,14 +747,23 @@ impl Cycle {
     ) -> Result<Option<StatementKey>, CycleError> {
         let end = self.of.zone().await?.end(key.period);
         let periods = self.ledger(move |ledger| ledger.plan_periods(key.resource)).await?;
+        // What covers this part is not later than it, also where it began within the month.
+        let began = Part::covering(&periods, key).map_or(key.part, |period| period.start.max(key.part));
         let starts = periods.iter().map(|period| period.start);
-        let Some(start) = starts.filter(|start| *start > key.part && *start < end).max() else {
+        let Some(start) = starts.filter(|start| *start > began && *start < end).max() else {
             return Ok(None);
         };
         let later = StatementKey { part: start, ..key };
-        let statement = self.ledger(move |ledger| ledger.statement(later)).await?;
+        let (before, after) =
+            self.ledger(move |ledger| Ok((ledger.statement(key)?, ledger.statement(later)?))).await?;
+        // A report after a switch that nobody had seen is filed under the later plan already: its row is this part's.
+        let sent_after =
+            |entry: &Entry| entry.acknowledged.as_ref().is_some_and(|known| known.at >= start - UNDER_WAY);
+        if after.is_none() && before.is_some_and(|before| before.components.values().any(sent_after)) {
+            return Ok(None);
+        }
         let open = self.part_of(later).await?.end.is_none_or(|end| end > now);
-        Ok((open || !statement.is_some_and(|statement| statement.was_reported())).then_some(later))
+        Ok((open || !after.is_some_and(|statement| statement.was_reported())).then_some(later))
     }
 }
 
@@ -757,11 +803,15 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// The plan period that a part is filed under. What was used before the first one is filed under it, too.
+    fn covering(periods: &[KnownPlanPeriod], key: StatementKey) -> Option<&KnownPlanPeriod> {
+        let covers = |p: &&KnownPlanPeriod| p.start <= key.part && p.end.is_none_or(|end| end > key.part);
+        periods.iter().rfind(covers).or(periods.first())
+    }
+
     pub(super) fn of(ledger: &Ledger, key: StatementKey) -> Result<Part, LedgerError> {
         let (periods, cut) = (ledger.plan_periods(key.resource)?, ledger.is_cut(key.resource, key.period)?);
-        let covers = |p: &&KnownPlanPeriod| p.start <= key.part && p.end.is_none_or(|end| end > key.part);
-        // What was used before the first plan period is filed under it.
-        let covering = periods.iter().rfind(covers).or(periods.first());
+        let covering = Part::covering(&periods, key);
         // A plan period ends where the next begins, whatever the server writes into its end.
         let began = covering.map_or(key.part, |period| period.start.max(key.part));
         let next = periods.iter().map(|period| period.start).find(|start| *start > began);

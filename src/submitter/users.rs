@@ -386,7 +386,7 @@ fn wanted(statement: &Statement, which: Shares, ended: bool) -> BTreeMap<String,
                 let disputed = entry.block.as_ref().is_some_and(|block| block.state != "stranded");
                 entry
                     .to_complete()
-                    .or_else(|| open_again(entry))
+                    .or_else(|| open_again(entry, total))
                     .filter(|_| total.acknowledged.is_some() && !disputed)
             }
         };
@@ -397,7 +397,10 @@ fn wanted(statement: &Statement, which: Shares, ended: bool) -> BTreeMap<String,
     wanted
 }
 
-/// A share that was sent and whose outcome is not known.
-fn open_again(entry: &Entry) -> Option<Decimal> {
-    entry.open.last().map(|open| open.amount)
+/// A share that was sent and whose outcome is not known: it is to be what belongs to the accepted total. What would have
+/// gone to nothing before its total did is what it was.
+fn open_again(entry: &Entry, total: &Entry) -> Option<Decimal> {
+    let open = entry.open.last()?.amount;
+    let before = entry.acknowledged.as_ref().map(|known| known.amount);
+    Some(before.filter(|_| open.is_zero() && !total.held().is_zero()).unwrap_or(open))
 }

@@ -5,11 +5,29 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use crate::ledger::books::unstated::changed_components;
 use crate::ledger::db::columns::{micros, period_column};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::sql::{self, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
+
+/// What was carried to a month that is not reported after all, and was not accepted there, is left over where it was used.
+fn take_back_carried(connection: &sql::Connection, month: &str) -> sql::Result<()> {
+    const CARRIED: &str = "FROM moved WHERE to_period = ?1 AND from_period <> ?1
+        AND NOT EXISTS (SELECT 1 FROM sent WHERE sent.resource = moved.resource AND sent.period = ?1
+            AND sent.component = moved.component AND sent.outcome = 'accepted')";
+    let places: Vec<(String, String, String)> = connection
+        .prepare(&format!("SELECT DISTINCT resource, from_period, component {CARRIED}"))?
+        .query_map([month], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<sql::Result<_>>()?;
+    connection.execute(&format!("DELETE {CARRIED}"), [month])?;
+    let both = places.into_iter().flat_map(|(resource, from, component)| {
+        [(resource.clone(), month.to_owned(), component.clone()), (resource, from, component)]
+    });
+    changed_components(connection, both.collect())?;
+    Ok(())
+}
 
 impl Ledger {
     /// Marks the months from this one on (as far as the next), and those before it of which nothing was ever reported.
@@ -33,6 +51,7 @@ impl Ledger {
                 insert.execute(params![period, micros(now)])?;
             }
             if is_new {
+                take_back_carried(connection, &month)?;
                 let about = About { resource: "", period: &month, component: "" };
                 let words = "report: shadow: the month is only compared, nothing of it is posted";
                 tell(connection, about, EventKind::Writer, words, now)?;
