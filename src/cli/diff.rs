@@ -69,7 +69,14 @@ impl Diff {
         for resource in &self.resources {
             only.insert(find(&ledger, resource)?.0);
         }
-        let blind = Standing::of(&ledger)?.without_role;
+        let mut blind = Standing::of(&ledger)?.without_role;
+        if !only.is_empty() {
+            let mut asked_about = BTreeSet::new();
+            for resource in &only {
+                asked_about.extend(ledger.resource(*resource)?.map(|known| known.offering));
+            }
+            blind.retain(|(offering, _)| asked_about.contains(offering));
+        }
         let ledger = SharedLedger::new(ledger);
         let found = compare(&client, &ledger, Compare { period, only, shares: true }).await??;
         let exit = if !blind.is_empty() {
@@ -150,7 +157,12 @@ impl Diff {
         outcome.changes.retain(|change| {
             change.place.period == period && (only.is_empty() || only.contains(&change.place.resource))
         });
-        let exit = if outcome.changes.is_empty() { Exit::Ok } else { Exit::Stuck };
+        // Of what could not be looked up nothing is known to change.
+        let exit = match (notes.is_empty(), outcome.changes.is_empty()) {
+            (false, _) => Exit::Pending,
+            (true, false) => Exit::Stuck,
+            (true, true) => Exit::Ok,
+        };
         if self.json {
             let changes: Vec<Value> = outcome.changes.iter().map(change_json).collect();
             let shown = json!({

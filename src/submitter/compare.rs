@@ -24,12 +24,14 @@ pub struct Sides {
     pub waldur: Option<Decimal>,
     /// How the ledger's number stands (`agreed`, `held`, ...).
     pub state: String,
+    /// Whether some of it can't be posted: then the ledger's number is not all of it.
+    pub unpostable: bool,
 }
 
 impl Sides {
     /// What was never reported and is zero need not be there.
     pub fn differ(&self) -> bool {
-        self.ledger.unwrap_or_default() != self.waldur.unwrap_or_default()
+        self.unpostable || self.ledger.unwrap_or_default() != self.waldur.unwrap_or_default()
     }
 }
 
@@ -277,6 +279,7 @@ fn lay_beside(books: &Books, found: Found, wanted: &Compare) -> Comparison {
             statement.users.iter().map(|(place, entry)| (place.clone(), entry)).filter(|_| wanted.shares);
         for ((component, user), entry) in totals.chain(shares) {
             let sides = comparison.sides.entry((resource, component, user)).or_default();
+            sides.unpostable |= entry.posted.is_none() && entry.problem.is_some();
             let posted = entry.posted.unwrap_or_default();
             sides.ledger = Some(sides.ledger.unwrap_or_default().saturating_add(posted));
             if sides.state.is_empty() || sides.state == "agreed" {

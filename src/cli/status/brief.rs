@@ -177,7 +177,8 @@ pub(super) fn summary(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
     }
     let counts = view.summary();
     // What is well first: it is what most are.
-    let order = [Word::Agreed, Word::Pending, Word::Held, Word::Parked, Word::Stranded, Word::Unused];
+    let order =
+        [Word::Agreed, Word::Pending, Word::Held, Word::Parked, Word::Stranded, Word::Unused, Word::Shadow];
     let told = order.iter().filter_map(|word| {
         let number = counts.get(word)?;
         Some(format!("{} {}", thousands(*number), word.name()))

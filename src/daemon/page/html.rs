@@ -9,6 +9,7 @@ use rust_decimal::Decimal;
 use super::view::{A_PAGE, Explained, Number, OneResource, Overview, Row};
 use crate::metering::exact::Exact;
 use crate::metering::period::BillingPeriod;
+use crate::submitter::pause::Cause;
 use crate::submitter::reason::Reason;
 
 /// Calls and troubles that are shown.
@@ -83,7 +84,10 @@ fn server(view: &Overview) -> Markup {
             }
             None => {
                 @match view.server.answered {
-                    Some(at) => { p class="good" { "Answered at " (moment(at)) "." } }
+                    Some(at) if view.server.without_role.is_empty() => {
+                        p class="good" { "Answered at " (moment(at)) "." }
+                    }
+                    Some(at) => { p { "Answered at " (moment(at)) "." } }
                     None => { p { "Not asked yet." } }
                 }
             }
@@ -99,10 +103,16 @@ fn wrong(view: &Overview) -> Markup {
         .filter_map(|one| Some((one, one.last.as_ref().filter(|last| last.outcome != "ok")?)))
         .collect();
     html! {
-        @if failing.is_empty() && view.blocked.is_empty() && view.unmatched == 0 && view.server.paused.is_none() {
+        @if failing.is_empty() && view.blocked.is_empty() && view.unmatched == 0 && view.server.paused.is_none()
+            && view.server.without_role.is_empty() && view.doubted.is_empty()
+        {
             p class="good" { "Nothing." }
         }
         ul class="troubles" {
+            @for (offering, _) in &view.server.without_role {
+                li { "The token has no role for offering " (offering) ". " (Cause::Role.remedy()) }
+            }
+            @for words in &view.doubted { li { (words) } }
             @for (collector, last) in failing {
                 li {
                     strong { "Collector " (collector.name) } ": " (last.outcome) " at " (moment(last.at))
@@ -142,7 +152,11 @@ fn figure(number: &Number, size: &str) -> Markup {
     let unit = &number.unit;
     let (posted, holds) = (amount(number.posted), amount(number.holds));
     let words = format!("{} so far: {posted} {unit}; Waldur holds {holds}", number.component);
-    let state = if number.state == "agreed" { "good" } else { "bad" };
+    let state = match number.state.as_str() {
+        "agreed" => "good",
+        "pending" | "shadow" | "unused" => "note",
+        _ => "bad",
+    };
     html! {
         figure class=(size) {
             (number.curve.svg(&words))

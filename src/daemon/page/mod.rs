@@ -20,6 +20,7 @@ use nix::sys::stat::{Mode, umask};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::Agent;
@@ -182,6 +183,11 @@ async fn answer(
     shared: &Shared,
     make: impl FnOnce(&Ledger) -> Result<Option<Markup>, LedgerError> + Send + 'static,
 ) -> Response {
+    // What somebody reloads in a hurry waits here, and not for what the agent itself is to do.
+    static AT_ONCE: Semaphore = Semaphore::const_new(2);
+    let Ok(_turn) = AT_ONCE.acquire().await else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "try again later\n").into_response();
+    };
     let (place, rulebook) = (shared.agent.settings.ledger.clone(), shared.agent.rulebook.clone());
     let made = tokio::task::spawn_blocking(move || {
         let ledger = Ledger::open_to_read(&place, (*rulebook).clone())?;

@@ -38,6 +38,8 @@ pub(super) struct Overview {
     /// What waits for a person, of all months, with the resource's name.
     pub(super) blocked: Vec<(String, Blocked)>,
     pub(super) unmatched: usize,
+    /// What else is not billed as it was read, each in a sentence.
+    pub(super) doubted: Vec<String>,
     pub(super) pending: usize,
     pub(super) resources: Vec<Row>,
     /// How many there are in all, and the number of the first that is shown.
@@ -104,12 +106,27 @@ impl Overview {
             collectors: collectors.collect::<Result<_, _>>()?,
             blocked,
             unmatched: ledger.unmatched()?.len(),
+            doubted: doubted(ledger, agent)?,
             pending: ledger.pending_as_stated()?.len(),
             resources,
             total,
             from,
         })
     }
+}
+
+fn doubted(ledger: &Ledger, agent: &Agent) -> Result<Vec<String>, LedgerError> {
+    let names: Vec<String> = agent.definitions.iter().map(|definition| definition.name.clone()).collect();
+    let told = [
+        ("Readings that are held, because they are not plausible", ledger.held_readings()?.len()),
+        ("Backend ids that are those of several resources", ledger.several_resources()?.len()),
+        ("Lines or values that the last runs quarantined", ledger.quarantined_lately(&names)?),
+    ];
+    Ok(told
+        .into_iter()
+        .filter(|(_, number)| *number > 0)
+        .map(|(what, number)| format!("{what}: {number}"))
+        .collect())
 }
 
 /// Worst first.
