@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -n "$(find /usr/lib/postgresql -maxdepth 2 -name bin 2>/dev/null)" ] ||
     left_out "PostgreSQL" "apt-get install postgresql"
 
-export LEDGER_EVENTS=60 CRASHES=40 MODEL_CASES=20
+export LEDGER_EVENTS=40 CRASHES=20 MODEL_CASES=10
 tests/with-postgres cargo test --locked --lib ledger::
 tests/with-postgres cargo test --locked --test ledger_oracle --test submitting --test model --test crashes
 tests/with-postgres cargo test --locked --test month_end -- --skip every_cell

@@ -1,13 +1,7 @@
 //! A world for one test: a sandbox, a folder with a configuration, a token, a file of readings and a clock, and the
 //! real binary run in it. Everything is asked from outside: exit codes, what is printed, and what the sandbox holds.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    unused_imports,
-    unused_imports,
-    reason = "each test program uses its part of it"
-)]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test program uses its part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
 pub mod books;
