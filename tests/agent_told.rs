@@ -386,6 +386,10 @@ fn a_path_that_hangs() {
     at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
     at.world.in_time("the others go on", || at.world.rows(A) == ["cpu_hours 2026-11 2.50"]);
     assert_eq!(at.world.rows(B), ["storage_gb 2026-11 1.00"]);
+    // A command beside the daemon ends as well, and has the others' usage reported.
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600"), hours("3", "3600")]);
+    at.world.agent(&["flush", "--collect", "--deadline", "20s"]).exits(69).says("does not answer");
+    at.world.in_time("the third job", || at.world.rows(A) == ["cpu_hours 2026-11 3.50"]);
     signal("CONT");
     at.world.in_time("it answers again", || at.get("/health").1 == "ok\n");
     drop(at);
