@@ -466,8 +466,8 @@ impl Part {
                 Woken::Hurry => true,
             };
             if woken == Woken::Due {
-                // What woke it early is no instant that collectors are still waiting for.
-                self.wait_for_collectors(next.at.min(agent.clock.now())).await;
+                // Of all runs that are due by now: not only of those of its own instant, where the clock has jumped.
+                self.wait_for_collectors(agent.clock.now()).await;
             }
             let mut in_doubt = false;
             let ended = submitter.cycle(CycleOptions { ignore_backoff }).await;
