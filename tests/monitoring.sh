@@ -7,6 +7,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tests/need.sh
 . tests/need.sh
+# shellcheck source=tests/wait_for.sh
+. tests/wait_for.sh
 need promtool "apt-get install prometheus"
 need prometheus "apt-get install prometheus"
 need curl "apt-get install curl"
@@ -44,21 +46,6 @@ sed -E 's/for: [0-9]+[mh]/for: 1s/; s/\[(15m|30m|1h)\]/[20s]/g; s/> 21600/> 2/' 
 cargo build --quiet --locked --bins
 bin=$(realpath "${CARGO_TARGET_DIR:-target}/debug")
 port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-fail() {
-    echo "monitoring.sh: $1" >&2
-    tail -n 20 "$work"/*.log >&2
-    exit 1
-}
-wait_for() { # what, and a command that succeeds then
-    for _ in {1..600}; do
-        if "${@:2}" >/dev/null 2>&1; then
-            echo "ok: $1"
-            return
-        fi
-        sleep 0.1
-    done
-    fail "waited in vain: $1"
-}
 listen=127.0.0.1:$(port) prometheus=127.0.0.1:$(port)
 "$bin/waldur-sandbox" --listen 127.0.0.1:0 >"$work/sandbox.log" &
 sandbox=$!

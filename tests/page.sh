@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tests/need.sh
 . tests/need.sh
+# shellcheck source=tests/wait_for.sh
+. tests/wait_for.sh
 need chromium "apt-get install chromium"
 need python3 "apt-get install python3"
 
@@ -20,21 +22,6 @@ clean_up() {
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
-fail() {
-    echo "page.sh: $1" >&2
-    tail -n 20 "$work"/*.log >&2
-    exit 1
-}
-wait_for() { # what, and a command that succeeds then
-    for _ in {1..600}; do
-        if "${@:2}" >/dev/null 2>&1; then
-            echo "ok: $1"
-            return
-        fi
-        sleep 0.1
-    done
-    fail "waited in vain: $1"
-}
 
 cargo build --quiet --locked --bins
 bin=$(realpath "${CARGO_TARGET_DIR:-target}/debug")

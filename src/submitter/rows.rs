@@ -16,6 +16,7 @@ use super::reconcile::{Finding, Held, Row, reconcile};
 use super::{Cycle, CycleError, DATE_PROBE, OnConflict, closing};
 use crate::ledger::books::catalog::KnownPlanPeriod;
 use crate::ledger::sent::decision::{Decided, Decision};
+use crate::ledger::sent::plans::UNDER_WAY;
 use crate::ledger::sent::record::{Amount, Open, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::{Ledger, LedgerError};
@@ -39,8 +40,6 @@ const SETTLED_TOGETHER: usize = 256;
 pub const ROWS_READ: &str = "rows_read";
 /// What is closed is compared once a day for a month: only a person changes it, and is to be told.
 const CLOSED_COMPARED_EVERY: SignedDuration = SignedDuration::from_hours(24);
-/// Two clocks apart, and a call under way: a report so shortly before a switch of plan may have been filed after it.
-const UNDER_WAY: SignedDuration = SignedDuration::from_mins(5);
 /// The server fact that says when that was last done.
 const CLOSED_ROWS_READ: &str = "closed_rows_read";
 /// Rows on a page of the server's.

@@ -9,7 +9,7 @@ pub mod lock;
 pub mod moved;
 pub mod opening;
 pub mod periods;
-mod plans;
+pub mod plans;
 pub mod record;
 pub mod server;
 pub mod shadow;

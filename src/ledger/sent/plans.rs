@@ -14,7 +14,7 @@ use crate::ledger::db::columns::micros;
 use crate::ledger::db::{Ledger, LedgerError};
 
 /// A call may be under way for so long that it is processed after what it was sent before.
-const UNDER_WAY: SignedDuration = SignedDuration::from_mins(5);
+pub const UNDER_WAY: SignedDuration = SignedDuration::from_mins(5);
 /// Two clocks are not known to be nearer than this.
 const NEAR: SignedDuration = SignedDuration::from_secs(2);
 
