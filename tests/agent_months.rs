@@ -220,6 +220,21 @@ fn a_daemon_reports_by_itself_shortly_before_the_month_ends_and_nothing_old_afte
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
 }
 
+/// What was counted between the making of an amount and its acceptance is not in it, whatever the times say.
+#[test]
+fn a_late_reading_of_the_instant_of_the_last_report_is_no_rest_of_the_closing() {
+    let world = at(CLASSIC, "2026-11-30T23:55:00Z");
+    world.readings(&[november_job()]);
+    world.flush().exits(0);
+    world.readings(&[november_job(), late_job()]);
+    world.agent(&["collect"]).exits(0);
+    world.now("2026-12-01T00:00:10Z");
+    world.flush().exits(65);
+    let parked = world.agent(&["parked", "list"]);
+    assert!(parked.out.contains("period_ended") && parked.out.contains("1.00"), "{}", parked.out);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
+}
+
 #[test]
 fn the_closing_submission_waits_for_the_closing_look() {
     let world = World::of(Setting { api: CLASSIC, now: "2026-11-30T23:54:57Z", ..Setting::default() });

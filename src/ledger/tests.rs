@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::books::ingest::{Run, RunOutcome};
-use super::sent::record::{Amount, Outcome, StatementKey};
+use super::sent::record::{Amount, Intent, Outcome, StatementKey};
 use super::{Ledger, Rulebook};
 use crate::config::section::Section;
 use crate::metering::exact::Exact;
@@ -73,9 +73,14 @@ fn counter(user: &str, value: i64, time: Timestamp) -> Reading {
     Reading::new("cpu_seconds", Kind::Counter, value.into(), time).label("user", user)
 }
 
+/// What is about to be sent without shares.
+fn totals(key: StatementKey, amounts: &[Amount]) -> Intent<'_> {
+    Intent { key, call: "set_usage", amounts, planned: &[], counted: 0 }
+}
+
 /// Notes that the server has accepted these numbers.
 fn accept(ledger: &mut Ledger, key: StatementKey, amounts: &[Amount], now: Timestamp) {
-    let ids = ledger.intend(key, "set_usage", amounts, &[], now).unwrap();
+    let ids = ledger.intend(totals(key, amounts), now).unwrap();
     ledger.conclude(&ids, Outcome::Accepted, "", now).unwrap();
 }
 

@@ -11,7 +11,7 @@ use super::guard::{self, ServerTime};
 use super::reason::Reason;
 use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, cents, is_usage_billed};
 use super::{Cycle, CycleError, Late};
-use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::record::{Intent, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::period::BillingZone;
 use crate::waldur::report::{ComponentAmount, SetUsage};
@@ -226,7 +226,13 @@ impl Cycle {
         let (key, now) = (statement.key, self.of.clock.now());
         let amounts: Vec<_> = usages.iter().map(amount).collect();
         let planned = super::totals::shares_of(&statement, &usages);
-        let ids = self.ledger(move |ledger| ledger.intend(key, "set_usage", &amounts, &planned, now)).await?;
+        let counted = statement.counted;
+        let ids = self
+            .ledger(move |ledger| {
+                let (amounts, planned) = (amounts.as_slice(), planned.as_slice());
+                ledger.intend(Intent { key, call: "set_usage", amounts, planned, counted }, now)
+            })
+            .await?;
         let call = Intended { statement: statement.into(), usages: usages.clone(), ids };
         let accepted = self.post(call, report).await?;
         self.conclude_accepted().await?;
@@ -336,8 +342,10 @@ impl Cycle {
         let Some(accepted) = entry.acknowledged.as_ref() else {
             return Ok(false);
         };
-        let (since, component) = (accepted.at, component.to_owned());
-        Ok(self.ledger(move |ledger| ledger.is_all_used_after(key, &component, since, end - CLOSING)).await?)
+        let (counted, component) = (accepted.counted, component.to_owned());
+        Ok(self
+            .ledger(move |ledger| ledger.is_all_used_after(key, &component, counted, end - CLOSING))
+            .await?)
     }
 }
 

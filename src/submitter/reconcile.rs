@@ -78,6 +78,7 @@ mod tests {
         Entry {
             posted: posted.parse().ok(),
             acknowledged: accepted.map(|amount| Acknowledged {
+                counted: 0,
                 id: 0,
                 amount: amount.parse().unwrap(),
                 how: "accepted".to_owned(),

@@ -18,7 +18,7 @@ use super::{Cycle, CycleError, DATE_PROBE, in_turns};
 use crate::ledger::books::catalog::KnownComponent;
 use crate::ledger::sent::decision::Decision;
 use crate::ledger::sent::moved::Moved;
-use crate::ledger::sent::record::{Amount, Outcome, StatementKey};
+use crate::ledger::sent::record::{Amount, Intent, Outcome, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::period::BillingPeriod;
 use crate::waldur::report::{ComponentAmount, SetUsage};
@@ -93,7 +93,14 @@ impl Cycle {
                     for (statement, usages) in calls {
                         let amounts: Vec<Amount> = usages.iter().map(amount).collect();
                         let planned = shares_of(&statement, &usages);
-                        let ids = ledger.intend(statement.key, "set_usage", &amounts, &planned, now)?;
+                        let intent = Intent {
+                            key: statement.key,
+                            call: "set_usage",
+                            amounts: &amounts,
+                            planned: &planned,
+                            counted: statement.counted,
+                        };
+                        let ids = ledger.intend(intent, now)?;
                         intended.push(Intended { statement, usages, ids });
                     }
                     Ok(intended)

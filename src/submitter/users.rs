@@ -13,7 +13,7 @@ use super::guard::ServerTime;
 use super::reason::Reason;
 use super::rows::Part;
 use super::{Cycle, CycleError, Shares, in_turns};
-use crate::ledger::sent::record::{Amount, Outcome, StatementKey};
+use crate::ledger::sent::record::{Amount, Intent, Outcome, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::{Ledger, LedgerError};
 use crate::waldur::failure::Failure;
@@ -119,7 +119,7 @@ impl Cycle {
                 }
                 ledger.together(|ledger| {
                     for call in &mut calls {
-                        call.ids = ledger.intend(call.key, call.call, &call.amounts(), &[], now)?;
+                        call.ids = ledger.intend(call.intent(&call.amounts()), now)?;
                     }
                     Ok(())
                 })?;
@@ -233,8 +233,8 @@ impl Cycle {
     /// Writes down what is about to be sent: whatever comes of it, what the server was known to hold is no longer known,
     /// also if the share should come back to that very amount.
     async fn intend_shares(&self, call: &ShareCall) -> Result<Vec<i64>, CycleError> {
-        let (key, name, amounts, now) = (call.key, call.call, call.amounts(), self.of.clock.now());
-        Ok(self.ledger(move |ledger| ledger.intend(key, name, &amounts, &[], now)).await?)
+        let (call, now) = (call.clone(), self.of.clock.now());
+        Ok(self.ledger(move |ledger| ledger.intend(call.intent(&call.amounts()), now)).await?)
     }
 
     /// Makes a call that was written down, and notes what came of it. Shares are replaced by name, so that after an unclear
@@ -308,6 +308,10 @@ impl Cycle {
 }
 
 impl ShareCall {
+    fn intent<'a>(&self, amounts: &'a [Amount]) -> Intent<'a> {
+        Intent { key: self.key, call: self.call, amounts, planned: &[], counted: self.before.counted }
+    }
+
     fn amounts(&self) -> Vec<Amount> {
         let share = |user: &UserAmount| Amount {
             component: self.component.clone(),

@@ -18,7 +18,7 @@ use waldur_usage_agent::ledger::books::catalog::{KnownPlanPeriod, KnownResource}
 use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
 use waldur_usage_agent::ledger::sent::blocked::Block;
 use waldur_usage_agent::ledger::sent::decision::Decision;
-use waldur_usage_agent::ledger::sent::record::{Amount, Outcome, StatementKey};
+use waldur_usage_agent::ledger::sent::record::{Amount, Intent, Outcome, StatementKey};
 use waldur_usage_agent::ledger::sent::statement::Statement;
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::meter::Rules;
@@ -808,7 +808,10 @@ impl World {
     }
 
     fn accept(&mut self, key: StatementKey, amounts: &[Amount], planned: &[Amount], now: Timestamp) {
-        let ids = self.ledger.intend(key, "set_usage", amounts, planned, now).expect("it is meant");
+        let ids = self
+            .ledger
+            .intend(Intent { key, call: "set_usage", amounts, planned, counted: 0 }, now)
+            .expect("it is meant");
         self.ledger.conclude(&ids, Outcome::Accepted, "", now).expect("it is noted");
     }
 

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use waldur_usage_agent::collectors::{Batch, Bearing};
 use waldur_usage_agent::ledger::books::catalog::{KnownPlanPeriod, KnownResource};
 use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
-use waldur_usage_agent::ledger::sent::record::{Amount, Outcome, StatementKey};
+use waldur_usage_agent::ledger::sent::record::{Amount, Intent, Outcome, StatementKey};
 use waldur_usage_agent::ledger::sent::statement::Statement;
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::reading::{Epoch, Kind, Reading, Span};
@@ -388,7 +388,9 @@ fn same(found: &naive::Lines, wanted: &naive::Lines) -> Result<(), TestCaseError
 
 /// Notes that the server has accepted these numbers.
 fn accept(ledger: &mut Ledger, key: StatementKey, amounts: &[Amount], now: Timestamp) {
-    let ids = ledger.intend(key, "set_usage", amounts, &[], now).expect("it is meant");
+    let ids = ledger
+        .intend(Intent { key, call: "set_usage", amounts, planned: &[], counted: 0 }, now)
+        .expect("it is meant");
     ledger.conclude(&ids, Outcome::Accepted, "", now).expect("it is noted");
 }
 

@@ -67,8 +67,10 @@ impl<'a> LineRows<'a> {
                 "DELETE FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND username = ?5",
             )?,
             note: connection.prepare_cached(
-                "INSERT INTO statement (resource, period, part, changed) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (resource, period, part) DO UPDATE SET changed = ?4, closed = NULL",
+                "INSERT INTO statement (resource, period, part, changed, counted)
+                 SELECT ?1, ?2, ?3, ?4, coalesce(max(id), 0) FROM run WHERE counted = 1
+                 ON CONFLICT (resource, period, part)
+                 DO UPDATE SET changed = excluded.changed, closed = NULL, counted = excluded.counted",
             )?,
         })
     }

@@ -322,6 +322,7 @@ CREATE TABLE statement (
     part INTEGER NOT NULL,        -- the first instant of the part
     changed INTEGER NOT NULL,
     closed INTEGER,               -- when, after its month, what was posted last had been read back equal
+    counted INTEGER NOT NULL DEFAULT 0, -- the last run that was counted when it changed
     PRIMARY KEY (resource, period, part)
 ) WITHOUT ROWID;
 CREATE INDEX statement_unclosed ON statement (period) WHERE closed IS NULL;
@@ -383,7 +384,8 @@ CREATE TABLE sent (
     turn INTEGER NOT NULL,        -- in which it was sent (lock.rs)
     outcome TEXT NOT NULL CHECK (outcome IN ('planned', 'open', 'accepted', 'read', 'refused', 'not there')),
     words TEXT NOT NULL,
-    current INTEGER NOT NULL      -- whether it is what the server holds, or may be; 0 once another row took its place
+    current INTEGER NOT NULL,     -- whether it is what the server holds, or may be; 0 once another row took its place
+    counted INTEGER NOT NULL      -- the last run that is counted in it; 0 for what was found in the server's rows
 );
 CREATE INDEX sent_current ON sent (resource, period, part, component, username) WHERE current = 1;
 CREATE INDEX sent_of_resource ON sent (resource, period);

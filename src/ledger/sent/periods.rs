@@ -200,13 +200,13 @@ impl Ledger {
         })
     }
 
-    /// Whether all that was counted into a component's month since `since` was used after `from`: the rest that every closing
+    /// Whether all that was counted into a component's month after a run was used after `from`: the rest that every closing
     /// leaves, and not a job that was reported late.
     pub fn is_all_used_after(
         &self,
         key: StatementKey,
         component: &str,
-        since: Timestamp,
+        run: i64,
         from: Timestamp,
     ) -> Result<bool, LedgerError> {
         let version = self.in_force.in_month(key.period);
@@ -217,8 +217,7 @@ impl Ledger {
                 let earlier = connection
                     .prepare_cached(
                         "SELECT 1 FROM placed JOIN reading ON reading.series = placed.series
-                         JOIN run ON run.id = reading.run
-                         WHERE placed.rules = ?1 AND placed.source = ?2 AND run.finished > ?4 AND reading.at > ?6
+                         WHERE placed.rules = ?1 AND placed.source = ?2 AND reading.run > ?4 AND reading.at > ?6
                            AND placed.target IN (SELECT target FROM target_resource WHERE resource = ?3)
                            AND CASE WHEN reading.start <> 0 THEN reading.start < ?5 AND reading.start < ?7
                                ELSE coalesce((SELECT max(before.at) FROM reading before WHERE
@@ -229,7 +228,7 @@ impl Ledger {
                         version.id,
                         maker.source,
                         key.resource.to_string(),
-                        micros(since),
+                        run,
                         micros(from),
                         start,
                         end

@@ -33,6 +33,19 @@ pub struct Amount {
     pub amount: Decimal,
 }
 
+/// What is about to be sent in one call.
+#[derive(Debug, Clone, Copy)]
+pub struct Intent<'a> {
+    pub key: StatementKey,
+    /// `set_usage`, `set_user_usage` or `set_user_usages`.
+    pub call: &'a str,
+    pub amounts: &'a [Amount],
+    /// The shares that belong to these totals.
+    pub planned: &'a [Amount],
+    /// The last run that is counted in the totals.
+    pub counted: i64,
+}
+
 /// What the server is known to hold, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acknowledged {
@@ -41,6 +54,8 @@ pub struct Acknowledged {
     /// `accepted` or `read`.
     pub how: String,
     pub at: Timestamp,
+    /// The last run that is counted in it; 0 where it was found in the server's rows.
+    pub counted: i64,
 }
 
 /// A number that was sent and whose outcome is not known.
@@ -95,16 +110,10 @@ pub struct Call {
 
 impl Ledger {
     /// Writes down what is about to be sent, and the shares that belong to it; returns the numbers of what is sent.
-    pub fn intend(
-        &mut self,
-        key: StatementKey,
-        call: &str,
-        amounts: &[Amount],
-        planned: &[Amount],
-        now: Timestamp,
-    ) -> Result<Vec<i64>, LedgerError> {
+    pub fn intend(&mut self, intent: Intent<'_>, now: Timestamp) -> Result<Vec<i64>, LedgerError> {
+        let Intent { key, call, amounts, planned, counted } = intent;
         self.transact_in_turn(|connection, _, turn| {
-            let row = |amount, outcome| New { key, amount, call, at: now, turn, outcome, words: "" };
+            let row = |amount, outcome| New { key, amount, call, at: now, turn, outcome, words: "", counted };
             // What was planned with an earlier total of these components is not any more.
             for total in amounts.iter().filter(|amount| amount.user.is_empty()) {
                 connection
@@ -276,13 +285,15 @@ struct New<'a> {
     turn: i64,
     outcome: &'a str,
     words: &'a str,
+    counted: i64,
 }
 
 fn insert(connection: &Connection, new: New<'_>) -> sql::Result<i64> {
     connection
         .prepare_cached(
-            "INSERT INTO sent (resource, period, part, component, username, amount, call, at, turn, outcome, words, current)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 1)
+            "INSERT INTO sent (resource, period, part, component, username, amount, call, at, turn, outcome, words,
+                current, counted)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 1, ?12)
              RETURNING id",
         )?
         .query_row(params![
@@ -296,7 +307,8 @@ fn insert(connection: &Connection, new: New<'_>) -> sql::Result<i64> {
             micros(new.at),
             new.turn,
             new.outcome,
-            new.words
+            new.words,
+            new.counted
         ], |row| row.get(0))
 }
 
@@ -304,8 +316,9 @@ fn insert(connection: &Connection, new: New<'_>) -> sql::Result<i64> {
 fn put_last(connection: &Connection, id: i64) -> sql::Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO sent (resource, period, part, component, username, amount, call, at, turn, outcome, words, current)
-             SELECT resource, period, part, component, username, amount, call, at, turn, outcome, words, current
+            "INSERT INTO sent (resource, period, part, component, username, amount, call, at, turn, outcome, words,
+                current, counted)
+             SELECT resource, period, part, component, username, amount, call, at, turn, outcome, words, current, counted
              FROM sent WHERE id = ?",
         )?
         .execute([id])?;
@@ -421,7 +434,7 @@ pub(super) fn note_read(
     now: Timestamp,
 ) -> sql::Result<()> {
     supersede(connection, key, &amount.component, &amount.user)?;
-    insert(connection, New { key, amount, call: "read", at: now, turn, outcome: "read", words })?;
+    insert(connection, New { key, amount, call: "read", at: now, turn, outcome: "read", words, counted: 0 })?;
     Ok(())
 }
 
@@ -447,8 +460,9 @@ pub(in crate::ledger) fn file_under_new_part(
     (doubtful, since): (i64, i64),
 ) -> sql::Result<()> {
     connection.execute(
-        "INSERT INTO sent (resource, period, part, component, username, amount, call, at, turn, outcome, words, current)
-         SELECT resource, period, ?4, component, username, amount, call, at, turn, 'open', words, 1 FROM sent
+        "INSERT INTO sent (resource, period, part, component, username, amount, call, at, turn, outcome, words,
+            current, counted)
+         SELECT resource, period, ?4, component, username, amount, call, at, turn, 'open', words, 1, counted FROM sent
          WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5 AND at <= ?6 AND username = ''
            AND outcome IN ('open', 'accepted')",
         params![resource, period, old, new, doubtful, since],
@@ -487,7 +501,7 @@ pub(super) fn known(
 ) -> sql::Result<BTreeMap<(String, String), Known>> {
     let mut lines: BTreeMap<(String, String), Known> = BTreeMap::new();
     let mut query = connection.prepare_cached(
-        "SELECT component, username, amount, outcome, at, id FROM sent
+        "SELECT component, username, amount, outcome, at, id, counted FROM sent
          WHERE resource = ?1 AND period = ?2 AND part = ?3 AND current = 1 ORDER BY id",
     )?;
     let mut rows =
@@ -500,8 +514,8 @@ pub(super) fn known(
             "open" => known.open.push(Open { id: row.get(5)?, amount, at }),
             "planned" => known.planned = Some(amount),
             how => {
-                let id = row.get(5)?;
-                known.acknowledged = Some(Acknowledged { id, amount, how: how.to_owned(), at });
+                let (id, counted) = (row.get(5)?, row.get(6)?);
+                known.acknowledged = Some(Acknowledged { id, amount, how: how.to_owned(), at, counted });
             }
         }
     }

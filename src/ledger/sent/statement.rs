@@ -20,6 +20,8 @@ pub struct Statement {
     pub changed: Timestamp,
     /// When, after its month, what was posted last had been read back equal.
     pub closed: Option<Timestamp>,
+    /// The last run that is counted in it.
+    pub counted: i64,
     /// Its month is only compared (`report: shadow`).
     pub shadow: bool,
     /// By component.
@@ -250,14 +252,14 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> sql::Resu
     let columns = (key.resource.to_string(), key.period.to_string(), micros(key.part));
     let head = connection
         .prepare_cached(
-            "SELECT changed, closed, EXISTS (SELECT 1 FROM shadow WHERE shadow.period = statement.period)
+            "SELECT changed, closed, EXISTS (SELECT 1 FROM shadow WHERE shadow.period = statement.period), counted
              FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3",
         )?
         .query_row(params![columns.0, columns.1, columns.2], |row| {
-            Ok((instant(row.get(0)?), row.get::<_, Option<i64>>(1)?.map(instant), row.get::<_, bool>(2)?))
+            Ok((instant(row.get(0)?), row.get::<_, Option<i64>>(1)?.map(instant), row.get::<_, bool>(2)?, row.get(3)?))
         })
         .optional()?;
-    let Some((changed, closed, shadow)) = head else { return Ok(None) };
+    let Some((changed, closed, shadow, counted)) = head else { return Ok(None) };
     let mut entries: BTreeMap<(String, String), Entry> = BTreeMap::new();
     let mut held: BTreeMap<String, Block> = BTreeMap::new();
     let mut query = connection.prepare_cached(
@@ -296,5 +298,5 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> sql::Resu
     let (components, users): (BTreeMap<_, _>, BTreeMap<_, _>) =
         entries.into_iter().partition(|((_, user), _)| user.is_empty());
     let components = components.into_iter().map(|((component, _), entry)| (component, entry)).collect();
-    Ok(Some(Statement { key, changed, closed, shadow, components, users }))
+    Ok(Some(Statement { key, changed, closed, counted, shadow, components, users }))
 }

@@ -26,18 +26,18 @@ fn what_a_holder_of_an_older_turn_learns_is_a_doubt_and_what_it_means_to_send_is
     let (start, later) = (at(START), at(LATER));
     let total = |amount: &str| [total("cpu_hours", amount)];
     old.take_turn(start).unwrap();
-    let first = old.intend(key, "set_usage", &total("1.00"), &[], start).unwrap();
+    let first = old.intend(totals(key, &total("1.00")), start).unwrap();
     let mut new = open(&folder, cpu());
     assert_eq!(new.take_turn(later).unwrap(), Some(start));
     let entry = |ledger: &Ledger| ledger.statement(key).unwrap().unwrap().components["cpu_hours"].clone();
     // It has read that the first call did not happen, and sends the newer number.
     let under_way = entry(&new).open;
     new.close_open(&under_way, Decimal::ZERO, later).unwrap();
-    let second = new.intend(key, "set_usage", &total("2.00"), &[], later).unwrap();
+    let second = new.intend(totals(key, &total("2.00")), later).unwrap();
     for refused in [
         old.note_read(key, &total("1.00"), "", later),
         old.close_open(&entry(&old).open, Decimal::ZERO, later),
-        old.intend(key, "set_usage", &total("1.50"), &[], later).map(drop),
+        old.intend(totals(key, &total("1.50")), later).map(drop),
     ] {
         assert_eq!(refused.unwrap_err().kind, LedgerTrouble::Superseded);
     }
@@ -66,7 +66,7 @@ fn a_holder_of_an_older_turn_adopts_nothing_and_closes_nothing() {
     old.take_turn(start).unwrap();
     let mut new = open(&folder, cpu());
     new.take_turn(later).unwrap();
-    new.intend(key, "set_usage", &[total("cpu_hours", "2.00")], &[], later).unwrap();
+    new.intend(totals(key, &[total("cpu_hours", "2.00")]), later).unwrap();
     // What it had read before it was paused is no longer so, and the newer call is on its way.
     let opening = Opening {
         component: "cpu_hours".to_owned(),
