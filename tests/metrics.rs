@@ -203,4 +203,15 @@ fn usage_that_is_not_reported_has_an_age_and_backend_ids_a_collector() {
     world.no_faults();
     world.in_time("the report", || number("oldest_unreported_seconds") == Some(0));
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    // Of what comes later the age is that of the last report, at a minute past noon at most, and not four hours.
+    world.fault(serde_json::json!({ "match": { "path": "/set_usage/" }, "action": { "status": 503 } }));
+    world.readings(&[hours("1", "project-a"), hours("4", "project-a")]);
+    let mut seconds = 0;
+    until("its age", || {
+        seconds += 2;
+        world.now(&format!("2026-11-10T13:{:02}:{:02}Z", seconds / 60, seconds % 60));
+        number("oldest_unreported_seconds").is_some_and(|age| age > 0)
+    });
+    let age = number("oldest_unreported_seconds").unwrap();
+    assert!((3540..=3600 + i64::from(seconds)).contains(&age), "{age} after {seconds}");
 }

@@ -561,18 +561,17 @@ impl Cycle {
             entry.acknowledged.as_ref().is_some_and(|known| Some(known.amount) == found && known.id > open.id)
         };
         let is_there = |open: &Open| found == Some(open.amount) && !since(open);
-        let there = entry.open.iter().any(is_there);
-        let over: Vec<_> = entry
+        let there = entry.open.iter().rev().find(|open| is_there(open)).map(|open| open.id);
+        let over: Vec<i64> = entry
             .open
             .iter()
             .filter(|open| is_there(open) || now.duration_since(open.at).abs() > longest)
-            .cloned()
+            .map(|open| open.id)
             .collect();
         if !over.is_empty() {
-            let found = found.unwrap_or(Decimal::NEGATIVE_ONE);
-            self.ledger(move |ledger| ledger.close_open(&over, found, now)).await?;
+            self.ledger(move |ledger| ledger.close_open(&over, there, now)).await?;
         }
-        Ok(there)
+        Ok(there.is_some())
     }
 
     /// What held a component because of its row has passed.

@@ -180,20 +180,25 @@ impl Ledger {
         })
     }
 
-    /// Ends what is open: the server's row was read after the longest time that a call may take, or it holds one of them.
-    pub fn close_open(&mut self, open: &[Open], found: Decimal, now: Timestamp) -> Result<(), LedgerError> {
+    /// Ends what is open: the server's row was read after the longest time that a call may take, or it is one of them
+    /// (`there`) that the row holds.
+    pub fn close_open(
+        &mut self,
+        open: &[i64],
+        there: Option<i64>,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
         self.transact_in_turn(|connection, _, _| {
-            let last = open.iter().rev().find(|open| open.amount == found).map(|open| open.id);
-            for one in open {
-                if Some(one.id) == last {
-                    conclude(connection, one.id, Outcome::Accepted, "found when it was looked for", now)?;
+            for &id in open {
+                if Some(id) == there {
+                    conclude(connection, id, Outcome::Accepted, "found when it was looked for", now)?;
                 } else {
                     connection
                         .prepare_cached("UPDATE sent SET outcome = 'not there', current = 0 WHERE id = ?")?
-                        .execute([one.id])?;
-                    let (key, component, user) = line_of(connection, one.id)?;
+                        .execute([id])?;
+                    let (key, component, user) = line_of(connection, id)?;
                     if user.is_empty() {
-                        plan_as_before(connection, key, &component, one.id)?;
+                        plan_as_before(connection, key, &component, id)?;
                     }
                 }
             }

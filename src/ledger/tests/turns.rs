@@ -1,7 +1,5 @@
 //! Two who submit for one ledger: what the one whose turn is over may still do.
 
-use rust_decimal::Decimal;
-
 use super::super::LedgerTrouble;
 use super::super::sent::opening::Opening;
 use super::*;
@@ -30,13 +28,13 @@ fn what_a_holder_of_an_older_turn_learns_is_a_doubt_and_what_it_means_to_send_is
     let mut new = open(&folder, cpu());
     assert_eq!(new.take_turn(later).unwrap(), Some(start));
     let entry = |ledger: &Ledger| ledger.statement(key).unwrap().unwrap().components["cpu_hours"].clone();
+    let open_ids = |ledger: &Ledger| -> Vec<i64> { entry(ledger).open.iter().map(|open| open.id).collect() };
     // It has read that the first call did not happen, and sends the newer number.
-    let under_way = entry(&new).open;
-    new.close_open(&under_way, Decimal::ZERO, later).unwrap();
+    new.close_open(&open_ids(&new), None, later).unwrap();
     let second = new.intend(totals(key, &total("2.00")), later).unwrap();
     for refused in [
         old.note_read(key, &total("1.00"), "", later),
-        old.close_open(&entry(&old).open, Decimal::ZERO, later),
+        old.close_open(&open_ids(&old), None, later),
         old.intend(totals(key, &total("1.50")), later).map(drop),
     ] {
         assert_eq!(refused.unwrap_err().kind, LedgerTrouble::Superseded);
@@ -52,8 +50,7 @@ fn what_a_holder_of_an_older_turn_learns_is_a_doubt_and_what_it_means_to_send_is
     new.conclude(&second, Outcome::Accepted, "", later).unwrap();
     assert_eq!(known(&new), (Some("2.00".to_owned()), vec!["1.00".to_owned()]));
     assert_eq!(new.pending(later).unwrap(), [key]);
-    let under_way = entry(&new).open;
-    new.close_open(&under_way, Decimal::ONE, later).unwrap();
+    new.close_open(&open_ids(&new), open_ids(&new).first().copied(), later).unwrap();
     assert_eq!(known(&new), (Some("1.00".to_owned()), vec![]));
     assert_eq!(new.pending(later).unwrap(), [key]);
 }
