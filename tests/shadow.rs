@@ -132,6 +132,36 @@ fn not_even_a_late_month_is_carried_when_it_goes_live() {
     }
 }
 
+/// What was carried to a month that goes into shadow before it was accepted there is left over again where it was used, and
+/// the month's own usage is nobody's but the other writer's.
+#[test]
+fn what_was_carried_to_a_month_that_goes_into_shadow_is_left_over_where_it_was_used() {
+    for api in BOTH {
+        let world = world(api, "2026-10-31T12:00:00Z");
+        configure(&world, "late: carry_forward", "", &[("source", keys(CPU))]);
+        let mut all = vec![hours("1", "10-10T00:00", "10-10T10:00", "10")];
+        jobs(&world, "2026-10-31T12:00:00Z", &all).exits(0);
+        // Five hours come late and are carried to November, where the server takes nothing.
+        all.push(hours("2", "10-20T00:00", "10-20T05:00", "5"));
+        world.fault(json!({ "match": { "path": "/set_usage/" }, "action": { "status": 503 } }));
+        jobs(&world, "2026-11-02T12:00:00Z", &all).exits(75);
+        let moved = || world.agent(&["explain", A, "cpu", "--period", "2026-11"]).out;
+        assert!(moved().contains("2026-10") && moved().contains("5.00"), "{}", moved());
+        world.no_faults();
+        shadow(&world, "late: carry_forward");
+        all.push(hours("3", "11-02T00:00", "11-02T02:00", "2"));
+        let done = jobs(&world, "2026-11-03T12:00:00Z", &all);
+        let status = world.agent(&["status", "--period", "2026-10"]).exits(75);
+        status.says("report: shadow: nothing is posted").says("1 pending").says_not("503");
+        assert!(!moved().contains("2026-10"), "{} {done:#?}", moved());
+        assert_eq!(world.rows(A), ["cpu 2026-10 10.00"], "{api}");
+        // Live again in December, which the five hours are carried to.
+        configure(&world, "late: carry_forward", "", &[("source", keys(CPU))]);
+        jobs(&world, "2026-12-02T12:00:00Z", &all).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-10 10.00", "cpu 2026-12 5.00"], "{api}");
+    }
+}
+
 #[test]
 fn what_waldur_holds_when_it_goes_live_is_another_writers() {
     for api in BOTH {

@@ -7,7 +7,9 @@
 //! step.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -844,12 +846,22 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-const CASES: u64 = 2_000;
+const CASES: u64 = 20_000;
 
 #[test]
 fn whatever_changes_around_the_readings_months_and_bills_are_the_oracles() {
     if let Some(seed) = number("LEDGER_EVENT") {
         return play(seed);
     }
-    (0..number("LEDGER_EVENTS").unwrap_or(CASES)).for_each(play);
+    let (next, cases) = (AtomicU64::new(0), number("LEDGER_EVENTS").unwrap_or(CASES));
+    let work = || {
+        while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < cases) {
+            play(seed);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(work);
+        }
+    });
 }

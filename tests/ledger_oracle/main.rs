@@ -19,6 +19,7 @@ use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
 use num_bigint::BigInt;
+use num_traits::Zero;
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 use uuid::Uuid;
@@ -381,6 +382,10 @@ fn same(found: &naive::Lines, wanted: &naive::Lines) -> Result<(), TestCaseError
     let keys: BTreeSet<_> = found.keys().chain(wanted.keys()).collect();
     for key in keys {
         let (found, wanted) = (found.get(key), wanted.get(key));
+        // A line of zero where nothing ever was is never sent: it may stay of a reading that another one has taken back.
+        if wanted.is_none() && found.is_some_and(|line| line.exact.is_zero()) {
+            continue;
+        }
         prop_assert_eq!(found, wanted, "left: the ledger's; right: the oracle's; {:?}", key);
     }
     Ok(())

@@ -17,6 +17,8 @@ use super::{schema, sql};
 /// A ledger that is checked through when it is opened, up to this size; larger ones by `check` only, so that start-up
 /// never depends on how much history there is.
 const QUICK_CHECK_BYTES: u64 = 16 * 1024 * 1024;
+/// More statements than the ledger has: each is prepared once a connection.
+const STATEMENTS: usize = 512;
 
 /// Opens the file to write, makes it if it is not there, and brings an older one up to date.
 pub(super) fn open(path: &Path) -> Result<sql::Connection, LedgerError> {
@@ -53,7 +55,6 @@ pub(super) fn open(path: &Path) -> Result<sql::Connection, LedgerError> {
     // The same pages change again and again; moving them to the file every 16 MB instead of 4 writes them less often.
     connection.pragma_update(None, "wal_autocheckpoint", 4096).map_err(wrap)?;
     connection.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024).map_err(wrap)?;
-    connection.set_prepared_statement_cache_capacity(256);
     Ok(connection.into())
 }
 
@@ -72,6 +73,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<sql::Connection, LedgerError> 
 /// A ledger that is gone when it is dropped.
 pub(super) fn in_memory() -> Result<sql::Connection, sql::Error> {
     let connection = Connection::open_in_memory()?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     schema::migrate(&connection)?;
     Ok(connection.into())
 }
@@ -94,6 +96,7 @@ fn connect(path: &Path, how: OpenFlags) -> Result<(Connection, i64), LedgerError
     let connection =
         Connection::open_with_flags(path, how | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(wrap)?;
     connection.busy_timeout(Duration::from_secs(10)).map_err(wrap)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let version = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap)?;
     if version > schema::VERSION {
         return Err(LedgerError::newer(&path.into(), version));

@@ -52,6 +52,8 @@ impl Ledger {
             }
             if is_new {
                 take_back_carried(connection, &month)?;
+                // Nothing is sent, so nothing is to be tried again.
+                connection.execute("DELETE FROM retry WHERE resource <> ''", [])?;
                 let about = About { resource: "", period: &month, component: "" };
                 let words = "report: shadow: the month is only compared, nothing of it is posted";
                 tell(connection, about, EventKind::Writer, words, now)?;
