@@ -3,12 +3,14 @@
 //! Readings that follow each other and differ in name and value only (those of one job) share the rest in the file. What
 //! can't be written or read is never passed over: the run has failed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
 use jiff::Timestamp;
+use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use crate::metering::reading::{Epoch, Kind, Labels, Reading, Span};
@@ -26,10 +28,12 @@ pub struct Spool {
     times: Option<(Timestamp, Timestamp)>,
     /// The names of all that was put, with the kind of the first of each.
     kinds: BTreeMap<String, Kind>,
-    /// The last one put, but for its name, unit and value.
-    last: Option<Reading>,
     /// Why it is not whole.
     trouble: Option<String>,
+    /// The `Rest` of the last one put, and what the parts of the next are written into.
+    rest: Vec<u8>,
+    own: Vec<u8>,
+    next: Vec<u8>,
 }
 
 /// How far a pile had grown.
@@ -50,29 +54,26 @@ pub(super) fn identity_hash(reading: &Reading) -> u64 {
     hasher.finish()
 }
 
-/// A reading as a line of the file.
+/// What is a reading's own. In the file it follows its length in bytes, and so does its `Rest`, which has none where it is as
+/// before.
 #[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    name: String,
-    value: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    unit: Option<String>,
-    /// `None`: as in the line before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    rest: Option<Rest>,
+struct Own<'a> {
+    name: &'a str,
+    value: [u8; 16],
+    unit: Option<&'a str>,
 }
 
+/// What the readings of one job share.
 #[derive(Debug, Serialize, Deserialize)]
-struct Rest {
-    kind: String,
+struct Rest<'a> {
+    kind: &'a str,
     /// In microseconds, as readings have them.
     start: Option<i64>,
     at: i64,
-    labels: Labels,
-    id: Option<String>,
-    epoch: Option<String>,
+    labels: Cow<'a, Labels>,
+    id: Option<&'a str>,
+    epoch: Option<&'a str>,
     began: Option<i64>,
-    #[serde(default)]
     shared: bool,
 }
 
@@ -122,7 +123,7 @@ impl Spool {
         }
         (self.len, self.bytes, self.times) = (height.len, height.bytes, height.times);
         self.identities.truncate(height.len);
-        self.last = None;
+        self.rest.clear();
         Ok(())
     }
 
@@ -161,24 +162,17 @@ impl Spool {
             Some(file) => file,
             none => none.insert(BufWriter::with_capacity(64 * 1024, tempfile::tempfile()?)),
         };
-        let shared = self.last.as_ref().is_some_and(|last| {
-            last.kind == reading.kind
-                && last.span == reading.span
-                && last.id == reading.id
-                && last.epoch == reading.epoch
-                && last.labels == reading.labels
-        });
-        let line = Line {
-            name: reading.name.clone(),
-            value: reading.value.to_string(),
-            unit: reading.unit.clone(),
-            rest: (!shared).then(|| Rest::of(reading)),
-        };
-        let mut text = serde_json::to_vec(&line)?;
-        text.push(b'\n');
-        file.write_all(&text)?;
+        let Reading { name, value, unit, .. } = reading;
+        self.own = encode(&Own { name, value: value.serialize(), unit: unit.as_deref() }, &mut self.own)?;
+        self.next = encode(&Rest::of(reading), &mut self.next)?;
+        let rest = if self.next == self.rest { [].as_slice() } else { self.next.as_slice() };
+        for part in [&self.own, rest] {
+            file.write_all(&(part.len() as u32).to_le_bytes())?;
+            file.write_all(part)?;
+        }
         self.len += 1;
-        self.bytes += text.len() as u64;
+        self.bytes += (2 * size_of::<u32>() + self.own.len() + rest.len()) as u64;
+        std::mem::swap(&mut self.rest, &mut self.next);
         self.identities.push(identity_hash(reading));
         if !self.kinds.contains_key(&reading.name) {
             self.kinds.insert(reading.name.clone(), reading.kind);
@@ -187,9 +181,6 @@ impl Spool {
         let start = reading.epoch.began.map_or(start, |began| began.min(start));
         let (earliest, latest) = self.times.unwrap_or((start, reading.span.end()));
         self.times = Some((earliest.min(start), latest.max(reading.span.end())));
-        if !shared {
-            self.last = Some(reading.clone());
-        }
         Ok(())
     }
 
@@ -204,61 +195,67 @@ impl Spool {
                 Some(BufReader::with_capacity(64 * 1024, file))
             }
         };
-        Ok(Lines { file, left: self.len, text: String::new(), last: None })
+        Ok(Entries { file, left: self.len, own: Vec::new(), rest: Vec::new() })
     }
 }
 
-struct Lines {
-    file: Option<BufReader<File>>,
-    left: usize,
-    text: String,
-    last: Option<Reading>,
+/// A value as bytes, in the memory of an earlier one.
+fn encode(value: &impl Serialize, bytes: &mut Vec<u8>) -> std::io::Result<Vec<u8>> {
+    bytes.clear();
+    postcard::to_extend(value, std::mem::take(bytes)).map_err(std::io::Error::other)
 }
 
-impl Iterator for Lines {
+struct Entries {
+    file: Option<BufReader<File>>,
+    left: usize,
+    own: Vec<u8>,
+    rest: Vec<u8>,
+}
+
+impl Iterator for Entries {
     type Item = std::io::Result<Reading>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let file = self.file.as_mut().filter(|_| self.left > 0)?;
         self.left -= 1;
-        self.text.clear();
-        let read = file.read_line(&mut self.text).and_then(|_| {
-            let line: Line = serde_json::from_str(&self.text)?;
-            line.reading(self.last.as_ref())
-                .ok_or_else(|| std::io::Error::other("it is not what was written"))
-        });
-        if let Ok(reading) = &read {
-            self.last = Some(reading.clone());
-        }
-        Some(read)
+        Some(entry(file, &mut self.own, &mut self.rest))
     }
 }
 
-impl Line {
-    fn reading(self, last: Option<&Reading>) -> Option<Reading> {
-        let mut reading = match self.rest {
-            Some(rest) => rest.reading()?,
-            None => last?.clone(),
-        };
-        reading.name = self.name;
-        reading.value = self.value.parse().ok()?;
-        reading.unit = self.unit;
-        Some(reading)
-    }
+fn length(file: &mut impl Read) -> std::io::Result<usize> {
+    let mut bytes = [0; size_of::<u32>()];
+    file.read_exact(&mut bytes).map(|()| u32::from_le_bytes(bytes) as usize)
 }
 
-impl Rest {
-    fn of(reading: &Reading) -> Rest {
+fn entry(file: &mut impl Read, own: &mut Vec<u8>, rest: &mut Vec<u8>) -> std::io::Result<Reading> {
+    own.resize(length(file)?, 0);
+    file.read_exact(own)?;
+    let new = length(file)?;
+    if new > 0 {
+        rest.resize(new, 0);
+        file.read_exact(rest)?;
+    }
+    let Own { name, value, unit } = postcard::from_bytes(own).map_err(std::io::Error::other)?;
+    let rest: Rest<'_> = postcard::from_bytes(rest).map_err(std::io::Error::other)?;
+    let mut reading = rest.reading().ok_or_else(|| std::io::Error::other("it is not what was written"))?;
+    name.clone_into(&mut reading.name);
+    reading.value = Decimal::deserialize(value);
+    reading.unit = unit.map(str::to_owned);
+    Ok(reading)
+}
+
+impl<'a> Rest<'a> {
+    fn of(reading: &'a Reading) -> Rest<'a> {
         Rest {
-            kind: reading.kind.name().to_owned(),
+            kind: reading.kind.name(),
             start: match reading.span {
                 Span::At(_) => None,
                 Span::Interval { start, .. } => Some(start.as_microsecond()),
             },
             at: reading.span.end().as_microsecond(),
-            labels: reading.labels.clone(),
-            id: reading.id.clone(),
-            epoch: reading.epoch.id.clone(),
+            labels: Cow::Borrowed(&reading.labels),
+            id: reading.id.as_deref(),
+            epoch: reading.epoch.id.as_deref(),
             began: reading.epoch.began.map(Timestamp::as_microsecond),
             shared: reading.epoch.shared,
         }
@@ -271,9 +268,10 @@ impl Rest {
         if let Some(start) = self.start {
             reading.span = Span::Interval { start: instant(start)?, end: at };
         }
-        reading.labels = self.labels;
-        reading.id = self.id;
-        reading.epoch = Epoch { id: self.epoch, began: self.began.and_then(instant), shared: self.shared };
+        reading.labels = self.labels.into_owned();
+        reading.id = self.id.map(str::to_owned);
+        let (id, began) = (self.epoch.map(str::to_owned), self.began.and_then(instant));
+        reading.epoch = Epoch { id, began, shared: self.shared };
         Some(reading)
     }
 }

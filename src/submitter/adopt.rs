@@ -274,7 +274,7 @@ mod tests {
             "uuid": Uuid::nil(), "type": component, "usage": "1", "resource_uuid": Uuid::nil(),
             "billing_period": "2026-11-01", "date": date, "modified_by": by,
         });
-        serde_json::from_value(row).unwrap()
+        serde_json::from_str(&row.to_string()).unwrap()
     }
 
     #[test]

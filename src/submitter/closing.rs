@@ -118,7 +118,7 @@ impl Cycle {
             due.into_iter().partition(|key| key.period == closing.period);
         let mut amounts = Vec::new();
         for key in closes {
-            let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
+            let Some(statement) = self.ledger(move |ledger| ledger.totals(key)).await? else { continue };
             amounts.push((unreported(&statement), key));
         }
         let left = closing.ends.duration_since(now).saturating_sub(guard_of(call, dated));
@@ -140,9 +140,10 @@ impl Cycle {
             return Ok(());
         }
         let (now, server, zone) = (self.of.clock.now(), self.of.server_time().await?, self.of.zone().await?);
-        let pending = self.ledger(move |ledger| ledger.pending(now)).await?;
-        for key in pending.into_iter().filter(|key| server.now >= zone.end(key.period)) {
-            let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
+        let month = zone.period_of(server.now);
+        let over = self.ledger(move |ledger| ledger.pending_before(month, now)).await?;
+        for key in over {
+            let Some(statement) = self.ledger(move |ledger| ledger.totals(key)).await? else { continue };
             if statement.components.values().any(|entry| entry.to_send() && !entry.is_unclear()) {
                 self.over(&statement, &server).await?;
             }

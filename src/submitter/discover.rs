@@ -316,7 +316,7 @@ impl Cycle {
                 }
             ),
         };
-        let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
+        let statement = self.ledger(move |ledger| ledger.totals(key)).await?;
         for (component, entry) in statement.iter().flat_map(|statement| &statement.components) {
             if entry.to_send() {
                 self.block(key, component, Reason::NoPlan, words.clone(), entry.posted).await?;

@@ -63,7 +63,7 @@ impl Cycle {
         let (now, month) = (self.of.clock.now(), self.of.zone().await?.period_of(server.now));
         let keys = self
             .ledger(move |ledger| {
-                let mut keys = ledger.pending(now)?;
+                let mut keys = ledger.pending_before(month, now)?;
                 keys.extend(ledger.blocked_for(Reason::PeriodEnded.name())?);
                 keys.extend(ledger.blocked_for(Reason::ClosingRest.name())?);
                 keys.retain(|key| key.period < month);

@@ -143,6 +143,8 @@ struct State {
     /// not.
     accepted: Vec<(Uuid, i64)>,
     accepted_since: Option<tokio::time::Instant>,
+    /// The latest of them with a `date` of which it is to be learnt whether the server honours it.
+    probe: Option<String>,
     /// Statements that may have more to send.
     again: BTreeSet<StatementKey>,
     /// Statements that met one server error too many, and its words.

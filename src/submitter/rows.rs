@@ -76,7 +76,7 @@ impl Cycle {
         if self.stopped() || server.now >= end || end.duration_since(server.now) > LAST_HOUR {
             return Ok(false);
         }
-        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
+        let Some(statement) = self.ledger(move |ledger| ledger.totals(key)).await? else {
             return Ok(false);
         };
         let known = |entry: &Entry| !entry.to_send() || entry.acknowledged.is_some();
@@ -174,7 +174,7 @@ impl Cycle {
         let known: Vec<(StatementKey, Option<Statement>, Part)> = self
             .ledger(move |ledger| {
                 let known = of_keys.into_iter();
-                known.map(|key| Ok((key, ledger.statement(key)?, Part::of(ledger, key)?))).collect()
+                known.map(|key| Ok((key, ledger.totals(key)?, Part::of(ledger, key)?))).collect()
             })
             .await?;
         let mut failed = BTreeSet::new();
@@ -195,7 +195,7 @@ impl Cycle {
                     continue;
                 }
                 let settled = match self.rows_of_part(key, of_key, (part, &own, ended)).await? {
-                    Ok(rows) => match self.settle(&statement, &rows).await? {
+                    Ok(rows) => match self.settle(&statement, &rows, ended).await? {
                         Ok(()) => {
                             kept.push((key, rows));
                             Ok(())
@@ -245,6 +245,7 @@ impl Cycle {
             {
                 let filter =
                     UsageFilter { offering: Some(offering), ..UsageFilter::of_month(period.first_day()) };
+                let filter = filter.to_compare();
                 match self.of.client.list_usages(&filter).await {
                     Ok(listing) => {
                         self.state().rows_of_offering.insert(offering, listing.rows.len());
@@ -264,6 +265,7 @@ impl Cycle {
             for resource in single {
                 let filter =
                     UsageFilter { resource: Some(resource), ..UsageFilter::of_month(period.first_day()) };
+                let filter = filter.to_compare();
                 match self.of.client.list_usages(&filter).await {
                     Ok(listing) => {
                         self.take(listing, period, &BTreeSet::from([resource]), &mut rows).await?;
@@ -432,18 +434,17 @@ impl Cycle {
         Ok(Ok(of_part.map(|row| (row.component.clone(), plain(row))).collect()))
     }
 
-    /// Keeps what the rows say of one statement.
+    /// Keeps what the rows say of one statement (of its totals; `ended`: its month is over).
     async fn settle(
         &self,
         statement: &Statement,
         rows: &BTreeMap<String, Row>,
+        ended: bool,
     ) -> Result<Result<(), Failure>, CycleError> {
         let key = statement.key;
         if self.state().odd.iter().all(|(resource, ..)| *resource != key.resource) {
             self.look_for_misfiled(statement, rows).await?;
         }
-        let server = self.of.server_time().await?;
-        let ended = closing::has_ended(&self.of.zone().await?, key.period, &server);
         let mut proven = false;
         let odd = self.state().odd.clone();
         let is_odd = |component: &str| odd.contains(&(key.resource, key.period, component.to_owned()));
@@ -623,7 +624,7 @@ impl Cycle {
         if by_person == Some(Decision::Overwrite) || (part.has_ended(server.now) && !ended) {
             let words = format!("{}; overwritten", row.held.evidence);
             self.note_read(key, component, row.held.amount, words).await?;
-            self.retake_shares(statement, component, row.uuid).await?;
+            self.retake_shares(key, component, row.uuid).await?;
             if let Some(entry) = entry {
                 self.pass(key, component, entry).await?;
             }
@@ -639,7 +640,7 @@ impl Cycle {
             ));
             let words = format!("{}; overwritten, as `on_conflict` says", row.held.evidence);
             self.note_read(key, component, held, words).await?;
-            self.retake_shares(statement, component, row.uuid).await?;
+            self.retake_shares(key, component, row.uuid).await?;
             return Ok(Ok(()));
         }
         let of_component = component.to_owned();
@@ -753,7 +754,7 @@ impl Cycle {
         };
         let later = StatementKey { part: start, ..key };
         let (before, after) =
-            self.ledger(move |ledger| Ok((ledger.statement(key)?, ledger.statement(later)?))).await?;
+            self.ledger(move |ledger| Ok((ledger.totals(key)?, ledger.totals(later)?))).await?;
         // A report after a switch that nobody had seen is filed under the later plan already: its row is this part's.
         let sent_after =
             |entry: &Entry| entry.acknowledged.as_ref().is_some_and(|known| known.at >= start - UNDER_WAY);
@@ -774,7 +775,7 @@ fn missing_one(
     let mut missing = BTreeSet::new();
     for (resource, components) in listed {
         for key in ledger.parts_of(resource, period)? {
-            let statement = ledger.statement(key)?;
+            let statement = ledger.totals(key)?;
             let known = statement.iter().flat_map(|statement| &statement.components);
             if known.into_iter().any(|(of, entry)| !entry.held().is_zero() && !components.contains(of)) {
                 missing.insert(resource);

@@ -33,7 +33,7 @@ impl Cycle {
             let unread = self.read_and_settle(&[key]).await?;
             let proven = unread.is_empty()
                 && self.ledger(move |ledger| ledger.retry(Some(key.resource))).await?.is_none();
-            let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
+            let statement = self.ledger(move |ledger| ledger.totals(key)).await?;
             let unclear =
                 statement.is_some_and(|statement| statement.components.values().any(Entry::is_unclear));
             if proven && !unclear {
@@ -134,7 +134,7 @@ impl Cycle {
         if let [usage] = usages {
             let of_component = usage.component.clone();
             let held = self
-                .ledger(move |ledger| ledger.statement(key))
+                .ledger(move |ledger| ledger.totals(key))
                 .await?
                 .and_then(|statement| statement.components.get(&of_component).map(Entry::held))
                 .unwrap_or_default();
@@ -165,7 +165,7 @@ impl Cycle {
             (std::mem::take(&mut state.broken), state.answered)
         };
         for (key, words) in broken.into_iter().filter(|_| answered) {
-            let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
+            let statement = self.ledger(move |ledger| ledger.totals(key)).await?;
             // Read back, it may have gone through all the same.
             if statement.is_some_and(|statement| statement.components.values().any(Entry::to_send)) {
                 self.block(key, "", Reason::ServerError, words, None).await?;

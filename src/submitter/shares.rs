@@ -11,15 +11,37 @@ use super::{Cycle, CycleError};
 use crate::ledger::sent::decision::Decision;
 use crate::ledger::sent::record::{Amount, StatementKey};
 use crate::ledger::sent::statement::Statement;
+use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 use crate::waldur::report::UserAmount;
-use crate::waldur::types::UserUsageRow;
+use crate::waldur::types::{Share, UserUsageRow};
+
+/// Statements whose shares are in memory at once.
+const COMPARED_TOGETHER: usize = 256;
 
 /// Up to so many statements are asked for one by one; more, by a listing of their offering.
 const SINGLY: usize = 3;
 
-/// By row and user.
-type Found = BTreeMap<(Uuid, String), Decimal>;
+/// What the server holds of shares, in the order of rows and users.
+#[derive(Debug)]
+struct Found(Vec<Share>);
+
+impl Found {
+    fn of(mut shares: Vec<Share>) -> Found {
+        shares.sort_unstable_by(|one, other| (one.row, &one.username).cmp(&(other.row, &other.username)));
+        Found(shares)
+    }
+
+    /// What a user has of a row. A share that does not tell its row is of none.
+    fn held(&self, row: Uuid, user: &str) -> Option<Decimal> {
+        let place =
+            self.0.binary_search_by(|share| (share.row, &*share.username).cmp(&(Some(row), user))).ok()?;
+        self.0.get(place).map(|share| share.usage)
+    }
+}
+
+/// A statement whose shares are compared, with the rows that its components are in.
+type Compared = (Statement, BTreeMap<String, Uuid>);
 
 impl Cycle {
     /// Compares the shares of these statements. Returns those that differ or could not be read.
@@ -27,40 +49,33 @@ impl Cycle {
         &self,
         keys: &[StatementKey],
     ) -> Result<BTreeSet<StatementKey>, CycleError> {
-        let mut groups: BTreeMap<(BillingPeriod, Option<Uuid>), Vec<Statement>> = BTreeMap::new();
-        for &key in keys {
-            let (statement, known) = self
-                .ledger(move |ledger| Ok((ledger.statement(key)?, ledger.resource(key.resource)?)))
-                .await?;
-            let Some(statement) = statement else { continue };
-            if statement.users.values().any(|entry| entry.acknowledged.is_some()) {
-                let offering = known.map(|known| known.offering).filter(|offering| !offering.is_nil());
-                groups.entry((key.period, offering)).or_default().push(statement);
-            }
-        }
+        let keys = keys.to_vec();
+        let groups = self.ledger(move |ledger| with_shares(ledger, &keys)).await?;
         let mut differ = BTreeSet::new();
-        for ((period, offering), statements) in groups {
-            let listed = match offering.filter(|_| statements.len() > SINGLY) {
+        for ((period, offering), keys) in groups {
+            let listed = match offering.filter(|_| keys.len() > SINGLY) {
                 None => None,
-                Some(offering) => {
-                    match self.of.client.list_user_usages_of(offering, period.first_day()).await {
-                        Ok(rows) => Some(by_row(rows)),
-                        Err(failure) => {
-                            tracing::warn!(
-                                "Users' shares of {period} of offering {offering} are not compared now: {failure}"
-                            );
-                            differ.extend(statements.iter().map(|statement| statement.key));
-                            continue;
-                        }
+                Some(offering) => match self.of.client.list_shares_of(offering, period.first_day()).await {
+                    Ok(shares) => Some(Found::of(shares)),
+                    Err(failure) => {
+                        tracing::warn!(
+                            "Users' shares of {period} of offering {offering} are not compared now: {failure}"
+                        );
+                        differ.extend(keys);
+                        continue;
                     }
-                }
+                },
             };
-            for statement in statements {
-                if self.stopped() {
-                    return Ok(differ);
-                }
-                if !self.compare_shares_of(&statement, listed.as_ref()).await? {
-                    differ.insert(statement.key);
+            // Of all resources at once, their shares would need more memory than all the rest.
+            for some in keys.chunks(COMPARED_TOGETHER) {
+                let some = some.to_vec();
+                for compared in self.ledger(move |ledger| to_compare(ledger, some)).await? {
+                    if self.stopped() {
+                        return Ok(differ);
+                    }
+                    if !self.compare_shares_of(&compared, listed.as_ref()).await? {
+                        differ.insert(compared.0.key);
+                    }
                 }
             }
         }
@@ -69,7 +84,7 @@ impl Cycle {
 
     async fn compare_shares_of(
         &self,
-        statement: &Statement,
+        (statement, rows): &Compared,
         listed: Option<&Found>,
     ) -> Result<bool, CycleError> {
         let key = statement.key;
@@ -83,9 +98,8 @@ impl Cycle {
                 })
                 .map(|((_, user), entry)| (user, entry.held()))
                 .collect();
-            let of_component = component.clone();
-            let row = self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?;
-            let Some((row, _)) = row.filter(|_| !reported.is_empty()) else { continue };
+            let row = rows.get(component).copied();
+            let Some(row) = row.filter(|_| !reported.is_empty()) else { continue };
             let read;
             let found = match listed {
                 Some(listed) => listed,
@@ -93,7 +107,7 @@ impl Cycle {
                     let rows =
                         self.of.client.list_user_usages(key.resource, component, key.period.first_day());
                     match rows.await {
-                        Ok(rows) => read = by_row(rows),
+                        Ok(rows) => read = found(rows),
                         Err(failure) => {
                             self.put_off(key.resource, failure).await?;
                             return Ok(false);
@@ -102,13 +116,12 @@ impl Cycle {
                     &read
                 }
             };
-            let differs = reported.iter().find(|(user, amount)| {
-                found.get(&(row, (*user).clone())).copied().unwrap_or_default() != *amount
-            });
+            let held = |user: &str| found.held(row, user).unwrap_or_default();
+            let differs = reported.iter().find(|(user, amount)| held(user) != *amount);
             match differs {
                 Some((user, amount)) => {
                     agree = false;
-                    let held = found.get(&(row, (*user).clone())).copied().unwrap_or_default();
+                    let held = held(user);
                     let words = format!(
                         "Waldur holds {held:.2} of {user}, but this agent last reported {amount:.2}: another writer changed it"
                     );
@@ -148,10 +161,11 @@ impl Cycle {
     /// sent again.
     pub(super) async fn retake_shares(
         &self,
-        statement: &Statement,
+        key: StatementKey,
         component: &str,
         row: Uuid,
     ) -> Result<(), CycleError> {
+        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
         let reported: Vec<(&String, Decimal)> = statement
             .users
             .iter()
@@ -163,7 +177,7 @@ impl Cycle {
         }
         let month = statement.key.period.first_day();
         match self.of.client.list_user_usages(statement.key.resource, component, month).await {
-            Ok(rows) => self.take_shares(statement.key, component, row, (&reported, &by_row(rows))).await,
+            Ok(rows) => self.take_shares(statement.key, component, row, (&reported, &found(rows))).await,
             Err(failure) => {
                 self.note(format!(
                     "resource {}, {component}, {}: the total is overwritten, the users' shares could not be read, so that \
@@ -186,7 +200,7 @@ impl Cycle {
     ) -> Result<(), CycleError> {
         let mut amounts = Vec::new();
         for (user, amount) in reported {
-            let held = found.get(&(row, (*user).clone())).copied().unwrap_or_default();
+            let held = found.held(row, user).unwrap_or_default();
             if held != *amount {
                 let (component, user) = (component.to_owned(), (*user).clone());
                 amounts.push(Amount { component, user, amount: held });
@@ -205,12 +219,39 @@ impl Cycle {
         users: &[UserAmount],
     ) -> Result<bool, CycleError> {
         let rows = self.of.client.list_user_usages(key.resource, component, key.period.first_day()).await;
-        let Ok(found) = rows.map(by_row) else { return Ok(false) };
-        Ok(users.iter().all(|user| found.get(&(row, user.username.clone())) == Some(&user.amount)))
+        let Ok(found) = rows.map(found) else { return Ok(false) };
+        Ok(users.iter().all(|user| found.held(row, &user.username) == Some(user.amount)))
     }
 }
 
-/// What a share does not tell is taken for the row that is asked for.
-fn by_row(rows: Vec<UserUsageRow>) -> Found {
-    rows.into_iter().filter_map(|share| Some(((share.row()?, share.username), share.usage))).collect()
+fn found(rows: Vec<UserUsageRow>) -> Found {
+    Found::of(rows.into_iter().map(Share::from).collect())
+}
+
+/// Those of which the server is known to hold shares, by month and offering.
+fn with_shares(
+    ledger: &Ledger,
+    keys: &[StatementKey],
+) -> Result<BTreeMap<(BillingPeriod, Option<Uuid>), Vec<StatementKey>>, LedgerError> {
+    let mut groups: BTreeMap<_, Vec<StatementKey>> = BTreeMap::new();
+    for &key in keys {
+        if ledger.has_shares(key)? {
+            let known = ledger.resource(key.resource)?.map(|known| known.offering);
+            groups.entry((key.period, known.filter(|offering| !offering.is_nil()))).or_default().push(key);
+        }
+    }
+    Ok(groups)
+}
+
+fn to_compare(ledger: &Ledger, keys: Vec<StatementKey>) -> Result<Vec<Compared>, LedgerError> {
+    let mut compared = Vec::with_capacity(keys.len());
+    for key in keys {
+        let Some(statement) = ledger.statement(key)? else { continue };
+        let mut rows = BTreeMap::new();
+        for component in statement.components.keys() {
+            rows.extend(ledger.usage_row(key, component)?.map(|(row, _)| (component.clone(), row)));
+        }
+        compared.push((statement, rows));
+    }
+    Ok(compared)
 }

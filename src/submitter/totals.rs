@@ -26,6 +26,7 @@ use crate::waldur::report::{ComponentAmount, SetUsage};
 /// A call that is written down.
 #[derive(Debug, Clone)]
 pub(super) struct Intended {
+    /// Its totals.
     pub(super) statement: Arc<Statement>,
     pub(super) usages: Vec<ComponentAmount>,
     /// Their numbers in the ledger.
@@ -65,8 +66,16 @@ impl Cycle {
         Ok(())
     }
 
-    /// Writes down the next call of each statement that has one.
+    /// Writes down the next call of each statement that has one, of some in one transaction.
     async fn intend_totals(&self, due: &[StatementKey]) -> Result<Vec<Intended>, CycleError> {
+        let mut intended = Vec::with_capacity(due.len());
+        for some in due.chunks(INTENDED_TOGETHER) {
+            intended.extend(self.intend_some_totals(some).await?);
+        }
+        Ok(intended)
+    }
+
+    async fn intend_some_totals(&self, due: &[StatementKey]) -> Result<Vec<Intended>, CycleError> {
         let mut calls = Vec::new();
         for &key in due {
             if self.stopped() {
@@ -81,7 +90,7 @@ impl Cycle {
             }
             let Some(usages) = self.next_call(&statement).await? else { continue };
             if self.passage(&statement).await?.is_some() {
-                calls.push((Arc::new(statement), usages));
+                calls.push((statement, usages));
             }
         }
         crate::fail_point("before totals are intended");
@@ -90,7 +99,7 @@ impl Cycle {
             .ledger(move |ledger| {
                 ledger.together(|ledger| {
                     let mut intended = Vec::with_capacity(calls.len());
-                    for (statement, usages) in calls {
+                    for (mut statement, usages) in calls {
                         let amounts: Vec<Amount> = usages.iter().map(amount).collect();
                         let planned = shares_of(&statement, &usages);
                         let intent = Intent {
@@ -101,7 +110,9 @@ impl Cycle {
                             counted: statement.counted,
                         };
                         let ids = ledger.intend(intent, now)?;
-                        intended.push(Intended { statement, usages, ids });
+                        // The shares, which are many, are looked up again when they are sent.
+                        statement.users = BTreeMap::new();
+                        intended.push(Intended { statement: Arc::new(statement), usages, ids });
                     }
                     Ok(intended)
                 })
@@ -282,7 +293,7 @@ impl Cycle {
 
     /// Makes the call, and notes what came of it. Returns whether it was accepted.
     pub(super) async fn post(&self, call: Intended, report: SetUsage) -> Result<bool, CycleError> {
-        let (key, now) = (call.statement.key, self.of.clock.now());
+        let key = call.statement.key;
         let unknown = self.of.server_time().await?.dated.is_none();
         {
             let mut state = self.state();
@@ -303,8 +314,7 @@ impl Cycle {
                 }
                 // Only a report that was accepted tells whether its date was honoured.
                 if let Some(date) = report.date.filter(|_| unknown) {
-                    let probe = format!("{} {}", key.resource, date.as_microsecond());
-                    self.ledger(move |ledger| ledger.put_server_fact(DATE_PROBE, &probe, now)).await?;
+                    self.state().probe = Some(format!("{} {}", key.resource, date.as_microsecond()));
                 }
                 crate::fail_point("before totals are acknowledged");
                 self.accepted(key.resource, &call.ids).await?;
@@ -329,10 +339,10 @@ impl Cycle {
 
     /// Notes all calls that were accepted since this was done last.
     pub(super) async fn conclude_accepted(&self) -> Result<(), CycleError> {
-        let accepted = {
+        let (accepted, probe) = {
             let mut state = self.state();
             state.accepted_since = None;
-            std::mem::take(&mut state.accepted)
+            (std::mem::take(&mut state.accepted), state.probe.take())
         };
         let resources: BTreeSet<Uuid> = accepted.iter().map(|(resource, _)| *resource).collect();
         let ids: Vec<i64> = accepted.into_iter().map(|(_, id)| id).collect();
@@ -346,7 +356,10 @@ impl Cycle {
                     for resource in resources {
                         ledger.set_retry(Some(resource), None)?;
                     }
-                    Ok(())
+                    match probe {
+                        Some(probe) => ledger.put_server_fact(DATE_PROBE, &probe, now),
+                        None => Ok(()),
+                    }
                 })?;
                 // By itself: of a turn that is over, what is noted stays although it fails.
                 ledger.conclude(&ids, Outcome::Accepted, "", now)
@@ -359,9 +372,12 @@ impl Cycle {
         let reported: BTreeSet<Uuid> = self.state().reported.clone();
         let mut wanted: Vec<StatementKey> = Vec::new();
         for &key in some {
-            let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
-            let open = statement.components.values().any(|entry| entry.is_unclear());
-            if open || reported.contains(&key.resource) {
+            let wants = reported.contains(&key.resource)
+                || self
+                    .ledger(move |ledger| ledger.totals(key))
+                    .await?
+                    .is_some_and(|statement| statement.components.values().any(Entry::is_unclear));
+            if wants {
                 wanted.push(key);
             }
         }
@@ -370,6 +386,8 @@ impl Cycle {
     }
 }
 
+/// Statements whose calls are written down together; more need memory, and no fewer waits for the disk that matter.
+const INTENDED_TOGETHER: usize = 256;
 /// A longer description is a permanent 500 (observed).
 const LONGEST_DESCRIPTION: usize = 2000;
 

@@ -5,6 +5,7 @@
 //! become `None` rather than break a list. Amounts are taken from the text as it came over the wire: no float is
 //! ever made of them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -17,26 +18,28 @@ use uuid::Uuid;
 
 /// A value as text: of a string what it holds, of a number or boolean how it was written; null is `None`, and so
 /// are lists and objects.
-pub(super) fn raw_text(raw: &RawValue) -> Option<String> {
+pub(super) fn raw_text(raw: &RawValue) -> Option<Cow<'_, str>> {
     let json = raw.get();
     match json.as_bytes().first()? {
-        b'"' => serde_json::from_str(json).ok(),
+        b'"' if json.contains('\\') => serde_json::from_str(json).ok().map(Cow::Owned),
+        b'"' => json.get(1..json.len() - 1).map(Cow::Borrowed),
         b'n' | b'[' | b'{' => None,
-        _ => Some(json.to_owned()),
+        _ => Some(Cow::Borrowed(json)),
     }
 }
 
-fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(|raw| raw_text(&raw))
+/// Borrowed from the answer: most of what is read becomes a number, a UUID or an instant.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(raw_text)
 }
 
 pub(super) fn opt_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    text(deserializer)
+    Ok(text(deserializer)?.map(Cow::into_owned))
 }
 
 /// Text, empty if there is none.
 pub(super) fn any_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    text(deserializer).map(Option::unwrap_or_default)
+    Ok(opt_text(deserializer)?.unwrap_or_default())
 }
 
 pub(super) fn opt_uuid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Uuid>, D::Error> {
@@ -87,7 +90,7 @@ pub(super) fn strict_decimal<'de, D: Deserializer<'de>>(deserializer: D) -> Resu
 }
 
 pub(super) fn opt_bool<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
-    Ok(text(deserializer)?.and_then(|text| match text.as_str() {
+    Ok(text(deserializer)?.and_then(|text| match text.as_ref() {
         "true" | "True" | "1" => Some(true),
         "false" | "False" | "0" => Some(false),
         _ => None,

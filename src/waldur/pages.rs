@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::types::{Offering, OfferingUser, RawRow, Resource, UsageRow, UserUsageRow};
+use super::types::{Listed, Offering, OfferingUser, RawRow, Resource, Share, UserUsageRow};
 
 /// The most that the server gives at once.
 pub(super) const PAGE_SIZE: usize = 300;
@@ -30,6 +30,15 @@ impl Row for RawRow {
     }
 }
 
+impl Row for Listed {
+    fn key(&self) -> Option<Uuid> {
+        match self {
+            Listed::Row(row) => Some(row.uuid),
+            Listed::Odd(row, _) => row.key(),
+        }
+    }
+}
+
 macro_rules! keyed_by_uuid {
     ($($row:ty),*) => { $(impl Row for $row {
         fn key(&self) -> Option<Uuid> {
@@ -37,7 +46,7 @@ macro_rules! keyed_by_uuid {
         }
     })* };
 }
-keyed_by_uuid!(UsageRow, UserUsageRow, Resource, Offering, OfferingUser);
+keyed_by_uuid!(Share, UserUsageRow, Resource, Offering, OfferingUser);
 
 /// Rows by their UUID, in the order in which they were first seen; a row seen again replaces its older self.
 struct Seen<T> {

@@ -3,13 +3,14 @@
 //! Tolerant on purpose: unknown fields are ignored, missing ones have a default, enumerations are text, UUIDs come
 //! with or without dashes, amounts as numbers or strings. Only what money or identity hangs on is required.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use rust_decimal::Decimal;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -108,6 +109,25 @@ impl UserUsageRow {
     /// The UUID of the `UsageRow` that this is a share of.
     pub fn row(&self) -> Option<Uuid> {
         uuid_of_address(self.component_usage.as_deref()?)
+    }
+}
+
+/// A user's share as it is compared with what was reported: small, because a large site has hundreds of thousands.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "UserUsageRow")]
+pub struct Share {
+    pub uuid: Uuid,
+    pub offering: Option<Uuid>,
+    /// The `UsageRow` that it is a share of.
+    pub row: Option<Uuid>,
+    pub username: Box<str>,
+    pub usage: Decimal,
+}
+
+impl From<UserUsageRow> for Share {
+    fn from(share: UserUsageRow) -> Share {
+        let (row, username) = (share.row(), share.username.into_boxed_str());
+        Share { uuid: share.uuid, offering: share.offering_uuid, row, username, usage: share.usage }
     }
 }
 
@@ -349,26 +369,31 @@ pub struct RawRow(pub Vec<(String, Box<RawValue>)>);
 impl RawRow {
     /// A field as text; `None` if it is absent, null, a list or an object.
     pub fn text(&self, field: &str) -> Option<String> {
-        self.get(field).and_then(raw_text)
-    }
-
-    /// The row as one of a component's usage; what is wrong with it, if it is none.
-    pub fn usage_row(&self) -> Result<UsageRow, String> {
-        let mut text = String::from("{");
-        for (place, (name, value)) in self.0.iter().enumerate() {
-            if place > 0 {
-                text.push(',');
-            }
-            text += &serde_json::Value::from(name.as_str()).to_string();
-            text.push(':');
-            text += value.get();
-        }
-        text.push('}');
-        serde_json::from_str(&text).map_err(|error| error.to_string())
+        self.get(field).and_then(raw_text).map(Cow::into_owned)
     }
 
     pub fn get(&self, field: &str) -> Option<&RawValue> {
         self.0.iter().find(|(name, _)| name == field).map(|(_, value)| &**value)
+    }
+}
+
+/// A row of a list of usages: one that can't be read is told, and of no bearing on the others.
+#[derive(Debug)]
+pub(super) enum Listed {
+    Row(UsageRow),
+    Odd(RawRow, String),
+}
+
+impl<'de> Deserialize<'de> for Listed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        match serde_json::from_str(text) {
+            Ok(row) => Ok(Listed::Row(row)),
+            Err(error) => match serde_json::from_str(text) {
+                Ok(odd) => Ok(Listed::Odd(odd, error.to_string())),
+                Err(error) => Err(D::Error::custom(error)),
+            },
+        }
     }
 }
 

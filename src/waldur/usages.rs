@@ -9,10 +9,26 @@ use uuid::Uuid;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::types::{RawRow, UsageRow, UserUsageRow};
+use super::pages::Row;
+use super::types::{Listed, RawRow, Share, UsageRow, UserUsageRow};
 
 pub(super) const USAGES: &str = "marketplace-component-usages/";
 const USER_USAGES: &str = "marketplace-component-user-usages/";
+
+/// What is read of a row, the names that people know it by left out.
+const COMPARED: [&str; 11] = [
+    "uuid",
+    "resource_uuid",
+    "offering_uuid",
+    "type",
+    "usage",
+    "billing_period",
+    "date",
+    "description",
+    "recurring",
+    "missing_usage_policy",
+    "modified_by",
+];
 
 /// Which rows are wanted. All that are set must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,6 +97,11 @@ impl UsageFilter {
     /// The rows of one month.
     pub fn of_month(period: Date) -> Self {
         UsageFilter { billing_period: Some(period.first_of_month()), ..Default::default() }
+    }
+
+    /// The same rows with no more than what they are compared by: for the server, a whole row is many look-ups (observed).
+    pub fn to_compare(self) -> Self {
+        UsageFilter { fields: COMPARED.map(str::to_owned).to_vec(), ..self }
     }
 
     pub fn admits(&self, row: &UsageRow) -> bool {
@@ -166,21 +187,19 @@ pub struct Listing {
 }
 
 impl Client {
-    /// All rows that the filter admits. Its `fields` are of no use here: a row is read whole.
+    /// All rows that the filter admits: whole ones, or those of `to_compare`.
     pub async fn list_usages(&self, filter: &UsageFilter) -> Result<Listing, Failure> {
-        let filter = UsageFilter { fields: Vec::new(), ..filter.clone() };
-        let rows: Vec<RawRow> = self.walk("GET component usages", USAGES, &filter.query(self)).await?;
+        let rows: Vec<Listed> = self.walk("GET component usages", USAGES, &filter.query(self)).await?;
         let mut listing = Listing::default();
         for row in rows {
-            match row.usage_row() {
-                Ok(row) if filter.admits(&row) => listing.rows.push(row),
-                Ok(_) => {}
-                Err(words) if filter.admits_raw(&row) => listing.odd.push(OddRow {
+            match row {
+                Listed::Row(row) if filter.admits(&row) => listing.rows.push(row),
+                Listed::Odd(row, words) if filter.admits_raw(&row) => listing.odd.push(OddRow {
                     resource: row.text("resource_uuid").and_then(|text| text.parse().ok()),
                     component: row.text("type"),
                     words,
                 }),
-                Err(_) => {}
+                Listed::Row(_) | Listed::Odd(..) => {}
             }
         }
         Ok(listing)
@@ -225,12 +244,24 @@ impl Client {
         offering: Uuid,
         period: Date,
     ) -> Result<Vec<UserUsageRow>, Failure> {
+        let mut rows: Vec<UserUsageRow> = self.walk_shares(offering, period).await?;
+        rows.retain(|row| row.offering_uuid.is_none_or(|uuid| uuid == offering));
+        Ok(rows)
+    }
+
+    /// The same, and no more of each than what it is compared by.
+    pub async fn list_shares_of(&self, offering: Uuid, period: Date) -> Result<Vec<Share>, Failure> {
+        let mut rows: Vec<Share> = self.walk_shares(offering, period).await?;
+        rows.retain(|row| row.offering.is_none_or(|uuid| uuid == offering));
+        Ok(rows)
+    }
+
+    async fn walk_shares<T: Row>(&self, offering: Uuid, period: Date) -> Result<Vec<T>, Failure> {
         let query = [
             ("offering_uuid", offering.as_simple().to_string()),
             ("component_usage__billing_period", period.first_of_month().to_string()),
         ];
-        let rows: Vec<UserUsageRow> = self.walk("GET user usages", USER_USAGES, &query).await?;
-        Ok(rows.into_iter().filter(|row| row.offering_uuid.is_none_or(|uuid| uuid == offering)).collect())
+        self.walk("GET user usages", USER_USAGES, &query).await
     }
 
     /// The users' shares of one component of one resource in one month. After a plan switch they are of two rows:

@@ -234,13 +234,16 @@ impl<'a> Job<'a> {
             return Err(why);
         }
         let mut readings = Vec::new();
+        let used = tres::parse(self.tres, |name| options.wants(name))?;
         if options.wants(&reading.name) {
             readings.push(reading.clone());
         }
-        for used in tres::parse(self.tres, |name| options.wants(name))? {
-            let value = used.count.checked_mul(whole).ok_or("it is more than can be counted")?;
-            let (name, unit) = (used.name, Some(used.unit.to_owned()));
-            readings.push(Reading { name, unit, value, ..reading.clone() });
+        // All but the last are copies.
+        let alike = std::iter::repeat_n(reading, used.len());
+        for (used, mut reading) in used.into_iter().zip(alike) {
+            reading.value = used.count.checked_mul(whole).ok_or("it is more than can be counted")?;
+            (reading.name, reading.unit) = (used.name, Some(used.unit.to_owned()));
+            readings.push(reading);
         }
         let readings = readings.into_iter().map(Reading::checked).collect::<Result<Vec<_>, _>>()?;
         Ok(Fate { readings, end, runs: end.is_none() })

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::count::{Changed, recount_from};
-use super::cuts::plan_cuts;
+use super::count::{Changed, recount_from, restate};
+use super::cuts::{is_cut, plan_cuts};
 use super::targets::{self, Found};
 use super::unstated::changed_components;
 use crate::ledger::db::columns::{instant, micros, uuid_column};
@@ -428,7 +428,11 @@ fn match_targets(
         match current {
             None => {
                 targets::map(connection, target, Timestamp::MIN, &resource, false)?;
-                recount_resource(connection, in_force, &resource, None)?;
+                if is_cut(connection, &in_force.zone, &resource)? {
+                    recount_resource(connection, in_force, &resource, None)?;
+                } else {
+                    restate_resource(connection, in_force, &resource)?;
+                }
             }
             Some(current) if current.resource != resource => {
                 // From the last listing on that still had it otherwise; never in a month that is over.
@@ -562,15 +566,27 @@ pub(in crate::ledger) fn recount_resource(
     resource: &str,
     month: Option<BillingPeriod>,
 ) -> sql::Result<()> {
-    let series: Vec<i64> = connection
-        .prepare(
+    let mut changed = Changed::new();
+    recount_from(connection, in_force, &series_of(connection, resource)?, month, &mut changed)?;
+    changed_components(connection, changed)?;
+    Ok(())
+}
+
+/// Notes that all that was counted of a resource's series is to be stated.
+fn restate_resource(connection: &Connection, in_force: &InForce, resource: &str) -> sql::Result<()> {
+    let mut changed = Changed::new();
+    restate(connection, in_force, &series_of(connection, resource)?, &mut changed)?;
+    changed_components(connection, changed)?;
+    Ok(())
+}
+
+/// All series that belong or belonged to a resource.
+fn series_of(connection: &Connection, resource: &str) -> sql::Result<Vec<i64>> {
+    connection
+        .prepare_cached(
             "SELECT DISTINCT placed.series FROM placed WHERE placed.target IN
                 (SELECT target FROM target_resource WHERE resource = ?)",
         )?
         .query_map([resource], |row| row.get(0))?
-        .collect::<sql::Result<_>>()?;
-    let mut changed = Changed::new();
-    recount_from(connection, in_force, &series, month, &mut changed)?;
-    changed_components(connection, changed)?;
-    Ok(())
+        .collect()
 }

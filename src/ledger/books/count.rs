@@ -32,7 +32,7 @@ pub(super) struct Met {
     /// The instant of its last reading before the run.
     pub(super) last: Option<Timestamp>,
     /// How far it was counted.
-    pub(super) state: Option<String>,
+    pub(super) state: Option<Rc<str>>,
 }
 
 /// What a run did to the readings of each series.
@@ -145,6 +145,27 @@ pub(in crate::ledger) fn recount_from(
         let facts = counter.facts(series, source, kind)?;
         let from = month.map_or(Timestamp::MIN, |month| in_force.zone.start(month));
         counter.recount(&facts, compacted.map_or(from, |compacted| from.max(instant(compacted))))?;
+    }
+    counter.finish(changed)
+}
+
+/// Notes what series are to be stated in, of all their months: whose they are has changed, and not what they amount to.
+pub(in crate::ledger) fn restate(
+    connection: &Connection,
+    in_force: &InForce,
+    series: &[i64],
+    changed: &mut Changed,
+) -> sql::Result<()> {
+    let mut counter = Counter::new(connection, in_force)?;
+    for &series in series {
+        let (source, kind): (i64, String) = connection
+            .prepare_cached(
+                "SELECT source.id, source.kind FROM series JOIN source ON source.id = series.source WHERE series.id = ?",
+            )?
+            .query_row([series], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let Ok(kind) = kind.parse() else { continue };
+        let facts = counter.facts(series, source, kind)?;
+        counter.note_counted(&facts, "")?;
     }
     counter.finish(changed)
 }
@@ -306,24 +327,30 @@ impl<'a> Counter<'a> {
         self.advance(facts, state, month, (change.added.iter().cloned().map(Ok), true))
     }
 
-    /// Counts again what readings from this instant's month on add.
-    fn recount(&mut self, facts: &SeriesFacts, from: Timestamp) -> sql::Result<()> {
-        let zone = &self.in_force.zone;
-        let month = zone.period_of(from.max(EARLIEST));
-        let (start, name) = (micros(zone.start(month)), month.to_string());
-        let gone: Vec<(i64, String)> = self
+    /// Notes that what is counted of a series from a month on changes.
+    fn note_counted(&mut self, facts: &SeriesFacts, month: &str) -> sql::Result<()> {
+        let counted: Vec<(i64, String)> = self
             .connection
             .prepare_cached(
                 "SELECT DISTINCT segment, period FROM quantity WHERE series = ?1 AND month >= ?2",
             )?
-            .query_map(params![facts.series, name], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .query_map(params![facts.series, month], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<sql::Result<_>>()?;
-        for (segment, period) in gone {
+        for (segment, period) in counted {
             let Ok(period) = period.parse() else { continue };
             // Its end matters to nobody.
             let at = instant(segment);
             self.changed.insert((facts.series, facts.source, Segment { start: at, end: at, period }));
         }
+        Ok(())
+    }
+
+    /// Counts again what readings from this instant's month on add.
+    fn recount(&mut self, facts: &SeriesFacts, from: Timestamp) -> sql::Result<()> {
+        let zone = &self.in_force.zone;
+        let month = zone.period_of(from.max(EARLIEST));
+        let (start, name) = (micros(zone.start(month)), month.to_string());
+        self.note_counted(facts, &name)?;
         let before: Option<String> = self
             .connection
             .prepare_cached(

@@ -53,6 +53,11 @@ fn of_resource(connection: &Connection, zone: &BillingZone, resource: &str) -> s
     Ok(cuts)
 }
 
+/// Whether anything of this resource is cut anywhere.
+pub(super) fn is_cut(connection: &Connection, zone: &BillingZone, resource: &str) -> sql::Result<bool> {
+    of_resource(connection, zone, resource).map(|cuts| !cuts.is_empty())
+}
+
 /// Time as series see it, by the targets that the rules place them at.
 pub(in crate::ledger) struct Timelines<'a> {
     connection: &'a Connection,

@@ -4,6 +4,7 @@
 //! kept; what that changes is counted by `count`. It never judges whether a value is plausible.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
 
 use jiff::Timestamp;
 
@@ -106,7 +107,7 @@ struct Source {
     id: i64,
     kind: Kind,
     /// Sources of other collectors with readings of the same name.
-    others: Vec<i64>,
+    others: Rc<[i64]>,
 }
 
 /// Puts the readings of one run where they belong.
@@ -122,7 +123,7 @@ pub(super) struct Store<'a> {
     /// From when on each source was read in this run.
     read_from: HashMap<i64, i64>,
     /// Series that were met since something was counted last, by source and labels.
-    met: HashMap<(i64, String), Met>,
+    met: HashMap<i64, HashMap<String, Met>>,
     /// Whether there is any reading with an id that is no longer kept.
     some_are_spent: bool,
     find_series: Statement<'a>,
@@ -159,8 +160,8 @@ impl<'a> Store<'a> {
 
     pub(super) fn put(&mut self, queued: Queued, touched: &mut Touched) -> sql::Result<Put> {
         let Queued { name, kind, unit, labels, row } = queued;
-        let value = row.value.clone().unwrap_or_default();
         let refuse = |reason: String| {
+            let value = row.value.as_deref().unwrap_or_default();
             let what: String = format!("{name} {value} {labels}").chars().take(200).collect();
             Ok(Put::Refused(Quarantined { what, reason, bears_on: Bearing::readings([name.as_str()]) }))
         };
@@ -289,7 +290,7 @@ impl<'a> Store<'a> {
                 )?
                 .exists(params![met.id, row.at, row.start, row.value, self.run.id])?;
         self.alike += usize::from(alike);
-        for other in &source.others {
+        for other in source.others.iter() {
             let twin = self
                 .connection
                 .prepare_cached("SELECT 1 FROM identity WHERE source = ?1 AND id = ?2")?
@@ -339,7 +340,8 @@ impl<'a> Store<'a> {
             .connection
             .prepare_cached("SELECT id FROM source WHERE name = ?1 AND id <> ?2")?
             .query_map(params![name, id], |row| row.get(0))?
-            .collect::<sql::Result<_>>()?;
+            .collect::<sql::Result<Vec<_>>>()?
+            .into();
         let source = Source { id, kind: text.parse().unwrap_or(kind), others };
         self.sources.insert(name.to_owned(), source.clone());
         Ok(source)
@@ -352,12 +354,11 @@ impl<'a> Store<'a> {
 
     /// The series of a reading; it is made if it is new.
     fn series(&mut self, source: &Source, labels: &str) -> sql::Result<Met> {
-        let place = (source.id, labels.to_owned());
-        if let Some(known) = self.met.get(&place) {
+        if let Some(known) = self.met.get(&source.id).and_then(|of_source| of_source.get(labels)) {
             return Ok(known.clone());
         }
         let met = self.find_or_make(source, labels)?;
-        self.met.insert(place, met.clone());
+        self.met.entry(source.id).or_default().insert(labels.to_owned(), met.clone());
         Ok(met)
     }
 
@@ -366,7 +367,7 @@ impl<'a> Store<'a> {
             .find_series
             .query_row(params![source.id, labels], |row| {
                 let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
-                Ok((row.get::<_, i64>(0)?, at(1)?, at(2)?, row.get::<_, bool>(3)?, row.get(4)?))
+                Ok((row.get::<_, i64>(0)?, at(1)?, at(2)?, row.get::<_, bool>(3)?, state(row, 4)?))
             })
             .optional()?;
         let (source_id, kind) = (source.id, source.kind);
@@ -390,7 +391,7 @@ impl<'a> Store<'a> {
             [id],
             |row| {
                 let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
-                let (compacted, last, state) = (at(0)?, at(1)?, row.get(2)?);
+                let (compacted, last, state) = (at(0)?, at(1)?, state(row, 2)?);
                 Ok(Met { id, source: source.id, kind: source.kind, compacted, last, state })
             },
         )
@@ -461,7 +462,7 @@ impl<'a> Store<'a> {
             )?
             .query_map([&self.run.collector], |row| {
                 let kind = row.get::<_, String>(2)?.parse().unwrap_or(Kind::Gauge);
-                let source = Source { id: row.get(1)?, kind, others: Vec::new() };
+                let source = Source { id: row.get(1)?, kind, others: Rc::default() };
                 Ok((row.get(0)?, source, row.get(3)?, row.get(4)?))
             })?
             .filter(|row| {
@@ -504,7 +505,7 @@ impl<'a> Store<'a> {
             })
             .optional()?;
         let Some((series, source)) = known else { return Ok(()) };
-        let met = self.met(series, &Source { id: source, kind: Kind::Gauge, others: Vec::new() })?;
+        let met = self.met(series, &Source { id: source, kind: Kind::Gauge, others: Rc::default() })?;
         let read = self
             .connection
             .prepare_cached("SELECT 1 FROM reading WHERE series = ?1 AND at = ?2")?
@@ -562,6 +563,10 @@ impl<'a> Store<'a> {
             })
             .optional()
     }
+}
+
+fn state(row: &SqlRow<'_>, column: usize) -> sql::Result<Option<Rc<str>>> {
+    Ok(row.get_ref(column)?.as_str_or_null()?.map(Rc::from))
 }
 
 /// By the names of readings whose source tells ends by itself: labels, and the instant.

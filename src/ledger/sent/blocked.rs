@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::record::{Known, StatementKey, key, known};
+use super::record::{Known, Scope, StatementKey, key, known};
 use crate::ledger::books::unstated::{all_of_month, changed_components};
 use crate::ledger::db::columns::{
     decimal, from_cents, instant, micros, period_column, to_cents, two_decimals, uuid_column,
@@ -210,7 +210,7 @@ impl Ledger {
         let rests = self.blocks()?;
         for at in rests.into_iter().filter(|at| RESTS.contains(&at.block.reason.as_str())) {
             let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
-            let statement = self.statement(key)?;
+            let statement = self.totals(key)?;
             let entry = statement.as_ref().and_then(|statement| statement.components.get(&at.component));
             let rest = entry.and_then(|entry| Some(entry.posted?.saturating_sub(entry.held())));
             if at.amount.is_some() && rest.is_some() && rest != at.amount {
@@ -308,7 +308,7 @@ fn give_up(
     now: Timestamp,
 ) -> sql::Result<Vec<GivenUp>> {
     let (resource, period) = (key.resource.to_string(), key.period.to_string());
-    let known = known(connection, key)?;
+    let known = known(connection, key, Scope::Whole)?;
     let lines: Vec<(String, String, Option<String>)> = connection
         .prepare_cached(
             "SELECT component, username, posted FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3",

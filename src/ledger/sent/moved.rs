@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::record::{Known, StatementKey, key, known};
+use super::record::{Known, Scope, StatementKey, key, known};
 use crate::ledger::books::adjustment::part_of;
 use crate::ledger::books::cuts::plans;
 use crate::ledger::books::makers::makers_of;
@@ -202,7 +202,7 @@ impl Carrying<'_> {
             // It was used under the plan that the month began with, and is billed by it as long as that was not reported: what
             // has ended can't be reported again.
             let key = StatementKey { resource: self.resource, period: target, part: instant(first) };
-            let part = match known(connection, key)?.get(&(component.clone(), String::new())) {
+            let part = match known(connection, key, Scope::Totals)?.get(&(component.clone(), String::new())) {
                 _ if within => micros(self.to),
                 Some(total) if first != running && total.acknowledged.is_some() => running,
                 _ => first,
@@ -335,7 +335,7 @@ impl Carrying<'_> {
             .collect::<sql::Result<_>>()?;
         let parts = self.parts();
         for key in keys.into_iter().filter(|key| parts.contains(&micros(key.part))) {
-            for ((component, user), of_line) in known(self.connection, key)? {
+            for ((component, user), of_line) in known(self.connection, key, Scope::Whole)? {
                 if user.is_empty() && !of_line.open.is_empty() {
                     disputed.push(component.clone());
                 }

@@ -4,7 +4,7 @@
 //! was looked for. What is found in the server's rows stands beside it (read). What is pending is the difference between
 //! lines and this record; it is never kept. Nothing here decides what to do about a difference; the submitter does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -151,12 +151,17 @@ impl Ledger {
         let turn = self.own_turn();
         let done = self.transact(|connection, _| {
             let current = is_current(connection, turn)?;
+            let mut concluded = BTreeSet::new();
             for id in ids {
-                conclude(connection, *id, if current { outcome } else { Outcome::Unknown }, words, now)?;
+                let outcome = if current { outcome } else { Outcome::Unknown };
+                concluded.insert(conclude(connection, *id, outcome, words, now)?);
                 if !current && outcome == Outcome::Accepted {
                     // It landed after what was accepted since: whatever stands now is to be looked for.
                     put_last(connection, *id)?;
                 }
+            }
+            for key in concluded.into_iter().filter(|_| current && outcome == Outcome::Accepted) {
+                reopen(connection, key)?;
             }
             Ok(current.then_some(()))
         })?;
@@ -191,7 +196,9 @@ impl Ledger {
         self.transact_in_turn(|connection, _, _| {
             for &id in open {
                 if Some(id) == there {
-                    conclude(connection, id, Outcome::Accepted, "found when it was looked for", now)?;
+                    let key =
+                        conclude(connection, id, Outcome::Accepted, "found when it was looked for", now)?;
+                    reopen(connection, key)?;
                 } else {
                     connection
                         .prepare_cached("UPDATE sent SET outcome = 'not there', current = 0 WHERE id = ?")?
@@ -348,28 +355,28 @@ fn supersede(connection: &Connection, key: StatementKey, component: &str, user: 
     Ok(())
 }
 
+/// Notes what became of one number; returns whose it is.
 fn conclude(
     connection: &Connection,
     id: i64,
     outcome: Outcome,
     words: &str,
     now: Timestamp,
-) -> sql::Result<()> {
+) -> sql::Result<StatementKey> {
     let (key, component, user) = line_of(connection, id)?;
     let (outcome, current) = match outcome {
         Outcome::Accepted => ("accepted", true),
         Outcome::Refused => ("refused", false),
         Outcome::Unknown => ("open", true),
     };
-    if outcome == "accepted" {
-        supersede(connection, key, &component, &user)?;
-        reopen(connection, key)?;
+    match outcome {
+        "accepted" if user.is_empty() => supersede(connection, key, &component, &user)?,
         // A share is replaced by name, so that one is as good as another; and what was planned is done.
-        if !user.is_empty() {
+        "accepted" => {
             connection
                 .prepare_cached(
                     "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
-                     AND username = ?5 AND current = 1 AND id <> ?6 AND outcome IN ('open', 'planned')",
+                     AND username = ?5 AND current = 1 AND id <> ?6",
                 )?
                 .execute(params![
                     key.resource.to_string(),
@@ -380,6 +387,7 @@ fn conclude(
                     id
                 ])?;
         }
+        _ => {}
     }
     if outcome == "refused" && user.is_empty() {
         plan_as_before(connection, key, &component, id)?;
@@ -387,7 +395,7 @@ fn conclude(
     connection
         .prepare_cached("UPDATE sent SET outcome = ?2, words = ?3, current = ?4, at = CASE WHEN ?6 = 1 THEN ?5 ELSE at END WHERE id = ?1")?
         .execute(params![id, outcome, words, current, micros(now), outcome == "accepted"])?;
-    Ok(())
+    Ok(key)
 }
 
 fn line_of(connection: &Connection, id: i64) -> sql::Result<(StatementKey, String, String)> {
@@ -499,16 +507,41 @@ pub(in crate::ledger) fn file_under_new_part(
     Ok(())
 }
 
+/// Which lines of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    Whole,
+    /// Not those of users.
+    Totals,
+}
+
+/// Whether anything of the users of a statement was accepted or read.
+pub(super) fn has_shares(connection: &Connection, key: StatementKey) -> sql::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT 1 FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND current = 1 AND username <> ''
+             AND outcome IN ('accepted', 'read') LIMIT 1",
+        )?
+        .exists(params![key.resource.to_string(), key.period.to_string(), micros(key.part)])
+}
+
 /// What is known of the lines of a statement, by component and user.
 pub(super) fn known(
     connection: &Connection,
     key: StatementKey,
+    which: Scope,
 ) -> sql::Result<BTreeMap<(String, String), Known>> {
     let mut lines: BTreeMap<(String, String), Known> = BTreeMap::new();
-    let mut query = connection.prepare_cached(
-        "SELECT component, username, amount, outcome, at, id, counted FROM sent
-         WHERE resource = ?1 AND period = ?2 AND part = ?3 AND current = 1 ORDER BY id",
-    )?;
+    let mut query = connection.prepare_cached(match which {
+        Scope::Whole => {
+            "SELECT component, username, amount, outcome, at, id, counted FROM sent
+             WHERE resource = ?1 AND period = ?2 AND part = ?3 AND current = 1 ORDER BY id"
+        }
+        Scope::Totals => {
+            "SELECT component, username, amount, outcome, at, id, counted FROM sent
+             WHERE resource = ?1 AND period = ?2 AND part = ?3 AND current = 1 AND username = '' ORDER BY id"
+        }
+    })?;
     let mut rows =
         query.query(params![key.resource.to_string(), key.period.to_string(), micros(key.part)])?;
     while let Some(row) = rows.next()? {

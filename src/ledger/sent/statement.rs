@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::blocked::{Block, blocks};
-use super::record::{Acknowledged, Known, Open, StatementKey, key, known};
+use super::record::{Acknowledged, Known, Open, Scope, StatementKey, has_shares, key, known};
 use crate::ledger::db::columns::{decimal, instant, micros};
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
@@ -141,12 +141,22 @@ impl Ledger {
     /// Statements of which something is to be sent, or to be learnt.
     pub fn pending(&mut self, now: Timestamp) -> Result<Vec<StatementKey>, LedgerError> {
         self.state(now)?;
-        self.look(pending)
+        self.look(|connection| pending(connection, None))
+    }
+
+    /// The same, of months before this one.
+    pub fn pending_before(
+        &mut self,
+        month: BillingPeriod,
+        now: Timestamp,
+    ) -> Result<Vec<StatementKey>, LedgerError> {
+        self.state(now)?;
+        self.look(|connection| pending(connection, Some(month)))
     }
 
     /// What `pending` found when statements were last made.
     pub fn pending_as_stated(&self) -> Result<Vec<StatementKey>, LedgerError> {
-        self.look(pending)
+        self.look(|connection| pending(connection, None))
     }
 
     /// The earliest instant at which something that was put off may be tried again: the server, or a resource of which
@@ -154,7 +164,7 @@ impl Ledger {
     pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
         self.look(|connection| {
             let waiting: BTreeSet<String> =
-                pending(connection)?.into_iter().map(|key| key.resource.to_string()).collect();
+                pending(connection, None)?.into_iter().map(|key| key.resource.to_string()).collect();
             let retries: Vec<(String, i64)> = connection
                 .prepare_cached("SELECT resource, next FROM retry ORDER BY next")?
                 .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -178,7 +188,17 @@ impl Ledger {
     }
 
     pub fn statement(&self, key: StatementKey) -> Result<Option<Statement>, LedgerError> {
-        self.look(|connection| statement(connection, key))
+        self.look(|connection| statement(connection, key, Scope::Whole))
+    }
+
+    /// A statement without the shares of its users: most of what is to be known of one does not take them.
+    pub fn totals(&self, key: StatementKey) -> Result<Option<Statement>, LedgerError> {
+        self.look(|connection| statement(connection, key, Scope::Totals))
+    }
+
+    /// Whether the server is known to hold shares of users.
+    pub fn has_shares(&self, key: StatementKey) -> Result<bool, LedgerError> {
+        self.look(|connection| has_shares(connection, key))
     }
 
     /// All statements of this period, or of all periods.
@@ -191,7 +211,7 @@ impl Ledger {
                 )?
                 .query_map([period.map(|period| period.to_string())], |row| self::key(row, 0))?
                 .collect::<sql::Result<_>>()?;
-            keys.into_iter().filter_map(|key| statement(connection, key).transpose()).collect()
+            keys.into_iter().filter_map(|key| statement(connection, key, Scope::Whole).transpose()).collect()
         })
     }
 
@@ -212,43 +232,46 @@ impl Ledger {
     }
 }
 
-fn pending(connection: &Connection) -> sql::Result<Vec<StatementKey>> {
+/// Statements of which something is to be sent, or to be learnt: of all months, or of those before one.
+fn pending(connection: &Connection, before: Option<BillingPeriod>) -> sql::Result<Vec<StatementKey>> {
     connection
         .prepare_cached(
-            "SELECT DISTINCT line.resource, line.period, line.part
-             FROM statement JOIN line ON line.resource = statement.resource AND line.period = statement.period
-                AND line.part = statement.part
-             LEFT JOIN sent ON sent.resource = line.resource AND sent.period = line.period AND sent.part = line.part
-                AND sent.component = line.component AND sent.username = line.username AND sent.current = 1
-             WHERE statement.closed IS NULL AND line.held IS NULL
-               AND statement.period NOT IN (SELECT period FROM shadow)
-               AND (sent.outcome = 'planned' OR sent.outcome = 'open' AND NOT EXISTS (
-                        SELECT 1 FROM sent later WHERE later.resource = line.resource AND later.period = line.period
-                        AND later.part = line.part AND later.component = line.component AND later.username = line.username
-                        AND later.current = 1 AND later.outcome IN ('accepted', 'read') AND later.id > sent.id)
-                    OR line.posted IS NULL AND line.problem IS NOT NULL
-                    OR sent.id IS NULL AND line.posted <> '0.00'
-                    OR sent.outcome IN ('accepted', 'read') AND sent.amount <> line.posted)
-               AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.resource = line.resource
-                    AND blocked.period = line.period AND blocked.part = line.part
-                    AND (blocked.component = '' OR blocked.component = line.component
-                         AND blocked.username IN ('', line.username))
-                    -- The shares of an accepted total are completed all the same.
-                    AND NOT (blocked.state = 'stranded' AND line.username <> '' AND sent.id IS NOT NULL
-                         AND sent.outcome IN ('planned', 'open') AND EXISTS (SELECT 1 FROM sent total WHERE total.resource = line.resource
-                            AND total.period = line.period AND total.part = line.part
-                            AND total.component = line.component AND total.username = '' AND total.current = 1
-                            AND total.outcome IN ('accepted', 'read'))))
-               AND NOT EXISTS (SELECT 1 FROM line total WHERE total.resource = line.resource
-                    AND total.period = line.period AND total.part = line.part AND total.component = line.component
-                    AND total.username = '' AND total.held IS NOT NULL)
+            "SELECT resource, period, part FROM statement
+             WHERE closed IS NULL AND period NOT IN (SELECT period FROM shadow) AND (?1 IS NULL OR period < ?1) AND EXISTS (
+                SELECT 1 FROM line
+                LEFT JOIN sent ON sent.resource = line.resource AND sent.period = line.period AND sent.part = line.part
+                    AND sent.component = line.component AND sent.username = line.username AND sent.current = 1
+                WHERE line.resource = statement.resource AND line.period = statement.period AND line.part = statement.part
+                    AND line.held IS NULL
+                    AND (sent.outcome = 'planned' OR sent.outcome = 'open' AND NOT EXISTS (
+                            SELECT 1 FROM sent later WHERE later.resource = line.resource AND later.period = line.period
+                            AND later.part = line.part AND later.component = line.component
+                            AND later.username = line.username AND later.current = 1
+                            AND later.outcome IN ('accepted', 'read') AND later.id > sent.id)
+                        OR line.posted IS NULL AND line.problem IS NOT NULL
+                        OR sent.id IS NULL AND line.posted <> '0.00'
+                        OR sent.outcome IN ('accepted', 'read') AND sent.amount <> line.posted)
+                    AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.resource = line.resource
+                        AND blocked.period = line.period AND blocked.part = line.part
+                        AND (blocked.component = '' OR blocked.component = line.component
+                             AND blocked.username IN ('', line.username))
+                        -- The shares of an accepted total are completed all the same.
+                        AND NOT (blocked.state = 'stranded' AND line.username <> '' AND sent.id IS NOT NULL
+                             AND sent.outcome IN ('planned', 'open') AND EXISTS (SELECT 1 FROM sent total
+                                WHERE total.resource = line.resource AND total.period = line.period
+                                AND total.part = line.part AND total.component = line.component
+                                AND total.username = '' AND total.current = 1
+                                AND total.outcome IN ('accepted', 'read'))))
+                    AND NOT EXISTS (SELECT 1 FROM line total WHERE total.resource = line.resource
+                        AND total.period = line.period AND total.part = line.part AND total.component = line.component
+                        AND total.username = '' AND total.held IS NOT NULL))
              ORDER BY 1, 2, 3",
         )?
-        .query_map([], |row| key(row, 0))?
+        .query_map([before.map(|month| month.to_string())], |row| key(row, 0))?
         .collect()
 }
 
-pub(super) fn statement(connection: &Connection, key: StatementKey) -> sql::Result<Option<Statement>> {
+fn statement(connection: &Connection, key: StatementKey, which: Scope) -> sql::Result<Option<Statement>> {
     let columns = (key.resource.to_string(), key.period.to_string(), micros(key.part));
     let head = connection
         .prepare_cached(
@@ -262,10 +285,16 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> sql::Resu
     let Some((changed, closed, shadow, counted)) = head else { return Ok(None) };
     let mut entries: BTreeMap<(String, String), Entry> = BTreeMap::new();
     let mut held: BTreeMap<String, Block> = BTreeMap::new();
-    let mut query = connection.prepare_cached(
-        "SELECT component, username, exact, used, posted, problem, held, held_words FROM line
-         WHERE resource = ?1 AND period = ?2 AND part = ?3",
-    )?;
+    let mut query = connection.prepare_cached(match which {
+        Scope::Whole => {
+            "SELECT component, username, exact, used, posted, problem, held, held_words FROM line
+             WHERE resource = ?1 AND period = ?2 AND part = ?3"
+        }
+        Scope::Totals => {
+            "SELECT component, username, exact, used, posted, problem, held, held_words FROM line
+             WHERE resource = ?1 AND period = ?2 AND part = ?3 AND username = ''"
+        }
+    })?;
     let mut rows = query.query(params![columns.0, columns.1, columns.2])?;
     while let Some(row) = rows.next()? {
         let component: String = row.get(0)?;
@@ -282,7 +311,7 @@ pub(super) fn statement(connection: &Connection, key: StatementKey) -> sql::Resu
         };
         entries.insert((component, row.get(1)?), entry);
     }
-    for (place, Known { acknowledged, open, planned }) in known(connection, key)? {
+    for (place, Known { acknowledged, open, planned }) in known(connection, key, which)? {
         let entry = entries.entry(place).or_default();
         (entry.acknowledged, entry.open, entry.planned) = (acknowledged, open, planned);
     }
