@@ -86,3 +86,32 @@ fn it_says_when_it_shows_a_part() {
     let all = world.agent(&["explain", A, "cpu_hours", "--json"]).exits(0).json();
     assert_eq!(all["readings"].as_array().unwrap().len(), 1200);
 }
+
+/// As the file has it, in whatever form that is; and another form of the same number changes nothing.
+#[test]
+fn a_factor_is_shown_as_it_is_written() {
+    let world = World::new(CURRENT);
+    let with = |factor: &str| {
+        world.configure(&format!(
+            "    resource: {A}\n    meters: {{ cpu_hours: {{ reading: cpu_seconds, factor: {factor} }} }}\n"
+        ));
+    };
+    with("10/36000");
+    world.readings(&[job("cpu_seconds", "1", "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "5400", &[])]);
+    world.flush().exits(0);
+    world.agent(&["explain", A, "cpu_hours"]).exits(0).says("x factor 10/36000");
+    let json = world.agent(&["explain", A, "cpu_hours", "--json"]).exits(0).json();
+    assert_eq!((&json["factor"], &json["factor_as_written"]), (&"1/3600".into(), &"10/36000".into()));
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
+    with("1/3600");
+    world.agent(&["check"]).says_not("factor of");
+    world.flush().exits(0).says("Nothing was sent.").says_not("the rules were changed");
+    world
+        .agent(&["explain", A, "cpu_hours"])
+        .exits(0)
+        .says("x factor 1/3600")
+        .says_not("the rules were changed");
+    with("2e-3");
+    world.flush().exits(0).says("the factor of cpu_hours is 2e-3 instead of 1/3600");
+    world.agent(&["explain", A, "cpu_hours"]).exits(0).says("x factor 2e-3").says("posted    10.80 h");
+}

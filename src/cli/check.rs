@@ -265,7 +265,7 @@ fn describe(
         match meter.measure(*kind) {
             Ok(measure) => {
                 let series = count(tried.counted, "reading");
-                let factor = &meter.factor;
+                let factor = meter.factor_as_written();
                 let only = match meter.weighing.to_string() {
                     rule if rule.is_empty() => rule,
                     rule => format!(", {rule}"),

@@ -14,11 +14,13 @@ use uuid::Uuid;
 use super::exit::{Exit, Failed};
 use super::progress::Progress;
 use super::setup::{Setup, count};
-use super::standing::Standing;
+use super::standing;
 use super::text::{WIDTH, shorten, thousands};
 use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
 use crate::ledger::SharedLedger;
+use crate::submitter::left::Left;
+use crate::submitter::pause;
 use crate::submitter::progress::Progress as Stages;
 use crate::submitter::{CycleOptions, Sent};
 use crate::waldur::failure::Failure;
@@ -123,13 +125,13 @@ impl Flush {
         }
         drop((submitter, progress));
         let (now, collectors) = (setup.clock.now(), setup.collectors());
-        let left = ledger
+        let (left, server) = ledger
             .with(move |ledger| {
                 ledger.state(now)?;
-                Standing::of(ledger, &collectors)
+                Ok((Left::of(ledger, &collectors)?, pause::Standing::of(ledger)?))
             })
             .await?;
-        exit = exit.min(left.exit());
+        exit = exit.min(standing::exit(&left, &server));
         if no_role || matches!(&paused, Some(Failure::Token { .. } | Failure::Forbidden { .. })) {
             exit = exit.min(Exit::Token);
         } else if paused.is_some() || busy {
@@ -142,7 +144,8 @@ impl Flush {
                 "{:#}",
                 json!({
                     "sent": sent, "requests": requests, "pending": left.pending, "held": left.held,
-                    "parked": left.parked, "stranded": left.stranded, "unmatched": left.unmatched,
+                    "parked": left.parked, "stranded": left.stranded, "unmatched": left.unmatched(None).len(),
+                    "not_asked": left.not_asked().len(), "unplaced_series": left.unplaced_series(None),
                     "quarantined": left.quarantined, "closing_rest": left.rest,
                     "collector_failures": failed, "notes": notes,
                     "paused": paused.as_ref().map(Failure::to_string), "busy": busy,
@@ -170,7 +173,7 @@ impl Flush {
                 "Nothing could be submitted before the deadline: {busy_with} is submitting for this ledger."
             )?;
         }
-        left.show(out)?;
+        standing::show(&left, out)?;
         Ok(exit)
     }
 }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use tokio::task::JoinSet;
+use tracing::field::display;
 use uuid::Uuid;
 
 use crate::config::clock::SharedClock;
@@ -33,6 +34,7 @@ pub mod compare;
 pub mod discover;
 pub mod guard;
 mod late;
+pub mod left;
 pub mod pause;
 pub mod progress;
 pub mod reason;
@@ -138,7 +140,7 @@ struct State {
     /// The token has no role for these offerings.
     no_role: BTreeSet<Uuid>,
     /// Resources that failed for the first time, in words for the log.
-    put_off: Vec<String>,
+    put_off: Vec<(Uuid, String)>,
     /// Calls that were accepted and are not concluded in the ledger yet: resource and number; and since when the first is
     /// not.
     accepted: Vec<(Uuid, i64)>,
@@ -207,8 +209,8 @@ impl Submitter {
             (std::mem::take(&mut state.report), std::mem::take(&mut state.put_off))
         };
         // One log line a change of state, here too; where the server itself is left alone, that has been said.
-        for words in put_off.iter().filter(|_| report.paused.is_none()) {
-            tracing::warn!("{words}");
+        for (resource, words) in put_off.iter().filter(|_| report.paused.is_none()) {
+            tracing::warn!(%resource, "{words}");
         }
         report.requests = self.client.requests() - before;
         self.remember_clock().await?;
@@ -216,8 +218,9 @@ impl Submitter {
             let now = self.clock.now();
             self.ledger.with(move |ledger| ledger.put_server_fact(pause::ANSWERED, "", now)).await?;
         }
-        for event in self.ledger.with(|ledger| ledger.untold()).await? {
-            tracing::info!("{event}");
+        for (event, name) in self.ledger.with(|ledger| ledger.untold()).await? {
+            let (resource, component, period) = event.about();
+            tracing::info!(resource, component, period, "{}", event.sentence(name.as_deref()));
         }
         self.ledger.with(|ledger| ledger.rest()).await?;
         Ok(report)
@@ -458,9 +461,16 @@ impl Cycle {
     }
 
     fn note(&self, note: String) {
+        self.note_of(About::default(), note);
+    }
+
+    /// A note, with what it is about for logs that keep it.
+    fn note_of(&self, about: About<'_>, note: String) {
         let mut state = self.state();
         if !state.report.notes.contains(&note) {
-            tracing::warn!("{note}");
+            let About { resource, component, period } = about;
+            let (resource, period) = (resource.map(display), period.map(display));
+            tracing::warn!(resource, component, period, "{note}");
             state.report.notes.push(note);
         }
     }
@@ -519,7 +529,7 @@ impl Cycle {
                 Ok(first)
             })
             .await?;
-        self.state().put_off.extend(first);
+        self.state().put_off.extend(first.map(|words| (resource, words)));
         if asked.is_some() || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
     }
 
@@ -528,6 +538,25 @@ impl Cycle {
         let mut state = self.state();
         state.unclear_in_a_row = 0;
         state.answered = true;
+    }
+}
+
+/// What a note is about.
+#[derive(Debug, Clone, Copy, Default)]
+struct About<'a> {
+    resource: Option<Uuid>,
+    component: Option<&'a str>,
+    period: Option<BillingPeriod>,
+}
+
+impl<'a> About<'a> {
+    fn resource(resource: Uuid) -> About<'a> {
+        About { resource: Some(resource), ..About::default() }
+    }
+
+    fn of(key: StatementKey, component: Option<&'a str>) -> About<'a> {
+        let component = component.filter(|component| !component.is_empty());
+        About { resource: Some(key.resource), component, period: Some(key.period) }
     }
 }
 

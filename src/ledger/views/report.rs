@@ -42,16 +42,51 @@ pub struct RunReport {
     pub quarantined: i64,
 }
 
-/// Usage of a backend id that Waldur does not know.
+/// Series of one collector that belong to no resource, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unmatched {
+pub struct Stray {
     /// The offering's UUID; empty where the readings do not even say whose they are.
     pub offering: String,
     pub backend_id: String,
     pub collector: String,
     pub series: i64,
     pub since: Option<Timestamp>,
-    pub why: String,
+    pub why: Why,
+}
+
+/// Why series belong to no resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// Waldur was asked for their backend id, and knows none: that is what `unmatched` means.
+    Unmatched,
+    /// Waldur was not asked for it yet.
+    NotAsked,
+    /// Several resources that live have it; their names.
+    Several(String),
+    /// Their labels do not say whose they are; what is missing.
+    Unplaced(String),
+}
+
+impl Why {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Why::Unmatched => "unmatched",
+            Why::NotAsked => "not_asked",
+            Why::Several(_) => "several",
+            Why::Unplaced(_) => "unplaced",
+        }
+    }
+
+    pub fn words(&self) -> String {
+        match self {
+            Why::Unmatched => "Waldur knows no resource with this backend id".to_owned(),
+            Why::NotAsked => "Waldur was not asked for this backend id yet".to_owned(),
+            Why::Several(names) => {
+                format!("it is the backend id of several resources that live in Waldur: {names}")
+            }
+            Why::Unplaced(why) => why.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,22 +238,6 @@ impl Ledger {
         })
     }
 
-    /// Who wrote the server's row of a component, and when, as it was last read.
-    pub fn writer(&self, key: StatementKey, component: &str) -> Result<Option<String>, LedgerError> {
-        self.look(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT words FROM usage_row
-                     WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4",
-                )?
-                .query_row(
-                    params![key.resource.to_string(), key.period.to_string(), micros(key.part), component],
-                    |row| row.get(0),
-                )
-                .optional()
-        })
-    }
-
     /// What `status` is about: the statements of a month or, without one, those of the month that runs and those of earlier
     /// ones that are not closed or of which something is kept back; and whether the server holds anything of each.
     pub fn unsettled(
@@ -259,18 +278,20 @@ impl Ledger {
         })
     }
 
-    /// Whether all that some collector measured belongs to backend ids that Waldur was asked for and does not know.
+    /// Whether nothing that some collector measured has a resource: Waldur was asked for all its backend ids and knows none,
+    /// or its readings don't say whose they are.
     pub fn is_wholly_unmatched(&self) -> Result<bool, LedgerError> {
         let rules = self.in_force.latest().id;
         self.look(|connection| {
             connection
                 .prepare_cached(
                     "SELECT EXISTS (SELECT 1 FROM (
-                        SELECT count(*) AS all_of_it, count(CASE WHEN NOT EXISTS (
+                        SELECT count(*) AS all_of_it, count(CASE WHEN placed.nowhere <> ''
+                            OR offering.resources_refreshed >= coalesce(target.unmatched_since, 0) AND NOT EXISTS (
                             SELECT 1 FROM target_resource WHERE target_resource.target = target.id) THEN 1 END) AS unmatched
-                        FROM placed JOIN target ON target.id = placed.target JOIN source ON source.id = placed.source
-                        JOIN offering ON offering.uuid = target.offering
-                        WHERE placed.rules = ?1 AND target.offering <> '' AND offering.resources_refreshed IS NOT NULL
+                        FROM placed JOIN source ON source.id = placed.source
+                        LEFT JOIN target ON target.id = placed.target LEFT JOIN offering ON offering.uuid = target.offering
+                        WHERE placed.rules = ?1 AND (placed.nowhere <> '' OR target.offering <> '')
                         GROUP BY source.collector) of_collector
                      WHERE all_of_it = unmatched)",
                 )?
@@ -278,30 +299,36 @@ impl Ledger {
         })
     }
 
-    pub fn unmatched(&self) -> Result<Vec<Unmatched>, LedgerError> {
+    /// What belongs to no resource, by offering, backend id and collector.
+    pub fn strays(&self) -> Result<Vec<Stray>, LedgerError> {
         self.look(|connection| {
             let rules = self.in_force.latest().id;
-            let known_nowhere = "SELECT '', '', source.collector, count(*), NULL, placed.nowhere
+            let unplaced = "SELECT '', '', source.collector, count(*), NULL, NULL, NULL, placed.nowhere
                  FROM placed JOIN source ON source.id = placed.source
                  WHERE placed.rules = ?1 AND placed.nowhere <> '' GROUP BY source.collector, placed.nowhere";
             let unknown_ids = "SELECT target.offering, target.backend_id, source.collector, count(*),
-                        target.unmatched_since,
-                        CASE WHEN several IS NULL THEN 'Waldur knows no resource with this backend id'
-                             ELSE 'it is the backend id of several resources that live in Waldur: ' || several END
+                        target.unmatched_since, offering.resources_refreshed, target.several, NULL
                  FROM target JOIN placed ON placed.target = target.id AND placed.rules = ?1
-                 JOIN source ON source.id = placed.source
+                 JOIN source ON source.id = placed.source LEFT JOIN offering ON offering.uuid = target.offering
                  WHERE NOT EXISTS (SELECT 1 FROM target_resource WHERE target_resource.target = target.id)
-                 GROUP BY target.id, source.collector";
+                 GROUP BY target.id, source.collector, offering.resources_refreshed";
             connection
-                .prepare(&format!("{unknown_ids} UNION ALL {known_nowhere} ORDER BY 1, 2, 3"))?
+                .prepare(&format!("{unknown_ids} UNION ALL {unplaced} ORDER BY 1, 2, 3"))?
                 .query_map([rules], |row| {
-                    Ok(Unmatched {
+                    let (since, asked): (Option<i64>, Option<i64>) = (row.get(4)?, row.get(5)?);
+                    let (several, unplaced): (Option<String>, Option<String>) = (row.get(6)?, row.get(7)?);
+                    Ok(Stray {
                         offering: row.get(0)?,
                         backend_id: row.get(1)?,
                         collector: row.get(2)?,
                         series: row.get(3)?,
-                        since: row.get::<_, Option<i64>>(4)?.map(instant),
-                        why: row.get(5)?,
+                        since: since.map(instant),
+                        why: match (unplaced, several) {
+                            (Some(why), _) => Why::Unplaced(why),
+                            (None, Some(names)) => Why::Several(names),
+                            (None, None) if asked.is_none() || asked < since => Why::NotAsked,
+                            (None, None) => Why::Unmatched,
+                        },
                     })
                 })?
                 .collect()
