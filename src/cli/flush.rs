@@ -15,7 +15,7 @@ use super::exit::{Exit, Failed};
 use super::progress::Progress;
 use super::setup::{Setup, count};
 use super::standing;
-use super::text::{WIDTH, shorten, thousands};
+use super::text::{WIDTH, fold, fold_all, shorten, thousands};
 use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
 use crate::ledger::SharedLedger;
@@ -157,7 +157,7 @@ impl Flush {
             return Ok(exit);
         }
         for line in failed {
-            writeln!(out, "{line}")?;
+            writeln!(out, "{}", fold_all(&line, 2))?;
         }
         if setup.is_shadow() {
             show_comparison(out, compared)?;
@@ -165,13 +165,13 @@ impl Flush {
             show_sent(out, &ledger, &sent).await?;
         }
         if let Some(failure) = &paused {
-            writeln!(out, "Waldur is left alone for now: {failure}")?;
+            writeln!(out, "{}", fold_all(&format!("Waldur is left alone for now: {failure}"), 2))?;
         }
         if busy {
-            writeln!(
-                out,
+            let words = format!(
                 "Nothing could be submitted before the deadline: {busy_with} is submitting for this ledger."
-            )?;
+            );
+            writeln!(out, "{}", fold(&words, 2))?;
         }
         standing::show(&left, out)?;
         Ok(exit)

@@ -165,7 +165,7 @@ impl Cli {
         match ended {
             Ok(exit) => exit.code(),
             Err(failed) => {
-                eprintln!("waldur-usage-agent: {}", failed.message);
+                eprintln!("{}", text::fold_all(&format!("waldur-usage-agent: {}", failed.message), 4));
                 failed.exit.code()
             }
         }

@@ -41,6 +41,11 @@ pub(super) fn fold(text: &str, indent: usize) -> String {
     folded
 }
 
+/// Folds each of several lines.
+pub(super) fn fold_all(text: &str, indent: usize) -> String {
+    text.split('\n').map(|line| fold(line, indent)).collect::<Vec<_>>().join("\n")
+}
+
 /// A name in at most so many characters: its middle is left out, because names differ at their ends.
 pub(super) fn shorten(name: &str, most: usize) -> String {
     let length = name.chars().count();

@@ -109,7 +109,7 @@ pub(super) fn collectors(out: &mut dyn Write, view: &View) -> Result<(), Failed>
 
 /// What is wrong with a collector, in one sentence.
 pub(super) fn troubles_of(out: &mut dyn Write, one: &Collector, view: &View) -> Result<(), Failed> {
-    let troubles = one.troubles(view.now).join("; ");
+    let troubles = one.troubles(view.now, view.daemon.is_some()).join("; ");
     if !troubles.is_empty() {
         writeln!(out, "{}", fold(&format!("Collector {}: {troubles}", one.report.name), 2))?;
     }
