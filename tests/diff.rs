@@ -149,6 +149,25 @@ fn who_wrote_what_differs_is_told() {
     }
 }
 
+/// Each component with its own numbers, and with the hand that wrote it where there are several.
+#[test]
+fn two_hands_in_one_resource_are_told_apart() {
+    let world = world(CURRENT, NOON);
+    let meters = format!("{CPU}\n      cpu2: {{ reading: sec, factor: 1/7200 }}");
+    configure(&world, "late: hold", "", &[("source", keys(&meters))]);
+    for (component, usage, by) in [("cpu", "32", 99), ("cpu2", "3", 98)] {
+        world.post(
+            "rows",
+            json!({ "resource": A, "type": component, "usage": usage, "billing_period": "2026-11-01", "modified_by": by }),
+        );
+    }
+    jobs(&world, NOON, &[five()]).exits(65);
+    world.agent(&["status"]).exits(65).says(
+        "Project A, 2026-11, held: Waldur holds cpu 32.00 (written 12:00Z by user 99), cpu2 3.00 (written 12:00Z by user 98); \
+         the ledger has 5.00, 2.50.",
+    );
+}
+
 /// What an offering that only the new file names has is asked of Waldur; why it does not tell is what is wrong.
 #[test]
 fn another_configuration_that_can_not_be_looked_up_names_the_cause() {

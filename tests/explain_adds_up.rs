@@ -87,6 +87,21 @@ fn it_says_when_it_shows_a_part() {
     assert_eq!(all["readings"].as_array().unwrap().len(), 1200);
 }
 
+/// A slip of the finger is answered with what there is.
+#[test]
+fn a_name_that_is_not_there_is_told_with_those_that_are() {
+    let world = world();
+    world.agent(&["explain", "Projekt A", "cpu_hours"]).exits(64).says("did you mean `Project A`?");
+    world.agent(&["explain", "project-aa", "cpu_hours"]).exits(64).says("did you mean `project-a`?");
+    world.agent(&["explain", "something else", "cpu_hours"]).exits(64).says_not("did you mean");
+    let done = world.agent(&["explain", A, "cpu"]).exits(64);
+    done.says(&format!("no amount of cpu for {A} in 2026-11; it has some of cpu_hours, ram_gb_hours"));
+    world.agent(&["explain", A, "cpu_hours", "--user", "eve"]).exits(64).says("of cpu_hours of eve for");
+    world.agent(&["explain", A, "cpu_hours", "--period", "2026-10"]).exits(64).says("of no component");
+    world.agent(&["resolve", "Projekt A", "adopt"]).exits(64).says("did you mean `Project A`?");
+    world.agent(&["parked", "drop", "projectA"]).exits(64).says("did you mean");
+}
+
 /// As the file has it, in whatever form that is; and another form of the same number changes nothing.
 #[test]
 fn a_factor_is_shown_as_it_is_written() {

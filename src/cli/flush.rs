@@ -132,7 +132,11 @@ impl Flush {
             })
             .await?;
         exit = exit.min(standing::exit(&left, &server));
-        if no_role || matches!(&paused, Some(Failure::Token { .. } | Failure::Forbidden { .. })) {
+        // A later round that left the server alone has no failure of its own: then it is still the last one.
+        let still = server.paused.as_ref().filter(|_| paused.is_none());
+        let refused = matches!(&paused, Some(Failure::Token { .. } | Failure::Forbidden { .. }));
+        let paused = paused.map(|failure| failure.to_string()).or(still.map(|one| one.retry.words.clone()));
+        if no_role || refused || server.is_refused() {
             exit = exit.min(Exit::Token);
         } else if paused.is_some() || busy {
             exit = exit.min(Exit::Pending);
@@ -148,7 +152,7 @@ impl Flush {
                     "not_asked": left.not_asked().len(), "unplaced_series": left.unplaced_series(None),
                     "quarantined": left.quarantined, "closing_rest": left.rest,
                     "collector_failures": failed, "notes": notes,
-                    "paused": paused.as_ref().map(Failure::to_string), "busy": busy,
+                    "paused": paused, "busy": busy,
                     "busy_with": busy.then_some(&busy_with), "exit": exit.code(),
                     "report": if setup.is_shadow() { "shadow" } else { "live" },
                     "compared": compared.map(|(all, differ)| json!({ "resources": all, "differ": differ })),

@@ -105,6 +105,14 @@ pub(super) fn exactly(exact: &Exact) -> String {
     if short == text { short } else { format!("{short} (exactly {text})") }
 }
 
+/// What somebody may have meant, of what there is: a third of it may be otherwise.
+pub(super) fn nearest<'a>(wanted: &str, there: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let far = (wanted.chars().count() / 3).max(1);
+    let by_distance =
+        there.map(|one| (strsim::damerau_levenshtein(&wanted.to_lowercase(), &one.to_lowercase()), one));
+    by_distance.filter(|(distance, _)| *distance <= far).min().map(|(_, one)| one)
+}
+
 /// A resource for people: its name, and if it has none its UUID.
 pub(super) fn name_or(name: &str, uuid: uuid::Uuid) -> String {
     if name.is_empty() { uuid.to_string() } else { name.to_owned() }

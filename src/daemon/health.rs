@@ -52,9 +52,9 @@ pub(super) async fn readiness(shared: &Shared) -> Result<usize, Vec<String>> {
         reasons.push(format!("no space left on the disk of the ledger {place}"));
     }
     if let Some(paused) = server.paused.as_ref().filter(|paused| paused.cause != Cause::Throttled) {
-        let since = paused.since.map_or(String::new(), |since| format!(" since {since}"));
+        let since = paused.since.map_or(String::new(), |since| format!(" since {since:.0}"));
         let (cause, words) = (paused.cause.words(), &paused.retry.words);
-        reasons.push(format!("Waldur: {cause}{since}, tried again at {}: {words}", paused.retry.next));
+        reasons.push(format!("Waldur: {cause}{since}, tried again at {:.0}: {words}", paused.retry.next));
     } else if server.no_role_at_all {
         reasons.push(format!("Waldur: the token has no role: {}", Cause::Role.remedy()));
     }

@@ -274,6 +274,11 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
         names.iter().map(|name| (name.clone(), left.unplaced_series(Some(name)))).collect(),
     );
     page.gauge(
+        "wholly_unmatched",
+        "1 where nothing that some collector measured has a resource",
+        i64::from(left.wholly_unmatched),
+    );
+    page.gauge(
         "waldur_paused",
         "1 while the server is left alone after a failure",
         i64::from(standing.paused.is_some()),

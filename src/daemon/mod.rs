@@ -423,7 +423,7 @@ impl Part {
                 if recorded.corrected > 0 {
                     tracing::info!(
                         collector = %name,
-                        "Collector {name}: {} readings were corrected by their source.",
+                        "Collector {name}: its source has corrected readings: {}.",
                         recorded.corrected
                     );
                 }

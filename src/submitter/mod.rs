@@ -239,8 +239,27 @@ impl Submitter {
 
     async fn remember_clock(&self) -> Result<(), LedgerError> {
         let Some(skew) = self.client.skew() else { return Ok(()) };
-        let (now, micros) = (self.clock.now(), skew.as_micros().to_string());
-        self.ledger.with(move |ledger| ledger.put_server_fact("skew_us", &micros, now)).await?;
+        let now = self.clock.now();
+        let micros = i64::try_from(skew.as_micros()).unwrap_or(i64::MAX);
+        let before = self
+            .ledger
+            .with(move |ledger| {
+                let before = ledger.server_fact("skew_us")?;
+                ledger.put_server_fact("skew_us", &micros.to_string(), now)?;
+                Ok(before.and_then(|(text, _)| text.parse::<i64>().ok()).unwrap_or(0))
+            })
+            .await?;
+        match (before.saturating_abs() > pause::SKEWED, micros.saturating_abs() > pause::SKEWED) {
+            (false, true) => {
+                let way = if micros > 0 { "ahead of" } else { "behind" };
+                tracing::warn!(
+                    "Waldur's clock is {} s {way} ours: synchronise them; at a month's end seconds decide.",
+                    micros.saturating_abs() / 1_000_000
+                );
+            }
+            (true, false) => tracing::info!("Waldur's clock agrees with ours again."),
+            _ => {}
+        }
         let agree = self.client.measured_skew().is_some_and(|skew| {
             skew.offset.abs() < CLOCKS_AGREE && now.duration_since(skew.measured).abs() < CLOCKS_AGREE
         });
@@ -489,7 +508,7 @@ impl Cycle {
                 let next = now.saturating_add(wait).unwrap_or(now);
                 // One log line a change of state, not one a try (the rest is in the counters).
                 if failures == 1 {
-                    tracing::warn!("Reporting is paused until {next}: {words}");
+                    tracing::warn!("Reporting is paused until {next:.0}: {words}");
                     ledger.put_server_fact(pause::SINCE, &cause, now)?;
                 }
                 ledger
@@ -521,7 +540,7 @@ impl Cycle {
                 let next = now.saturating_add(backoff::wait(failures, chance, asked)).unwrap_or(now);
                 let first = (failures == 1).then(|| {
                     format!(
-                        "Resource {name} is not reported for now, it is tried again from {next} on: {words}"
+                        "Resource {name} is not reported for now, it is tried again from {next:.0} on: {words}"
                     )
                 });
                 let asked = asked.is_some();

@@ -12,6 +12,9 @@ pub(super) const SINCE: &str = "paused_since";
 /// The server fact that holds when a cycle last had the answers that it asked for.
 pub(super) const ANSWERED: &str = "answered";
 
+/// Clocks that are further apart are told, in microseconds.
+pub const SKEWED: i64 = 2_000_000;
+
 /// Every cause there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {

@@ -12,14 +12,12 @@ use crate::cli::text::{cut, fold, moment, thousands};
 use crate::daemon::health::LITTLE_ROOM;
 use crate::ledger::Ledger;
 use crate::ledger::views::report::Stray;
-use crate::submitter::pause::Cause;
+use crate::submitter::pause::{Cause, SKEWED};
 
 /// So many resources with trouble are shown, of all states together.
 const SHOWN: usize = 5;
 /// So many of anything else.
 const FEW: usize = 3;
-/// A clock that is further off is told.
-const SKEWED: i64 = 2_000_000;
 
 pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Failed> {
     shadow(out, view)?;

@@ -91,7 +91,11 @@ impl View {
         }
         let left = Left::of(ledger, &setup.collectors())?;
         let server = pause::Standing::of(ledger)?;
-        let exit = if server.is_refused() {
+        let free = ledger.place().file().and_then(free);
+        // Nothing can be recorded there.
+        let exit = if free == Some(0) {
+            Exit::Config
+        } else if server.is_refused() {
             Exit::Token
         } else if collectors.iter().any(Collector::fails) {
             Exit::Collector
@@ -103,7 +107,7 @@ impl View {
             exit,
             shadow: setup.is_shadow(),
             ledger: ledger.place().to_string(),
-            free: ledger.place().file().and_then(free),
+            free,
             daemon: instance::running(ledger.place()),
             url: setup.settings.waldur.api.to_string(),
             server,
