@@ -207,7 +207,10 @@ fn what_has_no_resource_is_counted_once_and_for_what_it_is() {
     let of = |id: &str, labels: &[(&str, &str)]| {
         job("cpu_seconds", id, "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "1", labels)
     };
+    // Nobody's, and no meter counts it: nothing is to be told of it.
+    let load = job("load", "9", "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "1", &[("node", "n1")]);
     let mut lines = vec![
+        load,
         of("1", &[("project", "project-a")]),
         of("2", &[("project", "gone")]),
         of("3", &[("user", "eve")]),

@@ -249,7 +249,7 @@ impl Submitter {
                 Ok(before.and_then(|(text, _)| text.parse::<i64>().ok()).unwrap_or(0))
             })
             .await?;
-        match (before.saturating_abs() > pause::SKEWED, micros.saturating_abs() > pause::SKEWED) {
+        match (before.saturating_abs() > pause::FAR_APART, micros.saturating_abs() > pause::FAR_APART) {
             (false, true) => {
                 let way = if micros > 0 { "ahead of" } else { "behind" };
                 tracing::warn!(

@@ -1,12 +1,16 @@
 //! What a person or a machine may want to see of the ledger: the last runs, what is unmatched, what was quarantined.
 //! It only reads.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::rules::Version;
 use crate::ledger::db::sql::{OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::ledger::sent::record::{StatementKey, key};
+use crate::metering::meter::Meter;
 use crate::metering::period::BillingPeriod;
 
 /// How a collector is doing.
@@ -55,7 +59,7 @@ pub struct Stray {
 }
 
 /// Why series belong to no resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
     /// Waldur was asked for their backend id, and knows none: that is what `unmatched` means.
     Unmatched,
@@ -95,6 +99,12 @@ pub struct QuarantinedReport {
     pub at: Timestamp,
     pub what: String,
     pub reason: String,
+}
+
+/// The meters of these rules that count a reading.
+fn meters<'a>(version: &'a Version, collector: &str, reading: &'a str) -> impl Iterator<Item = &'a Meter> {
+    let meters = version.of(collector).into_iter().flat_map(|rules| &rules.meters);
+    meters.filter(move |meter| meter.reading == reading)
 }
 
 impl Ledger {
@@ -279,60 +289,75 @@ impl Ledger {
     }
 
     /// Whether nothing that some collector measured has a resource: Waldur was asked for all its backend ids and knows none,
-    /// or its readings don't say whose they are.
+    /// or its readings don't say whose they are. What no meter counts is not among it.
     pub fn is_wholly_unmatched(&self) -> Result<bool, LedgerError> {
-        let rules = self.in_force.latest().id;
-        self.look(|connection| {
+        let version = self.in_force.latest();
+        let sources: Vec<(String, String, i64, i64)> = self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT EXISTS (SELECT 1 FROM (
-                        SELECT count(*) AS all_of_it, count(CASE WHEN placed.nowhere <> ''
-                            OR offering.resources_refreshed >= coalesce(target.unmatched_since, 0) AND NOT EXISTS (
-                            SELECT 1 FROM target_resource WHERE target_resource.target = target.id) THEN 1 END) AS unmatched
-                        FROM placed JOIN source ON source.id = placed.source
-                        LEFT JOIN target ON target.id = placed.target LEFT JOIN offering ON offering.uuid = target.offering
-                        WHERE placed.rules = ?1 AND (placed.nowhere <> '' OR target.offering <> '')
-                        GROUP BY source.collector) of_collector
-                     WHERE all_of_it = unmatched)",
+                    "SELECT source.collector, source.name, count(*), count(CASE WHEN placed.nowhere <> ''
+                        OR offering.resources_refreshed >= coalesce(target.unmatched_since, 0) AND NOT EXISTS (
+                        SELECT 1 FROM target_resource WHERE target_resource.target = target.id) THEN 1 END)
+                     FROM placed JOIN source ON source.id = placed.source
+                     LEFT JOIN target ON target.id = placed.target LEFT JOIN offering ON offering.uuid = target.offering
+                     WHERE placed.rules = ?1 AND (placed.nowhere <> '' OR target.offering <> '')
+                     GROUP BY source.collector, source.name",
                 )?
-                .query_row([rules], |row| row.get(0))
-        })
+                .query_map([version.id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+                .collect()
+        })?;
+        let mut collectors: BTreeMap<&str, i64> = BTreeMap::new();
+        for (collector, name, all, unmatched) in &sources {
+            if meters(version, collector, name).next().is_some() {
+                *collectors.entry(collector).or_default() += all - unmatched;
+            }
+        }
+        Ok(collectors.values().any(|matched| *matched == 0))
     }
 
-    /// What belongs to no resource, by offering, backend id and collector.
+    /// What is metered and belongs to no resource, by offering, backend id, collector and reason.
     pub fn strays(&self) -> Result<Vec<Stray>, LedgerError> {
+        let version = self.in_force.latest();
+        let mut strays: BTreeMap<(String, String, String, Why), (i64, Option<Timestamp>)> = BTreeMap::new();
         self.look(|connection| {
-            let rules = self.in_force.latest().id;
-            let unplaced = "SELECT '', '', source.collector, count(*), NULL, NULL, NULL, placed.nowhere
-                 FROM placed JOIN source ON source.id = placed.source
-                 WHERE placed.rules = ?1 AND placed.nowhere <> '' GROUP BY source.collector, placed.nowhere";
-            let unknown_ids = "SELECT target.offering, target.backend_id, source.collector, count(*),
-                        target.unmatched_since, offering.resources_refreshed, target.several, NULL
-                 FROM target JOIN placed ON placed.target = target.id AND placed.rules = ?1
-                 JOIN source ON source.id = placed.source LEFT JOIN offering ON offering.uuid = target.offering
-                 WHERE NOT EXISTS (SELECT 1 FROM target_resource WHERE target_resource.target = target.id)
-                 GROUP BY target.id, source.collector, offering.resources_refreshed";
-            connection
-                .prepare(&format!("{unknown_ids} UNION ALL {unplaced} ORDER BY 1, 2, 3"))?
-                .query_map([rules], |row| {
-                    let (since, asked): (Option<i64>, Option<i64>) = (row.get(4)?, row.get(5)?);
-                    let (several, unplaced): (Option<String>, Option<String>) = (row.get(6)?, row.get(7)?);
-                    Ok(Stray {
-                        offering: row.get(0)?,
-                        backend_id: row.get(1)?,
-                        collector: row.get(2)?,
-                        series: row.get(3)?,
-                        since: since.map(instant),
-                        why: match (unplaced, several) {
-                            (Some(why), _) => Why::Unplaced(why),
-                            (None, Some(names)) => Why::Several(names),
-                            (None, None) if asked.is_none() || asked < since => Why::NotAsked,
-                            (None, None) => Why::Unmatched,
-                        },
-                    })
-                })?
-                .collect()
-        })
+            let mut query = connection.prepare_cached(
+                "SELECT coalesce(target.offering, ''), coalesce(target.backend_id, ''), source.collector, source.name,
+                        series.labels, target.unmatched_since, offering.resources_refreshed, target.several, placed.nowhere
+                 FROM placed JOIN series ON series.id = placed.series JOIN source ON source.id = placed.source
+                 LEFT JOIN target ON target.id = placed.target LEFT JOIN offering ON offering.uuid = target.offering
+                 WHERE placed.rules = ?1 AND coalesce(placed.nowhere, '-') <> '' AND NOT EXISTS (
+                    SELECT 1 FROM target_resource WHERE target_resource.target = placed.target)",
+            )?;
+            let mut rows = query.query([version.id])?;
+            while let Some(row) = rows.next()? {
+                let (collector, name, labels): (String, String, String) =
+                    (row.get(2)?, row.get(3)?, row.get(4)?);
+                let labels = serde_json::from_str(&labels).unwrap_or_default();
+                let counts = |meter: &Meter| meter.weighing.weigh(&labels).is_some();
+                if !meters(version, &collector, &name).any(counts) {
+                    continue;
+                }
+                let (since, asked): (Option<i64>, Option<i64>) = (row.get(5)?, row.get(6)?);
+                let why = match (row.get::<_, Option<String>>(8)?, row.get::<_, Option<String>>(7)?) {
+                    (Some(why), _) => Why::Unplaced(why),
+                    (None, Some(names)) => Why::Several(names),
+                    (None, None) if asked.is_none() || asked < since => Why::NotAsked,
+                    (None, None) => Why::Unmatched,
+                };
+                let place = (row.get(0)?, row.get(1)?, collector, why);
+                strays.entry(place).or_insert((0, since.map(instant))).0 += 1;
+            }
+            Ok(())
+        })?;
+        let stray = |((offering, backend_id, collector, why), (series, since))| Stray {
+            offering,
+            backend_id,
+            collector,
+            series,
+            since,
+            why,
+        };
+        Ok(strays.into_iter().map(stray).collect())
     }
 
     /// The newest quarantined lines of a collector.
