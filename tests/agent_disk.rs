@@ -336,7 +336,11 @@ fn a_daemon_on_a_disk_that_is_full_goes_on_by_itself_when_there_is_room() {
     let (code, words) = get(address, "/ready");
     assert!(code == 503 && words.contains("no space left on the disk"), "{code} {words}");
     assert!(get(address, "/metrics").1.contains("waldur_usage_agent_ledger_failing 1\n"));
-    world.agent(&["status"]).says("Ledger: 0 MB are free on the disk of").says("nothing can be recorded");
+    let status = world.agent(&["status"]).exits(78).says("Ledger: 0 MB are free on the disk of");
+    status.says("nothing can be recorded");
+    assert_eq!(world.agent(&["status", "--json"]).json()["ledger_free_bytes"], 0);
+    let room = get(address, "/metrics").1;
+    assert!(room.contains("waldur_usage_agent_ledger_free_bytes 0\n"), "{room}");
     // A full disk is no clock that was set.
     world.in_time("what was missed", || daemon.log().contains("of its runs were missed since"));
     let log = daemon.log();

@@ -150,6 +150,9 @@ fn a_server_that_is_away() {
         .says("paused until")
         .says("the network, the proxy")
         .says("1 resource: 1 pending.");
+    // Whoever reports by hand is told why nothing is reported, however often it was tried before.
+    let flushed = at.world.agent(&["flush", "--deadline", "2s"]).exits(75);
+    flushed.says("Waldur is left alone for now: ").says("cannot reach the server");
     assert!(at.daemon.log().contains("Reporting is paused until"), "{}", at.daemon.log());
     let (code, words) = at.get("/ready");
     assert!(code == 503 && words.starts_with("Waldur: no usable answer since"), "{code} {words}");
@@ -160,6 +163,106 @@ fn a_server_that_is_away() {
         at.world.rows(A) == ["cpu_hours 2026-11 2.50"] && at.get("/ready").0 == 200
     });
     assert!(at.daemon.log().contains("Waldur answers again."));
+}
+
+/// What Waldur holds can't be compared then: nothing says that all is well, though nothing waits to be sent.
+#[test]
+fn a_server_that_is_away_while_nothing_is_pending() {
+    let mut world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    world.readings(&[hours("1", "5400")]);
+    world.flush().exits(0);
+    world.agent(&["status"]).exits(0).says("1 resource: 1 agreed.");
+    // Two hours later the rows are to be compared.
+    world.now("2026-11-10T14:00:00Z");
+    world.server_goes_away();
+    world.flush_once().exits(75);
+    let status = world.agent(&["status"]).exits(75).says("Waldur: no usable answer since 14:00Z");
+    status.says("1 resource: 1 agreed.").says_not("pending.");
+    assert_eq!(world.agent(&["status", "--json"]).exits(75).json()["exit"], 75);
+    world.server_comes_back();
+    world.now("2026-11-10T14:10:00Z");
+    world.flush().exits(0);
+    world.agent(&["status"]).exits(0);
+}
+
+/// An id is one id, however many collectors see it; what is of nobody is no unmatched id; and one that Waldur was not asked
+/// for is not said to be unknown to it. `status`, metrics and the page agree.
+#[test]
+fn what_has_no_resource_is_counted_once_and_for_what_it_is() {
+    let by_id = |name: &str| {
+        format!(
+            "  {name}:\n    plugin: exec\n    schedule: every 1h\n    command: [cat, FOLDER/readings]\n    resource: {{ offering: \
+             {OFFERING}, backend_id: \"{{project}}\" }}\n    meters: {{ {name}: {{ reading: cpu_seconds }} }}\n    since: {LONG_AGO}\n"
+        )
+    };
+    let world = World::new(CURRENT);
+    let page = format!("unix:{}", world.path("page.sock").display());
+    let collectors = format!("{}{}", by_id("cpu_hours"), by_id("gpu_hours"));
+    let file = format!(
+        "{}listen: 127.0.0.1:0\npage: {{ listen: \"{page}\" }}\ncollectors:\n{collectors}",
+        world.head("")
+    );
+    world.write("agent.yaml", &file.replace("FOLDER", world.folder.path().to_str().unwrap()));
+    let of = |id: &str, labels: &[(&str, &str)]| {
+        job("cpu_seconds", id, "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "1", labels)
+    };
+    // Nobody's, and no meter counts it: nothing is to be told of it.
+    let load = job("load", "9", "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "1", &[("node", "n1")]);
+    let mut lines = vec![
+        load,
+        of("1", &[("project", "project-a")]),
+        of("2", &[("project", "gone")]),
+        of("3", &[("user", "eve")]),
+    ];
+    world.readings(&lines);
+    world.agent(&["collect"]).exits(0).says("Waldur was not asked for them yet");
+    world
+        .agent(&["status"])
+        .says("New: 2 backend ids that Waldur was not asked for yet: gone, project-a")
+        .says_not("Unmatched");
+    world
+        .flush()
+        .exits(0)
+        .says("1 backend id: unmatched: Waldur knows no such resource")
+        .says("2 series: of no resource");
+    let status = world
+        .agent(&["status"])
+        .exits(0)
+        .says("Unmatched: 1 backend id that Waldur knows no resource for: gone");
+    let status =
+        status.says("Of no resource: 1 series of collector cpu_hours: its readings carry no label `project`");
+    status.says("Of no resource: 1 series of collector gpu_hours: ").says_not("New:");
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Health and metrics at http://");
+    let log = daemon.log();
+    let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
+    let metrics = get(address, "/metrics").1;
+    for line in [
+        "unmatched_backend_ids 1",
+        "collector_unmatched_backend_ids{collector=\"gpu_hours\"} 1",
+        "collector_unplaced_series{collector=\"cpu_hours\"} 1",
+    ] {
+        assert!(metrics.contains(&format!("waldur_usage_agent_{line}\n")), "{line}: {metrics}");
+    }
+    let shown = get_from_socket(&world.path("page.sock"), "/");
+    for words in [
+        "Backend ids that Waldur knows no resource of: 1<",
+        "Series whose labels don't say whose they are: 2<",
+    ] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    drop(daemon);
+    // Where all of a collector's readings are of nobody, its rules are wrong: that is no success.
+    lines.truncate(0);
+    lines.push(of("4", &[("user", "eve")]));
+    world.readings(&lines);
+    world.write(
+        "agent.yaml",
+        &std::fs::read_to_string(world.path("agent.yaml")).unwrap().replace("{project}", "{account}"),
+    );
+    world.flush_once().exits(65).says("All that a collector measured is of no resource");
+    world.agent(&["status"]).exits(65);
 }
 
 #[test]
@@ -418,17 +521,43 @@ fn clocks_that_are_apart() {
     };
     assert!((115.0..=125.0).contains(&skew()), "{}", skew());
     until("status", || at.world.agent(&["status"]).out.contains("ahead of ours; synchronise them."));
+    at.daemon.until_it_says("s ahead of ours: synchronise them; at a month's end seconds decide.");
+    assert_eq!(at.daemon.log().matches("synchronise them").count(), 1);
     assert_eq!(at.get("/ready").0, 200);
 }
 
 #[test]
 fn a_daemon_that_was_killed() {
     let mut at = begin(&cpu()).reported();
+    // What was accepted is noted a moment later; until then it would be in doubt.
+    at.world.in_time("it is noted", || at.world.agent(&["status"]).code == 0);
     at.daemon.kill();
     at.world.agent(&["status"]).exits(0).says("Daemon: none is running.").says("1 resource: 1 agreed.");
     at.world.now("2026-11-10T12:30:00Z");
     at.world.agent(&["status"]).exits(0).says("runs were due since; is the daemon at work?");
     at.world.agent(&["recount"]).exits(0);
+    // The next one tells what was missed, in its log, a metric and status; nothing that was recorded is lost.
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    let next = at.world.daemon(&[], &[]);
+    until("the next one", || next.log().matches("Health and metrics at http://").count() == 2);
+    let log = next.log();
+    let address =
+        log.rsplit("Health and metrics at http://").next().unwrap().split('/').next().unwrap().to_owned();
+    next.until_it_says("of its runs were missed since");
+    until("the metric", || {
+        let page = get(&address, "/metrics").1;
+        let missed = page.lines().find_map(|line| {
+            line.strip_prefix("waldur_usage_agent_collector_runs_missed_total{collector=\"source\"} ")
+        });
+        missed.unwrap().parse::<u64>().unwrap() > 0
+    });
+    at.world.agent(&["status", "--all"]).says("Collector source: missed ");
+    let second = std::cell::Cell::new(0);
+    until("its report", || {
+        second.set(second.get() + 2);
+        at.world.now(&format!("2026-11-10T12:{:02}:{:02}Z", 30 + second.get() / 60, second.get() % 60));
+        at.world.rows(A) == ["cpu_hours 2026-11 2.50"]
+    });
 }
 
 #[test]
@@ -445,6 +574,7 @@ fn a_reload_that_is_refused() {
         .says("The new configuration is not used, the old one stays at work:");
     let daemon = at.world.agent(&["status", "--json"]).json()["daemon"].clone();
     assert!(daemon["reload_refused"]["words"].as_str().unwrap().contains("not used"), "{daemon}");
+    assert!(at.get("/metrics").1.contains("waldur_usage_agent_config_last_reload_successful 0\n"));
     at.daemon.signal("HUP");
     at.daemon.until_it_says("Reloaded: 1 collectors.");
     until("no word of it", || !at.world.agent(&["status"]).out.contains("Reload refused"));
@@ -500,7 +630,7 @@ fn two_thousand_resources_with_trouble_fit_one_screen() {
                 SELECT i, printf('5e2f0000-0000-4000-9000-%012d', i) AS uuid FROM n;
              INSERT INTO resource SELECT n.uuid, offering, 'Tenant ' || i, 'tenant-' || i, state, plan, customer, project, refreshed
                 FROM n, resource WHERE resource.uuid = '{A}';
-             INSERT INTO statement SELECT n.uuid, period, part, changed, closed FROM n, statement WHERE resource = '{A}';
+             INSERT INTO statement SELECT n.uuid, period, part, changed, closed, counted FROM n, statement WHERE resource = '{A}';
              INSERT INTO line SELECT n.uuid, period, part, component, username, exact, used, posted, problem, held, held_words
                 FROM n, line WHERE resource = '{A}';
              INSERT INTO blocked SELECT n.uuid, period, part, component, '', 'held', 'conflict', 'Waldur holds 32.00', '32.00', 0

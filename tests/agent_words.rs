@@ -410,11 +410,11 @@ fn several_mistakes_are_told_at_once() {
          plugin: exec\n    schedule: \"61 * * * *\"\n    command: [cat]\n    resource: 12\n    meters:\n      cpu: \
          { reading: a, factor: 1/0, agregate: sum }\n",
     );
-    let done = world.agent(&["check", "--offline"]).exits(78);
+    let mut done = world.agent(&["check", "--offline"]).exits(78);
     for words in
         ["line 2", "line 3", "`ledger`", "no plugin `exek`", "line 10", "not a UUID", "factor", "`aggregate`"]
     {
-        assert!(done.out.contains(words), "expected `{words}` in {done:#?}");
+        done = done.says(words);
     }
 }
 
@@ -576,4 +576,35 @@ fn a_number_that_can_not_be_billed_is_parked_and_not_sent() {
     world.readings(&[one("a", "1", "5")]);
     world.flush().exits(0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 5.00", "gpu_hours 2026-11 3.00"]);
+}
+
+/// What a line is about is in its fields, for who filters by them; people read it in the words.
+#[test]
+fn lines_of_the_log_carry_what_they_are_about() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    let bad = json!({ "name": "cpu_seconds", "kind": "delta", "value": "much" });
+    let good = job("cpu_seconds", "1", "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "5400", &[]);
+    world.readings(&[good.clone(), bad.clone()]);
+    world.post("rows", json!({ "resource": A, "type": "cpu_hours", "usage": "40.00", "modified_by": 77 }));
+    let daemon = world.daemon(&["--log-format", "json"], &[]);
+    daemon.until_it_says("a reading is quarantined");
+    daemon.signal("USR1");
+    daemon.until_it_says("written by another");
+    let log = daemon.log();
+    let line = |words: &str| -> serde_json::Value {
+        let line = log.lines().find(|line| line.contains(words)).unwrap();
+        serde_json::from_str(line).unwrap()
+    };
+    assert_eq!(line("a reading is quarantined")["fields"]["collector"], "source");
+    let fields = &line("written by another")["fields"];
+    assert_eq!(
+        (&fields["resource"], &fields["component"], &fields["period"]),
+        (&json!(A), &json!("cpu_hours"), &json!("2026-11"))
+    );
+    drop(daemon);
+    std::fs::remove_file(world.path("daemon.log")).unwrap();
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("a reading is quarantined");
+    assert!(!daemon.log().contains("collector=") && !daemon.log().contains("component="), "{}", daemon.log());
 }

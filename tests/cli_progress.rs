@@ -49,6 +49,13 @@ fn at_a_terminal_a_line_tells_what_is_waited_for() {
         said.contains("Collector slow: measuring") && said.contains("Reporting totals: 0 of 1"),
         "{said:?}"
     );
+    let said = at_a_terminal(&world, "recount", &terminal);
+    assert!(said.contains("Counting all readings again"), "{said:?}");
+    // Beside rows on the same terminal there is no room for it.
+    let said = at_a_terminal(&world, "export --period 2026-11", &terminal);
+    assert!(!said.contains("Exporting"), "{said:?}");
+    let said = at_a_terminal(&world, "export --period 2026-11 >/dev/null", &terminal);
+    assert!(said.contains("Exporting"), "{said:?}");
     // Not where nobody wants it, nor where it can't be.
     for environment in [[("TERM", "dumb"), ("A", "")], [("TERM", "xterm"), ("NO_COLOR", "1")]] {
         let said = at_a_terminal(&world, "check", &environment);

@@ -100,12 +100,93 @@ fn a_server_that_cannot_be_read_is_no_difference() {
     world.write("token", "wrong-token");
     world.agent(&["diff"]).exits(77);
     world.write("token", TOKEN);
-    // One page fails: its resources are read one by one. One resource fails: the others are shown.
     let page = json!({ "method": "GET", "path": "marketplace-component-usages" });
+    another_reports(&world, C, "cpu", "3");
+    fits(world.agent(&["diff"])).exits(65).line_with(&["Project C", "-", "3.00", "-3.00"]);
+    // One page fails: the resources that the ledger knows are read one by one; another's can't be seen, and that is told.
+    world.fault(json!({ "match": page, "action": { "status": 500, "body": "out of order" }, "times": 1 }));
+    let done = fits(world.agent(&["diff"])).exits(75).says_not("Project C");
+    done.says(&format!(
+        "Offering {OFFERING} could not be listed whole: GET component usages: the server answered 500"
+    ))
+    .says("out of order")
+    .says("what Waldur holds of others is not seen.")
+    .says("2026-11: equal, as far as it was read: 2 resources, 4 amounts.");
     world.fault(json!({ "match": page, "action": { "status": 500 }, "times": 1 }));
-    world.agent(&["diff"]).exits(0).says("equal: 2 resources, 4 amounts.");
+    let json = world.agent(&["diff", "--json"]).exits(75).json();
+    assert_eq!((&json["unlisted"][0]["offering"], &json["exit"]), (&json!(OFFERING), &json!(75)), "{json}");
     world.server_goes_away();
     world.agent(&["diff"]).exits(75);
+}
+
+/// Who wrote what Waldur holds, and when, is said where it differs.
+#[test]
+fn who_wrote_what_differs_is_told() {
+    for api in BOTH {
+        let world = two(api);
+        another_reports(&world, A, "cpu", "7.25");
+        let json = world.agent(&["diff", "--json"]).exits(65).json();
+        let differs = |one: &&Value| one["differs"] == true;
+        let one = json["amounts"].as_array().unwrap().iter().find(differs).unwrap().clone();
+        let by =
+            one["written_by"].as_str().unwrap().trim_end_matches('/').rsplit('/').next().unwrap().to_owned();
+        assert!(one["written_at"].as_str().unwrap().starts_with("2026-11-10T1"), "{one}");
+        fits(world.agent(&["diff"])).exits(65).says(&format!("written 12:00Z by user {by}"));
+        // The ledger keeps it with the row, and status tells it in its sentence and for machines.
+        world.now("2026-11-10T14:00:00Z");
+        world.flush().exits(65);
+        let sentence = format!(
+            "Project A, 2026-11, held: Waldur holds cpu 7.25 (written 12:00Z by user {by}); the ledger has 5.00."
+        );
+        world.agent(&["status"]).exits(65).says(&sentence).says("`resolve project-a adopt | overwrite`");
+        let status = world.agent(&["status", "--json", "project-a"]).json();
+        let cpu = &status["statements"][0]["components"][0];
+        assert_eq!(
+            (&cpu["written_by"], &cpu["written_at"]),
+            (&one["written_by"], &one["written_at"]),
+            "{cpu}"
+        );
+    }
+}
+
+/// Each component with its own numbers, and with the hand that wrote it where there are several.
+#[test]
+fn two_hands_in_one_resource_are_told_apart() {
+    let world = world(CURRENT, NOON);
+    let meters = format!("{CPU}\n      cpu2: {{ reading: sec, factor: 1/7200 }}");
+    configure(&world, "late: hold", "", &[("source", keys(&meters))]);
+    for (component, usage, by) in [("cpu", "32", 99), ("cpu2", "3", 98)] {
+        world.post(
+            "rows",
+            json!({ "resource": A, "type": component, "usage": usage, "billing_period": "2026-11-01", "modified_by": by }),
+        );
+    }
+    jobs(&world, NOON, &[five()]).exits(65);
+    world.agent(&["status"]).exits(65).says(
+        "Project A, 2026-11, held: Waldur holds cpu 32.00 (written 12:00Z by user 99), cpu2 3.00 (written 12:00Z by user 98); \
+         the ledger has 5.00, 2.50.",
+    );
+}
+
+/// What an offering that only the new file names has is asked of Waldur; why it does not tell is what is wrong.
+#[test]
+fn another_configuration_that_can_not_be_looked_up_names_the_cause() {
+    let mut world = two(CURRENT);
+    let old = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let new = world.path("new.yaml");
+    let new = new.to_str().unwrap();
+    let other = "91ab0000-0000-4000-8000-00000000ffff";
+    std::fs::write(new, old.replace(OFFERING, other)).unwrap();
+    let words = format!("The resources of offering {other} are not known: ");
+    world.fault(json!({ "match": { "path": "marketplace-provider-resources" }, "action": { "status": 503 }, "times": 3 }));
+    let done = fits(world.agent(&["diff", "--config", new])).exits(75);
+    done.says(&words).says("503");
+    world.no_faults();
+    world.write("token", "wrong-token");
+    fits(world.agent(&["diff", "--config", new])).exits(77).says(&words).says("the token was refused");
+    world.write("token", TOKEN);
+    world.server_goes_away();
+    fits(world.agent(&["diff", "--config", new])).exits(75).says(&words);
 }
 
 #[test]

@@ -86,3 +86,47 @@ fn it_says_when_it_shows_a_part() {
     let all = world.agent(&["explain", A, "cpu_hours", "--json"]).exits(0).json();
     assert_eq!(all["readings"].as_array().unwrap().len(), 1200);
 }
+
+/// A slip of the finger is answered with what there is.
+#[test]
+fn a_name_that_is_not_there_is_told_with_those_that_are() {
+    let world = world();
+    world.agent(&["explain", "Projekt A", "cpu_hours"]).exits(64).says("did you mean `Project A`?");
+    world.agent(&["explain", "project-aa", "cpu_hours"]).exits(64).says("did you mean `project-a`?");
+    world.agent(&["explain", "something else", "cpu_hours"]).exits(64).says_not("did you mean");
+    let done = world.agent(&["explain", A, "cpu"]).exits(64);
+    done.says(&format!("no amount of cpu for {A} in 2026-11; it has some of cpu_hours, ram_gb_hours"));
+    world.agent(&["explain", A, "cpu_hours", "--user", "eve"]).exits(64).says("of cpu_hours of eve for");
+    world.agent(&["explain", A, "cpu_hours", "--period", "2026-10"]).exits(64).says("of no component");
+    world.agent(&["resolve", "Projekt A", "adopt"]).exits(64).says("did you mean `Project A`?");
+    world.agent(&["parked", "drop", "projectA"]).exits(64).says("did you mean");
+}
+
+/// As the file has it, in whatever form that is; and another form of the same number changes nothing.
+#[test]
+fn a_factor_is_shown_as_it_is_written() {
+    let world = World::new(CURRENT);
+    let with = |factor: &str| {
+        world.configure(&format!(
+            "    resource: {A}\n    meters: {{ cpu_hours: {{ reading: cpu_seconds, factor: {factor} }} }}\n"
+        ));
+    };
+    with("10/36000");
+    world.readings(&[job("cpu_seconds", "1", "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "5400", &[])]);
+    world.flush().exits(0);
+    world.agent(&["explain", A, "cpu_hours"]).exits(0).says("x factor 10/36000");
+    let json = world.agent(&["explain", A, "cpu_hours", "--json"]).exits(0).json();
+    assert_eq!((&json["factor"], &json["factor_as_written"]), (&"1/3600".into(), &"10/36000".into()));
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
+    with("1/3600");
+    world.agent(&["check"]).says_not("factor of");
+    world.flush().exits(0).says("Nothing was sent.").says_not("the rules were changed");
+    world
+        .agent(&["explain", A, "cpu_hours"])
+        .exits(0)
+        .says("x factor 1/3600")
+        .says_not("the rules were changed");
+    with("2e-3");
+    world.flush().exits(0).says("the factor of cpu_hours is 2e-3 instead of 1/3600");
+    world.agent(&["explain", A, "cpu_hours"]).exits(0).says("x factor 2e-3").says("posted    10.80 h");
+}

@@ -69,6 +69,7 @@ impl Example {
             aggregate,
             hold,
             factor,
+            written_factor: None,
             at_most,
             weighing: Weighing::default(),
             rounding: Rounding::default(),

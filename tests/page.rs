@@ -189,6 +189,78 @@ fn what_others_wrote_is_text() {
     );
 }
 
+/// A day ends where the bill's does: at Tallinn's midnight of November 6, five days of thirty, 166 of 1000 have passed.
+#[test]
+fn days_are_those_of_the_billing_zone() {
+    let world = World::of(Setting { api: CURRENT, now: NOON, zone: "Europe/Tallinn", marketplace: market() });
+    configure(&world, "late: hold", "billing_timezone: Europe/Tallinn", &[("source", keys(CPU))]);
+    // The second ends at 00:30 of the 7th there, at 22:30 of the 6th by UTC.
+    jobs(&world, NOON, &[five(), hours("2", "11-06T20:00", "11-06T22:30", "2.5")]).exits(0);
+    let socket = world.path("page.sock");
+    with_page(&world, &format!("listen: \"unix:{}\"", socket.display()), "");
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Ready");
+    let body = get_from_socket(&socket, &format!("/resource/{A}"));
+    for row in
+        ["<th scope=\"row\">2026-11-05</th><td>5</td>", "<th scope=\"row\">2026-11-07</th><td>2.5</td>"]
+    {
+        assert!(body.contains(row), "`{row}` in {body}");
+    }
+    assert!(body.contains("H166 V"), "{body}");
+    assert!(body.contains("Waldur's number: written 2026-11-10 11:59:"), "{body}");
+}
+
+#[test]
+fn what_is_wrong_with_the_daemon_is_on_it() {
+    let world = reported(&market());
+    let socket = world.path("page.sock");
+    with_page(&world, &format!("listen: \"unix:{}\"", socket.display()), "");
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Ready");
+    assert!(get_from_socket(&socket, "/").contains("Nothing."));
+    let right = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", "waldur: {}\n");
+    daemon.signal("HUP");
+    daemon.until_it_says("The new configuration is not used, the old one stays at work:");
+    until("it is on the page", || {
+        get_from_socket(&socket, "/").contains("A reload was refused at 2026-11-10 12:00")
+    });
+    assert!(!get_from_socket(&socket, "/").contains("Nothing."));
+    world.write("agent.yaml", &right);
+    daemon.signal("HUP");
+    daemon.until_it_says("Reloaded: 1 collectors.");
+    until("it is gone", || {
+        UnixStream::connect(&socket).is_ok() && get_from_socket(&socket, "/").contains("Nothing.")
+    });
+}
+
+/// Who has no token holds a connection for seconds, and all there are for no longer.
+#[test]
+fn connections_that_ask_for_nothing_are_closed() {
+    let world = reported(&market());
+    let socket = world.path("page.sock");
+    with_page(&world, &format!("listen: \"unix:{}\"", socket.display()), "listen: 127.0.0.1:0\n");
+    let daemon = world.daemon(&[], &[]);
+    let metrics = address(&daemon, "Health and metrics at http://");
+    let begun = std::time::Instant::now();
+    // Half with the beginning of a request. More than are open at once.
+    let mut idle: Vec<UnixStream> = (0..80).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    let mut idle_there: Vec<TcpStream> = (0..80).map(|_| TcpStream::connect(&metrics).unwrap()).collect();
+    for (one, other) in idle.iter_mut().zip(&mut idle_there).step_by(2) {
+        one.write_all(b"GET / HTTP/1.1\r\nHost: ").unwrap();
+        other.write_all(b"GET /health HTTP/1.1\r\nHost: ").unwrap();
+    }
+    // Those that wait behind them are served when these have been closed, without their doing.
+    assert!(get_from_socket(&socket, "/").contains("Usage in 2026-11"));
+    assert_eq!(get(&metrics, "/health"), (200, "ok\n".to_owned()));
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(4), "{:?}", begun.elapsed());
+    let mut left = Vec::new();
+    idle[0].read_to_end(&mut left).unwrap();
+    let mut left = Vec::new();
+    idle_there[1].read_to_end(&mut left).unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[test]
 fn mistakes_of_its_section_are_told() {
     let world = world(CURRENT, NOON);

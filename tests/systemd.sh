@@ -141,6 +141,8 @@ inside systemctl kill --signal=USR1 waldur-usage-agent.service
 wait_for "SIGUSR1 reports" '*"usage":"7.00"*' state
 [[ $(state) != *'"disk_gb_hours": "'* ]] || fail "a directory of others was measured without the right to"
 echo "ok: a directory of others is not measured without the right to"
+of_homes() { inside journalctl --no-pager -o json -u waldur-usage-agent.service COLLECTOR=homes PRIORITY=4; }
+wait_for "the journal finds a line of the unit by what it is about" '*"MESSAGE":"Collectorhomes*' of_homes
 
 inside systemctl reload waldur-usage-agent.service || fail "it does not reload"
 expect "state after the reload" "$(property ActiveState)" active

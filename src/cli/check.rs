@@ -13,6 +13,7 @@ use super::exit::{Exit, Failed};
 use super::progress::Progress;
 use super::rehearsal::Rehearsal;
 use super::setup::{Read, Setup, count, read};
+use super::text::fold_all;
 use crate::collectors::definition::Definition;
 use crate::daemon::sample::{Said, Since, ask};
 use crate::ledger::books::catalog::KnownResource;
@@ -96,7 +97,11 @@ impl Check {
             return Ok(exit);
         }
         for (mark, line) in &found.lines {
-            writeln!(out, "{:8} {}", mark.name(), line.replace('\n', "\n         "))?;
+            writeln!(
+                out,
+                "{}",
+                fold_all(&format!("{:8} {}", mark.name(), line.replace('\n', "\n         ")), 11)
+            )?;
         }
         let bad = found.lines.iter().filter(|(mark, _)| *mark == Mark::Problem).count();
         if bad > 0 {
@@ -265,13 +270,14 @@ fn describe(
         match meter.measure(*kind) {
             Ok(measure) => {
                 let series = count(tried.counted, "reading");
-                let factor = &meter.factor;
+                let factor = meter.factor_as_written();
                 let only = match meter.weighing.to_string() {
                     rule if rule.is_empty() => rule,
                     rule => format!(", {rule}"),
                 };
+                let of = if unit.is_empty() { String::new() } else { format!(", {unit}") };
                 let line = format!(
-                    "collector {name}: {series} of {} ({kind}, {unit}) make {} by {} x {factor}{only}",
+                    "collector {name}: {series} of {} ({kind}{of}) make {} by {} x {factor}{only}",
                     meter.reading,
                     meter.component,
                     measure.name()

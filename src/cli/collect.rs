@@ -17,6 +17,7 @@ use crate::collectors::spool::Spool;
 use crate::daemon::sample::{Said, Since, ask};
 use crate::ledger::books::ingest::Recorded;
 use crate::ledger::sent::statement::Statement;
+use crate::ledger::views::report::Why;
 use crate::ledger::{Ledger, SharedLedger};
 use crate::metering::exact::Exact;
 use crate::metering::meter::Meter;
@@ -143,16 +144,20 @@ struct Unknown {
     not_asked: Vec<String>,
     /// Waldur knows none.
     unmatched: Vec<String>,
+    /// Nobody can say whose they are, each in a sentence.
+    others: Vec<String>,
 }
 
 impl Unknown {
     fn of(ledger: &Ledger, collector: &str) -> Result<Unknown, crate::ledger::LedgerError> {
         let mut unknown = Unknown::default();
-        for one in ledger.unmatched()?.into_iter().filter(|one| one.collector == collector) {
-            let Ok(offering) = uuid::Uuid::parse_str(&one.offering) else { continue };
-            match ledger.freshness(offering)?.resources {
-                None => unknown.not_asked.push(one.backend_id),
-                Some(_) => unknown.unmatched.push(one.backend_id),
+        for one in ledger.strays()?.into_iter().filter(|one| one.collector == collector) {
+            match one.why {
+                Why::NotAsked => unknown.not_asked.push(one.backend_id),
+                Why::Unmatched => unknown.unmatched.push(one.backend_id),
+                Why::Several(_) | Why::Unplaced(_) => {
+                    unknown.others.push(format!("  {} series: {}", one.series, one.why.words()));
+                }
             }
         }
         Ok(unknown)
@@ -174,6 +179,7 @@ impl Unknown {
         if !self.unmatched.is_empty() {
             lines.push(format!("  {}: Waldur knows no resource for them", named(&self.unmatched)));
         }
+        lines.extend(self.others.iter().cloned());
         lines
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -15,7 +16,7 @@ use super::exit::{Exit, Failed};
 use super::explain::find;
 use super::rehearsal::{Billed, Change, Rehearsal};
 use super::setup::{Setup, count};
-use super::text::{WIDTH, fold, shorten};
+use super::text::{WIDTH, fold, moment, shorten};
 use crate::ledger::SharedLedger;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::compare::{Compare, Comparison, compare};
@@ -25,7 +26,8 @@ use crate::submitter::pause::Standing;
 /// Show where the ledger and Waldur differ.
 ///
 /// What Waldur holds is read now; nothing is recorded or sent. Only amounts that differ are shown, and a line that sums
-/// up. It ends with 65 where something differs, with 75 where Waldur can't be read and with 77 where the token is refused.
+/// up. It ends with 65 where something differs, with 75 where Waldur can't be read, even in part, and with 77 where the
+/// token is refused.
 ///
 /// With --config NEW it shows instead what the configuration file NEW would make of the month, before it is switched on:
 /// each amount now and then, and what would be held and why. It is tried on a copy of the ledger.
@@ -81,7 +83,7 @@ impl Diff {
         let found = compare(&client, &ledger, Compare { period, only, shares: true }).await??;
         let exit = if !blind.is_empty() {
             Exit::Token
-        } else if !found.unread.is_empty() {
+        } else if !found.is_whole() {
             Exit::Pending
         } else if found.differing().next().is_some() {
             Exit::Stuck
@@ -91,7 +93,7 @@ impl Diff {
         if self.json {
             writeln!(out, "{:#}", as_json(period, &found, exit))?;
         } else {
-            self.show(period, &found, out)?;
+            self.show(period, &found, setup.clock.now(), out)?;
             for (offering, _) in &blind {
                 let words = format!(
                     "The token has no role for offering {offering}: what Waldur holds of it can't be seen."
@@ -102,17 +104,22 @@ impl Diff {
         Ok(exit)
     }
 
-    fn show(&self, period: BillingPeriod, found: &Comparison, out: &mut dyn Write) -> Result<(), Failed> {
+    fn show(
+        &self,
+        period: BillingPeriod,
+        found: &Comparison,
+        now: Timestamp,
+        out: &mut dyn Write,
+    ) -> Result<(), Failed> {
         let mut lines = Lines::new(["LEDGER", "WALDUR", "DIFFERENCE"]);
         for ((resource, component, user), sides) in &found.sides {
             if !self.all && !sides.differ() {
                 continue;
             }
             let name = named(*resource, found.names.get(resource));
-            let note = match sides.state.as_str() {
-                "agreed" | "" => String::new(),
-                state => state.to_owned(),
-            };
+            let state = Some(sides.state.clone()).filter(|state| !["agreed", ""].contains(&state.as_str()));
+            let written = sides.writer.words(|at| moment(at, now)).filter(|_| sides.differ());
+            let note = state.into_iter().chain(written).collect::<Vec<_>>().join("; ");
             let (ledger, waldur) = (sides.ledger, sides.waldur);
             let difference = ledger.unwrap_or_default().checked_sub(waldur.unwrap_or_default());
             lines.add(&name, component, user, [shown(ledger), shown(waldur), signed(difference)], &note);
@@ -122,12 +129,20 @@ impl Diff {
             let name = named(*resource, found.names.get(resource));
             writeln!(out, "{}", fold(&format!("{name}: can't be read: {why}"), 4))?;
         }
+        for (offering, why) in &found.unlisted {
+            let words = format!(
+                "Offering {offering} could not be listed whole: {why}. Resources that the ledger knows were read one by one; \
+                 what Waldur holds of others is not seen."
+            );
+            writeln!(out, "{}", fold(&words, 4))?;
+        }
         let (all, differ) = found.resources();
+        let so_far = if found.is_whole() { "" } else { ", as far as it was read" };
         let (amounts, of) = (found.differing().count(), count(found.sides.len(), "amount"));
         if found.sides.is_empty() {
-            writeln!(out, "{period}: there is nothing to compare.")?;
+            writeln!(out, "{period}: there is nothing to compare{so_far}.")?;
         } else if amounts == 0 {
-            writeln!(out, "{period}: equal: {}, {of}.", count(all, "resource"))?;
+            writeln!(out, "{period}: equal{so_far}: {}, {of}.", count(all, "resource"))?;
         } else {
             writeln!(out, "{period}: different: {differ} of {}, {amounts} of {of}.", count(all, "resource"))?;
         }
@@ -152,17 +167,15 @@ impl Diff {
             only.insert(find(&known, resource)?.0);
         }
         let period = self.period.unwrap_or_else(|| known.in_force().zone.period_of(now));
-        let notes = look_up(setup, &new, &mut rehearsal).await?;
+        let unknown = look_up(setup, &new, &mut rehearsal).await?;
+        let notes: Vec<&String> = unknown.iter().map(|(words, _)| words).collect();
         let mut outcome = rehearsal.play()?;
         outcome.changes.retain(|change| {
             change.place.period == period && (only.is_empty() || only.contains(&change.place.resource))
         });
+        let changed = if outcome.changes.is_empty() { Exit::Ok } else { Exit::Stuck };
         // Of what could not be looked up nothing is known to change.
-        let exit = match (notes.is_empty(), outcome.changes.is_empty()) {
-            (false, _) => Exit::Pending,
-            (true, false) => Exit::Stuck,
-            (true, true) => Exit::Ok,
-        };
+        let exit = unknown.iter().map(|(_, exit)| *exit).chain([changed]).min().unwrap_or(changed);
         if self.json {
             let changes: Vec<Value> = outcome.changes.iter().map(change_json).collect();
             let shown = json!({
@@ -186,7 +199,7 @@ impl Diff {
             writeln!(out, "{}", fold(&format!("rules: {rule}"), 4))?;
         }
         for note in notes {
-            writeln!(out, "{}", fold(&note, 4))?;
+            writeln!(out, "{}", fold(note, 4))?;
         }
         match outcome.changes.len() {
             0 => writeln!(out, "{period}: nothing changes.")?,
@@ -198,8 +211,13 @@ impl Diff {
     }
 }
 
-/// Finds the resources of offerings that only the new file names. Where Waldur can't be asked, what the ledger knows serves.
-async fn look_up(setup: &Setup, new: &Setup, rehearsal: &mut Rehearsal) -> Result<Vec<String>, Failed> {
+/// Finds the resources of offerings that only the new file names. Where Waldur does not tell, what the ledger knows serves;
+/// which that is and why is returned, with the exit code of the cause.
+async fn look_up(
+    setup: &Setup,
+    new: &Setup,
+    rehearsal: &mut Rehearsal,
+) -> Result<Vec<(String, Exit)>, Failed> {
     let offerings = |setup: &Setup| -> BTreeSet<Uuid> {
         setup.rulebook.rules.iter().filter_map(|rules| rules.offering()).collect()
     };
@@ -217,7 +235,8 @@ async fn look_up(setup: &Setup, new: &Setup, rehearsal: &mut Rehearsal) -> Resul
                 rehearsal.resources(listed.into_iter().map(|one| known_resource(one, offering)).collect())?
             }
             Err(failure) => {
-                notes.push(format!("The resources of offering {offering} are not known: {failure}"))
+                let words = format!("The resources of offering {offering} are not known: {failure}");
+                notes.push((words, Failed::from(failure).exit));
             }
         }
     }
@@ -302,15 +321,19 @@ fn as_json(period: BillingPeriod, found: &Comparison, exit: Exit) -> Value {
             json!({
                 "resource": resource, "name": found.names.get(resource), "component": component, "user": user(of),
                 "ledger": amount(sides.ledger), "waldur": amount(sides.waldur), "state": sides.state,
-                "differs": sides.differ(),
+                "differs": sides.differ(), "written_by": sides.writer.by,
+                "written_at": sides.writer.at.map(|at| at.to_string()),
             })
         })
         .collect();
     let unread: Vec<Value> =
         found.unread.iter().map(|(resource, why)| json!({ "resource": resource, "why": why })).collect();
+    let unlisted: Vec<Value> =
+        found.unlisted.iter().map(|(offering, why)| json!({ "offering": offering, "why": why })).collect();
     let (resources, differ) = found.resources();
     json!({
-        "period": period.to_string(), "amounts": differences, "unread": unread, "resources": resources,
+        "period": period.to_string(), "amounts": differences, "unread": unread, "unlisted": unlisted,
+        "resources": resources,
         "resources_that_differ": differ, "rows_without_meter": found.not_ours, "exit": exit.code(),
     })
 }

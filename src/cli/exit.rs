@@ -11,7 +11,7 @@ pub enum Exit {
     Token,
     /// 69: a collector failed.
     Collector,
-    /// 75: something is still pending; trying again may help.
+    /// 75: something is still pending, or the server is left alone after a failure; trying again may help.
     Pending,
     /// 65: something is parked, held or stranded, and waits for a person.
     Stuck,

@@ -1,6 +1,6 @@
 //! `explain`: for a person in a billing dispute, from the posted number back to the readings it came from. It only reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use clap::Args;
@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::exit::{Exit, Failed};
 use super::setup::Setup;
+use super::text::nearest;
 use crate::ledger::Ledger;
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::db::event::Event;
@@ -57,6 +58,8 @@ impl Explain {
         let mut statements = ledger.statements(Some(period))?;
         statements.retain(|statement| statement.key.resource == resource);
         let shares = shares(&statements, &self.component);
+        let there: BTreeSet<String> =
+            statements.iter().flat_map(|statement| statement.components.keys().cloned()).collect();
         let mut decisions = Vec::new();
         for statement in &statements {
             decisions.extend(ledger.decided(statement.key, &self.component)?);
@@ -70,9 +73,18 @@ impl Explain {
             })
             .collect();
         if entries.is_empty() {
+            let there: Vec<&str> = there.iter().map(String::as_str).collect();
+            let there = match there.as_slice() {
+                [] => "of no component".to_owned(),
+                there => format!("of {}", there.join(", ")),
+            };
+            let whose = self.user.as_ref().map_or(String::new(), |user| format!(" of {user}"));
+            let (component, resource) = (&self.component, &self.resource);
             return Err(Failed::new(
                 Exit::Usage,
-                format!("the ledger has no amount of {} for {} in {period}", self.component, self.resource),
+                format!(
+                    "the ledger has no amount of {component}{whose} for {resource} in {period}; it has some {there}"
+                ),
             ));
         }
         let unit = known.as_ref().and_then(|known| {
@@ -163,10 +175,16 @@ pub(super) fn find(ledger: &Ledger, wanted: &str) -> Result<(Uuid, Option<KnownR
             Ok((known.uuid, Some(known)))
         }
         (0, Ok(uuid)) => Ok((uuid, None)),
-        (0, Err(_)) => Err(Failed::new(
-            Exit::Usage,
-            format!("no known resource has the UUID, backend id or name `{wanted}`"),
-        )),
+        (0, Err(_)) => {
+            let resources = ledger.resources()?;
+            let names = resources.iter().flat_map(|known| [known.backend_id.as_str(), known.name.as_str()]);
+            let near = nearest(wanted, names.filter(|name| !name.is_empty()));
+            let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            Err(Failed::new(
+                Exit::Usage,
+                format!("no known resource has the UUID, backend id or name `{wanted}`{near}"),
+            ))
+        }
         _ => {
             let which: Vec<_> =
                 found.iter().map(|known| format!("{} ({})", known.uuid, known.name)).collect();

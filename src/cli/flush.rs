@@ -14,11 +14,13 @@ use uuid::Uuid;
 use super::exit::{Exit, Failed};
 use super::progress::Progress;
 use super::setup::{Setup, count};
-use super::standing::Standing;
-use super::text::{WIDTH, shorten, thousands};
+use super::standing;
+use super::text::{WIDTH, fold, fold_all, shorten, thousands};
 use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
 use crate::ledger::SharedLedger;
+use crate::submitter::left::Left;
+use crate::submitter::pause;
 use crate::submitter::progress::Progress as Stages;
 use crate::submitter::{CycleOptions, Sent};
 use crate::waldur::failure::Failure;
@@ -123,14 +125,18 @@ impl Flush {
         }
         drop((submitter, progress));
         let (now, collectors) = (setup.clock.now(), setup.collectors());
-        let left = ledger
+        let (left, server) = ledger
             .with(move |ledger| {
                 ledger.state(now)?;
-                Standing::of(ledger, &collectors)
+                Ok((Left::of(ledger, &collectors)?, pause::Standing::of(ledger)?))
             })
             .await?;
-        exit = exit.min(left.exit());
-        if no_role || matches!(&paused, Some(Failure::Token { .. } | Failure::Forbidden { .. })) {
+        exit = exit.min(standing::exit(&left, &server));
+        // A later round that left the server alone has no failure of its own: then it is still the last one.
+        let still = server.paused.as_ref().filter(|_| paused.is_none());
+        let refused = matches!(&paused, Some(Failure::Token { .. } | Failure::Forbidden { .. }));
+        let paused = paused.map(|failure| failure.to_string()).or(still.map(|one| one.retry.words.clone()));
+        if no_role || refused || server.is_refused() {
             exit = exit.min(Exit::Token);
         } else if paused.is_some() || busy {
             exit = exit.min(Exit::Pending);
@@ -142,10 +148,11 @@ impl Flush {
                 "{:#}",
                 json!({
                     "sent": sent, "requests": requests, "pending": left.pending, "held": left.held,
-                    "parked": left.parked, "stranded": left.stranded, "unmatched": left.unmatched,
+                    "parked": left.parked, "stranded": left.stranded, "unmatched": left.unmatched(None).len(),
+                    "not_asked": left.not_asked().len(), "unplaced_series": left.unplaced_series(None),
                     "quarantined": left.quarantined, "closing_rest": left.rest,
                     "collector_failures": failed, "notes": notes,
-                    "paused": paused.as_ref().map(Failure::to_string), "busy": busy,
+                    "paused": paused, "busy": busy,
                     "busy_with": busy.then_some(&busy_with), "exit": exit.code(),
                     "report": if setup.is_shadow() { "shadow" } else { "live" },
                     "compared": compared.map(|(all, differ)| json!({ "resources": all, "differ": differ })),
@@ -154,7 +161,7 @@ impl Flush {
             return Ok(exit);
         }
         for line in failed {
-            writeln!(out, "{line}")?;
+            writeln!(out, "{}", fold_all(&line, 2))?;
         }
         if setup.is_shadow() {
             show_comparison(out, compared)?;
@@ -162,15 +169,15 @@ impl Flush {
             show_sent(out, &ledger, &sent).await?;
         }
         if let Some(failure) = &paused {
-            writeln!(out, "Waldur is left alone for now: {failure}")?;
+            writeln!(out, "{}", fold_all(&format!("Waldur is left alone for now: {failure}"), 2))?;
         }
         if busy {
-            writeln!(
-                out,
+            let words = format!(
                 "Nothing could be submitted before the deadline: {busy_with} is submitting for this ledger."
-            )?;
+            );
+            writeln!(out, "{}", fold(&words, 2))?;
         }
-        left.show(out)?;
+        standing::show(&left, out)?;
         Ok(exit)
     }
 }

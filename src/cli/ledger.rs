@@ -5,7 +5,8 @@ use std::io::Write;
 use clap::{Args, Subcommand};
 
 use super::exit::{Exit, Failed};
-use super::setup::Setup;
+use super::setup::{Setup, count};
+use super::text::fold;
 use crate::config::place::{Database, Place};
 use crate::daemon::instance;
 use crate::ledger::Ledger as Books;
@@ -91,13 +92,15 @@ fn copy(setup: &Setup, from: &Place, to: &Place, out: &mut dyn Write) -> Result<
     let mut copied = Books::open(to, (*setup.rulebook).clone())?;
     let differences = copied.recount_rehearsal(None, setup.clock.now())?;
     if !differences.is_empty() {
-        writeln!(
-            out,
-            "{} amounts differ from what its readings make: as they did before, or `recount` of {from} would tell.",
-            differences.len()
-        )?;
+        let words = format!(
+            "{} differ from what its readings make: as they did before, or `recount` of {from} would tell.",
+            count(differences.len(), "amount")
+        );
+        writeln!(out, "{}", fold(&words, 2))?;
         return Ok(Exit::Differs);
     }
-    writeln!(out, "Its readings make the amounts that it holds. Name it in `ledger:`, and put {from} away.")?;
+    let words =
+        format!("Its readings make the amounts that it holds. Name it in `ledger:`, and put {from} away.");
+    writeln!(out, "{}", fold(&words, 2))?;
     Ok(Exit::Ok)
 }

@@ -1,14 +1,23 @@
-//! Logs on stderr: for a person at a terminal, for a file, or for systemd's journal, which gets each line's priority.
+//! Logs on stderr: for a person at a terminal, for a file, or for systemd's journal, which gets each line's priority, and of
+//! the daemon the fields that a line is about.
 
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use clap::ValueEnum;
 use tracing::{Level, Metadata};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{FormatFields, debug_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::progress::AboveProgress;
 use super::text::colours;
+use native::{Native, priority};
+
+mod native;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
 pub(super) enum LogLevel {
@@ -27,7 +36,12 @@ pub(super) enum LogFormat {
     Json,
 }
 
-pub(super) fn to_stderr(level: LogLevel, format: LogFormat) {
+/// What lines are about; their words name it, too.
+const FIELDS: [&str; 4] = ["collector", "resource", "component", "period"];
+
+/// `lasts`: it is a daemon. The journal knows what unit an entry is of by asking for its process, so that of a command that
+/// is gone by then it would not be found among the unit's.
+pub(super) fn to_stderr(level: LogLevel, format: LogFormat, lasts: bool) {
     let level = match level {
         LogLevel::Error => Level::ERROR,
         LogLevel::Warn => Level::WARN,
@@ -35,19 +49,39 @@ pub(super) fn to_stderr(level: LogLevel, format: LogFormat) {
         LogLevel::Debug => Level::DEBUG,
         LogLevel::Trace => Level::TRACE,
     };
+    let journal = journal();
+    if journal && lasts && format == LogFormat::Text {
+        let lines = |priority, text: &str| drop(Event { priority, text: format!("{text}\n").into() });
+        if let Some(native) = Native::connect(Path::new(native::SOCKET), lines) {
+            let log = tracing_subscriber::registry().with(LevelFilter::from_level(level)).with(native);
+            drop(log.try_init());
+            return;
+        }
+    }
     let log = tracing_subscriber::fmt().with_max_level(level).with_target(false);
     // The journal has its own clock, needs no colour, and shows the level where it filters by it.
-    let done = match (format, journal()) {
+    let done = match (format, journal) {
         (LogFormat::Json, true) => log.json().with_writer(Journal).try_init(),
         (LogFormat::Json, false) => log.json().with_writer(|| AboveProgress).try_init(),
         (LogFormat::Text, true) => {
-            log.without_time().with_level(false).with_ansi(false).with_writer(Journal).try_init()
+            let log = log.without_time().with_level(false).with_ansi(false).fmt_fields(words());
+            log.with_writer(Journal).try_init()
         }
         (LogFormat::Text, false) => {
-            log.with_ansi(colours(std::io::stderr().is_terminal())).with_writer(|| AboveProgress).try_init()
+            let log = log.with_ansi(colours(std::io::stderr().is_terminal())).fmt_fields(words());
+            log.with_writer(|| AboveProgress).try_init()
         }
     };
     drop(done);
+}
+
+/// For people, who read in the words what a line is about.
+fn words() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
+    debug_fn(|out, field, value| match field.name() {
+        "message" => write!(out, "{value:?}"),
+        name if FIELDS.contains(&name) => Ok(()),
+        name => write!(out, " {name}={value:?}"),
+    })
 }
 
 /// Whether stderr is what systemd connected to the journal: it names that file in JOURNAL_STREAM. A program whose stderr
@@ -77,13 +111,7 @@ impl<'a> MakeWriter<'a> for Journal {
     }
 
     fn make_writer_for(&'a self, event: &Metadata<'_>) -> Event {
-        let priority = match *event.level() {
-            Level::ERROR => 3,
-            Level::WARN => 4,
-            Level::INFO => 6,
-            _ => 7,
-        };
-        Event { priority, text: Vec::new() }
+        Event { priority: priority(*event.level()), text: Vec::new() }
     }
 }
 

@@ -116,7 +116,7 @@ Exit codes; of several, the first that applies:
   78  the configuration, or the ledger, can't be used
   77  the token was refused, or may not report
   69  a collector failed
-  75  something is still pending
+  75  something is still pending, or Waldur is left alone after a failure
   65  something is parked, held or stranded
    0  none of these";
 
@@ -149,7 +149,7 @@ impl Cli {
                 return if error.use_stderr() { Exit::Usage.code() } else { Exit::Ok.code() };
             }
         };
-        log::to_stderr(cli.log, cli.log_format);
+        log::to_stderr(cli.log, cli.log_format, matches!(cli.command, Command::Run(_)));
         // A core would hold the token. Where the kernel will not have it, everything else is as it was.
         let _ = nix::sys::prctl::set_dumpable(false);
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -165,7 +165,7 @@ impl Cli {
         match ended {
             Ok(exit) => exit.code(),
             Err(failed) => {
-                eprintln!("waldur-usage-agent: {}", failed.message);
+                eprintln!("{}", text::fold_all(&format!("waldur-usage-agent: {}", failed.message), 4));
                 failed.exit.code()
             }
         }

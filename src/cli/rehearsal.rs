@@ -107,7 +107,8 @@ impl Rehearsal {
         let rules = self.ledger.apply_rules(self.now)?;
         self.ledger.count_queued()?;
         self.ledger.state(self.now)?;
-        let events = self.ledger.untold()?;
+        let events = self.ledger.untold()?.into_iter();
+        let events = events.map(|(event, name)| event.sentence(name.as_deref())).collect();
         let mut after = amounts(&self.ledger)?;
         let mut changes = Vec::new();
         let places: BTreeSet<Place> = self.before.keys().chain(after.keys()).cloned().collect();

@@ -83,8 +83,9 @@ impl Setup {
     pub fn ledger(&self) -> Result<Ledger, Failed> {
         let mut ledger = Ledger::open(&self.settings.ledger, (*self.rulebook).clone())?;
         ledger.apply_rules(self.clock.now())?;
-        for event in ledger.untold()? {
-            tracing::warn!("{event}");
+        for (event, name) in ledger.untold()? {
+            let (resource, component, period) = event.about();
+            tracing::warn!(resource, component, period, "{}", event.sentence(name.as_deref()));
         }
         Ok(ledger)
     }

@@ -41,6 +41,11 @@ pub(super) fn fold(text: &str, indent: usize) -> String {
     folded
 }
 
+/// Folds each of several lines.
+pub(super) fn fold_all(text: &str, indent: usize) -> String {
+    text.split('\n').map(|line| fold(line, indent)).collect::<Vec<_>>().join("\n")
+}
+
 /// A name in at most so many characters: its middle is left out, because names differ at their ends.
 pub(super) fn shorten(name: &str, most: usize) -> String {
     let length = name.chars().count();
@@ -98,6 +103,14 @@ pub(super) fn number(exact: &Exact) -> String {
 pub(super) fn exactly(exact: &Exact) -> String {
     let (short, text) = (number(exact), exact.to_string());
     if short == text { short } else { format!("{short} (exactly {text})") }
+}
+
+/// What somebody may have meant, of what there is: a third of it may be otherwise.
+pub(super) fn nearest<'a>(wanted: &str, there: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let far = (wanted.chars().count() / 3).max(1);
+    let by_distance =
+        there.map(|one| (strsim::damerau_levenshtein(&wanted.to_lowercase(), &one.to_lowercase()), one));
+    by_distance.filter(|(distance, _)| *distance <= far).min().map(|(_, one)| one)
 }
 
 /// A resource for people: its name, and if it has none its UUID.

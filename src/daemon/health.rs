@@ -10,6 +10,9 @@ use super::{Agent, Pulse};
 use crate::ledger::{LedgerError, SharedLedger};
 use crate::submitter::pause::{Cause, Standing};
 
+/// Less room on the ledger's disk is told, in bytes: the alert fires there, too.
+pub const LITTLE_ROOM: i64 = 200_000_000;
+
 /// What an answer is made of.
 #[derive(Clone)]
 pub(super) struct Shared {
@@ -19,8 +22,8 @@ pub(super) struct Shared {
 }
 
 /// Paths that don't answer, of which collector, and since when that is known.
-pub(super) fn hanging(shared: &Shared) -> Vec<(String, String, Timestamp)> {
-    let definitions = shared.agent.definitions.iter();
+pub(super) fn hanging(agent: &Agent) -> Vec<(String, String, Timestamp)> {
+    let definitions = agent.definitions.iter();
     let paths = definitions.flat_map(|definition| {
         let hanging = definition.collector.hanging().into_iter();
         hanging.map(|(path, since)| (definition.name.clone(), path.display().to_string(), since))
@@ -30,7 +33,7 @@ pub(super) fn hanging(shared: &Shared) -> Vec<(String, String, Timestamp)> {
 
 /// The process answers; what hangs is said beside it, because it costs that path alone.
 pub(super) fn health(shared: &Shared) -> String {
-    let hanging = hanging(shared).into_iter();
+    let hanging = hanging(&shared.agent).into_iter();
     let told = hanging.map(|(collector, path, since)| {
         format!("collector {collector}: {path} does not answer since {since}\n")
     });
@@ -49,9 +52,9 @@ pub(super) async fn readiness(shared: &Shared) -> Result<usize, Vec<String>> {
         reasons.push(format!("no space left on the disk of the ledger {place}"));
     }
     if let Some(paused) = server.paused.as_ref().filter(|paused| paused.cause != Cause::Throttled) {
-        let since = paused.since.map_or(String::new(), |since| format!(" since {since}"));
+        let since = paused.since.map_or(String::new(), |since| format!(" since {since:.0}"));
         let (cause, words) = (paused.cause.words(), &paused.retry.words);
-        reasons.push(format!("Waldur: {cause}{since}, tried again at {}: {words}", paused.retry.next));
+        reasons.push(format!("Waldur: {cause}{since}, tried again at {:.0}: {words}", paused.retry.next));
     } else if server.no_role_at_all {
         reasons.push(format!("Waldur: the token has no role: {}", Cause::Role.remedy()));
     }

@@ -19,8 +19,8 @@ use super::health::{self, Shared};
 use super::retry;
 use crate::ledger::LedgerError;
 use crate::submitter::closing::Closing;
+use crate::submitter::left::Left;
 use crate::submitter::pause::{Cause, Standing};
-use crate::submitter::reason::waits;
 
 /// What one collector did since the start.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -128,7 +128,7 @@ fn process(page: &mut Page, shared: &Shared) {
     page.gauge(
         "config_last_reload_successful",
         "0 if the configuration that was last read had a mistake, and an older one is at work",
-        i64::from(!pulse.reload_refused.load(Ordering::Relaxed)),
+        i64::from(pulse.reload_refused().is_none()),
     );
 }
 
@@ -217,7 +217,7 @@ async fn collectors(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<
         retries,
     );
     let hangs = Gauges::default();
-    for (collector, path, _) in health::hanging(shared) {
+    for (collector, path, _) in health::hanging(&shared.agent) {
         hangs.get_or_create(&Labels(vec![("collector", collector), ("path", path)])).set(1);
     }
     page.0.register("collector_path_hangs", "1 for a path that does not answer", hangs);
@@ -226,32 +226,30 @@ async fn collectors(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<
 
 /// What is not agreed, and what the ledger itself needs.
 async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), LedgerError> {
-    let (pending, queued, blocks, held, several, unmatched, standing, periods, left, oldest, closing) =
-        shared
-            .ledger
-            .with(move |ledger| {
-                let closing = Closing::of(ledger, now)?;
-                let pending = ledger.pending_as_stated()?;
-                let periods = ledger.periods(&pending, closing.period, closing.begins <= now)?;
-                Ok((
-                    pending.len(),
-                    ledger.queue_length()?,
-                    ledger.blocks()?,
-                    ledger.held_readings()?.len(),
-                    ledger.several_resources()?.len(),
-                    ledger.unmatched()?,
-                    Standing::of(ledger)?,
-                    periods,
-                    ledger.stranded_amounts()?,
-                    ledger.oldest_unreported()?,
-                    closing,
-                ))
-            })
-            .await?;
+    let names: Vec<String> =
+        shared.agent.definitions.iter().map(|definition| definition.name.clone()).collect();
+    let collectors = names.clone();
+    let (left, queued, standing, periods, stranded, oldest, closing) = shared
+        .ledger
+        .with(move |ledger| {
+            let closing = Closing::of(ledger, now)?;
+            let pending = ledger.pending_as_stated()?;
+            Ok((
+                Left::of(ledger, &collectors)?,
+                ledger.queue_length()?,
+                Standing::of(ledger)?,
+                ledger.periods(&pending, closing.period, closing.begins <= now)?,
+                ledger.stranded_amounts()?,
+                ledger.oldest_unreported()?,
+                closing,
+            ))
+        })
+        .await?;
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     page.gauge(
         "pending_statements",
         "Statements that Waldur is not known to agree with",
-        i64::try_from(pending).unwrap_or(i64::MAX),
+        number(left.pending),
     );
     page.gauge(
         "oldest_unreported_seconds",
@@ -261,17 +259,24 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
     page.gauge(
         "unmatched_backend_ids",
         "Backend ids that Waldur knows no resource for",
-        i64::try_from(unmatched.len()).unwrap_or(i64::MAX),
+        number(left.unmatched(None).len()),
     );
-    let of_collector = |name: &String| {
-        let number = unmatched.iter().filter(|one| one.collector == *name).count();
-        (name.clone(), i64::try_from(number).unwrap_or(i64::MAX))
-    };
     page.gauges(
         "collector_unmatched_backend_ids",
         "Backend ids of the collector that Waldur knows no resource for",
         "collector",
-        shared.agent.definitions.iter().map(|definition| of_collector(&definition.name)).collect(),
+        names.iter().map(|name| (name.clone(), number(left.unmatched(Some(name)).len()))).collect(),
+    );
+    page.gauges(
+        "collector_unplaced_series",
+        "Series of the collector whose labels don't say whose they are",
+        "collector",
+        names.iter().map(|name| (name.clone(), left.unplaced_series(Some(name)))).collect(),
+    );
+    page.gauge(
+        "wholly_unmatched",
+        "1 where nothing that some collector measured has a resource",
+        i64::from(left.wholly_unmatched),
     );
     page.gauge(
         "waldur_paused",
@@ -284,26 +289,24 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
         "reason",
         Cause::ALL.map(|cause| (cause.name().to_owned(), i64::from(standing.is_paused_for(cause)))).to_vec(),
     );
-    let count = |state: &str| {
-        let number = blocks.iter().filter(|at| at.block.state == state && waits(&at.block)).count();
-        (state.to_owned(), i64::try_from(number).unwrap_or(i64::MAX))
-    };
     page.gauge("queue_runs", "Runs that are recorded and not counted yet", queued);
     page.gauge(
         "held_readings",
         "Readings beyond what can be believed, which wait for a person",
-        i64::try_from(held).unwrap_or(i64::MAX),
+        number(left.implausible),
     );
     page.gauge(
         "ambiguous_backend_ids",
         "Backend ids of several resources that live, so that nobody can say which is meant",
-        i64::try_from(several).unwrap_or(i64::MAX),
+        number(left.several.len()),
     );
     page.gauges(
         "troubles",
         "Amounts that wait for a person, by state",
         "state",
-        ["held", "parked", "stranded"].map(count).to_vec(),
+        [("held", left.held), ("parked", left.parked), ("stranded", left.stranded)]
+            .map(|(state, count)| (state.to_owned(), number(count)))
+            .to_vec(),
     );
     page.gauges(
         "periods",
@@ -315,7 +318,8 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
         "stranded",
         "Usage of ended periods that can no longer be reported",
         "component",
-        left.into_iter()
+        stranded
+            .into_iter()
             .map(|(component, amount)| (component, amount.to_f64().unwrap_or(f64::NAN)))
             .collect(),
     );

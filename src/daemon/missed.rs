@@ -54,6 +54,7 @@ impl Part {
         };
         let name = &definition.name;
         tracing::warn!(
+            collector = %name,
             "Collector {name}: {missed} of its runs were missed since {last}, because {why}: {what}."
         );
         Missing::Some

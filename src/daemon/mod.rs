@@ -4,7 +4,7 @@
 //! nothing but the ledger. A reload ends the tasks and starts new ones from the new file; the ledger stays open.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -75,7 +75,8 @@ pub struct Pulse {
     /// Seconds since 1970.
     started: AtomicU64,
     reloaded: AtomicU64,
-    reload_refused: AtomicBool,
+    /// When a new configuration was last refused, and why, if the last one was.
+    reload_refused: Mutex<Option<(Timestamp, String)>>,
     /// Why the last run could not be recorded, or the last cycle could not go on, where it was the ledger.
     not_recorded: Mutex<Option<String>>,
     not_submitted: Mutex<Option<String>>,
@@ -108,9 +109,14 @@ impl Pulse {
         of(&self.not_recorded).or_else(|| of(&self.not_submitted))
     }
 
-    fn note_reload(&self, now: Timestamp, refused: bool) {
+    fn note_reload(&self, now: Timestamp, refused: Option<String>) {
         self.reloaded.store(u64::try_from(now.as_second()).unwrap_or(0), Ordering::Relaxed);
-        self.reload_refused.store(refused, Ordering::Relaxed);
+        *self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner) =
+            refused.map(|words| (now, words));
+    }
+
+    fn reload_refused(&self) -> Option<(Timestamp, String)> {
+        self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -153,11 +159,11 @@ async fn at_work(load: &Loader, signals: &mut signal_hook_tokio::Signals) -> Res
     }
     let ledger = SharedLedger::new(ledger);
     let pulse = Arc::new(Pulse::default());
-    pulse.note_reload(agent.clock.now(), false);
+    pulse.note_reload(agent.clock.now(), None);
     pulse.started.store(pulse.reloaded.load(Ordering::Relaxed), Ordering::Relaxed);
     let mut tasks = Tasks::start(&agent, &ledger, &pulse);
     let mut server = serve::start(&agent, &ledger, &pulse).await?;
-    let mut page = page::start(&agent).await?;
+    let mut page = page::start(&agent, &pulse).await?;
     let collectors = agent.definitions.len();
     tracing::info!("Ready: {collectors} collectors, ledger {place}, Waldur {}.", agent.client.api());
     let shadow = agent.settings.report == Report::Shadow;
@@ -197,8 +203,8 @@ async fn at_work(load: &Loader, signals: &mut signal_hook_tokio::Signals) -> Res
                             agent.settings.ledger
                         );
                         tracing::error!("{status}");
-                        pulse.note_reload(now, true);
-                        instance.note_reload(Some((now, status.clone())));
+                        pulse.note_reload(now, Some(status.clone()));
+                        instance.note_reload(pulse.reload_refused());
                     }
                     Ok(agent) => {
                         tasks.stop(DRAIN).await;
@@ -220,13 +226,13 @@ async fn at_work(load: &Loader, signals: &mut signal_hook_tokio::Signals) -> Res
                             tracing::error!("Health and metrics are not served: {error}");
                             serve::Server::none()
                         });
-                        page = page::start(&agent).await.unwrap_or_else(|error| {
+                        page = page::start(&agent, &pulse).await.unwrap_or_else(|error| {
                             tracing::error!("{error}");
                             serve::Server::none()
                         });
                         tracing::info!("Reloaded: {} collectors.", agent.definitions.len());
-                        pulse.note_reload(now, false);
-                        instance.note_reload(None);
+                        pulse.note_reload(now, None);
+                        instance.note_reload(pulse.reload_refused());
                         listed.abort();
                         listed = tokio::spawn(registration::register(agent.clone()));
                         current = agent;
@@ -235,8 +241,8 @@ async fn at_work(load: &Loader, signals: &mut signal_hook_tokio::Signals) -> Res
                         status =
                             format!("The new configuration is not used, the old one stays at work: {error}");
                         tracing::error!("{status}");
-                        pulse.note_reload(now, true);
-                        instance.note_reload(Some((now, status.clone())));
+                        pulse.note_reload(now, Some(status.clone()));
+                        instance.note_reload(pulse.reload_refused());
                     }
                 }
                 // One line: systemd shows no more.
@@ -408,6 +414,7 @@ impl Part {
             Ok(recorded) => {
                 for bad in &recorded.quarantined {
                     tracing::warn!(
+                        collector = %name,
                         "Collector {name}: a reading is quarantined and not billed: {}: {}",
                         bad.reason,
                         bad.what
@@ -415,7 +422,8 @@ impl Part {
                 }
                 if recorded.corrected > 0 {
                     tracing::info!(
-                        "Collector {name}: {} readings were corrected by their source.",
+                        collector = %name,
+                        "Collector {name}: its source has corrected readings: {}.",
                         recorded.corrected
                     );
                 }
@@ -430,9 +438,9 @@ impl Part {
         // One line a change of state; `status` has the rest.
         match (&problem, was_failing) {
             (Some(problem), false) => {
-                tracing::warn!("Collector {name} {problem}");
+                tracing::warn!(collector = %name, "Collector {name} {problem}");
             }
-            (None, true) => tracing::info!("Collector {name} works again."),
+            (None, true) => tracing::info!(collector = %name, "Collector {name} works again."),
             _ => {}
         }
         problem.is_some()

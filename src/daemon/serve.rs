@@ -1,14 +1,21 @@
-//! Health and metrics over HTTP: `/health`, `/ready`, `/metrics`; `/healthz` and `/readyz` as Kubernetes has them. It only
-//! reads, and serves nothing else.
+//! Health and metrics over HTTP: `/health`, `/ready`, `/metrics`; `/healthz` and `/readyz` as Kubernetes has them; and how
+//! everything is served that the daemon serves. It only reads, and serves nothing else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::task::JoinHandle;
+use axum::serve::Listener;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 use super::health::{self, Shared};
 use super::{Agent, Pulse, metrics};
@@ -24,16 +31,9 @@ impl Server {
         Server(None)
     }
 
-    /// Serves until it ends; what it is called, for the log.
-    pub(super) fn of(
-        served: impl Future<Output = std::io::Result<()>> + Send + 'static,
-        what: &'static str,
-    ) -> Self {
-        Server(Some(tokio::spawn(async move {
-            if let Err(error) = served.await {
-                tracing::error!("{what} is no longer served: {error}");
-            }
-        })))
+    /// Serves whoever comes to this listener.
+    pub(super) fn of(listener: impl Listener, app: Router) -> Self {
+        Server(Some(tokio::spawn(serve(listener, app))))
     }
 
     /// Ends it, and gives its address free before it returns.
@@ -50,6 +50,33 @@ impl Drop for Server {
         if let Some(task) = &self.0 {
             task.abort();
         }
+    }
+}
+
+/// So many connections are open at once; others wait until one is closed.
+const CONNECTIONS: usize = 64;
+/// How long a client may take until it has asked.
+const ASKED_WITHIN: Duration = Duration::from_secs(5);
+/// How long a connection lasts, whatever its client does. It is for one request.
+const CONNECTION: Duration = Duration::from_secs(60);
+
+/// Whoever can reach the listener, without any token, takes neither memory nor descriptors without end, and holds a
+/// connection for seconds.
+async fn serve(mut listener: impl Listener, app: Router) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    // They end with this task.
+    let mut connections = JoinSet::new();
+    while let Ok(place) = room.clone().acquire_owned().await {
+        while connections.try_join_next().is_some() {}
+        let (stream, _) = listener.accept().await;
+        let service = TowerToHyperService::new(app.clone());
+        connections.spawn(async move {
+            let mut http = Builder::new(TokioExecutor::new()).http1_only();
+            http.http1().timer(TokioTimer::new()).header_read_timeout(ASKED_WITHIN).keep_alive(false);
+            // Of a client that went away, or asked for nothing, nothing is to be said.
+            let _ = timeout(CONNECTION, http.serve_connection(TokioIo::new(stream), service)).await;
+            drop(place);
+        });
     }
 }
 
@@ -73,7 +100,7 @@ pub(super) async fn start(
         .route("/readyz", get(ready))
         .route("/metrics", get(page))
         .with_state(shared);
-    Ok(Server::of(async move { axum::serve(listener, app).await }, "Health and metrics"))
+    Ok(Server::of(listener, app))
 }
 
 async fn alive(State(shared): State<Shared>) -> String {

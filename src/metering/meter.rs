@@ -74,6 +74,9 @@ pub struct Meter {
     pub hold: Hold,
     /// Multiplies the quantity; 1/3600 makes hours of seconds.
     pub factor: Exact,
+    /// The same as the file has it, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_factor: Option<String>,
     /// The most of the component that one reading may add for each hour of its interval; more is held as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_most: Option<Exact>,
@@ -126,6 +129,17 @@ impl Meter {
         }
     }
 
+    /// The factor as the file has it: `1/3600`, `0.001`, `1e-9`.
+    pub fn factor_as_written(&self) -> String {
+        self.written_factor.clone().unwrap_or_else(|| self.factor.to_string())
+    }
+
+    /// Whether both make the same of the same readings and report it alike, however their factors are written.
+    pub fn is_same_rule(&self, other: &Meter) -> bool {
+        let plain = |meter: &Meter| Meter { written_factor: None, ..meter.clone() };
+        plain(self) == plain(other)
+    }
+
     /// What `at_most` is in the unit of what is counted. A factor of 0 makes nothing of anything.
     fn limit(&self) -> Option<AtMost> {
         AtMost::new(&self.at_most.as_ref()?.checked_div(&self.factor)?)
@@ -139,8 +153,13 @@ impl Meter {
         let aggregate = section.parse_with("aggregate", Aggregate::from_str);
         let factor = section.parse_with("factor", |text| {
             let factor: Exact = text.parse()?;
-            if factor.is_negative() { Err("must not be negative".to_owned()) } else { Ok(factor) }
+            let as_written = (factor.to_string() != text).then(|| text.to_owned());
+            match factor.is_negative() {
+                true => Err("must not be negative".to_owned()),
+                false => Ok((factor, as_written)),
+            }
         });
+        let (factor, written_factor) = factor.unzip();
         let at_most = section.parse_with("at_most", |text| {
             let at_most: Exact = text.parse()?;
             if at_most.is_negative() || at_most.is_zero() {
@@ -206,6 +225,7 @@ impl Meter {
                 on_gap: on_gap.unwrap_or_default(),
             },
             factor: factor.unwrap_or_else(Exact::one),
+            written_factor: written_factor.flatten(),
             at_most,
             weighing,
             rounding: rounding.unwrap_or_default(),

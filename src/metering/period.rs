@@ -7,9 +7,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 const FIRST_YEAR: i16 = 1970;
 const LAST_YEAR: i16 = 9998;
@@ -124,7 +124,7 @@ impl BillingZone {
     /// The first instant of the period: midnight of its first day, or, where clocks jump over it, the first instant
     /// after.
     pub fn start(&self, period: BillingPeriod) -> Timestamp {
-        midnight(self.zone_of(period.previous()), period)
+        midnight(self.zone_of(period.previous()), period.first_day())
     }
 
     /// The first instant after the period.
@@ -135,12 +135,24 @@ impl BillingZone {
     /// The end of the period, or the end that it would have in the zone of the next one, whichever comes first: until
     /// then both agree on the month.
     pub fn surely_until(&self, period: BillingPeriod) -> Timestamp {
-        self.end(period).min(midnight(self.zone_of(period.next()), period.next()))
+        self.end(period).min(midnight(self.zone_of(period.next()), period.next().first_day()))
     }
 
     /// The calendar day of this instant.
     pub fn date_of(&self, at: Timestamp) -> Date {
         at.to_zoned(self.zone_of(self.period_of(at)).clone()).date()
+    }
+
+    /// The day of a period that this instant belongs to: one at the very end to the last day, one from before to the first.
+    pub fn day_in(&self, period: BillingPeriod, at: Timestamp) -> Date {
+        let last = self.end(period).saturating_sub(SignedDuration::from_micros(1)).unwrap_or(at);
+        self.date_of(at.clamp(self.start(period), last))
+    }
+
+    /// The first instant after this calendar day.
+    pub fn end_of_day(&self, date: Date) -> Timestamp {
+        let zone = self.zone_of(BillingPeriod { year: date.year(), month: date.month() });
+        date.tomorrow().map_or(Timestamp::MAX, |next| midnight(zone, next))
     }
 
     /// The period that holds this instant.
@@ -179,8 +191,8 @@ impl BillingZone {
     }
 }
 
-fn midnight(zone: &TimeZone, period: BillingPeriod) -> Timestamp {
-    let midnight = DateTime::from(period.first_day());
+fn midnight(zone: &TimeZone, date: Date) -> Timestamp {
+    let midnight = DateTime::from(date);
     zone.to_ambiguous_zoned(midnight).compatible().map_or(Timestamp::MAX, |zoned| zoned.timestamp())
 }
 

@@ -11,7 +11,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::reconcile::Row;
-use super::{Cycle, CycleError, OnConflict, guard};
+use super::{About, Cycle, CycleError, OnConflict, guard};
 use crate::ledger::db::event::EventKind;
 use crate::ledger::sent::decision::Decision;
 use crate::ledger::sent::opening::Opening;
@@ -100,7 +100,7 @@ impl Cycle {
             None => instant_of(&self.of.zone().await?, key, part_end, row.date, now),
         };
         let words = format!("what Waldur held then ({}); the instant: {how}", row.held.evidence);
-        self.note(format!(
+        self.note_of(About::of(key, Some(component)), format!(
             "resource {}, {component}, {}: {total:.2} is the opening balance of {instant}: {words}. What was used before \
              is not counted again",
             self.name_of(key.resource).await?,

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::guard::ServerTime;
 use super::reason::Reason;
-use super::{Cycle, CycleError};
+use super::{About, Cycle, CycleError};
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::Entry;
 use crate::metering::period::BillingZone;
@@ -36,7 +36,7 @@ impl Cycle {
         if let Some(key) = misfiled.iter().find(|key| {
             key.period == period || key.period == period.previous() && boundary.contains("begins")
         }) {
-            self.note(format!(
+            self.note_of(About::of(*key, None), format!(
                 "nothing is sent as long as the month's boundary is near: Waldur filed a report of resource {} for {} in \
                  another month. What to do: {}",
                 self.name_of(key.resource).await?,

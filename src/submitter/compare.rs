@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use crate::ledger::sent::server::Writer;
 use crate::ledger::sent::statement::Statement;
 use crate::ledger::{Ledger, LedgerError, SharedLedger};
 use crate::metering::period::BillingPeriod;
@@ -26,6 +27,8 @@ pub struct Sides {
     pub state: String,
     /// Whether some of it can't be posted: then the ledger's number is not all of it.
     pub unpostable: bool,
+    /// Who wrote Waldur's number last, as its row says; shares don't say.
+    pub writer: Writer,
 }
 
 impl Sides {
@@ -43,11 +46,19 @@ pub struct Comparison {
     pub names: BTreeMap<Uuid, String>,
     /// Resources that could not be read, and why: nothing is said of them.
     pub unread: BTreeMap<Uuid, String>,
+    /// Offerings whose month could not be listed whole, and why: what is there of resources that the ledger does not know
+    /// is not seen.
+    pub unlisted: BTreeMap<Uuid, String>,
     /// Rows of Waldur that are not ours to make: no meter makes their component.
     pub not_ours: usize,
 }
 
 impl Comparison {
+    /// Whether all was read that is compared.
+    pub fn is_whole(&self) -> bool {
+        self.unread.is_empty() && self.unlisted.is_empty()
+    }
+
     pub fn differing(&self) -> impl Iterator<Item = (&Place, &Sides)> {
         self.sides.iter().filter(|(_, sides)| sides.differ())
     }
@@ -158,12 +169,22 @@ pub async fn compare(
 #[derive(Debug, Default)]
 struct Found {
     /// By resource and component, over all plan periods.
-    totals: BTreeMap<(Uuid, String), (Option<Uuid>, Decimal)>,
+    totals: BTreeMap<(Uuid, String), Total>,
     shares: BTreeMap<Place, Decimal>,
     names: BTreeMap<Uuid, String>,
     /// The month's rows, and whose they are: a share does not always say, and those of other rows are of other months.
     rows: BTreeMap<Uuid, (Uuid, String)>,
     unread: BTreeMap<Uuid, String>,
+    unlisted: BTreeMap<Uuid, String>,
+}
+
+/// What all rows of a component hold together.
+#[derive(Debug, Default)]
+struct Total {
+    offering: Option<Uuid>,
+    amount: Decimal,
+    /// Of the row that was written last.
+    writer: Writer,
 }
 
 struct Reading<'a> {
@@ -179,8 +200,11 @@ impl Reading<'_> {
             match self.read_offering(offering).await {
                 Ok(()) => {}
                 Err(failure) if concerns_all(&failure) => return Err(failure),
-                // A page that fails falls back to single resources.
-                Err(_) => single.extend(books.resources_of(offering)),
+                // A page that fails falls back to single resources: to those that are known.
+                Err(failure) => {
+                    self.found.unlisted.insert(offering, failure.to_string());
+                    single.extend(books.resources_of(offering));
+                }
             }
         }
         for resource in single {
@@ -203,7 +227,7 @@ impl Reading<'_> {
             true => self.client.list_user_usages_of(offering, month).await?,
             false => Vec::new(),
         };
-        self.take(listing, Some(offering));
+        self.take(listing, Some(offering), None);
         self.take_shares(shares);
         Ok(())
     }
@@ -217,29 +241,33 @@ impl Reading<'_> {
         for component in components.iter().filter(|_| self.wanted.shares) {
             shares.extend(self.client.list_user_usages(resource, component, month).await?);
         }
-        self.take(listing, None);
+        self.take(listing, None, Some(resource));
         self.take_shares(shares);
         Ok(())
     }
 
-    fn take(&mut self, listing: Listing, offering: Option<Uuid>) {
+    fn take(&mut self, listing: Listing, offering: Option<Uuid>, resource: Option<Uuid>) {
         for row in listing.rows {
             let whose = (row.resource_uuid, row.component.clone());
             if self.found.rows.insert(row.uuid, whose).is_some() {
                 continue; // It was on two pages.
             }
-            let of = row.offering_uuid.or(offering);
-            let total =
-                self.found.totals.entry((row.resource_uuid, row.component)).or_insert((of, Decimal::ZERO));
-            total.1 = total.1.saturating_add(row.usage);
+            let total = self.found.totals.entry((row.resource_uuid, row.component)).or_default();
+            total.offering = total.offering.or(row.offering_uuid).or(offering);
+            total.amount = total.amount.saturating_add(row.usage);
+            if row.date >= total.writer.at {
+                total.writer = Writer { by: row.modified_by, at: row.date };
+            }
             if !row.resource_name.is_empty() {
                 self.found.names.insert(row.resource_uuid, row.resource_name);
             }
         }
         for odd in listing.odd {
-            if let Some(resource) = odd.resource {
-                self.found.unread.insert(resource, odd.words);
-            }
+            match (odd.resource.or(resource), offering) {
+                (Some(resource), _) => self.found.unread.insert(resource, odd.words),
+                (None, Some(offering)) => self.found.unlisted.insert(offering, odd.words),
+                (None, None) => None,
+            };
         }
     }
 
@@ -265,7 +293,8 @@ fn concerns_all(failure: &Failure) -> bool {
 }
 
 fn lay_beside(books: &Books, found: Found, wanted: &Compare) -> Comparison {
-    let mut comparison = Comparison { unread: found.unread, ..Comparison::default() };
+    let mut comparison =
+        Comparison { unread: found.unread, unlisted: found.unlisted, ..Comparison::default() };
     comparison.names = books.known.iter().map(|(uuid, (_, name))| (*uuid, name.clone())).collect();
     comparison.names.extend(found.names);
     let is_wanted = |resource: &Uuid| wanted.only.is_empty() || wanted.only.contains(resource);
@@ -289,7 +318,7 @@ fn lay_beside(books: &Books, found: Found, wanted: &Compare) -> Comparison {
     }
     let mut ours: BTreeSet<(Uuid, String)> =
         comparison.sides.keys().map(|(resource, component, _)| (*resource, component.clone())).collect();
-    for ((resource, component), (offering, amount)) in found.totals {
+    for ((resource, component), Total { offering, amount, writer }) in found.totals {
         if !is_read(&resource) {
             continue;
         }
@@ -299,7 +328,8 @@ fn lay_beside(books: &Books, found: Found, wanted: &Compare) -> Comparison {
             continue;
         }
         ours.insert((resource, component.clone()));
-        comparison.sides.entry((resource, component, String::new())).or_default().waldur = Some(amount);
+        let sides = comparison.sides.entry((resource, component, String::new())).or_default();
+        (sides.waldur, sides.writer) = (Some(amount), writer);
     }
     for ((resource, component, user), amount) in found.shares {
         if ours.contains(&(resource, component.clone())) && is_read(&resource) {

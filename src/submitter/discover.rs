@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::adopt::OWN_USER;
 use super::guard::ServerTime;
 use super::reason::Reason;
-use super::{ACQUAINTED_FOR, Cycle, CycleError, in_turns};
+use super::{ACQUAINTED_FOR, About, Cycle, CycleError, in_turns};
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
 use crate::ledger::books::targets::takes_reports;
 use crate::ledger::sent::record::StatementKey;
@@ -452,10 +452,13 @@ impl Cycle {
                 Ok(None)
             }
             Err(failure) => {
-                self.note(format!(
-                    "resource {} waits: its plan periods can't be read: {failure}",
-                    self.name_of(resource).await?
-                ));
+                self.note_of(
+                    About::resource(resource),
+                    format!(
+                        "resource {} waits: its plan periods can't be read: {failure}",
+                        self.name_of(resource).await?
+                    ),
+                );
                 self.put_off(resource, failure).await?;
                 Ok(None)
             }

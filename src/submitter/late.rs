@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::guard::{self, ServerTime};
 use super::reason::Reason;
 use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, cents, is_usage_billed};
-use super::{Cycle, CycleError, Late};
+use super::{About, Cycle, CycleError, Late};
 use crate::ledger::sent::record::{Intent, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::period::BillingZone;
@@ -96,13 +96,21 @@ impl Cycle {
         for one in carried {
             let before =
                 if one.before == 0 { String::new() } else { format!(" (before: {})", cents(one.before)) };
-            self.note(format!(
-                "resource {}, {}: {}{before} of {} is carried forward to {target}",
-                self.name_of(one.resource).await?,
-                one.component,
-                cents(one.after),
-                one.from
-            ));
+            let about = About {
+                resource: Some(one.resource),
+                component: Some(&one.component),
+                period: Some(one.from),
+            };
+            self.note_of(
+                about,
+                format!(
+                    "resource {}, {}: {}{before} of {} is carried forward to {target}",
+                    self.name_of(one.resource).await?,
+                    one.component,
+                    cents(one.after),
+                    one.from
+                ),
+            );
         }
         crate::fail_point("after something is carried forward");
         Ok(())
@@ -196,7 +204,7 @@ impl Cycle {
         if let Some(later) = later {
             let moved = self.ledger(move |ledger| ledger.move_to_later_part(key, later.part, now)).await?;
             for one in &moved {
-                self.note(format!(
+                self.note_of(About::of(key, Some(&one.component)), format!(
                     "resource {}, {}, {}: {} of it is reported under the plan period that began at {}, because the one \
                      that it was used in has ended",
                     self.name_of(one.resource).await?,

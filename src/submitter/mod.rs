@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use tokio::task::JoinSet;
+use tracing::field::display;
 use uuid::Uuid;
 
 use crate::config::clock::SharedClock;
@@ -33,6 +34,7 @@ pub mod compare;
 pub mod discover;
 pub mod guard;
 mod late;
+pub mod left;
 pub mod pause;
 pub mod progress;
 pub mod reason;
@@ -138,7 +140,7 @@ struct State {
     /// The token has no role for these offerings.
     no_role: BTreeSet<Uuid>,
     /// Resources that failed for the first time, in words for the log.
-    put_off: Vec<String>,
+    put_off: Vec<(Uuid, String)>,
     /// Calls that were accepted and are not concluded in the ledger yet: resource and number; and since when the first is
     /// not.
     accepted: Vec<(Uuid, i64)>,
@@ -209,8 +211,8 @@ impl Submitter {
             (std::mem::take(&mut state.report), std::mem::take(&mut state.put_off))
         };
         // One log line a change of state, here too; where the server itself is left alone, that has been said.
-        for words in put_off.iter().filter(|_| report.paused.is_none()) {
-            tracing::warn!("{words}");
+        for (resource, words) in put_off.iter().filter(|_| report.paused.is_none()) {
+            tracing::warn!(%resource, "{words}");
         }
         report.requests = self.client.requests() - before;
         self.remember_clock().await?;
@@ -218,8 +220,9 @@ impl Submitter {
             let now = self.clock.now();
             self.ledger.with(move |ledger| ledger.put_server_fact(pause::ANSWERED, "", now)).await?;
         }
-        for event in self.ledger.with(|ledger| ledger.untold()).await? {
-            tracing::info!("{event}");
+        for (event, name) in self.ledger.with(|ledger| ledger.untold()).await? {
+            let (resource, component, period) = event.about();
+            tracing::info!(resource, component, period, "{}", event.sentence(name.as_deref()));
         }
         self.ledger.with(|ledger| ledger.rest()).await?;
         Ok(report)
@@ -238,8 +241,27 @@ impl Submitter {
 
     async fn remember_clock(&self) -> Result<(), LedgerError> {
         let Some(skew) = self.client.skew() else { return Ok(()) };
-        let (now, micros) = (self.clock.now(), skew.as_micros().to_string());
-        self.ledger.with(move |ledger| ledger.put_server_fact("skew_us", &micros, now)).await?;
+        let now = self.clock.now();
+        let micros = i64::try_from(skew.as_micros()).unwrap_or(i64::MAX);
+        let before = self
+            .ledger
+            .with(move |ledger| {
+                let before = ledger.server_fact("skew_us")?;
+                ledger.put_server_fact("skew_us", &micros.to_string(), now)?;
+                Ok(before.and_then(|(text, _)| text.parse::<i64>().ok()).unwrap_or(0))
+            })
+            .await?;
+        match (before.saturating_abs() > pause::FAR_APART, micros.saturating_abs() > pause::FAR_APART) {
+            (false, true) => {
+                let way = if micros > 0 { "ahead of" } else { "behind" };
+                tracing::warn!(
+                    "Waldur's clock is {} s {way} ours: synchronise them; at a month's end seconds decide.",
+                    micros.saturating_abs() / 1_000_000
+                );
+            }
+            (true, false) => tracing::info!("Waldur's clock agrees with ours again."),
+            _ => {}
+        }
         let agree = self.client.measured_skew().is_some_and(|skew| {
             skew.offset.abs() < CLOCKS_AGREE && now.duration_since(skew.measured).abs() < CLOCKS_AGREE
         });
@@ -460,9 +482,16 @@ impl Cycle {
     }
 
     fn note(&self, note: String) {
+        self.note_of(About::default(), note);
+    }
+
+    /// A note, with what it is about for logs that keep it.
+    fn note_of(&self, about: About<'_>, note: String) {
         let mut state = self.state();
         if !state.report.notes.contains(&note) {
-            tracing::warn!("{note}");
+            let About { resource, component, period } = about;
+            let (resource, period) = (resource.map(display), period.map(display));
+            tracing::warn!(resource, component, period, "{note}");
             state.report.notes.push(note);
         }
     }
@@ -481,7 +510,7 @@ impl Cycle {
                 let next = now.saturating_add(wait).unwrap_or(now);
                 // One log line a change of state, not one a try (the rest is in the counters).
                 if failures == 1 {
-                    tracing::warn!("Reporting is paused until {next}: {words}");
+                    tracing::warn!("Reporting is paused until {next:.0}: {words}");
                     ledger.put_server_fact(pause::SINCE, &cause, now)?;
                 }
                 ledger
@@ -513,7 +542,7 @@ impl Cycle {
                 let next = now.saturating_add(backoff::wait(failures, chance, asked)).unwrap_or(now);
                 let first = (failures == 1).then(|| {
                     format!(
-                        "Resource {name} is not reported for now, it is tried again from {next} on: {words}"
+                        "Resource {name} is not reported for now, it is tried again from {next:.0} on: {words}"
                     )
                 });
                 let asked = asked.is_some();
@@ -521,7 +550,7 @@ impl Cycle {
                 Ok(first)
             })
             .await?;
-        self.state().put_off.extend(first);
+        self.state().put_off.extend(first.map(|words| (resource, words)));
         if asked.is_some() || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
     }
 
@@ -530,6 +559,25 @@ impl Cycle {
         let mut state = self.state();
         state.unclear_in_a_row = 0;
         state.answered = true;
+    }
+}
+
+/// What a note is about.
+#[derive(Debug, Clone, Copy, Default)]
+struct About<'a> {
+    resource: Option<Uuid>,
+    component: Option<&'a str>,
+    period: Option<BillingPeriod>,
+}
+
+impl<'a> About<'a> {
+    fn resource(resource: Uuid) -> About<'a> {
+        About { resource: Some(resource), ..About::default() }
+    }
+
+    fn of(key: StatementKey, component: Option<&'a str>) -> About<'a> {
+        let component = component.filter(|component| !component.is_empty());
+        About { resource: Some(key.resource), component, period: Some(key.period) }
     }
 }
 

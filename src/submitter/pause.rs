@@ -12,6 +12,12 @@ pub(super) const SINCE: &str = "paused_since";
 /// The server fact that holds when a cycle last had the answers that it asked for.
 pub(super) const ANSWERED: &str = "answered";
 
+/// Clocks that are further apart are shown, in microseconds.
+pub const SKEWED: i64 = 2_000_000;
+/// Further apart they are a line of the log: an answer's time is known to a second, and this does not come and go. The alert
+/// fires there, too.
+pub(super) const FAR_APART: i64 = 30_000_000;
+
 /// Every cause there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {

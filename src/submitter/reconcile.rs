@@ -26,6 +26,7 @@ pub(super) struct Row {
     /// Its amount is that of several rows together, none of which is the statement's alone.
     pub(super) one_of_several: bool,
     pub(super) date: Option<Timestamp>,
+    pub(super) by: Option<String>,
     pub(super) held: Held,
 }
 

@@ -13,11 +13,12 @@ use uuid::Uuid;
 use super::adopt::evidence;
 use super::reason::Reason;
 use super::reconcile::{Finding, Held, Row, reconcile};
-use super::{Cycle, CycleError, DATE_PROBE, OnConflict, closing};
+use super::{About, Cycle, CycleError, DATE_PROBE, OnConflict, closing};
 use crate::ledger::books::catalog::KnownPlanPeriod;
 use crate::ledger::sent::decision::{Decided, Decision};
 use crate::ledger::sent::plans::UNDER_WAY;
 use crate::ledger::sent::record::{Amount, Open, StatementKey};
+use crate::ledger::sent::server::Writer;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
@@ -83,7 +84,7 @@ impl Cycle {
         if !statement.components.values().all(known) {
             return Ok(false);
         }
-        self.note(format!(
+        self.note_of(About::of(key, None), format!(
             "resource {}, {}: Waldur's rows can't be read, and the month ends within the hour: it is reported over what \
              Waldur was last known to hold",
             self.name_of(key.resource).await?,
@@ -372,6 +373,7 @@ impl Cycle {
             uuid: row.uuid,
             one_of_several: false,
             date: row.date,
+            by: row.modified_by.clone(),
             held: Held {
                 amount: row.usage,
                 by_server: row.recurring
@@ -528,7 +530,8 @@ impl Cycle {
                             if known.is_some_and(|(known, _)| known != row.uuid) {
                                 moved.insert(key.resource);
                             }
-                            ledger.put_usage_row(*key, component, (row.uuid, &row.held.evidence), now)?;
+                            let writer = Writer { by: row.by.clone(), at: row.date };
+                            ledger.put_usage_row(*key, component, (row.uuid, &writer), now)?;
                         }
                     }
                     for resource in &moved {
@@ -540,7 +543,7 @@ impl Cycle {
             .await?;
         for resource in moved {
             self.state().moved.insert(resource);
-            self.note(format!(
+            self.note_of(About::resource(resource), format!(
                 "Waldur keeps resource {} in other rows than before: its plan may have been switched; looked up again",
                 self.name_of(resource).await?
             ));
@@ -633,7 +636,7 @@ impl Cycle {
         if self.of.on_conflict == OnConflict::Overwrite && decided.is_none() && !ended {
             let (of_component, held, now) = (component.to_owned(), row.held.amount, self.of.clock.now());
             self.ledger(move |ledger| ledger.decided_by_itself(key, &of_component, held, now)).await?;
-            self.note(format!(
+            self.note_of(About::of(key, Some(component)), format!(
                 "resource {}, {component}, {}: {words}. It is overwritten, as `on_conflict` says; once a month",
                 self.name_of(key.resource).await?,
                 key.period

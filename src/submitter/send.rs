@@ -5,7 +5,7 @@ use rust_decimal::Decimal;
 
 use super::reason::Reason;
 use super::totals::Intended;
-use super::{Cycle, CycleError, SERVER_ERRORS, Sent};
+use super::{About, Cycle, CycleError, SERVER_ERRORS, Sent};
 use crate::ledger::sent::record::{Amount, Outcome, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::waldur::failure::Failure;
@@ -212,13 +212,16 @@ impl Cycle {
         words: String,
         amount: Option<Decimal>,
     ) -> Result<(), CycleError> {
-        self.note(format!(
-            "resource {}, {what}, {}: {}: {words}. What to do: {}",
-            self.name_of(key.resource).await?,
-            key.period,
-            reason.state().name(),
-            reason.remedy()
-        ));
+        self.note_of(
+            About::of(key, Some(component)),
+            format!(
+                "resource {}, {what}, {}: {}: {words}. What to do: {}",
+                self.name_of(key.resource).await?,
+                key.period,
+                reason.state().name(),
+                reason.remedy()
+            ),
+        );
         let (component, user) = (component.to_owned(), user.to_owned());
         let block = reason.block(words, self.of.clock.now());
         Ok(self.ledger(move |ledger| ledger.set_block(key, &component, &user, block, amount)).await?)

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::compare::{Compare, Comparison, compare};
 use super::rows::COMPARED_EVERY;
-use super::{Cycle, CycleError, CycleOptions, Report};
+use super::{About, Cycle, CycleError, CycleOptions, Report};
 use crate::ledger::sent::record::StatementKey;
 use crate::metering::period::BillingPeriod;
 
@@ -44,10 +44,27 @@ impl Cycle {
         let wanted = Compare { period, only: BTreeSet::new(), shares: false };
         match compare(&self.of.client, &self.of.ledger, wanted).await? {
             Ok(found) => {
+                self.tell_what_is_not_read(period, &found);
                 self.tell(period.to_string(), &found, last.map(|(text, _)| text)).await?;
                 self.all_is_well().await
             }
             Err(failure) => self.pause(failure).await,
+        }
+    }
+
+    fn tell_what_is_not_read(&self, period: BillingPeriod, found: &Comparison) {
+        for (offering, why) in &found.unlisted {
+            self.note(format!(
+                "Shadow: {period} of offering {offering} could not be listed whole, so that only resources that the ledger \
+                 knows are compared: {why}"
+            ));
+        }
+        for (resource, why) in &found.unread {
+            let name = found.names.get(resource).cloned().unwrap_or_else(|| resource.to_string());
+            self.note_of(
+                About::resource(*resource),
+                format!("Shadow: {name}, {period}, could not be read and is not compared: {why}"),
+            );
         }
     }
 

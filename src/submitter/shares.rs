@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::reason::Reason;
-use super::{Cycle, CycleError};
+use super::{About, Cycle, CycleError};
 use crate::ledger::sent::decision::Decision;
 use crate::ledger::sent::record::{Amount, StatementKey};
 use crate::ledger::sent::statement::Statement;
@@ -179,7 +179,7 @@ impl Cycle {
         match self.of.client.list_user_usages(statement.key.resource, component, month).await {
             Ok(rows) => self.take_shares(statement.key, component, row, (&reported, &found(rows))).await,
             Err(failure) => {
-                self.note(format!(
+                self.note_of(About::of(statement.key, Some(component)), format!(
                     "resource {}, {component}, {}: the total is overwritten, the users' shares could not be read, so that \
                      those that another writer changed are found only by the next comparison: {failure}",
                     self.name_of(statement.key.resource).await?,

@@ -558,6 +558,15 @@ pub fn get(address: &str, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
+/// What a socket answers, with its head.
+pub fn get_from_socket(socket: &Path, path: &str) -> String {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 /// Looks again and again until the condition holds; a test never just waits.
 #[track_caller]
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -258,7 +258,8 @@ impl World {
 
     fn hear(&mut self) {
         self.ledger.state(at(self.now, 35)).expect("it is stated");
-        let told = self.ledger.untold().expect("events");
+        let told = self.ledger.untold().expect("events").into_iter();
+        let told: Vec<String> = told.map(|(event, name)| event.sentence(name.as_deref())).collect();
         self.log.extend(told.iter().map(|words| format!("    {words}")));
         self.told.extend(told);
     }

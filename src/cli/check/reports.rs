@@ -175,7 +175,7 @@ impl Reports {
         let names = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ") + &and;
         let shown =
             |unit: &str| if unit.trim().is_empty() { "no unit".to_owned() } else { format!("`{unit}`") };
-        let ours = format!("{} x {}", shown(&made(unit, *measure)), meter.factor);
+        let ours = format!("{} x {}", shown(&made(unit, *measure)), meter.factor_as_written());
         found.good(format!(
             "collector {collector}: would report {component} for {names}, of {} ({}); in {ours}, beside Waldur's {}",
             count(tried.counted, "reading"),

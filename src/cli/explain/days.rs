@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
 
 use crate::ledger::views::explain::{ReadingPart, SeriesPart};
@@ -86,7 +85,7 @@ impl Group<'_> {
         let mut days: BTreeMap<Date, (Exact, usize, Happened)> = BTreeMap::new();
         for part in &self.parts {
             for reading in &part.readings {
-                let day = days.entry(day(reading.at, period, zone));
+                let day = days.entry(zone.day_in(period, reading.at));
                 let nothing = || (Exact::zero(), 0, Happened::default());
                 let (adds, readings, happened) = day.or_insert_with(nothing);
                 let added = reading.added.clone() * scale.clone();
@@ -154,12 +153,6 @@ impl Group<'_> {
 /// At the series' weight; nothing where it does not count.
 fn weighed(part: &SeriesPart, quantity: Exact) -> Option<Exact> {
     part.weight.as_ref().map(|weight| quantity * weight.clone())
-}
-
-/// A reading at the very end of a month belongs to its last day, one from before it to its first.
-fn day(at: Timestamp, period: BillingPeriod, zone: &BillingZone) -> Date {
-    let last = zone.end(period).saturating_sub(jiff::SignedDuration::from_micros(1)).unwrap_or(at);
-    zone.date_of(at.clamp(zone.start(period), last))
 }
 
 /// What happened beside what was added.

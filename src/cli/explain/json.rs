@@ -33,7 +33,7 @@ impl Shown {
                 json!({
                     "collector": part.collector, "reading": part.reading, "kind": part.kind.name(), "unit": part.unit,
                     "labels": part.labels, "user": part.user, "measure": part.measure,
-                    "quantity": part.quantity.to_string(), "factor": part.factor.to_string(),
+                    "quantity": part.quantity.to_string(), "factor": part.factor.to_string(), "factor_as_written": part.factor_as_written,
                     "weight": part.weight.as_ref().map(ToString::to_string), "weighing": part.weighing,
                     "amount": part.amount.to_string(), "resets": part.counted.resets, "gaps": part.counted.gaps,
                     "covered_microseconds": part.counted.covered, "missed_microseconds": part.counted.missed,
@@ -67,6 +67,7 @@ impl Shown {
             "resource": self.resource, "component": self.of.component, "period": self.period.to_string(),
             "user": self.of.user, "amount": self.amount().to_string(), "posted": self.posted(), "unit": self.unit,
             "factor": first.map(|part| part.factor.to_string()),
+            "factor_as_written": first.map(|part| &part.factor_as_written),
             "rounding": first.map_or("half_even", |part| part.rounding.name()),
             "acknowledged": held.iter().map(|held| format!("{:.2}", held.amount)).collect::<Vec<_>>(),
             "decisions": self.decisions.iter().map(|decided| json!({

@@ -107,7 +107,7 @@ fn shares(out: &mut dyn Write, shown: &Shown) -> Result<(), Failed> {
 fn meter(out: &mut dyn Write, shown: &Shown, group: &Group<'_>) -> Result<(), Failed> {
     let first = group.parts[0];
     let unit_of_readings = first.unit.as_ref().map_or(String::new(), |unit| format!(", {unit}"));
-    let (kind, reading, factor) = (first.kind, &first.reading, as_written(&first.factor));
+    let (kind, reading, factor) = (first.kind, &first.reading, &first.factor_as_written);
     let of = format!("collector {}, {kind} {reading}{unit_of_readings}", first.collector);
     writeln!(out, "\n{}", fold(&format!("from {of}: {}, x factor {factor}", first.measure), 2))?;
     let common = group.common();
@@ -241,24 +241,4 @@ fn calls(out: &mut dyn Write, shown: &Shown) -> Result<(), Failed> {
     }
     writeln!(out, "{rows}")?;
     Ok(())
-}
-
-/// A factor as people write it: 1/3600, 0.001, 1/1000000000.
-fn as_written(factor: &Exact) -> String {
-    let (decimal, part) = (factor.to_string(), crate::cli::units::written(factor));
-    // Nobody counts the zeros of 0.000000001.
-    let has_many_zeros = decimal.starts_with("0.0000") && part.starts_with("1/");
-    if has_many_zeros || part.len() < decimal.len() { part } else { decimal }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn factors_are_as_written() {
-        let of = |text: &str| text.parse::<Exact>().unwrap();
-        let factors = ["1/3600", "0.001", "1/1000000000", "2", "1/1073741824", "1.5"];
-        assert_eq!(factors.map(|text| as_written(&of(text))), factors);
-    }
 }

@@ -74,7 +74,8 @@ impl Marketplace {
             writeln!(out, "\nOffering {} ({})", offering.name, offering.uuid)?;
             for component in &offering.components {
                 let words = propose(component, choice.offered()).words;
-                let what = format!("{}, {}", component.measured_unit, component.billing_type);
+                let said = [component.measured_unit.as_str(), component.billing_type.as_str()];
+                let what = said.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ");
                 let head = format!("  {:<20} {:<18} ", component.component, what);
                 let lines = super::draft::folded(&words, &" ".repeat(head.len()));
                 for (index, line) in lines.iter().enumerate() {

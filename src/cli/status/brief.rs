@@ -9,17 +9,15 @@ use super::word::Word;
 use crate::cli::exit::Failed;
 use crate::cli::setup::count;
 use crate::cli::text::{cut, fold, moment, thousands};
+use crate::daemon::health::LITTLE_ROOM;
 use crate::ledger::Ledger;
-use crate::submitter::pause::Cause;
+use crate::ledger::views::report::Stray;
+use crate::submitter::pause::{Cause, SKEWED};
 
 /// So many resources with trouble are shown, of all states together.
 const SHOWN: usize = 5;
 /// So many of anything else.
 const FEW: usize = 3;
-/// Less is told: the alert fires there, too.
-const LITTLE_ROOM: i64 = 200_000_000;
-/// A clock that is further off is told.
-const SKEWED: i64 = 2_000_000;
 
 pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Failed> {
     shadow(out, view)?;
@@ -109,7 +107,7 @@ pub(super) fn collectors(out: &mut dyn Write, view: &View) -> Result<(), Failed>
 
 /// What is wrong with a collector, in one sentence.
 pub(super) fn troubles_of(out: &mut dyn Write, one: &Collector, view: &View) -> Result<(), Failed> {
-    let troubles = one.troubles(view.now).join("; ");
+    let troubles = one.troubles(view.now, view.daemon.is_some()).join("; ");
     if !troubles.is_empty() {
         writeln!(out, "{}", fold(&format!("Collector {}: {troubles}", one.report.name), 2))?;
     }
@@ -117,7 +115,7 @@ pub(super) fn troubles_of(out: &mut dyn Write, one: &Collector, view: &View) -> 
 }
 
 fn readings(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
-    for (backend_id, names) in view.standing.several.iter().take(FEW) {
+    for (backend_id, names) in view.left.several.iter().take(FEW) {
         let line =
             format!("Held: the backend id {backend_id} is that of several resources that live: {names}");
         writeln!(out, "{}\n  correct the backend ids in Waldur", fold(&line, 2))?;
@@ -125,7 +123,7 @@ fn readings(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
     for event in view.held_readings.iter().take(FEW) {
         writeln!(out, "{}", fold(&format!("Held: {}", event.sentence(None)), 2))?;
     }
-    let left = view.held_readings.len().saturating_sub(FEW) + view.standing.several.len().saturating_sub(FEW);
+    let left = view.held_readings.len().saturating_sub(FEW) + view.left.several.len().saturating_sub(FEW);
     if left > 0 {
         writeln!(out, "  and {} more: `parked list`", thousands(left))?;
     }
@@ -158,15 +156,29 @@ fn troubles(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Fai
 }
 
 fn unmatched(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
-    if view.unmatched.is_empty() {
-        return Ok(());
+    let kinds = [
+        ("Unmatched", "that Waldur knows no resource for", view.left.unmatched(None)),
+        ("New", "that Waldur was not asked for yet", view.left.not_asked()),
+    ];
+    for (word, what, ids) in kinds.into_iter().filter(|(.., ids)| !ids.is_empty()) {
+        let named: Vec<&str> = ids.iter().copied().take(FEW).collect();
+        let more = if ids.len() > named.len() { " ... (`status --all`)" } else { "" };
+        let ids = count(ids.len(), "backend id");
+        writeln!(out, "{}", fold(&format!("{word}: {ids} {what}: {}{more}", named.join(", ")), 2))?;
     }
-    let ids: Vec<&str> = view.unmatched.iter().map(|one| one.backend_id.as_str()).collect();
-    let named: Vec<&str> = ids.iter().copied().filter(|id| !id.is_empty()).take(FEW).collect();
-    let more = if ids.len() > named.len() { " ... (`status --all`)" } else { "" };
-    let ids = count(ids.len(), "backend id");
-    let line = format!("Unmatched: {ids} that Waldur knows no resource for: {}{more}", named.join(", "));
-    writeln!(out, "{}", fold(&line, 2))?;
+    let unplaced: Vec<&Stray> = view.left.unplaced(None).collect();
+    for one in unplaced.iter().take(FEW) {
+        let words = format!(
+            "Of no resource: {} series of collector {}: {}",
+            one.series,
+            one.collector,
+            one.why.words()
+        );
+        writeln!(out, "{}", fold(&words, 2))?;
+    }
+    if unplaced.len() > FEW {
+        writeln!(out, "  and {} more: `status --all`", thousands(unplaced.len() - FEW))?;
+    }
     Ok(())
 }
 
@@ -185,7 +197,7 @@ pub(super) fn summary(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
     });
     let all = thousands(view.resources.len());
     let noun = if view.resources.len() == 1 { "resource" } else { "resources" };
-    let rest = match view.standing.rest {
+    let rest = match view.left.rest {
         0 => String::new(),
         number => format!(" {} left by the closing of a month.", count(number, "amount")),
     };

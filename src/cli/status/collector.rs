@@ -53,8 +53,8 @@ impl Collector {
         self.fails() || quarantined || self.overdue >= OVERDUE
     }
 
-    /// What is to be told of it.
-    pub(super) fn troubles(&self, now: Timestamp) -> Vec<String> {
+    /// What is to be told of it; `daemon`: whether one is at work.
+    pub(super) fn troubles(&self, now: Timestamp, daemon: bool) -> Vec<String> {
         let mut troubles = Vec::new();
         let last = self.report.last.as_ref();
         if let Some(message) = last.and_then(|last| last.message.as_ref()) {
@@ -68,7 +68,7 @@ impl Collector {
         if let Some(last) = last.filter(|last| last.quarantined > 0) {
             troubles.push(format!("{} quarantined in the last run, not billed", last.quarantined));
         }
-        if let Some(at) = self.retry {
+        if let Some(at) = self.retry.filter(|_| daemon) {
             troubles.push(format!("the daemon tries it again at {}", moment(at, now)));
         }
         if let Some((runs, from, to)) = self.missed {

@@ -33,10 +33,10 @@ pub(super) fn write(
         .collect();
     let told = view.daemon.as_ref().and_then(|daemon| daemon.told.as_ref());
     let paused = view.server.paused.as_ref();
-    let unmatched = view.unmatched.iter().map(|one| {
+    let unmatched = view.left.strays.iter().map(|one| {
         json!({
             "collector": one.collector, "backend_id": one.backend_id, "offering": one.offering,
-            "series": one.series, "since": one.since.map(|at| at.to_string()), "why": one.why,
+            "series": one.series, "since": one.since.map(|at| at.to_string()), "kind": one.why.name(), "why": one.why.words(),
         })
     });
     let held_readings = view.held_readings.iter().map(|event| {
@@ -70,7 +70,7 @@ pub(super) fn write(
         "ledger": view.ledger, "ledger_free_bytes": view.free,
         "collectors": view.collectors.iter().map(collector).collect::<Vec<_>>(),
         "held_readings": held_readings.collect::<Vec<_>>(),
-        "ambiguous_backend_ids": view.standing.several.iter().map(|(id, names)| {
+        "ambiguous_backend_ids": view.left.several.iter().map(|(id, names)| {
             json!({ "backend_id": id, "resources": names })
         }).collect::<Vec<_>>(),
         "unmatched": unmatched.collect::<Vec<_>>(),
@@ -105,6 +105,7 @@ fn statement(
     statement: &Statement,
 ) -> Result<Value, Failed> {
     let put_off = resource.put_off.as_ref();
+    let writers = ledger.writers(statement.key)?;
     let adjustments = ledger.adjustments(statement.key.resource, statement.key.period)?;
     let component = |component: &String| {
         let users = statement.users.iter().filter(|((of, _), _)| of == component);
@@ -117,6 +118,9 @@ fn statement(
         let (users, adjustments) = component(name);
         let mut shown = entry_json("component", name, entry, put_off);
         (shown["users"], shown["adjustments"]) = (users.into(), adjustments.into());
+        let writer = writers.get(name);
+        shown["written_by"] = json!(writer.and_then(|writer| writer.by.as_ref()));
+        shown["written_at"] = json!(writer.and_then(|writer| writer.at).map(|at| at.to_string()));
         shown
     });
     Ok(json!({

@@ -38,7 +38,7 @@ pub(super) fn write(
             writeln!(out, "{}", fold(&format!("  tried again after {next}: {}", retry.words), 4))?;
         }
     }
-    unmatched(out, view)?;
+    strays(out, view)?;
     writeln!(out)?;
     brief::summary(out, view)
 }
@@ -139,14 +139,14 @@ fn kept_back(
     Ok(())
 }
 
-fn unmatched(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
-    if view.unmatched.is_empty() {
+fn strays(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
+    if view.left.strays.is_empty() {
         return Ok(());
     }
-    writeln!(out, "\nUnmatched (kept, and reported once Waldur has a resource for them):")?;
-    for one in &view.unmatched {
+    writeln!(out, "\nOf no resource (kept, and reported once they have one):")?;
+    for one in &view.left.strays {
         let id = if one.backend_id.is_empty() { "(no backend id)" } else { &one.backend_id };
-        let line = format!("  {id}: collector {}, {} series: {}", one.collector, one.series, one.why);
+        let line = format!("  {id}: collector {}, {} series: {}", one.collector, one.series, one.why.words());
         writeln!(out, "{}", fold(&line, 4))?;
     }
     Ok(())

@@ -41,7 +41,7 @@ pub(super) fn trouble(
     };
     let Some(statement) = ledger.statement(*key)? else { return Ok(None) };
     let said = match Reason::named(reason) {
-        Some(Reason::Conflict | Reason::Unadoptable) => disputed(ledger, *key, &statement, group)?,
+        Some(Reason::Conflict | Reason::Unadoptable) => disputed(ledger, view, &statement, group)?,
         _ => kept_back(&statement, group),
     };
     let more = match groups.len() {
@@ -65,32 +65,32 @@ impl Resource {
     }
 }
 
-/// `Waldur holds cpu 32.00, mem 3.00 (modified by 99, ...); the ledger has 0.09, 0.05.`
+/// `Waldur holds cpu 32.00, mem 3.00 (written 04:54Z by user 99); the ledger has 0.09, 0.05.`
 fn disputed(
     ledger: &Ledger,
-    key: StatementKey,
+    view: &View,
     statement: &Statement,
     group: &[&Blocked],
 ) -> Result<String, Failed> {
+    let writers = ledger.writers(statement.key)?;
+    let written = |at: &Blocked| {
+        writers.get(&at.component).and_then(|writer| writer.words(|instant| moment(instant, view.now)))
+    };
     let (mut holds, mut has) = (Vec::new(), Vec::new());
-    for at in group.iter().take(NAMED) {
+    for (index, at) in group.iter().take(NAMED).enumerate() {
         let entry = statement.entry(&at.component, &at.user);
         let held = at.amount.or_else(|| entry.map(Entry::held)).unwrap_or_default();
-        holds.push(format!("{} {held:.2}", place(at)));
+        // What one hand wrote at once is said once.
+        let next = group.get(index + 1).filter(|_| index + 1 < NAMED).map(|next| written(next));
+        let by = written(at).filter(|by| next.is_none_or(|next| next.as_ref() != Some(by)));
+        let by = by.map_or_else(String::new, |by| format!(" ({by})"));
+        holds.push(format!("{} {held:.2}{by}", place(at)));
         let posted = entry.and_then(|entry| entry.posted);
         has.push(posted.map_or_else(|| "nothing".to_owned(), |posted| format!("{posted:.2}")));
     }
     let more = group.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let written = match group.first() {
-        // What it looks like is told with all amounts.
-        Some(at) => ledger
-            .writer(key, &at.component)?
-            .and_then(|words| words.split("; ").next().map(|words| format!(" ({})", cut(words, 80)))),
-        None => None,
-    };
-    let written = written.unwrap_or_default();
-    Ok(format!("Waldur holds {}{more}{written}; the ledger has {}.", holds.join(", "), has.join(", ")))
+    Ok(format!("Waldur holds {}{more}; the ledger has {}.", holds.join(", "), has.join(", ")))
 }
 
 /// `cpu_hours 32.00, mem 3.00: These components are invalid`

@@ -10,7 +10,7 @@ use super::word::Word;
 use crate::cli::exit::{Exit, Failed};
 use crate::cli::explain::find;
 use crate::cli::setup::Setup;
-use crate::cli::standing::Standing;
+use crate::cli::standing;
 use crate::cli::text::name_or;
 use crate::daemon::health::free;
 use crate::daemon::instance::{self, Running};
@@ -20,9 +20,9 @@ use crate::ledger::db::event::Event;
 use crate::ledger::sent::blocked::Blocked;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::server::Retry;
-use crate::ledger::views::report::Unmatched;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::closing::Closing;
+use crate::submitter::left::Left;
 use crate::submitter::pause;
 use crate::submitter::reason::waits;
 
@@ -39,9 +39,8 @@ pub(super) struct View {
     pub(super) url: String,
     pub(super) server: pause::Standing,
     pub(super) collectors: Vec<Collector>,
-    pub(super) standing: Standing,
+    pub(super) left: Left,
     pub(super) held_readings: Vec<Event>,
-    pub(super) unmatched: Vec<Unmatched>,
     pub(super) closing: Closing,
     /// Worst first, then by name.
     pub(super) resources: Vec<Resource>,
@@ -90,28 +89,31 @@ impl View {
         for definition in setup.definitions.iter() {
             collectors.push(Collector::of(ledger, setup, definition)?);
         }
-        let standing = Standing::of(ledger, &setup.collectors())?;
+        let left = Left::of(ledger, &setup.collectors())?;
         let server = pause::Standing::of(ledger)?;
-        let exit = if server.is_refused() {
+        let free = ledger.place().file().and_then(free);
+        // Nothing can be recorded there.
+        let exit = if free == Some(0) {
+            Exit::Config
+        } else if server.is_refused() {
             Exit::Token
         } else if collectors.iter().any(Collector::fails) {
             Exit::Collector
         } else {
-            standing.exit()
+            standing::exit(&left, &server)
         };
         Ok(View {
             now,
             exit,
             shadow: setup.is_shadow(),
             ledger: ledger.place().to_string(),
-            free: ledger.place().file().and_then(free),
+            free,
             daemon: instance::running(ledger.place()),
             url: setup.settings.waldur.api.to_string(),
             server,
             collectors,
-            standing,
+            left,
             held_readings: ledger.held_readings()?,
-            unmatched: ledger.unmatched()?,
             closing: Closing::of(ledger, now)?,
             resources: resources(ledger, period, current)?,
         })

@@ -6,7 +6,7 @@ use jiff::civil::Date;
 
 use crate::ledger::views::explain::SeriesPart;
 use crate::metering::exact::Exact;
-use crate::metering::period::BillingZone;
+use crate::metering::period::{BillingPeriod, BillingZone};
 
 /// What the readings of a day added.
 #[derive(Debug, Clone, Default)]
@@ -19,7 +19,11 @@ pub(super) struct Day {
 }
 
 /// Days by their date, and the amount of what has no days.
-pub(super) fn days(parts: &[SeriesPart], zone: &BillingZone) -> (BTreeMap<Date, Day>, Exact) {
+pub(super) fn days(
+    parts: &[SeriesPart],
+    period: BillingPeriod,
+    zone: &BillingZone,
+) -> (BTreeMap<Date, Day>, Exact) {
     let mut days: BTreeMap<Date, Day> = BTreeMap::new();
     let mut whole = Exact::zero();
     for part in parts {
@@ -31,7 +35,7 @@ pub(super) fn days(parts: &[SeriesPart], zone: &BillingZone) -> (BTreeMap<Date, 
             whole += part.amount.clone();
         }
         for reading in &part.readings {
-            let day = days.entry(zone.date_of(reading.at)).or_default();
+            let day = days.entry(zone.day_in(period, reading.at)).or_default();
             if let Some(by) = &by {
                 day.added += reading.added.clone() * by.clone();
             }

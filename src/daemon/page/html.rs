@@ -1,12 +1,10 @@
 //! The page's HTML. Every text of others goes through maud, which escapes it; there is no script, and no style but the
 //! stylesheet's.
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use maud::{DOCTYPE, Markup, html};
 use rust_decimal::Decimal;
 
-use super::view::{A_PAGE, Explained, Number, OneResource, Overview, Row};
+use super::view::{A_PAGE, Explained, Number, OneResource, Overview, Row, moment};
 use crate::metering::exact::Exact;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::pause::Cause;
@@ -103,8 +101,8 @@ fn wrong(view: &Overview) -> Markup {
         .filter_map(|one| Some((one, one.last.as_ref().filter(|last| last.outcome != "ok")?)))
         .collect();
     html! {
-        @if failing.is_empty() && view.blocked.is_empty() && view.unmatched == 0 && view.server.paused.is_none()
-            && view.server.without_role.is_empty() && view.doubted.is_empty()
+        @if failing.is_empty() && view.blocked.is_empty() && view.server.paused.is_none()
+            && view.server.without_role.is_empty() && view.troubles.is_empty()
         {
             p class="good" { "Nothing." }
         }
@@ -112,7 +110,7 @@ fn wrong(view: &Overview) -> Markup {
             @for (offering, _) in &view.server.without_role {
                 li { "The token has no role for offering " (offering) ". " (Cause::Role.remedy()) }
             }
-            @for words in &view.doubted { li { (words) } }
+            @for words in &view.troubles { li { (words) } }
             @for (collector, last) in failing {
                 li {
                     strong { "Collector " (collector.name) } ": " (last.outcome) " at " (moment(last.at))
@@ -130,9 +128,6 @@ fn wrong(view: &Overview) -> Markup {
                 }
             }
             @if view.blocked.len() > SHOWN { li { "and " (view.blocked.len() - SHOWN) " more" } }
-            @if view.unmatched > 0 {
-                li { "Backend ids that Waldur knows no resource of: " (view.unmatched) }
-            }
         }
     }
 }
@@ -212,6 +207,7 @@ fn component(number: &Number, one: &Explained) -> Markup {
             h2 id=(id) { (number.component) }
             (figure(number, "large"))
             p { "Used exactly: " (number.used) " " (number.unit) "." }
+            @if let Some(written) = &number.written { p { "Waldur's number: " (written) "." } }
             @if let Some(why) = &number.why { p class="bad" { strong { (number.state) } ": " (why) } }
             (by_day(number, one))
             (series(number, one))
@@ -268,7 +264,7 @@ fn series(number: &Number, one: &Explained) -> Markup {
                     td { (part.measure.split(' ').next().unwrap_or_default()) " " (part.quantity.approximate(6)) " "
                         (part.unit.as_deref().unwrap_or("")) }
                     td {
-                        (part.factor)
+                        (part.factor_as_written)
                         @if let Some(weight) = part.weight.as_ref().filter(|_| !part.weighing.is_empty()) { " x " (weight) }
                         @if part.weight.is_none() { " (does not count: " (part.weighing) ")" }
                     }
@@ -326,10 +322,4 @@ fn table(caption: &str, headings: &[&str], rows: Markup) -> Markup {
 
 fn amount(amount: Option<Decimal>) -> String {
     amount.map_or("-".to_owned(), |amount| format!("{amount:.2}"))
-}
-
-/// `2026-11-09 12:03:05Z`
-fn moment(at: Timestamp) -> String {
-    let at = at.to_zoned(TimeZone::UTC);
-    format!("{} {:02}:{:02}:{:02}Z", at.date(), at.hour(), at.minute(), at.second())
 }

@@ -23,8 +23,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::Agent;
 use super::serve::Server;
+use super::{Agent, Pulse};
 use crate::config::page::PageSettings;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
@@ -39,6 +39,7 @@ mod view;
 #[derive(Clone)]
 struct Shared {
     agent: Agent,
+    pulse: Arc<Pulse>,
     /// Without one, whoever could open the socket may look.
     token: Option<Arc<Secret>>,
 }
@@ -51,7 +52,8 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; base
                       frame-ancestors 'none'";
 
 /// Starts to listen, if the configuration says where.
-pub(super) async fn start(agent: &Agent) -> Result<Server, String> {
+pub(super) async fn start(agent: &Agent, pulse: &Arc<Pulse>) -> Result<Server, String> {
+    let shared = Shared { agent: agent.clone(), pulse: pulse.clone(), token: None };
     let refused = |where_: &str, why: String| format!("can't serve the page at {where_} (`page:`): {why}");
     match &agent.settings.page {
         None => Ok(Server::none()),
@@ -59,8 +61,7 @@ pub(super) async fn start(agent: &Agent) -> Result<Server, String> {
             let shown = format!("unix:{}", path.display());
             let listener = bind(path).await.map_err(|error| refused(&shown, error.to_string()))?;
             tracing::info!("The page for people at {shown}.");
-            let app = router(Shared { agent: agent.clone(), token: None });
-            Ok(Server::of(async move { axum::serve(listener, app).await }, "The page"))
+            Ok(Server::of(listener, router(Shared { token: None, ..shared })))
         }
         Some(PageSettings::Address(address, token)) => {
             let token = Secret::open(Place::File(token.clone()), Sort::Token)
@@ -70,8 +71,7 @@ pub(super) async fn start(agent: &Agent) -> Result<Server, String> {
                 .map_err(|error| refused(&address.to_string(), error.to_string()))?;
             let address = listener.local_addr().unwrap_or(*address);
             tracing::info!("The page for people at http://{address}/, for who has its token.");
-            let app = router(Shared { agent: agent.clone(), token: Some(Arc::new(token)) });
-            Ok(Server::of(async move { axum::serve(listener, app).await }, "The page"))
+            Ok(Server::of(listener, router(Shared { token: Some(Arc::new(token)), ..shared })))
         }
     }
 }
@@ -156,9 +156,9 @@ impl Asked {
 }
 
 async fn overview(State(shared): State<Shared>, Query(asked): Query<Asked>) -> Response {
-    let agent = shared.agent.clone();
+    let (agent, pulse) = (shared.agent.clone(), shared.pulse.clone());
     answer(&shared, move |ledger| {
-        let view = view::Overview::of(ledger, &agent, asked.period(), asked.from.unwrap_or(0))?;
+        let view = view::Overview::of(ledger, &agent, &pulse, (asked.period(), asked.from.unwrap_or(0)))?;
         Ok(Some(html::overview(&view)))
     })
     .await

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::curve::Curve;
 use super::days::{Day, days};
 use crate::config::settings::Report;
-use crate::daemon::Agent;
+use crate::daemon::{Agent, Pulse, health};
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::sent::blocked::Blocked;
 use crate::ledger::sent::record::Call;
@@ -19,6 +20,7 @@ use crate::ledger::views::report::CollectorReport;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::exact::Exact;
 use crate::metering::period::{BillingPeriod, BillingZone};
+use crate::submitter::left::Left;
 use crate::submitter::pause::Standing;
 use crate::submitter::reason::waits;
 
@@ -37,9 +39,8 @@ pub(super) struct Overview {
     pub(super) collectors: Vec<CollectorReport>,
     /// What waits for a person, of all months, with the resource's name.
     pub(super) blocked: Vec<(String, Blocked)>,
-    pub(super) unmatched: usize,
-    /// What else is not billed as it was read, each in a sentence.
-    pub(super) doubted: Vec<String>,
+    /// What else is wrong, each in a sentence.
+    pub(super) troubles: Vec<String>,
     pub(super) pending: usize,
     pub(super) resources: Vec<Row>,
     /// How many there are in all, and the number of the first that is shown.
@@ -67,6 +68,8 @@ pub(super) struct Number {
     pub(super) holds: Option<Decimal>,
     pub(super) state: String,
     pub(super) why: Option<String>,
+    /// Who wrote what Waldur holds, and when, in words.
+    pub(super) written: Option<String>,
     pub(super) curve: Curve,
 }
 
@@ -74,8 +77,8 @@ impl Overview {
     pub(super) fn of(
         ledger: &Ledger,
         agent: &Agent,
-        period: Option<BillingPeriod>,
-        from: usize,
+        pulse: &Pulse,
+        (period, from): (Option<BillingPeriod>, usize),
     ) -> Result<Overview, LedgerError> {
         let now = agent.clock.now();
         let running = ledger.in_force().zone.period_of(now);
@@ -96,6 +99,8 @@ impl Overview {
             blocked.push((name, one));
         }
         let collectors = agent.definitions.iter().map(|definition| ledger.collector_report(&definition.name));
+        let names: Vec<String> = agent.definitions.iter().map(|definition| definition.name.clone()).collect();
+        let left = Left::of(ledger, &names)?;
         Ok(Overview {
             now,
             period,
@@ -105,9 +110,8 @@ impl Overview {
             server: Standing::of(ledger)?,
             collectors: collectors.collect::<Result<_, _>>()?,
             blocked,
-            unmatched: ledger.unmatched()?.len(),
-            doubted: doubted(ledger, agent)?,
-            pending: ledger.pending_as_stated()?.len(),
+            troubles: of_the_agent(agent, pulse).into_iter().chain(of_readings(&left)).collect(),
+            pending: left.pending,
             resources,
             total,
             from,
@@ -115,18 +119,50 @@ impl Overview {
     }
 }
 
-fn doubted(ledger: &Ledger, agent: &Agent) -> Result<Vec<String>, LedgerError> {
-    let names: Vec<String> = agent.definitions.iter().map(|definition| definition.name.clone()).collect();
+/// What is wrong with the daemon itself and what it runs on.
+fn of_the_agent(agent: &Agent, pulse: &Pulse) -> Vec<String> {
+    let mut told = Vec::new();
+    if let Some((at, words)) = pulse.reload_refused() {
+        told.push(format!("A reload was refused at {}: {words}", moment(at)));
+    }
+    told.extend(pulse.ledger_trouble().map(|words| format!("The ledger can't be written: {words}")));
+    let place = &agent.settings.ledger;
+    if let Some(free) = place.file().and_then(health::free).filter(|free| *free < health::LITTLE_ROOM) {
+        let free = free / 1_000_000;
+        told.push(format!("{free} MB are free on the disk of {place}; without room nothing can be recorded"));
+    }
+    told.extend(health::hanging(agent).into_iter().map(|(collector, path, since)| {
+        format!("Collector {collector}: {path} does not answer since {}", moment(since))
+    }));
+    told
+}
+
+/// What is not billed as it was read.
+fn of_readings(left: &Left) -> Vec<String> {
+    let unplaced = usize::try_from(left.unplaced_series(None)).unwrap_or(0);
     let told = [
-        ("Readings that are held, because they are not plausible", ledger.held_readings()?.len()),
-        ("Backend ids that are those of several resources", ledger.several_resources()?.len()),
-        ("Lines or values that the last runs quarantined", ledger.quarantined_lately(&names)?),
+        ("Readings that are held, because they are not plausible", left.implausible),
+        ("Backend ids that are those of several resources", left.several.len()),
+        ("Lines or values that the last runs quarantined", left.quarantined),
+        ("Backend ids that Waldur knows no resource of", left.unmatched(None).len()),
+        ("Backend ids that Waldur was not asked for yet", left.not_asked().len()),
+        ("Series whose labels don't say whose they are", unplaced),
     ];
-    Ok(told
+    let mut told: Vec<String> = told
         .into_iter()
         .filter(|(_, number)| *number > 0)
         .map(|(what, number)| format!("{what}: {number}"))
-        .collect())
+        .collect();
+    if left.wholly_unmatched {
+        told.push("All that a collector measured is of no resource that Waldur knows".to_owned());
+    }
+    told
+}
+
+/// `2026-11-09 12:03:05Z`
+pub(super) fn moment(at: Timestamp) -> String {
+    let at = at.to_zoned(TimeZone::UTC);
+    format!("{} {:02}:{:02}:{:02}Z", at.date(), at.hour(), at.minute(), at.second())
 }
 
 /// Worst first.
@@ -154,11 +190,16 @@ fn rows(ledger: &Ledger, statements: Vec<Statement>) -> Result<Vec<Row>, LedgerE
             new.insert(components.map(|one| (one.component, one.measured_unit)).collect());
         }
         let mut numbers: BTreeMap<String, Number> = BTreeMap::new();
-        for (component, entry) in statements.iter().flat_map(|statement| &statement.components) {
-            let number = numbers.entry(component.clone()).or_default();
-            number.component.clone_from(component);
-            number.unit = units.get(&offering).and_then(|of| of.get(component)).cloned().unwrap_or_default();
-            number.add(entry);
+        for statement in &statements {
+            let writers = ledger.writers(statement.key)?;
+            for (component, entry) in &statement.components {
+                let number = numbers.entry(component.clone()).or_default();
+                number.component.clone_from(component);
+                let unit = units.get(&offering).and_then(|of| of.get(component));
+                number.unit = unit.cloned().unwrap_or_default();
+                number.add(entry);
+                number.written = writers.get(component).and_then(|writer| writer.words(moment));
+            }
         }
         let (customer, project) =
             known.as_ref().map(|known| (known.customer.clone(), known.project.clone())).unwrap_or_default();
@@ -272,13 +313,11 @@ impl OneResource {
         let mut components = Vec::new();
         for (place_, number) in row.numbers.iter_mut().enumerate() {
             let series = ledger.explain(uuid, &number.component, period, None)?;
-            let (days, whole) = days(&series, zone);
+            let (days, whole) = days(&series, period, zone);
             let mut so_far = Exact::zero();
             for (date, day) in &days {
                 so_far += day.added.clone();
-                let last = date.tomorrow().unwrap_or(*date);
-                let end = last.to_zoned(jiff::tz::TimeZone::UTC).map(|end| end.timestamp()).unwrap_or(now);
-                let at = place(zone, period, end.min(now));
+                let at = place(zone, period, zone.end_of_day(*date).min(now));
                 number.curve.points.extend(so_far.approximate(6).parse().ok().map(|amount| (at, amount)));
             }
             if days.is_empty() || !whole.is_zero() {

@@ -271,9 +271,11 @@ fn rule_changes(before: &[Rules], after: &[Rules], month: BillingPeriod) -> Vec<
                 )),
                 Some(now) if now.factor != meter.factor => changes.push(format!(
                     "{name}: the factor of {} is {} instead of {}, from {month} on",
-                    meter.component, now.factor, meter.factor
+                    meter.component,
+                    now.factor_as_written(),
+                    meter.factor_as_written()
                 )),
-                Some(now) if now != meter => {
+                Some(now) if !now.is_same_rule(meter) => {
                     changes
                         .push(format!("{name}: the rule for {} changed, from {month} on", meter.component));
                 }

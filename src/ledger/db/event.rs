@@ -64,6 +64,11 @@ pub struct Event {
 }
 
 impl Event {
+    /// The resource, component and period that it is about, where it is about one.
+    pub fn about(&self) -> (Option<&str>, Option<&str>, Option<&str>) {
+        (some(&self.resource), some(&self.component), some(&self.period))
+    }
+
     /// As one line of a log; `name`: the resource's.
     pub fn sentence(&self, name: Option<&str>) -> String {
         let resource = match name.filter(|name| !name.is_empty()) {
@@ -119,8 +124,8 @@ impl Ledger {
         })
     }
 
-    /// Events since the ledger was opened or this was asked last, as sentences for the log, the oldest first.
-    pub fn untold(&mut self) -> Result<Vec<String>, LedgerError> {
+    /// Events since the ledger was opened or this was asked last, with the resource's name, the oldest first.
+    pub fn untold(&mut self) -> Result<Vec<(Event, Option<String>)>, LedgerError> {
         let events: Vec<(i64, Event, Option<String>)> = self.look(|connection| {
             connection
                 .prepare_cached(
@@ -133,7 +138,7 @@ impl Ledger {
         if let Some((last, ..)) = events.last() {
             self.told = *last;
         }
-        Ok(events.into_iter().map(|(_, event, name)| event.sentence(name.as_deref())).collect())
+        Ok(events.into_iter().map(|(_, event, name)| (event, name)).collect())
     }
 
     /// Readings that are held, of months that are not closed.
@@ -161,6 +166,10 @@ impl Ledger {
                 .collect()
         })
     }
+}
+
+fn some(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 fn event(row: &Row<'_>) -> sql::Result<Event> {

@@ -504,7 +504,8 @@ CREATE TABLE usage_row (
     component TEXT NOT NULL,
     uuid TEXT NOT NULL,
     read INTEGER NOT NULL,
-    words TEXT NOT NULL,          -- who wrote it, and when
+    written_by TEXT,              -- who wrote it last, as the server names them, and when
+    written_at INTEGER,
     PRIMARY KEY (resource, period, part, component)
 ) WITHOUT ROWID;
 

@@ -1,6 +1,6 @@
 //! What was learnt of the server: its clock and capabilities, its rows, and when it may be tried again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -20,6 +20,29 @@ pub struct Retry {
     pub words: String,
     /// Whether the server asked for this time (`Retry-After`): then nobody is to come earlier.
     pub asked: bool,
+}
+
+/// Who wrote a number that the server holds, and when, as the server says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Writer {
+    /// A number, a name or an address, depending on the server's version.
+    pub by: Option<String>,
+    pub at: Option<Timestamp>,
+}
+
+impl Writer {
+    /// `written 04:54Z by user 99`; `moment`: how instants are shown. `None`: the server says nothing.
+    pub fn words(&self, moment: impl Fn(Timestamp) -> String) -> Option<String> {
+        // Of an address, what it ends in says who it is.
+        let by = self.by.as_deref().map(|by| by.trim_end_matches('/'));
+        let by = by.map(|by| by.rsplit('/').next().unwrap_or(by)).filter(|by| !by.is_empty());
+        match (self.at.map(moment), by) {
+            (Some(at), Some(by)) => Some(format!("written {at} by user {by}")),
+            (Some(at), None) => Some(format!("written {at} by nobody named")),
+            (None, Some(by)) => Some(format!("written by user {by}")),
+            (None, None) => None,
+        }
+    }
 }
 
 impl Ledger {
@@ -143,20 +166,40 @@ impl Ledger {
         })
     }
 
-    /// Notes a row that was read; `words`: who wrote it.
+    /// Who wrote the rows of a statement's components, and when, as they were last read.
+    pub fn writers(&self, key: StatementKey) -> Result<BTreeMap<String, Writer>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT component, written_by, written_at FROM usage_row
+                     WHERE resource = ?1 AND period = ?2 AND part = ?3",
+                )?
+                .query_map(
+                    params![key.resource.to_string(), key.period.to_string(), micros(key.part)],
+                    |row| {
+                        let at = row.get::<_, Option<i64>>(2)?.map(instant);
+                        Ok((row.get(0)?, Writer { by: row.get(1)?, at }))
+                    },
+                )?
+                .collect()
+        })
+    }
+
+    /// Notes a row that was read, and who wrote it.
     pub fn put_usage_row(
         &mut self,
         key: StatementKey,
         component: &str,
-        (row, words): (Uuid, &str),
+        (row, writer): (Uuid, &Writer),
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         self.transact(|connection, _| {
             connection
                 .prepare_cached(
-                    "INSERT INTO usage_row (resource, period, part, component, uuid, read, words)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-                     ON CONFLICT (resource, period, part, component) DO UPDATE SET uuid = ?5, read = ?6, words = ?7",
+                    "INSERT INTO usage_row (resource, period, part, component, uuid, read, written_by, written_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                     ON CONFLICT (resource, period, part, component)
+                     DO UPDATE SET uuid = ?5, read = ?6, written_by = ?7, written_at = ?8",
                 )?
                 .execute(params![
                     key.resource.to_string(),
@@ -165,7 +208,8 @@ impl Ledger {
                     component,
                     row.to_string(),
                     micros(now),
-                    words
+                    writer.by,
+                    writer.at.map(micros)
                 ])?;
             Ok(())
         })

@@ -38,6 +38,8 @@ pub struct SeriesPart {
     /// In the unit that the factor applies to.
     pub quantity: Exact,
     pub factor: Exact,
+    /// As the file has it.
+    pub factor_as_written: String,
     /// What the series counts by its labels; `None` if the meter leaves it out.
     pub weight: Option<Exact>,
     /// The rule that says so, in words; empty if all series count alike.
@@ -129,6 +131,7 @@ impl Ledger {
                         amount,
                         quantity,
                         factor: meter.factor.clone(),
+                        factor_as_written: meter.factor_as_written(),
                         // What is left out has nothing to add.
                         readings: if weight.is_some() { readings } else { Vec::new() },
                         weight,

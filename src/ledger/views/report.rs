@@ -1,12 +1,16 @@
 //! What a person or a machine may want to see of the ledger: the last runs, what is unmatched, what was quarantined.
 //! It only reads.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::rules::Version;
 use crate::ledger::db::sql::{OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::ledger::sent::record::{StatementKey, key};
+use crate::metering::meter::Meter;
 use crate::metering::period::BillingPeriod;
 
 /// How a collector is doing.
@@ -42,16 +46,51 @@ pub struct RunReport {
     pub quarantined: i64,
 }
 
-/// Usage of a backend id that Waldur does not know.
+/// Series of one collector that belong to no resource, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unmatched {
+pub struct Stray {
     /// The offering's UUID; empty where the readings do not even say whose they are.
     pub offering: String,
     pub backend_id: String,
     pub collector: String,
     pub series: i64,
     pub since: Option<Timestamp>,
-    pub why: String,
+    pub why: Why,
+}
+
+/// Why series belong to no resource.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// Waldur was asked for their backend id, and knows none: that is what `unmatched` means.
+    Unmatched,
+    /// Waldur was not asked for it yet.
+    NotAsked,
+    /// Several resources that live have it; their names.
+    Several(String),
+    /// Their labels do not say whose they are; what is missing.
+    Unplaced(String),
+}
+
+impl Why {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Why::Unmatched => "unmatched",
+            Why::NotAsked => "not_asked",
+            Why::Several(_) => "several",
+            Why::Unplaced(_) => "unplaced",
+        }
+    }
+
+    pub fn words(&self) -> String {
+        match self {
+            Why::Unmatched => "Waldur knows no resource with this backend id".to_owned(),
+            Why::NotAsked => "Waldur was not asked for this backend id yet".to_owned(),
+            Why::Several(names) => {
+                format!("it is the backend id of several resources that live in Waldur: {names}")
+            }
+            Why::Unplaced(why) => why.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +99,12 @@ pub struct QuarantinedReport {
     pub at: Timestamp,
     pub what: String,
     pub reason: String,
+}
+
+/// The meters of these rules that count a reading.
+fn meters<'a>(version: &'a Version, collector: &str, reading: &'a str) -> impl Iterator<Item = &'a Meter> {
+    let meters = version.of(collector).into_iter().flat_map(|rules| &rules.meters);
+    meters.filter(move |meter| meter.reading == reading)
 }
 
 impl Ledger {
@@ -203,22 +248,6 @@ impl Ledger {
         })
     }
 
-    /// Who wrote the server's row of a component, and when, as it was last read.
-    pub fn writer(&self, key: StatementKey, component: &str) -> Result<Option<String>, LedgerError> {
-        self.look(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT words FROM usage_row
-                     WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4",
-                )?
-                .query_row(
-                    params![key.resource.to_string(), key.period.to_string(), micros(key.part), component],
-                    |row| row.get(0),
-                )
-                .optional()
-        })
-    }
-
     /// What `status` is about: the statements of a month or, without one, those of the month that runs and those of earlier
     /// ones that are not closed or of which something is kept back; and whether the server holds anything of each.
     pub fn unsettled(
@@ -259,53 +288,76 @@ impl Ledger {
         })
     }
 
-    /// Whether all that some collector measured belongs to backend ids that Waldur was asked for and does not know.
+    /// Whether nothing that some collector measured has a resource: Waldur was asked for all its backend ids and knows none,
+    /// or its readings don't say whose they are. What no meter counts is not among it.
     pub fn is_wholly_unmatched(&self) -> Result<bool, LedgerError> {
-        let rules = self.in_force.latest().id;
-        self.look(|connection| {
+        let version = self.in_force.latest();
+        let sources: Vec<(String, String, i64, i64)> = self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT EXISTS (SELECT 1 FROM (
-                        SELECT count(*) AS all_of_it, count(CASE WHEN NOT EXISTS (
-                            SELECT 1 FROM target_resource WHERE target_resource.target = target.id) THEN 1 END) AS unmatched
-                        FROM placed JOIN target ON target.id = placed.target JOIN source ON source.id = placed.source
-                        JOIN offering ON offering.uuid = target.offering
-                        WHERE placed.rules = ?1 AND target.offering <> '' AND offering.resources_refreshed IS NOT NULL
-                        GROUP BY source.collector) of_collector
-                     WHERE all_of_it = unmatched)",
+                    "SELECT source.collector, source.name, count(*), count(CASE WHEN placed.nowhere <> ''
+                        OR offering.resources_refreshed >= coalesce(target.unmatched_since, 0) AND NOT EXISTS (
+                        SELECT 1 FROM target_resource WHERE target_resource.target = target.id) THEN 1 END)
+                     FROM placed JOIN source ON source.id = placed.source
+                     LEFT JOIN target ON target.id = placed.target LEFT JOIN offering ON offering.uuid = target.offering
+                     WHERE placed.rules = ?1 AND (placed.nowhere <> '' OR target.offering <> '')
+                     GROUP BY source.collector, source.name",
                 )?
-                .query_row([rules], |row| row.get(0))
-        })
+                .query_map([version.id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+                .collect()
+        })?;
+        let mut collectors: BTreeMap<&str, i64> = BTreeMap::new();
+        for (collector, name, all, unmatched) in &sources {
+            if meters(version, collector, name).next().is_some() {
+                *collectors.entry(collector).or_default() += all - unmatched;
+            }
+        }
+        Ok(collectors.values().any(|matched| *matched == 0))
     }
 
-    pub fn unmatched(&self) -> Result<Vec<Unmatched>, LedgerError> {
+    /// What is metered and belongs to no resource, by offering, backend id, collector and reason.
+    pub fn strays(&self) -> Result<Vec<Stray>, LedgerError> {
+        let version = self.in_force.latest();
+        let mut strays: BTreeMap<(String, String, String, Why), (i64, Option<Timestamp>)> = BTreeMap::new();
         self.look(|connection| {
-            let rules = self.in_force.latest().id;
-            let known_nowhere = "SELECT '', '', source.collector, count(*), NULL, placed.nowhere
-                 FROM placed JOIN source ON source.id = placed.source
-                 WHERE placed.rules = ?1 AND placed.nowhere <> '' GROUP BY source.collector, placed.nowhere";
-            let unknown_ids = "SELECT target.offering, target.backend_id, source.collector, count(*),
-                        target.unmatched_since,
-                        CASE WHEN several IS NULL THEN 'Waldur knows no resource with this backend id'
-                             ELSE 'it is the backend id of several resources that live in Waldur: ' || several END
-                 FROM target JOIN placed ON placed.target = target.id AND placed.rules = ?1
-                 JOIN source ON source.id = placed.source
-                 WHERE NOT EXISTS (SELECT 1 FROM target_resource WHERE target_resource.target = target.id)
-                 GROUP BY target.id, source.collector";
-            connection
-                .prepare(&format!("{unknown_ids} UNION ALL {known_nowhere} ORDER BY 1, 2, 3"))?
-                .query_map([rules], |row| {
-                    Ok(Unmatched {
-                        offering: row.get(0)?,
-                        backend_id: row.get(1)?,
-                        collector: row.get(2)?,
-                        series: row.get(3)?,
-                        since: row.get::<_, Option<i64>>(4)?.map(instant),
-                        why: row.get(5)?,
-                    })
-                })?
-                .collect()
-        })
+            let mut query = connection.prepare_cached(
+                "SELECT coalesce(target.offering, ''), coalesce(target.backend_id, ''), source.collector, source.name,
+                        series.labels, target.unmatched_since, offering.resources_refreshed, target.several, placed.nowhere
+                 FROM placed JOIN series ON series.id = placed.series JOIN source ON source.id = placed.source
+                 LEFT JOIN target ON target.id = placed.target LEFT JOIN offering ON offering.uuid = target.offering
+                 WHERE placed.rules = ?1 AND coalesce(placed.nowhere, '-') <> '' AND NOT EXISTS (
+                    SELECT 1 FROM target_resource WHERE target_resource.target = placed.target)",
+            )?;
+            let mut rows = query.query([version.id])?;
+            while let Some(row) = rows.next()? {
+                let (collector, name, labels): (String, String, String) =
+                    (row.get(2)?, row.get(3)?, row.get(4)?);
+                let labels = serde_json::from_str(&labels).unwrap_or_default();
+                let counts = |meter: &Meter| meter.weighing.weigh(&labels).is_some();
+                if !meters(version, &collector, &name).any(counts) {
+                    continue;
+                }
+                let (since, asked): (Option<i64>, Option<i64>) = (row.get(5)?, row.get(6)?);
+                let why = match (row.get::<_, Option<String>>(8)?, row.get::<_, Option<String>>(7)?) {
+                    (Some(why), _) => Why::Unplaced(why),
+                    (None, Some(names)) => Why::Several(names),
+                    (None, None) if asked.is_none() || asked < since => Why::NotAsked,
+                    (None, None) => Why::Unmatched,
+                };
+                let place = (row.get(0)?, row.get(1)?, collector, why);
+                strays.entry(place).or_insert((0, since.map(instant))).0 += 1;
+            }
+            Ok(())
+        })?;
+        let stray = |((offering, backend_id, collector, why), (series, since))| Stray {
+            offering,
+            backend_id,
+            collector,
+            series,
+            since,
+            why,
+        };
+        Ok(strays.into_iter().map(stray).collect())
     }
 
     /// The newest quarantined lines of a collector.

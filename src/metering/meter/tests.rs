@@ -357,7 +357,7 @@ fn rules_are_written_as_the_file_has_them_and_read_back_equal() {
         (
             all,
             format!(
-                r#"{{"collector":"c","continues":"old","resource":{{"offering":"{OFFERING}","backend_id":"x-{{account}}","ignore_case":true}},"user":"{{user}}","meters":[{{"component":"gpu","reading":"g","aggregate":"integral","interpolation":"linear","max_gap":"PT1H30M","on_gap":"hold","factor":"2.5","at_most":"64","only_if":{{"part":["a","b"]}},"not_if":{{"state":[""]}},"weights":{{"qos":{{"high":"1/3"}}}},"rounding":"half_up","description":"of {{user}}","recurring":false,"missing_usage_policy":"zero"}}],"ignore":["x-root"],"default_max_gap":"PT15M"}}"#
+                r#"{{"collector":"c","continues":"old","resource":{{"offering":"{OFFERING}","backend_id":"x-{{account}}","ignore_case":true}},"user":"{{user}}","meters":[{{"component":"gpu","reading":"g","aggregate":"integral","interpolation":"linear","max_gap":"PT1H30M","on_gap":"hold","factor":"2.5","written_factor":"2.50","at_most":"64","only_if":{{"part":["a","b"]}},"not_if":{{"state":[""]}},"weights":{{"qos":{{"high":"1/3"}}}},"rounding":"half_up","description":"of {{user}}","recurring":false,"missing_usage_policy":"zero"}}],"ignore":["x-root"],"default_max_gap":"PT15M"}}"#
             ),
         ),
     ] {

@@ -1,0 +1,84 @@
+//! What is left of a ledger that is not agreed, in numbers: one truth for `status`, `flush`, metrics, the page and exit codes.
+//! It only reads, and judges nothing.
+
+use std::collections::BTreeSet;
+
+use super::reason::waits;
+use crate::ledger::views::report::{Stray, Why};
+use crate::ledger::{Ledger, LedgerError};
+
+/// What is left.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Statements; the others are amounts.
+    pub pending: usize,
+    pub held: usize,
+    pub parked: usize,
+    pub stranded: usize,
+    /// What only the closing of a month left: no alarm.
+    pub rest: usize,
+    /// What belongs to no resource.
+    pub strays: Vec<Stray>,
+    /// Nothing that some collector measured has a resource.
+    pub wholly_unmatched: bool,
+    /// Backend ids of several resources that live, with their names.
+    pub several: Vec<(String, String)>,
+    /// Readings that are not believed.
+    pub implausible: usize,
+    /// Lines that the last runs of collectors quarantined.
+    pub quarantined: usize,
+}
+
+impl Left {
+    /// As last stated; `collectors`: those that are configured.
+    pub fn of(ledger: &Ledger, collectors: &[String]) -> Result<Left, LedgerError> {
+        let mut left = Left {
+            pending: ledger.pending_as_stated()?.len(),
+            strays: ledger.strays()?,
+            wholly_unmatched: ledger.is_wholly_unmatched()?,
+            several: ledger.several_resources()?,
+            implausible: ledger.held_readings()?.len(),
+            quarantined: ledger.quarantined_lately(collectors)?,
+            ..Left::default()
+        };
+        for one in ledger.blocks()? {
+            match one.block.state.as_str() {
+                _ if !waits(&one.block) => left.rest += 1,
+                "held" => left.held += 1,
+                "parked" => left.parked += 1,
+                _ => left.stranded += 1,
+            }
+        }
+        Ok(left)
+    }
+
+    /// Backend ids that Waldur was asked for and does not know, each once however many collectors saw it; `of`: those of one
+    /// collector.
+    pub fn unmatched(&self, of: Option<&str>) -> Vec<&str> {
+        self.ids(of, &Why::Unmatched)
+    }
+
+    /// Backend ids that Waldur was not asked for yet.
+    pub fn not_asked(&self) -> Vec<&str> {
+        self.ids(None, &Why::NotAsked)
+    }
+
+    fn ids(&self, of: Option<&str>, why: &Why) -> Vec<&str> {
+        let strays = self.strays.iter().filter(|one| one.why == *why);
+        let strays = strays.filter(|one| of.is_none_or(|of| of == one.collector));
+        let ids: BTreeSet<(&str, &str)> =
+            strays.map(|one| (one.backend_id.as_str(), one.offering.as_str())).collect();
+        ids.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// Those whose readings don't say whose they are; `of`: those of one collector.
+    pub fn unplaced(&self, of: Option<&str>) -> impl Iterator<Item = &Stray> {
+        let unplaced = |one: &&Stray| matches!(one.why, Why::Unplaced(_));
+        self.strays.iter().filter(unplaced).filter(move |one| of.is_none_or(|of| of == one.collector))
+    }
+
+    /// How many series those are.
+    pub fn unplaced_series(&self, of: Option<&str>) -> i64 {
+        self.unplaced(of).map(|one| one.series).sum()
+    }
+}
