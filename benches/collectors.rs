@@ -21,23 +21,25 @@ fn main() -> Outcome {
         (vec![120, 1_200, 12_000], vec![10_000, 100_000, 1_000_000])
     };
     println!("{:>24} {:>9} {:>12} {:>8} {:>8}", "", "CPU s", "us a thing", "of du's", "peak MB");
-    for count in groups {
+    let of_whom =
+        [("services", "system.slice/", ".service"), ("unknown users", "user.slice/user-", ".slice")];
+    for (count, (what, before, after)) in groups.into_iter().flat_map(|count| of_whom.map(|of| (count, of))) {
         let folder = tempfile::tempdir()?;
         for group in 0..count {
-            let dir = folder.path().join(format!("user.slice/user-{}.slice", 100_000 + group));
+            let dir = folder.path().join(format!("{before}{}{after}", 100_000 + group));
             fs::create_dir_all(&dir)?;
             fs::write(dir.join("cpu.stat"), "usage_usec 1000000\nuser_usec 600000\nsystem_usec 400000\n")?;
             fs::write(dir.join("io.stat"), "8:0 rbytes=7 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\n")?;
         }
         fs::write(folder.path().join("cgroup.controllers"), "cpu io memory pids\n")?;
         let yaml = format!(
-            "plugin: cgroup\nroot: {}\nslices: user.slice/user-*.slice\nmeters:\n  a: {{ reading: cpu_seconds }}\n  \
+            "plugin: cgroup\nroot: {}\nslices: '{before}*{after}'\nmeters:\n  a: {{ reading: cpu_seconds }}\n  \
              b: {{ reading: io_read_bytes }}\n",
             folder.path().display()
         );
         let (batch, took) = look("cgroup", &yaml)?;
         assert_eq!(batch.readings.len() + batch.more.len(), 2 * count);
-        tell(&format!("cgroup: {count}"), took, count, None)?;
+        tell(&format!("{count} {what}"), took, count, None)?;
     }
     for count in files {
         let folder = tempfile::tempdir()?;
@@ -55,7 +57,7 @@ fn main() -> Outcome {
         let plain = du(&homes)?;
         let (batch, took) = look("filesystem", &yaml)?;
         assert_eq!(batch.readings.len(), 3 * (count / 100).min(10));
-        tell(&format!("filesystem: {count}"), took, count, Some(plain))?;
+        tell(&format!("{count} files"), took, count, Some(plain))?;
     }
     Ok(())
 }

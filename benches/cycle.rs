@@ -1,6 +1,7 @@
 //! What a cycle of the agent costs as a whole process, against a sandbox that takes 20 ms a call: the CPU of the agent
 //! alone, the time that passed, its highest memory and its requests by kind; in the first cycle, in one without a
-//! change, and in one in which a hundredth of the resources changed. Run with `cargo bench --bench cycle`, or
+//! change, and in one in which a hundredth of the resources changed; then what commands cost on that ledger, and what the
+//! daemon holds when it is idle on it. Run with `cargo bench --bench cycle`, or
 //! `cargo bench --bench cycle -- RESOURCES COMPONENTS USERS [AT_ONCE] [classic]` for a cycle of any size (a component
 //! number of 2.5 is two or three, in turns; at most 4). The source is SLURM's jobs, a job of each user.
 
@@ -64,7 +65,13 @@ fn main() -> Outcome {
         }],
         // `cargo test --benches` only asks whether it still runs.
         _ if cfg!(debug_assertions) => vec![Size::new(4, 8)],
-        _ => vec![Size::new(50, 8), Size::new(500, 8), Size::new(500, 1), Size::new(5_000, 8)],
+        _ => vec![
+            Size::new(50, 8),
+            Size::new(500, 8),
+            Size { classic: true, ..Size::new(500, 8) },
+            Size::new(500, 1),
+            Size::new(5_000, 8),
+        ],
     };
     for size in sizes {
         play(size)?;
@@ -109,13 +116,7 @@ fn play(size: Size) -> Outcome {
             _ => lines.add(size, changed)?,
         }
         let before = sandbox.counts()?;
-        let cost = Cost::of(
-            Command::new(env!("CARGO_BIN_EXE_waldur-usage-agent"))
-                .arg("--config")
-                .arg(&config)
-                .args(["--log", "warn", "flush", "--collect", "--deadline", "30m"])
-                .stdout(Stdio::null()),
-        )?;
+        let cost = Cost::of(&mut agent(&config, &["flush", "--collect", "--deadline", "60m"]))?;
         let counts = sandbox.counts()?;
         let made = |kind: &str, now: u64| now - before.get(kind).copied().unwrap_or(0);
         let requests: u64 = counts.iter().map(|(kind, now)| made(kind, *now)).sum();
@@ -130,7 +131,40 @@ fn play(size: Size) -> Outcome {
             println!("{:>14} {kind}", made(kind, *now));
         }
     }
+    let month = jiff::Timestamp::now().strftime("%Y-%m").to_string();
+    for command in [
+        ["status", "--json"].as_slice(),
+        &["explain", "a0", "c0", "--json"],
+        &["export", "--period", &month, "--csv"],
+        &["recount"],
+    ] {
+        let cost = Cost::of(&mut agent(&config, command))?;
+        println!(
+            "{:>12} {:>9.2} {:>9.2} {:>9} {:>11} {:>8.1}",
+            command[0],
+            cost.cpu.as_secs_f64(),
+            cost.wall.as_secs_f64(),
+            "",
+            "",
+            cost.peak_kb as f64 / 1000.0
+        );
+    }
+    let mut daemon = agent(&config, &["run"]).spawn()?;
+    // Its first runs and its first cycle, which finds nothing to send, are over by then.
+    std::thread::sleep(Duration::from_secs(if cfg!(debug_assertions) { 1 } else { 15 }));
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.id()))?;
+    daemon.kill()?;
+    daemon.wait()?;
+    let held =
+        |key| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim().to_owned();
+    println!("{:>12} {} resident, {} of it not shared", "idle daemon", held("VmRSS:"), held("RssAnon:"));
     Ok(())
+}
+
+fn agent(config: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waldur-usage-agent"));
+    command.arg("--config").arg(config).args(["--log", "warn"]).args(arguments).stdout(Stdio::null());
+    command
 }
 
 fn script(path: &Path, command: &str) -> Outcome {

@@ -62,7 +62,8 @@ impl Touched {
                 last: met.last,
                 in_order: true,
                 from: Timestamp::MAX,
-                added: Vec::new(),
+                // Most series have one reading a run, and there may be very many.
+                added: Vec::with_capacity(1),
                 removed: Vec::new(),
             }),
         }

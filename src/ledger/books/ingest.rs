@@ -51,7 +51,7 @@ const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(24);
 /// How many of a collector's runs say what its usual distance is.
 const RECENT_RUNS: usize = 11;
 /// Readings of a run that are counted at once.
-const POINTS_AT_ONCE: usize = if cfg!(test) { 3 } else { 10_000 };
+const POINTS_AT_ONCE: usize = if cfg!(test) { 3 } else { 4_000 };
 
 impl Ledger {
     /// Appends a run to the queue, and counts it and all that waited before it.
