@@ -40,6 +40,9 @@ impl Found {
     }
 }
 
+/// Statements that one listing serves: by month and offering.
+type Groups = BTreeMap<(BillingPeriod, Option<Uuid>), Vec<StatementKey>>;
+
 /// A statement whose shares are compared, with the rows that its components are in.
 type Compared = (Statement, BTreeMap<String, Uuid>);
 
@@ -229,11 +232,8 @@ fn found(rows: Vec<UserUsageRow>) -> Found {
 }
 
 /// Those of which the server is known to hold shares, by month and offering.
-fn with_shares(
-    ledger: &Ledger,
-    keys: &[StatementKey],
-) -> Result<BTreeMap<(BillingPeriod, Option<Uuid>), Vec<StatementKey>>, LedgerError> {
-    let mut groups: BTreeMap<_, Vec<StatementKey>> = BTreeMap::new();
+fn with_shares(ledger: &Ledger, keys: &[StatementKey]) -> Result<Groups, LedgerError> {
+    let mut groups = Groups::new();
     for &key in keys {
         if ledger.has_shares(key)? {
             let known = ledger.resource(key.resource)?.map(|known| known.offering);

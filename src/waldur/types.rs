@@ -380,7 +380,7 @@ impl RawRow {
 /// A row of a list of usages: one that can't be read is told, and of no bearing on the others.
 #[derive(Debug)]
 pub(super) enum Listed {
-    Row(UsageRow),
+    Row(Box<UsageRow>),
     Odd(RawRow, String),
 }
 
@@ -388,7 +388,7 @@ impl<'de> Deserialize<'de> for Listed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?.get();
         match serde_json::from_str(text) {
-            Ok(row) => Ok(Listed::Row(row)),
+            Ok(row) => Ok(Listed::Row(Box::new(row))),
             Err(error) => match serde_json::from_str(text) {
                 Ok(odd) => Ok(Listed::Odd(odd, error.to_string())),
                 Err(error) => Err(D::Error::custom(error)),

@@ -193,7 +193,7 @@ impl Client {
         let mut listing = Listing::default();
         for row in rows {
             match row {
-                Listed::Row(row) if filter.admits(&row) => listing.rows.push(row),
+                Listed::Row(row) if filter.admits(&row) => listing.rows.push(*row),
                 Listed::Odd(row, words) if filter.admits_raw(&row) => listing.odd.push(OddRow {
                     resource: row.text("resource_uuid").and_then(|text| text.parse().ok()),
                     component: row.text("type"),
