@@ -171,6 +171,42 @@ async fn the_shares_of_users_one_by_one_and_at_once() {
 }
 
 #[tokio::test]
+async fn what_is_compared_is_read_without_the_names_that_make_a_row_dear() {
+    for api in ["classic", "current"] {
+        let sandbox = Sandbox::start(api);
+        sandbox.client.set_usage(&report(&[("cpu_hours", "10"), ("gpu_hours", "2.5")])).await.unwrap();
+        let filter = UsageFilter { offering: Some(id(OFFERING)), ..UsageFilter::of_month(november()) };
+        let whole = sandbox.client.list_usages(&filter).await.unwrap();
+        let compared = sandbox.client.list_usages(&filter.to_compare()).await.unwrap();
+        assert_eq!((compared.rows.len(), compared.odd.len()), (2, 0), "{api}");
+        for (whole, compared) in whole.rows.into_iter().zip(compared.rows) {
+            assert!(
+                !whole.resource_name.is_empty() && compared.resource_name.is_empty(),
+                "{api}: {compared:?}"
+            );
+            let expected = UsageRow {
+                created: None,
+                name: String::new(),
+                measured_unit: String::new(),
+                resource_name: String::new(),
+                offering_name: String::new(),
+                project_name: String::new(),
+                project_uuid: None,
+                customer_name: String::new(),
+                customer_uuid: None,
+                ..whole
+            };
+            assert_eq!(compared, expected, "{api}");
+        }
+        let row = sandbox.rows().await["cpu_hours"].uuid;
+        sandbox.client.set_user_usage(row, &user("alice", "4")).await.unwrap();
+        let shares = sandbox.client.list_shares_of(id(OFFERING), november()).await.unwrap();
+        let share = shares.iter().map(|share| (share.row, &*share.username, share.usage.to_string()));
+        assert_eq!(share.collect::<Vec<_>>(), [(Some(row), "alice", "4.00".to_owned())], "{api}");
+    }
+}
+
+#[tokio::test]
 async fn every_refusal_is_told_apart() {
     for api in ["classic", "current"] {
         let sandbox = Sandbox::start(api);
