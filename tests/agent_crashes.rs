@@ -8,8 +8,14 @@ use std::time::Duration;
 
 use agent::*;
 
-/// Killed at in tests/agent_takeover.rs and tests/agent_late.rs.
-const ELSEWHERE: [&str; 2] = ["after an opening balance is recorded", "after something is carried forward"];
+/// Killed at in tests/agent_takeover.rs, tests/agent_late.rs and tests/shared.rs.
+const ELSEWHERE: [&str; 5] = [
+    "after an opening balance is recorded",
+    "after something is carried forward",
+    "before a run is sent",
+    "after a run is sent",
+    "before arrived runs are taken",
+];
 
 #[test]
 fn a_list_of_fail_points_is_whole() {

@@ -18,7 +18,7 @@ use waldur_usage_agent::metering::meter::Rules;
 const AGENT: &str = env!("CARGO_BIN_EXE_waldur-usage-agent");
 
 /// Files in config/ that are no configuration of the agent's.
-const OTHERS: [&str; 2] = ["sandbox.yaml", "kubernetes-sidecar.yaml"];
+const OTHERS: [&str; 3] = ["sandbox.yaml", "kubernetes-sidecar.yaml", "kubernetes-hosts.yaml"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -162,6 +162,35 @@ fn the_sandbox_starts_with_the_marketplace_in_config() {
     sandbox.kill().unwrap();
     sandbox.wait().unwrap();
     assert!(line.starts_with("listening on http://127.0.0.1:"), "{line}");
+}
+
+/// What its ConfigMaps hold is taken by the agents whose variables it sets, and the pods that collect hold no token.
+#[test]
+fn the_agents_of_the_manifest_for_many_hosts_take_their_files() {
+    let manifest = fs::read_to_string(root().join("config/kubernetes-hosts.yaml")).unwrap();
+    let documents = documents(&manifest).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    for (kind, name, submits) in
+        [("DaemonSet", "waldur-usage-hosts", false), ("Deployment", "waldur-usage-agent", true)]
+    {
+        let of = |kind: &str| {
+            let named = |document: &&Value| document["kind"] == kind && document["metadata"]["name"] == name;
+            documents.iter().find(named).unwrap_or_else(|| panic!("{kind} {name}"))
+        };
+        let pod = &of(kind)["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        assert_eq!(container["env"][0]["name"], "WALDUR_AGENT");
+        let volumes = pod["volumes"].as_sequence().unwrap();
+        let secret = volumes.iter().find_map(|volume| volume["secret"]["secretName"].as_str()).unwrap();
+        assert_eq!(secret == "waldur-usage-agent", submits, "{secret}");
+        let file = directory.path().join("agent.yaml");
+        fs::write(&file, of("ConfigMap")["data"]["agent.yaml"].as_str().unwrap()).unwrap();
+        let mut command = agent();
+        let command = command.env("WALDUR_AGENT", "node-1").arg("--config").arg(&file);
+        let output = command.args(["check", "--offline"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("1 collector, 1 meter, no mistakes"), "{said}");
+    }
 }
 
 /// The agent with the environment of the manifest's sidecar, on a node whose control groups are as systemd's driver,

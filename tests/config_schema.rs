@@ -69,6 +69,7 @@ fn place(section: &str) -> String {
         "" => format!("{base}    plugin: cgroup\n    slices: self\n{odd}: 1\n"),
         "waldur" => base.replace("example.com'", &format!("example.com', {odd}: 1")),
         // The schedule is asked for only where there is one.
+        "queue" => format!("queue: {{ {odd}: 1 }}\n{base}"),
         "submit" => format!("submit: {{ schedule: '@daily', {odd}: 1 }}\n{base}"),
         "page" => format!("page: {{ listen: 'unix:/x', {odd}: 1 }}\n{base}"),
         "resource" => base.replace("5e2f0000-0000-4000-8000-000000000001", &format!("{{ {odd}: 1 }}")),
@@ -262,7 +263,8 @@ fn configurations() -> Vec<String> {
     for entry in std::fs::read_dir(root().join("config")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if name.ends_with(".yaml") && !["sandbox.yaml", "kubernetes-sidecar.yaml"].contains(&name.as_str()) {
+        let other = name == "sandbox.yaml" || name.starts_with("kubernetes-");
+        if name.ends_with(".yaml") && !other {
             texts.push(std::fs::read_to_string(path).unwrap());
         }
     }

@@ -12,7 +12,14 @@ use agent::*;
 
 const PREFIX: &str = "waldur_usage_agent_";
 /// Listed, and there only where there is something to tell.
-const SOMETIMES: [&str; 2] = ["stranded", "collector_path_hangs"];
+const SOMETIMES: [&str; 6] = [
+    "stranded",
+    "collector_path_hangs",
+    "host_last_look_timestamp_seconds",
+    "host_away",
+    "host_failing_collectors",
+    "host_clock_skew_seconds",
+];
 
 /// By name: the type and the labels.
 type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;

@@ -13,8 +13,14 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use agent::*;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use server::Server;
+use waldur_usage_agent::config::place::Place;
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::{Ledger, Rulebook};
+use waldur_usage_agent::metering::period::BillingZone;
+use waldur_usage_agent::metering::reading::{Kind, Reading, Span};
 
 /// Another hour, used up on the 9th.
 fn hours(id: &str, seconds: &str) -> Value {
@@ -24,18 +30,43 @@ fn hours(id: &str, seconds: &str) -> Value {
 /// The usual world, with its ledger there.
 fn world(ledger: &str) -> World {
     let world = World::new(CURRENT);
-    let collector =
-        world.collector("source", "readings", &cpu_hours_of_a()).replace("\"@hourly\"", "every 1s");
-    let head: String = world
-        .head("")
-        .lines()
-        .filter(|line| !line.starts_with("ledger"))
-        .fold(String::new(), |head, line| head + line + "\n");
-    world.write(
-        "agent.yaml",
-        &format!("{head}ledger: {ledger}\nsubmit: {{ schedule: every 1s }}\ncollectors:\n{collector}"),
-    );
+    configure(&world, "agent.yaml", "hv1", "readings", ledger);
     world
+}
+
+/// The configuration of an agent that submits, whose collector prints a file.
+fn configure(world: &World, name: &str, agent: &str, readings: &str, ledger: &str) {
+    let waldur = world.head("").lines().take(3).fold(String::new(), |head, line| head + line + "\n");
+    let submit = "submit: { schedule: every 1s }\n";
+    write_config(world, name, agent, readings, &format!("{waldur}ledger: {ledger}\n{submit}"));
+}
+
+/// The configuration of an agent that only collects.
+fn configure_host(world: &World, agent: &str, ledger: &str) {
+    let (name, readings) = (format!("{agent}.yaml"), format!("{agent}.readings"));
+    world.write(&readings, "");
+    write_config(world, &name, agent, &readings, &format!("ledger: {ledger}\n"));
+}
+
+fn write_config(world: &World, name: &str, agent: &str, readings: &str, head: &str) {
+    let collector = world.collector("source", readings, &cpu_hours_of_a()).replace("\"@hourly\"", "every 1s");
+    world.write(name, &format!("{head}{}collectors:\n{collector}", world.shared(agent)));
+}
+
+/// A command of the agent with this configuration.
+fn agent_of(world: &World, config: &str, arguments: &[&str]) -> Done {
+    let config = world.path(config).display().to_string();
+    world.agent(&[&["--config", &config], arguments].concat())
+}
+
+/// A daemon of the agent with this configuration.
+fn daemon_of(world: &World, config: &str) -> Daemon {
+    let path = world.path(config).display().to_string();
+    let log = world.path(&format!("{config}.log"));
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+    let mut command = world.command(&["--config", &path, "run"]);
+    let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
+    Daemon { child, log }
 }
 
 #[test]
@@ -63,7 +94,7 @@ fn a_role_that_reads_sees_everything_and_changes_nothing() {
     let Some(server) = Server::start("a role that reads", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
     let grants = world.agent(&["ledger", "init"]).exits(0).out;
-    server.sql("bill", "CREATE ROLE reader LOGIN; CREATE ROLE submitter LOGIN");
+    server.sql("bill", "CREATE ROLE reader LOGIN; CREATE ROLE submitter LOGIN; CREATE ROLE appender");
     server.sql("bill", &grants);
     world.readings(&[hours("1", "5400")]);
     world.flush().exits(0);
@@ -190,6 +221,382 @@ fn a_ledger_moves_into_a_database_and_back_and_is_the_same() {
     world.agent(&["explain", A, "cpu_hours"]).exits(0).says("3.00");
 }
 
+/// Roles for hosts of these names, who may append and nothing else.
+fn hosts(server: &Server, world: &World, names: &[&str]) {
+    let grants = world.agent(&["ledger", "init"]).exits(0).out;
+    server.sql("bill", "CREATE ROLE reader LOGIN; CREATE ROLE submitter LOGIN; CREATE ROLE appender");
+    server.sql("bill", &grants);
+    for name in names {
+        server.sql("bill", &format!("CREATE ROLE {name} LOGIN; GRANT appender TO {name}"));
+        configure_host(world, name, &server.url("bill", name));
+    }
+}
+
+#[test]
+fn every_host_collects_with_a_role_that_may_append_and_one_submits() {
+    let Some(mut server) = Server::start("every host collects", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    // The same ids on two hosts are two readings.
+    world.readings(&[hours("1", "3600")]);
+    world.write("hv2.readings", &format!("{}\n", hours("1", "1800")));
+    agent_of(&world, "hv2.yaml", &["check"]).exits(0).says("agent hv2: appends to the ledger");
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(0).says("1 reading");
+    // What one host may not do.
+    agent_of(&world, "hv2.yaml", &["flush"]).exits(78).says("this agent only collects");
+    agent_of(&world, "hv2.yaml", &["recount"]).exits(78).says("the role `hv2` may not do that");
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
+    let submits = world.daemon(&[], &[]);
+    let host = daemon_of(&world, "hv3.yaml");
+    submits.until_it_says("At work: ");
+    host.until_it_says("Ready: 1 collectors");
+    world.write("hv3.readings", &format!("{}\n", hours("7", "7200")));
+    world.in_time("what the third has", || world.rows(A) == ["cpu_hours 2026-11 3.50"]);
+    // While the database is away, hosts go on; what they have seen is sent when it is there again.
+    server.kill();
+    world.write("hv3.readings", &format!("{}\n{}\n", hours("7", "7200"), hours("8", "3600")));
+    world.in_time("the host notices", || host.log().contains("waits on this host"));
+    world.write("hv3.readings", "");
+    server.restart();
+    world.in_time("what the third had", || world.rows(A) == ["cpu_hours 2026-11 4.50"]);
+    drop((submits, host));
+    until("its turn is over", || world.flush_once().code == 0);
+    world.agent(&["recount"]).exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 4.50"]);
+}
+
+/// A configuration of two agents that submit, whose collector is `once`.
+fn configure_once(world: &World, server: &Server) {
+    for (name, agent) in [("agent.yaml", "hv1"), ("second.yaml", "hv2")] {
+        configure(world, name, agent, "readings", &server.url("bill", "usage"));
+        let text = std::fs::read_to_string(world.path(name)).unwrap();
+        world.write(name, &text.replace("    plugin: exec\n", "    plugin: exec\n    once: true\n"));
+    }
+}
+
+#[test]
+fn what_several_agents_can_reach_is_read_by_one_and_by_another_when_that_is_gone() {
+    let Some(server) = Server::start("a source of all hosts", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    world.agent(&["ledger", "init"]).exits(0);
+    configure_once(&world, &server);
+    world.readings(&[hours("1", "3600")]);
+    let mut first = world.daemon(&[], &[]);
+    first.until_it_says("Collector source: run by this agent.");
+    let second = daemon_of(&world, "second.yaml");
+    second.until_it_says("Collector source: run by process");
+    world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
+    agent_of(&world, "second.yaml", &["collect"]).exits(75).says("the collector source is run by process");
+    agent_of(&world, "second.yaml", &["flush", "--collect", "--deadline", "1s"]).says("run by process");
+    let died = Instant::now();
+    first.kill();
+    world.readings(&[hours("1", "3600"), hours("2", "1800")]);
+    world.in_time("the report of the other", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
+    assert!(died.elapsed().as_secs() < 20, "{:?}", died.elapsed());
+    drop(second);
+    until("its turn is over", || world.flush_once().code == 0);
+    world.agent(&["recount"]).exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
+    // Neither host has measured it: they are no agents of it.
+    let counted = server.connect("bill").query("SELECT DISTINCT agent FROM run", &[]).unwrap();
+    assert_eq!(counted.iter().map(|row| row.get(0)).collect::<Vec<String>>(), [""]);
+}
+
+/// A host that was stopped while it read, and goes on when another has taken over.
+#[test]
+fn an_older_lock_adds_what_is_not_known_replaces_nothing_and_moves_no_checkpoint() {
+    let Some(server) = Server::start("an older lock", &[]) else { return };
+    let place = Place::parse(&server.url("bill", "usage")).unwrap();
+    Ledger::make(&place).unwrap();
+    let open = || Ledger::open(&place, Rulebook { zone: BillingZone::utc(), rules: Vec::new() }).unwrap();
+    let run = |at: &str, checkpoint: &str, jobs: &[(&str, i64)]| {
+        let at: Timestamp = at.parse().unwrap();
+        let reading = |(id, value): &(&str, i64)| Reading {
+            id: Some((*id).to_owned()),
+            span: Span::Interval {
+                start: "2026-11-09T00:00:00Z".parse().unwrap(),
+                end: "2026-11-09T02:00:00Z".parse().unwrap(),
+            },
+            ..Reading::new("cpu_seconds", Kind::Delta, (*value).into(), at)
+        };
+        let outcome = RunOutcome::Seen {
+            readings: jobs.iter().map(reading).collect(),
+            quarantined: Vec::new(),
+            problems: Vec::new(),
+            checkpoint: Some(checkpoint.to_owned()),
+            lists_everything: false,
+            ended: Default::default(),
+        };
+        Run { collector: "source".to_owned(), at, finished: at, scope: String::new(), outcome }
+    };
+    server.sql("bill", "INSERT INTO lease VALUES ('collector source', 'hv1', 1, 0)");
+    let mut older = open().of_collector("source", 1);
+    older.record(run("2026-11-10T10:00:00Z", "ten", &[("1", 3600)])).unwrap();
+    server.sql("bill", "UPDATE lease SET holder = 'hv2', number = 2");
+    let mut newer = open().of_collector("source", 2);
+    newer.record(run("2026-11-10T11:00:00Z", "eleven", &[("1", 5400)])).unwrap();
+    older.record(run("2026-11-10T10:30:00Z", "half past ten", &[("1", 3600), ("9", 60)])).unwrap();
+    assert_eq!(open().count_queued().unwrap(), 3);
+    assert_eq!(newer.checkpoint("source").unwrap().as_deref(), Some("eleven"));
+    let kept = server.connect("bill").query("SELECT id, value FROM reading ORDER BY id", &[]).unwrap();
+    let kept: Vec<(String, String)> = kept.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(kept, [("1".to_owned(), "5400".to_owned()), ("9".to_owned(), "60".to_owned())]);
+}
+
+#[test]
+fn one_source_that_two_hosts_read_is_held_and_told() {
+    let Some(server) = Server::start("a source that two hosts read", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    world.readings(&[hours("1", "3600")]);
+    world.flush().exits(0);
+    world.write("hv2.readings", &format!("{}\n", hours("1", "3600")));
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(0);
+    world.flush().exits(65).says("once: true");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    world.agent(&["status"]).exits(65).says("held");
+}
+
+#[test]
+fn a_host_that_is_away_is_named_until_it_is_retired_and_its_usage_stays() {
+    let Some(server) = Server::start("a host that is away", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv17"]);
+    world.agent(&["agents", "list"]).exits(0).says("No host has appended");
+    world.write("hv17.readings", &format!("{}\n", hours("1", "3600")));
+    world.now("2026-11-10T05:10:00Z");
+    agent_of(&world, "hv17.yaml", &["collect"]).exits(0);
+    world.now("2026-11-10T05:20:00Z");
+    world.flush().exits(0);
+    world.agent(&["agents", "list"]).exits(0).says("hv17").says("05:10Z");
+    world.now("2026-11-10T05:26:00Z");
+    world.flush().exits(0);
+    world.agent(&["status"]).exits(69).says("Host hv17: nothing since 05:10Z");
+    let listed = world.agent(&["agents", "list", "--json"]).exits(69).json();
+    let hv17 = listed["agents"].as_array().unwrap().iter().find(|agent| agent["name"] == "hv17").unwrap();
+    assert_eq!((&hv17["away"], &hv17["last_look"]), (&json!(true), &json!("2026-11-10T05:10:00Z")));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let configured = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &format!("{configured}listen: 127.0.0.1:{port}\n"));
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("At work: ");
+    let metric = |line: &str| {
+        let page = get(&format!("127.0.0.1:{port}"), "/metrics").1;
+        page.lines().any(|of| of == format!("waldur_usage_agent_{line}"))
+    };
+    until("the host is away", || metric("host_away{agent=\"hv17\"} 1"));
+    world.agent(&["agents", "retire", "hv18"]).exits(64).says("there is no agent `hv18`");
+    world.agent(&["agents", "retire", "hv17"]).exits(0).says("what it measured stays");
+    until("it is missed no more", || !metric("host_away{agent=\"hv17\"} 1"));
+    drop(daemon);
+    until("its turn is over", || world.flush_once().code == 0);
+    world.agent(&["status"]).exits(0).says_not("hv17");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    world.agent(&["agents", "list"]).exits(0).says("retired");
+    // What fails there is told here.
+    world.write("hv17.readings", "no JSON\n");
+    agent_of(&world, "hv17.yaml", &["collect"]).exits(69);
+    world.flush().exits(0);
+    world.agent(&["status"]).exits(69).says("Host hv17: collector source failed");
+}
+
+/// As a machine is put back to a snapshot: its file gives numbers again that the database knows.
+#[test]
+fn a_host_that_is_put_back_to_a_snapshot_loses_nothing_of_what_it_sees_then() {
+    let Some(server) = Server::start("a host that is put back", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    let collect = |lines: &[Value]| {
+        let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
+        world.write("hv2.readings", &lines.concat());
+        agent_of(&world, "hv2.yaml", &["collect"]).exits(0)
+    };
+    collect(&[hours("1", "3600")]);
+    world.flush().exits(0);
+    let (file, kept) = (world.path("hv2.queue.db"), world.path("kept.db"));
+    let copied = rusqlite::Connection::open(&file).unwrap();
+    copied.execute("VACUUM INTO ?", [kept.to_str().unwrap()]).unwrap();
+    drop(copied);
+    for minute in 1..=3 {
+        world.now(&format!("2026-11-10T12:0{minute}:00Z"));
+        collect(&[hours("1", "3600"), hours("2", "7200")]);
+    }
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
+    for name in ["hv2.queue.db-wal", "hv2.queue.db-shm"] {
+        drop(std::fs::remove_file(world.path(name)));
+    }
+    std::fs::rename(kept, file).unwrap();
+    world.now("2026-11-10T12:04:00Z");
+    collect(&[hours("3", "3600")]).says("was put back to an earlier state");
+    world.now("2026-11-10T12:05:00Z");
+    collect(&[hours("4", "3600")]).says_not("was put back");
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 5.00"]);
+}
+
+#[test]
+fn who_is_killed_between_two_steps_of_sending_and_taking_loses_and_doubles_nothing() {
+    let Some(server) = Server::start("kills while runs are sent", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    let config = world.path("hv2.yaml").display().to_string();
+    let mut lines = String::new();
+    let steps = [
+        ("collect", "before a run is committed"),
+        ("collect", "after a run is committed"),
+        ("collect", "before a run is sent"),
+        ("collect", "after a run is sent"),
+        ("flush", "before arrived runs are taken"),
+        ("flush", "before a count is committed"),
+    ];
+    for (number, (command, point)) in steps.iter().enumerate() {
+        lines += &format!("{}\n", hours(&number.to_string(), "3600"));
+        world.write("hv2.readings", &lines);
+        let arguments: &[&str] = match *command {
+            "collect" => &["--config", &config, "collect"],
+            _ => {
+                agent_of(&world, "hv2.yaml", &["collect"]).exits(0);
+                &["flush", "--deadline", "1s"]
+            }
+        };
+        let mut killed = world.command(arguments);
+        killed.env("WALDUR_USAGE_AGENT_FAIL_POINT", point);
+        assert_eq!(Done::from(killed.output().unwrap()).code, 137, "{point}");
+        agent_of(&world, "hv2.yaml", &["collect"]).exits(0);
+        until("the turn of the killed one is over", || world.agent(&["flush", "--deadline", "1s"]).code == 0);
+        assert_eq!(world.rows(A), [format!("cpu_hours 2026-11 {}.00", number + 1)], "{point}");
+    }
+    world.agent(&["recount"]).exits(0);
+}
+
+/// What is measured and submitted hourly has a last look of its own before the month's end.
+#[test]
+fn a_month_closes_with_what_hosts_saw_and_says_whom_it_goes_without() {
+    let Some(server) = Server::start("a month's end over hosts", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    for name in ["agent.yaml", "hv2.yaml"] {
+        let text = std::fs::read_to_string(world.path(name)).unwrap();
+        world.write(name, &text.replace("every 1s", "\"@hourly\""));
+    }
+    world.now("2026-11-30T23:50:00Z");
+    agent_of(&world, "hv3.yaml", &["collect"]).exits(0);
+    let submits = world.daemon(&[], &[]);
+    submits.until_it_says("At work: ");
+    let host = daemon_of(&world, "hv2.yaml");
+    let looks = |agent: &str, at: &str| {
+        let list = world.agent(&["agents", "list", "--json"]).json();
+        let agents = list["agents"].as_array().unwrap().clone();
+        agents.iter().any(|one| one["name"] == agent && one["last_look"].as_str() >= Some(at))
+    };
+    until("both have looked", || {
+        looks("hv1", "2026-11-30T23:50:00Z") && looks("hv2", "2026-11-30T23:50:00Z")
+    });
+    world.now("2026-11-30T23:55:00Z");
+    submits.until_it_says("The closing of 2026-11 waits for ");
+    let both = |at: &str| looks("hv1", at) && looks("hv2", at);
+    until("they have looked", || both("2026-11-30T23:55:00Z"));
+    world.now("2026-11-30T23:56:00Z");
+    submits.until_it_says("The closing of 2026-11 goes without hv3 (nothing since 2026-11-30T23:50:00Z)");
+    host.signal("STOP");
+    world.write("hv2.readings", &format!("{}\n", hours("1", "3600")));
+    world.now("2026-11-30T23:58:00Z");
+    until("it waits again", || submits.log().matches("The closing of 2026-11 waits for ").count() == 2);
+    host.signal("CONT");
+    until("the last look", || looks("hv2", "2026-11-30T23:58:00Z"));
+    assert_eq!(world.rows(A), Vec::<String>::new());
+    world.now("2026-11-30T23:58:46Z");
+    until("what the host saw last", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
+    assert!(!submits.log().contains("goes without hv2"), "{}", submits.log());
+}
+
+/// After a restore, or where a server took over that had lagged.
+#[test]
+fn what_the_database_has_lost_is_sent_again() {
+    let Some(server) = Server::start("a database that is restored", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    world.write("hv2.readings", &format!("{}\n", hours("1", "3600")));
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    server.sql("postgres", "CREATE DATABASE copy TEMPLATE bill");
+    world.write("hv2.readings", &format!("{}\n{}\n", hours("1", "3600"), hours("2", "7200")));
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
+    server.sql("postgres", "DROP DATABASE bill");
+    server.sql("postgres", "ALTER DATABASE copy RENAME TO bill");
+    world.write("hv2.readings", "");
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(0);
+    // Read back, found to be what the readings make.
+    world.flush();
+    world.agent(&["explain", A, "cpu_hours"]).exits(0).says("3.00");
+    world.agent(&["recount"]).exits(0);
+}
+
+#[test]
+fn a_role_that_appends_may_do_nothing_else() {
+    let Some(server) = Server::start("a role that appends", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    world.write("hv2.readings", &format!("{}\n", hours("1", "3600")));
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(0);
+    let mut as_host = server.connect_as("bill", "hv3");
+    let tables: Vec<String> = server
+        .connect("bill")
+        .query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert!(tables.len() > 30, "{tables:?}");
+    let mut refused = |sql: &str| {
+        let error = as_host.batch_execute(sql).expect_err(sql);
+        let code = error.code().map(|code| code.code().to_owned());
+        assert_eq!(code.as_deref(), Some("42501"), "{sql}: {error}");
+    };
+    for table in &tables {
+        refused(&format!("DELETE FROM {table}"));
+        refused(&format!("TRUNCATE {table}"));
+        refused(&format!("DROP TABLE {table}"));
+        refused(&format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"));
+        if table != "ledger_version" {
+            refused(&format!("SELECT * FROM {table}"));
+        }
+        if table != "inbox" {
+            refused(&format!("INSERT INTO {table} DEFAULT VALUES"));
+        }
+    }
+    for column in ["agent", "file", "number", "part", "at", "body", "sent", "arrived"] {
+        refused(&format!("UPDATE inbox SET {column} = {column}"));
+    }
+    refused("UPDATE agent SET number = 0");
+    refused("UPDATE lease SET until = 0");
+    refused("UPDATE ledger_version SET version = 0");
+    refused("SELECT body FROM inbox");
+    refused("CREATE TABLE own (one BIGINT)");
+    // In another host's name; when it arrived.
+    refused(
+        "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ('hv2', 'f', 9, 0, 0, '{}', 0)",
+    );
+    refused(
+        "INSERT INTO inbox (agent, file, number, part, at, body, sent, arrived) VALUES ('hv3', 'f', 9, 0, 0, '{}', 0, 0)",
+    );
+    // It does not even see that another has sent something.
+    assert_eq!(as_host.query("SELECT number FROM inbox", &[]).unwrap().len(), 0);
+    as_host
+        .batch_execute(
+            "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ('hv3', 'f', 9, 0, 0, 'x', 0)",
+        )
+        .unwrap();
+    // What can't be read stops nothing else.
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+}
+
 /// The totals are not answered, and not even begun with, until the faults are cleared.
 fn hold_totals(world: &World) {
     world.fault(json!({ "match": { "path": "set_usage/" }, "when": "before", "action": "hang", "times": 1 }));
@@ -208,10 +615,9 @@ fn when_the_agent_that_submits_is_killed_another_goes_on_within_ten_seconds() {
     hold_totals(&world);
     let mut first = world.daemon(&[], &[]);
     world.in_time("a call on its way", || waits_for_an_answer(&world));
-    let mut second = world.command(&["run"]);
-    let log = std::fs::File::create(world.path("second.log")).unwrap();
-    let second = second.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-    let second = Daemon { child: second, log: world.path("second.log") };
+    configure(&world, "second.yaml", "hv2", "none", &server.url("bill", "usage"));
+    world.write("none", "");
+    let second = daemon_of(&world, "second.yaml");
     let pid = first.child.id();
     second.until_it_says("Standing by: ");
     assert!(second.log().contains(&format!("process {pid} on ")), "{}", second.log());
@@ -235,18 +641,18 @@ fn an_agent_that_was_stopped_stands_by_for_the_one_that_took_its_place_and_goes_
     world.readings(&[hours("1", "5400")]);
     let first = world.daemon(&[], &[]);
     world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
-    let log = std::fs::File::create(world.path("second.log")).unwrap();
-    let second = world.command(&["run"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-    let mut second = Daemon { child: second, log: world.path("second.log") };
+    configure(&world, "second.yaml", "hv2", "hv2.readings", &server.url("bill", "usage"));
+    world.write("hv2.readings", "");
+    let mut second = daemon_of(&world, "second.yaml");
     second.until_it_says("Standing by: ");
     first.signal("STOP");
-    second.until_it_says("Ready: 1 collectors");
-    world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    second.until_it_says("At work: ");
+    world.write("hv2.readings", &format!("{}\n", hours("2", "3600")));
     world.in_time("the report of the second", || world.rows(A) == ["cpu_hours 2026-11 2.50"]);
     first.signal("CONT");
     world.in_time("the first sees it", || first.log().contains("Standing by: "));
     second.kill();
-    world.readings(&[hours("1", "5400"), hours("2", "3600"), hours("3", "3600")]);
+    world.readings(&[hours("1", "5400"), hours("3", "3600")]);
     world.in_time("the first again", || world.rows(A) == ["cpu_hours 2026-11 3.50"]);
     drop(first);
     until("its turn is over", || world.flush_once().code == 0);

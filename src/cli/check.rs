@@ -15,9 +15,11 @@ use super::rehearsal::Rehearsal;
 use super::setup::{Read, Setup, count, read};
 use super::text::fold_all;
 use crate::collectors::definition::Definition;
+use crate::config;
 use crate::daemon::sample::{Said, Since, ask};
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::books::ingest::RunOutcome;
+use crate::ledger::queue::outbox::{CLOCKS_AGREE, Outbox};
 use crate::ledger::{Ledger, SharedLedger};
 use crate::metering::meter::Place;
 use crate::metering::reading::{Kind, Reading};
@@ -78,8 +80,8 @@ impl Check {
             for double in definitions.iter().flat_map(|definition| doubles::meters(&definition.rules)) {
                 found.warning(double);
             }
-            if self.as_service {
-                use_token_of_service(&mut settings.waldur, path, &mut found);
+            if let Some(waldur) = settings.waldur.as_mut().filter(|_| self.as_service) {
+                use_token_of_service(waldur, path, &mut found);
             }
             let setup = Setup::of(settings, definitions);
             if !self.offline {
@@ -115,6 +117,10 @@ async fn online(setup: &Setup, as_service: bool, found: &mut Findings) -> Result
     let progress = Progress::of(&format!("Reading the ledger {}", setup.settings.ledger));
     check_ledger(setup, as_service, found);
     check_token_files(setup, found);
+    if !setup.settings.submits {
+        check_collectors(setup, &mut None, &progress, found).await?;
+        return Ok(());
+    }
     let tried = Rehearsal::of(&setup.settings.ledger, &setup.rulebook, setup.clock.now());
     let mut rehearsal = tried.unwrap_or_else(|failed| {
         let why = failed.message;
@@ -124,7 +130,9 @@ async fn online(setup: &Setup, as_service: bool, found: &mut Findings) -> Result
         None
     });
     let mut reports = check_collectors(setup, &mut rehearsal, &progress, found).await?;
-    progress.at(&format!("Waiting for {}", setup.settings.waldur.api), 0, 0);
+    if let Some(waldur) = &setup.settings.waldur {
+        progress.at(&format!("Waiting for {}", waldur.api), 0, 0);
+    }
     let resources = check_server(setup, &mut reports, found).await;
     if let Some(mut rehearsal) = rehearsal {
         progress.at("Trying the file on a copy of the ledger", 0, 0);
@@ -161,6 +169,12 @@ async fn check_server(setup: &Setup, reports: &mut Reports, found: &mut Findings
 
 fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
     let place = &setup.settings.ledger;
+    if let config::place::Place::Database(database) = place {
+        check_name(setup, database, found);
+        if !setup.settings.submits {
+            return;
+        }
+    }
     if let Some(path) = place.file().filter(|path| !path.exists()) {
         let parent = path.parent().unwrap_or(Path::new("/"));
         if as_service && parent == Path::new(STATE_DIRECTORY) {
@@ -183,6 +197,27 @@ fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
     }
 }
 
+/// Whether this host may append to the shared ledger, under its own name.
+fn check_name(setup: &Setup, database: &config::place::Database, found: &mut Findings) {
+    let agent = match setup.settings.agent_name() {
+        Ok(agent) => agent,
+        Err(why) => return found.problem(Exit::Config, why),
+    };
+    let asked = Outbox::connect(database, &agent, "", || setup.clock.now());
+    match asked.and_then(|outbox| outbox.last().map(|_| outbox.skew)) {
+        Ok(skew) => {
+            found.good(format!("agent {agent}: appends to the ledger {}", setup.settings.ledger));
+            if skew.abs() > CLOCKS_AGREE {
+                let seconds = skew.as_secs();
+                found.warning(format!(
+                    "agent {agent}: the database's clock is {seconds} s from this host's: set the clock right"
+                ));
+            }
+        }
+        Err(error) => found.problem(Exit::Config, error.to_string()),
+    }
+}
+
 /// Tries each collector without recording anything. Returns what each would report.
 async fn check_collectors(
     setup: &Setup,
@@ -193,7 +228,7 @@ async fn check_collectors(
     let mut reports = Reports::default();
     // A ledger in memory: checkpoints are not consulted, and the real one is left alone.
     let ledger = SharedLedger::new(Ledger::in_memory((*setup.rulebook).clone())?);
-    for definition in setup.definitions.iter() {
+    for definition in setup.definitions.iter().filter(|definition| !definition.elsewhere) {
         let since = definition.since.unwrap_or_else(|| setup.period_start());
         let since = Since::Checkpoint(since);
         progress.at(&format!("Waiting for collector {}", definition.name), 0, 0);

@@ -9,13 +9,14 @@ use serde_json::json;
 
 use super::exit::{Exit, Failed};
 use super::progress::Progress;
+use super::recorder::Recorder;
 use super::setup::{Setup, count};
 use super::table::table;
 use super::text::{fold, name_or, number, seconds, shorten};
 use crate::collectors::definition::Definition;
 use crate::collectors::spool::Spool;
 use crate::daemon::sample::{Said, Since, ask};
-use crate::ledger::books::ingest::Recorded;
+use crate::ledger::books::ingest::{Recorded, Run};
 use crate::ledger::sent::statement::Statement;
 use crate::ledger::views::report::Why;
 use crate::ledger::{Ledger, SharedLedger};
@@ -46,10 +47,17 @@ pub(super) struct Collect {
 impl Collect {
     pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         let chosen = choose(setup, &self.names)?;
-        let ledger = SharedLedger::new(setup.ledger()?);
+        let may_count = setup.settings.submits;
+        let books = may_count.then(|| setup.ledger().map(SharedLedger::new)).transpose()?;
+        let recorder = Recorder::of(setup, books.as_ref())?;
         let mut exit = Exit::Ok;
         let mut shown = Vec::new();
         for definition in chosen {
+            let recording = recorder.at(setup, definition)?.map_err(|other| {
+                let why = format!("the collector {} is run by {other}", definition.name);
+                Failed::new(Exit::Pending, why)
+            })?;
+            let ledger = recording.ledger.clone();
             if let Some(since) = self.since {
                 self.leaves_nothing_out(definition, &ledger, since).await?;
             }
@@ -66,17 +74,46 @@ impl Collect {
             progress.at(&format!("Collector {}: counting", definition.name), 0, 0);
             let (dry_run, now) = (self.dry_run, setup.clock.now());
             let name = definition.name.clone();
-            let (before, recorded, (after, unknown), more) = ledger
-                .with(move |ledger| {
-                    let before = amounts(ledger, now)?;
-                    let made = |ledger: &mut Ledger| Ok((amounts(ledger, now)?, Unknown::of(ledger, &name)?));
-                    let (recorded, made) = match dry_run {
-                        true => ledger.rehearse_and(run, &mut more, made)?,
-                        false => (ledger.record_all(run, &mut more)?, made(ledger)?),
-                    };
-                    Ok((before, recorded, made, more))
-                })
-                .await?;
+            let agent = recording.agent.clone();
+            let before = match &books {
+                Some(books) => {
+                    books
+                        .with(move |books| {
+                            books.append_as(&agent);
+                            amounts(books, now)
+                        })
+                        .await?
+                }
+                None => Amounts::new(),
+            };
+            let mut sent = None;
+            if recorder.is_shared() && !dry_run {
+                let (recorded, kept) = record(&ledger, run.clone(), more).await?;
+                recorder.send().await?;
+                more = kept;
+                sent = Some(recorded);
+            }
+            let (recorded, (after, unknown), more) = match &books {
+                Some(books) => {
+                    books
+                        .with(move |books| {
+                            let made =
+                                |books: &mut Ledger| Ok((amounts(books, now)?, Unknown::of(books, &name)?));
+                            let (recorded, made) = match sent {
+                                _ if dry_run => books.rehearse_and(run, &mut more, made)?,
+                                Some(sent) => (books.count_sent(&run, sent)?, made(books)?),
+                                None => (books.record_all(run, &mut more)?, made(books)?),
+                            };
+                            Ok((recorded, made, more))
+                        })
+                        .await?
+                }
+                None => {
+                    // On a host that only collects: what becomes of it is the business of the agent that submits.
+                    let recorded = sent.unwrap_or_else(|| Recorded::of(&run, more.len()));
+                    (recorded, (Amounts::new(), Unknown::default()), more)
+                }
+            };
             drop(progress);
             let mut sampled = Sampled { readings, more: more.len(), notes, recorded, unknown };
             if sampled.recorded.is_failure() {
@@ -87,7 +124,7 @@ impl Collect {
                 sampled.readings.extend(all(more, definition)?);
                 shown.push(as_json(definition, &sampled, &changes));
             } else {
-                let names = names(&ledger).await?;
+                let names = names(books.as_ref().unwrap_or(&ledger)).await?;
                 show(out, definition, &sampled, (&changes, &names), self.dry_run)?;
             }
         }
@@ -118,6 +155,12 @@ impl Collect {
             _ => Ok(()),
         }
     }
+}
+
+/// Records a run, and gives back the readings that were too many for memory.
+async fn record(ledger: &SharedLedger, run: Run, mut more: Spool) -> Result<(Recorded, Spool), Failed> {
+    let done = ledger.with(move |ledger| Ok((ledger.record_all(run, &mut more)?, more))).await?;
+    Ok(done)
 }
 
 /// Readings from outside of memory.
@@ -195,7 +238,8 @@ fn choose<'a>(setup: &'a Setup, names: &[String]) -> Result<Vec<&'a Definition>,
             ));
         }
     }
-    let chosen = setup.definitions.iter().filter(|d| names.is_empty() || names.contains(&d.name));
+    let asked = |d: &&Definition| if names.is_empty() { !d.elsewhere } else { names.contains(&d.name) };
+    let chosen = setup.definitions.iter().filter(asked);
     Ok(chosen.collect())
 }
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::exit::{Exit, Failed};
 use super::progress::Progress;
+use super::recorder::Recorder;
 use super::setup::{Setup, count};
 use super::standing;
 use super::text::{WIDTH, fold, fold_all, shorten, thousands};
@@ -50,10 +51,19 @@ impl Flush {
         let mut exit = Exit::Ok;
         let mut failed = Vec::new();
         if self.collect {
-            for definition in setup.definitions.iter() {
+            let recorder = Recorder::of(setup, Some(&ledger))?;
+            for definition in setup.definitions.iter().filter(|definition| !definition.elsewhere) {
                 progress.at(&format!("Collector {}: measuring", definition.name), 0, 0);
                 let since = definition.since.unwrap_or_else(|| setup.period_start());
-                let recorded = sample(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
+                let recording = match recorder.at(setup, definition)? {
+                    Ok(recording) => recording,
+                    Err(other) => {
+                        tracing::info!("Collector {}: run by {other}.", definition.name);
+                        continue;
+                    }
+                };
+                let ledger = &recording.ledger;
+                let recorded = sample(definition, ledger, &setup.clock, since, setup.withhold()).await?;
                 for bad in recorded.quarantined.iter().take(5) {
                     failed.push(format!(
                         "collector {}: quarantined, not billed: {}: {}",
@@ -67,6 +77,7 @@ impl Flush {
                         .extend(problems.map(|problem| format!("collector {}: {problem}", definition.name)));
                 }
             }
+            recorder.send().await?;
         }
         let mut submitter = setup.submitter(client, ledger.clone());
         let shown = progress.clone();

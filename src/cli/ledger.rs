@@ -1,6 +1,7 @@
 //! `ledger`: makes a shared ledger, and moves one between a file and a database. It counts and reports nothing.
 
 use std::io::Write;
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 
@@ -28,6 +29,9 @@ enum LedgerCommand {
         from: String,
         /// Where to: likewise. A file is made, and the tables of a database, too.
         to: String,
+        /// Whose its sources become in a database, or are taken for in a file; else this agent's.
+        #[arg(long, value_name = "NAME")]
+        agent: Option<String>,
     },
 }
 
@@ -35,7 +39,11 @@ impl Ledger {
     pub(super) fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         match self.command {
             LedgerCommand::Init => init(setup, out),
-            LedgerCommand::Copy { from, to } => copy(setup, &place(setup, &from)?, &place(setup, &to)?, out),
+            LedgerCommand::Copy { from, to, agent } => {
+                let agent = agent.map_or_else(|| setup.settings.agent_name(), Ok);
+                let agent = agent.map_err(|why| Failed::new(Exit::Config, why))?;
+                copy(setup, (&place(setup, &from)?, &place(setup, &to)?), &agent, out)
+            }
         }
     }
 }
@@ -50,10 +58,20 @@ fn init(setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         "-- For a role that only reads (status, explain, recount, export):\n\
          GRANT USAGE ON SCHEMA {schema} TO reader;\n\
          GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO reader;\n\
-         -- For another role that collects and submits:\n\
+         CREATE POLICY reads ON {schema}.inbox FOR SELECT TO reader USING (true);\n\
+         CREATE POLICY reads ON {schema}.agent FOR SELECT TO reader USING (true);\n\
+         -- For another role that submits:\n\
          GRANT USAGE ON SCHEMA {schema} TO submitter;\n\
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO submitter;\n\
-         GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO submitter;\n"
+         GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO submitter;\n\
+         CREATE POLICY submits ON {schema}.inbox TO submitter USING (true) WITH CHECK (true);\n\
+         CREATE POLICY submits ON {schema}.agent TO submitter USING (true) WITH CHECK (true);\n\
+         -- For hosts that only collect, each with a role that is called as its agent is (GRANT appender TO hv17):\n\
+         GRANT USAGE ON SCHEMA {schema} TO appender;\n\
+         GRANT SELECT ON {schema}.ledger_version TO appender;\n\
+         GRANT SELECT (name, file, number, at) ON {schema}.agent TO appender;\n\
+         GRANT SELECT (agent, file, number, part, at) ON {schema}.inbox TO appender;\n\
+         GRANT INSERT (agent, file, number, part, at, body, sent) ON {schema}.inbox TO appender;\n"
     )?;
     Ok(Exit::Ok)
 }
@@ -74,7 +92,12 @@ fn place(setup: &Setup, text: &str) -> Result<Place, Failed> {
     })
 }
 
-fn copy(setup: &Setup, from: &Place, to: &Place, out: &mut dyn Write) -> Result<Exit, Failed> {
+fn copy(
+    setup: &Setup,
+    (from, to): (&Place, &Place),
+    agent: &str,
+    out: &mut dyn Write,
+) -> Result<Exit, Failed> {
     for place in [from, to] {
         if let Some(daemon) = instance::running(place) {
             let name = daemon.name();
@@ -86,10 +109,34 @@ fn copy(setup: &Setup, from: &Place, to: &Place, out: &mut dyn Write) -> Result<
             ));
         }
     }
-    let counts = Books::copy(from, to)?;
+    let queue = Place::File(setup.settings.queue.file.clone());
+    let is_own = from != to && setup.settings.agent_name().is_ok_and(|own| own == agent);
+    if let (Place::Database(_), true) = (from, queue.file().is_some_and(Path::exists)) {
+        let waiting = Books::open_queue(&queue, (*setup.rulebook).clone())?.not_sent()?;
+        if is_own && waiting > 0 {
+            let why = format!("{waiting} runs of this host wait in {queue}: `flush` sends them first");
+            return Err(Failed::new(Exit::Pending, why));
+        }
+    }
+    let counts = Books::copy(from, to, agent)?;
     let rows: i64 = counts.iter().map(|(_, rows)| rows).sum();
     writeln!(out, "Copied {rows} rows of {} tables; both sides count the same.", counts.len())?;
     let mut copied = Books::open(to, (*setup.rulebook).clone())?;
+    if is_own {
+        // A source with history is read on from where it was.
+        match to {
+            Place::Database(_) => {
+                copied.append_as(agent);
+                let progress = copied.progress()?;
+                Books::open_queue(&queue, (*setup.rulebook).clone())?.go_on_at(&progress)?;
+            }
+            Place::File(_) if queue.file().is_some_and(Path::exists) => {
+                let progress = Books::open_queue(&queue, (*setup.rulebook).clone())?.progress()?;
+                copied.go_on_at(&progress)?;
+            }
+            Place::File(_) => {}
+        }
+    }
     let differences = copied.recount_rehearsal(None, setup.clock.now())?;
     if !differences.is_empty() {
         let words = format!(

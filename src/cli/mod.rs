@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+mod agents;
 mod ask;
 mod check;
 mod collect;
@@ -18,6 +19,7 @@ mod ledger;
 mod log;
 mod parked;
 mod progress;
+mod recorder;
 mod recount;
 mod rehearsal;
 mod resolve;
@@ -137,6 +139,7 @@ enum Command {
     Usages(usages::Usages),
     Recount(recount::Recount),
     Ledger(ledger::Ledger),
+    Agents(agents::Agents),
 }
 
 impl Cli {
@@ -187,6 +190,7 @@ impl Cli {
             Command::Export(command) => command.run(&Setup::load(path)?, out).await,
             Command::Recount(command) => command.run(&Setup::load(path)?, out),
             Command::Parked(command) => command.run(&Setup::load(path)?, out),
+            Command::Agents(command) => command.run(&Setup::load(path)?, out),
             Command::Ledger(command) => command.run(&Setup::load(path)?, out),
             Command::Resolve(command) => command.run(&Setup::load(path)?, out),
             Command::Usages(command) => {

@@ -21,13 +21,19 @@ impl Run {
         let path: Option<PathBuf> = path.map(Path::to_owned);
         let load: Loader = Box::new(move || {
             let setup = Setup::load(path.as_deref()).map_err(|failed| failed.message)?;
-            let client = setup.client().map_err(|failed| failed.message)?;
+            let client = setup.settings.waldur.as_ref().map(|_| setup.client()).transpose();
+            let client = client.map_err(|failed| failed.message)?;
+            let name = match setup.settings.ledger.file() {
+                Some(_) => String::new(),
+                None => setup.settings.agent_name()?,
+            };
             Ok(Agent {
+                name,
                 settings: setup.settings.clone(),
                 definitions: setup.definitions.clone(),
                 rulebook: setup.rulebook.clone(),
                 clock: setup.clock.clone(),
-                client: std::sync::Arc::new(client),
+                client: client.map(std::sync::Arc::new),
             })
         });
         crate::daemon::run(load).await.map_err(|error| Failed::new(Exit::Config, error))?;

@@ -37,7 +37,7 @@ pub struct Read {
 /// Reads and checks the whole file.
 pub fn read(path: Option<&Path>) -> Result<Read, Failed> {
     let loaded = Loaded::find(path).map_err(|message| Failed::new(Exit::Config, message))?;
-    let zone = loaded.settings.as_ref().map(|settings| settings.waldur.billing_timezone.clone());
+    let zone = loaded.settings.as_ref().map(|settings| settings.billing_timezone.clone());
     let zone = zone.unwrap_or(jiff::tz::TimeZone::UTC);
     let definitions = loaded
         .collectors
@@ -69,7 +69,7 @@ impl Setup {
     }
 
     pub fn of(settings: Settings, definitions: Vec<Definition>) -> Setup {
-        let zone = BillingZone::of(settings.waldur.billing_timezone.clone());
+        let zone = BillingZone::of(settings.billing_timezone.clone());
         let rules = definitions.iter().map(|definition| definition.rules.clone()).collect();
         Setup {
             settings: Arc::new(settings),
@@ -82,7 +82,10 @@ impl Setup {
     /// Opens the ledger to write, and carries out what changed in the rules.
     pub fn ledger(&self) -> Result<Ledger, Failed> {
         let mut ledger = Ledger::open(&self.settings.ledger, (*self.rulebook).clone())?;
-        ledger.apply_rules(self.clock.now())?;
+        if self.settings.submits {
+            ledger.apply_rules(self.clock.now())?;
+            ledger.measure_database_clock(|| self.clock.now())?;
+        }
         for (event, name) in ledger.untold()? {
             let (resource, component, period) = event.about();
             tracing::warn!(resource, component, period, "{}", event.sentence(name.as_deref()));
@@ -103,7 +106,11 @@ impl Setup {
     }
 
     pub fn client(&self) -> Result<Client, Failed> {
-        let client = Client::new(&self.settings.waldur, self.clock.clone())
+        let Some(waldur) = &self.settings.waldur else {
+            let why = "this agent only collects: its configuration names no server (`waldur: { url: ... }`)";
+            return Err(Failed::new(Exit::Config, why.to_owned()));
+        };
+        let client = Client::new(waldur, self.clock.clone())
             .map_err(|error| Failed::new(Exit::Config, error.to_string()))?;
         Ok(if self.is_shadow() { client.read_only() } else { client })
     }
@@ -138,7 +145,7 @@ impl Setup {
 
     /// Environment variables that no program of a collector may see.
     pub fn withhold(&self) -> Vec<String> {
-        secret_env(self.settings.waldur.token.env_name(), &self.definitions)
+        secret_env(self.settings.token_env(), &self.definitions)
     }
 }
 

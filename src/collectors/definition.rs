@@ -21,6 +21,10 @@ pub struct Definition {
     pub since: Option<Timestamp>,
     /// Whether it may rightly see nothing at all, all of a sudden.
     pub allow_empty: bool,
+    /// Of a shared ledger: whether any of several agents may run it, one at a time, because all reach the same source.
+    pub once: bool,
+    /// Of a shared ledger: whether only other agents run it, and this one has the rules for what they measure.
+    pub elsewhere: bool,
     pub rules: Rules,
     pub collector: Box<dyn Collector>,
 }
@@ -53,6 +57,8 @@ impl Definition {
                 .map_err(|_| format!("`{text}` is not an instant such as 2026-11-01T00:00:00Z"))
         });
         let allow_empty = section.flag("allow_empty").unwrap_or(false);
+        let once = section.flag("once").unwrap_or(false);
+        let elsewhere = section.flag("elsewhere").unwrap_or(false);
         let rules = Rules::from_section(&mut section);
         let Some(plugin) = plugin else {
             // Its other keys are unknown only because the plugin is; one mistake is enough.
@@ -67,7 +73,7 @@ impl Definition {
         let collector = collector?;
         rules.default_max_gap =
             Some(schedule.usual_distance().max(collector.distance().unwrap_or_default()) * 3);
-        Some(Definition { name, plugin, schedule, since, allow_empty, rules, collector })
+        Some(Definition { name, plugin, schedule, since, allow_empty, once, elsewhere, rules, collector })
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod duration;
+pub mod hosts;
 pub mod page;
 pub mod place;
 pub mod schedule;

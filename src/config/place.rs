@@ -38,9 +38,14 @@ const DEFAULT_PORT: u16 = 5432;
 impl Place {
     /// The value of the key `ledger`.
     pub fn parse(text: &str) -> Result<Place, String> {
+        Place::parse_for(text, None)
+    }
+
+    /// The same; of a database that is named without a role, this one is.
+    pub fn parse_for(text: &str, role: Option<&str>) -> Result<Place, String> {
         if let Some((scheme, _)) = text.split_once("://") {
             return match scheme {
-                "postgresql" | "postgres" => Database::parse(text).map(Place::Database),
+                "postgresql" | "postgres" => Database::parse(text, role).map(Place::Database),
                 _ => Err(format!(
                     "`{scheme}:` is no kind of ledger: it is a path, or postgresql://ROLE@HOST/DATABASE"
                 )),
@@ -90,7 +95,7 @@ impl fmt::Display for Place {
 
 impl Database {
     /// No message repeats the text: somebody may have written a password into it.
-    fn parse(text: &str) -> Result<Database, String> {
+    fn parse(text: &str, usual_role: Option<&str>) -> Result<Database, String> {
         let form = "must be postgresql://ROLE@HOST/DATABASE, or postgresql:///DATABASE?host=/run/postgresql&user=ROLE";
         let url = Url::parse(text).map_err(|error| format!("{form} ({error})"))?;
         let given =
@@ -111,7 +116,9 @@ impl Database {
             None => given("host").ok_or(form)?,
         };
         let role = match url.username() {
-            "" => given("user").ok_or("must name the role: postgresql://ROLE@HOST/DATABASE")?,
+            "" => given("user")
+                .or_else(|| usual_role.map(str::to_owned))
+                .ok_or("must name the role: postgresql://ROLE@HOST/DATABASE")?,
             role => decoded(role)?,
         };
         let name = decoded(url.path().trim_start_matches('/'))?;

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
+use jiff::tz::TimeZone;
 
 use super::duration::parse_duration;
+use super::hosts::{self, QueueSettings};
 use super::page::PageSettings;
 use super::place::{Database, Place};
 use super::schedule::Schedule;
@@ -57,8 +59,17 @@ pub enum Report {
 /// Everything outside the collectors.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    pub waldur: WaldurSettings,
+    /// The server; an agent of a shared ledger may do without, and only collects.
+    pub waldur: Option<WaldurSettings>,
+    /// The zone whose calendar months the server bills by.
+    pub billing_timezone: TimeZone,
     pub ledger: Place,
+    /// The agent's name, where the file says it.
+    pub agent: Option<String>,
+    /// Of an agent of a shared ledger.
+    pub queue: QueueSettings,
+    /// Whether it reports to the server.
+    pub submits: bool,
     pub submit: Schedule,
     pub on_conflict: OnConflict,
     pub late: Late,
@@ -69,6 +80,26 @@ pub struct Settings {
     pub page: Option<PageSettings>,
     /// How long after a month's end its readings are kept; then only what they added to the month.
     pub retention: SignedDuration,
+}
+
+impl Settings {
+    /// What the agent is called in a shared ledger. The error is for the operator.
+    pub fn agent_name(&self) -> Result<String, String> {
+        hosts::agent_name(self.agent.as_deref())
+    }
+
+    /// Where collectors' runs are recorded first: the ledger, or on a host of a shared one a file of its own.
+    pub fn first_place(&self) -> Place {
+        match &self.ledger {
+            Place::File(path) => Place::File(path.clone()),
+            Place::Database(_) => Place::File(self.queue.file.clone()),
+        }
+    }
+
+    /// The environment variable that may hold the token.
+    pub fn token_env(&self) -> Option<&str> {
+        self.waldur.as_ref()?.token.env_name()
+    }
 }
 
 /// A file that was read: what it says, and what is wrong with it.
@@ -131,18 +162,35 @@ impl Loaded {
 }
 
 fn settings(root: &mut Section) -> Option<Settings> {
-    let waldur = match root.section("waldur") {
+    let agent = root.parse_with("agent", hosts::read_name);
+    // A host's role is called as its agent is.
+    let role = hosts::agent_name(agent.as_deref()).ok();
+    let ledger = ledger(root, role.as_deref()).unwrap_or_else(|| Place::File(DEFAULT_LEDGER.into()));
+    let is_shared = ledger.file().is_none();
+    let (waldur, zone) = match root.section("waldur") {
+        Some(mut section) if is_shared && !section.has("url") => {
+            let zone = section.parse_with("billing_timezone", read_zone).unwrap_or(TimeZone::UTC);
+            section.finish();
+            (None, zone)
+        }
         Some(mut section) => {
             let settings = WaldurSettings::from_section(&mut section);
             section.finish();
-            settings
+            let settings = settings?;
+            let zone = settings.billing_timezone.clone();
+            (Some(settings), zone)
         }
+        None if is_shared => (None, TimeZone::UTC),
         None => {
             root.problem("", "`waldur` is missing: say at least `waldur: { url: https://... }`");
-            None
+            return None;
         }
     };
-    let ledger = ledger(root);
+    let queue = root.section("queue").map(|mut section| {
+        let queue = QueueSettings::from_section(&mut section);
+        section.finish();
+        queue
+    });
     let listen = root.parse_with("listen", |text| {
         text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not an address such as 127.0.0.1:9464"))
     });
@@ -155,10 +203,10 @@ fn settings(root: &mut Section) -> Option<Settings> {
         short if short < SHORTEST_RETENTION => Err("must be at least 7d: readings come late".to_owned()),
         retention => Ok(retention),
     });
-    let zone =
-        waldur.as_ref().map(|waldur| waldur.billing_timezone.clone()).unwrap_or(jiff::tz::TimeZone::UTC);
+    let billing_timezone = zone.clone();
     let mut schedule = Schedule::parse(DEFAULT_SUBMIT, zone.clone()).ok();
     let (mut on_conflict, mut late, mut report) = (None, None, None);
+    let submits = waldur.is_some() && (!is_shared || root.has("submit"));
     if let Some(mut submit) = root.section("submit") {
         let zone = time_zone(&mut submit).unwrap_or(zone);
         if submit.has("schedule") {
@@ -187,8 +235,12 @@ fn settings(root: &mut Section) -> Option<Settings> {
         submit.finish();
     }
     Some(Settings {
-        waldur: waldur?,
-        ledger: ledger.unwrap_or_else(|| Place::File(DEFAULT_LEDGER.into())),
+        waldur,
+        billing_timezone,
+        ledger,
+        agent,
+        queue: queue.unwrap_or_default(),
+        submits,
         submit: schedule?,
         on_conflict: on_conflict.unwrap_or_default(),
         late: late.unwrap_or_default(),
@@ -200,8 +252,8 @@ fn settings(root: &mut Section) -> Option<Settings> {
 }
 
 /// Where the ledger is, and for a database where its password is kept.
-fn ledger(root: &mut Section) -> Option<Place> {
-    let place = root.parse_with("ledger", Place::parse);
+fn ledger(root: &mut Section, role: Option<&str>) -> Option<Place> {
+    let place = root.parse_with("ledger", |text| Place::parse_for(text, role));
     let password_file = root.parse_with("ledger_password_file", |text| match &place {
         Some(Place::Database(_)) if Path::new(text).is_absolute() => Ok(PathBuf::from(text)),
         Some(Place::Database(_)) => Err(format!("`{text}` must be an absolute path")),
@@ -213,11 +265,14 @@ fn ledger(root: &mut Section) -> Option<Place> {
     }
 }
 
+fn read_zone(name: &str) -> Result<TimeZone, String> {
+    TimeZone::get(name).map_err(|_| format!("`{name}` is no time zone such as UTC or Europe/Tallinn"))
+}
+
 /// The time zone of a schedule, from the key `timezone` beside it.
-pub fn time_zone(section: &mut Section) -> Option<jiff::tz::TimeZone> {
+pub fn time_zone(section: &mut Section) -> Option<TimeZone> {
     section.parse_with("timezone", |text| {
-        jiff::tz::TimeZone::get(text)
-            .map_err(|_| format!("`{text}` is not a time zone such as UTC or Europe/Tallinn"))
+        TimeZone::get(text).map_err(|_| format!("`{text}` is not a time zone such as UTC or Europe/Tallinn"))
     })
 }
 
@@ -241,6 +296,7 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Option<String> {
     for (name, key) in [
         ("WALDUR_LEDGER", "ledger"),
         ("WALDUR_LEDGER_PASSWORD_FILE", "ledger_password_file"),
+        ("WALDUR_AGENT", "agent"),
         ("WALDUR_LISTEN", "listen"),
     ] {
         if let Some(value) = get(name) {

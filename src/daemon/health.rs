@@ -21,6 +21,13 @@ pub(super) struct Shared {
     pub(super) pulse: Arc<Pulse>,
 }
 
+impl Shared {
+    /// The ledger, as far as this agent has it: on a host that only collects, or stands by, what waits there.
+    pub(super) fn books(&self) -> SharedLedger {
+        self.pulse.books().unwrap_or_else(|| self.ledger.clone())
+    }
+}
+
 /// Paths that don't answer, of which collector, and since when that is known.
 pub(super) fn hanging(agent: &Agent) -> Vec<(String, String, Timestamp)> {
     let definitions = agent.definitions.iter();
@@ -42,9 +49,9 @@ pub(super) fn health(shared: &Shared) -> String {
 
 /// How many statements are pending; or why nothing can be recorded or reported.
 pub(super) async fn readiness(shared: &Shared) -> Result<usize, Vec<String>> {
-    let asked = shared
-        .ledger
-        .with(|ledger| Ok::<_, LedgerError>((ledger.pending_as_stated()?.len(), Standing::of(ledger)?)));
+    let books = shared.books();
+    let asked =
+        books.with(|ledger| Ok::<_, LedgerError>((ledger.pending_as_stated()?.len(), Standing::of(ledger)?)));
     let (pending, server) = asked.await.map_err(|error| vec![error.to_string()])?;
     let mut reasons: Vec<String> = shared.pulse.ledger_trouble().into_iter().collect();
     let place = &shared.agent.settings.ledger;

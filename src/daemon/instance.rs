@@ -1,29 +1,20 @@
 //! The daemon of a ledger: there is at most one. It holds a lock on a file beside the ledger, which dies with its process,
 //! and tells in that file since when it runs and whether it goes on with an older configuration. So `status` knows of it
-//! without asking it. At a database the lock is a row there, and the next daemon stands by until the first is gone. Nothing here
-//! ends another daemon.
+//! without asking it. On a host of a shared ledger it is the daemon of the file in which that host's runs wait. Nothing here ends
+//! another daemon.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 use serde::{Deserialize, Serialize};
-use signal_hook_tokio::Signals;
-use tokio_stream::StreamExt;
-
-use super::systemd;
 
 use crate::config::place::Place;
-use crate::ledger::LedgerTrouble;
-use crate::ledger::sent::lock::{Post, give_to_owner, process_named};
-
-/// How often an agent that stands by looks whether it is needed.
-const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+use crate::ledger::sent::lock::{give_to_owner, process_named};
 
 /// What a daemon tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,20 +44,14 @@ impl Running {
 pub(super) struct Instance {
     /// A lock of POSIX: it goes with the process, no child inherits it, and the kernel says who holds it. It would go, too,
     /// if this process opened the file once more and closed it.
-    file: Option<File>,
-    /// Of a shared ledger.
-    post: Option<Post>,
+    file: File,
     told: Told,
 }
 
 impl Instance {
     /// Becomes the daemon of this ledger; the error is for the operator.
-    pub(super) fn start(ledger: &Place, now: Timestamp) -> Result<Instance, String> {
+    pub(super) fn start(ledger: &Path, now: Timestamp) -> Result<Instance, String> {
         let told = Told { since: now, reload_refused: None };
-        let ledger = match ledger {
-            Place::File(path) => path,
-            Place::Database(_) => return Ok(Instance { file: None, post: None, told }),
-        };
         let path = file_of(ledger);
         let failed = |error: std::io::Error| format!("can't lock {}: {error}", path.display());
         let file = OpenOptions::new()
@@ -90,50 +75,9 @@ impl Instance {
             }
             Err(error) => return Err(failed(error.into())),
         }
-        let mut instance = Instance { file: Some(file), post: None, told };
+        let mut instance = Instance { file, told };
         instance.write();
         Ok(instance)
-    }
-
-    /// Waits until no other agent is at work on a shared ledger, and takes its place; `false`: a signal came before that.
-    pub(super) async fn take_post(&mut self, ledger: &Place, signals: &mut Signals) -> Result<bool, String> {
-        let Place::Database(database) = ledger else { return Ok(true) };
-        let mut said = String::new();
-        loop {
-            let words = match Post::try_take(database) {
-                Ok(Some(post)) => {
-                    self.post = Some(post);
-                    return Ok(true);
-                }
-                Ok(None) => {
-                    let other = Post::holder(database);
-                    format!("Standing by: {other} is at work on the ledger {ledger}.")
-                }
-                Err(error) if error.kind == LedgerTrouble::Passing => error.to_string(),
-                Err(error) => return Err(error.to_string()),
-            };
-            if said != words {
-                tracing::warn!("{words}");
-                systemd::ready(&words);
-                said = words;
-            }
-            systemd::standing_by();
-            tokio::select! {
-                () = tokio::time::sleep(LOOKED_AT_EVERY) => {}
-                _ = signals.next() => return Ok(false),
-            }
-        }
-    }
-
-    pub(super) fn post(&self) -> Option<&Post> {
-        self.post.as_ref()
-    }
-
-    /// Until another agent has taken this one's place.
-    pub(super) async fn lost(&self) {
-        while !self.post.as_ref().is_some_and(Post::is_lost) {
-            tokio::time::sleep(LOOKED_AT_EVERY).await;
-        }
     }
 
     /// Tells how the last reload went.
@@ -144,7 +88,7 @@ impl Instance {
 
     /// For people only, so that a full disk does not matter.
     fn write(&mut self) {
-        let Some(file) = &mut self.file else { return };
+        let file = &mut self.file;
         let text = serde_json::to_vec(&self.told).unwrap_or_default();
         let done =
             file.rewind().and_then(|()| file.write_all(&text)).and_then(|()| file.set_len(text.len() as u64));

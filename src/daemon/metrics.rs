@@ -103,6 +103,7 @@ pub(super) async fn gather(shared: &Shared) -> Result<String, LedgerError> {
     process(&mut page, shared);
     collectors(&mut page, shared, now).await?;
     ledger(&mut page, shared, now).await?;
+    agents(&mut page, shared, now).await?;
     server(&mut page, shared);
     let mut text = String::new();
     // Writing to a String can't fail.
@@ -133,8 +134,8 @@ fn process(page: &mut Page, shared: &Shared) {
 }
 
 async fn collectors(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), LedgerError> {
-    let names: Vec<String> =
-        shared.agent.definitions.iter().map(|definition| definition.name.clone()).collect();
+    let here = shared.agent.definitions.iter().filter(|definition| !definition.elsewhere);
+    let names: Vec<String> = here.map(|definition| definition.name.clone()).collect();
     let of_ledger = names.clone();
     let reports = shared
         .ledger
@@ -224,13 +225,47 @@ async fn collectors(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<
     Ok(())
 }
 
+/// The hosts of a shared ledger, as the agent that counts for it sees them.
+async fn agents(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), LedgerError> {
+    let agents = shared.books().with(|ledger| ledger.agents()).await?;
+    let agents = || agents.iter().filter(|agent| agent.retired.is_none());
+    if agents().next().is_none() {
+        return Ok(());
+    }
+    page.gauges(
+        "host_last_look_timestamp_seconds",
+        "When the last run of the host that arrived has looked",
+        "agent",
+        agents().map(|agent| (agent.name.clone(), agent.looked.as_second())).collect(),
+    );
+    page.gauges(
+        "host_away",
+        "1 while nothing has come from the host for longer than is usual for it",
+        "agent",
+        agents().map(|agent| (agent.name.clone(), i64::from(agent.is_away(now)))).collect(),
+    );
+    page.gauges(
+        "host_failing_collectors",
+        "Collectors of the host whose last run failed",
+        "agent",
+        agents().map(|agent| (agent.name.clone(), agent.failing.len() as i64)).collect(),
+    );
+    page.gauges(
+        "host_clock_skew_seconds",
+        "The database's clock minus the host's",
+        "agent",
+        agents().map(|agent| (agent.name.clone(), agent.skew.as_secs())).collect(),
+    );
+    Ok(())
+}
+
 /// What is not agreed, and what the ledger itself needs.
 async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), LedgerError> {
     let names: Vec<String> =
         shared.agent.definitions.iter().map(|definition| definition.name.clone()).collect();
     let collectors = names.clone();
     let (left, queued, standing, periods, stranded, oldest, closing) = shared
-        .ledger
+        .books()
         .with(move |ledger| {
             let closing = Closing::of(ledger, now)?;
             let pending = ledger.pending_as_stated()?;
@@ -359,7 +394,8 @@ fn file(page: &mut Page, path: &Path) {
 
 /// Waldur, as the client saw it.
 fn server(page: &mut Page, shared: &Shared) {
-    let (client, pulse) = (&shared.agent.client, &shared.pulse);
+    let Some(client) = &shared.agent.client else { return };
+    let pulse = &shared.pulse;
     let outcomes = client.outcomes().into_iter().map(|(name, count)| (name.to_owned(), count));
     page.counters("waldur_requests", "Requests to Waldur, by outcome", "outcome", outcomes.collect());
     let waited: Counter<f64, AtomicU64> = Counter::default();

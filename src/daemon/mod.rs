@@ -4,7 +4,7 @@
 //! nothing but the ledger. A reload ends the tasks and starts new ones from the new file; the ledger stays open.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio_stream::StreamExt;
 
 use crate::collectors::definition::{Definition, secret_env};
 use crate::config::clock::SharedClock;
+use crate::config::place::Place;
 use crate::config::schedule::Schedule;
 use crate::config::settings::{Report, Settings};
 use crate::ledger::books::ingest::Recorded;
@@ -27,12 +28,15 @@ use crate::submitter::{CycleError, CycleOptions, Submitter};
 use crate::waldur::client::Client;
 
 use due::{Next, next_look, next_run};
+use forward::Forwarder;
 use instance::Instance;
 use metrics::Runs;
 use missed::Missing;
 
 mod due;
+pub mod forward;
 pub mod health;
+mod hosts;
 pub mod instance;
 mod metrics;
 mod missed;
@@ -42,15 +46,19 @@ pub mod retry;
 pub mod sample;
 mod serve;
 mod systemd;
+mod turn;
 
 /// What one configuration file makes.
 #[derive(Debug, Clone)]
 pub struct Agent {
+    /// What it is called in a shared ledger.
+    pub name: String,
     pub settings: Arc<Settings>,
     pub definitions: Arc<Vec<Definition>>,
     pub rulebook: Arc<Rulebook>,
     pub clock: SharedClock,
-    pub client: Arc<Client>,
+    /// Of one that may submit.
+    pub client: Option<Arc<Client>>,
 }
 
 /// Reads the configuration file again; the error is for the operator.
@@ -80,6 +88,12 @@ pub struct Pulse {
     /// Why the last run could not be recorded, or the last cycle could not go on, where it was the ledger.
     not_recorded: Mutex<Option<String>>,
     not_submitted: Mutex<Option<String>>,
+    /// Why what was recorded waits on this host.
+    not_forwarded: Mutex<Option<String>>,
+    /// The shared ledger, while this agent counts and submits for it.
+    books: Mutex<Option<SharedLedger>>,
+    /// The database's clock less ours, in milliseconds.
+    skew: AtomicI64,
 }
 
 impl Pulse {
@@ -106,7 +120,19 @@ impl Pulse {
     fn ledger_trouble(&self) -> Option<String> {
         let of =
             |trouble: &Mutex<Option<String>>| trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        of(&self.not_recorded).or_else(|| of(&self.not_submitted))
+        of(&self.not_recorded).or_else(|| of(&self.not_submitted)).or_else(|| of(&self.not_forwarded))
+    }
+
+    fn set_books(&self, books: Option<SharedLedger>) {
+        *self.books.lock().unwrap_or_else(PoisonError::into_inner) = books;
+    }
+
+    fn books(&self) -> Option<SharedLedger> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_skew(&self, skew: SignedDuration) {
+        self.skew.store(i64::try_from(skew.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
     fn note_reload(&self, now: Timestamp, refused: Option<String>) {
@@ -124,36 +150,19 @@ impl Pulse {
 pub async fn run(load: Loader) -> Result<(), String> {
     let mut signals = signal_hook_tokio::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
         .map_err(|error| format!("can't listen to signals: {error}"))?;
-    while at_work(&load, &mut signals).await? == Ended::Followed {}
-    Ok(())
-}
-
-/// Why an agent is no longer at work.
-#[derive(Debug, PartialEq, Eq)]
-enum Ended {
-    BySignal,
-    /// Another one is: this one stands by.
-    Followed,
-}
-
-async fn at_work(load: &Loader, signals: &mut signal_hook_tokio::Signals) -> Result<Ended, String> {
     let agent = load()?;
     let place = agent.settings.ledger.clone();
-    let mut instance = Instance::start(&place, agent.clock.now())?;
-    if !instance.take_post(&place, signals).await? {
-        return Ok(Ended::BySignal);
-    }
-    let mut ledger = match Ledger::open(&place, (*agent.rulebook).clone()) {
-        Ok(ledger) => ledger,
-        Err(error) if error.kind == LedgerTrouble::Passing && place.file().is_none() => {
-            tracing::warn!("{error}");
-            return Ok(Ended::Followed);
-        }
-        Err(error) => return Err(error.to_string()),
+    let first = agent.settings.first_place();
+    let mut instance = match first.file() {
+        Some(path) => Instance::start(path, agent.clock.now())?,
+        None => return Err(format!("{first} is no file")),
     };
-    if let Some(post) = instance.post() {
-        ledger.write_at(post);
-    }
+    let rulebook = (*agent.rulebook).clone();
+    let opened = match place == first {
+        true => Ledger::open(&first, rulebook),
+        false => Ledger::open_queue(&first, rulebook),
+    };
+    let mut ledger = opened.map_err(|error| error.to_string())?;
     for change in ledger.apply_rules(agent.clock.now()).map_err(|error| error.to_string())? {
         tracing::warn!("The rules were changed: {change}.");
     }
@@ -162,30 +171,29 @@ async fn at_work(load: &Loader, signals: &mut signal_hook_tokio::Signals) -> Res
     pulse.note_reload(agent.clock.now(), None);
     pulse.started.store(pulse.reloaded.load(Ordering::Relaxed), Ordering::Relaxed);
     let mut tasks = Tasks::start(&agent, &ledger, &pulse);
-    let mut server = serve::start(&agent, &ledger, &pulse).await?;
+    let mut served = serve::start(&agent, &ledger, &pulse).await?;
     let mut page = page::start(&agent, &pulse).await?;
     let collectors = agent.definitions.len();
-    tracing::info!("Ready: {collectors} collectors, ledger {place}, Waldur {}.", agent.client.api());
+    let server = agent.client.as_ref().map_or_else(|| "none".to_owned(), |client| client.api().to_string());
+    tracing::info!("Ready: {collectors} collectors, ledger {place}, Waldur {server}.");
     let shadow = agent.settings.report == Report::Shadow;
     if shadow {
         tracing::warn!(
             "report: shadow: nothing is posted, the ledger is only compared with what Waldur holds."
         );
     }
-    let doing = if shadow { "report: shadow, nothing is posted to" } else { "reporting to" };
-    systemd::ready(&format!("{collectors} collectors; {doing} {}", agent.client.api()));
+    let doing = match agent.settings.submits {
+        true if shadow => format!("report: shadow, nothing is posted to {server}"),
+        true => format!("reporting to {server}"),
+        false => format!("sending to {place}"),
+    };
+    systemd::ready(&format!("{collectors} collectors; {doing}"));
     let mut listed = tokio::spawn(registration::register(agent.clone()));
     let mut watchdog = systemd::Watchdog::new();
     let mut current = agent;
-    let mut ended = Ended::BySignal;
     loop {
         let signal = tokio::select! {
             signal = signals.next() => signal,
-            () = instance.lost() => {
-                tracing::error!("Another agent is at work on the ledger {place} since; this one stands by.");
-                ended = Ended::Followed;
-                break;
-            }
             () = watchdog.wait() => {
                 watchdog.feed(&pulse, tasks.alive());
                 continue;
@@ -197,7 +205,7 @@ async fn at_work(load: &Loader, signals: &mut signal_hook_tokio::Signals) -> Res
                 let mut status = "reloaded".to_owned();
                 let now = current.clock.now();
                 match load() {
-                    Ok(agent) if agent.settings.ledger != current.settings.ledger => {
+                    Ok(agent) if other_ledger(&agent, &current) => {
                         status = format!(
                             "The new configuration names another ledger ({}); that takes a restart. The old one stays at work.",
                             agent.settings.ledger
@@ -208,7 +216,7 @@ async fn at_work(load: &Loader, signals: &mut signal_hook_tokio::Signals) -> Res
                     }
                     Ok(agent) => {
                         tasks.stop(DRAIN).await;
-                        server.close().await;
+                        served.close().await;
                         page.close().await;
                         let (rulebook, now) = ((*agent.rulebook).clone(), agent.clock.now());
                         let applied = ledger.with(move |ledger| ledger.change_rules(rulebook, now)).await;
@@ -222,7 +230,7 @@ async fn at_work(load: &Loader, signals: &mut signal_hook_tokio::Signals) -> Res
                         }
                         tasks = Tasks::start(&agent, &ledger, &pulse);
                         // Reporting goes on without health and metrics rather than not at all.
-                        server = serve::start(&agent, &ledger, &pulse).await.unwrap_or_else(|error| {
+                        served = serve::start(&agent, &ledger, &pulse).await.unwrap_or_else(|error| {
                             tracing::error!("Health and metrics are not served: {error}");
                             serve::Server::none()
                         });
@@ -253,14 +261,18 @@ async fn at_work(load: &Loader, signals: &mut signal_hook_tokio::Signals) -> Res
         }
     }
     tracing::info!("Stopping: finishing what is under way.");
-    if ended == Ended::BySignal {
-        systemd::stopping();
-    }
+    systemd::stopping();
     listed.abort();
     tasks.stop(DRAIN).await;
-    server.close().await;
+    served.close().await;
     drop(page);
-    Ok(ended)
+    Ok(())
+}
+
+/// Whether a configuration names another ledger, or another file in which runs wait for it.
+fn other_ledger(new: &Agent, current: &Agent) -> bool {
+    let places = |agent: &Agent| (agent.settings.ledger.clone(), agent.settings.first_place());
+    places(new) != places(current)
 }
 
 /// The running tasks of one configuration.
@@ -276,20 +288,11 @@ impl Tasks {
         let (stop, stopped) = watch::channel(false);
         let (hurry, hurried) = watch::channel(0);
         let sampled = Arc::new(Notify::new());
-        let due = Arc::new(watch::Sender::new(vec![Timestamp::MIN; agent.definitions.len()]));
+        let due =
+            agent.definitions.iter().map(|of| if of.elsewhere { Timestamp::MAX } else { Timestamp::MIN });
+        let due = Arc::new(watch::Sender::new(due.collect()));
+        let recorded = Arc::new(Notify::new());
         let mut set = JoinSet::new();
-        for index in 0..agent.definitions.len() {
-            let part = Part {
-                agent: agent.clone(),
-                ledger: ledger.clone(),
-                pulse: pulse.clone(),
-                stopped: stopped.clone(),
-                hurry: hurried.clone(),
-                sampled: sampled.clone(),
-                due: due.clone(),
-            };
-            set.spawn(part.collect(index));
-        }
         let part = Part {
             agent: agent.clone(),
             ledger: ledger.clone(),
@@ -297,9 +300,33 @@ impl Tasks {
             stopped,
             hurry: hurried,
             sampled,
+            recorded,
             due,
         };
-        set.spawn(part.submit());
+        for (index, definition) in agent.definitions.iter().enumerate() {
+            match &agent.settings.ledger {
+                _ if definition.elsewhere => continue,
+                Place::Database(database) if definition.once => {
+                    set.spawn(part.clone().collect_in_turn(index, database.clone()))
+                }
+                _ => set.spawn(part.clone().collect(index)),
+            };
+        }
+        match &agent.settings.ledger {
+            Place::File(_) => drop(set.spawn(part.submit())),
+            Place::Database(database) => {
+                let forwarder = Forwarder {
+                    database: database.clone(),
+                    agent: agent.name.clone(),
+                    keep: agent.settings.queue.keep,
+                    clock: agent.clock.clone(),
+                };
+                set.spawn(part.clone().forward(forwarder));
+                if agent.settings.submits {
+                    set.spawn(part.submit_in_turn(database.clone()));
+                }
+            }
+        }
         Tasks { set, stop, hurry }
     }
 
@@ -322,14 +349,18 @@ impl Tasks {
 }
 
 /// What one task works with.
+#[derive(Clone)]
 struct Part {
     agent: Agent,
+    /// Where runs are recorded; for submitting, where they are counted.
     ledger: SharedLedger,
     pulse: Arc<Pulse>,
     stopped: watch::Receiver<bool>,
     hurry: watch::Receiver<u64>,
     /// A collector has looked at a moment that matters, and what it saw is to be submitted at once.
     sampled: Arc<Notify>,
+    /// A run was recorded.
+    recorded: Arc<Notify>,
     /// When each collector is next due; in the past while it looks.
     due: Arc<watch::Sender<Vec<Timestamp>>>,
 }
@@ -395,10 +426,11 @@ impl Part {
     async fn sample(&self, definition: &Definition, was_failing: bool) -> bool {
         let zone = &self.agent.rulebook.zone;
         let since = definition.since.unwrap_or_else(|| zone.start(zone.period_of(self.agent.clock.now())));
-        let withhold = secret_env(self.agent.settings.waldur.token.env_name(), &self.agent.definitions);
+        let withhold = secret_env(self.agent.settings.token_env(), &self.agent.definitions);
         let name = &definition.name;
         let began = Instant::now();
         let ended = sample::sample(definition, &self.ledger, &self.agent.clock, since, withhold).await;
+        self.recorded.notify_one();
         self.pulse.note_runs(name, |runs| {
             runs.runs += 1;
             runs.last = began.elapsed();
@@ -448,8 +480,9 @@ impl Part {
 
     /// Submits on its schedule, for ever.
     async fn submit(mut self) {
+        let Some(client) = self.agent.client.clone() else { return };
         let submitter = Submitter {
-            client: self.agent.client.clone(),
+            client,
             ledger: self.ledger.clone(),
             clock: self.agent.clock.clone(),
             on_conflict: self.agent.settings.on_conflict,
@@ -461,6 +494,7 @@ impl Part {
         let mut next = self.next(&agent.settings.submit).await;
         let mut compacted = Timestamp::MIN;
         let mut waiting = false;
+        let mut waited = Timestamp::MIN;
         loop {
             let sampled = self.sampled.clone();
             let (woken, closes) = tokio::select! {
@@ -477,6 +511,7 @@ impl Part {
                 // Of all runs that are due by now: not only of those of its own instant, where the clock has jumped.
                 self.wait_for_collectors(agent.clock.now()).await;
             }
+            self.wait_for_hosts(&mut waited).await;
             let mut in_doubt = false;
             let ended = submitter.cycle(CycleOptions { ignore_backoff }).await;
             Pulse::note_ledger(&self.pulse.not_submitted, ended.as_ref().err().map(ToString::to_string));

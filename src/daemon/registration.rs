@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::Agent;
 use crate::config::settings::Report;
 use crate::waldur::agents::Registration;
+use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 
 /// One token is served one call at a time, and what is read and reported at the start goes first.
@@ -21,9 +22,10 @@ pub(super) async fn register(agent: Agent) {
     if agent.settings.report == Report::Shadow {
         return; // It would be written.
     }
+    let Some(client) = agent.client.clone() else { return };
     tokio::time::sleep(LATER).await;
     loop {
-        match once(&agent).await {
+        match once(&agent, &client).await {
             Ok(0) => return,
             Ok(offerings) => {
                 return tracing::info!("Registered with Waldur as {} for {offerings} offerings.", name());
@@ -49,14 +51,14 @@ fn name() -> String {
 }
 
 /// How many offerings it is registered for now.
-async fn once(agent: &Agent) -> Result<usize, Failure> {
+async fn once(agent: &Agent, client: &Client) -> Result<usize, Failure> {
     let mut offerings: BTreeSet<Uuid> =
         agent.rulebook.rules.iter().filter_map(|rules| rules.offering()).collect();
     let fixed: BTreeSet<Uuid> =
         agent.rulebook.rules.iter().filter_map(|rules| rules.fixed_resource()).collect();
     for resource in fixed {
         // One that is not there is the submitter's to tell of.
-        if let Ok(known) = agent.client.resource(resource).await {
+        if let Ok(known) = client.resource(resource).await {
             offerings.extend(known.offering_uuid);
         }
     }
@@ -70,7 +72,7 @@ async fn once(agent: &Agent) -> Result<usize, Failure> {
             started: agent.clock.now(),
             plugins: plugins.clone(),
         };
-        agent.client.register(&registration).await?;
+        client.register(&registration).await?;
     }
     Ok(offerings.len())
 }
@@ -90,7 +92,6 @@ mod tests {
     use crate::config::settings::Loaded;
     use crate::ledger::Rulebook;
     use crate::metering::period::BillingZone;
-    use crate::waldur::client::Client;
 
     const OFFERINGS: [&str; 2] = ["91ab0000000040008000000000000001", "91ab0000000040008000000000000002"];
     const ANY: &str = "1de00000000040008000000000000001";
@@ -115,7 +116,11 @@ mod tests {
             .collect();
         let rules = definitions.iter().map(|definition| definition.rules.clone()).collect();
         Agent {
-            client: Arc::new(Client::new(&settings.waldur, process_clock()).unwrap()),
+            name: String::new(),
+            client: settings
+                .waldur
+                .as_ref()
+                .map(|waldur| Arc::new(Client::new(waldur, process_clock()).unwrap())),
             settings: Arc::new(settings),
             definitions: Arc::new(definitions),
             rulebook: Arc::new(Rulebook { zone: BillingZone::of(zone), rules }),
@@ -146,7 +151,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");
         std::fs::write(&token, "token").unwrap();
-        assert_eq!(once(&agent(port, &token)).await, Ok(2));
+        let agent = agent(port, &token);
+        assert_eq!(once(&agent, agent.client.as_ref().unwrap()).await, Ok(2));
         let asked = asked.lock().unwrap();
         let made =
             asked.iter().filter(|call| call.starts_with("POST /api/marketplace-site-agent-identities/ "));

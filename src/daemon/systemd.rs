@@ -25,11 +25,6 @@ pub(super) fn stopping() {
     say(&[NotifyState::Stopping]);
 }
 
-/// For who waits for another agent, and does nothing else.
-pub(super) fn standing_by() {
-    say(&[NotifyState::Watchdog]);
-}
-
 fn say(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!("systemd was not told {state:?}: {error}");

@@ -290,12 +290,21 @@ impl World {
     pub fn head(&self, waldur: &str) -> String {
         let (token, ledger) = (self.path("token"), engine::place(self.folder.path()));
         let more = if waldur.is_empty() { String::new() } else { format!("  {waldur}\n") };
+        // There, only an agent that says so submits.
+        let submits = "submit: { schedule: \"*/15 * * * *\" }\n";
+        let shared = if engine::is_shared() { self.shared("host1") + submits } else { String::new() };
         format!(
-            "waldur:\n  url: {}\n  token_file: {}\n{more}ledger: {}\n",
+            "waldur:\n  url: {}\n  token_file: {}\n{more}ledger: {}\n{shared}",
             self.url(),
             token.display(),
             ledger
         )
+    }
+
+    /// The keys of an agent of a shared ledger, with a queue of its own.
+    pub fn shared(&self, agent: &str) -> String {
+        let queue = self.path(&format!("{agent}.queue.db"));
+        format!("agent: {agent}\nqueue: {{ file: {}, jitter: none }}\n", queue.display())
     }
 
     /// A collector that prints a file; `rest` are its other keys, indented by four.

@@ -76,6 +76,12 @@ impl Server {
         Client::connect(&config, NoTls).unwrap()
     }
 
+    /// A connection of a role's own.
+    pub(crate) fn connect_as(&self, database: &str, role: &str) -> Client {
+        let config = format!("host={} user={role} dbname={database}", self.folder.path().display());
+        Client::connect(&config, NoTls).unwrap()
+    }
+
     pub(crate) fn sql(&self, database: &str, sql: &str) {
         self.connect(database).batch_execute(sql).unwrap();
     }

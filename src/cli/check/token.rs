@@ -40,7 +40,7 @@ pub(super) fn use_token_of_service(waldur: &mut WaldurSettings, path: Option<&Pa
 /// A token that others can read is everybody's.
 pub(super) fn check_token_files(setup: &Setup, found: &mut Findings) {
     let mut files = Vec::new();
-    if let TokenOrigin::File(file) = &setup.settings.waldur.token {
+    if let Some(TokenOrigin::File(file)) = setup.settings.waldur.as_ref().map(|waldur| &waldur.token) {
         files.push(("token", file));
     }
     if let Some(PageSettings::Address(_, file)) = &setup.settings.page {

@@ -11,6 +11,7 @@ use crate::cli::setup::count;
 use crate::cli::text::{cut, fold, moment, thousands};
 use crate::daemon::health::LITTLE_ROOM;
 use crate::ledger::Ledger;
+use crate::ledger::queue::outbox::CLOCKS_AGREE;
 use crate::ledger::views::report::Stray;
 use crate::submitter::pause::{Cause, SKEWED};
 
@@ -32,6 +33,7 @@ pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result
         writeln!(out, "{}", fold(&words, 2))?;
     }
     collectors(out, view)?;
+    agents(out, view)?;
     readings(out, view)?;
     troubles(out, ledger, view)?;
     unmatched(out, view)?;
@@ -101,6 +103,31 @@ pub(super) fn collectors(out: &mut dyn Write, view: &View) -> Result<(), Failed>
     }
     if left > 0 {
         writeln!(out, "  and {}: `status --all`", count(left, "more collector"))?;
+    }
+    Ok(())
+}
+
+/// Hosts of which nothing comes, and what fails on others.
+pub(super) fn agents(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
+    let mut lines = Vec::new();
+    for agent in &view.agents {
+        if agent.is_away(view.now) {
+            lines.push(format!("{}: nothing since {}", agent.name, moment(agent.looked, view.now)));
+        } else if agent.fails() {
+            for (collector, why) in &agent.failing {
+                lines.push(format!("{}: collector {collector} failed: {}", agent.name, cut(why, 120)));
+            }
+        }
+        if agent.retired.is_none() && agent.skew.abs() > CLOCKS_AGREE {
+            let seconds = agent.skew.as_secs();
+            lines.push(format!("{}: its clock is {seconds} s from the database's", agent.name));
+        }
+    }
+    for line in lines.iter().take(SHOWN) {
+        writeln!(out, "{}", fold(&format!("Host {line}"), 2))?;
+    }
+    if let Some(left) = lines.len().checked_sub(SHOWN).filter(|left| *left > 0) {
+        writeln!(out, "  and {} more: `agents list`", thousands(left))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::collector::Collector;
 use super::entry::{adjustment_json, entry_json};
 use super::view::{Month, Resource, View};
 use super::word::Word;
+use crate::cli::agents::agent_json;
 use crate::cli::exit::Failed;
 use crate::ledger::Ledger;
 use crate::ledger::sent::statement::Statement;
@@ -69,6 +70,7 @@ pub(super) fn write(
         },
         "ledger": view.ledger, "ledger_free_bytes": view.free,
         "collectors": view.collectors.iter().map(collector).collect::<Vec<_>>(),
+        "agents": view.agents.iter().map(|agent| agent_json(agent, view.now)).collect::<Vec<_>>(),
         "held_readings": held_readings.collect::<Vec<_>>(),
         "ambiguous_backend_ids": view.left.several.iter().map(|(id, names)| {
             json!({ "backend_id": id, "resources": names })

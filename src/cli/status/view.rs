@@ -20,6 +20,7 @@ use crate::ledger::db::event::Event;
 use crate::ledger::sent::blocked::Blocked;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::server::Retry;
+use crate::ledger::views::agents::AgentReport;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::closing::Closing;
 use crate::submitter::left::Left;
@@ -39,6 +40,8 @@ pub(super) struct View {
     pub(super) url: String,
     pub(super) server: pause::Standing,
     pub(super) collectors: Vec<Collector>,
+    /// The hosts of a shared ledger.
+    pub(super) agents: Vec<AgentReport>,
     pub(super) left: Left,
     pub(super) held_readings: Vec<Event>,
     pub(super) closing: Closing,
@@ -89,6 +92,7 @@ impl View {
         for definition in setup.definitions.iter() {
             collectors.push(Collector::of(ledger, setup, definition)?);
         }
+        let agents = ledger.agents()?;
         let left = Left::of(ledger, &setup.collectors())?;
         let server = pause::Standing::of(ledger)?;
         let free = ledger.place().file().and_then(free);
@@ -97,7 +101,9 @@ impl View {
             Exit::Config
         } else if server.is_refused() {
             Exit::Token
-        } else if collectors.iter().any(Collector::fails) {
+        } else if collectors.iter().any(Collector::fails)
+            || agents.iter().any(|agent| agent.is_away(now) || agent.fails())
+        {
             Exit::Collector
         } else {
             standing::exit(&left, &server)
@@ -108,10 +114,11 @@ impl View {
             shadow: setup.is_shadow(),
             ledger: ledger.place().to_string(),
             free,
-            daemon: instance::running(ledger.place()),
-            url: setup.settings.waldur.api.to_string(),
+            daemon: instance::running(&setup.settings.first_place()),
+            url: setup.settings.waldur.as_ref().map_or_else(String::new, |waldur| waldur.api.to_string()),
             server,
             collectors,
+            agents,
             left,
             held_readings: ledger.held_readings()?,
             closing: Closing::of(ledger, now)?,

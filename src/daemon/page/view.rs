@@ -105,7 +105,7 @@ impl Overview {
             now,
             period,
             running,
-            api: agent.client.api().to_string(),
+            api: agent.client.as_ref().map_or_else(String::new, |client| client.api().to_string()),
             shadow: agent.settings.report == Report::Shadow,
             server: Standing::of(ledger)?,
             collectors: collectors.collect::<Result<_, _>>()?,

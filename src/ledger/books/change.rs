@@ -156,8 +156,9 @@ fn go_on(connection: &Connection, old: &str, new: &str) -> sql::Result<bool> {
         connection.execute("UPDATE source SET collector = ?2 WHERE id = ?1", params![source, new])?;
     }
     connection.execute(
-        "INSERT INTO collector (name, checkpoint, since) SELECT ?2, checkpoint, since FROM collector WHERE name = ?1
-         ON CONFLICT (name) DO UPDATE SET checkpoint = coalesce(collector.checkpoint, excluded.checkpoint),
+        "INSERT INTO collector (agent, name, checkpoint, since)
+         SELECT agent, ?2, checkpoint, since FROM collector WHERE name = ?1
+         ON CONFLICT (name, agent) DO UPDATE SET checkpoint = coalesce(collector.checkpoint, excluded.checkpoint),
             since = CASE WHEN collector.since < excluded.since THEN collector.since ELSE excluded.since END",
         params![old, new],
     )?;
@@ -193,14 +194,14 @@ fn has_rules(connection: &Connection, old: &str, new: &str) -> sql::Result<bool>
 
 /// Puts what a newer source has read beside what the one has that it continues. What both have read is one reading.
 fn merge(connection: &Connection, source: i64, newer: i64) -> sql::Result<()> {
-    let series: Vec<(i64, String)> = connection
-        .prepare("SELECT id, labels FROM series WHERE source = ?")?
-        .query_map([newer], |row| Ok((row.get(0)?, row.get(1)?)))?
+    let series: Vec<(i64, String, String)> = connection
+        .prepare("SELECT id, labels, agent FROM series WHERE source = ?")?
+        .query_map([newer], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<sql::Result<_>>()?;
-    for (from, labels) in series {
+    for (from, labels, agent) in series {
         let into: Option<i64> = connection
-            .prepare("SELECT id FROM series WHERE source = ?1 AND labels = ?2")?
-            .query_row(params![source, labels], |row| row.get(0))
+            .prepare("SELECT id FROM series WHERE source = ?1 AND labels = ?2 AND agent = ?3")?
+            .query_row(params![source, labels, agent], |row| row.get(0))
             .optional()?;
         let Some(into) = into else {
             connection.execute("UPDATE series SET source = ?2 WHERE id = ?1", [from, source])?;
@@ -209,10 +210,10 @@ fn merge(connection: &Connection, source: i64, newer: i64) -> sql::Result<()> {
         };
         connection.execute(
             "DELETE FROM reading WHERE series = ?1 AND (value IS NULL OR id <> '' AND EXISTS (
-                SELECT 1 FROM identity WHERE identity.source = ?2 AND identity.id = reading.id)
+                SELECT 1 FROM identity WHERE identity.source = ?2 AND identity.id = reading.id AND identity.agent = ?4)
              OR EXISTS (SELECT 1 FROM reading known WHERE known.series = ?3 AND known.at = reading.at
                 AND known.start = reading.start AND known.id = reading.id))",
-            [from, source, into],
+            params![from, source, into, agent],
         )?;
         connection.execute("UPDATE reading SET series = ?2 WHERE series = ?1", [from, into])?;
         connection.execute("UPDATE identity SET series = ?2 WHERE series = ?1", [from, into])?;
@@ -227,7 +228,8 @@ fn merge(connection: &Connection, source: i64, newer: i64) -> sql::Result<()> {
     }
     connection.execute(
         "DELETE FROM identity WHERE source = ?1 AND EXISTS (
-            SELECT 1 FROM identity known WHERE known.source = ?2 AND known.id = identity.id)",
+            SELECT 1 FROM identity known WHERE known.source = ?2 AND known.id = identity.id
+                AND known.agent = identity.agent)",
         [newer, source],
     )?;
     connection.execute("UPDATE identity SET source = ?2 WHERE source = ?1", [newer, source])?;

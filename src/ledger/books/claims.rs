@@ -160,6 +160,12 @@ fn counted_twice(
                 .prepare_cached("SELECT id FROM same_ids WHERE source = ?1 AND other = ?2")?
                 .query_row([one.source, other.source], |row| row.get(0))
                 .optional()?;
+            if let Some(id) = shared.as_ref().filter(|_| one.source == other.source) {
+                return Ok(Some(format!(
+                    "the collector {} reads the same readings `{}` on several hosts (such as `{id}`): make it `once: true`",
+                    one.rules.collector, one.meter.reading
+                )));
+            }
             if let Some(id) = shared {
                 return Ok(Some(format!(
                     "the collectors {} and {} both count readings `{}` with the same ids (such as `{id}`) into it",

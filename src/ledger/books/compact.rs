@@ -64,22 +64,22 @@ fn oldest(
 
 fn compact(connection: &Connection, in_force: &InForce, period: BillingPeriod) -> sql::Result<Compacted> {
     let cut = micros(in_force.zone.end(period));
-    let series: Vec<(i64, i64)> = connection
+    let series: Vec<(i64, i64, String)> = connection
         .prepare(
-            "SELECT DISTINCT series.id, series.source FROM reading JOIN series ON series.id = reading.series
+            "SELECT DISTINCT series.id, series.source, series.agent FROM reading JOIN series ON series.id = reading.series
                   WHERE reading.at < ?",
         )?
-        .query_map([cut], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map([cut], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<sql::Result<_>>()?;
     let mut done = Compacted::default();
-    for (series, source) in series {
+    for (series, source, agent) in series {
         let mut query = connection
             .prepare_cached("SELECT at, start, id, value FROM reading WHERE series = ?1 AND at < ?2")?;
         let mut rows = query.query([series, cut])?;
         while let Some(row) = rows.next()? {
             let (at, start, id): (i64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let Some(value) = row.get::<_, Option<String>>(3)? else { continue };
-            spend(connection, (source, series), (at, start, &id, &value))?;
+            spend(connection, ((source, &agent), series), (at, start, &id, &value))?;
         }
         drop(rows);
         done.readings += connection

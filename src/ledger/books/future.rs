@@ -24,7 +24,8 @@ impl Ledger {
             connection
                 .prepare_cached(
                     "SELECT EXISTS (SELECT 1 FROM collector
-                     WHERE EXISTS (SELECT 1 FROM run WHERE collector = name AND at > ?1 AND outcome <> 'failed'))",
+                     WHERE EXISTS (SELECT 1 FROM run WHERE run.collector = name AND run.agent = collector.agent
+                        AND at > ?1 AND outcome <> 'failed'))",
                 )?
                 .query_row([limit], |row| row.get::<_, bool>(0))
         })?;
@@ -38,11 +39,11 @@ impl Ledger {
 fn quarantine(connection: &Connection, in_force: &InForce, now: Timestamp, limit: i64) -> sql::Result<usize> {
     let mut taken = 0;
     let mut changed = Changed::new();
-    let runs: Vec<(i64, String, i64)> = connection
-        .prepare("SELECT id, collector, at FROM run WHERE at > ?1 AND outcome <> 'failed'")?
-        .query_map([limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+    let runs: Vec<(i64, String, i64, String)> = connection
+        .prepare("SELECT id, collector, at, agent FROM run WHERE at > ?1 AND outcome <> 'failed'")?
+        .query_map([limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
         .collect::<sql::Result<_>>()?;
-    for (run, collector, at) in runs {
+    for (run, collector, at, agent) in runs {
         let reason = format!(
             "the run believed that it was {}, which has not come yet (now is {now}): the clock was ahead",
             instant(at)
@@ -63,8 +64,8 @@ fn quarantine(connection: &Connection, in_force: &InForce, now: Timestamp, limit
         taken += connection.execute("DELETE FROM reading WHERE run = ?1 AND at > ?2", [run, limit])?;
         for (series, what) in series {
             connection.execute(
-                "INSERT INTO quarantine (collector, at, what, reason) VALUES (?1, ?2, ?3, ?4)",
-                params![collector, micros(now), what, reason],
+                "INSERT INTO quarantine (agent, collector, at, what, reason) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![agent, collector, micros(now), what, reason],
             )?;
             // The next complete run says again whether it has ended.
             connection.execute("UPDATE series SET live = 1 WHERE id = ?1", [series])?;
@@ -78,7 +79,10 @@ fn quarantine(connection: &Connection, in_force: &InForce, now: Timestamp, limit
         connection
             .execute("UPDATE run SET outcome = 'failed', message = ?2 WHERE id = ?1", params![run, reason])?;
         // A source with history is read again from the start of the month: where it got to was told by that clock, too.
-        connection.execute("UPDATE collector SET checkpoint = NULL WHERE name = ?1", [&collector])?;
+        connection.execute(
+            "UPDATE collector SET checkpoint = NULL WHERE name = ?1 AND agent = ?2",
+            [&collector, &agent],
+        )?;
     }
     changed_components(connection, changed)?;
     Ok(taken)

@@ -15,6 +15,7 @@ use super::row::Row;
 use super::spent;
 use crate::collectors::{Bearing, Quarantined};
 use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row as SqlRow, Statement, params};
 use crate::metering::measure::RunFacts;
@@ -24,6 +25,10 @@ use crate::metering::reading::{Kind, Labels};
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) id: i64,
+    /// Which agent's it is.
+    pub(super) agent: String,
+    /// It adds what is not known, and replaces nothing.
+    pub(super) superseded: bool,
     pub(super) collector: String,
     pub(super) at: Timestamp,
     pub(super) finished: Timestamp,
@@ -126,6 +131,8 @@ pub(super) struct Store<'a> {
     met: HashMap<i64, HashMap<String, Met>>,
     /// Whether there is any reading with an id that is no longer kept.
     some_are_spent: bool,
+    /// Whether other agents run this collector, too.
+    is_on_several: bool,
     find_series: Statement<'a>,
     insert: Statement<'a>,
     insert_identity: Statement<'a>,
@@ -143,12 +150,15 @@ impl<'a> Store<'a> {
             read_from: HashMap::new(),
             met: HashMap::new(),
             some_are_spent: connection.prepare_cached("SELECT 1 FROM spent_id LIMIT 1")?.exists([])?,
+            is_on_several: connection
+                .prepare_cached("SELECT 1 FROM collector WHERE name = ?1 AND agent <> ?2 LIMIT 1")?
+                .exists([&run.collector, &run.agent])?,
             find_series: connection.prepare_cached(
-                "SELECT id, compacted, last, live, state FROM series WHERE source = ?1 AND labels = ?2",
+                "SELECT id, compacted, last, live, state FROM series WHERE source = ?1 AND labels = ?2 AND agent = ?3",
             )?,
             insert_identity: connection.prepare_cached(
-                "INSERT INTO identity (source, id, series, at, start) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (source, id) DO NOTHING",
+                "INSERT INTO identity (source, id, agent, series, at, start) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (source, id, agent) DO NOTHING",
             )?,
             insert: connection.prepare_cached(
                 "INSERT INTO reading (series, at, start, id, value, epoch, began, shared, run)
@@ -187,6 +197,7 @@ impl<'a> Store<'a> {
         self.read_from.entry(source.id).and_modify(|first| *first = from.min(*first)).or_insert(from);
         // Only what has been compacted can have been spent.
         let late = match met.compacted.is_some() || self.some_are_spent && !row.id.is_empty() {
+            true if self.run.superseded && self.is_spent(&source, &met, &row)? => return Ok(Put::Same),
             true => self.put_late(&source, &met, &row, touched)?,
             false => None,
         };
@@ -200,14 +211,13 @@ impl<'a> Store<'a> {
         let is_new = match row.id.is_empty() {
             true => touched.meet(&met).is_behind(instant(row.at)),
             false => {
-                let place = params![source.id, row.id, series, row.at, row.start];
+                let place = params![source.id, row.id, self.run.agent, series, row.at, row.start];
                 self.insert_identity.execute(place)? > 0
             }
         };
         let before = if is_new { None } else { self.known(source.id, series, &row)? };
         if let Some((old_series, old, _)) = &before
-            && *old_series == series
-            && *old == row
+            && (*old_series == series && *old == row || self.run.superseded && old.value.is_some())
         {
             return Ok(Put::Same);
         }
@@ -223,9 +233,9 @@ impl<'a> Store<'a> {
         if !is_new && !row.id.is_empty() {
             self.connection
                 .prepare_cached(
-                    "UPDATE identity SET series = ?3, at = ?4, start = ?5 WHERE source = ?1 AND id = ?2",
+                    "UPDATE identity SET series = ?3, at = ?4, start = ?5 WHERE source = ?1 AND id = ?2 AND agent = ?6",
                 )?
-                .execute(params![source.id, row.id, series, row.at, row.start])?;
+                .execute(params![source.id, row.id, series, row.at, row.start, self.run.agent])?;
         }
         touched.meet(&met).added(row.point(facts));
         // A marker that the series was not seen is no reading; one that takes its place is new.
@@ -247,7 +257,7 @@ impl<'a> Store<'a> {
         row: &Row,
         touched: &mut Touched,
     ) -> sql::Result<Option<Put>> {
-        let earlier = spent::find(self.connection, source.id, met.id, row)?;
+        let earlier = spent::find(self.connection, self.owner(source), met.id, row)?;
         let late = met.compacted.is_some_and(|until| row.at < micros(until));
         match &earlier {
             Some((of, earlier)) if *of == met.id && earlier.is_same(row) => return Ok(Some(Put::Same)),
@@ -255,7 +265,7 @@ impl<'a> Store<'a> {
                 // It needs no neighbours: what it added is taken back, and what it says now is counted below.
                 let of = if *of == met.id { met.clone() } else { self.met(*of, source)? };
                 touched.meet(&of).removed(earlier.row().point(RunFacts::default()));
-                spent::forget(self.connection, source.id, of.id, row)?;
+                spent::forget(self.connection, self.owner(source), of.id, row)?;
                 return Ok(Some(Put::Corrected));
             }
             None if !late || source.kind == Kind::Delta => return Ok(None),
@@ -280,6 +290,47 @@ impl<'a> Store<'a> {
         Ok(Some(if new > 0 { Put::Late } else { Put::Same }))
     }
 
+    fn is_spent(&self, source: &Source, met: &Met, row: &Row) -> sql::Result<bool> {
+        Ok(spent::find(self.connection, self.owner(source), met.id, row)?.is_some())
+    }
+
+    /// Whether another agent has read the very same: both reach one source.
+    fn look_for_other_agents(&mut self, source: &Source, row: &Row) -> sql::Result<()> {
+        let twin: Option<String> = self
+            .connection
+            .prepare_cached(
+                "SELECT identity.agent FROM identity JOIN reading ON reading.series = identity.series
+                    AND reading.at = identity.at AND reading.start = identity.start AND reading.id = identity.id
+                 WHERE identity.source = ?1 AND identity.id = ?2 AND identity.agent <> ?3 AND identity.at = ?4
+                    AND identity.start = ?5 AND reading.value = ?6",
+            )?
+            .query_row(params![source.id, row.id, self.run.agent, row.at, row.start, row.value], |row| row.get(0))
+            .optional()?;
+        let Some(other) = twin else { return Ok(()) };
+        let new = self
+            .connection
+            .prepare_cached(
+                "INSERT INTO same_ids (source, other, id) VALUES (?1, ?1, ?2) ON CONFLICT (source, other) DO NOTHING",
+            )?
+            .execute(params![source.id, row.id])?;
+        if new > 0 {
+            let named = |agent: &str| match agent {
+                "" => "whoever holds its lock (`once`)".to_owned(),
+                agent => agent.to_owned(),
+            };
+            let words = format!(
+                "the collector {} reads the same on {} and on {} (such as `{}`): what one source has is counted twice. \
+                 With `once: true` one of them reads it",
+                self.run.collector,
+                named(&other),
+                named(&self.run.agent),
+                row.id
+            );
+            tell(self.connection, About::default(), EventKind::Readings, &words, self.run.finished)?;
+        }
+        Ok(())
+    }
+
     /// Whether a new reading may be one that is known under another id, of this collector or of another.
     fn look_for_twins(&mut self, source: &Source, met: &Met, row: &Row) -> sql::Result<()> {
         let alike = met.last.is_some_and(|last| instant(row.at) <= last)
@@ -290,6 +341,9 @@ impl<'a> Store<'a> {
                 )?
                 .exists(params![met.id, row.at, row.start, row.value, self.run.id])?;
         self.alike += usize::from(alike);
+        if self.is_on_several {
+            self.look_for_other_agents(source, row)?;
+        }
         for other in source.others.iter() {
             let twin = self
                 .connection
@@ -305,6 +359,11 @@ impl<'a> Store<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Within what an id is one reading's.
+    fn owner(&self, source: &Source) -> (i64, &'a str) {
+        (source.id, &self.run.agent)
     }
 
     fn insert_row(&mut self, series: i64, row: &Row) -> sql::Result<()> {
@@ -365,7 +424,7 @@ impl<'a> Store<'a> {
     fn find_or_make(&mut self, source: &Source, labels: &str) -> sql::Result<Met> {
         let known = self
             .find_series
-            .query_row(params![source.id, labels], |row| {
+            .query_row(params![source.id, labels, self.run.agent], |row| {
                 let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
                 Ok((row.get::<_, i64>(0)?, at(1)?, at(2)?, row.get::<_, bool>(3)?, state(row, 4)?))
             })
@@ -379,8 +438,8 @@ impl<'a> Store<'a> {
         }
         let id = self
             .connection
-            .prepare_cached("INSERT INTO series (source, labels) VALUES (?1, ?2) RETURNING id")?
-            .query_row(params![source.id, labels], |row| row.get(0))?;
+            .prepare_cached("INSERT INTO series (source, labels, agent) VALUES (?1, ?2, ?3) RETURNING id")?
+            .query_row(params![source.id, labels, self.run.agent], |row| row.get(0))?;
         let from = (self.run.collector.as_str(), labels);
         place_by_all(self.connection, self.in_force, id, from, self.run.finished)?;
         Ok(Met { id, source: source_id, kind, compacted: None, last: None, state: None })
@@ -417,11 +476,11 @@ impl<'a> Store<'a> {
                 .prepare_cached(
                     "SELECT reading.series, reading.at, start, reading.id, value, epoch, began, shared FROM reading
                      JOIN series ON series.id = reading.series
-                     WHERE series.source = ?1 AND reading.at > ?2
+                     WHERE series.source = ?1 AND series.agent = ?3 AND reading.at > ?2
                         -- An id of the source's own stays the same under other labels; one made of them does not.
                         AND (reading.id = '' OR substr(reading.id, length(reading.id) - length(series.labels) + 1) = series.labels)",
                 )?
-                .query_map([source.id, from], |row| {
+                .query_map(params![source.id, from, self.run.agent], |row| {
                     let found = Row {
                         at: row.get(1)?,
                         start: row.get(2)?,
@@ -440,8 +499,8 @@ impl<'a> Store<'a> {
                 touched.meet(&met).removed(row.point(RunFacts::default()));
                 self.remove(*series, row)?;
                 self.connection
-                    .prepare_cached("DELETE FROM identity WHERE source = ?1 AND id = ?2")?
-                    .execute(params![source.id, row.id])?;
+                    .prepare_cached("DELETE FROM identity WHERE source = ?1 AND id = ?2 AND agent = ?3")?
+                    .execute(params![source.id, row.id, self.run.agent])?;
             }
             if !old.is_empty() {
                 replaced.push((name, old.len()));
@@ -458,9 +517,10 @@ impl<'a> Store<'a> {
             .prepare_cached(
                 "SELECT series.id, series.source, source.kind, source.name, series.labels FROM series
                  JOIN source ON source.id = series.source
-                 WHERE source.collector = ?1 AND source.kind IN ('counter', 'gauge') AND series.live = 1",
+                 WHERE source.collector = ?1 AND series.agent = ?2 AND source.kind IN ('counter', 'gauge')
+                   AND series.live = 1",
             )?
-            .query_map([&self.run.collector], |row| {
+            .query_map([&self.run.collector, &self.run.agent], |row| {
                 let kind = row.get::<_, String>(2)?.parse().unwrap_or(Kind::Gauge);
                 let source = Source { id: row.get(1)?, kind, others: Rc::default() };
                 Ok((row.get(0)?, source, row.get(3)?, row.get(4)?))
@@ -498,9 +558,9 @@ impl<'a> Store<'a> {
             .prepare_cached(
                 "SELECT series.id, series.source FROM series JOIN source ON source.id = series.source
                  WHERE source.collector = ?1 AND source.name = ?2 AND source.kind = 'gauge'
-                   AND series.labels = ?3 AND ?4 >= coalesce(series.compacted, ?4)",
+                   AND series.labels = ?3 AND series.agent = ?5 AND ?4 >= coalesce(series.compacted, ?4)",
             )?
-            .query_row(params![self.run.collector, name, labels, micros(at)], |row| {
+            .query_row(params![self.run.collector, name, labels, micros(at), self.run.agent], |row| {
                 Ok((row.get(0)?, row.get(1)?))
             })
             .optional()?;
@@ -535,8 +595,12 @@ impl<'a> Store<'a> {
         if !row.id.is_empty() {
             let found = self
                 .connection
-                .prepare_cached("SELECT series, at, start FROM identity WHERE source = ?1 AND id = ?2")?
-                .query_row(params![source, row.id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .prepare_cached(
+                    "SELECT series, at, start FROM identity WHERE source = ?1 AND id = ?2 AND agent = ?3",
+                )?
+                .query_row(params![source, row.id, self.run.agent], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                })
                 .optional()?;
             match found {
                 Some(found) => place = found,

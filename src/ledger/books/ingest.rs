@@ -12,14 +12,14 @@ use super::quantities::{RunRow, bearings};
 use super::unstated::{changed_components, counted_from};
 use crate::collectors::Quarantined;
 use crate::collectors::spool::Spool;
-use crate::ledger::db::clock::skew;
+use crate::ledger::db::clock::skew_of;
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
-use crate::ledger::queue::keep_quarantined;
 pub use crate::ledger::queue::{Run, RunOutcome};
+use crate::ledger::queue::{keep_quarantined, know};
 use crate::metering::measure::RunFacts;
 
 /// What a run changed.
@@ -40,6 +40,19 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// What is known of a run before it is counted; `more`: how many readings it has beside its own.
+    pub fn of(run: &Run, more: usize) -> Recorded {
+        match &run.outcome {
+            RunOutcome::Failed(message) => Recorded { failed: Some(message.clone()), ..Recorded::default() },
+            RunOutcome::Seen { readings, quarantined, problems, .. } => Recorded {
+                readings: readings.len() + more,
+                quarantined: quarantined.clone(),
+                problems: problems.iter().map(|problem| problem.text.clone()).collect(),
+                ..Recorded::default()
+            },
+        }
+    }
+
     /// Whether the collector failed, wholly or in part.
     pub fn is_failure(&self) -> bool {
         self.failed.is_some() || !self.problems.is_empty()
@@ -61,12 +74,12 @@ impl Ledger {
 
     /// Like `record`, of a run with more readings than memory should hold.
     pub fn record_all(&mut self, run: Run, more: &mut Spool) -> Result<Recorded, LedgerError> {
-        if let RunOutcome::Failed(message) = &run.outcome {
-            let failed = Some(message.clone());
+        let before = Recorded::of(&run, more.len());
+        if before.failed.is_some() || self.only_appends {
             self.append(run, more)?;
-            return Ok(Recorded { failed, ..Recorded::default() });
+            return Ok(before);
         }
-        let refused = quarantined_in(&run);
+        let refused = before.quarantined;
         let number = self.append(run, more)?;
         let mut recorded = Recorded::default();
         while let Some((run, counted)) = self.count_next()? {
@@ -78,13 +91,44 @@ impl Ledger {
         Ok(recorded)
     }
 
-    /// Counts all runs that are queued, in the order in which they came; each in a transaction of its own.
+    /// Counts all runs that are queued, in the order in which they came; each in a transaction of its own. Those that hosts
+    /// have sent are taken into the queue first.
     pub fn count_queued(&mut self) -> Result<usize, LedgerError> {
         let mut runs = 0;
-        while self.count_next()?.is_some() {
-            runs += 1;
+        loop {
+            let (taken, since) = self.take_arrived()?;
+            for (agent, collector, since) in since {
+                self.transact(|connection, in_force| {
+                    note_since(connection, in_force, (&agent, &collector), since)
+                })?;
+            }
+            while self.count_next()?.is_some() {
+                runs += 1;
+            }
+            if taken == 0 {
+                return Ok(runs);
+            }
         }
-        Ok(runs)
+    }
+
+    /// Counts all that is queued, and says what became of a run of this agent's that has been sent here.
+    pub fn count_sent(&mut self, run: &Run, sent: Recorded) -> Result<Recorded, LedgerError> {
+        self.count_queued()?;
+        let counted = self.look(|connection| {
+            connection
+                .query_row(
+                    "SELECT readings, changed FROM run WHERE collector = ?1 AND agent = ?2 AND at = ?3
+                     ORDER BY id DESC LIMIT 1",
+                    params![run.collector, self.agent, micros(run.at)],
+                    |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+                )
+                .optional()
+        })?;
+        let number = |number: i64| usize::try_from(number).unwrap_or(0);
+        Ok(match counted {
+            Some((readings, new)) => Recorded { readings: number(readings), new: number(new), ..sent },
+            None => sent,
+        })
     }
 
     fn count_next(&mut self) -> Result<Option<(i64, Recorded)>, LedgerError> {
@@ -130,38 +174,42 @@ impl Ledger {
     /// Notes from where a collector is read, if that is earlier than all before, and returns from where it is to be read
     /// now: until it has succeeded once, from the earliest.
     pub fn reads_from(&mut self, collector: &str, since: Timestamp) -> Result<Timestamp, LedgerError> {
+        let agent = self.agent.clone();
         self.transact(|connection, in_force| {
-            connection
-                .prepare_cached("INSERT INTO collector (name) VALUES (?1) ON CONFLICT (name) DO NOTHING")?
-                .execute([collector])?;
-            let earlier: Option<Timestamp> = connection
-                .query_row("SELECT since FROM collector WHERE name = ?", [collector], |row| row.get(0))
-                .optional()?
-                .flatten()
-                .map(instant);
-            if earlier.is_none_or(|earlier| since < earlier) {
-                connection.execute(
-                    "UPDATE collector SET since = ?2 WHERE name = ?1",
-                    params![collector, micros(since)],
-                )?;
-                if earlier.is_some() {
-                    changed_components(connection, counted_from(connection, in_force, collector, since)?)?;
-                }
-            }
+            let earlier = note_since(connection, in_force, (&agent, collector), since)?;
             let succeeded = connection
-                .prepare("SELECT 1 FROM run WHERE collector = ? AND outcome <> 'failed'")?
-                .exists([collector])?;
+                .prepare("SELECT 1 FROM run WHERE collector = ?1 AND agent = ?2 AND outcome <> 'failed'")?
+                .exists([collector, &agent])?;
             Ok(earlier.filter(|earlier| !succeeded && *earlier < since).unwrap_or(since))
         })
     }
 }
 
-/// What a run could not read, before it was appended.
-fn quarantined_in(run: &Run) -> Vec<Quarantined> {
-    match &run.outcome {
-        RunOutcome::Seen { quarantined, .. } => quarantined.clone(),
-        RunOutcome::Failed(_) => Vec::new(),
+/// Notes from where a collector is read, if that is earlier than all before; returns from where it was before.
+pub(super) fn note_since(
+    connection: &Connection,
+    in_force: &InForce,
+    (agent, collector): (&str, &str),
+    since: Timestamp,
+) -> sql::Result<Option<Timestamp>> {
+    know(connection, agent, collector)?;
+    let earlier: Option<Timestamp> = connection
+        .query_row("SELECT since FROM collector WHERE name = ?1 AND agent = ?2", [collector, agent], |row| {
+            row.get(0)
+        })
+        .optional()?
+        .flatten()
+        .map(instant);
+    if earlier.is_none_or(|earlier| since < earlier) {
+        connection.execute(
+            "UPDATE collector SET since = ?3 WHERE name = ?1 AND agent = ?2",
+            params![collector, agent, micros(since)],
+        )?;
+        if earlier.is_some() {
+            changed_components(connection, counted_from(connection, in_force, collector, since)?)?;
+        }
     }
+    Ok(earlier)
 }
 
 /// Counts a queued run.
@@ -172,8 +220,10 @@ fn count_run(
     planned: &[(String, SignedDuration)],
 ) -> sql::Result<Recorded> {
     let mut recorded = Recorded::default();
-    let (collector, at, finished, scope, kept, message) = connection
-        .prepare_cached("SELECT collector, at, finished, scope, withheld, message FROM run WHERE id = ?")?
+    let (collector, at, finished, scope, kept, message, agent, superseded) = connection
+        .prepare_cached(
+            "SELECT collector, at, finished, scope, withheld, message, agent, superseded FROM run WHERE id = ?",
+        )?
         .query_row([id], |row| {
             Ok((
                 row.get::<_, String>(0)?,
@@ -182,10 +232,21 @@ fn count_run(
                 row.get::<_, String>(3)?,
                 row.get::<_, String>(4)?,
                 row.get::<_, Option<String>>(5)?,
+                row.get::<_, String>(6)?,
+                row.get::<_, bool>(7)?,
             ))
         })?;
     recorded.problems.extend(message);
-    let mut run = Head { id, collector, at, finished, withheld: withheld(&kept), known: RunRow::default() };
+    let mut run = Head {
+        id,
+        agent,
+        superseded,
+        collector,
+        at,
+        finished,
+        withheld: withheld(&kept),
+        known: RunRow::default(),
+    };
     run.known = facts(connection, &run, &scope, planned)?;
     let ended_later = ended_later(connection, &run)?;
     if let Some(ended) = ended_later {
@@ -240,7 +301,7 @@ fn count_run(
             }
         }
     }
-    if let Some(before) = run_of_another_scope(connection, &run, &scope)? {
+    if let Some(before) = run_of_another_scope(connection, &run, &scope)?.filter(|_| !superseded) {
         for (name, readings) in store.replace_unseen(before, &mut touched)? {
             let words = format!(
                 "what the collector {} asks for (its query or request) was changed: {readings} readings of `{name}` are \
@@ -252,7 +313,7 @@ fn count_run(
     }
     let ends = ends_of(connection, id)?;
     // A reading that is refused here is no sign that its series has ended.
-    if ended_later.is_none() && unsure.is_none() && recorded.quarantined.is_empty() {
+    if ended_later.is_none() && unsure.is_none() && recorded.quarantined.is_empty() && !superseded {
         store.end_unseen(&ends, &mut touched)?;
     }
     for (name, ends) in &ends {
@@ -272,7 +333,7 @@ fn count_run(
         tell(connection, About::default(), EventKind::Readings, &words, run.finished)?;
     }
     recorded.restated = changed_components(connection, changed)?;
-    keep_quarantined(connection, &run.collector, run.at, &recorded.quarantined)?;
+    keep_quarantined(connection, (&run.agent, &run.collector), run.at, &recorded.quarantined)?;
     let outcome = if recorded.problems.is_empty() { "ok" } else { "partial" };
     connection
         .prepare_cached(
@@ -291,7 +352,7 @@ fn count_run(
         // By the server's clock, so that runs of a clock that is set right are not taken for earlier ones.
         connection
             .prepare_cached("UPDATE run SET at = at + ?2, finished = finished + ?2 WHERE id = ?1")?
-            .execute([id, skew(connection)?.map_or(0, |(skew, _)| skew.as_micros() as i64)])?;
+            .execute([id, skew_of(connection, &run.agent)?.map_or(0, |(skew, _)| skew.as_micros() as i64)])?;
     }
     for table in ["queued", "queued_end"] {
         connection.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?"))?.execute([id])?;
@@ -303,9 +364,10 @@ fn count_run(
 fn run_of_another_scope(connection: &Connection, run: &Head, scope: &str) -> sql::Result<Option<Timestamp>> {
     let last: Option<(i64, String)> = connection
         .prepare_cached(
-            "SELECT at, scope FROM run WHERE collector = ?1 AND id < ?2 AND outcome <> 'failed' ORDER BY id DESC LIMIT 1",
+            "SELECT at, scope FROM run WHERE collector = ?1 AND id < ?2 AND outcome <> 'failed' AND agent = ?3
+             ORDER BY id DESC LIMIT 1",
         )?
-        .query_row(params![run.collector, run.id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row(params![run.collector, run.id, run.agent], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     Ok(last.filter(|(_, before)| before != scope).map(|(at, _)| instant(at)))
 }
@@ -319,7 +381,7 @@ const MEASURED_FOR: SignedDuration = SignedDuration::from_hours(4);
 /// Why it is not sure in which month a run looked: our clock and the server's disagree by more than the distance to the
 /// month's boundary.
 fn unsure_of_month(connection: &Connection, in_force: &InForce, run: &Head) -> sql::Result<Option<String>> {
-    let Some((skew, measured)) = skew(connection)? else { return Ok(None) };
+    let Some((skew, measured)) = skew_of(connection, &run.agent)? else { return Ok(None) };
     // What was measured by another setting of the clock says nothing of this run.
     let lately = run.at.duration_since(measured).abs() < MEASURED_FOR;
     if !lately || skew.abs() <= CLOCKS_AGREE {
@@ -329,8 +391,9 @@ fn unsure_of_month(connection: &Connection, in_force: &InForce, run: &Head) -> s
     let (ours, theirs) = (in_force.zone.period_of(run.at), in_force.zone.period_of(at));
     Ok((ours != theirs).then(|| {
         format!(
-            "this machine's clock says {}, the server's {at}: it is not sure whether it was used in {ours} or in {theirs}. \
+            "{}'s clock says {}, the server's {at}: it is not sure whether it was used in {ours} or in {theirs}. \
              Set the clock right; what a counter rose is counted with the next reading",
+            if run.agent.is_empty() { "this machine" } else { &run.agent },
             run.at
         )
     }))
@@ -342,11 +405,12 @@ fn ended_later(connection: &Connection, run: &Head) -> sql::Result<Option<Timest
     connection
         .prepare_cached(
             "SELECT max(finished) FROM run
-             WHERE collector = ?1 AND at > ?2 - ?3 AND finished > ?2 AND outcome <> 'failed' AND id < ?4",
+             WHERE collector = ?1 AND agent = ?5 AND at > ?2 - ?3 AND finished > ?2 AND outcome <> 'failed' AND id < ?4",
         )?
-        .query_row(params![run.collector, micros(run.at), LONGEST_RUN.as_micros() as i64, run.id], |row| {
-            Ok(row.get::<_, Option<i64>>(0)?.map(instant))
-        })
+        .query_row(
+            params![run.collector, micros(run.at), LONGEST_RUN.as_micros() as i64, run.id, run.agent],
+            |row| Ok(row.get::<_, Option<i64>>(0)?.map(instant)),
+        )
 }
 
 /// What is known now of the collector's earlier runs; it is kept with this one.
@@ -358,10 +422,11 @@ fn facts(
 ) -> sql::Result<RunRow> {
     let mut query = connection.prepare_cached(
         "SELECT at, lists_everything, scope, outcome = 'ok' AND quarantined = 0, withheld FROM run
-         WHERE collector = ?1 AND outcome <> 'failed' AND at < ?2 AND counted = 1 ORDER BY at DESC LIMIT ?3",
+         WHERE collector = ?1 AND agent = ?4 AND outcome <> 'failed' AND at < ?2 AND counted = 1
+         ORDER BY at DESC LIMIT ?3",
     )?;
     let earlier: Vec<(i64, bool, String, bool, String)> = query
-        .query_map(params![run.collector, micros(run.at), (RECENT_RUNS - 1) as i64], |row| {
+        .query_map(params![run.collector, micros(run.at), (RECENT_RUNS - 1) as i64, run.agent], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
         })?
         .collect::<sql::Result<_>>()?;

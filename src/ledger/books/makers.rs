@@ -103,10 +103,8 @@ pub(in crate::ledger) fn makers_of<'a>(
     let mut since = Some(Timestamp::MAX).filter(|_| !meters.is_empty());
     for maker in &meters {
         let of_this: Option<i64> = connection
-            .prepare_cached("SELECT since FROM collector WHERE name = ?")?
-            .query_row([&maker.rules.collector], |row| row.get(0))
-            .optional()?
-            .flatten();
+            .prepare_cached("SELECT min(since) FROM collector WHERE name = ?")?
+            .query_row([&maker.rules.collector], |row| row.get(0))?;
         since = since.zip(of_this).map(|(since, of_this)| since.min(instant(of_this)));
     }
     Ok(Makers { meters, since })

@@ -9,7 +9,7 @@ use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 /// A reading that is no longer kept, with the series that it was counted in.
 pub(super) fn find(
     connection: &Connection,
-    source: i64,
+    owner: (i64, &str),
     series: i64,
     row: &Row,
 ) -> sql::Result<Option<(i64, Spent)>> {
@@ -22,8 +22,8 @@ pub(super) fn find(
             .optional();
     }
     connection
-        .prepare_cached("SELECT series, at, start, value FROM spent_id WHERE identity = ?")?
-        .query_row([identity(source, &row.id)], |found| {
+        .prepare_cached("SELECT series, at, start, value FROM spent_id WHERE identity = ?1 AND agent = ?2")?
+        .query_row(params![identity(owner.0, &row.id), owner.1], |found| {
             let (at, start, value) = (found.get(1)?, found.get(2)?, found.get(3)?);
             Ok((found.get(0)?, Spent(Row { at, start, value, ..row.clone() })))
         })
@@ -52,7 +52,7 @@ impl Spent {
 /// Keeps the identity of a reading that goes.
 pub(super) fn spend(
     connection: &Connection,
-    (source, series): (i64, i64),
+    (owner, series): ((i64, &str), i64),
     (at, start, id, value): (i64, i64, &str, &str),
 ) -> sql::Result<()> {
     if id.is_empty() {
@@ -66,26 +66,26 @@ pub(super) fn spend(
     }
     connection
         .prepare_cached(
-            "INSERT INTO spent_id (identity, series, at, start, value) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (identity) DO UPDATE SET series = ?2, at = ?3, start = ?4, value = ?5",
+            "INSERT INTO spent_id (identity, series, at, start, value, agent) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (identity, agent) DO UPDATE SET series = ?2, at = ?3, start = ?4, value = ?5",
         )?
-        .execute(params![identity(source, id), series, at, start, value])?;
+        .execute(params![identity(owner.0, id), series, at, start, value, owner.1])?;
     connection
-        .prepare_cached("DELETE FROM identity WHERE source = ?1 AND id = ?2")?
-        .execute(params![source, id])?;
+        .prepare_cached("DELETE FROM identity WHERE source = ?1 AND id = ?2 AND agent = ?3")?
+        .execute(params![owner.0, id, owner.1])?;
     Ok(())
 }
 
 /// A reading that is counted otherwise from now on, and kept.
-pub(super) fn forget(connection: &Connection, source: i64, series: i64, row: &Row) -> sql::Result<()> {
+pub(super) fn forget(connection: &Connection, owner: (i64, &str), series: i64, row: &Row) -> sql::Result<()> {
     if row.id.is_empty() {
         connection
             .prepare_cached("DELETE FROM spent_sample WHERE series = ?1 AND at = ?2 AND start = ?3")?
             .execute([series, row.at, row.start])?;
     } else {
         connection
-            .prepare_cached("DELETE FROM spent_id WHERE identity = ?")?
-            .execute([identity(source, &row.id)])?;
+            .prepare_cached("DELETE FROM spent_id WHERE identity = ?1 AND agent = ?2")?
+            .execute(params![identity(owner.0, &row.id), owner.1])?;
     }
     Ok(())
 }
@@ -93,7 +93,7 @@ pub(super) fn forget(connection: &Connection, source: i64, series: i64, row: &Ro
 /// Stable over versions of this program and of the compiler.
 const NAMESPACE: Uuid = Uuid::from_u128(0x8a1f_6f0e_52a4_4c0f_9d0b_6c1d_2f7e_91b3);
 
-/// The identity of a reading with an id of its own (law 2), wide enough that no two ever share it.
+/// The identity of a reading with an id of its own (law 2), wide enough that no two of an agent ever share it.
 fn identity(source: i64, id: &str) -> [u8; 16] {
     Uuid::new_v5(&NAMESPACE, format!("{source} {id}").as_bytes()).into_bytes()
 }

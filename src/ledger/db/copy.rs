@@ -1,4 +1,5 @@
-//! A whole ledger, from one engine to another, table by table and row by row as it is. It counts nothing and changes nothing.
+//! A whole ledger, from one engine to another, table by table and row by row as it is. It counts nothing, and changes nothing but
+//! whose it is: what the one agent of a file has measured has no name there.
 
 use std::path::Path;
 
@@ -17,6 +18,19 @@ pub(crate) type Counts = Vec<(&'static str, i64)>;
 pub(super) fn to_file(from: &Connection, place: &Place, path: &Path) -> Result<(), LedgerError> {
     let to = file::open(path)?;
     copy(from, &to).map(drop).map_err(|error| LedgerError::from_sql(place, error))
+}
+
+/// Tables in which it is said whose a row is.
+const OF_AGENTS: [&str; 6] = ["collector", "run", "quarantine", "series", "identity", "spent_id"];
+
+/// Gives what this agent has measured to that one, which has measured nothing.
+pub(super) fn rename_agent(connection: &Connection, from: &str, to: &str) -> sql::Result<()> {
+    let transaction = connection.transaction()?;
+    for table in OF_AGENTS {
+        let renamed = format!("UPDATE {table} SET agent = ?2 WHERE agent = ?1");
+        transaction.execute(&renamed, [from, to])?;
+    }
+    transaction.commit()
 }
 
 /// Copies all rows into tables that are there and empty, and counts them on both sides; all in one transaction each.

@@ -80,7 +80,7 @@ impl LedgerError {
         Self::passing(format!("another agent is connected to the ledger {place}: stop all of them first"))
     }
 
-    pub(in crate::ledger) fn interrupted(what: String) -> Self {
+    pub fn interrupted(what: String) -> Self {
         Self { kind: LedgerTrouble::Passing, message: format!("work on the ledger was interrupted: {what}") }
     }
 

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use super::error::LedgerError;
-use super::server::{self, Use};
+use super::server::{self, NOW, Use};
 use super::sql::{Connection, OptionalExtension, Result, params};
 use crate::config::place::{Database, Place};
 
@@ -21,9 +21,6 @@ const LASTS: i64 = 6_000_000;
 const RENEWED_EVERY: Duration = Duration::from_millis(1500);
 
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
-
-/// The database's clock, in microseconds.
-const NOW: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
 
 /// A turn that this process has; given back when it is dropped.
 #[derive(Debug)]
@@ -40,7 +37,7 @@ impl Lease {
     /// The turn of this name, if nobody has it.
     pub(in crate::ledger) fn try_take(
         database: &Database,
-        name: &'static str,
+        name: &str,
     ) -> std::result::Result<Option<Lease>, LedgerError> {
         let wrap = |error| LedgerError::from_sql(&Place::Database(database.clone()), error);
         let connection = server::connect(database, Use::Write).map_err(wrap)?;
@@ -49,15 +46,16 @@ impl Lease {
         let (ends, ended) = mpsc::channel();
         let lost = Arc::new(AtomicBool::new(false));
         let noted = lost.clone();
+        let name = name.to_owned();
         std::thread::spawn(move || {
             let _ends = ends;
             while stopped.recv_timeout(RENEWED_EVERY) == Err(RecvTimeoutError::Timeout) {
                 // What can't be renewed now is tried again; meanwhile its time may run out, which others see for themselves.
-                if renew(&connection, name, number, LASTS).is_ok_and(|still| !still) {
+                if renew(&connection, &name, number, LASTS).is_ok_and(|still| !still) {
                     noted.store(true, Ordering::Relaxed);
                 }
             }
-            drop(renew(&connection, name, number, 0));
+            drop(renew(&connection, &name, number, 0));
         });
         Ok(Some(Lease { number, lost, stop: Some(stop), ended }))
     }
@@ -67,8 +65,8 @@ impl Lease {
     }
 
     /// Whether another has taken it since, as far as is known.
-    pub(in crate::ledger) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+    pub(in crate::ledger) fn lost(&self) -> Arc<AtomicBool> {
+        self.lost.clone()
     }
 
     /// Who has it, for people.
@@ -111,7 +109,7 @@ fn renew(connection: &Connection, name: &str, number: i64, lasts: i64) -> Result
 }
 
 /// Whether nobody has taken a later turn of this name.
-pub(super) fn is_current(connection: &Connection, name: &str, number: i64) -> Result<bool> {
+pub(in crate::ledger) fn is_current(connection: &Connection, name: &str, number: i64) -> Result<bool> {
     connection
         .prepare_cached("SELECT 1 FROM lease WHERE name = ?1 AND number = ?2")?
         .exists(params![name, number])

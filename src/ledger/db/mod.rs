@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::config::place::Place;
+use crate::config::place::{Database, Place};
 
 pub(super) mod clock;
 pub(super) mod columns;
@@ -31,6 +31,12 @@ use sql::Connection;
 pub struct Ledger {
     pub(super) connection: Connection,
     pub(super) place: Place,
+    /// Whose runs are appended here: '' in a file, which has one agent.
+    pub(super) agent: String,
+    /// Whether runs are only appended here, and counted by another.
+    pub(super) only_appends: bool,
+    /// The lock of the collector whose runs are appended here, by its name, and its number.
+    pub(super) lock: Option<(String, i64)>,
     /// What the configuration says now; it is recorded by `apply_rules`.
     pub(super) rulebook: Rulebook,
     /// What was recorded, and so counts.
@@ -38,7 +44,7 @@ pub struct Ledger {
     /// The turn of submission that this process has, or had (sent/lock.rs).
     pub(super) turn: Option<i64>,
     /// Of a shared ledger: the turn that lasts as long as this agent is at work, by its name.
-    pub(super) post: Option<(&'static str, i64)>,
+    pub(super) post: Option<(String, i64)>,
     /// The number of the last event that was told in the log.
     pub(super) told: i64,
 }
@@ -82,8 +88,9 @@ impl Ledger {
         schema.map(Some).map_err(|error| LedgerError::from_sql(place, error))
     }
 
-    /// Copies a whole ledger into one that is made or empty; returns how many rows each table has, on both sides.
-    pub fn copy(from: &Place, to: &Place) -> Result<copy::Counts, LedgerError> {
+    /// Copies a whole ledger into one that is made or empty; returns how many rows each table has, on both sides. What the one
+    /// agent of a file has measured is this agent's in a database, and the other way round.
+    pub fn copy(from: &Place, to: &Place, agent: &str) -> Result<copy::Counts, LedgerError> {
         let wrap = |place: &Place| {
             let place = place.clone();
             move |error| LedgerError::from_sql(&place, error)
@@ -105,7 +112,14 @@ impl Ledger {
                 }
             }
         }
-        copy::copy(&source, &target).map_err(wrap(to))
+        let counts = copy::copy(&source, &target).map_err(wrap(to))?;
+        let (old, new) = match (from, to) {
+            (Place::File(_), Place::Database(_)) => ("", agent),
+            (Place::Database(_), Place::File(_)) => (agent, ""),
+            _ => return Ok(counts),
+        };
+        copy::rename_agent(&target, old, new).map_err(wrap(to))?;
+        Ok(counts)
     }
 
     /// A ledger that is gone when it is dropped: for looking without keeping.
@@ -139,7 +153,23 @@ impl Ledger {
         let wrap = |error| LedgerError::from_sql(&place, error);
         let in_force = load(&connection, &rulebook).map_err(wrap)?;
         let told = last_event(&connection).map_err(wrap)?;
-        Ok(Ledger { connection, place, rulebook, in_force, turn: None, post: None, told })
+        Ok(Ledger {
+            connection,
+            place,
+            agent: String::new(),
+            only_appends: false,
+            lock: None,
+            rulebook,
+            in_force,
+            turn: None,
+            post: None,
+            told,
+        })
+    }
+
+    /// From here on, what is appended is this agent's.
+    pub fn append_as(&mut self, agent: &str) {
+        agent.clone_into(&mut self.agent);
     }
 
     pub fn place(&self) -> &Place {
@@ -213,8 +243,8 @@ impl Ledger {
 
     /// Whether this agent may still write: nothing of what one writes counts whose place another has taken.
     fn check_post(&self) -> Result<(), LedgerError> {
-        let Some((name, number)) = self.post else { return Ok(()) };
-        match self.look(|connection| lease::is_current(connection, name, number))? {
+        let Some((name, number)) = &self.post else { return Ok(()) };
+        match self.look(|connection| lease::is_current(connection, name, *number))? {
             true => Ok(()),
             false => Err(LedgerError::followed(&self.place)),
         }
@@ -233,6 +263,15 @@ impl Ledger {
     pub(super) fn look<T>(&self, work: impl FnOnce(&Connection) -> sql::Result<T>) -> Result<T, LedgerError> {
         work(&self.connection).map_err(|error| LedgerError::from_sql(&self.place, error))
     }
+}
+
+/// A connection to a shared ledger for whoever appends to it and does nothing else there.
+pub(super) fn connect_to_append(database: &Database) -> Result<Connection, LedgerError> {
+    let place = Place::Database(database.clone());
+    let connection =
+        server::connect(database, Use::Write).map_err(|error| LedgerError::from_sql(&place, error))?;
+    check_version(&connection, &place)?;
+    Ok(connection)
 }
 
 /// Whether the tables of a database are those that this program writes.

@@ -24,7 +24,8 @@ pub(super) fn tables() -> impl Iterator<Item = &'static str> {
     made.filter_map(|of| of.split(' ').next())
 }
 
-/// Tables that only a database has: the version of the others, the row that writers wait for, and turns (lease.rs).
+/// What only a database has: the version of the tables, the row that writers wait for, turns (lease.rs), and whose rows of what
+/// hosts send a role may see and add. The owner of the tables may see all.
 pub(super) const SERVER_ONLY: &str = "
 CREATE TABLE ledger_version (version BIGINT NOT NULL);
 INSERT INTO ledger_version VALUES (0);
@@ -36,6 +37,11 @@ CREATE TABLE lease (
     number BIGINT NOT NULL,
     until BIGINT NOT NULL
 );
+ALTER TABLE inbox ALTER COLUMN arrived SET DEFAULT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT);
+ALTER TABLE inbox ENABLE ROW LEVEL SECURITY;
+ALTER TABLE agent ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON inbox USING (agent = current_user::text) WITH CHECK (agent = current_user::text);
+CREATE POLICY own ON agent FOR SELECT USING (name = current_user::text);
 ";
 
 /// A step as PostgreSQL takes it. Integers have 64 bits, text is compared byte by byte as SQLite does, and who refers to
@@ -76,11 +82,14 @@ pub(super) fn migrate(connection: &rusqlite::Connection) -> sql::Result<()> {
 }
 
 const V1: &str = "
--- What was last known of a collector.
+-- What was last known of a collector, by the agent that runs it. In a file, and of a collector that any agent may run
+-- (`once`), the agent is ''.
 CREATE TABLE collector (
-    name TEXT PRIMARY KEY,
+    agent TEXT NOT NULL,
+    name TEXT NOT NULL,
     checkpoint TEXT,
-    since INTEGER                 -- from where it was first read; what was used in months before is another's to report
+    since INTEGER,                -- from where it was first read; what was used in months before is another's to report
+    PRIMARY KEY (name, agent)
 ) WITHOUT ROWID;
 
 -- The rules in force: the metering part of the configuration as it was recorded, and the first month that it holds in.
@@ -103,6 +112,7 @@ CREATE TABLE zone (
 -- Each run of a collector, as it came, and what was known when it was counted, because that decides amounts.
 CREATE TABLE run (
     id INTEGER PRIMARY KEY,
+    agent TEXT NOT NULL,
     collector TEXT NOT NULL,
     at INTEGER NOT NULL,
     finished INTEGER NOT NULL,
@@ -120,9 +130,10 @@ CREATE TABLE run (
     doubtful TEXT NOT NULL,       -- of which series that run concluded nothing: for them, what follows
     previous_complete INTEGER,    -- the last run before it that was complete
     listed_complete INTEGER,
-    max_gap INTEGER               -- microseconds
+    max_gap INTEGER,              -- microseconds
+    superseded INTEGER NOT NULL   -- whether another agent had taken over its collector: it adds only what is not known
 );
-CREATE INDEX run_of_collector ON run (collector, at);
+CREATE INDEX run_of_collector ON run (collector, agent, at);
 CREATE INDEX run_queued ON run (id) WHERE counted = 0;
 
 -- The queue: readings of runs that are not counted yet.
@@ -152,15 +163,41 @@ CREATE TABLE queued_end (
     PRIMARY KEY (run, name, labels, at)
 ) WITHOUT ROWID;
 
+-- Runs that hosts have sent to a shared ledger, packed (queue/parcel.rs), until they are taken into its queue.
+CREATE TABLE inbox (
+    agent TEXT NOT NULL,
+    file TEXT NOT NULL,           -- the random id of the file that it waited in
+    number INTEGER NOT NULL,      -- its number there
+    part INTEGER NOT NULL,        -- 0: what the run was; others: its readings
+    at INTEGER NOT NULL,          -- when it looked
+    body TEXT NOT NULL,
+    sent INTEGER NOT NULL,        -- by the host's clock
+    arrived INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (agent, file, number, part)
+) WITHOUT ROWID;
+
+-- How far the runs of each such file were taken. In the file itself: how far they are known to have been (agent '').
+CREATE TABLE agent (
+    name TEXT NOT NULL,
+    file TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    at INTEGER NOT NULL,          -- when that run looked
+    arrived INTEGER NOT NULL,     -- when it arrived, by the database's clock
+    skew INTEGER NOT NULL,        -- the database's clock less the host's, in microseconds
+    retired INTEGER,
+    PRIMARY KEY (name, file)
+) WITHOUT ROWID;
+
 CREATE TABLE quarantine (
     id INTEGER PRIMARY KEY,
+    agent TEXT NOT NULL,
     collector TEXT NOT NULL,
     at INTEGER NOT NULL,
     what TEXT NOT NULL,
     reason TEXT NOT NULL
 );
 
--- What is measured: the readings of one collector that share a name.
+-- What is measured: the readings of one collector that share a name, whichever agent ran it.
 CREATE TABLE source (
     id INTEGER PRIMARY KEY,
     collector TEXT NOT NULL,
@@ -199,15 +236,17 @@ CREATE TABLE target_resource (
 ) WITHOUT ROWID;
 CREATE INDEX target_of_resource ON target_resource (resource);
 
+-- Two agents that measure the same have a series each.
 CREATE TABLE series (
     id INTEGER PRIMARY KEY,
     source INTEGER NOT NULL REFERENCES source,
+    agent TEXT NOT NULL,
     labels TEXT NOT NULL,         -- JSON, keys sorted
     live INTEGER NOT NULL DEFAULT 1,  -- whether the last complete run saw it
     compacted INTEGER,            -- its readings before this instant are no longer kept
     last INTEGER,                 -- the instant of its last reading
     state TEXT,                   -- how far it was counted (metering's `Trail`); none of a delta
-    UNIQUE (source, labels)
+    UNIQUE (source, labels, agent)
 );
 CREATE INDEX series_live ON series (source) WHERE live = 1;
 
@@ -248,20 +287,23 @@ CREATE TABLE reading (
 CREATE TABLE identity (
     source INTEGER NOT NULL REFERENCES source,
     id TEXT NOT NULL,
+    agent TEXT NOT NULL,
     series INTEGER NOT NULL,
     at INTEGER NOT NULL,
     start INTEGER NOT NULL,
-    PRIMARY KEY (source, id)
+    PRIMARY KEY (source, id, agent)
 ) WITHOUT ROWID;
 
 -- Identities of readings that are no longer kept, so that history read again never counts twice, and a correction
 -- replaces what was counted. Those with an id of their own by its hash:
 CREATE TABLE spent_id (
-    identity BLOB PRIMARY KEY,
+    identity BLOB NOT NULL,
+    agent TEXT NOT NULL,
     series INTEGER NOT NULL,
     at INTEGER NOT NULL,
     start INTEGER NOT NULL,
-    value TEXT NOT NULL
+    value TEXT NOT NULL,
+    PRIMARY KEY (identity, agent)
 ) WITHOUT ROWID;
 
 -- and those that are known by series and times:

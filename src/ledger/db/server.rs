@@ -40,6 +40,9 @@ SET synchronous_commit = on;
 SET client_min_messages = warning;
 ";
 
+/// The database's clock, in microseconds.
+pub(super) const NOW: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
+
 /// Whether the ledger is to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {

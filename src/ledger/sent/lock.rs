@@ -13,6 +13,8 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
@@ -71,34 +73,59 @@ impl SubmitLock {
     }
 }
 
-/// The name of the other one: that of the agent at work.
-const AT_WORK: &str = "agent";
+/// What one agent of a shared ledger does at a time; others stand by until it is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// To count and submit.
+    Submit,
+    /// To run a collector that several may run (`once`).
+    Collect(String),
+}
 
-/// Held by the one agent that is at work on a shared ledger: it collects by its rules, counts and submits, and others stand by
-/// until it is gone.
+impl Task {
+    fn lease(&self) -> String {
+        match self {
+            Task::Submit => "agent".to_owned(),
+            Task::Collect(collector) => format!("collector {collector}"),
+        }
+    }
+}
+
+/// Held by the one agent whose task it is.
 #[derive(Debug)]
 pub struct Post(Lease);
 
 impl Post {
-    pub fn try_take(database: &Database) -> Result<Option<Post>, LedgerError> {
-        Ok(Lease::try_take(database, AT_WORK)?.map(Post))
+    pub fn try_take(database: &Database, task: &Task) -> Result<Option<Post>, LedgerError> {
+        Ok(Lease::try_take(database, &task.lease())?.map(Post))
     }
 
     /// Who holds it, for people.
-    pub fn holder(database: &Database) -> String {
-        Lease::holder(database, AT_WORK)
+    pub fn holder(database: &Database, task: &Task) -> String {
+        Lease::holder(database, &task.lease())
+    }
+
+    /// Each holder has the next one.
+    pub fn number(&self) -> i64 {
+        self.0.number()
     }
 
     /// Whether another has taken it since, as far as is known.
-    pub fn is_lost(&self) -> bool {
-        self.0.is_lost()
+    pub fn lost(&self) -> Arc<AtomicBool> {
+        self.0.lost()
     }
 }
 
 impl Ledger {
-    /// From now on nothing is written once another agent has this post.
-    pub fn write_at(&mut self, post: &Post) {
-        self.post = Some((AT_WORK, post.0.number()));
+    /// From now on nothing is written once another agent has taken the post that had this number.
+    pub fn write_at(&mut self, number: i64) {
+        self.post = Some((Task::Submit.lease(), number));
+    }
+
+    /// The same ledger, to which runs of a collector are appended whose lock had this number, whoever's agent that is.
+    pub fn of_collector(self, collector: &str, number: i64) -> Ledger {
+        let lock = Some((Task::Collect(collector.to_owned()).lease(), number));
+        Ledger { lock, only_appends: true, ..self }
     }
 }
 

@@ -153,8 +153,8 @@ impl Ledger {
             let current = is_current(connection, turn)?;
             let mut concluded = BTreeSet::new();
             for id in ids {
-                let outcome = if current { outcome } else { Outcome::Unknown };
-                concluded.insert(conclude(connection, *id, outcome, words, now)?);
+                let known = if current { outcome } else { Outcome::Unknown };
+                concluded.insert(conclude(connection, *id, known, words, now)?);
                 if !current && outcome == Outcome::Accepted {
                     // It landed after what was accepted since: whatever stands now is to be looked for.
                     put_last(connection, *id)?;

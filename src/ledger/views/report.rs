@@ -187,7 +187,7 @@ impl Ledger {
                 .prepare(
                     "SELECT before, at FROM (
                         SELECT at, lag(at) OVER runs AS before, lag(outcome) OVER runs AS was FROM run
-                        WHERE collector = ?1 AND at >= ?2 WINDOW runs AS (ORDER BY at)) gap
+                        WHERE collector = ?1 AND at >= ?2 WINDOW runs AS (PARTITION BY agent ORDER BY at)) gap
                      WHERE at - before > ?3 AND was <> 'failed' ORDER BY at DESC LIMIT 50",
                 )?
                 .query_map(params![name, micros(since), longer], |row| {
@@ -199,25 +199,28 @@ impl Ledger {
 
     /// Whether something waits to be counted or stated.
     pub fn is_behind(&self) -> Result<bool, LedgerError> {
-        self.look(|connection| {
+        let behind = self.look(|connection| {
             connection
                 .prepare_cached(
                     "SELECT EXISTS (SELECT 1 FROM run WHERE counted = 0) OR EXISTS (SELECT 1 FROM unstated)",
                 )?
                 .query_row([], |row| row.get(0))
-        })
+        })?;
+        Ok(behind || self.has_arrived()?)
     }
 
-    /// How many lines the last run of each of these collectors quarantined, all together.
+    /// How many lines the last run of each of these collectors quarantined, on every host, all together.
     pub fn quarantined_lately(&self, collectors: &[String]) -> Result<usize, LedgerError> {
         let lines: i64 = self.look(|connection| {
             let mut last = connection.prepare_cached(
-                "SELECT quarantined FROM run WHERE id = (
-                    SELECT max(id) FROM run WHERE collector = ? AND outcome <> 'failed')",
+                "SELECT CAST(coalesce(sum(quarantined), 0) AS BIGINT) FROM collector JOIN run ON run.id = (
+                    SELECT max(last.id) FROM run last
+                    WHERE last.collector = name AND last.agent = collector.agent AND last.outcome <> 'failed')
+                 WHERE name = ?",
             )?;
             let mut sum: i64 = 0;
             for name in collectors {
-                sum += last.query_row([name], |row| row.get::<_, i64>(0)).optional()?.unwrap_or(0);
+                sum += last.query_row([name], |row| row.get::<_, i64>(0))?;
             }
             Ok(sum)
         })?;

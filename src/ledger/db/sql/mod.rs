@@ -136,6 +136,11 @@ impl Connection {
         }
     }
 
+    /// Begins to add rows of a table whose writers wait for nobody.
+    pub(in crate::ledger) fn begin_to_append(&self) -> Result<()> {
+        self.begin_with("")
+    }
+
     /// Begins to read what is there now, whatever others write.
     pub(super) fn begin_reading(&self) -> Result<()> {
         match &self.0 {
@@ -187,14 +192,14 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn commit(&self) -> Result<()> {
+    pub(in crate::ledger) fn commit(&self) -> Result<()> {
         match &self.0 {
             Engine::Sqlite(connection) => Ok(connection.execute_batch("COMMIT")?),
             Engine::Postgres(connection) => connection.commit(),
         }
     }
 
-    pub(super) fn roll_back(&self) -> Result<()> {
+    pub(in crate::ledger) fn roll_back(&self) -> Result<()> {
         match &self.0 {
             Engine::Sqlite(connection) => Ok(connection.execute_batch("ROLLBACK")?),
             Engine::Postgres(connection) => connection.roll_back(),

@@ -1,0 +1,80 @@
+//! Where a command records what it measures: in the ledger; on a host of a shared one first in the host's own file, from where
+//! it is sent on; and what any of several agents may measure (`once`), in the shared ledger under the collector's lock.
+
+use super::exit::{Exit, Failed};
+use super::setup::Setup;
+use crate::collectors::definition::Definition;
+use crate::config::place::Place;
+use crate::daemon::forward::Forwarder;
+use crate::ledger::sent::lock::{Post, Task};
+use crate::ledger::{Ledger, SharedLedger};
+
+pub(super) struct Recorder {
+    first: SharedLedger,
+    forwarder: Option<Forwarder>,
+}
+
+/// Where the runs of one collector are recorded.
+pub(super) struct Recording {
+    pub(super) ledger: SharedLedger,
+    /// Whose they are there.
+    pub(super) agent: String,
+    /// Held as long as it is recorded.
+    _post: Option<Post>,
+}
+
+impl Recorder {
+    /// `ledger`: the ledger, if it is open already.
+    pub(super) fn of(setup: &Setup, ledger: Option<&SharedLedger>) -> Result<Recorder, Failed> {
+        let Place::Database(database) = &setup.settings.ledger else {
+            let first = match ledger {
+                Some(ledger) => ledger.clone(),
+                None => SharedLedger::new(setup.ledger()?),
+            };
+            return Ok(Recorder { first, forwarder: None });
+        };
+        let forwarder = Forwarder {
+            database: database.clone(),
+            agent: setup.settings.agent_name().map_err(|why| Failed::new(Exit::Config, why))?,
+            keep: setup.settings.queue.keep,
+            clock: setup.clock.clone(),
+        };
+        let queue = Ledger::open_queue(&setup.settings.first_place(), (*setup.rulebook).clone())?;
+        Ok(Recorder { first: SharedLedger::new(queue), forwarder: Some(forwarder) })
+    }
+
+    /// Whether what is recorded is counted elsewhere.
+    pub(super) fn is_shared(&self) -> bool {
+        self.forwarder.is_some()
+    }
+
+    /// Where this collector's runs are recorded; or which other agent runs it.
+    pub(super) fn at(
+        &self,
+        setup: &Setup,
+        definition: &Definition,
+    ) -> Result<Result<Recording, String>, Failed> {
+        let Some(forwarder) = &self.forwarder else {
+            return Ok(Ok(Recording { ledger: self.first.clone(), agent: String::new(), _post: None }));
+        };
+        if !definition.once {
+            let agent = forwarder.agent.clone();
+            return Ok(Ok(Recording { ledger: self.first.clone(), agent, _post: None }));
+        }
+        let task = Task::Collect(definition.name.clone());
+        let Some(post) = Post::try_take(&forwarder.database, &task)? else {
+            return Ok(Err(Post::holder(&forwarder.database, &task)));
+        };
+        let ledger = Ledger::open(&setup.settings.ledger, (*setup.rulebook).clone())?;
+        let ledger = SharedLedger::new(ledger.of_collector(&definition.name, post.number()));
+        Ok(Ok(Recording { ledger, agent: String::new(), _post: Some(post) }))
+    }
+
+    /// Sends on what waits here.
+    pub(super) async fn send(&self) -> Result<(), Failed> {
+        if let Some(forwarder) = &self.forwarder {
+            forwarder.send(&self.first).await?;
+        }
+        Ok(())
+    }
+}

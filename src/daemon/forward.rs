@@ -1,0 +1,157 @@
+//! Sends on what a host of a shared ledger has recorded: it connects, appends and leaves, so that thousands of hosts need a
+//! few connections. What can't be sent now waits in the host's own file; nothing is lost by it, and nothing waits for it.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use super::{Part, Pulse, Woken};
+use crate::config::clock::SharedClock;
+use crate::config::place::Database;
+use crate::ledger::queue::outbox::{CLOCKS_AGREE, Outbox};
+use crate::ledger::{LedgerError, SharedLedger};
+
+/// After a failure, and to see whether the shared ledger has lost anything.
+const AGAIN: SignedDuration = SignedDuration::from_mins(1);
+
+/// The shortest spread of tries after a failure; it doubles with each one more.
+const SOONEST: SignedDuration = SignedDuration::from_secs(1);
+
+/// Where to, and as whom.
+#[derive(Debug, Clone)]
+pub struct Forwarder {
+    pub database: Database,
+    pub agent: String,
+    /// How long after it ended a run is kept.
+    pub keep: SignedDuration,
+    pub clock: SharedClock,
+}
+
+/// What was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forwarded {
+    pub runs: usize,
+    /// The database's clock less ours.
+    pub skew: SignedDuration,
+}
+
+impl Forwarder {
+    /// Sends all that the shared ledger does not have, in order.
+    pub async fn send(&self, queue: &SharedLedger) -> Result<Forwarded, LedgerError> {
+        let file = queue.with(|queue| queue.file_id()).await?;
+        let Forwarder { database, agent, clock, .. } = self.clone();
+        let connect = move || {
+            let outbox = Outbox::connect(&database, &agent, &file, || clock.now())?;
+            Ok((outbox.last()?, outbox))
+        };
+        let (last, mut outbox) = blocking(connect).await?;
+        let mut number = last.map_or(0, |(number, _)| number);
+        if queue.with(move |queue| queue.renumber(last)).await? {
+            tracing::warn!(
+                "The file in which this host's runs wait was put back to an earlier state; what was recorded since is sent."
+            );
+        }
+        let mut runs = 0;
+        while let Some(parcel) = queue.with(move |queue| queue.parcel_after(number)).await? {
+            number = parcel.number();
+            let now = self.clock.now();
+            outbox = blocking(move || outbox.send(&parcel, now).map(|()| outbox)).await?;
+            runs += 1;
+        }
+        let kept_from = self.clock.now().saturating_sub(self.keep).unwrap_or(jiff::Timestamp::MIN);
+        queue.with(move |queue| queue.note_sent(number, kept_from)).await?;
+        let skew = outbox.skew;
+        blocking(move || {
+            drop(outbox);
+            Ok(())
+        })
+        .await?;
+        Ok(Forwarded { runs, skew })
+    }
+}
+
+/// Does something that waits for the network on a thread where that stops nobody.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, LedgerError> {
+    let done = spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(LedgerError::interrupted(error.to_string())))
+}
+
+impl Part {
+    /// Sends on what collectors have recorded, for ever.
+    pub(super) async fn forward(mut self, forwarder: Forwarder) {
+        let mut told = String::new();
+        let mut skewed = false;
+        let mut spread = SignedDuration::ZERO;
+        loop {
+            let later = |by| self.agent.clock.now().saturating_add(by).unwrap_or(jiff::Timestamp::MAX);
+            let (again, recorded) = (later(AGAIN), self.recorded.clone());
+            let woken = tokio::select! {
+                woken = self.wait_until(again) => woken,
+                () = recorded.notified() => Woken::Due,
+            };
+            let hurried = match woken {
+                Woken::Stopped => return,
+                Woken::Hurry => true,
+                Woken::Due => false,
+            };
+            if !hurried && self.rest(spread).await == Woken::Stopped {
+                return;
+            }
+            let sent = forwarder.send(&self.ledger).await;
+            Pulse::note_ledger(&self.pulse.not_forwarded, sent.as_ref().err().map(ToString::to_string));
+            match sent {
+                Ok(Forwarded { skew, .. }) => {
+                    spread = self.agent.settings.queue.jitter;
+                    if !told.is_empty() {
+                        tracing::info!("What was recorded is sent to the ledger again.");
+                        told.clear();
+                    }
+                    self.pulse.note_skew(skew);
+                    if (skew.abs() > CLOCKS_AGREE) != skewed {
+                        skewed = !skewed;
+                        tell_skew(skew, skewed);
+                    }
+                }
+                Err(error) => {
+                    spread = (spread * 2).clamp(SOONEST, AGAIN);
+                    let words = error.to_string();
+                    if told != words {
+                        tracing::warn!("What was recorded waits on this host, and is sent later: {words}");
+                        told = words;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rests for a part of a time, each time another one.
+    async fn rest(&mut self, spread: SignedDuration) -> Woken {
+        let millis = u64::try_from(spread.as_millis()).unwrap_or(0);
+        let until = Instant::now() + Duration::from_millis(fastrand::u64(..=millis));
+        loop {
+            self.pulse.beat();
+            if *self.stopped.borrow() {
+                return Woken::Stopped;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return Woken::Due,
+                Ok(()) = self.hurry.changed() => return Woken::Hurry,
+                _ = self.stopped.changed() => {}
+            }
+        }
+    }
+}
+
+fn tell_skew(skew: SignedDuration, skewed: bool) {
+    match skewed {
+        true => tracing::warn!(
+            "The database's clock is {} s from this host's: readings may be filed under the wrong time. Set the clock right.",
+            skew.as_secs()
+        ),
+        false => tracing::info!("The clocks of this host and of the database agree again."),
+    }
+}

@@ -1,0 +1,155 @@
+//! Of all agents of a shared ledger that may submit, one does: it counts what all hosts have sent, states and reports. The
+//! others go on collecting, and stand by until it is gone. Whoever is followed has written nothing since.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::forward::blocking;
+use super::{Part, Pulse, Woken};
+use crate::config::place::{Database, Place};
+use crate::ledger::sent::lock::{Post, Task};
+use crate::ledger::{Ledger, LedgerError, SharedLedger};
+
+/// How often an agent that stands by looks whether it is needed.
+const LOOKED_AT_EVERY: SignedDuration = SignedDuration::from_secs(1);
+const LOST_AFTER: Duration = Duration::from_secs(1);
+/// How often what hosts have sent is counted, whether or not anything is due to be submitted.
+const COUNTED_EVERY: Duration = Duration::from_secs(5);
+
+impl Part {
+    /// Submits whenever it is this agent's turn, for ever.
+    pub(super) async fn submit_in_turn(mut self, database: Database) {
+        let place = Place::Database(database.clone());
+        loop {
+            let Some(post) = self.take_post(&database, &Task::Submit).await else { return };
+            let books = match self.open_books(&place, post.number()).await {
+                Ok(books) => books,
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    self.pulse.beat();
+                    continue;
+                }
+            };
+            tracing::info!("At work: this agent counts and submits for the ledger {place}.");
+            self.pulse.set_books(Some(books.clone()));
+            let gone = post.lost();
+            let submitting = Part { ledger: books.clone(), ..self.clone() }.submit();
+            let stopped = tokio::select! {
+                () = submitting => true,
+                () = count(&books, &self.pulse) => false,
+                () = lost(&gone) => false,
+            };
+            self.pulse.set_books(None);
+            if stopped {
+                return;
+            }
+            tracing::error!("Another agent is at work on the ledger {place} since; this one stands by.");
+        }
+    }
+
+    /// Runs a collector that several agents may run, whenever it is this one's turn, for ever.
+    pub(super) async fn collect_in_turn(mut self, index: usize, database: Database) {
+        let definitions = self.agent.definitions.clone();
+        let task = Task::Collect(definitions[index].name.clone());
+        let place = Place::Database(database.clone());
+        loop {
+            // Nobody waits for what another agent does.
+            self.due.send_modify(|due| due[index] = Timestamp::MAX);
+            let Some(post) = self.take_post(&database, &task).await else { return };
+            let (of, rulebook, number) = (place.clone(), (*self.agent.rulebook).clone(), post.number());
+            let name = definitions[index].name.clone();
+            let opened = blocking(move || Ok(Ledger::open(&of, rulebook)?.of_collector(&name, number))).await;
+            let ledger = match opened {
+                Ok(ledger) => SharedLedger::new(ledger),
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    continue;
+                }
+            };
+            tracing::info!("Collector {}: run by this agent.", definitions[index].name);
+            let gone = post.lost();
+            tokio::select! {
+                () = Part { ledger, ..self.clone() }.collect(index) => return,
+                () = lost(&gone) => {}
+            }
+        }
+    }
+
+    /// Waits until no other agent has the task; `None`: it is to stop.
+    async fn take_post(&mut self, database: &Database, task: &Task) -> Option<Post> {
+        let mut said = String::new();
+        loop {
+            let (of, what) = (database.clone(), task.clone());
+            let tried = blocking(move || match Post::try_take(&of, &what)? {
+                Some(post) => Ok(Ok(post)),
+                None => Ok(Err(Post::holder(&of, &what))),
+            });
+            let tried = tried.await;
+            Pulse::note_ledger(&self.pulse.not_submitted, tried.as_ref().err().map(ToString::to_string));
+            let words = match tried {
+                Ok(Ok(post)) => return Some(post),
+                Ok(Err(other)) => match task {
+                    Task::Submit => {
+                        let place = Place::Database(database.clone());
+                        format!("Standing by: {other} is at work on the ledger {place}.")
+                    }
+                    Task::Collect(name) => format!("Collector {name}: run by {other}; this agent stands by."),
+                },
+                Err(error) => error.to_string(),
+            };
+            if said != words {
+                tracing::info!("{words}");
+                said = words;
+            }
+            let now = self.agent.clock.now();
+            let next = now.saturating_add(LOOKED_AT_EVERY).unwrap_or(now);
+            let again = tokio::time::sleep(LOST_AFTER);
+            let woken = tokio::select! {
+                woken = self.wait_until(next) => woken,
+                () = again => Woken::Due,
+            };
+            if woken == Woken::Stopped || *self.stopped.borrow() {
+                return None;
+            }
+        }
+    }
+
+    /// Opens the ledger for as long as the post is held, and carries out this agent's rules.
+    async fn open_books(&self, place: &Place, number: i64) -> Result<SharedLedger, LedgerError> {
+        let (place, rulebook) = (place.clone(), (*self.agent.rulebook).clone());
+        let clock = self.agent.clock.clone();
+        let opened = blocking(move || {
+            let mut ledger = Ledger::open(&place, rulebook)?;
+            ledger.write_at(number);
+            let changes = ledger.apply_rules(clock.now())?;
+            ledger.measure_database_clock(|| clock.now())?;
+            Ok((ledger, changes))
+        });
+        let (ledger, changes) = opened.await?;
+        for change in changes {
+            tracing::warn!("The rules were changed: {change}.");
+        }
+        Ok(SharedLedger::new(ledger))
+    }
+}
+
+/// Until another agent has taken this one's place.
+async fn lost(gone: &AtomicBool) {
+    while !gone.load(Ordering::Relaxed) {
+        tokio::time::sleep(LOST_AFTER).await;
+    }
+}
+
+/// Counts what hosts have sent, until this agent is no longer the one at work.
+async fn count(books: &SharedLedger, pulse: &Pulse) {
+    loop {
+        let counted = books.with(|ledger| ledger.count_queued()).await;
+        if counted.is_err_and(|error| error.kind == crate::ledger::LedgerTrouble::Superseded) {
+            return;
+        }
+        pulse.beat();
+        tokio::time::sleep(COUNTED_EVERY).await;
+    }
+}

@@ -1,0 +1,338 @@
+//! The queue: runs of collectors, durable and in the order in which they came, until they are counted.
+//!
+//! Appending is one transaction, with the checkpoint in it (law 1), and looks nothing up. It never judges a reading; what
+//! is wrong within a run was found before it is appended.
+//!
+//! On a host of a shared ledger the queue is a file of the host's own, and counts nothing: `outbox` sends its runs on, each
+//! packed as a `parcel`, and `inbox` takes them into the queue of the shared ledger.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::db::columns::micros;
+use super::db::lease;
+use super::db::sql::{self, Connection, OptionalExtension, ToSql, params};
+use super::db::{Ledger, LedgerError};
+use crate::collectors::spool::Spool;
+use crate::collectors::{Bearing, Ended, Problem, Quarantined, texts};
+use crate::metering::reading::{Reading, Span};
+
+pub mod inbox;
+pub mod outbox;
+pub mod parcel;
+
+/// What a run brings.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub collector: String,
+    /// The instant that the run was asked for.
+    pub at: Timestamp,
+    pub finished: Timestamp,
+    pub scope: String,
+    pub outcome: RunOutcome,
+}
+
+#[derive(Debug, Clone)]
+pub enum RunOutcome {
+    Seen {
+        readings: Vec<Reading>,
+        quarantined: Vec<Quarantined>,
+        /// What could not be looked at; none means that the run is complete.
+        problems: Vec<Problem>,
+        checkpoint: Option<String>,
+        lists_everything: bool,
+        ended: Ended,
+    },
+    Failed(String),
+}
+
+/// Quarantined lines kept for a person to look at, a collector.
+const QUARANTINE_KEPT: i64 = 200;
+
+impl Ledger {
+    /// Appends a run to the queue, with the readings that were too many for memory; returns its number.
+    pub fn append(&mut self, run: Run, more: &mut Spool) -> Result<i64, LedgerError> {
+        let (agent, lock) = (self.agent.clone(), self.lock.clone());
+        let number = self.transact(|connection, _| {
+            let superseded = match &lock {
+                Some((name, number)) => !lease::is_current(connection, name, *number)?,
+                None => false,
+            };
+            let number = append(connection, (&agent, superseded), run, more)?;
+            crate::fail_point("before a run is committed");
+            Ok(number)
+        })?;
+        crate::fail_point("after a run is committed");
+        Ok(number)
+    }
+
+    /// What the collector's last successful run left behind.
+    pub fn checkpoint(&self, collector: &str) -> Result<Option<String>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .query_row(
+                    "SELECT checkpoint FROM collector WHERE name = ?1 AND agent = ?2",
+                    [collector, &self.agent],
+                    |row| row.get(0),
+                )
+                .optional()
+                .map(Option::flatten)
+        })
+    }
+
+    /// How many runs wait to be counted.
+    pub fn queue_length(&self) -> Result<i64, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached("SELECT count(*) FROM run WHERE counted = 0")?
+                .query_row([], |row| row.get(0))
+        })
+    }
+}
+
+/// A run as it is kept, without its readings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Head {
+    collector: String,
+    at: i64,
+    finished: i64,
+    outcome: String,
+    message: Option<String>,
+    quarantined: i64,
+    lists_everything: bool,
+    scope: String,
+    withheld: String,
+}
+
+/// A reading as it is queued.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Queued {
+    name: String,
+    kind: String,
+    value: String,
+    unit: Option<String>,
+    start: i64,
+    at: i64,
+    labels: String,
+    id: String,
+    epoch: Option<String>,
+    began: Option<i64>,
+    shared: bool,
+}
+
+/// The end of a gauge as it is queued: name, labels, and the instant.
+type QueuedEnd = (String, String, i64);
+
+/// `superseded`: another agent has taken over the collector since.
+fn append(
+    connection: &Connection,
+    (agent, superseded): (&str, bool),
+    run: Run,
+    more: &mut Spool,
+) -> sql::Result<i64> {
+    let Run { collector, at, finished, scope, outcome } = run;
+    let (readings, quarantined, problems, checkpoint, lists_everything, ended, failed) = match outcome {
+        RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended } => {
+            (readings, quarantined, problems, checkpoint, lists_everything, ended, None)
+        }
+        RunOutcome::Failed(message) => {
+            let nothing = (Vec::new(), Vec::new(), Vec::new(), None, false, Ended::new());
+            (nothing.0, nothing.1, nothing.2, nothing.3, nothing.4, nothing.5, Some(message))
+        }
+    };
+    let outcome = match (&failed, problems.as_slice()) {
+        (Some(_), _) => FAILED,
+        (None, []) => "ok",
+        (None, _) => "partial",
+    };
+    let head = Head {
+        collector,
+        at: micros(at),
+        finished: micros(finished),
+        outcome: outcome.to_owned(),
+        message: failed.clone().or_else(|| (!problems.is_empty()).then(|| texts(&problems))),
+        quarantined: quarantined.len() as i64,
+        lists_everything,
+        scope,
+        withheld: withheld(&problems, &quarantined),
+    };
+    let number = insert_run(connection, (agent, superseded), &head)?;
+    if failed.is_some() {
+        return Ok(number);
+    }
+    // A reading that can't be read back undoes the run.
+    let lost = |error: std::io::Error| sql::Error::unreadable(error);
+    let mut first = 0;
+    let mut some = Vec::with_capacity(TOGETHER);
+    for reading in readings.into_iter().map(Ok).chain(more.read().map_err(lost)?) {
+        some.push(Queued::from(reading.map_err(lost)?));
+        if some.len() == TOGETHER {
+            insert_readings(connection, number, first, &some)?;
+            first += TOGETHER as i64;
+            some.clear();
+        }
+    }
+    insert_readings(connection, number, first, &some)?;
+    for (name, ends) in &ended {
+        // A row for each name says that its source tells ends, even if it tells none now.
+        let ends = ends.iter().map(|(labels, at)| (labels_text(labels), micros(*at)));
+        for (labels, at) in std::iter::once((String::new(), 0)).chain(ends) {
+            insert_end(connection, number, &(name.clone(), labels, at))?;
+        }
+    }
+    if checkpoint.is_some() && !superseded {
+        connection
+            .prepare_cached("UPDATE collector SET checkpoint = ?3 WHERE name = ?1 AND agent = ?2")?
+            .execute(params![head.collector, agent, checkpoint])?;
+    }
+    keep_quarantined(connection, (agent, &head.collector), at, &quarantined)?;
+    Ok(number)
+}
+
+/// The outcome of a run that saw nothing; there is nothing of it to count.
+const FAILED: &str = "failed";
+
+impl From<Reading> for Queued {
+    fn from(reading: Reading) -> Queued {
+        let (start, at) = match reading.span {
+            Span::At(at) => (0, at),
+            Span::Interval { start, end } => (micros(start), end),
+        };
+        Queued {
+            name: reading.name,
+            kind: reading.kind.name().to_owned(),
+            // 1.50 and 1.5 are the same value.
+            value: reading.value.normalize().to_string(),
+            unit: reading.unit,
+            start,
+            at: micros(at),
+            labels: labels_text(&reading.labels),
+            id: reading.id.unwrap_or_default(),
+            epoch: reading.epoch.id,
+            began: reading.epoch.began.map(micros),
+            shared: reading.epoch.shared,
+        }
+    }
+}
+
+/// Returns the run's number.
+fn insert_run(connection: &Connection, (agent, superseded): (&str, bool), head: &Head) -> sql::Result<i64> {
+    know(connection, agent, &head.collector)?;
+    connection
+        .prepare_cached(
+            "INSERT INTO run (agent, collector, at, finished, outcome, message, readings, changed, quarantined,
+                              lists_everything, scope, withheld, counted, doubtful, superseded)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?8, ?9, ?10, ?11, '[]', ?12)
+             RETURNING id",
+        )?
+        .query_row(
+            params![
+                agent,
+                head.collector,
+                head.at,
+                head.finished,
+                head.outcome,
+                head.message,
+                head.quarantined,
+                head.lists_everything,
+                head.scope,
+                head.withheld,
+                head.outcome == FAILED,
+                superseded,
+            ],
+            |row| row.get(0),
+        )
+}
+
+/// Readings that are queued with one statement.
+const TOGETHER: usize = 100;
+
+/// Queues readings of a run, the first of which has this number in it.
+fn insert_readings(connection: &Connection, run: i64, first: i64, readings: &[Queued]) -> sql::Result<()> {
+    if readings.is_empty() {
+        return Ok(());
+    }
+    let rows = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; readings.len()].join(", ");
+    let numbers: Vec<i64> = (first..).take(readings.len()).collect();
+    let mut params: Vec<&dyn ToSql> = Vec::with_capacity(readings.len() * 13);
+    for (number, reading) in numbers.iter().zip(readings) {
+        let Queued { name, kind, value, unit, start, at, labels, id, epoch, began, shared } = reading;
+        params.extend([&run as &dyn ToSql, number, name, kind, value, unit, start]);
+        params.extend([at as &dyn ToSql, labels, id, epoch, began, shared]);
+    }
+    connection
+        .prepare_cached(&format!(
+            "INSERT INTO queued (run, number, name, kind, value, unit, start, at, labels, id, epoch, began, shared)
+             VALUES {rows}"
+        ))?
+        .execute(params.as_slice())
+        .map(drop)
+}
+
+fn insert_end(connection: &Connection, run: i64, (name, labels, at): &QueuedEnd) -> sql::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO queued_end (run, name, labels, at) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (run, name, labels, at) DO NOTHING",
+        )?
+        .execute(params![run, name, labels, at])
+        .map(drop)
+}
+
+/// Makes the row of a collector, if it is not there.
+pub(super) fn know(connection: &Connection, agent: &str, collector: &str) -> sql::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO collector (agent, name) VALUES (?1, ?2) ON CONFLICT (name, agent) DO NOTHING",
+        )?
+        .execute([agent, collector])
+        .map(drop)
+}
+
+/// Labels as the ledger keeps them: one text for one set of labels.
+pub(super) fn labels_text(labels: &BTreeMap<String, String>) -> String {
+    serde_json::to_string(labels).unwrap_or_default()
+}
+
+/// Of which series nothing is concluded.
+fn withheld(problems: &[Problem], quarantined: &[Quarantined]) -> String {
+    let all = problems.iter().map(|problem| &problem.bears_on);
+    let all = all.chain(quarantined.iter().map(|bad| &bad.bears_on));
+    let mut kept: Vec<&Bearing> = Vec::new();
+    for bearing in all.filter(|bearing| **bearing != Bearing::nothing()) {
+        if *bearing == Bearing::All {
+            kept = vec![bearing];
+            break;
+        }
+        if !kept.contains(&bearing) {
+            kept.push(bearing);
+        }
+    }
+    serde_json::to_string(&kept).unwrap_or_default()
+}
+
+/// Keeps the newest quarantined lines of a collector.
+pub(super) fn keep_quarantined(
+    connection: &Connection,
+    (agent, collector): (&str, &str),
+    at: Timestamp,
+    bad: &[Quarantined],
+) -> sql::Result<()> {
+    for bad in bad.iter().take(QUARANTINE_KEPT as usize) {
+        connection
+            .prepare_cached(
+                "INSERT INTO quarantine (agent, collector, at, what, reason) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![agent, collector, micros(at), bad.what, bad.reason])?;
+    }
+    if !bad.is_empty() {
+        connection.execute(
+            "DELETE FROM quarantine WHERE collector = ?1 AND agent = ?2 AND id <=
+                (SELECT id FROM quarantine WHERE collector = ?1 AND agent = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)",
+            params![collector, agent, QUARANTINE_KEPT],
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! The host's side of a shared ledger: runs that wait in a file of its own are sent there, in order and once each.
+//!
+//! A run is known by its agent, the random id of the file, and its number in the file. Where the shared ledger has got to is
+//! asked there, not remembered: after a failover to a server that lagged, or a restore, it is sent again what it has lost. So
+//! runs are kept for days after they were sent. It never reads or writes any other row there than those of its agent.
+
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use super::parcel::{Cover, Parcel, READINGS_AT_ONCE};
+use super::{FAILED, Head, Queued};
+use crate::config::place::{Database, Place};
+use crate::ledger::db::clock::of_database;
+use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
+use crate::ledger::db::{Ledger, LedgerError, Rulebook, connect_to_append};
+
+/// Two clocks that agree may be so far apart.
+pub const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(60);
+
+/// Where a collector has got to: its name, its checkpoint, and from where it was first read.
+pub type Progress = (String, Option<String>, Option<i64>);
+
+/// The shared ledger, as a host that only appends sees it.
+#[derive(Debug)]
+pub struct Outbox {
+    connection: Connection,
+    place: Place,
+    agent: String,
+    file: String,
+    /// The database's clock less ours.
+    pub skew: SignedDuration,
+}
+
+impl Outbox {
+    pub fn connect(
+        database: &Database,
+        agent: &str,
+        file: &str,
+        now: impl Fn() -> Timestamp,
+    ) -> Result<Outbox, LedgerError> {
+        let place = Place::Database(database.clone());
+        let connection = connect_to_append(database)?;
+        let clock = of_database(&connection).map_err(|error| LedgerError::from_sql(&place, error))?;
+        let skew = clock.duration_since(now());
+        Ok(Outbox { connection, place, agent: agent.to_owned(), file: file.to_owned(), skew })
+    }
+
+    /// The last run that arrived: its number, and when it looked.
+    pub fn last(&self) -> Result<Option<(i64, Timestamp)>, LedgerError> {
+        let last = self.connection.query_row(
+            "SELECT number, at FROM (
+                SELECT number, at FROM inbox WHERE agent = ?1 AND file = ?2 AND part = 0
+                UNION ALL SELECT number, at FROM agent WHERE name = ?1 AND file = ?2) run
+             ORDER BY number DESC LIMIT 1",
+            [&self.agent, &self.file],
+            |row| Ok((row.get(0)?, instant(row.get(1)?))),
+        );
+        last.optional().map_err(|error| LedgerError::from_sql(&self.place, error))
+    }
+
+    /// Sends a run; again, if it has arrived already, changes nothing.
+    pub fn send(&self, parcel: &Parcel, now: Timestamp) -> Result<(), LedgerError> {
+        let send = || {
+            self.connection.begin_to_append()?;
+            for (part, body) in (0_i64..).zip(&parcel.bodies) {
+                self.connection.execute(
+                    "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                     ON CONFLICT (agent, file, number, part) DO NOTHING",
+                    params![self.agent, self.file, parcel.number, part, parcel.at, body, micros(now)],
+                )?;
+            }
+            crate::fail_point("before a run is sent");
+            self.connection.commit()?;
+            crate::fail_point("after a run is sent");
+            Ok(())
+        };
+        let sent: sql::Result<()> = send();
+        if sent.is_err() && !self.connection.is_autocommit() {
+            drop(self.connection.roll_back());
+        }
+        sent.map_err(|error| LedgerError::from_sql(&self.place, error))
+    }
+}
+
+impl Ledger {
+    /// Opens the file in which the runs of a host of a shared ledger wait: a ledger that counts nothing.
+    pub fn open_queue(place: &Place, rulebook: Rulebook) -> Result<Ledger, LedgerError> {
+        let mut queue = Ledger::open(place, rulebook)?;
+        queue.only_appends = true;
+        let file = Uuid::from_u128(fastrand::u128(..)).simple().to_string();
+        queue.transact(|connection, _| {
+            connection
+                .execute(
+                    "INSERT INTO agent (name, file, number, at, arrived, skew)
+                     SELECT '', ?1, 0, 0, 0, 0 WHERE NOT EXISTS (SELECT 1 FROM agent)",
+                    [&file],
+                )
+                .map(drop)
+        })?;
+        Ok(queue)
+    }
+
+    /// The random id of this file.
+    pub fn file_id(&self) -> Result<String, LedgerError> {
+        self.look(|connection| connection.query_row("SELECT file FROM agent", [], |row| row.get(0)))
+    }
+
+    /// Where each collector of this ledger's agent has got to: its name, its checkpoint, and from where it was first read.
+    pub fn progress(&self) -> Result<Vec<Progress>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare("SELECT name, checkpoint, since FROM collector WHERE agent = ?")?
+                .query_map([&self.agent], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                .collect()
+        })
+    }
+
+    /// Lets the collectors go on where they have got to elsewhere.
+    pub fn go_on_at(&mut self, progress: &[Progress]) -> Result<(), LedgerError> {
+        let agent = self.agent.clone();
+        self.transact(|connection, _| {
+            for (name, checkpoint, since) in progress {
+                connection.execute(
+                    "INSERT INTO collector (agent, name, checkpoint, since) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (name, agent) DO UPDATE SET checkpoint = ?3, since = ?4",
+                    params![agent, name, checkpoint, since],
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The first run after this number, packed.
+    pub fn parcel_after(&self, number: i64) -> Result<Option<Parcel>, LedgerError> {
+        self.look(|connection| {
+            let next: Option<i64> = connection
+                .prepare_cached("SELECT id FROM run WHERE id > ? ORDER BY id LIMIT 1")?
+                .query_row([number], |row| row.get(0))
+                .optional()?;
+            next.map(|number| pack(connection, number)).transpose()
+        })
+    }
+
+    /// Gives other numbers to runs whose numbers were given before: this file was put back (a snapshot of the machine), and
+    /// went on where it was then. `last`: the last run of this file that arrived. False: it was not put back.
+    pub fn renumber(&mut self, last: Option<(i64, Timestamp)>) -> Result<bool, LedgerError> {
+        let Some((number, at)) = last else { return Ok(false) };
+        self.transact(|connection, _| {
+            let sent: i64 = connection.query_row("SELECT number FROM agent", [], |row| row.get(0))?;
+            let here: Option<i64> = connection
+                .query_row("SELECT at FROM run WHERE id = ?", [number], |row| row.get(0))
+                .optional()?;
+            if number <= sent || here == Some(micros(at)) {
+                return Ok(false);
+            }
+            // Downwards from the last, so that no number is there twice on the way.
+            let runs: Vec<i64> = connection
+                .prepare("SELECT id FROM run WHERE id > ? ORDER BY id DESC")?
+                .query_map([sent], |row| row.get(0))?
+                .collect::<sql::Result<_>>()?;
+            for run in &runs {
+                for (table, key) in [("queued", "run"), ("queued_end", "run"), ("run", "id")] {
+                    connection.execute(
+                        &format!("UPDATE {table} SET {key} = ?2 WHERE {key} = ?1"),
+                        [*run, run - sent + number],
+                    )?;
+                }
+            }
+            Ok(!runs.is_empty())
+        })
+    }
+
+    /// How many runs were not sent yet, as far as is known here.
+    pub fn not_sent(&self) -> Result<i64, LedgerError> {
+        self.look(|connection| {
+            connection.query_row(
+                "SELECT count(*) FROM run WHERE id > (SELECT number FROM agent)",
+                [],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// Notes that all runs up to this number have arrived, and no longer keeps those of them that ended before `until`. The
+    /// last of each collector stays, for its sake and because numbers are never given twice.
+    pub fn note_sent(&mut self, number: i64, until: Timestamp) -> Result<(), LedgerError> {
+        self.transact(|connection, _| {
+            connection.execute("UPDATE agent SET number = ?", [number])?;
+            let old = "finished < ?1 AND id <= ?2 AND id < (
+                SELECT max(id) FROM run later WHERE later.collector = run.collector)";
+            for (table, key) in [("queued", "run"), ("queued_end", "run"), ("run", "id")] {
+                connection
+                    .prepare_cached(&format!(
+                        "DELETE FROM {table} WHERE {key} IN (SELECT id FROM run WHERE {old})"
+                    ))?
+                    .execute([micros(until), number])?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn pack(connection: &Connection, number: i64) -> sql::Result<Parcel> {
+    let head = connection
+        .prepare_cached(
+            "SELECT collector, at, finished, outcome, message, quarantined, lists_everything, scope, withheld FROM run
+             WHERE id = ?",
+        )?
+        .query_row([number], |row| {
+            Ok(Head {
+                collector: row.get(0)?,
+                at: row.get(1)?,
+                finished: row.get(2)?,
+                outcome: row.get(3)?,
+                message: row.get(4)?,
+                quarantined: row.get(5)?,
+                lists_everything: row.get(6)?,
+                scope: row.get(7)?,
+                withheld: row.get(8)?,
+            })
+        })?;
+    let quarantined = connection
+        .prepare_cached(
+            "SELECT what, reason FROM quarantine WHERE collector = ?1 AND at = ?2 ORDER BY id DESC LIMIT ?3",
+        )?
+        .query_map(params![head.collector, head.at, head.quarantined], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<sql::Result<_>>()?;
+    let ends = connection
+        .prepare_cached("SELECT name, labels, at FROM queued_end WHERE run = ?")?
+        .query_map([number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<sql::Result<_>>()?;
+    let since = connection
+        .prepare_cached("SELECT since FROM collector WHERE name = ?")?
+        .query_row([&head.collector], |row| row.get(0))
+        .optional()?
+        .flatten();
+    let mut bodies = Vec::new();
+    if head.outcome != FAILED {
+        let mut query = connection.prepare_cached(
+            "SELECT name, kind, value, unit, start, at, labels, id, epoch, began, shared FROM queued
+             WHERE run = ? ORDER BY number",
+        )?;
+        let mut rows = query.query([number])?;
+        let mut part = Vec::new();
+        while let Some(row) = rows.next()? {
+            part.push(Queued {
+                name: row.get(0)?,
+                kind: row.get(1)?,
+                value: row.get(2)?,
+                unit: row.get(3)?,
+                start: row.get(4)?,
+                at: row.get(5)?,
+                labels: row.get(6)?,
+                id: row.get(7)?,
+                epoch: row.get(8)?,
+                began: row.get(9)?,
+                shared: row.get(10)?,
+            });
+            if part.len() == READINGS_AT_ONCE {
+                bodies.push(json(&std::mem::take(&mut part))?);
+            }
+        }
+        if !part.is_empty() {
+            bodies.push(json(&part)?);
+        }
+    }
+    let at = head.at;
+    let cover = Cover { head, quarantined, ends, since, parts: bodies.len() as i64 };
+    bodies.insert(0, json(&cover)?);
+    Ok(Parcel { number, at, bodies })
+}
+
+fn json(what: &impl serde::Serialize) -> sql::Result<String> {
+    serde_json::to_string(what).map_err(sql::Error::unreadable)
+}
