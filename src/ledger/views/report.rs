@@ -58,6 +58,9 @@ pub struct Stray {
     pub why: Why,
 }
 
+/// Offering, backend id, collector and reason.
+type Place = (String, String, String, Why);
+
 /// Why series belong to no resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
@@ -321,7 +324,7 @@ impl Ledger {
     /// What is metered and belongs to no resource, by offering, backend id, collector and reason.
     pub fn strays(&self) -> Result<Vec<Stray>, LedgerError> {
         let version = self.in_force.latest();
-        let mut strays: BTreeMap<(String, String, String, Why), (i64, Option<Timestamp>)> = BTreeMap::new();
+        let mut strays: BTreeMap<Place, (i64, Option<Timestamp>)> = BTreeMap::new();
         self.look(|connection| {
             let mut query = connection.prepare_cached(
                 "SELECT coalesce(target.offering, ''), coalesce(target.backend_id, ''), source.collector, source.name,
