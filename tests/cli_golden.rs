@@ -212,6 +212,8 @@ fn every_command_says_what_was_looked_at_in_80_columns() {
     // Another ledger, another file, and a file that is wrong.
     let (from, to) = (golden.world.path("ledger.db"), golden.world.path("copy.db"));
     golden.of("ledger-copy", 0, &["ledger", "copy", from.to_str().unwrap(), to.to_str().unwrap()]);
+    golden.of("agents-list", 0, &["agents", "list"]);
+    golden.of_both("agents-retire", 64, &["agents", "retire", "hv17"]);
     golden.world.write("agent.yaml", &text.replace("ledger.db", "new.db"));
     golden.of("ledger-init", 0, &["ledger", "init"]);
     let (url, token, made) = (golden.world.url(), golden.world.path("token"), golden.world.path("made.yaml"));

@@ -40,9 +40,14 @@ impl Ledger {
         match self.command {
             LedgerCommand::Init => init(setup, out),
             LedgerCommand::Copy { from, to, agent } => {
-                let agent = agent.map_or_else(|| setup.settings.agent_name(), Ok);
-                let agent = agent.map_err(|why| Failed::new(Exit::Config, why))?;
-                copy(setup, (&place(setup, &from)?, &place(setup, &to)?), &agent, out)
+                let (from, to) = (place(setup, &from)?, place(setup, &to)?);
+                let agent = match agent {
+                    Some(agent) => agent,
+                    // Between two files nothing changes hands.
+                    None if from.file().is_some() && to.file().is_some() => String::new(),
+                    None => setup.settings.agent_name().map_err(|why| Failed::new(Exit::Config, why))?,
+                };
+                copy(setup, (&from, &to), &agent, out)
             }
         }
     }
@@ -110,7 +115,8 @@ fn copy(
         }
     }
     let queue = Place::File(setup.settings.queue.file.clone());
-    let is_own = from != to && setup.settings.agent_name().is_ok_and(|own| own == agent);
+    let moves = from.file().is_some() != to.file().is_some();
+    let is_own = moves && setup.settings.agent_name().is_ok_and(|own| own == agent);
     if let (Place::Database(_), true) = (from, queue.file().is_some_and(Path::exists)) {
         let waiting = Books::open_queue(&queue, (*setup.rulebook).clone())?.not_sent()?;
         if is_own && waiting > 0 {
