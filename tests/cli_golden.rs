@@ -211,6 +211,7 @@ fn every_command_says_what_was_looked_at_in_80_columns() {
     golden.of("flush-failed", 69, &["flush", "--collect", "--deadline", "1s"]);
     // Another ledger, another file, and a file that is wrong.
     let (from, to) = (golden.world.path("ledger.db"), golden.world.path("copy.db"));
+    golden.world.write("agent.yaml", &format!("agent: node-1\n{text}"));
     golden.of("ledger-copy", 0, &["ledger", "copy", from.to_str().unwrap(), to.to_str().unwrap()]);
     golden.of("agents-list", 0, &["agents", "list"]);
     golden.of_both("agents-retire", 64, &["agents", "retire", "hv17"]);
