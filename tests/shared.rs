@@ -333,11 +333,11 @@ fn an_older_lock_adds_what_is_not_known_replaces_nothing_and_moves_no_checkpoint
     server.sql("bill", "INSERT INTO lease VALUES ('collector source', 'hv1', 1, 0)");
     let mut older = open().of_collector("source", 1);
     older.record(run("2026-11-10T10:00:00Z", "ten", &[("1", 3600)])).unwrap();
-    server.sql("bill", "UPDATE lease SET holder = 'hv2', number = 2");
+    server.sql("bill", "UPDATE lease SET holder = 'hv2', number = number + 1");
     let mut newer = open().of_collector("source", 2);
     newer.record(run("2026-11-10T11:00:00Z", "eleven", &[("1", 5400)])).unwrap();
     older.record(run("2026-11-10T10:30:00Z", "half past ten", &[("1", 3600), ("9", 60)])).unwrap();
-    assert_eq!(open().count_queued().unwrap(), 3);
+    open().count_queued().unwrap();
     assert_eq!(newer.checkpoint("source").unwrap().as_deref(), Some("eleven"));
     let kept = server.connect("bill").query("SELECT id, value FROM reading ORDER BY id", &[]).unwrap();
     let kept: Vec<(String, String)> = kept.iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -434,6 +434,89 @@ fn a_host_that_is_put_back_to_a_snapshot_loses_nothing_of_what_it_sees_then() {
     collect(&[hours("4", "3600")]).says_not("was put back");
     world.flush().exits(0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 5.00"]);
+}
+
+/// The first contact comes before the first new run: the numbers that are given then were given before.
+#[test]
+fn a_host_that_is_put_back_and_has_seen_nothing_yet_loses_nothing_of_what_it_sees_later() {
+    let Some(server) = Server::start("a host that is put back at rest", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    let collect = |minute: u32, lines: &[Value]| {
+        world.now(&format!("2026-11-10T12:{minute:02}:00Z"));
+        let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
+        world.write("hv2.readings", &lines.concat());
+        agent_of(&world, "hv2.yaml", &["collect"]).exits(0)
+    };
+    collect(1, &[hours("1", "3600")]);
+    let (file, kept) = (world.path("hv2.queue.db"), world.path("kept.db"));
+    let copied = rusqlite::Connection::open(&file).unwrap();
+    copied.execute("VACUUM INTO ?", [kept.to_str().unwrap()]).unwrap();
+    drop(copied);
+    for minute in 2..=4 {
+        collect(minute, &[hours("1", "3600")]);
+    }
+    world.flush().exits(0);
+    for name in ["hv2.queue.db-wal", "hv2.queue.db-shm"] {
+        drop(std::fs::remove_file(world.path(name)));
+    }
+    std::fs::rename(kept, file).unwrap();
+    world.now("2026-11-10T12:05:00Z");
+    // A daemon makes contact when it starts; it looks, too, at a file that has nothing new.
+    let mut host = daemon_of(&world, "hv2.yaml");
+    host.until_it_says("was put back to an earlier state");
+    host.signal("TERM");
+    host.ends();
+    collect(6, &[hours("2", "7200")]).says_not("was put back");
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
+}
+
+/// What was sent under the old name is not sent again under the new one.
+#[test]
+fn a_host_that_is_renamed_bills_nothing_again() {
+    let Some(server) = Server::start("a host that is renamed", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv9"]);
+    world.write("hv2.readings", &format!("{}\n", hours("1", "3600")));
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    let text = std::fs::read_to_string(world.path("hv9.yaml")).unwrap();
+    world.write("hv9.yaml", &text.replace("hv9.queue.db", "hv2.queue.db"));
+    world.now("2026-11-10T12:01:00Z");
+    world.write("hv9.readings", &format!("{}\n", hours("2", "7200")));
+    let done = agent_of(&world, "hv9.yaml", &["collect"]).exits(0);
+    done.tells(&["was that of the agent hv2", "what comes is of the agent hv9"]);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
+    agent_of(&world, "hv9.yaml", &["collect"]).exits(0).says_not("was that of");
+}
+
+/// What one host sends stops no other's bill.
+#[test]
+fn a_run_that_can_not_be_read_stops_nobody_else() {
+    let Some(server) = Server::start("a run that is no run", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    let mut as_host = server.connect_as("bill", "hv3");
+    let head = "{\"collector\":\"source\",\"at\":1794312000000000,\"finished\":1794312000000000,\"outcome\":\"ok\",\
+                \"message\":null,\"quarantined\":9223372036854775807,\"lists_everything\":false,\"scope\":\"\",\"withheld\":\"[]\"}";
+    let cover = format!("{{\"head\":{head},\"quarantined\":[],\"ends\":[],\"since\":null,\"parts\":0}}");
+    for (number, body) in [(1, cover.as_str()), (2, "no JSON")] {
+        as_host
+            .execute(
+                "INSERT INTO inbox (agent, file, number, part, at, body, sent)
+                 VALUES ('hv3', 'f', $1, 0, 0, $2, -9223372036854775808)",
+                &[&i64::from(number), &body],
+            )
+            .unwrap();
+    }
+    world.write("hv2.readings", &format!("{}\n", hours("1", "3600")));
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(0);
+    world.flush();
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    world.agent(&["status"]).exits(69).tells(&["Host hv3", "can't be read"]);
 }
 
 #[test]
@@ -710,4 +793,22 @@ fn a_server_that_is_killed_and_comes_back_loses_and_doubles_nothing() {
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 4.00"]);
     let reports = world.reports();
     assert_eq!(reports, ["cpu_hours=1.00", "cpu_hours=2.00", "cpu_hours=3.00", "cpu_hours=4.00"]);
+}
+
+/// What every host can reach would be counted by each.
+#[test]
+fn a_source_that_every_host_reaches_wants_it_said_who_reads_it() {
+    let world = World::new(CURRENT);
+    let text = "agent: hv2\nledger: postgresql://hv2@127.0.0.1/bill\nqueue: { file: /nowhere/queue.db }\ncollectors:\n  jobs:\n    \
+                plugin: slurm\n    schedule: \"@hourly\"\nONCE    resource: 5e2f0000-0000-4000-8000-000000000001\n    meters:\n      \
+                cpu: { reading: cpu_seconds, factor: 1/3600 }\n";
+    world.write("said.yaml", &text.replace("ONCE", ""));
+    let done = agent_of(&world, "said.yaml", &["check", "--offline"]).exits(78);
+    done.says(
+        "collectors.jobs.once: is missing: several hosts of a shared ledger can reach what `slurm` reads",
+    );
+    for once in ["true", "false"] {
+        world.write("said.yaml", &text.replace("ONCE", &format!("    once: {once}\n")));
+        agent_of(&world, "said.yaml", &["check", "--offline"]).says_not("several hosts");
+    }
 }

@@ -71,6 +71,8 @@ fn init(setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
          GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO submitter;\n\
          CREATE POLICY submits ON {schema}.inbox TO submitter USING (true) WITH CHECK (true);\n\
          CREATE POLICY submits ON {schema}.agent TO submitter USING (true) WITH CHECK (true);\n\
+         -- So that no role can put anything where this one looks things up:\n\
+         REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC;\n\
          -- For hosts that only collect, each with a role that is called as its agent is (GRANT appender TO hv17):\n\
          GRANT USAGE ON SCHEMA {schema} TO appender;\n\
          GRANT SELECT ON {schema}.ledger_version TO appender;\n\

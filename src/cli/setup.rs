@@ -39,16 +39,28 @@ pub fn read(path: Option<&Path>) -> Result<Read, Failed> {
     let loaded = Loaded::find(path).map_err(|message| Failed::new(Exit::Config, message))?;
     let zone = loaded.settings.as_ref().map(|settings| settings.billing_timezone.clone());
     let zone = zone.unwrap_or(jiff::tz::TimeZone::UTC);
-    let definitions = loaded
+    let definitions: Vec<Definition> = loaded
         .collectors
         .into_iter()
         .filter_map(|section| Definition::from_section(section, &zone))
         .collect();
-    Ok(Read {
-        origin: loaded.origin,
-        settings: loaded.settings,
-        definitions,
-        problems: loaded.problems.list(),
+    let mut problems = loaded.problems.list();
+    if loaded.settings.as_ref().is_some_and(|settings| settings.ledger.file().is_none()) {
+        problems.extend(definitions.iter().filter_map(unsaid_once));
+    }
+    Ok(Read { origin: loaded.origin, settings: loaded.settings, definitions, problems })
+}
+
+/// Two hosts that read one source would each count it.
+fn unsaid_once(definition: &Definition) -> Option<Problem> {
+    (definition.may_be_shared && !definition.elsewhere).then(|| Problem {
+        path: format!("collectors.{}.once", definition.name),
+        line: None,
+        message: format!(
+            "is missing: several hosts of a shared ledger can reach what `{}` reads, and each would count it. `once: true` if one \
+             of them is to read it for all, `once: false` if only this host reads it",
+            definition.plugin.name
+        ),
     })
 }
 
@@ -99,7 +111,10 @@ impl Setup {
         if ledger.is_behind()?
             && let Ok(mut writable) = Ledger::open(&self.settings.ledger, (*self.rulebook).clone())
         {
-            writable.count_queued()?;
+            // What hosts have sent is counted by the rules of the agent that submits.
+            if self.settings.ledger.file().is_some() {
+                writable.count_queued()?;
+            }
             writable.state(self.clock.now())?;
         }
         Ok(ledger)

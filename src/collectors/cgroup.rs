@@ -24,6 +24,7 @@ mod read;
 pub const PLUGIN: Plugin = Plugin {
     name: "cgroup",
     about: "processor time, memory, I/O and processes of slices, services or the own container",
+    is_shared: false,
     build,
 };
 

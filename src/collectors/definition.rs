@@ -23,6 +23,8 @@ pub struct Definition {
     pub allow_empty: bool,
     /// Of a shared ledger: whether any of several agents may run it, one at a time, because all reach the same source.
     pub once: bool,
+    /// It reads what other hosts reach, too, and nothing is said about whether they do.
+    pub may_be_shared: bool,
     /// Of a shared ledger: whether only other agents run it, and this one has the rules for what they measure.
     pub elsewhere: bool,
     pub rules: Rules,
@@ -57,7 +59,8 @@ impl Definition {
                 .map_err(|_| format!("`{text}` is not an instant such as 2026-11-01T00:00:00Z"))
         });
         let allow_empty = section.flag("allow_empty").unwrap_or(false);
-        let once = section.flag("once").unwrap_or(false);
+        let stated_once = section.flag("once");
+        let once = stated_once.unwrap_or(false);
         let elsewhere = section.flag("elsewhere").unwrap_or(false);
         let rules = Rules::from_section(&mut section);
         let Some(plugin) = plugin else {
@@ -73,7 +76,19 @@ impl Definition {
         let collector = collector?;
         rules.default_max_gap =
             Some(schedule.usual_distance().max(collector.distance().unwrap_or_default()) * 3);
-        Some(Definition { name, plugin, schedule, since, allow_empty, once, elsewhere, rules, collector })
+        let may_be_shared = plugin.is_shared && stated_once.is_none();
+        Some(Definition {
+            name,
+            plugin,
+            schedule,
+            since,
+            allow_empty,
+            once,
+            may_be_shared,
+            elsewhere,
+            rules,
+            collector,
+        })
     }
 }
 

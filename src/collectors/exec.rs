@@ -15,8 +15,12 @@ use history::History;
 mod history;
 pub(super) mod protocol;
 
-pub const PLUGIN: Plugin =
-    Plugin { name: "exec", about: "a program of yours that prints one JSON object a line", build };
+pub const PLUGIN: Plugin = Plugin {
+    name: "exec",
+    about: "a program of yours that prints one JSON object a line",
+    is_shared: false,
+    build,
+};
 
 const DEFAULT_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
 const DEFAULT_MAX_OUTPUT: u64 = 16 * 1024 * 1024;

@@ -30,8 +30,12 @@ mod mounts;
 mod walk;
 mod workers;
 
-pub const PLUGIN: Plugin =
-    Plugin { name: "filesystem", about: "bytes and inodes, by mount and by directory", build };
+pub const PLUGIN: Plugin = Plugin {
+    name: "filesystem",
+    about: "bytes and inodes, by mount and by directory",
+    is_shared: false,
+    build,
+};
 
 const OFFERS: &[Offered] = &[
     Offered { name: "mount_used_bytes", kind: Kind::Gauge, unit: "B" },

@@ -25,7 +25,8 @@ mod page;
 mod paging;
 mod settings;
 
-pub const PLUGIN: Plugin = Plugin { name: "http", about: "a JSON API, read with expressions", build };
+pub const PLUGIN: Plugin =
+    Plugin { name: "http", about: "a JSON API, read with expressions", is_shared: true, build };
 
 /// Pages of one request. A server that never says that it is done must not be asked for ever.
 const MOST_PAGES: usize = 1_000;

@@ -54,6 +54,8 @@ pub struct Plugin {
     pub name: &'static str,
     /// One line for `--help` and `check`.
     pub about: &'static str,
+    /// Whether what it reads is usually the same from every host.
+    pub is_shared: bool,
     /// Takes the plugin's own keys from the collector's section and checks them. Mistakes go to the section; `None`
     /// if no collector can be made of it.
     pub build: fn(&mut Section) -> Option<Box<dyn Collector>>,

@@ -16,8 +16,12 @@ mod exposition;
 mod line;
 mod page;
 
-pub const PLUGIN: Plugin =
-    Plugin { name: "openmetrics", about: "the /metrics page of an exporter or an application", build };
+pub const PLUGIN: Plugin = Plugin {
+    name: "openmetrics",
+    about: "the /metrics page of an exporter or an application",
+    is_shared: false,
+    build,
+};
 
 /// What is taken of servers that write both: OpenMetrics tells when a counter began, and where the page ends.
 const ACCEPT: &str = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";

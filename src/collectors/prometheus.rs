@@ -25,8 +25,12 @@ mod progress;
 mod query;
 mod series;
 
-pub const PLUGIN: Plugin =
-    Plugin { name: "prometheus", about: "PromQL queries to a Prometheus-compatible server", build };
+pub const PLUGIN: Plugin = Plugin {
+    name: "prometheus",
+    about: "PromQL queries to a Prometheus-compatible server",
+    is_shared: true,
+    build,
+};
 
 /// How far behind the last run samples may still come in.
 const DEFAULT_OVERLAP: SignedDuration = SignedDuration::from_mins(5);

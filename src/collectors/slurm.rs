@@ -36,7 +36,8 @@ mod tres;
 mod unread;
 mod windows;
 
-pub const PLUGIN: Plugin = Plugin { name: "slurm", about: "what SLURM jobs used, as sacct tells", build };
+pub const PLUGIN: Plugin =
+    Plugin { name: "slurm", about: "what SLURM jobs used, as sacct tells", is_shared: true, build };
 
 const OFFERS: &[Offered] = &[
     Offered { name: "cpu_seconds", kind: Kind::Delta, unit: "s" },

@@ -10,7 +10,7 @@ use super::section::Section;
 const DEFAULT_FILE: &str = "/var/lib/waldur-usage-agent/queue.db";
 const DEFAULT_JITTER: SignedDuration = SignedDuration::from_secs(10);
 const DEFAULT_KEEP: SignedDuration = SignedDuration::from_hours(7 * 24);
-const LONGEST_JITTER: SignedDuration = SignedDuration::from_mins(1);
+const LONGEST_JITTER: SignedDuration = SignedDuration::from_secs(30);
 const SHORTEST_KEEP: SignedDuration = SignedDuration::from_hours(1);
 
 /// The longest name: PostgreSQL's roles have no longer ones.
@@ -46,7 +46,7 @@ impl QueueSettings {
         let jitter = section.parse_with("jitter", |text| match parse_duration(text) {
             Err(_) if text == "none" => Ok(SignedDuration::ZERO),
             Ok(long) if long > LONGEST_JITTER => {
-                Err("must be at most 1m: a month's end waits no longer".to_owned())
+                Err("must be at most 30s: a month's end waits little longer".to_owned())
             }
             jitter => jitter,
         });

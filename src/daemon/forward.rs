@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Part, Pulse, Woken};
 use crate::config::clock::SharedClock;
 use crate::config::place::Database;
-use crate::ledger::queue::outbox::{CLOCKS_AGREE, Outbox};
+use crate::ledger::queue::outbox::{CLOCKS_AGREE, Identity, Outbox};
 use crate::ledger::{LedgerError, SharedLedger};
 
 /// After a failure, and to see whether the shared ledger has lost anything.
@@ -40,19 +40,30 @@ pub struct Forwarded {
 impl Forwarder {
     /// Sends all that the shared ledger does not have, in order.
     pub async fn send(&self, queue: &SharedLedger) -> Result<Forwarded, LedgerError> {
-        let file = queue.with(|queue| queue.file_id()).await?;
         let Forwarder { database, agent, clock, .. } = self.clone();
+        let named = agent.clone();
+        let Identity { file, mut base, was } = queue.with(move |queue| queue.identify(&named)).await?;
+        if let Some(was) = was {
+            tracing::warn!(
+                "The file in which this host's runs wait was that of the agent {was}. What {was} has sent stays its own; what was \
+                 not sent yet and what comes is of the agent {agent}."
+            );
+        }
         let connect = move || {
             let outbox = Outbox::connect(&database, &agent, &file, || clock.now())?;
             Ok((outbox.last()?, outbox))
         };
         let (last, mut outbox) = blocking(connect).await?;
-        let mut number = last.map_or(0, |(number, _)| number);
-        if queue.with(move |queue| queue.renumber(last)).await? {
+        let mut arrived = last.map(|(number, _)| number);
+        if let Some(after) = queue.with(move |queue| queue.was_put_back(last)).await? {
+            let anew = queue.with(move |queue| queue.identify_anew(after)).await?;
+            (base, arrived) = (anew.base, None);
+            outbox.send_as(anew.file);
             tracing::warn!(
                 "The file in which this host's runs wait was put back to an earlier state; what was recorded since is sent."
             );
         }
+        let mut number = arrived.unwrap_or(base);
         let mut runs = 0;
         while let Some(parcel) = queue.with(move |queue| queue.parcel_after(number)).await? {
             number = parcel.number();

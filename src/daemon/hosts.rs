@@ -33,10 +33,16 @@ impl Part {
         let mut told = false;
         let missed = loop {
             let asked = self.ledger.with(|ledger| {
-                ledger.count_queued()?;
+                ledger.count_some()?;
                 ledger.agents()
             });
-            let Ok(agents) = asked.await else { return };
+            let agents = match asked.await {
+                Ok(agents) => agents,
+                Err(error) => {
+                    tracing::warn!("The closing of {} does not wait for hosts: {error}", closing.period);
+                    return;
+                }
+            };
             let missed: Vec<AgentReport> =
                 agents.into_iter().filter(|agent| agent.retired.is_none() && agent.looked < at).collect();
             let awaited: Vec<AgentReport> =

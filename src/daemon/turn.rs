@@ -10,7 +10,7 @@ use super::forward::blocking;
 use super::{Part, Pulse, Woken};
 use crate::config::place::{Database, Place};
 use crate::ledger::sent::lock::{Post, Task};
-use crate::ledger::{Ledger, LedgerError, SharedLedger};
+use crate::ledger::{Ledger, LedgerError, LedgerTrouble, SharedLedger};
 
 /// How often an agent that stands by looks whether it is needed.
 const LOOKED_AT_EVERY: SignedDuration = SignedDuration::from_secs(1);
@@ -145,11 +145,14 @@ async fn lost(gone: &AtomicBool) {
 /// Counts what hosts have sent, until this agent is no longer the one at work.
 async fn count(books: &SharedLedger, pulse: &Pulse) {
     loop {
-        let counted = books.with(|ledger| ledger.count_queued()).await;
-        if counted.is_err_and(|error| error.kind == crate::ledger::LedgerTrouble::Superseded) {
-            return;
-        }
+        let counted = books.with(Ledger::count_some).await;
         pulse.beat();
+        match counted {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) if error.kind == LedgerTrouble::Superseded => return,
+            Err(error) => tracing::debug!("What hosts have sent is not counted now: {error}"),
+        }
         tokio::time::sleep(COUNTED_EVERY).await;
     }
 }

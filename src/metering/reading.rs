@@ -121,6 +121,8 @@ const EARLIEST: i64 = 86_400;
 const LATEST: i64 = 253_370_592_000;
 
 const MAX_TEXT: usize = 500;
+/// Series are found by their labels, and an index of PostgreSQL's takes no longer ones.
+const MAX_LABELS: usize = 2000;
 
 impl Reading {
     /// A reading at an instant, without labels; the fields are public to fill in the rest.
@@ -180,6 +182,10 @@ impl Reading {
             if text.contains('\0') {
                 return Err("a name, label, unit or id contains a NUL character".to_owned());
             }
+        }
+        let labels: usize = self.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if labels > MAX_LABELS {
+            return Err(format!("its labels have more than {MAX_LABELS} bytes together"));
         }
         if self.name.is_empty() {
             return Err("it has no name".to_owned());

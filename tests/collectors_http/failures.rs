@@ -437,7 +437,7 @@ fn mistakes_in_the_file_are_told_all_at_once() {
         "readings.used.valu: unknown key `valu`; did you mean `value`?",
         "readings.used.round: `13` is not a number of digits after the point, 0 to 12",
     ] {
-        assert!(said.all().contains(words), "{words}\n  is not in\n{}", said.all());
+        assert!(said.contains(words), "{words}\n  is not in\n{}", said.all());
     }
     let request = "        each: { row: answer.rows }\n        readings:\n          used: { kind: delta, value: row.v }\n";
     let said = world(&server, request).agent(&["check", "--offline"]).exits(78);

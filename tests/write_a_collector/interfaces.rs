@@ -7,7 +7,8 @@ use waldur_usage_agent::collectors::{
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::metering::reading::{Kind, Reading, parse_value};
 
-pub const PLUGIN: Plugin = Plugin { name: "interfaces", about: "bytes, by network interface", build };
+pub const PLUGIN: Plugin =
+    Plugin { name: "interfaces", about: "bytes, by network interface", is_shared: false, build };
 
 const OFFERS: &[Offered] = &[
     Offered { name: "sent_bytes", kind: Kind::Counter, unit: "B" },

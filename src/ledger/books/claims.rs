@@ -162,7 +162,7 @@ fn counted_twice(
                 .optional()?;
             if let Some(id) = shared.as_ref().filter(|_| one.source == other.source) {
                 return Ok(Some(format!(
-                    "the collector {} reads the same readings `{}` on several hosts (such as `{id}`): make it `once: true`",
+                    "the collector {} reads the same readings `{}` on several hosts (such as `{id}`): have one of them read it, under a new name with `once: true`",
                     one.rules.collector, one.meter.reading
                 )));
             }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use jiff::Timestamp;
+use rust_decimal::Decimal;
 
 use super::count::{Met, Touched};
 use super::place::place_by_all;
@@ -295,16 +296,30 @@ impl<'a> Store<'a> {
     }
 
     /// Whether another agent has read the very same: both reach one source.
-    fn look_for_other_agents(&mut self, source: &Source, row: &Row) -> sql::Result<()> {
+    fn look_for_other_agents(&mut self, source: &Source, met: &Met, row: &Row) -> sql::Result<()> {
+        // Hosts that have nothing to do say the same in good faith.
+        if row
+            .value
+            .as_deref()
+            .and_then(|value| value.parse().ok())
+            .is_none_or(|value: Decimal| value.is_zero())
+        {
+            return Ok(());
+        }
         let twin: Option<String> = self
             .connection
             .prepare_cached(
                 "SELECT identity.agent FROM identity JOIN reading ON reading.series = identity.series
                     AND reading.at = identity.at AND reading.start = identity.start AND reading.id = identity.id
+                 JOIN series ON series.id = identity.series
+                    AND series.labels = (SELECT labels FROM series own WHERE own.id = ?7)
                  WHERE identity.source = ?1 AND identity.id = ?2 AND identity.agent <> ?3 AND identity.at = ?4
                     AND identity.start = ?5 AND reading.value = ?6",
             )?
-            .query_row(params![source.id, row.id, self.run.agent, row.at, row.start, row.value], |row| row.get(0))
+            .query_row(
+                params![source.id, row.id, self.run.agent, row.at, row.start, row.value, met.id],
+                |row| row.get(0),
+            )
             .optional()?;
         let Some(other) = twin else { return Ok(()) };
         let new = self
@@ -320,7 +335,7 @@ impl<'a> Store<'a> {
             };
             let words = format!(
                 "the collector {} reads the same on {} and on {} (such as `{}`): what one source has is counted twice. \
-                 With `once: true` one of them reads it",
+                 Under a new name with `once: true` one of them reads it",
                 self.run.collector,
                 named(&other),
                 named(&self.run.agent),
@@ -342,7 +357,7 @@ impl<'a> Store<'a> {
                 .exists(params![met.id, row.at, row.start, row.value, self.run.id])?;
         self.alike += usize::from(alike);
         if self.is_on_several {
-            self.look_for_other_agents(source, row)?;
+            self.look_for_other_agents(source, met, row)?;
         }
         for other in source.others.iter() {
             let twin = self

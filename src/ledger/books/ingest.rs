@@ -61,6 +61,8 @@ impl Recorded {
 
 /// No run takes longer; it only bounds where to look.
 const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(24);
+/// Runs that are counted before other work has its turn.
+const COUNTED_TOGETHER: usize = 50;
 /// How many of a collector's runs say what its usual distance is.
 const RECENT_RUNS: usize = 11;
 /// Readings of a run that are counted at once.
@@ -93,22 +95,25 @@ impl Ledger {
 
     /// Counts all runs that are queued, in the order in which they came; each in a transaction of its own. Those that hosts
     /// have sent are taken into the queue first.
-    pub fn count_queued(&mut self) -> Result<usize, LedgerError> {
-        let mut runs = 0;
-        loop {
-            let (taken, since) = self.take_arrived()?;
-            for (agent, collector, since) in since {
-                self.transact(|connection, in_force| {
-                    note_since(connection, in_force, (&agent, &collector), since)
-                })?;
-            }
-            while self.count_next()?.is_some() {
-                runs += 1;
-            }
-            if taken == 0 {
-                return Ok(runs);
+    pub fn count_queued(&mut self) -> Result<(), LedgerError> {
+        while self.count_some()? {}
+        Ok(())
+    }
+
+    /// Counts some of what is queued, so that other work has its turn; returns whether there may be more.
+    pub fn count_some(&mut self) -> Result<bool, LedgerError> {
+        let (taken, since) = self.take_arrived()?;
+        for (agent, collector, since) in since {
+            self.transact(|connection, in_force| {
+                note_since(connection, in_force, (&agent, &collector), since)
+            })?;
+        }
+        for _ in 0..COUNTED_TOGETHER {
+            if self.count_next()?.is_none() {
+                return Ok(taken > 0);
             }
         }
+        Ok(true)
     }
 
     /// Counts all that is queued, and says what became of a run of this agent's that has been sent here.
@@ -131,18 +136,30 @@ impl Ledger {
         })
     }
 
+    /// Counts one run. What it says may be such that it can't be counted: then it has failed, others go on, and its readings
+    /// stay in the queue for somebody to look at.
     fn count_next(&mut self) -> Result<Option<(i64, Recorded)>, LedgerError> {
         let planned = self.planned_gaps();
-        self.transact(|connection, in_force| {
+        let mut uncountable = None;
+        let counted = self.transact(|connection, in_force| {
             let next: Option<i64> = connection
                 .prepare_cached("SELECT id FROM run WHERE counted = 0 ORDER BY id LIMIT 1")?
                 .query_row([], |row| row.get(0))
                 .optional()?;
             let Some(run) = next else { return Ok(None) };
-            let recorded = count_run(connection, in_force, run, &planned)?;
+            let recorded = count_run(connection, in_force, run, &planned).inspect_err(|error| {
+                uncountable = error.is_of_the_data().then(|| (run, error.to_string()));
+            })?;
             crate::fail_point("before a count is committed");
             Ok(Some((run, recorded)))
-        })
+        });
+        match uncountable {
+            Some((run, why)) if self.is_between_transactions() => {
+                let why = self.transact(|connection, _| set_aside(connection, run, &why))?;
+                Ok(Some((run, Recorded { failed: Some(why), ..Recorded::default() })))
+            }
+            _ => counted,
+        }
     }
 
     /// Where nothing is said and few runs are known, how long a gap is, by collector.
@@ -210,6 +227,22 @@ pub(super) fn note_since(
         }
     }
     Ok(earlier)
+}
+
+/// Notes that a run that can't be counted has failed.
+fn set_aside(connection: &Connection, run: i64, why: &str) -> sql::Result<String> {
+    let (agent, collector, finished): (String, String, i64) = connection
+        .prepare_cached("SELECT agent, collector, finished FROM run WHERE id = ?")?
+        .query_row([run], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let host = if agent.is_empty() { String::new() } else { format!(" of the host {agent}") };
+    let words = format!(
+        "run {run} of the collector {collector}{host} can't be counted and is set aside, its readings are not billed: {why}"
+    );
+    connection
+        .prepare_cached("UPDATE run SET counted = 1, outcome = 'failed', message = ?2 WHERE id = ?1")?
+        .execute(params![run, words])?;
+    tell(connection, About::default(), EventKind::Readings, &words, instant(finished))?;
+    Ok(words)
 }
 
 /// Counts a queued run.

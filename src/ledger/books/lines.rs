@@ -68,7 +68,9 @@ impl<'a> LineRows<'a> {
             )?,
             note: connection.prepare_cached(
                 "INSERT INTO statement (resource, period, part, changed, counted)
-                 SELECT ?1, ?2, ?3, ?4, coalesce(max(id), 0) FROM run WHERE counted = 1
+                 SELECT ?1, ?2, ?3, ?4, coalesce(
+                    (SELECT min(id) - 1 FROM run WHERE counted = 0), (SELECT max(id) FROM run), 0)
+                 WHERE true
                  ON CONFLICT (resource, period, part)
                  DO UPDATE SET changed = excluded.changed, closed = NULL, counted = excluded.counted",
             )?,

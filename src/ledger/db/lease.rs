@@ -88,11 +88,12 @@ impl Drop for Lease {
     }
 }
 
+/// The number is the time, so that it comes once also where a server takes over that had not heard of the last one.
 fn take(connection: &Connection, name: &str, holder: &str) -> Result<Option<i64>> {
     connection
         .prepare(&format!(
-            "INSERT INTO lease (name, holder, number, until) VALUES (?1, ?2, 1, {NOW} + ?3)
-             ON CONFLICT (name) DO UPDATE SET holder = ?2, number = lease.number + 1, until = {NOW} + ?3
+            "INSERT INTO lease (name, holder, number, until) VALUES (?1, ?2, {NOW}, {NOW} + ?3)
+             ON CONFLICT (name) DO UPDATE SET holder = ?2, number = greatest(lease.number + 1, {NOW}), until = {NOW} + ?3
              WHERE lease.until < {NOW}
              RETURNING number"
         ))?

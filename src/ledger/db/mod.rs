@@ -219,6 +219,11 @@ impl Ledger {
         Ok(done)
     }
 
+    /// Whether no transaction is open that others belong to, too.
+    pub(super) fn is_between_transactions(&self) -> bool {
+        self.connection.is_autocommit()
+    }
+
     /// Does several things in one transaction, so that they reach the disk together: all of them, or none.
     pub fn together<T>(
         &mut self,

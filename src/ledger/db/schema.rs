@@ -40,8 +40,8 @@ CREATE TABLE lease (
 ALTER TABLE inbox ALTER COLUMN arrived SET DEFAULT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT);
 ALTER TABLE inbox ENABLE ROW LEVEL SECURITY;
 ALTER TABLE agent ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own ON inbox USING (agent = current_user::text) WITH CHECK (agent = current_user::text);
-CREATE POLICY own ON agent FOR SELECT USING (name = current_user::text);
+CREATE POLICY own ON inbox USING (agent = session_user::text) WITH CHECK (agent = session_user::text);
+CREATE POLICY own ON agent FOR SELECT USING (name = session_user::text);
 ";
 
 /// A step as PostgreSQL takes it. Integers have 64 bits, text is compared byte by byte as SQLite does, and who refers to
@@ -176,7 +176,8 @@ CREATE TABLE inbox (
     PRIMARY KEY (agent, file, number, part)
 ) WITHOUT ROWID;
 
--- How far the runs of each such file were taken. In the file itself: how far they are known to have been (agent '').
+-- How far the runs of each such file were taken. In the file itself: how far they are known to
+-- have been, and whose they are ('': nobody's yet).
 CREATE TABLE agent (
     name TEXT NOT NULL,
     file TEXT NOT NULL,
@@ -185,6 +186,7 @@ CREATE TABLE agent (
     arrived INTEGER NOT NULL,     -- when it arrived, by the database's clock
     skew INTEGER NOT NULL,        -- the database's clock less the host's, in microseconds
     retired INTEGER,
+    base INTEGER NOT NULL DEFAULT 0, -- in the file itself: the last run that was sent under another id of it
     PRIMARY KEY (name, file)
 ) WITHOUT ROWID;
 

@@ -6,7 +6,7 @@
 
 use jiff::Timestamp;
 
-use super::parcel::{Cover, readings};
+use super::parcel::{Cover, INSTANTS, readings};
 use super::{Head, TOGETHER, insert_end, insert_readings, insert_run, keep_quarantined};
 use crate::collectors::{Bearing, Quarantined};
 use crate::ledger::db::columns::instant;
@@ -46,7 +46,9 @@ impl Ledger {
 
     /// Whether runs of hosts wait to be taken.
     pub(in crate::ledger) fn has_arrived(&self) -> Result<bool, LedgerError> {
-        self.look(|connection| connection.prepare_cached("SELECT 1 FROM inbox LIMIT 1")?.exists([]))
+        self.look(|connection| {
+            connection.prepare_cached("SELECT 1 FROM inbox WHERE part = 0 LIMIT 1")?.exists([])
+        })
     }
 }
 
@@ -71,6 +73,7 @@ fn take(connection: &Connection, origin: &Origin) -> sql::Result<Option<Since>> 
         .prepare_cached("DELETE FROM inbox WHERE agent = ?1 AND file = ?2 AND number = ?3")?
         .execute(params![agent, file, number])?;
     let Some((body, sent, arrived)) = parts.first() else { return Ok(None) };
+    let sent = if INSTANTS.contains(sent) { sent } else { arrived };
     let before: i64 = connection
         .prepare_cached("SELECT coalesce(max(number), 0) FROM agent WHERE name = ?1 AND file = ?2")?
         .query_row([agent, file], |row| row.get(0))?;
@@ -87,7 +90,7 @@ fn take(connection: &Connection, origin: &Origin) -> sql::Result<Option<Since>> 
         tell(connection, About::default(), EventKind::Readings, &words, now)?;
     }
     let bodies: Vec<&str> = parts.iter().map(|(body, ..)| body.as_str()).collect();
-    let unpacked = unpack(body, bodies.get(1..).unwrap_or_default());
+    let unpacked = unpack(body, bodies.get(1..).unwrap_or_default(), *arrived);
     let (cover, readings) = match unpacked {
         Ok(unpacked) => unpacked,
         Err(why) => (unreadable(*sent, &why), Vec::new()),
@@ -120,14 +123,14 @@ fn take(connection: &Connection, origin: &Origin) -> sql::Result<Option<Since>> 
     Ok(earlier.then(|| (agent.clone(), collector.clone(), instant(since))))
 }
 
-fn unpack(cover: &str, parts: &[&str]) -> Result<(Cover, Vec<super::Queued>), String> {
+fn unpack(cover: &str, parts: &[&str], arrived: i64) -> Result<(Cover, Vec<super::Queued>), String> {
     let cover = Cover::read(cover)?;
     if usize::try_from(cover.parts) != Ok(parts.len()) {
         return Err(format!("it has {} parts with readings instead of {}", parts.len(), cover.parts));
     }
     let mut all = Vec::new();
     for part in parts {
-        all.extend(readings(part)?);
+        all.extend(readings(part, arrived)?);
     }
     Ok((cover, all))
 }

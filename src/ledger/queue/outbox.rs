@@ -21,6 +21,17 @@ pub const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(60);
 /// Where a collector has got to: its name, its checkpoint, and from where it was first read.
 pub type Progress = (String, Option<String>, Option<i64>);
 
+/// As what the runs of a file are sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// A random id.
+    pub file: String,
+    /// The last run that was sent before it had this one.
+    pub base: i64,
+    /// Whose runs it held until now, where that is another agent.
+    pub was: Option<String>,
+}
+
 /// The shared ledger, as a host that only appends sees it.
 #[derive(Debug)]
 pub struct Outbox {
@@ -44,6 +55,11 @@ impl Outbox {
         let clock = of_database(&connection).map_err(|error| LedgerError::from_sql(&place, error))?;
         let skew = clock.duration_since(now());
         Ok(Outbox { connection, place, agent: agent.to_owned(), file: file.to_owned(), skew })
+    }
+
+    /// From now on what is sent has this id.
+    pub fn send_as(&mut self, file: String) {
+        self.file = file;
     }
 
     /// The last run that arrived: its number, and when it looked.
@@ -88,7 +104,7 @@ impl Ledger {
     pub fn open_queue(place: &Place, rulebook: Rulebook) -> Result<Ledger, LedgerError> {
         let mut queue = Ledger::open(place, rulebook)?;
         queue.only_appends = true;
-        let file = Uuid::from_u128(fastrand::u128(..)).simple().to_string();
+        let file = new_id();
         queue.transact(|connection, _| {
             connection
                 .execute(
@@ -101,9 +117,41 @@ impl Ledger {
         Ok(queue)
     }
 
-    /// The random id of this file.
-    pub fn file_id(&self) -> Result<String, LedgerError> {
-        self.look(|connection| connection.query_row("SELECT file FROM agent", [], |row| row.get(0)))
+    /// Under which id the runs of this file are sent by this agent, and after which of them. A file that another agent has
+    /// sent (of a host that was renamed, of a machine that was cloned) gets a new one: what that one has sent stays its own,
+    /// and is not sent again under another name.
+    pub fn identify(&mut self, agent: &str) -> Result<Identity, LedgerError> {
+        let before = self.look(|connection| {
+            connection.query_row("SELECT name, file, base FROM agent", [], |row| {
+                Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?))
+            })
+        })?;
+        let (name, file, base) = before;
+        if name == agent {
+            return Ok(Identity { file, base, was: None });
+        }
+        if name.is_empty() {
+            self.transact(|connection, _| {
+                connection.execute("UPDATE agent SET name = ?", [agent]).map(drop)
+            })?;
+            return Ok(Identity { file, base, was: None });
+        }
+        let sent = self.transact(|connection, _| {
+            connection.execute("UPDATE agent SET name = ?", [agent])?;
+            connection.query_row("SELECT number FROM agent", [], |row| row.get(0))
+        })?;
+        Ok(Identity { was: Some(name), ..self.identify_anew(sent)? })
+    }
+
+    /// Gives the runs after this one another id.
+    pub fn identify_anew(&mut self, base: i64) -> Result<Identity, LedgerError> {
+        let file = new_id();
+        self.transact(|connection, _| {
+            connection
+                .execute("UPDATE agent SET file = ?1, base = ?2, number = ?2", params![file, base])
+                .map(drop)
+        })?;
+        Ok(Identity { file, base, was: None })
     }
 
     /// Where each collector of this ledger's agent has got to: its name, its checkpoint, and from where it was first read.
@@ -142,32 +190,20 @@ impl Ledger {
         })
     }
 
-    /// Gives other numbers to runs whose numbers were given before: this file was put back (a snapshot of the machine), and
-    /// went on where it was then. `last`: the last run of this file that arrived. False: it was not put back.
-    pub fn renumber(&mut self, last: Option<(i64, Timestamp)>) -> Result<bool, LedgerError> {
-        let Some((number, at)) = last else { return Ok(false) };
-        self.transact(|connection, _| {
+    /// Whether this file was put back (a snapshot of the machine), and gives numbers that were given before: after which of its
+    /// runs they are to be sent under another id. `last`: the last run of this file that arrived.
+    pub fn was_put_back(&self, last: Option<(i64, Timestamp)>) -> Result<Option<i64>, LedgerError> {
+        let Some((number, at)) = last else { return Ok(None) };
+        self.look(|connection| {
             let sent: i64 = connection.query_row("SELECT number FROM agent", [], |row| row.get(0))?;
+            // The last run is always kept.
+            let newest: i64 =
+                connection.query_row("SELECT coalesce(max(id), 0) FROM run", [], |row| row.get(0))?;
             let here: Option<i64> = connection
                 .query_row("SELECT at FROM run WHERE id = ?", [number], |row| row.get(0))
                 .optional()?;
-            if number <= sent || here == Some(micros(at)) {
-                return Ok(false);
-            }
-            // Downwards from the last, so that no number is there twice on the way.
-            let runs: Vec<i64> = connection
-                .prepare("SELECT id FROM run WHERE id > ? ORDER BY id DESC")?
-                .query_map([sent], |row| row.get(0))?
-                .collect::<sql::Result<_>>()?;
-            for run in &runs {
-                for (table, key) in [("queued", "run"), ("queued_end", "run"), ("run", "id")] {
-                    connection.execute(
-                        &format!("UPDATE {table} SET {key} = ?2 WHERE {key} = ?1"),
-                        [*run, run - sent + number],
-                    )?;
-                }
-            }
-            Ok(!runs.is_empty())
+            let is_another = here.is_some_and(|here| here != micros(at));
+            Ok((number > newest || is_another).then(|| sent.min(number - 1)))
         })
     }
 
@@ -199,6 +235,10 @@ impl Ledger {
             Ok(())
         })
     }
+}
+
+fn new_id() -> String {
+    Uuid::from_u128(fastrand::u128(..)).simple().to_string()
 }
 
 fn pack(connection: &Connection, number: i64) -> sql::Result<Parcel> {

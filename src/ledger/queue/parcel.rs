@@ -8,7 +8,8 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::{Head, Queued, QueuedEnd};
-use crate::metering::reading::Labels;
+use crate::ledger::db::columns::instant;
+use crate::metering::reading::{Epoch, Labels, Reading, Span};
 
 /// Readings in one part.
 pub(super) const READINGS_AT_ONCE: usize = 1000;
@@ -43,8 +44,14 @@ impl Parcel {
     }
 }
 
+/// So far may a host's clock be ahead of the database's.
+const AHEAD: i64 = 24 * 3600 * 1_000_000;
+const LONGEST_NAME: usize = 500;
+/// Parts of a run, and readings that were none.
+const MOST: i64 = 1_000_000;
+
 /// Nothing that an instant of a reading may be is beyond this: the years 1970 to 9999, in microseconds.
-const INSTANTS: std::ops::Range<i64> = 0..253_370_764_800_000_000;
+pub(super) const INSTANTS: std::ops::Range<i64> = 0..253_370_764_800_000_000;
 
 impl Cover {
     pub(super) fn read(body: &str) -> Result<Cover, String> {
@@ -52,6 +59,14 @@ impl Cover {
         let Head { at, finished, outcome, withheld, .. } = &cover.head;
         let instants = cover.ends.iter().map(|(_, _, at)| at).chain(&cover.since).chain([at, finished]);
         check_instants(instants)?;
+        if cover.head.collector.len() > LONGEST_NAME {
+            return Err(format!("the name of its collector has more than {LONGEST_NAME} bytes"));
+        }
+        for (what, number) in [("quarantined readings", cover.head.quarantined), ("parts", cover.parts)] {
+            if !(0..=MOST).contains(&number) {
+                return Err(format!("{number} is no number of {what}"));
+            }
+        }
         if !["ok", "partial", super::FAILED].contains(&outcome.as_str()) {
             return Err(format!("`{outcome}` is no outcome of a run"));
         }
@@ -61,15 +76,39 @@ impl Cover {
     }
 }
 
-/// The readings of a part.
-pub(super) fn readings(body: &str) -> Result<Vec<Queued>, String> {
+/// The readings of a part that arrived at this time.
+pub(super) fn readings(body: &str, arrived: i64) -> Result<Vec<Queued>, String> {
     let readings: Vec<Queued> = serde_json::from_str(body).map_err(|error| error.to_string())?;
-    for Queued { value, labels, start, at, began, .. } in &readings {
-        check_instants([start, at].into_iter().chain(began))?;
-        value.parse::<Decimal>().map_err(|error| format!("the value `{value}`: {error}"))?;
-        serde_json::from_str::<Labels>(labels).map_err(|error| format!("the labels `{labels}`: {error}"))?;
+    for queued in &readings {
+        check(queued, arrived).map_err(|why| format!("a reading of {}: {why}", queued.name))?;
     }
     Ok(readings)
+}
+
+/// As strict as with what a collector here reads.
+fn check(queued: &Queued, arrived: i64) -> Result<(), String> {
+    let Queued { name, kind, value, unit, start, at, labels, id, epoch, began, .. } = queued;
+    check_instants([start, at].into_iter().chain(began))?;
+    if *at > arrived.saturating_add(AHEAD) {
+        return Err("it is of a time that has not come".to_owned());
+    }
+    let value: Decimal = value.parse().map_err(|error| format!("the value `{value}`: {error}"))?;
+    let labels: Labels =
+        serde_json::from_str(labels).map_err(|error| format!("the labels `{labels}`: {error}"))?;
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let span = match *start {
+        0 => Span::At(instant(*at)),
+        start => Span::Interval { start: instant(start), end: instant(*at) },
+    };
+    let reading = Reading {
+        labels,
+        unit: unit.clone(),
+        span,
+        id: text(id),
+        epoch: Epoch { id: epoch.clone(), ..Epoch::default() },
+        ..Reading::new(name, kind.parse()?, value, instant(*at))
+    };
+    reading.checked().map(drop)
 }
 
 fn check_instants<'a>(instants: impl IntoIterator<Item = &'a i64>) -> Result<(), String> {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::lock::is_current;
 use crate::ledger::db::columns::{decimal, instant, micros, period_column, two_decimals, uuid_column};
-use crate::ledger::db::sql::{self, Connection, Row, params};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -447,7 +447,28 @@ pub(super) fn note_read(
     now: Timestamp,
 ) -> sql::Result<()> {
     supersede(connection, key, &amount.component, &amount.user)?;
-    insert(connection, New { key, amount, call: "read", at: now, turn, outcome: "read", words, counted: 0 })?;
+    // Where it is what is stated, it has what that has.
+    let counted = connection
+        .prepare_cached(
+            "SELECT statement.counted FROM statement JOIN line ON line.resource = statement.resource
+                AND line.period = statement.period AND line.part = statement.part
+             WHERE statement.resource = ?1 AND statement.period = ?2 AND statement.part = ?3 AND line.component = ?4
+                AND line.username = ?5 AND line.posted = ?6",
+        )?
+        .query_row(
+            params![
+                key.resource.to_string(),
+                key.period.to_string(),
+                micros(key.part),
+                amount.component,
+                amount.user,
+                two_decimals(amount.amount)
+            ],
+            |row| row.get(0),
+        )
+        .optional()?
+        .unwrap_or(0);
+    insert(connection, New { key, amount, call: "read", at: now, turn, outcome: "read", words, counted })?;
     Ok(())
 }
 

@@ -99,3 +99,35 @@ fn work_that_panics_in_the_middle_of_a_transaction_leaves_nothing_of_it() {
     }));
     assert_eq!(left.unwrap(), (true, None));
 }
+
+/// One run that can't be counted costs no other.
+#[test]
+fn a_run_that_can_not_be_counted_is_set_aside_and_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(&folder, cpu());
+    ledger.only_appends = true;
+    for (hour, value) in [(1, 0), (2, 3600), (3, 7200)] {
+        let time = at(&format!("2026-11-10T0{hour}:00:00Z"));
+        ledger.record(seen(time, vec![counter("alice", value, time)])).unwrap();
+    }
+    ledger.only_appends = false;
+    // As a number that no column can take, or a row that was damaged.
+    ledger
+        .transact(|connection, _| {
+            connection.execute("UPDATE queued SET labels = '{' WHERE run = 2", []).map(drop)
+        })
+        .unwrap();
+    ledger.count_queued().unwrap();
+    ledger.state(at("2026-11-10T04:00:00Z")).unwrap();
+    let statements = ledger.statements(None).unwrap();
+    assert_eq!(statements[0].components["cpu_hours"].exact, "2");
+    let told: (String, String) = ledger
+        .look(|connection| {
+            connection.query_row("SELECT outcome, message FROM run WHERE id = 2", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+        })
+        .unwrap();
+    assert_eq!(told.0, "failed");
+    assert!(told.1.contains("can't be counted and is set aside"), "{}", told.1);
+}

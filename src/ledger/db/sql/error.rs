@@ -27,6 +27,23 @@ impl Error {
     pub(in crate::ledger) fn unreadable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Error::Unreadable(error.into())
     }
+
+    /// Whether it is about what was to be kept or was read, and would be the same the next time: PostgreSQL's classes 22 (data)
+    /// and 54 (a limit is exceeded), SQLite's values that are too long or of another type.
+    pub(in crate::ledger) fn is_of_the_data(&self) -> bool {
+        use rusqlite::{Error as Sqlite, ErrorCode};
+        match self {
+            Error::Unreadable(_) => true,
+            Error::Postgres(error) => error
+                .code()
+                .is_some_and(|code| ["22", "54"].iter().any(|class| code.code().starts_with(class))),
+            Error::Sqlite(Sqlite::SqliteFailure(failure, _)) => {
+                matches!(failure.code, ErrorCode::TooBig | ErrorCode::TypeMismatch)
+            }
+            Error::Sqlite(Sqlite::FromSqlConversionFailure(..) | Sqlite::InvalidColumnType(..)) => true,
+            _ => false,
+        }
+    }
 }
 
 impl From<rusqlite::Error> for Error {
