@@ -444,29 +444,35 @@ impl World {
             return "nothing";
         }
         let month = self.month();
+        let before = self.of_month(month);
         let changes = self.apply(config);
         assert!(!changes.is_empty(), "it is told");
         let rules = self.rules(Some(month));
         self.facts.rules.push(rules);
-        self.held_where_waldur_holds_what_no_rule_makes();
+        self.held_where_waldur_holds_what_no_rule_makes(&before);
         "rules changed"
     }
 
-    /// What Waldur holds of a component of the running month that no rule makes any more is held, for a person to decide.
-    fn held_where_waldur_holds_what_no_rule_makes(&mut self) {
+    /// What Waldur holds of a component of the running month that no rule makes any more is held, for a person to decide; but
+    /// where readings had made it nothing before the rules were changed, it is nothing.
+    fn held_where_waldur_holds_what_no_rule_makes(&mut self, before: &Amounts) {
         let month = self.month();
         let made: Vec<&str> = self.config.components.iter().map(|(component, _)| *component).collect();
         for (key, (held, posted, blocked)) in self.of_month(month) {
             assert!(
-                made.contains(&key.1) || held == 0 || held == posted || blocked,
+                made.contains(&key.1)
+                    || held == 0
+                    || held == posted
+                    || blocked
+                    || before.get(&key).is_some_and(|(_, posted, _)| *posted == 0),
                 "no rule makes it: {key:?}"
             );
         }
     }
 
     /// Of each resource and component of a month: what Waldur is known to hold, what it should, and whether it is held.
-    fn of_month(&mut self, month: Month) -> BTreeMap<(u8, &'static str), (i64, i64, bool)> {
-        let mut found: BTreeMap<(u8, &'static str), (i64, i64, bool)> = BTreeMap::new();
+    fn of_month(&mut self, month: Month) -> Amounts {
+        let mut found = Amounts::new();
         self.ledger.state(at(self.now, 5)).expect("it is stated");
         for statement in self.statements() {
             for (component, entry) in &statement.components {
@@ -846,6 +852,9 @@ fn play(seed: u64) {
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
+
+/// By resource and component: what Waldur is known to hold, what it should, and whether it is held.
+type Amounts = BTreeMap<(u8, &'static str), (i64, i64, bool)>;
 
 const CASES: u64 = 20_000;
 

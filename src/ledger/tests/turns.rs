@@ -111,10 +111,10 @@ fn a_run_that_can_not_be_counted_is_set_aside_and_told() {
         ledger.record(seen(time, vec![counter("alice", value, time)])).unwrap();
     }
     ledger.only_appends = false;
-    // As a number that no column can take, or a row that was damaged.
+    // A row that was damaged.
     ledger
         .transact(|connection, _| {
-            connection.execute("UPDATE queued SET labels = '{' WHERE run = 2", []).map(drop)
+            connection.execute("UPDATE queued SET at = 'never' WHERE run = 2", []).map(drop)
         })
         .unwrap();
     ledger.count_queued().unwrap();
