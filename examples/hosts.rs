@@ -59,12 +59,12 @@ fn main() {
         let sent = append_all(database, hosts, &parcel, at);
         let appended = started.elapsed();
         let started = Instant::now();
-        let counted = books.count_queued().unwrap();
+        books.count_queued().unwrap();
         let took = started.elapsed();
         let rate = |number: i64, time: std::time::Duration| number as f64 / time.as_secs_f64();
         println!(
             "round {round}: {hosts} runs appended in {appended:.1?} ({:.0} runs/s, {:.0} readings/s; one takes {:.1} ms at the \
-             median, {:.1} ms at most); {counted} counted in {took:.1?} ({:.0} readings/s)",
+             median, {:.1} ms at most); counted in {took:.1?} ({:.0} readings/s)",
             rate(hosts, appended),
             rate(hosts * SERIES, appended),
             sent[sent.len() / 2],
