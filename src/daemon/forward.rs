@@ -98,10 +98,10 @@ impl Part {
         let mut skewed = false;
         let mut spread = SignedDuration::ZERO;
         loop {
-            let later = |by| self.agent.clock.now().saturating_add(by).unwrap_or(jiff::Timestamp::MAX);
-            let (again, recorded) = (later(AGAIN), self.recorded.clone());
+            let (now, recorded) = (self.agent.clock.now(), self.recorded.clone());
+            let again = now.saturating_add(AGAIN).unwrap_or(jiff::Timestamp::MAX);
             let woken = tokio::select! {
-                woken = self.wait_until(again) => woken,
+                woken = self.wait_until(again, now) => woken,
                 () = recorded.notified() => Woken::Due,
             };
             let hurried = match woken {

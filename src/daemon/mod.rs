@@ -383,11 +383,12 @@ impl Part {
         let definition = &definitions[index];
         // The first look is at once: what began while the agent was away is seen as early as can be.
         let mut next = Next { at: self.agent.clock.now(), closes: false };
+        let mut planned = next.at;
         let mut failing = false;
         let mut missing = Missing::Away;
         loop {
             self.due.send_modify(|due| due[index] = next.at);
-            let matters = match self.wait_until(next.at).await {
+            let matters = match self.wait_until(next.at, planned).await {
                 Woken::Stopped => return,
                 Woken::Due => next.closes,
                 Woken::Hurry => true,
@@ -399,6 +400,7 @@ impl Part {
                 self.sampled.notify_one();
             }
             next = self.next_look(definition, looked).await;
+            planned = looked;
         }
     }
 
@@ -491,6 +493,7 @@ impl Part {
             progress: Progress::default(),
         };
         let agent = self.agent.clone();
+        let mut planned = agent.clock.now();
         let mut next = self.next(&agent.settings.submit).await;
         let mut compacted = Timestamp::MIN;
         let mut waiting = false;
@@ -498,7 +501,7 @@ impl Part {
         loop {
             let sampled = self.sampled.clone();
             let (woken, closes) = tokio::select! {
-                woken = self.wait_until(next.at) => (woken, next.closes),
+                woken = self.wait_until(next.at, planned) => (woken, next.closes),
                 () = sampled.notified() => (Woken::Due, true),
             };
             // What closes a month is tried even if the server was left alone: later there is no time any more.
@@ -544,6 +547,7 @@ impl Part {
                 }
             }
             self.compact(&mut compacted).await;
+            planned = agent.clock.now();
             next = self.next(&agent.settings.submit).await;
             let soon = self.agent.clock.now().saturating_add(SOON).unwrap_or(next.at);
             // What an earlier failure put off, or what is in doubt, is not left until the next round of the schedule.
@@ -586,9 +590,9 @@ impl Part {
     }
 
     /// Waits for an instant of the wall clock, however it is set meanwhile. Where it is set back, the instant was chosen by
-    /// a wrong clock and may be years away: then it is due now.
-    async fn wait_until(&mut self, due: Timestamp) -> Woken {
-        let mut seen = self.agent.clock.now();
+    /// a wrong clock and may be years away: then it is due now. `planned`: when it was chosen.
+    async fn wait_until(&mut self, due: Timestamp, planned: Timestamp) -> Woken {
+        let mut seen = planned;
         loop {
             self.pulse.beat();
             if *self.stopped.borrow() {

@@ -107,7 +107,7 @@ impl Part {
             let next = now.saturating_add(LOOKED_AT_EVERY).unwrap_or(now);
             let again = tokio::time::sleep(LOST_AFTER);
             let woken = tokio::select! {
-                woken = self.wait_until(next) => woken,
+                woken = self.wait_until(next, now) => woken,
                 () = again => Woken::Due,
             };
             if woken == Woken::Stopped || *self.stopped.borrow() {
@@ -119,12 +119,12 @@ impl Part {
     /// Opens the ledger for as long as the post is held, and carries out this agent's rules.
     async fn open_books(&self, place: &Place, number: i64) -> Result<SharedLedger, LedgerError> {
         let (place, rulebook) = (place.clone(), (*self.agent.rulebook).clone());
-        let clock = self.agent.clock.clone();
+        let (clock, name) = (self.agent.clock.clone(), self.agent.name.clone());
         let opened = blocking(move || {
             let mut ledger = Ledger::open(&place, rulebook)?;
             ledger.write_at(number);
             let changes = ledger.apply_rules(clock.now())?;
-            ledger.measure_database_clock(|| clock.now())?;
+            ledger.measure_database_clock(&name, || clock.now())?;
             Ok((ledger, changes))
         });
         let (ledger, changes) = opened.await?;

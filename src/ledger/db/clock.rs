@@ -7,8 +7,11 @@ use super::server::NOW;
 use super::sql::{self, Connection, OptionalExtension, params};
 use super::{Ledger, LedgerError};
 
-/// The fact that keeps how far the database's clock is from that of the agent that counts.
+/// The fact that keeps how far the database's clock is from that of the agent that counts, and that agent's name.
 const DATABASE: &str = "database_skew_us";
+
+/// A distance that differs by less is the same, in microseconds.
+const SAME: u64 = 1_000_000;
 
 /// The database's clock.
 pub(in crate::ledger) fn of_database(connection: &Connection) -> sql::Result<Timestamp> {
@@ -16,14 +19,25 @@ pub(in crate::ledger) fn of_database(connection: &Connection) -> sql::Result<Tim
 }
 
 impl Ledger {
-    /// Measures how far the database's clock is from ours.
-    pub fn measure_database_clock(&mut self, now: impl Fn() -> Timestamp) -> Result<(), LedgerError> {
+    /// Measures how far the database's clock is from ours, and keeps it where that has changed.
+    pub fn measure_database_clock(
+        &mut self,
+        agent: &str,
+        now: impl Fn() -> Timestamp,
+    ) -> Result<(), LedgerError> {
         if self.place.file().is_some() {
             return Ok(());
         }
-        self.transact(|connection, _| {
+        let (skew, ours, known) = self.look(|connection| {
             let (theirs, ours) = (of_database(connection)?, now());
-            let skew = theirs.duration_since(ours).as_micros().to_string();
+            Ok((theirs.duration_since(ours), ours, of_counting(connection)?))
+        })?;
+        let skew = skew.as_micros() as i64;
+        if known.is_some_and(|(name, known)| name == agent && known.abs_diff(skew) < SAME) {
+            return Ok(());
+        }
+        self.transact(|connection, _| {
+            let skew = format!("{skew} {agent}");
             connection
                 .execute(
                     "INSERT INTO server (key, value, at) VALUES (?1, ?2, ?3)
@@ -47,13 +61,25 @@ pub(in crate::ledger) fn skew_of(
         )?
         .query_row([agent], |row| row.get(0))
         .optional()?;
-    let ours: Option<String> = connection
+    let between = match of_host.zip(of_counting(connection)?) {
+        // Its clock is ours, whenever either was measured.
+        Some((_, (name, _))) if name == agent => 0,
+        Some((host, (_, ours))) => host.saturating_sub(ours),
+        None => 0,
+    };
+    Ok(Some((skew.saturating_add(SignedDuration::from_micros(between)), measured)))
+}
+
+/// The agent that counts, and the database's clock less its own, in microseconds.
+fn of_counting(connection: &Connection) -> sql::Result<Option<(String, i64)>> {
+    let kept: Option<String> = connection
         .prepare_cached("SELECT value FROM server WHERE key = ?")?
         .query_row([DATABASE], |row| row.get(0))
         .optional()?;
-    let between = of_host.zip(ours.and_then(|text| text.parse::<i64>().ok()));
-    let between = between.map_or(0, |(host, ours)| host.saturating_sub(ours));
-    Ok(Some((skew.saturating_add(SignedDuration::from_micros(between)), measured)))
+    Ok(kept.and_then(|text| {
+        let (skew, agent) = text.split_once(' ')?;
+        Some((agent.to_owned(), skew.parse().ok()?))
+    }))
 }
 
 /// The server's clock minus ours, and when that was measured; `None` if it never was.
