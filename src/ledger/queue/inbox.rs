@@ -90,7 +90,7 @@ fn take(connection: &Connection, origin: &Origin) -> sql::Result<Option<Since>> 
         tell(connection, About::default(), EventKind::Readings, &words, now)?;
     }
     let bodies: Vec<&str> = parts.iter().map(|(body, ..)| body.as_str()).collect();
-    let unpacked = unpack(body, bodies.get(1..).unwrap_or_default(), *arrived);
+    let unpacked = unpack(body, bodies.get(1..).unwrap_or_default());
     let (cover, readings) = match unpacked {
         Ok(unpacked) => unpacked,
         Err(why) => (unreadable(*sent, &why), Vec::new()),
@@ -123,14 +123,14 @@ fn take(connection: &Connection, origin: &Origin) -> sql::Result<Option<Since>> 
     Ok(earlier.then(|| (agent.clone(), collector.clone(), instant(since))))
 }
 
-fn unpack(cover: &str, parts: &[&str], arrived: i64) -> Result<(Cover, Vec<super::Queued>), String> {
+fn unpack(cover: &str, parts: &[&str]) -> Result<(Cover, Vec<super::Queued>), String> {
     let cover = Cover::read(cover)?;
     if usize::try_from(cover.parts) != Ok(parts.len()) {
         return Err(format!("it has {} parts with readings instead of {}", parts.len(), cover.parts));
     }
     let mut all = Vec::new();
     for part in parts {
-        all.extend(readings(part, arrived)?);
+        all.extend(readings(part)?);
     }
     Ok((cover, all))
 }

@@ -44,8 +44,6 @@ impl Parcel {
     }
 }
 
-/// So far may a host's clock be ahead of the database's.
-const AHEAD: i64 = 24 * 3600 * 1_000_000;
 const LONGEST_NAME: usize = 500;
 /// Parts of a run, and readings that were none.
 const MOST: i64 = 1_000_000;
@@ -76,22 +74,19 @@ impl Cover {
     }
 }
 
-/// The readings of a part that arrived at this time.
-pub(super) fn readings(body: &str, arrived: i64) -> Result<Vec<Queued>, String> {
+/// The readings of a part.
+pub(super) fn readings(body: &str) -> Result<Vec<Queued>, String> {
     let readings: Vec<Queued> = serde_json::from_str(body).map_err(|error| error.to_string())?;
     for queued in &readings {
-        check(queued, arrived).map_err(|why| format!("a reading of {}: {why}", queued.name))?;
+        check(queued).map_err(|why| format!("a reading of {}: {why}", queued.name))?;
     }
     Ok(readings)
 }
 
 /// As strict as with what a collector here reads.
-fn check(queued: &Queued, arrived: i64) -> Result<(), String> {
+fn check(queued: &Queued) -> Result<(), String> {
     let Queued { name, kind, value, unit, start, at, labels, id, epoch, began, .. } = queued;
     check_instants([start, at].into_iter().chain(began))?;
-    if *at > arrived.saturating_add(AHEAD) {
-        return Err("it is of a time that has not come".to_owned());
-    }
     let value: Decimal = value.parse().map_err(|error| format!("the value `{value}`: {error}"))?;
     let labels: Labels =
         serde_json::from_str(labels).map_err(|error| format!("the labels `{labels}`: {error}"))?;
