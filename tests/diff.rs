@@ -17,20 +17,6 @@ fn two(api: &str) -> World {
     world
 }
 
-/// Another writer reports a total of a resource.
-fn another_reports(world: &World, resource: &str, component: &str, amount: &str) {
-    let period = &world.held(resource)["plan_periods"][0]["uuid"];
-    let usages = json!([{ "type": component, "amount": amount }]);
-    let body = json!({ "plan_period": period, "resource": resource, "usages": usages });
-    let (status, answer) = world.send_as(
-        "staff-token",
-        "POST",
-        "/api/marketplace-component-usages/set_usage/",
-        &body.to_string(),
-    );
-    assert_eq!(status, 201, "{answer}");
-}
-
 #[track_caller]
 fn fits(done: Done) -> Done {
     for line in done.all().lines() {

@@ -14,20 +14,6 @@ fn shadow(world: &World, submit: &str) {
     configure(world, &format!("report: shadow, {submit}"), "", &[("source", keys(CPU))]);
 }
 
-/// What another writer reports: as staff, so that it is not our token's hand.
-fn another_reports(world: &World, amount: &str) {
-    let period = &world.held(A)["plan_periods"][0]["uuid"];
-    let body =
-        json!({ "plan_period": period, "resource": A, "usages": [{ "type": "cpu", "amount": amount }] });
-    let (status, answer) = world.send_as(
-        "staff-token",
-        "POST",
-        "/api/marketplace-component-usages/set_usage/",
-        &body.to_string(),
-    );
-    assert_eq!(status, 201, "{answer}");
-}
-
 /// Requests of ours, not of the other writer's.
 fn posts(world: &World) -> usize {
     world
@@ -166,7 +152,7 @@ fn what_was_carried_to_a_month_that_goes_into_shadow_is_left_over_where_it_was_u
 fn what_waldur_holds_when_it_goes_live_is_another_writers() {
     for api in BOTH {
         let world = world(api, NOON);
-        another_reports(&world, "5");
+        another_reports(&world, A, "cpu", "5");
         shadow(&world, "late: hold");
         // Equal, and compared often: even so it is not ours.
         for hour in 12..16 {
@@ -174,7 +160,7 @@ fn what_waldur_holds_when_it_goes_live_is_another_writers() {
                 .exits(0)
                 .says("As Waldur holds it: 1 resource.");
         }
-        another_reports(&world, "6");
+        another_reports(&world, A, "cpu", "6");
         configure(&world, "late: hold", "", &[("source", keys(CPU))]);
         let six = [five(), hours("2", "11-10T12:00", "11-10T13:00", "1.5")];
         jobs(&world, "2026-11-10T17:00:00Z", &six).exits(65).tells(&["6.00", "resolve"]);

@@ -401,37 +401,45 @@ fn a_host_that_is_away_is_named_until_it_is_retired_and_its_usage_stays() {
     world.agent(&["status"]).exits(69).says("Host hv17: collector source failed");
 }
 
+/// What the host `hv2` reads and sends at this minute past noon.
+fn collect_on_hv2(world: &World, minute: u32, lines: &[Value]) -> Done {
+    world.now(&format!("2026-11-10T12:{minute:02}:00Z"));
+    let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
+    world.write("hv2.readings", &lines.concat());
+    agent_of(world, "hv2.yaml", &["collect"]).exits(0)
+}
+
+/// The file of `hv2` as it is, to be put back later.
+fn snapshot_of_hv2(world: &World) -> impl FnOnce() {
+    let (file, kept) = (world.path("hv2.queue.db"), world.path("kept.db"));
+    let copied = rusqlite::Connection::open(&file).unwrap();
+    copied.execute("VACUUM INTO ?", [kept.to_str().unwrap()]).unwrap();
+    let beside = ["hv2.queue.db-wal", "hv2.queue.db-shm"].map(|name| world.path(name));
+    move || {
+        for path in beside {
+            drop(std::fs::remove_file(path));
+        }
+        std::fs::rename(kept, file).unwrap();
+    }
+}
+
 /// As a machine is put back to a snapshot: its file gives numbers again that the database knows.
 #[test]
 fn a_host_that_is_put_back_to_a_snapshot_loses_nothing_of_what_it_sees_then() {
     let Some(server) = Server::start("a host that is put back", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2"]);
-    let collect = |lines: &[Value]| {
-        let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
-        world.write("hv2.readings", &lines.concat());
-        agent_of(&world, "hv2.yaml", &["collect"]).exits(0)
-    };
-    collect(&[hours("1", "3600")]);
+    collect_on_hv2(&world, 0, &[hours("1", "3600")]);
     world.flush().exits(0);
-    let (file, kept) = (world.path("hv2.queue.db"), world.path("kept.db"));
-    let copied = rusqlite::Connection::open(&file).unwrap();
-    copied.execute("VACUUM INTO ?", [kept.to_str().unwrap()]).unwrap();
-    drop(copied);
+    let put_back = snapshot_of_hv2(&world);
     for minute in 1..=3 {
-        world.now(&format!("2026-11-10T12:0{minute}:00Z"));
-        collect(&[hours("1", "3600"), hours("2", "7200")]);
+        collect_on_hv2(&world, minute, &[hours("1", "3600"), hours("2", "7200")]);
     }
     world.flush().exits(0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
-    for name in ["hv2.queue.db-wal", "hv2.queue.db-shm"] {
-        drop(std::fs::remove_file(world.path(name)));
-    }
-    std::fs::rename(kept, file).unwrap();
-    world.now("2026-11-10T12:04:00Z");
-    collect(&[hours("3", "3600")]).says("was put back to an earlier state");
-    world.now("2026-11-10T12:05:00Z");
-    collect(&[hours("4", "3600")]).says_not("was put back");
+    put_back();
+    collect_on_hv2(&world, 4, &[hours("3", "3600")]).says("was put back to an earlier state");
+    collect_on_hv2(&world, 5, &[hours("4", "3600")]).says_not("was put back");
     world.flush().exits(0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 5.00"]);
 }
@@ -442,32 +450,20 @@ fn a_host_that_is_put_back_and_has_seen_nothing_yet_loses_nothing_of_what_it_see
     let Some(server) = Server::start("a host that is put back at rest", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2"]);
-    let collect = |minute: u32, lines: &[Value]| {
-        world.now(&format!("2026-11-10T12:{minute:02}:00Z"));
-        let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
-        world.write("hv2.readings", &lines.concat());
-        agent_of(&world, "hv2.yaml", &["collect"]).exits(0)
-    };
-    collect(1, &[hours("1", "3600")]);
-    let (file, kept) = (world.path("hv2.queue.db"), world.path("kept.db"));
-    let copied = rusqlite::Connection::open(&file).unwrap();
-    copied.execute("VACUUM INTO ?", [kept.to_str().unwrap()]).unwrap();
-    drop(copied);
+    collect_on_hv2(&world, 1, &[hours("1", "3600")]);
+    let put_back = snapshot_of_hv2(&world);
     for minute in 2..=4 {
-        collect(minute, &[hours("1", "3600")]);
+        collect_on_hv2(&world, minute, &[hours("1", "3600")]);
     }
     world.flush().exits(0);
-    for name in ["hv2.queue.db-wal", "hv2.queue.db-shm"] {
-        drop(std::fs::remove_file(world.path(name)));
-    }
-    std::fs::rename(kept, file).unwrap();
+    put_back();
     world.now("2026-11-10T12:05:00Z");
     // A daemon makes contact when it starts; it looks, too, at a file that has nothing new.
     let mut host = daemon_of(&world, "hv2.yaml");
     host.until_it_says("was put back to an earlier state");
     host.signal("TERM");
     host.ends();
-    collect(6, &[hours("2", "7200")]).says_not("was put back");
+    collect_on_hv2(&world, 6, &[hours("2", "7200")]).says_not("was put back");
     world.flush().exits(0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
 }

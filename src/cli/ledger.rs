@@ -117,10 +117,11 @@ fn copy(
         }
     }
     let queue = Place::File(setup.settings.queue.file.clone());
+    let open_queue = || Books::open_queue(&queue, (*setup.rulebook).clone());
     let moves = from.file().is_some() != to.file().is_some();
     let is_own = moves && setup.settings.agent_name().is_ok_and(|own| own == agent);
     if let (Place::Database(_), true) = (from, queue.file().is_some_and(Path::exists)) {
-        let waiting = Books::open_queue(&queue, (*setup.rulebook).clone())?.not_sent()?;
+        let waiting = open_queue()?.not_sent()?;
         if is_own && waiting > 0 {
             let why = format!("{waiting} runs of this host wait in {queue}: `flush` sends them first");
             return Err(Failed::new(Exit::Pending, why));
@@ -136,10 +137,10 @@ fn copy(
             Place::Database(_) => {
                 copied.append_as(agent);
                 let progress = copied.progress()?;
-                Books::open_queue(&queue, (*setup.rulebook).clone())?.go_on_at(&progress)?;
+                open_queue()?.go_on_at(&progress)?;
             }
             Place::File(_) if queue.file().is_some_and(Path::exists) => {
-                let progress = Books::open_queue(&queue, (*setup.rulebook).clone())?.progress()?;
+                let progress = open_queue()?.progress()?;
                 copied.go_on_at(&progress)?;
             }
             Place::File(_) => {}

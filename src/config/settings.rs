@@ -13,7 +13,7 @@ use super::page::PageSettings;
 use super::place::{Database, Place};
 use super::schedule::Schedule;
 use super::section::{Problems, Section};
-use super::waldur::WaldurSettings;
+use super::waldur::{WaldurSettings, read_zone};
 use super::yaml;
 
 /// Where the file is looked for when nobody says.
@@ -263,10 +263,6 @@ fn ledger(root: &mut Section, role: Option<&str>) -> Option<Place> {
         Some(Place::Database(database)) => Some(Place::Database(Database { password_file, ..database })),
         place => place,
     }
-}
-
-fn read_zone(name: &str) -> Result<TimeZone, String> {
-    TimeZone::get(name).map_err(|_| format!("`{name}` is no time zone such as UTC or Europe/Tallinn"))
 }
 
 /// The time zone of a schedule, from the key `timezone` beside it.

@@ -72,9 +72,7 @@ impl WaldurSettings {
                 read_url(t, allow_http.unwrap_or(false))
             });
         let token = read_origin(section);
-        let billing_timezone = or_default(section, "billing_timezone", TimeZone::UTC, |name| {
-            TimeZone::get(name).map_err(|_| format!("`{name}` is no time zone such as UTC or Europe/Tallinn"))
-        });
+        let billing_timezone = or_default(section, "billing_timezone", TimeZone::UTC, read_zone);
         let ca_file = section.text("ca_file").map(PathBuf::from);
         let certificate = section.text("client_cert_file").map(PathBuf::from);
         let key = section.text("client_key_file").map(PathBuf::from);
@@ -115,6 +113,11 @@ impl WaldurSettings {
     pub fn is_loopback(&self) -> bool {
         is_loopback(&self.api)
     }
+}
+
+/// The zone whose months are billed.
+pub(super) fn read_zone(name: &str) -> Result<TimeZone, String> {
+    TimeZone::get(name).map_err(|_| format!("`{name}` is no time zone such as UTC or Europe/Tallinn"))
 }
 
 /// The value of an optional key; `None` only if it is there and wrong.

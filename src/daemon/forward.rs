@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
 
 use super::{Part, Pulse, Woken};
 use crate::config::clock::SharedClock;
 use crate::config::place::Database;
-use crate::ledger::queue::outbox::{CLOCKS_AGREE, Identity, Outbox};
+use crate::ledger::db::clock::CLOCKS_AGREE;
+use crate::ledger::queue::outbox::{Identity, Outbox};
 use crate::ledger::{LedgerError, SharedLedger};
 
 /// After a failure, and to see whether the shared ledger has lost anything.
@@ -41,8 +41,8 @@ impl Forwarder {
     /// Sends all that the shared ledger does not have, in order.
     pub async fn send(&self, queue: &SharedLedger) -> Result<Forwarded, LedgerError> {
         let Forwarder { database, agent, clock, .. } = self.clone();
-        let named = agent.clone();
-        let Identity { file, mut base, was } = queue.with(move |queue| queue.identify(&named)).await?;
+        let (named, own) = (agent.clone(), agent.clone());
+        let Identity { file, base, was } = queue.with(move |queue| queue.identify(&named)).await?;
         if let Some(was) = was {
             tracing::warn!(
                 "The file in which this host's runs wait was that of the agent {was}. What {was} has sent stays its own; what was \
@@ -54,16 +54,16 @@ impl Forwarder {
             Ok((outbox.last()?, outbox))
         };
         let (last, mut outbox) = blocking(connect).await?;
-        let mut arrived = last.map(|(number, _)| number);
-        if let Some(after) = queue.with(move |queue| queue.was_put_back(last)).await? {
-            let anew = queue.with(move |queue| queue.identify_anew(after)).await?;
-            (base, arrived) = (anew.base, None);
-            outbox.send_as(anew.file);
-            tracing::warn!(
-                "The file in which this host's runs wait was put back to an earlier state; what was recorded since is sent."
-            );
-        }
-        let mut number = arrived.unwrap_or(base);
+        let mut number = match queue.with(move |queue| queue.begin_anew_if_put_back(&own, last)).await? {
+            None => last.map_or(base, |(number, _)| number),
+            Some(anew) => {
+                tracing::warn!(
+                    "The file in which this host's runs wait was put back to an earlier state; what was recorded since is sent."
+                );
+                outbox.send_as(anew.file);
+                anew.base
+            }
+        };
         let mut runs = 0;
         while let Some(parcel) = queue.with(move |queue| queue.parcel_after(number)).await? {
             number = parcel.number();
@@ -109,7 +109,9 @@ impl Part {
                 Woken::Hurry => true,
                 Woken::Due => false,
             };
-            if !hurried && self.rest(spread).await == Woken::Stopped {
+            // Each host at another moment, and each time at another.
+            let millis = fastrand::u64(..=u64::try_from(spread.as_millis()).unwrap_or(0));
+            if !hurried && self.pause(Duration::from_millis(millis)).await == Woken::Stopped {
                 return;
             }
             let sent = forwarder.send(&self.ledger).await;
@@ -135,23 +137,6 @@ impl Part {
                         told = words;
                     }
                 }
-            }
-        }
-    }
-
-    /// Rests for a part of a time, each time another one.
-    async fn rest(&mut self, spread: SignedDuration) -> Woken {
-        let millis = u64::try_from(spread.as_millis()).unwrap_or(0);
-        let until = Instant::now() + Duration::from_millis(fastrand::u64(..=millis));
-        loop {
-            self.pulse.beat();
-            if *self.stopped.borrow() {
-                return Woken::Stopped;
-            }
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => return Woken::Due,
-                Ok(()) = self.hurry.changed() => return Woken::Hurry,
-                _ = self.stopped.changed() => {}
             }
         }
     }

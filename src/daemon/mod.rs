@@ -589,6 +589,26 @@ impl Part {
         }
     }
 
+    /// Waits for so long, whatever the wall clock says.
+    async fn pause(&mut self, time: Duration) -> Woken {
+        let until = Instant::now() + time;
+        loop {
+            self.pulse.beat();
+            if *self.stopped.borrow() {
+                return Woken::Stopped;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return Woken::Due,
+                Ok(()) = self.hurry.changed() => return Woken::Hurry,
+                changed = self.stopped.changed() => {
+                    if changed.is_err() {
+                        return Woken::Stopped;
+                    }
+                }
+            }
+        }
+    }
+
     /// Waits for an instant of the wall clock, however it is set meanwhile. Where it is set back, the instant was chosen by
     /// a wrong clock and may be years away: then it is due now. `planned`: when it was chosen.
     async fn wait_until(&mut self, due: Timestamp, planned: Timestamp) -> Woken {
@@ -608,16 +628,10 @@ impl Part {
             if left.is_zero() {
                 return Woken::Due;
             }
-            let until =
-                Instant::now() + left.min(self.agent.clock.trusted_for()).max(Duration::from_millis(1));
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => {}
-                Ok(()) = self.hurry.changed() => return Woken::Hurry,
-                changed = self.stopped.changed() => {
-                    if changed.is_err() || *self.stopped.borrow() {
-                        return Woken::Stopped;
-                    }
-                }
+            let time = left.min(self.agent.clock.trusted_for()).max(Duration::from_millis(1));
+            match self.pause(time).await {
+                Woken::Due => {}
+                woken => return woken,
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::forward::blocking;
 use super::{Part, Pulse, Woken};
@@ -12,9 +12,8 @@ use crate::config::place::{Database, Place};
 use crate::ledger::sent::lock::{Post, Task};
 use crate::ledger::{Ledger, LedgerError, LedgerTrouble, SharedLedger};
 
-/// How often an agent that stands by looks whether it is needed.
-const LOOKED_AT_EVERY: SignedDuration = SignedDuration::from_secs(1);
-const LOST_AFTER: Duration = Duration::from_secs(1);
+/// How often an agent that stands by looks whether it is needed, and one at work whether it still is.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 /// How often what hosts have sent is counted, whether or not anything is due to be submitted.
 const COUNTED_EVERY: Duration = Duration::from_secs(5);
 
@@ -28,8 +27,11 @@ impl Part {
                 Ok(books) => books,
                 Err(error) => {
                     tracing::warn!("{error}");
-                    self.pulse.beat();
-                    continue;
+                    // Not at once: what a ledger refuses now it refuses a moment later.
+                    match self.pause(LOOKED_AT_EVERY).await {
+                        Woken::Stopped => return,
+                        _ => continue,
+                    }
                 }
             };
             tracing::info!("At work: this agent counts and submits for the ledger {place}.");
@@ -65,7 +67,10 @@ impl Part {
                 Ok(ledger) => SharedLedger::new(ledger),
                 Err(error) => {
                     tracing::warn!("{error}");
-                    continue;
+                    match self.pause(LOOKED_AT_EVERY).await {
+                        Woken::Stopped => return,
+                        _ => continue,
+                    }
                 }
             };
             tracing::info!("Collector {}: run by this agent.", definitions[index].name);
@@ -103,14 +108,7 @@ impl Part {
                 tracing::info!("{words}");
                 said = words;
             }
-            let now = self.agent.clock.now();
-            let next = now.saturating_add(LOOKED_AT_EVERY).unwrap_or(now);
-            let again = tokio::time::sleep(LOST_AFTER);
-            let woken = tokio::select! {
-                woken = self.wait_until(next, now) => woken,
-                () = again => Woken::Due,
-            };
-            if woken == Woken::Stopped || *self.stopped.borrow() {
+            if self.pause(LOOKED_AT_EVERY).await == Woken::Stopped {
                 return None;
             }
         }
@@ -138,7 +136,7 @@ impl Part {
 /// Until another agent has taken this one's place.
 async fn lost(gone: &AtomicBool) {
     while !gone.load(Ordering::Relaxed) {
-        tokio::time::sleep(LOST_AFTER).await;
+        tokio::time::sleep(LOOKED_AT_EVERY).await;
     }
 }
 

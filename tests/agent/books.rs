@@ -271,6 +271,20 @@ pub fn jobs(world: &World, now: &str, jobs: &[Value]) -> Done {
     world.flush()
 }
 
+/// Another writer reports a total of a resource.
+pub fn another_reports(world: &World, resource: &str, component: &str, amount: &str) {
+    let period = &world.held(resource)["plan_periods"][0]["uuid"];
+    let usages = json!([{ "type": component, "amount": amount }]);
+    let body = json!({ "plan_period": period, "resource": resource, "usages": usages });
+    let (status, answer) = world.send_as(
+        "staff-token",
+        "POST",
+        "/api/marketplace-component-usages/set_usage/",
+        &body.to_string(),
+    );
+    assert_eq!(status, 201, "{answer}");
+}
+
 /// Five hours of alice's in project A.
 pub fn five() -> Value {
     hours("1", "11-05T00:00", "11-05T05:00", "5")

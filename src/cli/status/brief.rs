@@ -11,7 +11,7 @@ use crate::cli::setup::count;
 use crate::cli::text::{cut, fold, moment, thousands};
 use crate::daemon::health::LITTLE_ROOM;
 use crate::ledger::Ledger;
-use crate::ledger::queue::outbox::CLOCKS_AGREE;
+use crate::ledger::db::clock::CLOCKS_AGREE;
 use crate::ledger::views::report::Stray;
 use crate::submitter::pause::{Cause, SKEWED};
 

@@ -12,7 +12,7 @@ use super::quantities::{RunRow, bearings};
 use super::unstated::{changed_components, counted_from};
 use crate::collectors::Quarantined;
 use crate::collectors::spool::Spool;
-use crate::ledger::db::clock::skew_of;
+use crate::ledger::db::clock::{CLOCKS_AGREE, skew_of};
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
@@ -404,9 +404,6 @@ fn run_of_another_scope(connection: &Connection, run: &Head, scope: &str) -> sql
         .optional()?;
     Ok(last.filter(|(_, before)| before != scope).map(|(at, _)| instant(at)))
 }
-
-/// Two clocks that agree may be so far apart.
-const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(60);
 
 /// How long the distance of two clocks is believed.
 const MEASURED_FOR: SignedDuration = SignedDuration::from_hours(4);

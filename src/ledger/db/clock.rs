@@ -10,6 +10,9 @@ use super::{Ledger, LedgerError};
 /// The fact that keeps how far the database's clock is from that of the agent that counts, and that agent's name.
 const DATABASE: &str = "database_skew_us";
 
+/// Two clocks that agree may be so far apart.
+pub const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(60);
+
 /// A distance that differs by less is the same, in microseconds.
 const SAME: u64 = 1_000_000;
 

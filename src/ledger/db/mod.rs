@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::config::place::{Database, Place};
 
-pub(super) mod clock;
+pub mod clock;
 pub(super) mod columns;
 mod copy;
 pub mod error;

@@ -15,9 +15,6 @@ use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError, Rulebook, connect_to_append};
 
-/// Two clocks that agree may be so far apart.
-pub const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(60);
-
 /// Where a collector has got to: its name, its checkpoint, and from where it was first read.
 pub type Progress = (String, Option<String>, Option<i64>);
 
@@ -121,37 +118,22 @@ impl Ledger {
     /// sent (of a host that was renamed, of a machine that was cloned) gets a new one: what that one has sent stays its own,
     /// and is not sent again under another name.
     pub fn identify(&mut self, agent: &str) -> Result<Identity, LedgerError> {
-        let before = self.look(|connection| {
+        let (name, file, base) = self.look(|connection| {
             connection.query_row("SELECT name, file, base FROM agent", [], |row| {
                 Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?))
             })
         })?;
-        let (name, file, base) = before;
         if name == agent {
             return Ok(Identity { file, base, was: None });
         }
-        if name.is_empty() {
-            self.transact(|connection, _| {
-                connection.execute("UPDATE agent SET name = ?", [agent]).map(drop)
-            })?;
-            return Ok(Identity { file, base, was: None });
-        }
-        let sent = self.transact(|connection, _| {
-            connection.execute("UPDATE agent SET name = ?", [agent])?;
-            connection.query_row("SELECT number FROM agent", [], |row| row.get(0))
-        })?;
-        Ok(Identity { was: Some(name), ..self.identify_anew(sent)? })
-    }
-
-    /// Gives the runs after this one another id.
-    pub fn identify_anew(&mut self, base: i64) -> Result<Identity, LedgerError> {
-        let file = new_id();
         self.transact(|connection, _| {
-            connection
-                .execute("UPDATE agent SET file = ?1, base = ?2, number = ?2", params![file, base])
-                .map(drop)
-        })?;
-        Ok(Identity { file, base, was: None })
+            if name.is_empty() {
+                connection.execute("UPDATE agent SET name = ?", [agent])?;
+                return Ok(Identity { file, base, was: None });
+            }
+            let anew = begin_anew(connection, agent, sent(connection)?)?;
+            Ok(Identity { was: Some(name), ..anew })
+        })
     }
 
     /// Where each collector of this ledger's agent has got to: its name, its checkpoint, and from where it was first read.
@@ -190,20 +172,29 @@ impl Ledger {
         })
     }
 
-    /// Whether this file was put back (a snapshot of the machine), and gives numbers that were given before: after which of its
-    /// runs they are to be sent under another id. `last`: the last run of this file that arrived.
-    pub fn was_put_back(&self, last: Option<(i64, Timestamp)>) -> Result<Option<i64>, LedgerError> {
+    /// Where this file was put back (a snapshot of the machine), and gives numbers that were given before, its runs are sent
+    /// under another id from then on. `last`: the last run of this file that arrived. `None`: it was not put back.
+    pub fn begin_anew_if_put_back(
+        &mut self,
+        agent: &str,
+        last: Option<(i64, Timestamp)>,
+    ) -> Result<Option<Identity>, LedgerError> {
         let Some((number, at)) = last else { return Ok(None) };
-        self.look(|connection| {
-            let sent: i64 = connection.query_row("SELECT number FROM agent", [], |row| row.get(0))?;
+        let was_put_back = self.look(|connection| {
             // The last run is always kept.
             let newest: i64 =
                 connection.query_row("SELECT coalesce(max(id), 0) FROM run", [], |row| row.get(0))?;
             let here: Option<i64> = connection
                 .query_row("SELECT at FROM run WHERE id = ?", [number], |row| row.get(0))
                 .optional()?;
-            let is_another = here.is_some_and(|here| here != micros(at));
-            Ok((number > newest || is_another).then(|| sent.min(number - 1)))
+            Ok(number > newest || here.is_some_and(|here| here != micros(at)))
+        })?;
+        if !was_put_back {
+            return Ok(None);
+        }
+        self.transact(|connection, _| {
+            let after = sent(connection)?.min(number - 1);
+            begin_anew(connection, agent, after).map(Some)
         })
     }
 
@@ -235,6 +226,21 @@ impl Ledger {
             Ok(())
         })
     }
+}
+
+/// The last run that is known to have arrived.
+fn sent(connection: &Connection) -> sql::Result<i64> {
+    connection.query_row("SELECT number FROM agent", [], |row| row.get(0))
+}
+
+/// Gives the runs after this one a new id. All at once: under a new name and the old id they would all be sent again.
+fn begin_anew(connection: &Connection, agent: &str, base: i64) -> sql::Result<Identity> {
+    let file = new_id();
+    connection.execute(
+        "UPDATE agent SET name = ?1, file = ?2, base = ?3, number = ?3",
+        params![agent, file, base],
+    )?;
+    Ok(Identity { file, base, was: None })
 }
 
 fn new_id() -> String {
