@@ -344,6 +344,11 @@ fn story(seed: u64, killed_at: &Points) -> usize {
             source.goes_on(SignedDuration::from_secs(5 * CENT), Usage::None);
             crossed = true;
         } else if !crossed && kills >= KILLS_A_LEDGER / 2 && source.now < closing {
+            // Once in peace, so that Waldur holds something of the old month, however short every life is.
+            peace(&world);
+            world.now(&(source.now + SignedDuration::from_secs(5)).to_string());
+            world.flush().exits(0);
+            assert_eq!(held(&world), positive(&source), "{told}: in the middle of the month");
             source.goes_on(closing.duration_since(source.now), Usage::Some);
         } else {
             let step = if !crossed && source.now >= closing { 1 } else { chance.i64(1..20) };
