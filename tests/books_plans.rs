@@ -357,6 +357,37 @@ fn an_id_that_moves_to_a_new_resource_takes_what_is_used_from_then_on() {
 }
 
 #[test]
+fn an_id_that_is_first_read_after_it_moved_leaves_the_earlier_usage_with_the_terminated_resource() {
+    for (api, began) in
+        BOTH.into_iter().flat_map(|api| ["2026-11-10T13:00:00Z", "2026-10-10T13:00:00Z"].map(|at| (api, at)))
+    {
+        let world = start(api, NOON, "late: hold", &keys(CPU));
+        world.post(&format!("resources/{A}"), json!({ "state": "Terminated" }));
+        world.post(
+            "resources",
+            json!({ "uuid": N, "name": "Project N", "backend_id": "project-a", "offering": "Cluster",
+                    "created": began, "plan_periods": [{ "start": began }] }),
+        );
+        let all =
+            [hours("1", "11-05T00:00", "11-05T05:00", "5"), hours("2", "11-11T00:00", "11-11T07:00", "7")];
+        let done = jobs(&world, "2026-11-11T12:00:00Z", &all);
+        let told = done.all();
+        assert_eq!(world.rows(A), [""; 0], "{api}");
+        if began == "2026-11-10T13:00:00Z" {
+            // Nobody can be billed for the five hours any more; they are shown.
+            done.exits(65).tells(&["Project A", "5.00", "not in valid state"]);
+            assert_eq!(world.rows(N), ["cpu 2026-11 7.00"], "{api}");
+            assert_eq!(world.shares(N), ["alice cpu 2026-11 7.00"], "{api}");
+        } else {
+            done.exits(0);
+            assert_eq!(world.rows(N), ["cpu 2026-11 12.00"], "{api}");
+        }
+        assert!(told.contains("its backend id was that of Project A"), "{told}");
+        world.agent(&["recount"]).exits(0);
+    }
+}
+
+#[test]
 fn two_resources_that_swap_their_ids_are_billed_for_their_own_from_then_on() {
     for api in BOTH {
         let world = start(api, NOON, "late: hold", &keys(CPU));

@@ -215,10 +215,11 @@ impl Cycle {
         self.note_of(
             About::of(key, Some(component)),
             format!(
-                "resource {}, {what}, {}: {}: {words}. What to do: {}",
+                "resource {}, {what}, {}: {}: {}. What to do: {}",
                 self.name_of(key.resource).await?,
                 key.period,
                 reason.state().name(),
+                words.trim_end_matches('.'),
                 reason.remedy()
             ),
         );

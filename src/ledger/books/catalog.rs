@@ -427,8 +427,8 @@ fn match_targets(
         let Found::One(resource) = found else { continue };
         match current {
             None => {
-                targets::map(connection, target, Timestamp::MIN, &resource, false)?;
-                if is_cut(connection, &in_force.zone, &resource)? {
+                let was_anothers = targets::map_first(connection, &in_force.zone, target, &resource, now)?;
+                if was_anothers || is_cut(connection, &in_force.zone, &resource)? {
                     recount_resource(connection, in_force, &resource, None)?;
                 } else {
                     restate_resource(connection, in_force, &resource)?;
@@ -450,8 +450,8 @@ fn match_targets(
                     let words = format!(
                         "the backend id {backend_id} belongs to {} now, not to {} any more: what was used from {since} \
                          on is the former's, what was used before stays",
-                        names(connection, std::slice::from_ref(&resource))?,
-                        names(connection, std::slice::from_ref(&old))?
+                        targets::named(connection, &resource)?,
+                        targets::named(connection, &old)?
                     );
                     tell(connection, about, EventKind::Resource, &words, now)?;
                 }
@@ -495,12 +495,15 @@ pub(in crate::ledger) fn put_plan_periods(
     )?;
     let month = in_force.zone.period_of(now);
     let after: BTreeSet<Timestamp> = plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
-    let mut recount = before != after;
-    if let Some(first) = first {
-        recount |= settle_mapping(connection, &uuid, first.max(in_force.zone.start(month)))?;
+    let mut recount = (before != after).then_some(month);
+    if let Some(first) = first
+        && let Some(earliest) =
+            targets::settle_mappings(connection, &uuid, (first, in_force.zone.start(month)))?
+    {
+        recount = Some(in_force.zone.period_of(earliest).min(month));
     }
-    if recount {
-        recount_resource(connection, in_force, &uuid, Some(month))?;
+    if recount.is_some() {
+        recount_resource(connection, in_force, &uuid, recount)?;
     }
     // A switch that is noticed only now, when its month is over, changes nothing of it.
     for start in periods.iter().map(|period| period.start) {
@@ -526,36 +529,9 @@ pub(in crate::ledger) fn put_plan_periods(
     Ok(switched)
 }
 
-/// A backend id that a terminated resource had is the new one's from the start of its plan period on, if that was before
-/// the change was noticed. True: something moved.
-fn settle_mapping(connection: &Connection, resource: &str, start: Timestamp) -> sql::Result<bool> {
-    let provisional: Vec<(i64, i64)> = connection
-        .prepare_cached("SELECT target, since FROM target_resource WHERE resource = ? AND provisional = 1")?
-        .query_map([resource], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<sql::Result<_>>()?;
-    for (target, since) in &provisional {
-        let before: i64 = connection
-            .prepare_cached("SELECT max(since) FROM target_resource WHERE target = ?1 AND since < ?2")?
-            .query_row([target, since], |row| row.get(0))?;
-        let from = micros(start).min(*since).max(before.saturating_add(1));
-        connection.execute(
-            "UPDATE target_resource SET since = ?3, provisional = 0 WHERE target = ?1 AND since = ?2",
-            params![target, since, from],
-        )?;
-    }
-    Ok(!provisional.is_empty())
-}
-
 /// Resources by name, with their UUIDs.
 fn names(connection: &Connection, uuids: &[String]) -> sql::Result<String> {
-    let mut named = Vec::with_capacity(uuids.len());
-    for uuid in uuids {
-        let name: Option<String> = connection
-            .prepare_cached("SELECT name FROM resource WHERE uuid = ?")?
-            .query_row([uuid], |row| row.get(0))
-            .optional()?;
-        named.push(format!("{} ({uuid})", name.unwrap_or_default()));
-    }
+    let named = uuids.iter().map(|uuid| targets::named(connection, uuid)).collect::<sql::Result<Vec<_>>>()?;
     Ok(named.join(", "))
 }
 

@@ -103,7 +103,7 @@ fn carry_out(
     let changed_hands = version.rules.iter().any(|rules| rules.continues.is_some());
     let mut otherwise = Vec::new();
     for (series, collector, labels) in &series {
-        place(connection, version, *series, (collector, labels), now)?;
+        place(connection, (&recorded.zone, version), *series, (collector, labels), now)?;
         let (was, is) = (before.in_month(month).of(collector), version.of(collector));
         if changed_hands
             || was.map(counting) != is.map(counting)

@@ -8,6 +8,7 @@ use super::targets;
 use crate::ledger::db::rules::{InForce, Version};
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::metering::meter::Place;
+use crate::metering::period::BillingZone;
 use crate::metering::reading::Labels;
 
 /// Where a series belongs, as a row has it.
@@ -26,14 +27,14 @@ pub(super) fn place_by_all(
     now: Timestamp,
 ) -> sql::Result<()> {
     for version in in_force.effective() {
-        place(connection, version, series, (collector, labels), now)?;
+        place(connection, (&in_force.zone, version), series, (collector, labels), now)?;
     }
     Ok(())
 }
 
 pub(super) fn place(
     connection: &Connection,
-    version: &Version,
+    (zone, version): (&BillingZone, &Version),
     series: i64,
     (collector, labels): (&str, &str),
     now: Timestamp,
@@ -45,7 +46,7 @@ pub(super) fn place(
         None => nowhere = Some(String::new()),
         Some(rules) => match rules.place(&labels) {
             Place::At { target, user } => {
-                placed.target = Some(targets::row_of(connection, &target, rules.ignores_case(), now)?);
+                placed.target = Some(targets::row_of(connection, zone, &target, rules.ignores_case(), now)?);
                 placed.user = user;
             }
             Place::Ignored => nowhere = Some(String::new()),

@@ -7,8 +7,10 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::metering::meter::Target;
+use crate::metering::period::BillingZone;
 
 /// Whether Waldur takes reports for a resource in this state (observed).
 pub fn takes_reports(state: &str) -> bool {
@@ -76,6 +78,7 @@ pub(super) fn find(
 /// The row of a target; it is made if it is new, with the resource that it is, if that is known.
 pub(super) fn row_of(
     connection: &Connection,
+    zone: &BillingZone,
     target: &Target,
     ignore_case: bool,
     now: Timestamp,
@@ -108,9 +111,100 @@ pub(super) fn row_of(
         )?
         .query_row(params![offering, backend_id, ignore_case, unmatched_since], |row| row.get(0))?;
     if let Some(resource) = resource {
-        map(connection, id, Timestamp::MIN, &resource, false)?;
+        map_first(connection, zone, id, &resource, now)?;
     }
     Ok(id)
+}
+
+/// Notes for the first time which resource a target is. One that is terminated and had the same backend id keeps what was
+/// used before the other's plan periods began; until they are known, before this month. True: there is such a one.
+pub(super) fn map_first(
+    connection: &Connection,
+    zone: &BillingZone,
+    target: i64,
+    resource: &str,
+    now: Timestamp,
+) -> sql::Result<bool> {
+    let predecessor: Option<String> = connection
+        .prepare_cached(
+            "SELECT resource.uuid FROM target JOIN resource ON resource.offering = target.offering
+                AND lower(resource.backend_id) = lower(target.backend_id)
+                AND (target.ignore_case = 1 OR resource.backend_id = target.backend_id)
+             WHERE target.id = ?1 AND resource.state = 'Terminated'
+                AND EXISTS (SELECT 1 FROM resource AS one WHERE one.uuid = ?2 AND one.state <> 'Terminated')
+             ORDER BY resource.refreshed DESC, resource.uuid LIMIT 1",
+        )?
+        .query_row(params![target, resource], |row| row.get(0))
+        .optional()?;
+    let Some(predecessor) = predecessor else {
+        map(connection, target, Timestamp::MIN, resource, false)?;
+        return Ok(false);
+    };
+    let start: Option<i64> = connection
+        .prepare_cached("SELECT min(start) FROM plan_period WHERE resource = ?")?
+        .query_row([resource], |row| row.get(0))?;
+    let since = start.map_or_else(|| zone.start(zone.period_of(now)), instant);
+    map(connection, target, Timestamp::MIN, &predecessor, start.is_none())?;
+    map(connection, target, since, resource, start.is_none())?;
+    let words = format!(
+        "its backend id was that of {} before, which is terminated: {}",
+        named(connection, &predecessor)?,
+        match start {
+            Some(_) => format!("what was used before {since} is that one's"),
+            None => "what was used before the plan periods of this one began is that one's".to_owned(),
+        }
+    );
+    let period = zone.period_of(now).to_string();
+    tell(connection, About { resource, period: &period, component: "" }, EventKind::Resource, &words, now)?;
+    Ok(true)
+}
+
+/// Takes a look at the plan periods of a resource that has a backend id which a terminated one had: it is its from their
+/// first start on (`first`), and where something may have been billed otherwise, at the earliest from the start of the
+/// running month on. Returns the earliest instant for which that changes anything.
+pub(super) fn settle_mappings(
+    connection: &Connection,
+    resource: &str,
+    (first, month): (Timestamp, Timestamp),
+) -> sql::Result<Option<Timestamp>> {
+    let provisional: Vec<(i64, i64)> = connection
+        .prepare_cached("SELECT target, since FROM target_resource WHERE resource = ? AND provisional = 1")?
+        .query_map([resource], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<sql::Result<_>>()?;
+    let mut earliest: Option<Timestamp> = None;
+    for (target, since) in provisional {
+        let before: Option<(i64, bool)> = connection
+            .prepare_cached(
+                "SELECT since, provisional FROM target_resource WHERE target = ?1 AND since < ?2
+                 ORDER BY since DESC LIMIT 1",
+            )?
+            .query_row([target, since], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((before, is_new)) = before else { continue };
+        // Nothing was billed by one that was noted together with it.
+        let start = if is_new { micros(first) } else { micros(first.max(month)).min(since) };
+        let from = start.max(before.saturating_add(1));
+        connection.execute(
+            "UPDATE target_resource SET since = ?3, provisional = 0 WHERE target = ?1 AND since = ?2",
+            params![target, since, from],
+        )?;
+        connection.execute(
+            "UPDATE target_resource SET provisional = 0 WHERE target = ?1 AND since = ?2",
+            params![target, before],
+        )?;
+        let changed = instant(from.min(since));
+        earliest = Some(earliest.map_or(changed, |earliest| earliest.min(changed)));
+    }
+    Ok(earliest)
+}
+
+/// A resource by name, with its UUID.
+pub(super) fn named(connection: &Connection, uuid: &str) -> sql::Result<String> {
+    let name: Option<String> = connection
+        .prepare_cached("SELECT name FROM resource WHERE uuid = ?")?
+        .query_row([uuid], |row| row.get(0))
+        .optional()?;
+    Ok(format!("{} ({uuid})", name.unwrap_or_default()))
 }
 
 /// Notes that a target is this resource from an instant on.
