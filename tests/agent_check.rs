@@ -23,8 +23,8 @@ fn it_shows_what_would_be_reported_for_whom_and_in_which_unit() {
         .agent(&["check"])
         .exits(0)
         .says("collector source: 1 reading of cpu_seconds (counter, s) make cpu_hours by increase x 1/3600")
-        .says("would report cpu_hours for Project A, of 1 reading (160 s of alice for resource 5e2f0000")
-        .says("in `s` x 1/3600, beside Waldur's `h`")
+        .says("would report cpu_hours for Project A, of 1 reading, in `s` x 1/3600, beside Waldur's `h`")
+        .says("\n           Project A: 160 s of alice\n")
         .says_not("warning  collector");
     // Nothing was recorded, nothing sent.
     assert!(!world.path("ledger.db").exists());
@@ -48,7 +48,8 @@ fn it_warns_where_the_units_plainly_disagree_and_nowhere_else() {
     ]);
     let check = world.agent(&["check"]).exits(0);
     let check = check
-        .says("would report cpu_hours for Project A, Project B, of 2 readings (160 s for backend id project-a of offering")
+        .says("would report cpu_hours for Project A, Project B, of 2 readings, in `s` x 1, beside Waldur's `h`")
+        .says("\n           Project A: 160 s\n           Project B: 7 s\n")
         .says(
             "warning  collector source: what it would report of cpu_hours is in `s` x 1, and Waldur measures it in `h`: it \
              looks 3600 times too much; `factor: 1/3600` makes h of s",
@@ -162,4 +163,31 @@ fn a_resource_that_waldur_would_not_bill_is_told_where_it_is_found_by_its_backen
     world.post(&format!("resources/{B}"), serde_json::json!({ "state": "OK" }));
     let check = world.agent(&["check"]).exits(65);
     check.says("nobody can say which is meant").says(A).says(B);
+}
+
+/// A collector of twelve meters: what is well is summed up, what is not is told one by one, and machines are told all.
+#[test]
+fn what_is_well_is_summed_up_where_there_is_much_of_it() {
+    let world = World::new(CURRENT);
+    let meters: String = (0..12)
+        .map(|meter| {
+            format!("      meter-{meter:02}: {{ component: cpu_hours, reading: reading-{meter:02} }}\n")
+        })
+        .collect();
+    world.configure(&format!("    resource: {A}\n    meters:\n{meters}"));
+    let name = "x".repeat(200);
+    let lines: Vec<Value> = (0..12)
+        .map(|meter| now(&format!("reading-{meter:02}"), "counter", "160", "h", &[("user", &name)]))
+        .collect();
+    world.readings(&lines);
+    let check = world.agent(&["check"]).exits(0);
+    assert_eq!(check.out.matches("would report cpu_hours").count(), 8, "{check:#?}");
+    let check = check
+        .says("ok       and 4 more meters that were tried (`check --json` has all)")
+        .says("ok       and 4 more meters that would report (`check --json` has all)");
+    for line in check.out.lines() {
+        assert!(line.chars().count() <= 80 || !line.trim().contains(' '), "{line}");
+    }
+    let all = world.agent(&["check", "--json"]).exits(0);
+    assert_eq!(all.out.matches("would report cpu_hours for Project A, of 1 reading").count(), 12);
 }

@@ -116,7 +116,7 @@ fn a_daemon_goes_on_when_the_clock_is_set_back() {
     let mut seconds = 0;
     until("the first cycle", || {
         seconds += 1;
-        world.now(&format!("2026-11-10T12:{:02}:{:02}Z", seconds / 60 % 60, seconds % 60));
+        world.now(&after("2026-11-10T12:00:00Z", seconds));
         calls() > 0
     });
     until("its end", || {
@@ -131,7 +131,7 @@ fn a_daemon_goes_on_when_the_clock_is_set_back() {
     seconds = 0;
     let mut goes_by = |from: &str| {
         seconds += 1;
-        world.now(&format!("{from}:{:02}:{:02}Z", seconds / 60 % 60, seconds % 60));
+        world.now(&after(&format!("{from}:00:00Z"), seconds));
     };
     // What was seen while the clock was ahead is put aside, and it is counted from what is seen by the new time.
     let seen = |value: &str| {
@@ -172,7 +172,7 @@ fn after_a_sleep_of_eight_hours_there_is_one_run_and_nothing_is_lost() {
     let second = Cell::new(0);
     let goes_on = || {
         second.set(second.get() + 1);
-        world.now(&format!("2026-11-10T20:{:02}:{:02}Z", second.get() / 60, second.get() % 60));
+        world.now(&after("2026-11-10T20:00:00Z", second.get()));
     };
     until("the second run", || {
         goes_on();
@@ -183,5 +183,34 @@ fn after_a_sleep_of_eight_hours_there_is_one_run_and_nothing_is_lost() {
         world.rows(A) == ["cpu_hours 2026-11 8.00"]
     });
     // One for eight hours, and not more than its schedule has had since.
-    assert!(runs() <= 3 + i64::from(second.get()), "{} runs in {} s", runs(), second.get());
+    assert!(runs() <= 3 + second.get(), "{} runs in {} s", runs(), second.get());
+}
+
+/// What was recorded while the clock was ahead is of a month that has not begun at the server. `flush` does not wait for that
+/// month, and says so; `status` does, too.
+#[test]
+fn a_month_that_has_not_begun_at_the_server_is_not_waited_for() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    world.readings(&[job("cpu_seconds", "1", "2026-12-02T00:00:00Z", "2026-12-02T01:00:00Z", "3600", &[])]);
+    world.agent_clock("2026-12-05T10:00:00Z");
+    world.sandbox_clock("2026-11-05T10:00:00Z");
+    let told =
+        "2026-12 has not begun at Waldur: 1 statement of it waits until then. Is this machine's clock right";
+    let begun = std::time::Instant::now();
+    // Far longer than a test may take.
+    let flush = world.agent(&["flush", "--collect", "--deadline", "1h"]).exits(75);
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    flush.says("1 statement: still pending").says(told);
+    assert!(world.rows(A).is_empty());
+    world.agent(&["status"]).exits(75).says(told);
+    let status = world.agent(&["status", "--json"]).exits(75).json();
+    assert_eq!(status["statements"][0]["components"][0]["reason"], "2026-12 has not begun at Waldur");
+    let flush = world.agent(&["flush", "--json"]).exits(75).json();
+    assert_eq!(flush["not_begun"], serde_json::json!([{ "period": "2026-12", "statements": 1 }]));
+    // And it is sent when that month has come.
+    world.now("2026-12-05T10:00:00Z");
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-12 1.00"]);
+    world.agent(&["status"]).exits(0).says_not("has not begun");
 }

@@ -1,6 +1,6 @@
 //! What disks do: a power cut that takes every write that was not synced, a torn or damaged WAL, a ledger that a backup
-//! holds, one that became read-only, a slow one, a full one under a running daemon. What was recorded is there, and the
-//! agent goes on by itself.
+//! holds, one that became read-only, a slow one, and under a running daemon a full one, one that fails, one that is damaged or
+//! locked. What was recorded is there, the true cause is told, and the agent goes on by itself.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use agent::*;
 
 /// Loaded before libc: keeps a copy of each ledger file as of its last sync, so that a test can take away what was not
-/// synced; and makes each sync slow if it is told to.
+/// synced; makes each sync slow if it is told to; and lets no write to the ledger through while there is a file `FAILING`.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
@@ -43,6 +44,31 @@ static void keep(int fd) {
     close(out);
     rename(part, durable);
 }
+
+static int fails(int fd) {
+    char link[64], path[PATH_MAX];
+    const char *failing = getenv("FAILING");
+    if (!failing || access(failing, F_OK)) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length <= 0) return 0;
+    path[length] = 0;
+    const char *name = strrchr(path, '/');
+    return name && !strcmp(name, "/ledger.db-wal");
+}
+ssize_t write(int fd, const void *bytes, size_t count) {
+    ssize_t (*real)(int, const void *, size_t) = (ssize_t (*)(int, const void *, size_t))dlsym(RTLD_NEXT, "write");
+    if (fails(fd)) { errno = EIO; return -1; }
+    return real(fd, bytes, count);
+}
+static ssize_t pwrite_with(const char *name, int fd, const void *bytes, size_t count, off_t at) {
+    ssize_t (*real)(int, const void *, size_t, off_t) =
+        (ssize_t (*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, name);
+    if (fails(fd)) { errno = EIO; return -1; }
+    return real(fd, bytes, count, at);
+}
+ssize_t pwrite(int fd, const void *bytes, size_t count, off_t at) { return pwrite_with("pwrite", fd, bytes, count, at); }
+ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) { return pwrite_with("pwrite64", fd, bytes, count, at); }
 
 static int sync_with(const char *name, int fd) {
     int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, name);
@@ -294,7 +320,20 @@ fn a_ledger_that_became_read_only_is_told_and_goes_on_when_it_can_be_written() {
     let done = world.flush();
     assert!([75, 78].contains(&done.code), "{done:#?}");
     done.says("read-only");
+    // Nothing runs that could tell, and what was recorded is shown.
+    let status = world.agent(&["status"]).exits(78);
+    status
+        .says("Ledger: it can't be written, so nothing is recorded or reported: the file system of")
+        .says("is read-only")
+        .says("1 resource: 1 agreed.");
+    let failing = world.agent(&["status", "--json"]).exits(78).json()["ledger_failing"].clone();
+    assert!(
+        failing["since"].is_null() && failing["words"].as_str().unwrap().ends_with("is read-only"),
+        "{failing}"
+    );
+    world.agent(&["run"]).exits(78).says("Read-only file system");
     assert!(mount(&["-o", "remount,rw", disk.0.to_str().unwrap()]));
+    world.agent(&["status"]).exits(0).says_not("can't be written");
     world.flush().exits(0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.00"]);
 }
@@ -316,13 +355,12 @@ fn a_daemon_on_a_disk_that_is_full_goes_on_by_itself_when_there_is_room() {
     // The clock moves two seconds at a time: no run is missed by that.
     let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
     let text = text.replace("    schedule: every 1s", "    schedule: every 10s");
-    world.write("agent.yaml", &format!("listen: 127.0.0.1:0\n{text}"));
+    world.write("agent.yaml", &text);
     world.readings(&[hour_of(1)]);
-    let daemon = world.daemon(&[], &[]);
-    daemon.until_it_says("Health and metrics at http://");
-    let log = daemon.log();
-    let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
+    let (daemon, address) = served(&world, &[]);
     world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
+    // A disk of a megabyte is little from the beginning.
+    assert!(get_from_socket(&world.path("page.sock"), "/").contains("0 MB are free on the disk of"));
     let filler = disk.0.join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     for size in [65_536, 4_096, 1] {
@@ -333,13 +371,11 @@ fn a_daemon_on_a_disk_that_is_full_goes_on_by_itself_when_there_is_room() {
     world.readings(&jobs);
     world.in_time("the daemon to say so", || daemon.log().contains("no space left on the disk"));
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
-    let (code, words) = get(address, "/ready");
-    assert!(code == 503 && words.contains("no space left on the disk"), "{code} {words}");
-    assert!(get(address, "/metrics").1.contains("waldur_usage_agent_ledger_failing 1\n"));
+    is_told(&world, &address, "full", "no space left on the disk");
     let status = world.agent(&["status"]).exits(78).says("Ledger: 0 MB are free on the disk of");
     status.says("nothing can be recorded");
     assert_eq!(world.agent(&["status", "--json"]).json()["ledger_free_bytes"], 0);
-    let room = get(address, "/metrics").1;
+    let room = get(&address, "/metrics").1;
     assert!(room.contains("waldur_usage_agent_ledger_free_bytes 0\n"), "{room}");
     // A full disk is no clock that was set.
     world.in_time("what was missed", || daemon.log().contains("of its runs were missed since"));
@@ -347,8 +383,123 @@ fn a_daemon_on_a_disk_that_is_full_goes_on_by_itself_when_there_is_room() {
     assert!(log.contains("because they could not be recorded") && !log.contains("clock was set"), "{log}");
     std::fs::remove_file(&filler).unwrap();
     world.in_time("the second report", || world.rows(A) == ["cpu_hours 2026-11 500.00"]);
-    assert_eq!(get(address, "/ready").0, 200);
+    world.in_time("it is ready", || get(&address, "/ready").0 == 200);
     world.agent(&["recount"]).exits(0);
+}
+
+/// A daemon with health, metrics and the page, and where the first two are.
+fn served(world: &World, environment: &[(&str, &str)]) -> (Daemon, String) {
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let page = format!("page: {{ listen: \"unix:{}\" }}", world.path("page.sock").display());
+    world.write("agent.yaml", &format!("listen: 127.0.0.1:0\n{page}\n{text}"));
+    let daemon = world.daemon(&[], environment);
+    daemon.until_it_says("Health and metrics at http://");
+    let log = daemon.log();
+    let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
+    (daemon, address.to_owned())
+}
+
+/// What keeps the ledger from being written is on the page of metrics, in `/ready`, in `status` and on the page for people.
+#[track_caller]
+fn is_told(world: &World, address: &str, reason: &str, words: &str) {
+    let (code, ready) = get(address, "/ready");
+    assert!(code == 503 && ready.contains(words), "{code} {ready}");
+    let metrics = get(address, "/metrics").1;
+    for line in ["ledger_failing 1".to_owned(), format!("ledger_failing_reason{{reason=\"{reason}\"}} 1")] {
+        assert!(metrics.contains(&format!("waldur_usage_agent_{line}\n")), "{line}: {metrics}");
+    }
+    let reasons = metrics.lines().filter(|line| line.contains("ledger_failing_reason{"));
+    assert_eq!(reasons.filter(|line| line.ends_with(" 0")).count(), 6, "{metrics}");
+    world.agent(&["status"]).exits(78).says("Ledger: it can't be written since 12:").says(words);
+    let page = get_from_socket(&world.path("page.sock"), "/");
+    assert!(
+        page.contains("The ledger can&#39;t be written: ") || page.contains("The ledger can't be written: "),
+        "{page}"
+    );
+    assert!(page.contains(words), "{page}");
+}
+
+/// The disk fails under the ledger for a while, and another program locks it for longer than is waited for.
+#[test]
+fn a_ledger_that_can_not_be_written_for_a_while_is_told_with_its_cause() {
+    const TEST: &str = "a_ledger_that_can_not_be_written_for_a_while_is_told_with_its_cause";
+    let world = World::new(CURRENT);
+    let Some(library) = shim(&world, TEST) else { return };
+    world.configure(&cpu_hours_of_a());
+    busy(&world);
+    world.readings(&[hour_of(1)]);
+    let (library, failing) = (library.display().to_string(), world.path("FAILING"));
+    let environment =
+        [("LD_PRELOAD", &*library), ("FAILING", failing.to_str().unwrap()), ("SLOW_SYNC_MS", "0")];
+    let (daemon, address) = served(&world, &environment);
+    world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
+    let told = |reason: &str, words: &str| {
+        world.in_time(words, || daemon.log().contains(words));
+        world
+            .in_time("status", || world.agent(&["status"]).out.contains("Ledger: it can't be written since"));
+        is_told(&world, &address, reason, words);
+    };
+    std::fs::write(&failing, "").unwrap();
+    world.readings(&[hour_of(1), hour_of(2)]);
+    told("disk", "the disk failed under the ledger");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    std::fs::remove_file(&failing).unwrap();
+    world.in_time("the second report", || world.rows(A) == ["cpu_hours 2026-11 2.00"]);
+    world.in_time("it is ready", || get(&address, "/ready").0 == 200);
+    world.in_time("status", || world.agent(&["status"]).code == 0);
+    assert!(get(&address, "/metrics").1.contains("waldur_usage_agent_ledger_failing 0\n"));
+    let other = rusqlite::Connection::open(world.path("ledger.db")).unwrap();
+    other.busy_timeout(PATIENCE).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    world.readings(&[hour_of(1), hour_of(2), hour_of(3)]);
+    told("locked", "is locked by another program");
+    other.execute_batch("COMMIT").unwrap();
+    world.in_time("the third report", || world.rows(A) == ["cpu_hours 2026-11 3.00"]);
+    world.in_time("status", || world.agent(&["status"]).code == 0);
+    world.agent(&["recount"]).exits(0);
+}
+
+/// What is in the file is no longer what was written, under a running daemon.
+#[test]
+fn a_ledger_that_is_damaged_under_a_daemon_is_told_and_nothing_more_is_sent() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    busy(&world);
+    world.readings(&[hour_of(1)]);
+    let (daemon, address) = served(&world, &[]);
+    world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
+    // Another program's write, so that the daemon reads the file again; then a bad block over all of it.
+    let other = rusqlite::Connection::open(world.path("ledger.db")).unwrap();
+    other.busy_timeout(PATIENCE).unwrap();
+    other.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); UPDATE server SET at = at").unwrap();
+    for name in ["ledger.db", "ledger.db-wal"] {
+        let path = world.path(name);
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let length = file.metadata().unwrap().len();
+        // That it is a ledger can still be seen.
+        let kept = if name == "ledger.db" { 4096 } else { 0 };
+        let rest = usize::try_from(length).unwrap().saturating_sub(kept);
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xa5; rest], kept as u64).unwrap();
+    }
+    world.readings(&[hour_of(1), hour_of(2)]);
+    world.in_time("the log", || daemon.log().contains("is damaged"));
+    world.in_time("the metric", || {
+        get(&address, "/metrics")
+            .1
+            .contains("waldur_usage_agent_ledger_failing_reason{reason=\"damaged\"} 1\n")
+    });
+    let (code, ready) = get(&address, "/ready");
+    assert!(
+        code == 503 && ready.contains("is damaged") && ready.contains("To go on: stop the agent"),
+        "{code} {ready}"
+    );
+    world.agent(&["status"]).exits(78).says("is damaged").says("To go on: stop the agent");
+    let page = get_from_socket(&world.path("page.sock"), "/");
+    assert!(page.contains(" 503 ") && page.contains("is damaged"), "{page}");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    world.agent(&["run"]).exits(78);
+    // One line a change of state, not one a try.
+    assert_eq!(daemon.log().matches("Submission could not go on").count(), 1, "{}", daemon.log());
 }
 
 /// Each sync takes a fifth of a second: everything is slower, and right. Health is answered meanwhile.

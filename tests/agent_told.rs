@@ -16,8 +16,9 @@ fn hours(id: &str, seconds: &str) -> Value {
 
 /// A daemon that looks and submits every ten seconds and has reported 1.50 hours.
 struct At {
-    world: World,
+    /// Ends before its folder goes.
     daemon: Daemon,
+    world: World,
     address: String,
 }
 
@@ -36,8 +37,9 @@ fn begin(collector: &str) -> At {
     world.write(
         "agent.yaml",
         &format!(
-            "{}listen: 127.0.0.1:0\nsubmit: {{ schedule: every 10s }}\ncollectors:\n{collector}",
-            world.head("timeout: 2s")
+            "{}listen: 127.0.0.1:0\npage: {{ listen: \"unix:FOLDER/page.sock\" }}\nsubmit: {{ schedule: every 10s \
+             }}\ncollectors:\n{collector}",
+            world.head("")
         )
         .replace("FOLDER", world.folder.path().to_str().unwrap()),
     );
@@ -48,13 +50,13 @@ fn begin(collector: &str) -> At {
     let log = daemon.log();
     let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
     let address = address.to_owned();
-    At { world, daemon, address }
+    At { daemon, world, address }
 }
 
 /// A script that may be exchanged, and prints the file of readings to begin with.
 fn script(meters: &str) -> String {
     format!(
-        "  source:\n    plugin: exec\n    schedule: every 10s\n    command: [sh, FOLDER/script]\n    timeout: 1s\n    resource: {A}\n    \
+        "  source:\n    plugin: exec\n    schedule: every 10s\n    command: [sh, FOLDER/script]\n    timeout: 60s\n    resource: {A}\n    \
          meters: {meters}\n    since: {LONG_AGO}\n"
     )
 }
@@ -66,11 +68,23 @@ fn cpu() -> String {
 impl At {
     fn reported(self) -> At {
         self.world.in_time("the first report", || self.world.rows(A) == ["cpu_hours 2026-11 1.50"]);
+        // Read back, too, and noted: what happens next does not happen in the middle of it.
+        self.world.in_time("its end", || self.daemon.log().contains("Reported 1 amounts"));
         self
     }
 
     fn get(&self, path: &str) -> (u16, String) {
         get(&self.address, path)
+    }
+
+    fn number(&self, metric: &str) -> u64 {
+        let page = self.get("/metrics").1;
+        let found = page.lines().find_map(|line| line.strip_prefix(&format!("waldur_usage_agent_{metric} ")));
+        found.unwrap_or_else(|| panic!("no {metric}: {page}")).parse().unwrap()
+    }
+
+    fn failures(&self, collector: &str) -> u64 {
+        self.number(&format!("collector_failures_since_success{{collector=\"{collector}\"}}"))
     }
 
     fn posted(&self) -> Value {
@@ -132,7 +146,7 @@ fn a_server_that_is_away() {
     let second = std::cell::Cell::new(0);
     let goes_on = |world: &World| {
         second.set(second.get() + 2);
-        let now = format!("2026-11-10T12:{:02}:{:02}Z", 10 + second.get() / 60, second.get() % 60);
+        let now = after("2026-11-10T12:10:00Z", second.get());
         world.agent_clock(&now);
         if world.sandbox.is_some() {
             world.sandbox_clock(&now);
@@ -364,9 +378,13 @@ fn a_component_that_the_offering_has_not() {
     at.goes_on(&["cpu_hours 2026-11 1.50", "removed 2026-11 3.00"]);
 }
 
-/// What a source does, what is said of it, and what of the log is compared.
+/// What a source does, and what is said of it.
 fn source(what: &str, words: &str) {
-    let at = begin(&cpu()).reported();
+    source_of(&cpu(), what, words);
+}
+
+fn source_of(collector: &str, what: &str, words: &str) {
+    let at = begin(collector).reported();
     at.world.write("script", what);
     at.shows(&Seen {
         exit: 69,
@@ -379,11 +397,7 @@ fn source(what: &str, words: &str) {
         log: "Collector source fails, its last known amounts stand:",
         ready: (200, "ready"),
     });
-    let page = at.get("/metrics").1;
-    let failures = page.lines().find_map(|line| {
-        line.strip_prefix("waldur_usage_agent_collector_failures_since_success{collector=\"source\"} ")
-    });
-    assert!(failures.unwrap().parse::<u32>().unwrap() >= 1, "{page}");
+    assert!(at.failures("source") >= 1);
     assert!(at.daemon.log().contains(words), "{}", at.daemon.log());
     assert_eq!(at.world.rows(A), ["cpu_hours 2026-11 1.50"]);
     at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
@@ -394,7 +408,8 @@ fn source(what: &str, words: &str) {
 
 #[test]
 fn a_script_that_hangs() {
-    source("sleep 600", "`sh`: it did not end within 1s and was stopped");
+    let hasty = cpu().replace("timeout: 60s", "timeout: 1s");
+    source_of(&hasty, "sleep 600", "`sh`: it did not end within 1s and was stopped");
 }
 
 #[test]
@@ -423,6 +438,8 @@ fn a_script_that_prints_nothing_where_counters_were() {
         log: "Collector source could not read all: it saw nothing at all",
         ready: (200, "ready"),
     });
+    assert!(at.failures("source") >= 1);
+    assert_eq!(at.world.rows(A), ["cpu_hours 2026-11 1.50"]);
 }
 
 #[test]
@@ -481,6 +498,8 @@ fn a_path_that_hangs() {
     at.world.in_time("health names the path", || at.get("/health").1.contains(&told));
     let metric = format!("collector_path_hangs{{collector=\"homes\",path=\"{}\"}} 1\n", dead.display());
     assert!(at.get("/metrics").1.contains(&metric));
+    let shown = format!("Collector homes: {} does not answer since 2026-11-10 ", dead.display());
+    assert!(get_from_socket(&at.world.path("page.sock"), "/").contains(&shown));
     at.world.in_time("status names the path", || {
         let out = at.world.agent(&["status"]).out;
         out.contains("Collector homes") && out.contains("does not answer")
@@ -508,8 +527,8 @@ fn clocks_that_are_apart() {
     let mut second = 0;
     until("the report", || {
         second += 2;
-        at.world.sandbox_clock(&format!("2026-11-10T12:{:02}:{:02}Z", 10 + second / 60, second % 60));
-        at.world.agent_clock(&format!("2026-11-10T12:{:02}:{:02}Z", 8 + second / 60, second % 60));
+        at.world.sandbox_clock(&after("2026-11-10T12:10:00Z", second));
+        at.world.agent_clock(&after("2026-11-10T12:08:00Z", second));
         pause(std::time::Duration::from_millis(100));
         at.world.rows(A) == ["cpu_hours 2026-11 2.50"]
     });
@@ -524,6 +543,23 @@ fn clocks_that_are_apart() {
     at.daemon.until_it_says("s ahead of ours: synchronise them; at a month's end seconds decide.");
     assert_eq!(at.daemon.log().matches("synchronise them").count(), 1);
     assert_eq!(at.get("/ready").0, 200);
+}
+
+/// Both clocks are eight hours on at once, as after a sleep: the runs that did not take place are told, nothing that was used
+/// is lost, and nothing is made up.
+#[test]
+fn a_clock_that_jumps() {
+    let mut at = begin(&cpu()).reported();
+    at.world.in_time("it is noted", || at.world.agent(&["status"]).code == 0);
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    at.world.seconds.set(8 * 3600);
+    at.world.in_time("the log", || at.daemon.log().contains("of its runs were missed since"));
+    assert!(at.daemon.log().contains("clock was set"), "{}", at.daemon.log());
+    assert!(at.number("collector_runs_missed_total{collector=\"source\"}") > 0);
+    at.world.agent(&["status", "--all"]).says("Collector source: missed ");
+    at.world.agent(&["recount"]).exits(0);
+    at.goes_on(&["cpu_hours 2026-11 2.50"]);
+    at.daemon.kill();
 }
 
 #[test]
@@ -555,7 +591,7 @@ fn a_daemon_that_was_killed() {
     let second = std::cell::Cell::new(0);
     until("its report", || {
         second.set(second.get() + 2);
-        at.world.now(&format!("2026-11-10T12:{:02}:{:02}Z", 30 + second.get() / 60, second.get() % 60));
+        at.world.now(&after("2026-11-10T12:30:00Z", second.get()));
         at.world.rows(A) == ["cpu_hours 2026-11 2.50"]
     });
 }
@@ -638,10 +674,10 @@ fn two_thousand_resources_with_trouble_fit_one_screen() {
              COMMIT;"
         ))
         .unwrap();
-    let begun = std::time::Instant::now();
     let status = world.agent(&["status"]).exits(65);
-    // A third of a second on a machine at rest; this one may be busy.
-    assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
+    // A quarter of a second in a debug build. What others do on this machine meanwhile does not count.
+    let seconds = processor_seconds(&world, "status");
+    assert!(seconds < 1.0, "{seconds}");
     let lines: Vec<&str> = status.out.lines().collect();
     assert!(lines.len() <= 24, "{status:#?}");
     assert!(status.out.contains("Tenant 1, 2026-11, held: Waldur holds cpu_hours 32.00; the ledger has 1.50.\n  `resolve tenant-1 adopt | overwrite`\n"), "{status:#?}");
@@ -655,6 +691,22 @@ fn two_thousand_resources_with_trouble_fit_one_screen() {
         .exits(65)
         .says("Tenant 7 (tenant-7), 2026-11 open")
         .says_not("Tenant 8");
+}
+
+/// How long the processors worked for a command, as the shell tells of its children.
+fn processor_seconds(world: &World, command: &str) -> f64 {
+    let words = world.command(&[command]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "\"$@\" >/dev/null; times", "sh"]).arg(words.get_program()).args(words.get_args());
+    for (name, value) in words.get_envs() {
+        shell.env(name, value.unwrap());
+    }
+    let times = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+    let seconds = |time: &str| {
+        let (minutes, seconds) = time.trim_end_matches('s').split_once('m').unwrap();
+        60.0 * minutes.parse::<f64>().unwrap() + seconds.parse::<f64>().unwrap()
+    };
+    times.lines().nth(1).unwrap().split(' ').map(seconds).sum()
 }
 
 /// https to a port without TLS is no authority that is missing.

@@ -31,6 +31,29 @@ fn hold_totals(world: &World) {
     world.fault(json!({ "match": { "path": "set_usage/" }, "when": "before", "action": "hang", "times": 1 }));
 }
 
+/// Stops a daemon while it writes nothing: a transaction that stands still keeps everybody else out.
+fn stop(world: &World, daemon: &Daemon) {
+    let pid = daemon.child.id();
+    let stands = || {
+        let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        threads.all(|thread| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        })
+    };
+    let ledger = rusqlite::Connection::open(world.path("ledger.db")).unwrap();
+    ledger.busy_timeout(std::time::Duration::ZERO).unwrap();
+    until("it stands between two transactions", || {
+        daemon.signal("STOP");
+        until("it stands", stands);
+        let free = ledger.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok();
+        if !free {
+            daemon.signal("CONT");
+        }
+        free
+    });
+}
+
 fn waits_for_an_answer(world: &World) -> bool {
     let posts = world.posts_since(0);
     posts.iter().any(|request| request.path.ends_with("/set_usage/") && request.status == 0)
@@ -91,7 +114,7 @@ fn a_stopped_daemon_keeps_its_lock_and_flush_names_it() {
     hold_totals(&world);
     let mut daemon = world.daemon(&[], &[]);
     world.in_time("a call on its way", || waits_for_an_answer(&world));
-    daemon.signal("STOP");
+    stop(&world, &daemon);
     let process = format!("process {}, which is stopped", daemon.child.id());
     world.flush_once().exits(75).says(&process).says("is submitting for this ledger");
     assert_eq!(world.flush_once().exits(75).says("1 statement: still pending").code, 75);
@@ -115,7 +138,7 @@ fn a_daemon_that_wakes_up_with_an_old_call_does_not_overwrite_newer_knowledge() 
     hold_totals(&world);
     let daemon = world.daemon(&[], &[]);
     world.in_time("a call on its way", || waits_for_an_answer(&world));
-    daemon.signal("STOP");
+    stop(&world, &daemon);
     std::fs::remove_file(world.path("ledger.db.lock")).unwrap();
     world.readings(&[hours("1", "5400"), hours("2", "3600")]);
     world.flush().exits(0);
@@ -142,7 +165,7 @@ fn an_answer_that_is_hours_old_is_not_believed_but_read_back() {
     world.fault(json!({ "match": { "path": "set_usage/" }, "when": "after", "action": "hang", "times": 1 }));
     let daemon = world.daemon(&[], &[]);
     world.in_time("the report lands", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
-    daemon.signal("STOP");
+    stop(&world, &daemon);
     world.now("2026-11-10T15:30:00Z");
     world.post(
         "rows",

@@ -94,19 +94,19 @@ impl Check {
             let lines: Vec<_> = found
                 .lines
                 .iter()
-                .map(|(mark, line)| json!({ "result": mark.name(), "message": line }))
+                .map(|one| json!({ "result": one.mark.name(), "message": one.text }))
                 .collect();
             writeln!(out, "{:#}", json!({ "findings": lines, "exit": exit.code() }))?;
             return Ok(exit);
         }
-        for (mark, line) in &found.lines {
+        for (mark, line) in found.summed_up() {
             writeln!(
                 out,
                 "{}",
                 fold_all(&format!("{:8} {}", mark.name(), line.replace('\n', "\n         ")), 11)
             )?;
         }
-        let bad = found.lines.iter().filter(|(mark, _)| *mark == Mark::Problem).count();
+        let bad = found.lines.iter().filter(|one| one.mark == Mark::Problem).count();
         if bad > 0 {
             writeln!(out, "{}.", count(bad, "problem"))?;
         }
@@ -322,7 +322,7 @@ fn describe(
                     found
                         .warning(format!("{line}: none of {readings} counts; is a label or value misspelt?"));
                 } else {
-                    found.good(line);
+                    found.good_of_many("meters that were tried", line);
                     reports.add(name, meter, measure, unit, tried);
                 }
             }

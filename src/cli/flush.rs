@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use serde_json::json;
 use uuid::Uuid;
@@ -21,6 +21,7 @@ use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
 use crate::ledger::SharedLedger;
 use crate::submitter::left::Left;
+use crate::submitter::next_try::NextTry;
 use crate::submitter::pause;
 use crate::submitter::progress::Progress as Stages;
 use crate::submitter::{CycleOptions, Sent};
@@ -29,7 +30,8 @@ use crate::waldur::failure::Failure;
 /// Report what is pending now, and wait for the outcome.
 ///
 /// With --collect every collector is run first. It may run beside a daemon on the same ledger: whoever submits holds
-/// a lock, the other waits. An earlier failure's backoff is not waited for; a Retry-After is, within the deadline.
+/// a lock, the other waits. An earlier failure's backoff is not waited for; a Retry-After is, within the deadline. What
+/// can't be sent within the deadline is not waited for.
 #[derive(Debug, Args)]
 pub(super) struct Flush {
     /// Run every collector first.
@@ -118,8 +120,15 @@ impl Flush {
                 )
             );
             let now = setup.clock.now();
-            let waiting = ledger.with(move |ledger| ledger.pending(now)).await?.len();
+            let (waiting, next) = ledger
+                .with(move |ledger| Ok((ledger.pending(now)?.len(), NextTry::of(ledger, now)?)))
+                .await?;
             if refused || waiting == 0 && !busy {
+                break;
+            }
+            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            let last = now.saturating_add(left).unwrap_or(Timestamp::MAX);
+            if !busy && next.at.is_none_or(|at| at > last) {
                 break;
             }
             let rest = match &paused {
@@ -136,10 +145,11 @@ impl Flush {
         }
         drop((submitter, progress));
         let (now, collectors) = (setup.clock.now(), setup.collectors());
-        let (left, server) = ledger
+        let (left, server, next) = ledger
             .with(move |ledger| {
                 ledger.state(now)?;
-                Ok((Left::of(ledger, &collectors)?, pause::Standing::of(ledger)?))
+                let left = Left::of(ledger, &collectors)?;
+                Ok((left, pause::Standing::of(ledger)?, NextTry::of(ledger, now)?))
             })
             .await?;
         exit = exit.min(standing::exit(&left, &server));
@@ -162,6 +172,9 @@ impl Flush {
                     "parked": left.parked, "stranded": left.stranded, "unmatched": left.unmatched(None).len(),
                     "not_asked": left.not_asked().len(), "unplaced_series": left.unplaced_series(None),
                     "quarantined": left.quarantined, "closing_rest": left.rest,
+                    "not_begun": next.not_begun.iter().map(|(period, statements)| {
+                        json!({ "period": period.to_string(), "statements": statements })
+                    }).collect::<Vec<_>>(),
                     "collector_failures": failed, "notes": notes,
                     "paused": paused, "busy": busy,
                     "busy_with": busy.then_some(&busy_with), "exit": exit.code(),
@@ -189,6 +202,7 @@ impl Flush {
             writeln!(out, "{}", fold(&words, 2))?;
         }
         standing::show(&left, out)?;
+        standing::show_not_begun(&next, out)?;
         Ok(exit)
     }
 }

@@ -6,6 +6,7 @@ use super::exit::{Exit, Failed};
 use super::setup::count;
 use super::text::fold;
 use crate::submitter::left::Left;
+use crate::submitter::next_try::NextTry;
 use crate::submitter::pause;
 
 /// While the server is left alone after a failure, what it holds can't be compared with what it should: that is pending, too.
@@ -50,6 +51,18 @@ pub(super) fn show(left: &Left, out: &mut dyn Write) -> Result<(), Failed> {
     for (backend_id, names) in &left.several {
         let words =
             format!("held: the backend id {backend_id} is that of several resources that live: {names}");
+        writeln!(out, "{}", fold(&words, 2))?;
+    }
+    Ok(())
+}
+
+/// What waits for a month to begin, which is a matter of the clocks.
+pub(super) fn show_not_begun(next: &NextTry, out: &mut dyn Write) -> Result<(), Failed> {
+    for (period, number) in &next.not_begun {
+        let words = format!(
+            "{period} has not begun at Waldur: {} of it waits until then. Is this machine's clock right, or was it ahead?",
+            count(*number, "statement")
+        );
         writeln!(out, "{}", fold(&words, 2))?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use tokio::task::spawn_blocking;
 
-use super::{Part, Pulse, Woken};
+use super::{LedgerWork, Part, Woken};
 use crate::config::clock::SharedClock;
 use crate::config::place::Database;
 use crate::ledger::db::clock::CLOCKS_AGREE;
@@ -115,7 +115,7 @@ impl Part {
                 return;
             }
             let sent = forwarder.send(&self.ledger).await;
-            Pulse::note_ledger(&self.pulse.not_forwarded, sent.as_ref().err().map(ToString::to_string));
+            self.pulse.note_ledger(LedgerWork::Forward, sent.as_ref().err());
             match sent {
                 Ok(Forwarded { skew, .. }) => {
                     spread = self.agent.settings.queue.jitter;

@@ -53,7 +53,7 @@ pub(super) async fn readiness(shared: &Shared) -> Result<usize, Vec<String>> {
     let asked =
         books.with(|ledger| Ok::<_, LedgerError>((ledger.pending_as_stated()?.len(), Standing::of(ledger)?)));
     let (pending, server) = asked.await.map_err(|error| vec![error.to_string()])?;
-    let mut reasons: Vec<String> = shared.pulse.ledger_trouble().into_iter().collect();
+    let mut reasons: Vec<String> = shared.pulse.ledger_error().iter().map(ToString::to_string).collect();
     let place = &shared.agent.settings.ledger;
     if reasons.is_empty() && place.file().and_then(free) == Some(0) {
         reasons.push(format!("no space left on the disk of the ledger {place}"));

@@ -1,6 +1,6 @@
 //! The daemon of a ledger: there is at most one. It holds a lock on a file beside the ledger, which dies with its process,
-//! and tells in that file since when it runs and whether it goes on with an older configuration. So `status` knows of it
-//! without asking it. On a host of a shared ledger it is the daemon of the file in which that host's runs wait. Nothing here ends
+//! and tells in that file since when it runs, whether it goes on with an older configuration, and why it can't write the
+//! ledger if it can't. So `status` knows of it without asking it. On a host of a shared ledger it is the daemon of the file in which that host's runs wait. Nothing here ends
 //! another daemon.
 
 use std::fs::{File, OpenOptions};
@@ -14,6 +14,7 @@ use rustix::process::{Flock, FlockType, fcntl_getlk};
 use serde::{Deserialize, Serialize};
 
 use crate::config::place::Place;
+use crate::ledger::LedgerError;
 use crate::ledger::sent::lock::{give_to_owner, process_named};
 
 /// What a daemon tells of itself.
@@ -22,6 +23,9 @@ pub struct Told {
     pub since: Timestamp,
     /// When a new configuration was last refused, and why.
     pub reload_refused: Option<(Timestamp, String)>,
+    /// Since when the ledger can't be written, and why.
+    #[serde(default)]
+    pub ledger_failing: Option<(Timestamp, String)>,
 }
 
 /// A daemon that runs.
@@ -51,7 +55,7 @@ pub(super) struct Instance {
 impl Instance {
     /// Becomes the daemon of this ledger; the error is for the operator.
     pub(super) fn start(ledger: &Path, now: Timestamp) -> Result<Instance, String> {
-        let told = Told { since: now, reload_refused: None };
+        let told = Told { since: now, reload_refused: None, ledger_failing: None };
         let path = file_of(ledger);
         let failed = |error: std::io::Error| format!("can't lock {}: {error}", path.display());
         let file = OpenOptions::new()
@@ -84,6 +88,16 @@ impl Instance {
     pub(super) fn note_reload(&mut self, refused: Option<(Timestamp, String)>) {
         self.told.reload_refused = refused;
         self.write();
+    }
+
+    /// Tells whether the ledger can be written.
+    pub(super) fn note_ledger(&mut self, error: Option<LedgerError>, now: Timestamp) {
+        let since = self.told.ledger_failing.as_ref().map_or(now, |(since, _)| *since);
+        let failing = error.map(|error| (since, error.to_string()));
+        if failing != self.told.ledger_failing {
+            self.told.ledger_failing = failing;
+            self.write();
+        }
     }
 
     /// For people only, so that a full disk does not matter.

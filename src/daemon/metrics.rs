@@ -18,9 +18,10 @@ use rust_decimal::prelude::ToPrimitive;
 use super::health::{self, Shared};
 use super::retry;
 use crate::ledger::LedgerError;
+use crate::ledger::db::error::Cause;
 use crate::submitter::closing::Closing;
 use crate::submitter::left::Left;
-use crate::submitter::pause::{Cause, Standing};
+use crate::submitter::pause::{self, Standing};
 
 /// What one collector did since the start.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -96,19 +97,28 @@ impl Page {
     }
 }
 
-/// The whole page, in the OpenMetrics text format.
-pub(super) async fn gather(shared: &Shared) -> Result<String, LedgerError> {
+/// The whole page, in the OpenMetrics text format. Where the ledger can't be read, what is not in it is told all the same, and
+/// why it can't.
+pub(super) async fn gather(shared: &Shared) -> String {
     let mut page = Page(Registry::with_prefix("waldur_usage_agent"));
     let now = shared.agent.clock.now();
     process(&mut page, shared);
-    collectors(&mut page, shared, now).await?;
-    ledger(&mut page, shared, now).await?;
-    agents(&mut page, shared, now).await?;
+    let read = async {
+        collectors(&mut page, shared, now).await?;
+        ledger(&mut page, shared, now).await?;
+        agents(&mut page, shared, now).await
+    };
+    let read: Result<(), LedgerError> = read.await;
+    // What a server's database takes on its disks is the server's to tell.
+    if let Some(path) = shared.agent.settings.ledger.file() {
+        file(&mut page, path);
+    }
+    failing(&mut page, shared.pulse.ledger_error().or(read.err()).as_ref());
     server(&mut page, shared);
     let mut text = String::new();
     // Writing to a String can't fail.
     let _ = encode(&mut text, &page.0);
-    Ok(text)
+    text
 }
 
 /// The program and its configuration.
@@ -322,7 +332,9 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
         "waldur_paused_reason",
         "1 for the reason for which nothing is reported",
         "reason",
-        Cause::ALL.map(|cause| (cause.name().to_owned(), i64::from(standing.is_paused_for(cause)))).to_vec(),
+        pause::Cause::ALL
+            .map(|cause| (cause.name().to_owned(), i64::from(standing.is_paused_for(cause))))
+            .to_vec(),
     );
     page.gauge("queue_runs", "Runs that are recorded and not counted yet", queued);
     page.gauge(
@@ -363,16 +375,19 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
         "Until the running billing period ends at the server",
         closing.ends.duration_since(now).as_secs().max(0),
     );
-    // What a server's database takes on its disks is the server's to tell.
-    if let Some(path) = shared.agent.settings.ledger.file() {
-        file(page, path);
-    }
-    page.gauge(
-        "ledger_failing",
-        "1 while the ledger can't be written",
-        i64::from(shared.pulse.ledger_trouble().is_some()),
-    );
     Ok(())
+}
+
+/// Whether the ledger can be used, and why not.
+fn failing(page: &mut Page, error: Option<&LedgerError>) {
+    page.gauge("ledger_failing", "1 while the ledger can't be written", i64::from(error.is_some()));
+    let of = |cause: Cause| i64::from(error.is_some_and(|error| error.cause == cause));
+    page.gauges(
+        "ledger_failing_reason",
+        "1 for the reason for which the ledger can't be written",
+        "reason",
+        Cause::ALL.map(|cause| (cause.name().to_owned(), of(cause))).to_vec(),
+    );
 }
 
 /// The ledger's file.

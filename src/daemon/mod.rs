@@ -21,7 +21,7 @@ use crate::config::place::Place;
 use crate::config::schedule::Schedule;
 use crate::config::settings::{Report, Settings};
 use crate::ledger::books::ingest::Recorded;
-use crate::ledger::{Ledger, LedgerTrouble, Rulebook, SharedLedger};
+use crate::ledger::{Ledger, LedgerError, LedgerTrouble, Rulebook, SharedLedger};
 use crate::submitter::closing::Closing;
 use crate::submitter::progress::Progress;
 use crate::submitter::{CycleError, CycleOptions, Submitter};
@@ -71,6 +71,17 @@ const SOON: SignedDuration = SignedDuration::from_secs(1);
 /// A clock that goes back by more was set, not adjusted.
 const SET_BACK: SignedDuration = SignedDuration::from_secs(2);
 
+/// What can't be done without the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum LedgerWork {
+    /// A collector's run is recorded.
+    Record,
+    /// A cycle is carried out.
+    Submit,
+    /// What was recorded on this host is sent on.
+    Forward,
+}
+
 /// What the tasks tell of themselves; the watchdog is fed by it, not by a timer.
 #[derive(Debug, Default)]
 pub struct Pulse {
@@ -85,11 +96,10 @@ pub struct Pulse {
     reloaded: AtomicU64,
     /// When a new configuration was last refused, and why, if the last one was.
     reload_refused: Mutex<Option<(Timestamp, String)>>,
-    /// Why the last run could not be recorded, or the last cycle could not go on, where it was the ledger.
-    not_recorded: Mutex<Option<String>>,
-    not_submitted: Mutex<Option<String>>,
-    /// Why what was recorded waits on this host.
-    not_forwarded: Mutex<Option<String>>,
+    /// What the ledger said when this was last tried, where it could not be done.
+    ledger_errors: Mutex<BTreeMap<LedgerWork, LedgerError>>,
+    /// Those may have changed.
+    ledger_noted: Notify,
     /// The shared ledger, while this agent counts and submits for it.
     books: Mutex<Option<SharedLedger>>,
     /// The database's clock less ours, in milliseconds.
@@ -112,15 +122,20 @@ impl Pulse {
         runs.get(collector).cloned().unwrap_or_default()
     }
 
-    fn note_ledger(trouble: &Mutex<Option<String>>, words: Option<String>) {
-        *trouble.lock().unwrap_or_else(PoisonError::into_inner) = words;
+    fn note_ledger(&self, work: LedgerWork, error: Option<&LedgerError>) {
+        let mut errors = self.ledger_errors.lock().unwrap_or_else(PoisonError::into_inner);
+        match error {
+            Some(error) => drop(errors.insert(work, error.clone())),
+            None => drop(errors.remove(&work)),
+        }
+        drop(errors);
+        self.ledger_noted.notify_one();
     }
 
     /// What keeps the ledger from being written, if anything does.
-    fn ledger_trouble(&self) -> Option<String> {
-        let of =
-            |trouble: &Mutex<Option<String>>| trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        of(&self.not_recorded).or_else(|| of(&self.not_submitted)).or_else(|| of(&self.not_forwarded))
+    fn ledger_error(&self) -> Option<LedgerError> {
+        let errors = self.ledger_errors.lock().unwrap_or_else(PoisonError::into_inner);
+        errors.values().next().cloned()
     }
 
     fn set_books(&self, books: Option<SharedLedger>) {
@@ -196,6 +211,10 @@ pub async fn run(load: Loader) -> Result<(), String> {
             signal = signals.next() => signal,
             () = watchdog.wait() => {
                 watchdog.feed(&pulse, tasks.alive());
+                continue;
+            }
+            () = pulse.ledger_noted.notified() => {
+                instance.note_ledger(pulse.ledger_error(), current.clock.now());
                 continue;
             }
         };
@@ -443,7 +462,7 @@ impl Part {
                 runs.quarantined += recorded.quarantined.len() as u64;
             }
         });
-        Pulse::note_ledger(&self.pulse.not_recorded, ended.as_ref().err().map(ToString::to_string));
+        self.pulse.note_ledger(LedgerWork::Record, ended.as_ref().err());
         let problem = match ended {
             Ok(recorded) => {
                 for bad in &recorded.quarantined {
@@ -497,6 +516,8 @@ impl Part {
         let mut next = self.next(&agent.settings.submit).await;
         let mut compacted = Timestamp::MIN;
         let mut waiting = false;
+        // What the ledger said when the last cycle could not go on.
+        let mut failing: Option<String> = None;
         let mut waited = Timestamp::MIN;
         loop {
             let sampled = self.sampled.clone();
@@ -517,7 +538,8 @@ impl Part {
             self.wait_for_hosts(&mut waited).await;
             let mut in_doubt = false;
             let ended = submitter.cycle(CycleOptions { ignore_backoff }).await;
-            Pulse::note_ledger(&self.pulse.not_submitted, ended.as_ref().err().map(ToString::to_string));
+            self.pulse
+                .note_ledger(LedgerWork::Submit, ended.as_ref().err().map(|CycleError::Ledger(error)| error));
             match ended {
                 Ok(report) => {
                     // One line a change of state.
@@ -530,6 +552,9 @@ impl Part {
                         _ => {}
                     }
                     waiting = report.busy;
+                    if failing.take().is_some() {
+                        tracing::info!("Submission goes on.");
+                    }
                     self.pulse.cycles.fetch_add(1, Ordering::Relaxed);
                     self.pulse.sent.fetch_add(report.sent.len() as u64, Ordering::Relaxed);
                     if !report.sent.is_empty() {
@@ -543,7 +568,11 @@ impl Part {
                 Err(error) => {
                     let CycleError::Ledger(cause) = &error;
                     in_doubt = cause.kind == LedgerTrouble::Superseded;
-                    tracing::error!("Submission could not go on: {error}");
+                    let words = error.to_string();
+                    if failing.as_ref() != Some(&words) {
+                        tracing::error!("Submission could not go on: {words}");
+                    }
+                    failing = Some(words);
                 }
             }
             self.compact(&mut compacted).await;

@@ -118,11 +118,6 @@ async fn ready(State(shared): State<Shared>) -> Response {
 }
 
 async fn page(State(shared): State<Shared>) -> Response {
-    match metrics::gather(&shared).await {
-        Ok(text) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
-        }
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
-    }
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], metrics::gather(&shared).await).into_response()
 }

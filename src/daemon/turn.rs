@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::forward::blocking;
-use super::{Part, Pulse, Woken};
+use super::{LedgerWork, Part, Pulse, Woken};
 use crate::config::place::{Database, Place};
 use crate::ledger::sent::lock::{Post, Task};
 use crate::ledger::{Ledger, LedgerError, LedgerTrouble, SharedLedger};
@@ -92,7 +92,7 @@ impl Part {
                 None => Ok(Err(Post::holder(&of, &what))),
             });
             let tried = tried.await;
-            Pulse::note_ledger(&self.pulse.not_submitted, tried.as_ref().err().map(ToString::to_string));
+            self.pulse.note_ledger(LedgerWork::Submit, tried.as_ref().err());
             let words = match tried {
                 Ok(Ok(post)) => return Some(post),
                 Ok(Err(other)) => match task {

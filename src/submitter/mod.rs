@@ -35,6 +35,7 @@ pub mod discover;
 pub mod guard;
 mod late;
 pub mod left;
+pub mod next_try;
 pub mod pause;
 pub mod progress;
 pub mod reason;

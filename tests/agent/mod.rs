@@ -30,7 +30,7 @@ pub const TOKEN: &str = "s3cret-t0ken-0f-the-provider-0123456789ab";
 pub const NOON: &str = "2026-11-10T12:00:00Z";
 
 /// How long a condition may take to come true.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 pub const CLASSIC: &str = "classic";
 pub const CURRENT: &str = "current";
@@ -203,7 +203,7 @@ pub struct World {
     pub folder: tempfile::TempDir,
     arguments: Vec<String>,
     /// How far `in_time` has gone.
-    seconds: Cell<u32>,
+    pub seconds: Cell<i64>,
 }
 
 /// What differs from the usual world.
@@ -263,7 +263,7 @@ impl World {
         until(what, || {
             let seconds = self.seconds.get() + 2;
             self.seconds.set(seconds);
-            self.now(&format!("2026-11-10T12:{:02}:{:02}Z", seconds / 60, seconds % 60));
+            self.now(&after("2026-11-10T12:00:00Z", seconds));
             pause(Duration::from_millis(100));
             condition()
         });
@@ -379,7 +379,7 @@ impl World {
         let token =
             if token.is_empty() { String::new() } else { format!("Authorization: Token {token}\r\n") };
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let address = &self.address;
         let length = body.len();
         write!(
@@ -574,6 +574,11 @@ pub fn get_from_socket(socket: &Path, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// So many seconds after an instant.
+pub fn after(begin: &str, seconds: i64) -> String {
+    (begin.parse::<jiff::Timestamp>().unwrap() + jiff::SignedDuration::from_secs(seconds)).to_string()
 }
 
 /// Looks again and again until the condition holds; a test never just waits.

@@ -159,10 +159,11 @@ fn check_components(offering: &Offering, meters: &BTreeSet<&str>, found: &mut Fi
             }
             Some(component) if ["usage", "limit"].contains(&component.billing_type.as_str()) => {
                 let unit = &component.measured_unit;
-                found.good(format!(
+                let words = format!(
                     "component {meter} of {}: billed by {}, in {unit}",
                     offering.name, component.billing_type
-                ));
+                );
+                found.good_of_many("components", words);
                 if let (Some(period), true) = (&component.limit_period, component.billing_type == "usage") {
                     found.good(format!(
                         "component {meter} of {} has a limit ({period}), and is reported in a call of its own: what Waldur shows as \
@@ -206,7 +207,7 @@ pub(super) async fn check_resources(
                 }
                 let state = &resource.state;
                 match takes_reports(state) {
-                    true => found.good(format!("{name}: {state}")),
+                    true => found.good_of_many("resources", format!("{name}: {state}")),
                     false => found.problem(Exit::Stuck, format!("{name} is {state}: Waldur refuses reports for it")),
                 }
                 if let Some(offering) = resource.offering_uuid

@@ -9,6 +9,7 @@ use super::doubles;
 use super::findings::Findings;
 use crate::cli::exit::Exit;
 use crate::cli::setup::count;
+use crate::cli::text::shorten;
 use crate::cli::units::{Verdict, judge, made};
 use crate::metering::measure::Measure;
 use crate::metering::meter::{Meter, Place, Target};
@@ -17,13 +18,15 @@ use crate::waldur::types::Offering;
 
 /// How many resources, and how many readings, are named.
 const NAMED: usize = 3;
+/// So long is a name, at most.
+const NAME: usize = 30;
 
 /// What a meter counts of a collector's readings.
 #[derive(Debug, Default)]
 pub(super) struct Tried {
     pub(super) counted: usize,
-    /// Some of the readings, for people.
-    examples: Vec<String>,
+    /// Some of the readings, for people, and whose they are.
+    examples: Vec<(String, Target)>,
     targets: BTreeSet<Target>,
     doubles: doubles::Counted,
 }
@@ -36,8 +39,8 @@ impl Tried {
         if self.examples.len() < NAMED {
             let unit = reading.unit.iter().filter(|unit| !unit.is_empty()).map(|unit| format!(" {unit}"));
             let unit: String = unit.collect();
-            let of = user.as_ref().map(|user| format!(" of {user}")).unwrap_or_default();
-            self.examples.push(format!("{}{unit}{of} for {target}", reading.value));
+            let of = user.as_ref().map(|user| format!(" of {}", shorten(user, NAME))).unwrap_or_default();
+            self.examples.push((format!("{}{unit}{of}", reading.value), target.clone()));
         }
         if !self.targets.contains(target) {
             self.targets.insert(target.clone());
@@ -172,16 +175,22 @@ impl Reports {
         let theirs = self.units.get(&(offering, component.clone())).map_or("", String::as_str);
         let more = names.len().saturating_sub(NAMED);
         let and = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let names = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ") + &and;
+        let names =
+            names.iter().take(NAMED).map(|name| shorten(name, NAME)).collect::<Vec<_>>().join(", ") + &and;
         let shown =
             |unit: &str| if unit.trim().is_empty() { "no unit".to_owned() } else { format!("`{unit}`") };
         let ours = format!("{} x {}", shown(&made(unit, *measure)), meter.factor_as_written());
-        found.good(format!(
-            "collector {collector}: would report {component} for {names}, of {} ({}); in {ours}, beside Waldur's {}",
+        let mut words = format!(
+            "collector {collector}: would report {component} for {names}, of {}, in {ours}, beside Waldur's {}",
             count(tried.counted, "reading"),
-            tried.examples.join(", "),
             shown(theirs)
-        ));
+        );
+        for (reading, target) in &tried.examples {
+            if let Some((name, _)) = self.resources.get(target).filter(|(_, of)| *of == offering) {
+                words.push_str(&format!("\n  {}: {reading}", shorten(name, NAME)));
+            }
+        }
+        found.good_of_many("meters that would report", words);
         if let Verdict::Differ(why) = judge(unit, *measure, &meter.factor, theirs) {
             found.warning(format!(
                 "collector {collector}: what it would report of {component} is in {ours}, and Waldur measures it in \

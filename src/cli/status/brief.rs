@@ -8,6 +8,7 @@ use super::view::View;
 use super::word::Word;
 use crate::cli::exit::Failed;
 use crate::cli::setup::count;
+use crate::cli::standing;
 use crate::cli::text::{cut, fold, moment, thousands};
 use crate::daemon::health::LITTLE_ROOM;
 use crate::ledger::Ledger;
@@ -24,6 +25,11 @@ pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result
     shadow(out, view)?;
     daemon(out, view)?;
     server(out, view)?;
+    if let Some((since, words)) = &view.failing {
+        let since = since.map_or(String::new(), |at| format!(" since {}", moment(at, view.now)));
+        let line = format!("Ledger: it can't be written{since}, so nothing is recorded or reported: {words}");
+        writeln!(out, "{}", fold(&line, 2))?;
+    }
     if let Some(free) = view.free.filter(|free| *free < LITTLE_ROOM) {
         let free = thousands(usize::try_from(free / 1_000_000).unwrap_or(0));
         let words = format!(
@@ -36,6 +42,7 @@ pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result
     agents(out, view)?;
     readings(out, view)?;
     troubles(out, ledger, view)?;
+    standing::show_not_begun(&view.next, out)?;
     unmatched(out, view)?;
     summary(out, view)
 }

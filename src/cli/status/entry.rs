@@ -3,12 +3,11 @@
 use serde_json::{Value, json};
 
 use super::word::Word;
-use crate::ledger::sent::server::Retry;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::views::adjustments::{Adjustment, Kind};
 
-/// How a number stands, and why.
-pub(super) fn state(entry: &Entry, put_off: Option<&Retry>) -> (Word, Option<String>) {
+/// How a number stands, and why. `waits`: why what is to be sent is not sent yet, where that is known.
+pub(super) fn state(entry: &Entry, waits: Option<&str>) -> (Word, Option<String>) {
     if let Some(block) = entry.block.as_ref().filter(|block| entry.differs() || block.state == "held") {
         return (Word::of_block(&block.state), Some(format!("{}: {}", block.reason, block.words)));
     }
@@ -19,8 +18,7 @@ pub(super) fn state(entry: &Entry, put_off: Option<&Retry>) -> (Word, Option<Str
         return (Word::Held, Some(problem.clone()));
     }
     if entry.to_send() {
-        let why = put_off.map(|retry| format!("tried again after {}: {}", retry.next, retry.words));
-        return (Word::Pending, why);
+        return (Word::Pending, waits.map(ToOwned::to_owned));
     }
     (if entry.acknowledged.is_some() { Word::Agreed } else { Word::Unused }, None)
 }
@@ -36,8 +34,8 @@ pub(super) fn entries(statement: &Statement, users: bool) -> Vec<(&str, &str, &E
     all
 }
 
-pub(super) fn entry_json(kind: &str, name: &str, entry: &Entry, put_off: Option<&Retry>) -> Value {
-    let (state, why) = state(entry, put_off);
+pub(super) fn entry_json(kind: &str, name: &str, entry: &Entry, waits: Option<&str>) -> Value {
+    let (state, why) = state(entry, waits);
     let acknowledged = entry.acknowledged.as_ref();
     json!({
         kind: name, "amount": entry.exact, "posted": entry.posted.map(|posted| format!("{posted:.2}")),

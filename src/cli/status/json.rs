@@ -69,6 +69,9 @@ pub(super) fn write(
             }).collect::<Vec<_>>(),
         },
         "ledger": view.ledger, "ledger_free_bytes": view.free,
+        "ledger_failing": view.failing.as_ref().map(|(since, words)| {
+            json!({ "since": since.map(|at| at.to_string()), "words": words })
+        }),
         "collectors": view.collectors.iter().map(collector).collect::<Vec<_>>(),
         "agents": view.agents.iter().map(|agent| agent_json(agent, view.now)).collect::<Vec<_>>(),
         "held_readings": held_readings.collect::<Vec<_>>(),
@@ -107,18 +110,25 @@ fn statement(
     statement: &Statement,
 ) -> Result<Value, Failed> {
     let put_off = resource.put_off.as_ref();
+    let period = statement.key.period;
+    let waits = match (view.next.not_begun.contains_key(&period), put_off) {
+        (true, _) => Some(format!("{period} has not begun at Waldur")),
+        (false, Some(retry)) => Some(format!("tried again after {}: {}", retry.next, retry.words)),
+        (false, None) => None,
+    };
+    let waits = waits.as_deref();
     let writers = ledger.writers(statement.key)?;
     let adjustments = ledger.adjustments(statement.key.resource, statement.key.period)?;
     let component = |component: &String| {
         let users = statement.users.iter().filter(|((of, _), _)| of == component);
         let users: Vec<Value> =
-            users.map(|((_, user), entry)| entry_json("user", user, entry, put_off)).collect();
+            users.map(|((_, user), entry)| entry_json("user", user, entry, waits)).collect();
         let of_component = adjustments.iter().filter(|one| &one.component == component);
         (users, of_component.map(adjustment_json).collect::<Vec<_>>())
     };
     let components = statement.components.iter().map(|(name, entry)| {
         let (users, adjustments) = component(name);
-        let mut shown = entry_json("component", name, entry, put_off);
+        let mut shown = entry_json("component", name, entry, waits);
         (shown["users"], shown["adjustments"]) = (users.into(), adjustments.into());
         let writer = writers.get(name);
         shown["written_by"] = json!(writer.and_then(|writer| writer.by.as_ref()));

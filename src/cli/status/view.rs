@@ -16,6 +16,7 @@ use crate::daemon::health::free;
 use crate::daemon::instance::{self, Running};
 use crate::ledger::Ledger;
 use crate::ledger::books::catalog::KnownResource;
+use crate::ledger::db::error::is_read_only;
 use crate::ledger::db::event::Event;
 use crate::ledger::sent::blocked::Blocked;
 use crate::ledger::sent::record::StatementKey;
@@ -24,6 +25,7 @@ use crate::ledger::views::agents::AgentReport;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::closing::Closing;
 use crate::submitter::left::Left;
+use crate::submitter::next_try::NextTry;
 use crate::submitter::pause;
 use crate::submitter::reason::waits;
 
@@ -36,6 +38,8 @@ pub(super) struct View {
     pub(super) ledger: String,
     /// Free bytes on its disk.
     pub(super) free: Option<i64>,
+    /// Why it can't be written, and since when where the daemon tells.
+    pub(super) failing: Option<(Option<Timestamp>, String)>,
     pub(super) daemon: Option<Running>,
     pub(super) url: String,
     pub(super) server: pause::Standing,
@@ -43,6 +47,7 @@ pub(super) struct View {
     /// The hosts of a shared ledger.
     pub(super) agents: Vec<AgentReport>,
     pub(super) left: Left,
+    pub(super) next: NextTry,
     pub(super) held_readings: Vec<Event>,
     pub(super) closing: Closing,
     /// Worst first, then by name.
@@ -96,8 +101,17 @@ impl View {
         let left = Left::of(ledger, &setup.collectors())?;
         let server = pause::Standing::of(ledger)?;
         let free = ledger.place().file().and_then(free);
+        let daemon = instance::running(&setup.settings.first_place());
+        let told = daemon.as_ref().and_then(|daemon| daemon.told.as_ref()?.ledger_failing.clone());
+        let told = told.map(|(since, words)| (Some(since), words));
+        // A daemon can't write there what it has to tell.
+        let read_only = || {
+            let path = ledger.place().file().filter(|path| is_read_only(path))?;
+            Some((None, format!("the file system of {} is read-only", path.display())))
+        };
+        let failing = told.or_else(read_only);
         // Nothing can be recorded there.
-        let exit = if free == Some(0) {
+        let exit = if free == Some(0) || failing.is_some() {
             Exit::Config
         } else if server.is_refused() {
             Exit::Token
@@ -114,12 +128,14 @@ impl View {
             shadow: setup.is_shadow(),
             ledger: ledger.place().to_string(),
             free,
-            daemon: instance::running(&setup.settings.first_place()),
+            failing,
+            daemon,
             url: setup.settings.waldur.as_ref().map_or_else(String::new, |waldur| waldur.api.to_string()),
             server,
             collectors,
             agents,
             left,
+            next: NextTry::of(ledger, now)?,
             held_readings: ledger.held_readings()?,
             closing: Closing::of(ledger, now)?,
             resources: resources(ledger, period, current)?,

@@ -125,7 +125,7 @@ fn of_the_agent(agent: &Agent, pulse: &Pulse) -> Vec<String> {
     if let Some((at, words)) = pulse.reload_refused() {
         told.push(format!("A reload was refused at {}: {words}", moment(at)));
     }
-    told.extend(pulse.ledger_trouble().map(|words| format!("The ledger can't be written: {words}")));
+    told.extend(pulse.ledger_error().map(|error| format!("The ledger can't be written: {error}")));
     let place = &agent.settings.ledger;
     if let Some(free) = place.file().and_then(health::free).filter(|free| *free < health::LITTLE_ROOM) {
         let free = free / 1_000_000;

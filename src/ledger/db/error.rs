@@ -14,7 +14,50 @@ use crate::wire::words::clean;
 #[error("{message}")]
 pub struct LedgerError {
     pub kind: LedgerTrouble,
+    pub cause: Cause,
     message: String,
+}
+
+/// What keeps the ledger from being used, as a metric tells it: a closed list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// No space is left.
+    Full,
+    /// The file, its directory or its file system can't be written by this user.
+    ReadOnly,
+    /// What is in the file is not what was written.
+    Damaged,
+    /// Another program holds it.
+    Locked,
+    /// The disk did not do what it was asked.
+    Disk,
+    /// The database is not reached, or refuses.
+    Database,
+    Other,
+}
+
+impl Cause {
+    pub const ALL: [Cause; 7] = [
+        Cause::Full,
+        Cause::ReadOnly,
+        Cause::Damaged,
+        Cause::Locked,
+        Cause::Disk,
+        Cause::Database,
+        Cause::Other,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Full => "full",
+            Cause::ReadOnly => "read_only",
+            Cause::Damaged => "damaged",
+            Cause::Locked => "locked",
+            Cause::Disk => "disk",
+            Cause::Database => "database",
+            Cause::Other => "other",
+        }
+    }
 }
 
 /// What the caller may do about it.
@@ -52,6 +95,7 @@ impl LedgerError {
              away: the agent then starts a new ledger, reads its sources' history again, and holds what differs from \
              Waldur until you decide."
         ))
+        .because(Cause::Damaged)
     }
 
     pub(in crate::ledger) fn absent(path: &Path) -> Self {
@@ -73,7 +117,7 @@ impl LedgerError {
         let message = format!(
             "another agent is at work on the ledger {place} since: this one writes nothing more, and stands by"
         );
-        Self { kind: LedgerTrouble::Superseded, message }
+        Self { kind: LedgerTrouble::Superseded, cause: Cause::Other, message }
     }
 
     pub(in crate::ledger) fn at_work(place: &Place) -> Self {
@@ -81,7 +125,7 @@ impl LedgerError {
     }
 
     pub fn interrupted(what: String) -> Self {
-        Self { kind: LedgerTrouble::Passing, message: format!("work on the ledger was interrupted: {what}") }
+        Self::passing(format!("work on the ledger was interrupted: {what}"))
     }
 
     pub(in crate::ledger) fn superseded(ours: i64) -> Self {
@@ -89,7 +133,7 @@ impl LedgerError {
             "another process has taken over submitting for this ledger (this one had turn {ours}): what it still had \
              under way is read back before it is believed"
         );
-        Self { kind: LedgerTrouble::Superseded, message }
+        Self { kind: LedgerTrouble::Superseded, cause: Cause::Other, message }
     }
 
     pub(in crate::ledger) fn from_io(path: &Path, what: &str, error: &std::io::Error) -> Self {
@@ -105,7 +149,11 @@ impl LedgerError {
             std::io::ErrorKind::StorageFull => return Self::full(path),
             _ => "check the disk and the path in `ledger:`".to_owned(),
         };
-        Self::unusable(format!("can't {what} the ledger {shown}: {error}; {remedy}"))
+        let cause = match error.kind() {
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => Cause::ReadOnly,
+            _ => Cause::Disk,
+        };
+        Self::unusable(format!("can't {what} the ledger {shown}: {error}; {remedy}")).because(cause)
     }
 
     pub(in crate::ledger) fn from_sql(place: &Place, error: sql::Error) -> Self {
@@ -113,7 +161,7 @@ impl LedgerError {
             sql::Error::Sqlite(error) => {
                 Self::from_sqlite(place.file().unwrap_or(Path::new(":memory:")), error)
             }
-            sql::Error::Postgres(error) => Self::from_postgres(place, &error),
+            sql::Error::Postgres(error) => Self::from_postgres(place, &error).because(Cause::Database),
             sql::Error::Lost => Self::away(place, &error),
             sql::Error::NoRow | sql::Error::Unreadable(_) | sql::Error::NoWay(_) => {
                 Self::unusable(format!("the ledger {place} can't be used: {error}"))
@@ -177,6 +225,7 @@ impl LedgerError {
         Self::passing(format!(
             "the ledger {place} can't be reached: {why}; nothing was lost, it is tried again"
         ))
+        .because(Cause::Database)
     }
 
     fn from_sqlite(path: &Path, error: rusqlite::Error) -> Self {
@@ -189,16 +238,18 @@ impl LedgerError {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::passing(format!(
                 "the ledger {shown} is locked by another program (a backup, a sqlite3 shell?) for longer than 10 s; \
                  nothing was lost, it is tried again"
-            )),
+            ))
+            .because(Cause::Locked),
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Self::read_only(path, &error),
-            // So SQLite calls it where it can't make its log.
-            Some(ErrorCode::CannotOpen) if is_read_only(path) => Self::read_only(path, &error),
+            // So SQLite calls it where it can't make its log, or write what it has open.
+            Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) if is_read_only(path) => Self::read_only(path, &error),
             // Where SQLite can't grow its shared memory or its log it does not say why.
             Some(ErrorCode::SystemIoFailure) if has_no_room(path) => Self::full(path),
             Some(ErrorCode::SystemIoFailure) => Self::passing(format!(
                 "the disk failed under the ledger {shown} ({error}); what was committed before is kept, and it is tried \
                  again. If this stays, check the disk."
-            )),
+            ))
+            .because(Cause::Disk),
             Some(ErrorCode::CannotOpen) => Self::unusable(format!("can't open the ledger {shown}: {error}")),
             _ => Self::unusable(format!("the ledger {shown} can't be used: {error}")),
         }
@@ -210,6 +261,7 @@ impl LedgerError {
              Nothing was collected or sent.",
             path.display()
         ))
+        .because(Cause::ReadOnly)
     }
 
     fn full(path: &Path) -> Self {
@@ -218,19 +270,24 @@ impl LedgerError {
              Free some space; the agent goes on by itself.",
             path.display()
         ))
+        .because(Cause::Full)
     }
 
     fn passing(message: String) -> Self {
-        Self { kind: LedgerTrouble::Passing, message }
+        Self { kind: LedgerTrouble::Passing, cause: Cause::Other, message }
     }
 
     fn unusable(message: String) -> Self {
-        Self { kind: LedgerTrouble::Unusable, message }
+        Self { kind: LedgerTrouble::Unusable, cause: Cause::Other, message }
+    }
+
+    fn because(self, cause: Cause) -> Self {
+        Self { cause, ..self }
     }
 }
 
 /// Whether the file system of the ledger can't be written at all.
-fn is_read_only(path: &Path) -> bool {
+pub fn is_read_only(path: &Path) -> bool {
     use nix::sys::statvfs::{FsFlags, statvfs};
     let folder = path.parent().unwrap_or(Path::new("/"));
     statvfs(folder).is_ok_and(|disk| disk.flags().contains(FsFlags::ST_RDONLY))

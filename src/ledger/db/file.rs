@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::error::LedgerError;
+use super::error::{LedgerError, is_read_only};
 use super::inspect::inspect;
 use super::{schema, sql};
 
@@ -64,10 +64,24 @@ pub(super) fn open_to_read(path: &Path) -> Result<sql::Connection, LedgerError> 
     if !path.exists() {
         return Err(LedgerError::absent(path));
     }
-    match connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)? {
+    match connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).or_else(|error| unchanging(path).ok_or(error)?)? {
         (_, version) if version < schema::VERSION => Err(LedgerError::absent(path)),
         (connection, _) => Ok(connection.into()),
     }
+}
+
+/// The same where nobody can write to it: SQLite makes files beside it to read one that others write to. `None` where there is a
+/// log that it would not read then.
+fn unchanging(path: &Path) -> Option<Result<(Connection, i64), LedgerError>> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let no_log = std::fs::metadata(log).map_or(true, |log| log.len() == 0);
+    if !no_log || !is_read_only(path) {
+        return None;
+    }
+    let quoted = path.to_str()?.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let uri = format!("file:{quoted}?immutable=1");
+    Some(connect(Path::new(&uri), OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI))
 }
 
 /// A ledger that is gone when it is dropped.
