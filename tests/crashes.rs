@@ -1,6 +1,7 @@
-//! The real binary, killed with SIGKILL hundreds of times: at random moments and at every fail point, while its source
-//! grows by known sums over a month's end and the sandbox fails, hangs, applies and does not answer, and answers half.
-//! In the end the sandbox holds exactly what the source says, by component, user and month.
+//! The real binary, killed with SIGKILL hundreds of times: at random moments and at every fail point, alone and two at one
+//! ledger, stopped meanwhile (SIGSTOP) or not, while its source grows by known sums over a month's end and the sandbox
+//! fails, hangs, applies and does not answer, and answers half. In the end the sandbox holds exactly what the source says,
+//! by component, user and month.
 //!
 //!     cargo test --test crashes                            # 500 kills
 //!     CRASHES=10000 cargo test --test crashes              # the long version
@@ -15,7 +16,9 @@
 mod agent;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,11 +26,15 @@ use std::time::{Duration, Instant};
 
 use agent::*;
 use jiff::{SignedDuration, Timestamp};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const KILLS_A_LEDGER: usize = 80;
 const RESOURCES: [&str; 3] = ["project-a", "project-b", "project-c"];
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
+/// A turn lasts six seconds when nobody renews it; whoever stands by looks every second.
+const FOLLOWED: Duration = Duration::from_secs(9);
 /// A hundredth of an hour.
 const CENT: i64 = 36;
 
@@ -177,38 +184,94 @@ enum Usage {
 }
 
 /// What is killed: a one-shot flush, or a daemon that is hurried.
-fn start(world: &World, daemon: bool, point: Option<&str>) -> Child {
-    let arguments: &[&str] = if daemon { &["run"] } else { &["flush", "--collect", "--deadline", "1s"] };
-    let mut command = world.command(arguments);
-    if let Some(point) = point {
-        command.env("WALDUR_USAGE_AGENT_FAIL_POINT", point);
-    }
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(world.path("log")).unwrap();
-    command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log)).spawn().unwrap()
+struct Victim {
+    child: Child,
+    log: PathBuf,
+    /// How much of the log is of others before it.
+    said: u64,
+    hurried: bool,
+    stopped: bool,
+    ended: Option<End>,
 }
 
-/// Lets it live for so long, the daemon being told to hurry on the way. Whether it was killed.
-fn live(world: &World, daemon: bool, point: Option<&str>, life: Duration) -> bool {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Done,
+    /// At its fail point.
+    Died,
+    Killed,
+}
+
+impl Victim {
+    /// By the configuration of this name.
+    fn start(world: &World, name: &str, daemon: bool, point: Option<&str>) -> Victim {
+        let arguments: &[&str] = if daemon { &["run"] } else { &["flush", "--collect", "--deadline", "1s"] };
+        let mut command = world.command(arguments);
+        command.env("WALDUR_USAGE_AGENT_CONFIG", world.path(&format!("{name}.yaml")));
+        if let Some(point) = point {
+            command.env("WALDUR_USAGE_AGENT_FAIL_POINT", point);
+        }
+        let path = world.path(&format!("{name}.log"));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        let said = log.metadata().unwrap().len();
+        let child =
+            command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log)).spawn().unwrap();
+        Victim { child, log: path, said, hurried: !daemon, stopped: false, ended: None }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), signal);
+    }
+
+    /// Whether it has ended.
+    fn has_ended(&mut self) -> bool {
+        if self.ended.is_none() {
+            let ended = self.child.try_wait().unwrap();
+            self.ended = ended.map(|status| if status.signal() == Some(9) { End::Died } else { End::Done });
+        }
+        self.ended.is_some()
+    }
+
+    /// The daemon is told to hurry once it says something: that it is ready, and listens to signals.
+    fn hurry(&mut self) {
+        if !self.hurried && std::fs::metadata(&self.log).unwrap().len() > self.said {
+            self.signal(Signal::SIGUSR1);
+            self.hurried = true;
+        }
+    }
+
+    fn stop(&mut self, stopped: bool) {
+        if self.stopped != stopped {
+            self.signal(if stopped { Signal::SIGSTOP } else { Signal::SIGCONT });
+            self.stopped = stopped;
+        }
+    }
+}
+
+/// Lets them live for so long at the same ledger, each once it has begun; the first is stopped meanwhile from one moment to
+/// another. Returns how many were killed.
+fn live(victims: &mut [Victim], life: Duration, stopped: &Range<Duration>) -> usize {
     let begun = Instant::now();
-    let mut child = start(world, daemon, point);
-    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-    let mut hurried = !daemon;
-    let said = std::fs::metadata(world.path("log")).unwrap().len();
     loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.signal() == Some(9);
+        let lived = begun.elapsed();
+        let left = victims.iter_mut().filter_map(|victim| (!victim.has_ended()).then_some(())).count();
+        if left == 0 {
+            break;
         }
-        if begun.elapsed() >= life {
-            child.kill().unwrap();
-            return child.wait().unwrap().signal() == Some(9);
+        if lived >= life {
+            for victim in victims.iter_mut().filter(|victim| victim.ended.is_none()) {
+                // It may have ended by itself just now.
+                victim.child.kill().unwrap();
+                let killed = victim.child.wait().unwrap().signal() == Some(9);
+                victim.ended = Some(if killed { End::Killed } else { End::Done });
+            }
+            break;
         }
-        if !hurried && std::fs::metadata(world.path("log")).unwrap().len() > said {
-            // It says that it is ready once signals are listened to.
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGUSR1);
-            hurried = true;
-        }
+        victims[0].stop(stopped.contains(&lived));
+        victims.iter_mut().for_each(Victim::hurry);
         pause(Duration::from_millis(1));
     }
+    victims.iter().filter(|victim| victim.ended != Some(End::Done)).count()
 }
 
 /// What goes wrong at the server for a while.
@@ -297,7 +360,12 @@ fn configure(world: &World) {
         "{of}    meters:\n      ram_gb_hours: {{ reading: seats, aggregate: integral, max_gap: 90d }}\n"
     );
     let collectors = world.collector("work", "readings", &work) + &world.collector("seats", "seats", &seats);
-    world.write("agent.yaml", &format!("{}collectors:\n{collectors}", world.head("timeout: 1s")));
+    let head = world.head("timeout: 1s");
+    world.write("agent.yaml", &format!("{head}collectors:\n{collectors}"));
+    // Another that submits, on another host where the ledger is a database. It has the rules, and no source.
+    let head = head.replace("agent: host1\n", "agent: host2\n").replace("host1.queue.db", "host2.queue.db");
+    let collectors = collectors.replace("    plugin: exec\n", "    plugin: exec\n    elsewhere: true\n");
+    world.write("second.yaml", &format!("{head}collectors:\n{collectors}"));
 }
 
 /// The fail points at which an agent was killed.
@@ -327,7 +395,7 @@ fn story(seed: u64, killed_at: &Points) -> usize {
     let closing: Timestamp = "2026-11-30T23:55:12Z".parse().unwrap();
     let last = if left_in_peace { "2026-11-30T23:57:36Z" } else { "2026-11-30T23:59:24Z" };
     let last: Timestamp = last.parse().unwrap();
-    let mut crossed = false;
+    let (mut crossed, mut followed) = (false, false);
     while kills < KILLS_A_LEDGER {
         lives += 1;
         assert!(lives < 20 * KILLS_A_LEDGER, "{told}: it is hardly ever killed");
@@ -368,13 +436,29 @@ fn story(seed: u64, killed_at: &Points) -> usize {
             from[chance.usize(..from.len())]
         });
         let life = match point {
-            Some(_) => Duration::from_secs(2),
-            None => Duration::from_millis(chance.u64(0..200)),
+            Some(_) => Duration::from_secs(4),
+            // A database takes longer to be reached than a file.
+            None => Duration::from_millis(chance.u64(0..if engine::is_shared() { 500 } else { 200 })),
         };
-        let begun = Instant::now();
-        if live(&world, chance.u8(0..3) == 0, point, life) {
-            kills += 1;
-            killed_at.lock().unwrap().extend(point.filter(|_| begun.elapsed() < life));
+        let mut victims = vec![Victim::start(&world, "agent", chance.u8(0..3) == 0, point)];
+        // Now and then another is at the same ledger, which reads nothing of the source itself.
+        let stands_by = chance.bool();
+        if point.is_none() && chance.u8(0..3) == 0 {
+            victims.push(Victim::start(&world, "second", stands_by, None));
+        }
+        // And now and then the first is stopped for a while, and goes on: once after the other has taken over.
+        let stopped = match chance.u8(0..8) {
+            _ if !followed && engine::is_shared() && stands_by && victims.len() > 1 => {
+                followed = true;
+                Duration::from_millis(100)..FOLLOWED
+            }
+            0 => life / 4..life / 2,
+            _ => Duration::ZERO..Duration::ZERO,
+        };
+        let life = life.max(stopped.end.saturating_add(Duration::from_millis(100)));
+        kills += live(&mut victims, life, &stopped);
+        if victims[0].ended == Some(End::Died) {
+            killed_at.lock().unwrap().extend(point);
         }
     }
     peace(&world);
@@ -429,8 +513,10 @@ fn killed_hundreds_of_times_waldur_ends_with_exactly_what_was_used() {
     let seed = number("SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
     eprintln!("SEED={seed}, {ledgers} ledgers");
     let (next, kills, killed_at) = (AtomicUsize::new(0), AtomicUsize::new(0), Points::default());
+    // At a database they wait more than they work.
+    let side_by_side = if engine::is_shared() { 8 } else { 4 };
     std::thread::scope(|scope| {
-        for _ in 0..4 {
+        for _ in 0..side_by_side {
             scope.spawn(|| {
                 loop {
                     let turn = next.fetch_add(1, Ordering::Relaxed);

@@ -330,7 +330,7 @@ fn an_older_lock_adds_what_is_not_known_replaces_nothing_and_moves_no_checkpoint
         };
         Run { collector: "source".to_owned(), at, finished: at, scope: String::new(), outcome }
     };
-    server.sql("bill", "INSERT INTO lease VALUES ('collector source', 'hv1', 1, 0)");
+    server.sql("bill", "INSERT INTO lease VALUES ('collector source', 'hv1', '', 1, 0)");
     let mut older = open().of_collector("source", 1);
     older.record(run("2026-11-10T10:00:00Z", "ten", &[("1", 3600)])).unwrap();
     server.sql("bill", "UPDATE lease SET holder = 'hv2', number = number + 1");
@@ -702,6 +702,8 @@ fn when_the_agent_that_submits_is_killed_another_goes_on_within_ten_seconds() {
     assert!(second.log().contains(&format!("process {pid} on ")), "{}", second.log());
     // A third hand is told the same.
     world.flush_once().exits(75).says("is submitting for this ledger");
+    // As it was on another machine: from here nobody can tell that it is gone.
+    server.sql("bill", "UPDATE lease SET process = 'there pid:[1] 7 9'");
     let died = Instant::now();
     first.kill();
     world.in_time("the report of the other", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
@@ -710,6 +712,31 @@ fn when_the_agent_that_submits_is_killed_another_goes_on_within_ten_seconds() {
     until("its turn is over", || world.flush_once().code == 0);
     assert_eq!(world.reports(), ["cpu_hours=1.50"]);
     world.agent(&["recount"]).exits(0);
+}
+
+#[test]
+fn an_agent_that_is_started_again_where_it_was_killed_is_at_work_at_once() {
+    let Some(server) = Server::start("an agent that is started again", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    world.agent(&["ledger", "init"]).exits(0);
+    world.readings(&[hours("1", "5400")]);
+    hold_totals(&world);
+    let mut first = world.daemon(&[], &[]);
+    world.in_time("a call on its way", || waits_for_an_answer(&world));
+    configure(&world, "second.yaml", "hv2", "none", &server.url("bill", "usage"));
+    world.write("none", "");
+    first.kill();
+    let again = daemon_of(&world, "second.yaml");
+    again.until_it_says("At work: ");
+    world.in_time("the report", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
+    for waits in ["Standing by", "is submitting for this ledger"] {
+        assert!(!again.log().contains(waits), "{}", again.log());
+    }
+    drop(again);
+    // And so is a command.
+    world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    world.flush_once().exits(0);
+    assert_eq!(world.reports(), ["cpu_hours=1.50", "cpu_hours=2.50"]);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A turn at something that one process of many does at a time, as a row in the shared database: who has it, its number,
 //! and until when, by the database's clock.
 //!
-//! Whoever has it renews it; whoever does not may take it when its time is over. Each holder gets the next number, so that
-//! an older one can be told from a newer one. It never waits.
+//! Whoever has it renews it; whoever does not may take it when its time is over, or at once where the holder was a process
+//! of the same machine that is gone. Each holder gets the next number, so that an older one can be told from a newer one. It
+//! never waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use super::error::LedgerError;
+use super::process::Process;
 use super::server::{self, NOW, Use};
 use super::sql::{Connection, OptionalExtension, Result, params};
 use crate::config::place::{Database, Place};
@@ -41,7 +43,7 @@ impl Lease {
     ) -> std::result::Result<Option<Lease>, LedgerError> {
         let wrap = |error| LedgerError::from_sql(&Place::Database(database.clone()), error);
         let connection = server::connect(database, Use::Write).map_err(wrap)?;
-        let Some(number) = take(&connection, name, &own_name()).map_err(wrap)? else { return Ok(None) };
+        let Some(number) = take(&connection, name).map_err(wrap)? else { return Ok(None) };
         let (stop, stopped) = mpsc::channel();
         let (ends, ended) = mpsc::channel();
         let lost = Arc::new(AtomicBool::new(false));
@@ -89,16 +91,32 @@ impl Drop for Lease {
 }
 
 /// The number is the time, so that it comes once also where a server takes over that had not heard of the last one.
-fn take(connection: &Connection, name: &str, holder: &str) -> Result<Option<i64>> {
+fn take(connection: &Connection, name: &str) -> Result<Option<i64>> {
+    let own = Process::own();
+    let gone = match &own {
+        Some(own) => gone(connection, name, own)?,
+        None => None,
+    };
+    let process = own.map(|own| own.to_string()).unwrap_or_default();
     connection
         .prepare(&format!(
-            "INSERT INTO lease (name, holder, number, until) VALUES (?1, ?2, {NOW}, {NOW} + ?3)
-             ON CONFLICT (name) DO UPDATE SET holder = ?2, number = greatest(lease.number + 1, {NOW}), until = {NOW} + ?3
-             WHERE lease.until < {NOW}
+            "INSERT INTO lease (name, holder, process, number, until) VALUES (?1, ?2, ?3, {NOW}, {NOW} + ?4)
+             ON CONFLICT (name) DO UPDATE SET holder = ?2, process = ?3, number = greatest(lease.number + 1, {NOW}),
+                 until = {NOW} + ?4
+             WHERE lease.until < {NOW} OR lease.number = ?5
              RETURNING number"
         ))?
-        .query_row(params![name, holder, LASTS], |row| row.get(0))
+        .query_row(params![name, own_name(), process, LASTS, gone], |row| row.get(0))
         .optional()
+}
+
+/// The number of the turn whose holder is known to be gone, if that is the last one.
+fn gone(connection: &Connection, name: &str, own: &Process) -> Result<Option<i64>> {
+    let last: Option<(String, i64)> = connection
+        .prepare("SELECT process, number FROM lease WHERE name = ?1")?
+        .query_row([name], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(last.and_then(|(holder, number)| own.knows_gone(&holder.parse().ok()?).then_some(number)))
 }
 
 /// Makes it last so much longer, if it is still this one; returns whether it is.

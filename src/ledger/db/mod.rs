@@ -14,6 +14,7 @@ pub mod event;
 mod file;
 mod inspect;
 pub(super) mod lease;
+mod process;
 pub mod rules;
 mod schema;
 mod server;

@@ -33,7 +33,8 @@ CREATE TABLE writer (one BIGINT PRIMARY KEY);
 INSERT INTO writer VALUES (1);
 CREATE TABLE lease (
     name TEXT COLLATE \"C\" PRIMARY KEY,
-    holder TEXT NOT NULL,
+    holder TEXT NOT NULL,         -- for people
+    process TEXT NOT NULL,        -- for whoever would take it: process.rs; '' where it can't be told
     number BIGINT NOT NULL,
     until BIGINT NOT NULL
 );
