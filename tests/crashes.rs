@@ -415,6 +415,7 @@ fn story(seed: u64, killed_at: &Points) -> usize {
             // Once in peace, so that Waldur holds something of the old month, however short every life is.
             peace(&world);
             world.now(&(source.now + SignedDuration::from_secs(5)).to_string());
+            world.flush();
             world.flush().exits(0);
             assert_eq!(held(&world), positive(&source), "{told}: in the middle of the month");
             source.goes_on(closing.duration_since(source.now), Usage::Some);

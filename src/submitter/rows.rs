@@ -6,18 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::adopt::evidence;
+use super::part::Part;
 use super::reason::Reason;
-use super::reconcile::{Finding, Held, Row, reconcile};
-use super::{About, Cycle, CycleError, DATE_PROBE, OnConflict, closing};
-use crate::ledger::books::catalog::KnownPlanPeriod;
-use crate::ledger::sent::decision::{Decided, Decision};
-use crate::ledger::sent::plans::UNDER_WAY;
-use crate::ledger::sent::record::{Amount, Open, StatementKey};
+use super::reconcile::{Held, Row};
+use super::{About, Cycle, CycleError, DATE_PROBE, closing};
+use crate::ledger::sent::record::{Amount, StatementKey};
 use crate::ledger::sent::server::Writer;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::{Ledger, LedgerError};
@@ -45,10 +43,6 @@ const CLOSED_COMPARED_EVERY: SignedDuration = SignedDuration::from_hours(24);
 const CLOSED_ROWS_READ: &str = "closed_rows_read";
 /// Rows on a page of the server's.
 const PAGE: usize = 300;
-/// A call that got no answer may still be carried out for so long after its own time-out: a proxy that hangs, a server
-/// that works on.
-const CARRIED_OUT_WITHIN: SignedDuration = SignedDuration::from_mins(10);
-
 impl Cycle {
     /// Reads what the server holds of these statements, unless that was done just now. Returns those that may be written.
     pub(super) async fn read_before(&self, due: &[StatementKey]) -> Result<Vec<StatementKey>, CycleError> {
@@ -436,83 +430,6 @@ impl Cycle {
         Ok(Ok(of_part.map(|row| (row.component.clone(), plain(row))).collect()))
     }
 
-    /// Keeps what the rows say of one statement (of its totals; `ended`: its month is over).
-    async fn settle(
-        &self,
-        statement: &Statement,
-        rows: &BTreeMap<String, Row>,
-        ended: bool,
-    ) -> Result<Result<(), Failure>, CycleError> {
-        let key = statement.key;
-        if self.state().odd.iter().all(|(resource, ..)| *resource != key.resource) {
-            self.look_for_misfiled(statement, rows).await?;
-        }
-        let mut proven = false;
-        let odd = self.state().odd.clone();
-        let is_odd = |component: &str| odd.contains(&(key.resource, key.period, component.to_owned()));
-        for (component, entry) in
-            statement.components.iter().filter(|(component, _)| !is_odd(component) && !is_odd(""))
-        {
-            let row = rows.get(component);
-            proven |= self.end_open(entry, row).await?;
-            match reconcile(entry, row.map(|row| &row.held)) {
-                Finding::Same => self.pass(key, component, entry).await?,
-                Finding::Known(amount) => {
-                    let ours = entry.open.iter().any(|open| open.amount == amount);
-                    let was_closed =
-                        statement.closed.is_some() || entry.is_blocked_for(Reason::Conflict.name());
-                    if !ours
-                        && ended
-                        && was_closed
-                        && Some(amount) != entry.posted
-                        && self.is_undecided(key, component, entry).await?
-                    {
-                        // Also a row that went to nothing: another writer has changed what was settled (law 7).
-                        let by = row.map_or("its row is gone", |row| row.held.evidence.as_str());
-                        let words = format!(
-                            "Waldur holds {amount:.2} of a month that was closed at {:.2}: another writer has changed it ({by})",
-                            entry.held()
-                        );
-                        self.block(key, component, Reason::Conflict, words, Some(amount)).await?;
-                        continue;
-                    }
-                    if !ours {
-                        let words = row.map_or_else(String::new, |row| row.held.evidence.clone());
-                        self.note_read(key, component, amount, words).await?;
-                    }
-                    self.pass(key, component, entry).await?;
-                }
-                Finding::Conflict(words) => {
-                    let Some(row) = row else { continue };
-                    if let Err(failure) = self.dispute(statement, component, row, words).await? {
-                        return Ok(Err(failure));
-                    }
-                }
-            }
-        }
-        if proven {
-            // Where it went through after all, the failure is over, and the server was never in trouble.
-            self.answered();
-            self.ledger(move |ledger| ledger.set_retry(Some(key.resource), None)).await?;
-        }
-        Ok(Ok(()))
-    }
-
-    /// Whether no person has decided of a component since its total was accepted last.
-    async fn is_undecided(
-        &self,
-        key: StatementKey,
-        component: &str,
-        entry: &Entry,
-    ) -> Result<bool, CycleError> {
-        let component = component.to_owned();
-        let decided = self.ledger(move |ledger| ledger.decided(key, &component)).await?;
-        let accepted = entry.acknowledged.as_ref().map(|known| known.at);
-        Ok(!decided.is_some_and(|decided| {
-            !decided.by_itself && accepted.is_none_or(|accepted| accepted <= decided.at)
-        }))
-    }
-
     /// Keeps which rows these statements are in. Where they are other ones than before, plans are looked at again.
     async fn keep_rows(&self, kept: Vec<(StatementKey, BTreeMap<String, Row>)>) -> Result<(), CycleError> {
         if kept.is_empty() {
@@ -551,167 +468,6 @@ impl Cycle {
         Ok(())
     }
 
-    /// Ends what is open of a line that was looked for. True: it was carried out.
-    async fn end_open(&self, entry: &Entry, row: Option<&Row>) -> Result<bool, CycleError> {
-        if entry.open.is_empty() {
-            return Ok(false);
-        }
-        let (now, found) = (self.of.clock.now(), row.map(|row| row.held.amount));
-        let longest = SignedDuration::try_from(self.of.client.timeout())
-            .unwrap_or(SignedDuration::ZERO)
-            .saturating_add(CARRIED_OUT_WITHIN);
-        // Where the same amount was accepted since, the row does not tell whether this call was carried out, too.
-        let since = |open: &Open| {
-            entry.acknowledged.as_ref().is_some_and(|known| Some(known.amount) == found && known.id > open.id)
-        };
-        let is_there = |open: &Open| found == Some(open.amount) && !since(open);
-        let there = entry.open.iter().rev().find(|open| is_there(open)).map(|open| open.id);
-        let over: Vec<i64> = entry
-            .open
-            .iter()
-            .filter(|open| is_there(open) || now.duration_since(open.at).abs() > longest)
-            .map(|open| open.id)
-            .collect();
-        if !over.is_empty() {
-            self.ledger(move |ledger| ledger.close_open(&over, there, now)).await?;
-        }
-        Ok(there.is_some())
-    }
-
-    /// What held a component because of its row has passed.
-    async fn pass(&self, key: StatementKey, component: &str, entry: &Entry) -> Result<(), CycleError> {
-        for reason in [Reason::Conflict, Reason::Unadoptable, Reason::Unreadable] {
-            if entry.is_blocked_for(reason.name()) {
-                let component = component.to_owned();
-                self.ledger(move |ledger| ledger.clear_block(key, &component, reason.name())).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn note_read(
-        &self,
-        key: StatementKey,
-        component: &str,
-        amount: Decimal,
-        words: String,
-    ) -> Result<(), CycleError> {
-        let (now, amounts) = (self.of.clock.now(), vec![total(component.to_owned(), amount)]);
-        Ok(self.ledger(move |ledger| ledger.note_read(key, &amounts, &words, now)).await?)
-    }
-
-    /// Another writer's number: adopted or overwritten, if that was decided, or else held.
-    async fn dispute(
-        &self,
-        statement: &Statement,
-        component: &str,
-        row: &Row,
-        words: String,
-    ) -> Result<Result<(), Failure>, CycleError> {
-        let (key, of_component) = (statement.key, component.to_owned());
-        let decided = self.ledger(move |ledger| ledger.decided(key, &of_component)).await?;
-        let entry = statement.components.get(component);
-        let accepted = entry.and_then(|entry| entry.acknowledged.as_ref());
-        // What came after the decision is no longer what the person saw.
-        let holds = |decided: &Decided| {
-            !decided.by_itself
-                && accepted.is_none_or(|accepted| accepted.at <= decided.at)
-                && decided.held.is_none_or(|held| held == row.held.amount)
-        };
-        let by_person = decided.as_ref().filter(|decided| holds(decided)).map(|decided| decided.decision);
-        let server = self.of.server_time().await?;
-        let part = self.part_of(key).await?;
-        let ended = closing::has_ended(&self.of.zone().await?, key.period, &server);
-        // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is. In a month
-        // that is over it is a person's number, and told.
-        if by_person == Some(Decision::Overwrite) || (part.has_ended(server.now) && !ended) {
-            let words = format!("{}; overwritten", row.held.evidence);
-            self.note_read(key, component, row.held.amount, words).await?;
-            self.retake_shares(key, component, row.uuid).await?;
-            if let Some(entry) = entry {
-                self.pass(key, component, entry).await?;
-            }
-            return Ok(Ok(()));
-        }
-        if self.of.on_conflict == OnConflict::Overwrite && decided.is_none() && !ended {
-            let (of_component, held, now) = (component.to_owned(), row.held.amount, self.of.clock.now());
-            self.ledger(move |ledger| ledger.decided_by_itself(key, &of_component, held, now)).await?;
-            self.note_of(About::of(key, Some(component)), format!(
-                "resource {}, {component}, {}: {words}. It is overwritten, as `on_conflict` says; once a month",
-                self.name_of(key.resource).await?,
-                key.period
-            ));
-            let words = format!("{}; overwritten, as `on_conflict` says", row.held.evidence);
-            self.note_read(key, component, held, words).await?;
-            self.retake_shares(key, component, row.uuid).await?;
-            return Ok(Ok(()));
-        }
-        let of_component = component.to_owned();
-        let reason = match self.ledger(move |ledger| ledger.can_open(key, &of_component)).await? {
-            Ok(()) => Reason::Conflict,
-            Err(_) => Reason::Unadoptable,
-        };
-        if let Some(at) = self.may_adopt(statement, component, row, by_person).await? {
-            return Ok(match self.adopt(key, component, row, at).await? {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(why)) => {
-                    let words = format!("{words}. It can't be adopted: {why}");
-                    self.block(key, component, reason, words, Some(row.held.amount)).await?;
-                    Ok(())
-                }
-                Err(failure) => Err(failure),
-            });
-        }
-        let words = if self.of.on_conflict == OnConflict::Overwrite && decided.is_some_and(|d| d.by_itself) {
-            format!("{words}; it was overwritten once in this month already: two writers report it")
-        } else {
-            words
-        };
-        self.block(key, component, reason, words, Some(row.held.amount)).await?;
-        Ok(Ok(()))
-    }
-
-    /// What the server accepted and does not show in the month meant landed in another: the server bills by other
-    /// months. It is not sent again, because each report overwrites the other month's amount.
-    async fn look_for_misfiled(
-        &self,
-        statement: &Statement,
-        rows: &BTreeMap<String, Row>,
-    ) -> Result<(), CycleError> {
-        let key = statement.key;
-        for (component, entry) in statement.components.iter().filter(|(_, entry)| was_accepted(entry)) {
-            let of_component = component.clone();
-            if rows.contains_key(component)
-                || self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?.is_some()
-            {
-                continue;
-            }
-            let of_resource = UsageFilter {
-                resource: Some(key.resource),
-                component: Some(component.clone()),
-                ..UsageFilter::default()
-            };
-            // What can't be listed shows nothing.
-            let Ok(Listing { rows, .. }) = self.of.client.list_usages(&of_resource).await else { continue };
-            if rows.iter().any(|row| row.billing_period == key.period.first_day()) {
-                // It is in the month, under another plan.
-                continue;
-            }
-            let there = rows.iter().max_by_key(|row| row.date).map_or_else(
-                || "nor in any other (was it deleted?)".to_owned(),
-                |row| format!("and the latest is in {}", row.billing_period.strftime("%Y-%m")),
-            );
-            let words = format!(
-                "Waldur accepted it for {} but keeps no row of it in that month, {there}. If it was not deleted, Waldur's \
-                 months are not those of `billing_timezone: {}`",
-                key.period,
-                self.of.zone().await?.name()
-            );
-            self.block(key, component, Reason::WrongMonth, words, entry.posted).await?;
-        }
-        Ok(())
-    }
-
     /// The latest accepted report of which it is to be learnt whether its date was honoured.
     pub(super) async fn date_probe(&self) -> Result<Option<(Uuid, i64)>, CycleError> {
         let fact = self.ledger(|ledger| ledger.server_fact(DATE_PROBE)).await?;
@@ -733,39 +489,6 @@ impl Cycle {
             false => return Ok(()),
         };
         Ok(self.ledger(move |ledger| ledger.put_server_fact("dated", verdict, now)).await?)
-    }
-
-    /// Where the statement's part lies: the plan period that covers it, when that ends, and whether the month is split.
-    pub(super) async fn part_of(&self, key: StatementKey) -> Result<Part, CycleError> {
-        Ok(self.ledger(move |ledger| Part::of(ledger, key)).await?)
-    }
-
-    /// The last part of the statement's month that began later, if its total can still be changed there: under a plan period
-    /// that has not ended, or that nothing was reported under yet.
-    pub(super) async fn later_part(
-        &self,
-        key: StatementKey,
-        now: Timestamp,
-    ) -> Result<Option<StatementKey>, CycleError> {
-        let end = self.of.zone().await?.end(key.period);
-        let periods = self.ledger(move |ledger| ledger.plan_periods(key.resource)).await?;
-        // What covers this part is not later than it, also where it began within the month.
-        let began = Part::covering(&periods, key).map_or(key.part, |period| period.start.max(key.part));
-        let starts = periods.iter().map(|period| period.start);
-        let Some(start) = starts.filter(|start| *start > began && *start < end).max() else {
-            return Ok(None);
-        };
-        let later = StatementKey { part: start, ..key };
-        let (before, after) =
-            self.ledger(move |ledger| Ok((ledger.totals(key)?, ledger.totals(later)?))).await?;
-        // A report after a switch that nobody had seen is filed under the later plan already: its row is this part's.
-        let sent_after =
-            |entry: &Entry| entry.acknowledged.as_ref().is_some_and(|known| known.at >= start - UNDER_WAY);
-        if after.is_none() && before.is_some_and(|before| before.components.values().any(sent_after)) {
-            return Ok(None);
-        }
-        let open = self.part_of(later).await?.end.is_none_or(|end| end > now);
-        Ok((open || !after.is_some_and(|statement| statement.was_reported())).then_some(later))
     }
 }
 
@@ -790,39 +513,4 @@ fn missing_one(
 
 pub(super) fn total(component: String, amount: Decimal) -> Amount {
     Amount { component, user: String::new(), amount }
-}
-
-/// Whether the server took a report that makes a row. What was only read back is a row already.
-fn was_accepted(entry: &Entry) -> bool {
-    entry.acknowledged.as_ref().is_some_and(|known| known.how == "accepted")
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Part {
-    pub plan_period: Option<Uuid>,
-    pub end: Option<Timestamp>,
-    pub split: bool,
-}
-
-impl Part {
-    /// The plan period that a part is filed under. What was used before the first one is filed under it, too.
-    fn covering(periods: &[KnownPlanPeriod], key: StatementKey) -> Option<&KnownPlanPeriod> {
-        let covers = |p: &&KnownPlanPeriod| p.start <= key.part && p.end.is_none_or(|end| end > key.part);
-        periods.iter().rfind(covers).or(periods.first())
-    }
-
-    pub(super) fn of(ledger: &Ledger, key: StatementKey) -> Result<Part, LedgerError> {
-        let (periods, cut) = (ledger.plan_periods(key.resource)?, ledger.is_cut(key.resource, key.period)?);
-        let covering = Part::covering(&periods, key);
-        // A plan period ends where the next begins, whatever the server writes into its end.
-        let began = covering.map_or(key.part, |period| period.start.max(key.part));
-        let next = periods.iter().map(|period| period.start).find(|start| *start > began);
-        let ends = covering.and_then(|period| period.end).into_iter().chain(next).min();
-        Ok(Part { plan_period: covering.map(|period| period.uuid), end: ends, split: cut })
-    }
-
-    /// Whether a switch of plan that cuts the month ended it: what was reported of it can't be reported again.
-    pub(super) fn has_ended(&self, now: Timestamp) -> bool {
-        self.split && self.end.is_some_and(|end| end <= now)
-    }
 }

@@ -12,8 +12,8 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::guard::{self, Passage, ServerTime};
+use super::part::Part;
 use super::reason::Reason;
-use super::rows::Part;
 use super::{Cycle, CycleError, DATE_PROBE, in_turns};
 use crate::ledger::books::catalog::KnownComponent;
 use crate::ledger::sent::decision::Decision;

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::closing::has_ended;
 use super::guard::ServerTime;
+use super::part::Part;
 use super::reason::Reason;
-use super::rows::Part;
 use super::{Cycle, CycleError, Shares, in_turns};
 use crate::ledger::sent::record::{Amount, Intent, Outcome, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
