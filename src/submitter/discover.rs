@@ -279,7 +279,13 @@ impl Cycle {
                 if passed
                     && (reason != Reason::NoPlan || dated || self.has_open_plan_period(resource).await?)
                 {
-                    self.ledger(move |ledger| ledger.clear_blocks(Some(resource), &[reason.name()])).await?;
+                    self.ledger(move |ledger| {
+                        if reason == Reason::NoPlan {
+                            ledger.forget_plan_look(resource)?;
+                        }
+                        ledger.clear_blocks(Some(resource), &[reason.name()])
+                    })
+                    .await?;
                 }
             }
         }
@@ -365,8 +371,10 @@ impl Cycle {
     pub(super) async fn look_at_plans(self: &Arc<Self>, due: &[StatementKey]) -> Result<bool, CycleError> {
         let server = self.of.server_time().await?;
         let month = self.of.zone().await?.period_of(server.now);
-        self.look_at_plans_of(due.iter().filter(|key| key.period == month).map(|key| key.resource).collect())
-            .await
+        let mut resources: BTreeSet<Uuid> =
+            due.iter().filter(|key| key.period == month).map(|key| key.resource).collect();
+        resources.extend(self.ledger(|ledger| ledger.provisional_resources()).await?);
+        self.look_at_plans_of(resources).await
     }
 
     async fn look_at_plans_of(self: &Arc<Self>, resources: BTreeSet<Uuid>) -> Result<bool, CycleError> {

@@ -5,6 +5,8 @@
 //! anything is done what the server holds of that month is read, and nothing is done twice: a report into a past month is an
 //! absolute total, and what is carried is a row of the ledger that both months are made with.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::guard::{self, ServerTime};
@@ -88,10 +90,14 @@ impl Cycle {
         }
         keys.sort_unstable();
         keys.dedup();
-        if !self.read_and_settle(&keys).await?.is_empty() || self.stopped() {
+        // One that can't be read waits alone.
+        let unread: BTreeSet<Uuid> =
+            self.read_and_settle(&keys).await?.into_iter().map(|key| key.resource).collect();
+        if self.stopped() {
             return Ok(());
         }
-        let carried = self.ledger(move |ledger| ledger.carry_forward(to, (new, true), now)).await?;
+        let carried =
+            self.ledger(move |ledger| ledger.carry_forward_but(&unread, to, (new, true), now)).await?;
         let target = self.of.zone().await?.period_of(to);
         for one in carried {
             let before =
@@ -119,7 +125,13 @@ impl Cycle {
     /// Reports into months that are over. One after the other, and each is read back before the next: where one landed
     /// elsewhere, nothing else is sent.
     async fn backfill_all(&self, keys: Vec<StatementKey>, server: &ServerTime) -> Result<(), CycleError> {
-        if !self.ledger(|ledger| ledger.blocked_for(Reason::WrongMonth.name())).await?.is_empty() {
+        let misfiled = self.ledger(|ledger| ledger.blocked_for(Reason::WrongMonth.name())).await?;
+        if let (Some(one), false) = (misfiled.first(), keys.is_empty()) {
+            self.note_of(About::of(*one, None), format!(
+                "nothing is reported into months that are over while it is open in which month Waldur keeps what it accepted                  of resource {} for {}: `status` says what to do",
+                self.name_of(one.resource).await?,
+                one.period
+            ));
             return Ok(());
         }
         for key in keys {
@@ -319,12 +331,13 @@ impl Cycle {
         let (key, zone) = (statement.key, self.of.zone().await?);
         for (component, entry) in statement.components.iter().filter(|(_, entry)| entry.to_send()) {
             let (Some(posted), true) = (entry.posted, !entry.is_unclear()) else { continue };
-            let reason = if self.is_closing_rest(key, component, entry, &zone).await? {
-                Reason::ClosingRest
-            } else {
-                Reason::PeriodEnded
-            };
             let rest = posted.saturating_sub(entry.held());
+            let reason =
+                if rest.is_sign_positive() && self.is_closing_rest(key, component, entry, &zone).await? {
+                    Reason::ClosingRest
+                } else {
+                    Reason::PeriodEnded
+                };
             let words = match rest.is_sign_negative() {
                 false => format!("{rest:.2} of {} was not reported before it ended{why}", key.period),
                 true => format!(

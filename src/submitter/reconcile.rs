@@ -51,11 +51,11 @@ pub fn reconcile(entry: &Entry, held: Option<&Held>) -> Finding {
     if accepted.unwrap_or_default() == amount {
         return Finding::Same;
     }
-    let Some(held) = held.filter(|held| !held.amount.is_zero()) else {
-        // A row of zero, or none, is nobody's claim; what was there is gone, and is sent again.
+    let Some(held) = held else {
+        // No row is nobody's claim; what was there is gone, and is sent again.
         return Finding::Known(Decimal::ZERO);
     };
-    if entry.posted == Some(amount) || accepted.is_none() && held.by_server {
+    if entry.posted == Some(amount) || held.by_server && (accepted.is_none() || amount.is_zero()) {
         return Finding::Known(amount);
     }
     let ours = match accepted {
@@ -122,5 +122,8 @@ mod tests {
         assert_eq!(find(entry("5.00", None, &[]), Some(("61.00", true))), "known 61.00");
         assert_eq!(find(entry("5.00", Some("3.00"), &[]), Some(("3.00", false))), "same");
         assert_eq!(find(entry("5.00", Some("3.00"), &[]), None), "known 0");
+        // Somebody set it to nothing: that is a number like any other.
+        assert_eq!(find(entry("5.00", Some("3.00"), &[]), Some(("0.00", false))), "conflict");
+        assert_eq!(find(entry("5.00", Some("3.00"), &[]), Some(("0.00", true))), "known 0.00");
     }
 }

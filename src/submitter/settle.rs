@@ -165,6 +165,13 @@ impl Cycle {
         // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is. In a month
         // that is over it is a person's number, and told.
         if by_person == Some(Decision::Overwrite) || (part.has_ended(server.now) && !ended) {
+            if by_person != Some(Decision::Overwrite) {
+                self.note_of(About::of(key, Some(component)), format!(
+                    "resource {}, {component}, {}: {words}. The plan period that it is of has ended, so that it stays",
+                    self.name_of(key.resource).await?,
+                    key.period
+                ));
+            }
             let words = format!("{}; overwritten", row.held.evidence);
             self.note_read(key, component, row.held.amount, words).await?;
             self.retake_shares(key, component, row.uuid).await?;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::count::{Changed, recount_from, restate};
 use super::cuts::{is_cut, plan_cuts};
 use super::targets::{self, Found};
-use super::unstated::changed_components;
+use super::unstated::{all_since, changed_components};
 use crate::ledger::db::columns::{instant, micros, uuid_column};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
@@ -177,12 +177,14 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         let (period, plan) = (period.to_owned(), plan.to_owned());
-        self.transact(|connection, _| {
+        self.transact(|connection, in_force| {
             connection.execute(
                 "INSERT INTO plan_look (resource, period, plan, at, found) VALUES (?1, ?2, ?3, ?4, -1)
                  ON CONFLICT (resource) DO UPDATE SET period = ?2, plan = ?3, at = ?4, found = -1",
                 params![resource.to_string(), period, plan, micros(now)],
             )?;
+            let month = in_force.zone.start(in_force.zone.period_of(now));
+            targets::settle_mappings(connection, &resource.to_string(), (None, month))?;
             Ok(())
         })
     }
@@ -219,6 +221,20 @@ impl Ledger {
                 .prepare_cached("SELECT found FROM plan_look WHERE resource = ?1 AND period = ?2")?
                 .query_row(params![resource.to_string(), period.to_string()], |row| row.get(0))
                 .optional()
+        })
+    }
+
+    /// Resources that have a backend id which a terminated one had, until their plan periods say since when.
+    pub fn provisional_resources(&self) -> Result<Vec<Uuid>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT DISTINCT resource FROM target_resource WHERE provisional = 1 AND EXISTS (
+                        SELECT 1 FROM target_resource AS before WHERE before.target = target_resource.target
+                            AND before.since < target_resource.since)",
+                )?
+                .query_map([], |row| uuid_column(row, 0))?
+                .collect()
         })
     }
 
@@ -421,7 +437,8 @@ fn match_targets(
         if several != was_several {
             connection.execute("UPDATE target SET several = ?2 WHERE id = ?1", params![target, several])?;
             if let Some(current) = current {
-                super::unstated::all_of_month(connection, Some(&current.resource), &month.to_string())?;
+                // Of all months: what was held while they were several is no longer.
+                all_since(connection, &current.resource, "")?;
             }
         }
         let Found::One(resource) = found else { continue };
@@ -444,7 +461,7 @@ fn match_targets(
                 targets::map(connection, target, since, &resource, gone)?;
                 for one in [&old, &resource] {
                     recount_resource(connection, in_force, one, Some(month))?;
-                    super::unstated::all_of_month(connection, Some(one), &month.to_string())?;
+                    all_since(connection, one, &month.to_string())?;
                     let period = month.to_string();
                     let about = About { resource: one, period: &period, component: "" };
                     let words = format!(
@@ -496,14 +513,18 @@ pub(in crate::ledger) fn put_plan_periods(
     let month = in_force.zone.period_of(now);
     let after: BTreeSet<Timestamp> = plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
     let mut recount = (before != after).then_some(month);
-    if let Some(first) = first
-        && let Some(earliest) =
-            targets::settle_mappings(connection, &uuid, (first, in_force.zone.start(month)))?
-    {
-        recount = Some(in_force.zone.period_of(earliest).min(month));
+    let settled = targets::settle_mappings(connection, &uuid, (first, in_force.zone.start(month)))?;
+    if let Some((earliest, _)) = &settled {
+        recount = Some(in_force.zone.period_of(*earliest).min(month));
     }
     if recount.is_some() {
         recount_resource(connection, in_force, &uuid, recount)?;
+    }
+    if let Some((earliest, resources)) = settled {
+        // Also what neither makes any more.
+        for resource in resources {
+            all_since(connection, &resource, &in_force.zone.period_of(earliest).to_string())?;
+        }
     }
     // A switch that is noticed only now, when its month is over, changes nothing of it.
     for start in periods.iter().map(|period| period.start) {

@@ -3,6 +3,8 @@
 //! What was counted for a target belongs to the resource that it was at that time. A change takes nothing from a month that
 //! is over. It never asks Waldur; it is told what was listed.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -161,28 +163,34 @@ pub(super) fn map_first(
 
 /// Takes a look at the plan periods of a resource that has a backend id which a terminated one had: it is its from their
 /// first start on (`first`), and where something may have been billed otherwise, at the earliest from the start of the
-/// running month on. Returns the earliest instant for which that changes anything.
+/// running month on. Where there are none, it stays as it was noted: what was billed by it is not moved later on. Returns
+/// the earliest instant for which anything changes, and the resources that it changes for.
 pub(super) fn settle_mappings(
     connection: &Connection,
     resource: &str,
-    (first, month): (Timestamp, Timestamp),
-) -> sql::Result<Option<Timestamp>> {
+    (first, month): (Option<Timestamp>, Timestamp),
+) -> sql::Result<Option<(Timestamp, BTreeSet<String>)>> {
     let provisional: Vec<(i64, i64)> = connection
         .prepare_cached("SELECT target, since FROM target_resource WHERE resource = ? AND provisional = 1")?
         .query_map([resource], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<sql::Result<_>>()?;
     let mut earliest: Option<Timestamp> = None;
+    let mut resources = BTreeSet::from([resource.to_owned()]);
     for (target, since) in provisional {
-        let before: Option<(i64, bool)> = connection
+        let before: Option<(i64, bool, String)> = connection
             .prepare_cached(
-                "SELECT since, provisional FROM target_resource WHERE target = ?1 AND since < ?2
+                "SELECT since, provisional, resource FROM target_resource WHERE target = ?1 AND since < ?2
                  ORDER BY since DESC LIMIT 1",
             )?
-            .query_row([target, since], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row([target, since], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        let Some((before, is_new)) = before else { continue };
-        // Nothing was billed by one that was noted together with it.
-        let start = if is_new { micros(first) } else { micros(first.max(month)).min(since) };
+        let Some((before, is_new, other)) = before else { continue };
+        let start = match first {
+            None => since,
+            // Nothing was billed by one that was noted together with it.
+            Some(first) if is_new => micros(first),
+            Some(first) => micros(first.max(month)).min(since),
+        };
         let from = start.max(before.saturating_add(1));
         connection.execute(
             "UPDATE target_resource SET since = ?3, provisional = 0 WHERE target = ?1 AND since = ?2",
@@ -192,10 +200,13 @@ pub(super) fn settle_mappings(
             "UPDATE target_resource SET provisional = 0 WHERE target = ?1 AND since = ?2",
             params![target, before],
         )?;
-        let changed = instant(from.min(since));
-        earliest = Some(earliest.map_or(changed, |earliest| earliest.min(changed)));
+        if from != since {
+            let changed = instant(from.min(since));
+            earliest = Some(earliest.map_or(changed, |earliest| earliest.min(changed)));
+            resources.insert(other);
+        }
     }
-    Ok(earliest)
+    Ok(earliest.map(|earliest| (earliest, resources)))
 }
 
 /// A resource by name, with its UUID.

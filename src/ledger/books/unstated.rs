@@ -38,6 +38,18 @@ pub(in crate::ledger) fn all_of_month(
     Ok(())
 }
 
+/// Notes all that was ever stated of a resource, from a month on ('': of all months).
+pub(super) fn all_since(connection: &Connection, resource: &str, period: &str) -> sql::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO unstated (resource, period, component)
+             SELECT DISTINCT resource, period, component FROM line WHERE resource = ?1 AND period >= ?2
+             ON CONFLICT (resource, period, component) DO NOTHING",
+        )?
+        .execute(params![resource, period])?;
+    Ok(())
+}
+
 /// What a collector has counted from this instant on: it may not be stated, because nothing was read so far back before.
 pub(super) fn counted_from(
     connection: &Connection,

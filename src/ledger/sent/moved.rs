@@ -83,13 +83,25 @@ impl Ledger {
     pub fn carry_forward(
         &mut self,
         to: Timestamp,
+        how: (bool, bool),
+        now: Timestamp,
+    ) -> Result<Vec<Carried>, LedgerError> {
+        self.carry_forward_but(&BTreeSet::new(), to, how, now)
+    }
+
+    /// The same of all resources but these.
+    pub fn carry_forward_but(
+        &mut self,
+        but: &BTreeSet<Uuid>,
+        to: Timestamp,
         (new, write): (bool, bool),
         now: Timestamp,
     ) -> Result<Vec<Carried>, LedgerError> {
         self.state(now)?;
         self.transact(|connection, in_force| {
             let mut changes = Vec::new();
-            let candidates = candidates(connection, in_force.zone.period_of(to))?;
+            let mut candidates = candidates(connection, in_force.zone.period_of(to))?;
+            candidates.retain(|(resource, _)| !but.contains(resource));
             let mut settled = BTreeSet::new();
             // What is taken back is taken last, from all that there is then; so the same facts always give the same rows.
             for taken_back in [false, true] {

@@ -200,8 +200,8 @@ impl Ledger {
         })
     }
 
-    /// Whether all that was counted into a component's month after a run was used after `from`: the rest that every closing
-    /// leaves, and not a job that was reported late.
+    /// Whether something was counted into a component's month after a run, and all of it was used after `from`: the rest that
+    /// every closing leaves, and not a job that was reported late or corrected.
     pub fn is_all_used_after(
         &self,
         key: StatementKey,
@@ -213,31 +213,29 @@ impl Ledger {
         let zone = &self.in_force.zone;
         let (start, end) = (micros(zone.start(key.period)), micros(zone.end(key.period)));
         self.look(|connection| {
+            let mut found = false;
             for maker in &makers_of(connection, version, component)?.meters {
-                let earlier = connection
+                let first: Option<i64> = connection
                     .prepare_cached(
-                        "SELECT 1 FROM placed JOIN reading ON reading.series = placed.series
-                         WHERE placed.rules = ?1 AND placed.source = ?2 AND reading.run > ?4 AND reading.at > ?6
-                           AND placed.target IN (SELECT target FROM target_resource WHERE resource = ?3)
-                           AND CASE WHEN reading.start <> 0 THEN reading.start < ?5 AND reading.start < ?7
-                               ELSE coalesce((SELECT max(before.at) FROM reading before WHERE
-                                    before.series = reading.series AND before.at < reading.at), reading.at) < ?5 END
-                         LIMIT 1",
+                        "SELECT min(later.begun) FROM (
+                            SELECT CASE WHEN reading.start <> 0 THEN reading.start
+                                ELSE coalesce((SELECT max(before.at) FROM reading before WHERE
+                                    before.series = reading.series AND before.at < reading.at), reading.at) END AS begun
+                            FROM placed JOIN reading ON reading.series = placed.series
+                            WHERE placed.rules = ?1 AND placed.source = ?2 AND reading.run > ?4 AND reading.at > ?5
+                                AND placed.target IN (SELECT target FROM target_resource WHERE resource = ?3)
+                         ) AS later WHERE later.begun < ?6",
                     )?
-                    .exists(params![
-                        version.id,
-                        maker.source,
-                        key.resource.to_string(),
-                        run,
-                        micros(from),
-                        start,
-                        end
-                    ])?;
-                if earlier {
+                    .query_row(
+                        params![version.id, maker.source, key.resource.to_string(), run, start, end],
+                        |row| row.get(0),
+                    )?;
+                if first.is_some_and(|first| first < micros(from)) {
                     return Ok(false);
                 }
+                found |= first.is_some();
             }
-            Ok(true)
+            Ok(found)
         })
     }
 
