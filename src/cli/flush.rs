@@ -19,12 +19,13 @@ use super::standing;
 use super::text::{WIDTH, fold, fold_all, shorten, thousands};
 use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
-use crate::ledger::SharedLedger;
+use crate::ledger::sent::record::Sent;
+use crate::ledger::{LedgerError, SharedLedger};
+use crate::submitter::CycleOptions;
 use crate::submitter::left::Left;
 use crate::submitter::next_try::NextTry;
 use crate::submitter::pause;
 use crate::submitter::progress::Progress as Stages;
-use crate::submitter::{CycleOptions, Sent};
 use crate::waldur::failure::Failure;
 
 /// Report what is pending now, and wait for the outcome.
@@ -86,7 +87,7 @@ impl Flush {
         submitter.progress = Stages::to(move |what, done, total| shown.at(what, done, total));
         progress.at("Asking Waldur", 0, 0);
         let end = tokio::time::Instant::now() + Duration::try_from(self.deadline).unwrap_or_default();
-        let mut sent: Vec<Sent> = Vec::new();
+        let mut sent_after = None;
         let mut notes: Vec<String> = Vec::new();
         let mut requests = 0;
         let mut paused: Option<Failure>;
@@ -101,8 +102,11 @@ impl Flush {
             requests += report.requests;
             no_role |= report.no_role;
             compared = report.compared.or(compared);
-            let progress = !report.sent.is_empty();
-            sent.extend(report.sent);
+            let progress = report.sent > 0;
+            if progress {
+                // What others sent while this one waited for its turn is theirs.
+                sent_after.get_or_insert(report.sent_after);
+            }
             for note in report.notes {
                 if !notes.contains(&note) {
                     notes.push(note);
@@ -163,7 +167,11 @@ impl Flush {
             exit = exit.min(Exit::Pending);
         }
         if self.json {
-            let sent: Vec<_> = sent.iter().map(sent_json).collect();
+            let accepted = match sent_after {
+                Some(after) => ledger.with(move |ledger| ledger.accepted_after(after, None)).await?,
+                None => Vec::new(),
+            };
+            let sent: Vec<_> = accepted.iter().map(sent_json).collect();
             writeln!(
                 out,
                 "{:#}",
@@ -190,7 +198,7 @@ impl Flush {
         if setup.is_shadow() {
             show_comparison(out, compared)?;
         } else {
-            show_sent(out, &ledger, &sent).await?;
+            show_sent(out, &ledger, sent_after).await?;
         }
         if let Some(failure) = &paused {
             writeln!(out, "{}", fold_all(&format!("Waldur is left alone for now: {failure}"), 2))?;
@@ -215,22 +223,25 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Amounts that are shown one by one.
 const SHOWN: usize = 40;
 
-async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, sent: &[Sent]) -> Result<(), Failed> {
-    if sent.is_empty() {
+/// Shows what was sent after this number of the record.
+async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, after: Option<i64>) -> Result<(), Failed> {
+    let Some(after) = after else {
         writeln!(out, "Nothing was sent.")?;
         return Ok(());
-    }
-    let resources: BTreeSet<Uuid> = sent.iter().map(|one| one.resource).collect();
-    let shown: BTreeSet<Uuid> = sent.iter().take(SHOWN).map(|one| one.resource).collect();
-    let names: BTreeMap<Uuid, String> = ledger
+    };
+    let (sent, names, (numbers_sent, resources)) = ledger
         .with(move |ledger| {
+            let sent = ledger.accepted_after(after, Some(SHOWN))?;
+            let shown: BTreeSet<Uuid> = sent.iter().map(|one| one.resource).collect();
             let name = |uuid| Ok(ledger.resource(uuid)?.map_or_else(String::new, |known| known.name));
-            shown.into_iter().map(|uuid| Ok((uuid, name(uuid)?))).collect()
+            let names = shown.into_iter().map(|uuid| Ok((uuid, name(uuid)?)));
+            let names: BTreeMap<Uuid, String> = names.collect::<Result<_, LedgerError>>()?;
+            Ok((sent, names, ledger.count_accepted_after(after)?))
         })
         .await?;
     let amount = |amount: Decimal| format!("{amount:.2}");
     let numbers = |one: &Sent| (one.was.map_or("-".to_owned(), amount), amount(one.amount));
-    let width = sent.iter().take(SHOWN).map(|one| numbers(one).1.len().max(numbers(one).0.len())).max();
+    let width = sent.iter().map(|one| numbers(one).1.len().max(numbers(one).0.len())).max();
     let width = width.unwrap_or(0).max(6);
     // What the numbers leave.
     let room = WIDTH.saturating_sub(2 * (width + 1) + 8 + 3).max(24);
@@ -245,7 +256,7 @@ async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, sent: &[Sent]) ->
         )
     };
     writeln!(out, "{}", line(["RESOURCE", "PERIOD", "COMPONENT", "USER"], "WAS", "IS NOW"))?;
-    for one in sent.iter().take(SHOWN) {
+    for one in &sent {
         let resource = match names.get(&one.resource).filter(|name| !name.is_empty()) {
             Some(name) => name.clone(),
             None => one.resource.to_string(),
@@ -254,13 +265,13 @@ async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, sent: &[Sent]) ->
         let (was, is) = numbers(one);
         writeln!(out, "{}", line([&resource, &one.period.to_string(), &one.component, user], &was, &is))?;
     }
-    if sent.len() > SHOWN {
-        writeln!(out, "... and {} more (--json has all)", thousands(sent.len() - SHOWN))?;
+    if numbers_sent > sent.len() {
+        writeln!(out, "... and {} more (--json has all)", thousands(numbers_sent - sent.len()))?;
     }
     let plural = |number: usize, what: &str| {
         format!("{} {what}{}", thousands(number), if number == 1 { "" } else { "s" })
     };
-    writeln!(out, "Sent {} of {}.", plural(sent.len(), "amount"), plural(resources.len(), "resource"))?;
+    writeln!(out, "Sent {} of {}.", plural(numbers_sent, "amount"), plural(resources, "resource"))?;
     Ok(())
 }
 

@@ -556,13 +556,9 @@ impl Part {
                         tracing::info!("Submission goes on.");
                     }
                     self.pulse.cycles.fetch_add(1, Ordering::Relaxed);
-                    self.pulse.sent.fetch_add(report.sent.len() as u64, Ordering::Relaxed);
-                    if !report.sent.is_empty() {
-                        tracing::info!(
-                            "Reported {} amounts in {} requests.",
-                            report.sent.len(),
-                            report.requests
-                        );
+                    self.pulse.sent.fetch_add(report.sent as u64, Ordering::Relaxed);
+                    if report.sent > 0 {
+                        tracing::info!("Reported {} amounts in {} requests.", report.sent, report.requests);
                     }
                 }
                 Err(error) => {

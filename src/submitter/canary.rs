@@ -50,13 +50,13 @@ impl Cycle {
             return Ok(true);
         }
         for &key in due.iter().filter(|key| key.period == period) {
-            let said = self.state().report.sent.len();
+            let before = self.ledger(|ledger| ledger.last_sent()).await?;
             self.clone().send_totals(vec![key]).await?;
             if self.stopped() {
                 return Ok(false);
             }
-            let accepted: BTreeSet<String> =
-                self.state().report.sent[said..].iter().map(|sent| sent.component.clone()).collect();
+            let sent = self.ledger(move |ledger| ledger.accepted_after(before, None)).await?;
+            let accepted: BTreeSet<String> = sent.into_iter().map(|sent| sent.component).collect();
             if accepted.is_empty() {
                 continue;
             }

@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use jiff::{SignedDuration, Timestamp};
-use rust_decimal::Decimal;
 use tokio::task::JoinSet;
 use tracing::field::display;
 use uuid::Uuid;
@@ -75,23 +74,13 @@ pub struct CycleOptions {
     pub ignore_backoff: bool,
 }
 
-/// One number that was accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sent {
-    pub resource: Uuid,
-    pub period: BillingPeriod,
-    pub component: String,
-    /// '' is the total.
-    pub user: String,
-    pub amount: Decimal,
-    /// What Waldur was known to hold before.
-    pub was: Option<Decimal>,
-}
-
 /// What a cycle did.
 #[derive(Debug, Default)]
 pub struct CycleReport {
-    pub sent: Vec<Sent>,
+    /// How many numbers were accepted; which, the ledger tells.
+    pub sent: usize,
+    /// The last number in its record before this cycle.
+    pub sent_after: i64,
     /// Requests of this cycle, of all kinds.
     pub requests: u64,
     /// Why the server is left alone for now, if it is.
@@ -208,7 +197,8 @@ impl Submitter {
             let busy_with = self.ledger.with(|ledger| Ok(SubmitLock::holder(ledger.place()))).await?;
             return Ok(CycleReport { busy: true, busy_with, ..CycleReport::default() });
         };
-        let before = self.client.requests();
+        let (before, sent_after) =
+            (self.client.requests(), self.ledger.with(|ledger| ledger.last_sent()).await?);
         let cycle = Arc::new(Cycle { of: self.clone(), state: Mutex::default() });
         let call_time = self.ledger.with(|ledger| CallTime::of(ledger)).await?;
         {
@@ -226,6 +216,7 @@ impl Submitter {
             tracing::warn!(%resource, "{words}");
         }
         report.requests = self.client.requests() - before;
+        report.sent_after = sent_after;
         self.remember_clock().await?;
         if report.requests > 0 && report.paused.is_none() {
             let now = self.clock.now();
@@ -434,16 +425,20 @@ impl Cycle {
         };
         let keys = self
             .ledger(move |ledger| {
-                let mut due = Vec::new();
-                for key in ledger.pending(now)? {
-                    let retry = ledger.retry(Some(key.resource))?;
-                    let offering = ledger.resource(key.resource)?.map(|known| known.offering);
-                    let may = retry
-                        .is_none_or(|retry| retry.next <= now || options.ignore_backoff && !retry.asked)
-                        && !put_off.contains(&key.resource);
-                    if may && offering.is_none_or(|offering| !no_role.contains(&offering)) {
-                        due.push(key);
+                let mut due = ledger.pending(now)?;
+                let waits = |retry: &Retry| retry.next > now && (!options.ignore_backoff || retry.asked);
+                let waiting = ledger.put_off()?.into_iter().filter(|(_, retry)| waits(retry));
+                let waiting: BTreeSet<Uuid> = waiting.map(|(resource, _)| resource).chain(put_off).collect();
+                due.retain(|key| !waiting.contains(&key.resource));
+                if !no_role.is_empty() {
+                    let mut may_go = Vec::with_capacity(due.len());
+                    for key in due {
+                        let known = ledger.resource(key.resource)?;
+                        if known.is_none_or(|known| !no_role.contains(&known.offering)) {
+                            may_go.push(key);
+                        }
                     }
+                    due = may_go;
                 }
                 Ok(due)
             })

@@ -168,8 +168,10 @@ impl Cycle {
         let of_keys = keys.to_vec();
         let known: Vec<(StatementKey, Option<Statement>, Part)> = self
             .ledger(move |ledger| {
+                let totals = ledger.totals_of(&of_keys)?.into_iter();
+                let mut totals: BTreeMap<_, _> = totals.map(|totals| (totals.key, totals)).collect();
                 let known = of_keys.into_iter();
-                known.map(|key| Ok((key, ledger.totals(key)?, Part::of(ledger, key)?))).collect()
+                known.map(|key| Ok((key, totals.remove(&key), Part::of(ledger, key)?))).collect()
             })
             .await?;
         let mut failed = BTreeSet::new();

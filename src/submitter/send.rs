@@ -5,8 +5,8 @@ use rust_decimal::Decimal;
 
 use super::reason::Reason;
 use super::totals::Intended;
-use super::{About, Cycle, CycleError, SERVER_ERRORS, Sent};
-use crate::ledger::sent::record::{Amount, Outcome, StatementKey};
+use super::{About, Cycle, CycleError, SERVER_ERRORS};
+use crate::ledger::sent::record::{Outcome, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::waldur::failure::Failure;
 use crate::waldur::refusal::Refusal;
@@ -226,20 +226,5 @@ impl Cycle {
         let (component, user) = (component.to_owned(), user.to_owned());
         let block = reason.block(words, self.of.clock.now());
         Ok(self.ledger(move |ledger| ledger.set_block(key, &component, &user, block, amount)).await?)
-    }
-
-    /// Notes what was accepted; `before` is what was known until then.
-    pub(super) fn say_sent(&self, before: &Statement, amounts: &[Amount]) {
-        let (key, mut state) = (before.key, self.state());
-        for amount in amounts {
-            state.report.sent.push(Sent {
-                resource: key.resource,
-                period: key.period,
-                component: amount.component.clone(),
-                user: amount.user.clone(),
-                amount: amount.amount,
-                was: before.held_of(&amount.component, &amount.user),
-            });
-        }
     }
 }

@@ -245,11 +245,10 @@ fn with_shares(ledger: &Ledger, keys: &[StatementKey]) -> Result<Groups, LedgerE
 
 fn to_compare(ledger: &Ledger, keys: Vec<StatementKey>) -> Result<Vec<Compared>, LedgerError> {
     let mut compared = Vec::with_capacity(keys.len());
-    for key in keys {
-        let Some(statement) = ledger.statement(key)? else { continue };
+    for statement in ledger.statements_of(&keys)? {
         let mut rows = BTreeMap::new();
         for component in statement.components.keys() {
-            rows.extend(ledger.usage_row(key, component)?.map(|(row, _)| (component.clone(), row)));
+            rows.extend(ledger.usage_row(statement.key, component)?.map(|(row, _)| (component.clone(), row)));
         }
         compared.push((statement, rows));
     }

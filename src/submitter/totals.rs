@@ -77,13 +77,12 @@ impl Cycle {
 
     async fn intend_some_totals(&self, due: &[StatementKey]) -> Result<Vec<Intended>, CycleError> {
         let mut calls = Vec::new();
-        for &key in due {
+        let keys = due.to_vec();
+        for mut statement in self.ledger(move |ledger| ledger.statements_of(&keys)).await? {
             if self.stopped() {
                 break;
             }
-            let Some(mut statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
-                continue;
-            };
+            let key = statement.key;
             if !self.park_unpostable(&statement).await? {
                 let Some(again) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
                 statement = again;
@@ -305,10 +304,9 @@ impl Cycle {
         match outcome {
             Ok(()) => {
                 self.answered();
-                let amounts: Vec<Amount> = report.usages.iter().map(amount).collect();
-                self.say_sent(&call.statement, &amounts);
                 {
                     let mut state = self.state();
+                    state.report.sent += report.usages.len();
                     state.reported.insert(key.resource);
                     state.again.insert(key);
                 }
@@ -353,8 +351,10 @@ impl Cycle {
         Ok(self
             .ledger(move |ledger| {
                 ledger.together(|ledger| {
-                    for resource in resources {
-                        ledger.set_retry(Some(resource), None)?;
+                    for (resource, _) in ledger.put_off()? {
+                        if resources.contains(&resource) {
+                            ledger.set_retry(Some(resource), None)?;
+                        }
                     }
                     match probe {
                         Some(probe) => ledger.put_server_fact(DATE_PROBE, &probe, now),
@@ -370,17 +370,16 @@ impl Cycle {
     /// Reads back after sending: whether what was accepted is there, and the rows' UUIDs, which users' shares need.
     pub(super) async fn read_back(&self, some: &[StatementKey]) -> Result<(), CycleError> {
         let reported: BTreeSet<Uuid> = self.state().reported.clone();
-        let mut wanted: Vec<StatementKey> = Vec::new();
-        for &key in some {
-            let wants = reported.contains(&key.resource)
-                || self
-                    .ledger(move |ledger| ledger.totals(key))
-                    .await?
-                    .is_some_and(|statement| statement.components.values().any(Entry::is_unclear));
-            if wants {
-                wanted.push(key);
-            }
-        }
+        let (mut wanted, others): (Vec<StatementKey>, Vec<StatementKey>) =
+            some.iter().partition(|key| reported.contains(&key.resource));
+        let unclear = self
+            .ledger(move |ledger| {
+                let mut totals = ledger.totals_of(&others)?;
+                totals.retain(|statement| statement.components.values().any(Entry::is_unclear));
+                Ok(totals)
+            })
+            .await?;
+        wanted.extend(unclear.iter().map(|statement| statement.key));
         self.read_and_settle(&wanted).await?;
         Ok(())
     }

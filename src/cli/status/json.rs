@@ -1,8 +1,12 @@
 //! `status --json`: everything that `status` knows, under names that docs/status.md lists and that do not change.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::Write;
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde::ser::{Error as _, SerializeMap, SerializeSeq};
+use serde_json::{Map, Serializer, Value, json};
 
 use super::collector::Collector;
 use super::entry::{adjustment_json, entry_json};
@@ -11,6 +15,7 @@ use super::word::Word;
 use crate::cli::agents::agent_json;
 use crate::cli::exit::Failed;
 use crate::ledger::Ledger;
+use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::Statement;
 
 pub(super) fn write(
@@ -19,14 +24,6 @@ pub(super) fn write(
     view: &View,
     chosen: &[(&Resource, Vec<&Month>)],
 ) -> Result<(), Failed> {
-    let mut statements = Vec::new();
-    for (resource, months) in chosen {
-        for month in months {
-            if let Some(one) = ledger.statement(month.key)? {
-                statements.push(statement(ledger, view, resource, month.word, &one)?);
-            }
-        }
-    }
     let counts = view.summary();
     let summary: Map<String, Value> = Word::ALL
         .into_iter()
@@ -79,10 +76,80 @@ pub(super) fn write(
             json!({ "backend_id": id, "resources": names })
         }).collect::<Vec<_>>(),
         "unmatched": unmatched.collect::<Vec<_>>(),
-        "summary": summary, "statements": statements, "exit": view.exit.code(),
+        "summary": summary, "exit": view.exit.code(),
     });
-    writeln!(out, "{whole:#}")?;
+    let months = chosen.iter().flat_map(|(resource, months)| months.iter().map(|month| (*resource, *month)));
+    let statements = Statements { ledger, view, months: months.collect(), failed: RefCell::new(None) };
+    let mut writer = Serializer::pretty(&mut *out);
+    let written = Whole { others: whole.as_object(), statements: &statements }.serialize(&mut writer);
+    if let Some(failed) = statements.failed.take() {
+        return Err(failed);
+    }
+    written.map_err(std::io::Error::from)?;
+    writeln!(out)?;
     Ok(())
+}
+
+/// All that is written, in the order of its names.
+struct Whole<'a> {
+    others: Option<&'a Map<String, Value>>,
+    statements: &'a Statements<'a>,
+}
+
+impl Serialize for Whole<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const STATEMENTS: &str = "statements";
+        let mut map = serializer.serialize_map(None)?;
+        let others = || self.others.into_iter().flatten();
+        for (name, value) in others().filter(|(name, _)| name.as_str() < STATEMENTS) {
+            map.serialize_entry(name, value)?;
+        }
+        map.serialize_entry(STATEMENTS, self.statements)?;
+        for (name, value) in others().filter(|(name, _)| name.as_str() > STATEMENTS) {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// The statements, read while they are written: of all at once there may be more than memory should hold.
+struct Statements<'a> {
+    ledger: &'a Ledger,
+    view: &'a View,
+    months: Vec<(&'a Resource, &'a Month)>,
+    /// Why they could not be read.
+    failed: RefCell<Option<Failed>>,
+}
+
+/// Statements that are in memory at once.
+const READ_TOGETHER: usize = 64;
+
+impl Statements<'_> {
+    fn read(&self, some: &[(&Resource, &Month)]) -> Result<Vec<Value>, Failed> {
+        let keys: Vec<StatementKey> = some.iter().map(|(_, month)| month.key).collect();
+        let statements = self.ledger.statements_of(&keys)?;
+        let of: BTreeMap<StatementKey, _> = some.iter().map(|one| (one.1.key, one)).collect();
+        let of = |one: &Statement| of.get(&one.key).copied();
+        let with = statements.iter().filter_map(|one| Some((of(one)?, one)));
+        with.map(|((resource, month), one)| statement(self.ledger, self.view, resource, month.word, one))
+            .collect()
+    }
+}
+
+impl Serialize for Statements<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        for some in self.months.chunks(READ_TOGETHER) {
+            let read = self.read(some).map_err(|failed| {
+                *self.failed.borrow_mut() = Some(failed);
+                S::Error::custom("the ledger can't be read")
+            })?;
+            for one in &read {
+                list.serialize_element(one)?;
+            }
+        }
+        list.end()
+    }
 }
 
 fn collector(one: &Collector) -> Value {

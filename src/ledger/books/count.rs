@@ -11,12 +11,12 @@ use std::rc::Rc;
 use jiff::Timestamp;
 
 use super::cuts::Timelines;
-use super::quantities::{POINTS_FROM, Quantities, RunRow, point};
+use super::quantities::{Additions, POINTS_FROM, RunRow, point};
 use super::targets;
 use crate::ledger::db::columns::{instant, micros, unreadable};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
-use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, ToSql, params};
 use crate::metering::measure::{AtMost, Measure, Point, Quantity};
 use crate::metering::period::{BillingPeriod, Segment, Timeline};
 use crate::metering::reading::Kind;
@@ -101,11 +101,11 @@ pub(super) fn update(
     touched: &Touched,
     changed: &mut Changed,
 ) -> sql::Result<()> {
-    let mut counter = Counter::new(connection, in_force)?;
-    for (&series, change) in &touched.0 {
-        if change.added.is_empty() && change.removed.is_empty() {
-            continue;
-        }
+    let mut counter = Counter::new(connection, in_force);
+    let has_changed = |change: &Change| !change.added.is_empty() || !change.removed.is_empty();
+    let changes = || touched.0.iter().filter(|(_, change)| has_changed(change));
+    counter.timelines.look_up(&changes().map(|(series, _)| *series).collect::<Vec<_>>())?;
+    for (&series, change) in changes() {
         let facts = counter.facts(series, change.met.source, change.met.kind)?;
         if change.met.kind == Kind::Delta {
             counter.exchange(&facts, change)?;
@@ -115,7 +115,10 @@ pub(super) fn update(
             let from = change.met.compacted.map_or(change.from, |compacted| change.from.max(compacted));
             counter.recount(&facts, from)?;
         }
-        if change.met.kind == Kind::Delta || !change.in_order {
+        if change.met.kind == Kind::Delta && change.removed.is_empty() {
+            counter.reached(series, None, change.last)?;
+        } else if change.met.kind == Kind::Delta || !change.in_order {
+            counter.keep()?;
             connection
                 .prepare_cached(
                     "UPDATE series SET last = (SELECT max(at) FROM reading WHERE series = ?1) WHERE id = ?1",
@@ -134,7 +137,8 @@ pub(in crate::ledger) fn recount_from(
     month: Option<BillingPeriod>,
     changed: &mut Changed,
 ) -> sql::Result<()> {
-    let mut counter = Counter::new(connection, in_force)?;
+    let mut counter = Counter::new(connection, in_force);
+    counter.timelines.look_up(series)?;
     for &series in series {
         let (source, kind, compacted): (i64, String, Option<i64>) = connection
             .prepare_cached(
@@ -157,7 +161,8 @@ pub(in crate::ledger) fn restate(
     series: &[i64],
     changed: &mut Changed,
 ) -> sql::Result<()> {
-    let mut counter = Counter::new(connection, in_force)?;
+    let mut counter = Counter::new(connection, in_force);
+    counter.timelines.look_up(series)?;
     for &series in series {
         let (source, kind): (i64, String) = connection
             .prepare_cached(
@@ -192,7 +197,11 @@ struct Counter<'a> {
     connection: &'a Connection,
     in_force: &'a InForce,
     timelines: Timelines<'a>,
-    quantities: Quantities<'a>,
+    additions: Additions,
+    /// How far series were counted, and their last readings, as far as those are to be written.
+    reached: Vec<(i64, Option<String>, Option<i64>)>,
+    /// How far series had been counted before their first reading of a month, likewise.
+    months: Vec<(i64, String, String)>,
     /// By source: its collector, name, and all its measures.
     sources: HashMap<i64, (String, String, Rc<[Measure]>)>,
     /// By rules and source.
@@ -207,19 +216,49 @@ struct Counter<'a> {
 }
 
 impl<'a> Counter<'a> {
-    fn new(connection: &'a Connection, in_force: &'a InForce) -> sql::Result<Self> {
-        Ok(Counter {
+    fn new(connection: &'a Connection, in_force: &'a InForce) -> Self {
+        Counter {
             connection,
             in_force,
             timelines: Timelines::new(connection, in_force),
-            quantities: Quantities::of(connection)?,
+            additions: Additions::default(),
+            reached: Vec::new(),
+            months: Vec::new(),
             sources: HashMap::new(),
             counted: HashMap::new(),
             runs: HashMap::new(),
             changed: BTreeSet::new(),
             told: Vec::new(),
             unruled: BTreeSet::new(),
-        })
+        }
+    }
+
+    /// Notes how far a series was counted, and its last reading.
+    fn reached(&mut self, series: i64, state: Option<String>, last: Option<Timestamp>) -> sql::Result<()> {
+        self.reached.push((series, state, last.map(micros)));
+        if self.reached.len() + self.additions.len() >= KEPT_TOGETHER { self.keep() } else { Ok(()) }
+    }
+
+    /// Writes what is to be written.
+    fn keep(&mut self) -> sql::Result<()> {
+        self.additions.keep(self.connection)?;
+        let months: Vec<[&dyn ToSql; 3]> =
+            self.months.iter().map(|(series, month, state)| [series as &dyn ToSql, month, state]).collect();
+        self.connection.execute_rows(
+            "INSERT INTO month_state (series, month, state) VALUES {rows}
+             ON CONFLICT (series, month) DO NOTHING",
+            &months,
+        )?;
+        self.months.clear();
+        let reached: Vec<[&dyn ToSql; 3]> =
+            self.reached.iter().map(|(series, state, last)| [series as &dyn ToSql, state, last]).collect();
+        self.connection.execute_rows(
+            "UPDATE series SET state = coalesce(v.column2, state), last = coalesce(v.column3, last)
+             FROM (VALUES {rows}) v WHERE series.id = v.column1",
+            &reached,
+        )?;
+        self.reached.clear();
+        Ok(())
     }
 
     fn facts(&mut self, series: i64, source: i64, kind: Kind) -> sql::Result<SeriesFacts> {
@@ -279,7 +318,7 @@ impl<'a> Counter<'a> {
                 self.note_unruled(facts, segment.period);
                 continue;
             }
-            self.quantities.add(facts.series, measure, segment, month, part)?;
+            self.additions.add(facts.series, measure, segment, month, part);
             self.changed.insert((facts.series, facts.source, segment));
         }
         Ok(())
@@ -348,6 +387,7 @@ impl<'a> Counter<'a> {
 
     /// Counts again what readings from this instant's month on add.
     fn recount(&mut self, facts: &SeriesFacts, from: Timestamp) -> sql::Result<()> {
+        self.keep()?;
         let zone = &self.in_force.zone;
         let month = zone.period_of(from.max(EARLIEST));
         let (start, name) = (micros(zone.start(month)), month.to_string());
@@ -422,12 +462,7 @@ impl<'a> Counter<'a> {
                     self.put_all(facts, month, std::mem::take(&mut parts))?;
                 }
                 let before = trails.first().map_or(&state, |(_, trail)| trail);
-                self.connection
-                    .prepare_cached(
-                        "INSERT INTO month_state (series, month, state) VALUES (?1, ?2, ?3)
-                         ON CONFLICT (series, month) DO NOTHING",
-                    )?
-                    .execute(params![facts.series, of_point.to_string(), text(before)?])?;
+                self.months.push((facts.series, of_point.to_string(), text(before)?));
                 month = Some(of_point);
             }
             last = Some(point.at);
@@ -445,10 +480,8 @@ impl<'a> Counter<'a> {
             self.put_all(facts, month, parts)?;
         }
         let after = trails.first().map_or(&state, |(_, trail)| trail);
-        self.connection
-            .prepare_cached("UPDATE series SET state = ?2, last = coalesce(?3, last) WHERE id = ?1")?
-            .execute(params![facts.series, text(after)?, last.map(micros)])?;
-        Ok(())
+        let after = text(after)?;
+        self.reached(facts.series, Some(after), last)
     }
 
     fn put_all(
@@ -502,6 +535,7 @@ impl<'a> Counter<'a> {
 
     /// Notes what the changed segments are part of.
     fn finish(mut self, changed: &mut Changed) -> sql::Result<()> {
+        self.keep()?;
         self.tell()?;
         let segments = std::mem::take(&mut self.changed);
         let mut last: Option<(i64, i64, Timestamp)> = None;
@@ -587,6 +621,8 @@ fn oddity(
     Ok((kind, words))
 }
 
+/// So much is written together.
+const KEPT_TOGETHER: usize = 1_000;
 /// No reading is from before.
 const EARLIEST: Timestamp = Timestamp::UNIX_EPOCH;
 

@@ -12,7 +12,7 @@ use super::place::placed;
 use super::targets::{Mapping, mappings};
 use crate::ledger::db::columns::instant;
 use crate::ledger::db::rules::{InForce, Version};
-use crate::ledger::db::sql::{self, Connection};
+use crate::ledger::db::sql::{self, Connection, ToSql};
 use crate::metering::period::{BillingZone, Timeline};
 
 /// Where the months of this resource are cut at switches of its plan. Its first plan period is no switch: the server files
@@ -105,6 +105,28 @@ impl<'a> Timelines<'a> {
         let timeline = Rc::new(Timeline::new(self.in_force.zone.clone(), cuts));
         self.by_targets.insert(targets, timeline.clone());
         Ok(timeline)
+    }
+
+    /// Looks up where these series are placed by all rules that are in force in some month.
+    pub(in crate::ledger) fn look_up(&mut self, series: &[i64]) -> sql::Result<()> {
+        let versions: Vec<i64> = self.in_force.effective().into_iter().map(|version| version.id).collect();
+        let mut rows: Vec<[&dyn ToSql; 2]> = Vec::new();
+        for version in &versions {
+            for one in series {
+                self.targets.entry((*version, *one)).or_insert(None);
+                rows.push([version, one]);
+            }
+        }
+        let targets = &mut self.targets;
+        self.connection.query_rows(
+            "SELECT placed.rules, placed.series, placed.target FROM (VALUES {rows}) v CROSS JOIN placed
+             WHERE placed.rules = v.column1 AND placed.series = v.column2",
+            &rows,
+            |row| {
+                targets.insert((row.get(0)?, row.get(1)?), row.get(2)?);
+                Ok(())
+            },
+        )
     }
 
     /// Where a version of the rules places a series.

@@ -10,15 +10,16 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::count::{Met, Touched};
+use super::known::{self, Known, Wanted};
 use super::place::place_by_all;
 use super::quantities::{RunRow, bearings};
 use super::row::Row;
 use super::spent;
 use crate::collectors::{Bearing, Quarantined};
-use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::columns::{instant, micros, unreadable};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
-use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row as SqlRow, Statement, params};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row as SqlRow, params};
 use crate::metering::measure::RunFacts;
 use crate::metering::reading::{Kind, Labels};
 
@@ -128,15 +129,7 @@ pub(super) struct Store<'a> {
     alike: usize,
     /// From when on each source was read in this run.
     read_from: HashMap<i64, i64>,
-    /// Series that were met since something was counted last, by source and labels.
-    met: HashMap<i64, HashMap<String, Met>>,
-    /// Whether there is any reading with an id that is no longer kept.
-    some_are_spent: bool,
-    /// Whether other agents run this collector, too.
-    is_on_several: bool,
-    find_series: Statement<'a>,
-    insert: Statement<'a>,
-    insert_identity: Statement<'a>,
+    known: Known<'a>,
 }
 
 impl<'a> Store<'a> {
@@ -145,28 +138,26 @@ impl<'a> Store<'a> {
             connection,
             in_force,
             run,
-            sources: HashMap::new(),
+            sources: sources(connection, &run.collector)?,
             seen: HashSet::new(),
             alike: 0,
             read_from: HashMap::new(),
-            met: HashMap::new(),
-            some_are_spent: connection.prepare_cached("SELECT 1 FROM spent_id LIMIT 1")?.exists([])?,
-            is_on_several: connection
-                .prepare_cached("SELECT 1 FROM collector WHERE name = ?1 AND agent <> ?2 LIMIT 1")?
-                .exists([&run.collector, &run.agent])?,
-            find_series: connection.prepare_cached(
-                "SELECT id, compacted, last, live, state FROM series WHERE source = ?1 AND labels = ?2 AND agent = ?3",
-            )?,
-            insert_identity: connection.prepare_cached(
-                "INSERT INTO identity (source, id, agent, series, at, start) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                 ON CONFLICT (source, id, agent) DO NOTHING",
-            )?,
-            insert: connection.prepare_cached(
-                "INSERT INTO reading (series, at, start, id, value, epoch, began, shared, run)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-                 ON CONFLICT (series, at, start, id) DO UPDATE SET value = ?5, epoch = ?6, began = ?7, shared = ?8, run = ?9",
-            )?,
+            known: Known::new(connection, &run.agent)?,
         })
+    }
+
+    /// Looks up what is known of readings that are put next.
+    pub(super) fn look_up(&mut self, queued: &[Queued]) -> sql::Result<()> {
+        // Of a name that is new nothing is known.
+        let wanted: Vec<Wanted<'_>> = queued
+            .iter()
+            .filter_map(|one| {
+                let source = self.sources.get(&one.name)?;
+                let (source, kind, others) = (source.id, source.kind, &*source.others);
+                Some(Wanted { source, kind, others, labels: &one.labels, row: &one.row })
+            })
+            .collect();
+        self.known.look_up(&wanted)
     }
 
     pub(super) fn put(&mut self, queued: Queued, touched: &mut Touched) -> sql::Result<Put> {
@@ -196,8 +187,9 @@ impl<'a> Store<'a> {
         self.seen.insert(series);
         let from = if row.start == 0 { row.at } else { row.start };
         self.read_from.entry(source.id).and_modify(|first| *first = from.min(*first)).or_insert(from);
-        // Only what has been compacted can have been spent.
-        let late = match met.compacted.is_some() || self.some_are_spent && !row.id.is_empty() {
+        // What is no longer kept is from before its series was compacted, or has left its id.
+        let is_old = met.compacted.is_some_and(|until| row.at < micros(until));
+        let late = match is_old || self.known.is_spent(source.id, &row.id) {
             true if self.run.superseded && self.is_spent(&source, &met, &row)? => return Ok(Put::Same),
             true => self.put_late(&source, &met, &row, touched)?,
             false => None,
@@ -209,38 +201,35 @@ impl<'a> Store<'a> {
         };
         // What lies behind all that is known of its series, and has no id of its own, was not seen before; nor was one whose
         // id is new.
-        let is_new = match row.id.is_empty() {
-            true => touched.meet(&met).is_behind(instant(row.at)),
-            false => {
-                let place = params![source.id, row.id, self.run.agent, series, row.at, row.start];
-                self.insert_identity.execute(place)? > 0
-            }
+        let place = (series, row.at, row.start);
+        let known_at = match row.id.is_empty() {
+            true => Some(place).filter(|_| !touched.meet(&met).is_behind(instant(row.at))),
+            false => self.known.place_of(source.id, &row.id),
         };
-        let before = if is_new { None } else { self.known(source.id, series, &row)? };
-        if let Some((old_series, old, _)) = &before
-            && (*old_series == series && *old == row || self.run.superseded && old.value.is_some())
+        let before = known_at.and_then(|at| Some((at.0, self.known.row(at, &row.id)?)));
+        if let Some((old_series, old)) = &before
+            && (*old_series == series && **old == row || self.run.superseded && old.value.is_some())
         {
             return Ok(Put::Same);
         }
-        if let Some((old_series, old, facts)) = &before {
+        if let Some((old_series, old)) = &before {
             let of_old = if *old_series == series { met.clone() } else { self.met(*old_series, &source)? };
-            touched.meet(&of_old).removed(old.point(*facts));
-            self.remove(*old_series, old)?;
+            // Only deltas are taken back by what they added, and those ask nothing of their run.
+            touched.meet(&of_old).removed(old.point(RunFacts::default()));
+            self.known.remove_row(*old_series, old)?;
         } else if !row.id.is_empty() && kind == Kind::Delta && !corrects_spent {
             self.look_for_twins(&source, &met, &row)?;
         }
-        let facts = self.run.known.facts(&name, &labels);
-        self.insert_row(series, &row)?;
-        if !is_new && !row.id.is_empty() {
-            self.connection
-                .prepare_cached(
-                    "UPDATE identity SET series = ?3, at = ?4, start = ?5 WHERE source = ?1 AND id = ?2 AND agent = ?6",
-                )?
-                .execute(params![source.id, row.id, series, row.at, row.start, self.run.agent])?;
+        match known_at {
+            _ if row.id.is_empty() => {}
+            Some(at) if at == place => {}
+            Some(_) => self.known.move_id(source.id, &row.id, place)?,
+            None => self.known.add_id(source.id, &row.id, place),
         }
-        touched.meet(&met).added(row.point(facts));
+        touched.meet(&met).added(row.point(self.run.known.facts(&name, &labels)));
+        self.known.add_row(series, row, self.run.id)?;
         // A marker that the series was not seen is no reading; one that takes its place is new.
-        let new = !corrects_spent && before.is_none_or(|(_, old, _)| old.value.is_none());
+        let new = !corrects_spent && before.is_none_or(|(_, old)| old.value.is_none());
         Ok(if new { Put::New } else { Put::Corrected })
     }
 
@@ -348,23 +337,16 @@ impl<'a> Store<'a> {
 
     /// Whether a new reading may be one that is known under another id, of this collector or of another.
     fn look_for_twins(&mut self, source: &Source, met: &Met, row: &Row) -> sql::Result<()> {
-        let alike = met.last.is_some_and(|last| instant(row.at) <= last)
-            && self
-                .connection
-                .prepare_cached(
-                    "SELECT 1 FROM reading WHERE series = ?1 AND at = ?2 AND start = ?3 AND value = ?4 AND run <> ?5",
-                )?
-                .exists(params![met.id, row.at, row.start, row.value, self.run.id])?;
+        let says_the_same =
+            |other: &Row, run: i64| run != self.run.id && row.value.is_some() && other.value == row.value;
+        let place = (met.id, row.at, row.start);
+        let alike = self.known.rows_at(place).any(|(other, run)| says_the_same(other, *run));
         self.alike += usize::from(alike);
-        if self.is_on_several {
+        if self.known.is_elsewhere(source.id, &row.id) {
             self.look_for_other_agents(source, met, row)?;
         }
         for other in source.others.iter() {
-            let twin = self
-                .connection
-                .prepare_cached("SELECT 1 FROM identity WHERE source = ?1 AND id = ?2")?
-                .exists(params![other, row.id])?;
-            if twin {
+            if self.known.is_elsewhere(*other, &row.id) {
                 self.connection
                     .prepare_cached(
                         "INSERT INTO same_ids (source, other, id) VALUES (?1, ?2, ?3)
@@ -379,19 +361,6 @@ impl<'a> Store<'a> {
     /// Within what an id is one reading's.
     fn owner(&self, source: &Source) -> (i64, &'a str) {
         (source.id, &self.run.agent)
-    }
-
-    fn insert_row(&mut self, series: i64, row: &Row) -> sql::Result<()> {
-        let Row { at, start, id, value, epoch, began, shared } = row;
-        self.insert.execute(params![series, at, start, id, value, epoch, began, shared, self.run.id])?;
-        Ok(())
-    }
-
-    fn remove(&self, series: i64, row: &Row) -> sql::Result<()> {
-        self.connection
-            .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at = ?2 AND start = ?3 AND id = ?4")?
-            .execute(params![series, row.at, row.start, row.id])?;
-        Ok(())
     }
 
     fn source(&mut self, name: &str, kind: Kind, unit: Option<&str>) -> sql::Result<Source> {
@@ -421,54 +390,46 @@ impl<'a> Store<'a> {
         Ok(source)
     }
 
+    /// Writes what was put.
+    pub(super) fn keep(&mut self) -> sql::Result<()> {
+        self.known.keep()
+    }
+
     /// To be called when what was touched has been counted: what was known of series is old.
     pub(super) fn counted(&mut self) {
-        self.met.clear();
+        self.known.forget_series();
     }
 
     /// The series of a reading; it is made if it is new.
     fn series(&mut self, source: &Source, labels: &str) -> sql::Result<Met> {
-        if let Some(known) = self.met.get(&source.id).and_then(|of_source| of_source.get(labels)) {
-            return Ok(known.clone());
+        let met = match self.known.series(source.id, labels) {
+            Some(known) => known.clone(),
+            None => {
+                let met = self.make(source, labels)?;
+                self.known.add_series(labels, &met);
+                met
+            }
+        };
+        if self.known.wakes(met.id) {
+            self.connection.prepare_cached("UPDATE series SET live = 1 WHERE id = ?1")?.execute([met.id])?;
         }
-        let met = self.find_or_make(source, labels)?;
-        self.met.entry(source.id).or_default().insert(labels.to_owned(), met.clone());
         Ok(met)
     }
 
-    fn find_or_make(&mut self, source: &Source, labels: &str) -> sql::Result<Met> {
-        let known = self
-            .find_series
-            .query_row(params![source.id, labels, self.run.agent], |row| {
-                let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
-                Ok((row.get::<_, i64>(0)?, at(1)?, at(2)?, row.get::<_, bool>(3)?, state(row, 4)?))
-            })
-            .optional()?;
-        let (source_id, kind) = (source.id, source.kind);
-        if let Some((id, compacted, last, live, state)) = known {
-            if !live {
-                self.connection.prepare_cached("UPDATE series SET live = 1 WHERE id = ?1")?.execute([id])?;
-            }
-            return Ok(Met { id, source: source_id, kind, compacted, last, state });
-        }
+    fn make(&self, source: &Source, labels: &str) -> sql::Result<Met> {
         let id = self
             .connection
             .prepare_cached("INSERT INTO series (source, labels, agent) VALUES (?1, ?2, ?3) RETURNING id")?
             .query_row(params![source.id, labels, self.run.agent], |row| row.get(0))?;
         let from = (self.run.collector.as_str(), labels);
         place_by_all(self.connection, self.in_force, id, from, self.run.finished)?;
-        Ok(Met { id, source: source_id, kind, compacted: None, last: None, state: None })
+        Ok(Met { id, source: source.id, kind: source.kind, compacted: None, last: None, state: None })
     }
 
     fn met(&self, id: i64, source: &Source) -> sql::Result<Met> {
-        self.connection.prepare_cached("SELECT compacted, last, state FROM series WHERE id = ?")?.query_row(
-            [id],
-            |row| {
-                let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
-                let (compacted, last, state) = (at(0)?, at(1)?, state(row, 2)?);
-                Ok(Met { id, source: source.id, kind: source.kind, compacted, last, state })
-            },
-        )
+        self.connection
+            .prepare_cached("SELECT id, compacted, last, state FROM series WHERE id = ?")?
+            .query_row([id], |row| known::met(row, 0, (source.id, source.kind)))
     }
 
     /// What is read at (a query, a request) has changed since the run at `before`: what this run has read again of that time
@@ -496,23 +457,14 @@ impl<'a> Store<'a> {
                         AND (reading.id = '' OR substr(reading.id, length(reading.id) - length(series.labels) + 1) = series.labels)",
                 )?
                 .query_map(params![source.id, from, self.run.agent], |row| {
-                    let found = Row {
-                        at: row.get(1)?,
-                        start: row.get(2)?,
-                        id: row.get(3)?,
-                        value: row.get(4)?,
-                        epoch: row.get(5)?,
-                        began: row.get(6)?,
-                        shared: row.get(7)?,
-                    };
-                    Ok((row.get(0)?, found))
+                    Ok((row.get(0)?, Row::of(row, 1)?))
                 })?
                 .filter(|row| row.as_ref().map_or(true, |(series, _)| !self.seen.contains(series)))
                 .collect::<sql::Result<_>>()?;
             for (series, row) in &old {
                 let met = self.met(*series, &source)?;
                 touched.meet(&met).removed(row.point(RunFacts::default()));
-                self.remove(*series, row)?;
+                self.known.remove_row(*series, row)?;
                 self.connection
                     .prepare_cached("DELETE FROM identity WHERE source = ?1 AND id = ?2 AND agent = ?3")?
                     .execute(params![source.id, row.id, self.run.agent])?;
@@ -581,6 +533,7 @@ impl<'a> Store<'a> {
             .optional()?;
         let Some((series, source)) = known else { return Ok(()) };
         let met = self.met(series, &Source { id: source, kind: Kind::Gauge, others: Rc::default() })?;
+        self.known.keep()?;
         let read = self
             .connection
             .prepare_cached("SELECT 1 FROM reading WHERE series = ?1 AND at = ?2")?
@@ -597,55 +550,31 @@ impl<'a> Store<'a> {
     ) -> sql::Result<()> {
         let (id, value, epoch, began) = (String::new(), None, None, None);
         let row = Row { at: micros(at), start: 0, id, value, epoch, began, shared: false };
-        self.insert_row(met.id, &row)?;
-        let facts = self.run.known.facts(name, labels);
-        touched.meet(met).added(row.point(facts));
-        Ok(())
-    }
-
-    /// The row that has this reading's identity, if there is one: by its id, else by series and times. With what was known
-    /// when it came in and decides how far back it may have counted.
-    fn known(&self, source: i64, series: i64, row: &Row) -> sql::Result<Option<(i64, Row, RunFacts)>> {
-        let mut place = (series, row.at, row.start);
-        if !row.id.is_empty() {
-            let found = self
-                .connection
-                .prepare_cached(
-                    "SELECT series, at, start FROM identity WHERE source = ?1 AND id = ?2 AND agent = ?3",
-                )?
-                .query_row(params![source, row.id, self.run.agent], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-                })
-                .optional()?;
-            match found {
-                Some(found) => place = found,
-                None => return Ok(None),
-            }
-        }
-        self.connection
-            .prepare_cached(
-                "SELECT at, start, id, value, epoch, began, shared FROM reading
-                 WHERE series = ?1 AND at = ?2 AND start = ?3 AND id = ?4",
-            )?
-            .query_row(params![place.0, place.1, place.2, row.id], |row| {
-                let row = Row {
-                    at: row.get(0)?,
-                    start: row.get(1)?,
-                    id: row.get(2)?,
-                    value: row.get(3)?,
-                    epoch: row.get(4)?,
-                    began: row.get(5)?,
-                    shared: row.get(6)?,
-                };
-                // Only deltas are taken back by what they added, and those ask nothing of their run.
-                Ok((place.0, row, RunFacts::default()))
-            })
-            .optional()
+        touched.meet(met).added(row.point(self.run.known.facts(name, labels)));
+        self.known.add_row(met.id, row, self.run.id)
     }
 }
 
-fn state(row: &SqlRow<'_>, column: usize) -> sql::Result<Option<Rc<str>>> {
-    Ok(row.get_ref(column)?.as_str_or_null()?.map(Rc::from))
+/// The sources of a collector, by the names of their readings.
+fn sources(connection: &Connection, collector: &str) -> sql::Result<HashMap<String, Source>> {
+    let mut others: HashMap<i64, Vec<i64>> = HashMap::new();
+    let mut query = connection.prepare_cached(
+        "SELECT source.id, other.id FROM source JOIN source other ON other.name = source.name AND other.id <> source.id
+         WHERE source.collector = ?",
+    )?;
+    let mut rows = query.query([collector])?;
+    while let Some(row) = rows.next()? {
+        others.entry(row.get(0)?).or_default().push(row.get(1)?);
+    }
+    connection
+        .prepare_cached("SELECT name, id, kind FROM source WHERE collector = ?")?
+        .query_map([collector], |row| {
+            let id: i64 = row.get(1)?;
+            let kind = row.get::<_, String>(2)?.parse().map_err(|error: String| unreadable(2, error))?;
+            let others = others.remove(&id).unwrap_or_default().into();
+            Ok((row.get(0)?, Source { id, kind, others }))
+        })?
+        .collect()
 }
 
 /// By the names of readings whose source tells ends by itself: labels, and the instant.

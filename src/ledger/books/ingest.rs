@@ -59,14 +59,12 @@ impl Recorded {
     }
 }
 
-/// No run takes longer; it only bounds where to look.
-const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(24);
 /// Runs that are counted before other work has its turn.
 const COUNTED_TOGETHER: usize = 50;
 /// How many of a collector's runs say what its usual distance is.
 const RECENT_RUNS: usize = 11;
 /// Readings of a run that are counted at once.
-const POINTS_AT_ONCE: usize = if cfg!(test) { 3 } else { 4_000 };
+const READ_AT_ONCE: usize = if cfg!(test) { 3 } else { 2_000 };
 
 impl Ledger {
     /// Appends a run to the queue, and counts it and all that waited before it.
@@ -294,25 +292,22 @@ fn count_run(
     let unsure = unsure_of_month(connection, in_force, &run)?;
     let mut changed = Changed::new();
     let mut touched = Touched::default();
-    let mut uncounted = 0;
     let mut store = Store::new(connection, in_force, &run)?;
-    {
-        let mut query = connection.prepare_cached(
-            "SELECT name, kind, value, unit, start, at, labels, id, epoch, began, shared FROM queued
-             WHERE run = ? ORDER BY number",
-        )?;
-        let mut rows = query.query([id])?;
-        while let Some(row) = rows.next()? {
-            let queued = Queued::of(&row)?;
-            if let Some(window) = &unsure
-                && queued.is_momentary(&run)
-            {
+    let mut after = -1;
+    // However many there are, memory holds only so many: amounts are the same in whatever batches they come.
+    loop {
+        let (mut some, last) = queued_after(connection, id, after)?;
+        let is_last = some.len() < READ_AT_ONCE;
+        after = last;
+        some.retain(|queued| {
+            let is_out = (unsure.is_some() || ended_later.is_some()) && queued.is_momentary(&run);
+            if let Some(window) = unsure.as_ref().filter(|_| is_out) {
                 recorded.quarantined.push(queued.quarantined(window.clone()));
-                continue;
             }
-            if ended_later.is_some() && queued.is_momentary(&run) {
-                continue;
-            }
+            !is_out
+        });
+        store.look_up(&some)?;
+        for queued in some {
             match store.put(queued, &mut touched)? {
                 Put::New => recorded.new += 1,
                 Put::Corrected => recorded.corrected += 1,
@@ -324,15 +319,14 @@ fn count_run(
                 }
             }
             recorded.readings += 1;
-            uncounted += 1;
-            if uncounted >= POINTS_AT_ONCE {
-                // However many there are, memory holds only so many: amounts are the same in whatever batches they come.
-                count::update(connection, in_force, &touched, &mut changed)?;
-                touched = Touched::default();
-                store.counted();
-                uncounted = 0;
-            }
         }
+        store.keep()?;
+        if is_last {
+            break;
+        }
+        count::update(connection, in_force, &touched, &mut changed)?;
+        touched = Touched::default();
+        store.counted();
     }
     if let Some(before) = run_of_another_scope(connection, &run, &scope)?.filter(|_| !superseded) {
         for (name, readings) in store.replace_unseen(before, &mut touched)? {
@@ -354,6 +348,7 @@ fn count_run(
             store.end(name, labels, *at, &mut touched)?;
         }
     }
+    store.keep()?;
     count::update(connection, in_force, &touched, &mut changed)?;
     if 2 * store.alike() > recorded.new {
         let words = format!(
@@ -391,6 +386,22 @@ fn count_run(
         connection.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?"))?.execute([id])?;
     }
     Ok(recorded)
+}
+
+/// The next queued readings of a run, after the one with this number; and the number of the last.
+fn queued_after(connection: &Connection, run: i64, number: i64) -> sql::Result<(Vec<Queued>, i64)> {
+    let mut last = number;
+    let queued = connection
+        .prepare_cached(
+            "SELECT name, kind, value, unit, start, at, labels, id, epoch, began, shared, number FROM queued
+             WHERE run = ?1 AND number > ?2 ORDER BY number LIMIT ?3",
+        )?
+        .query_map([run, number, READ_AT_ONCE as i64], |row| {
+            last = row.get(11)?;
+            Queued::of(row)
+        })?
+        .collect::<sql::Result<_>>()?;
+    Ok((queued, last))
 }
 
 /// When the last run was that did not fail, if it looked at something else.
@@ -435,12 +446,11 @@ fn ended_later(connection: &Connection, run: &Head) -> sql::Result<Option<Timest
     connection
         .prepare_cached(
             "SELECT max(finished) FROM run
-             WHERE collector = ?1 AND agent = ?5 AND at > ?2 - ?3 AND finished > ?2 AND outcome <> 'failed' AND id < ?4",
+             WHERE collector = ?1 AND agent = ?2 AND finished > ?3 AND outcome <> 'failed' AND id < ?4",
         )?
-        .query_row(
-            params![run.collector, micros(run.at), LONGEST_RUN.as_micros() as i64, run.id, run.agent],
-            |row| Ok(row.get::<_, Option<i64>>(0)?.map(instant)),
-        )
+        .query_row(params![run.collector, run.agent, micros(run.at), run.id], |row| {
+            Ok(row.get::<_, Option<i64>>(0)?.map(instant))
+        })
 }
 
 /// What is known now of the collector's earlier runs; it is kept with this one.

@@ -12,6 +12,7 @@ pub(in crate::ledger) mod cuts;
 pub mod future;
 mod identity;
 pub mod ingest;
+mod known;
 pub(in crate::ledger) mod lines;
 pub mod makers;
 mod place;

@@ -1,13 +1,15 @@
 //! Points and quantities as rows: the two that metering reads and writes, a series at a time.
 //!
-//! Statements are held while many series are counted, because most of the cost of a small one is in finding it.
+//! Quantities of many series are read and written together.
+
+use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 use rust_decimal::Decimal;
 
 use crate::collectors::Bearing;
-use crate::ledger::db::columns::{exact_column, instant, micros};
-use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row, Statement, params};
+use crate::ledger::db::columns::{exact_column, instant, micros, period_column};
+use crate::ledger::db::sql::{self, Connection, Row, ToSql, params};
 use crate::metering::measure::{Measure, Point, Quantity, RunFacts};
 use crate::metering::period::{BillingPeriod, Segment};
 use crate::metering::reading::{Epoch, Labels};
@@ -86,33 +88,14 @@ pub(in crate::ledger) fn point(row: &Row<'_>) -> sql::Result<Point> {
     })
 }
 
-/// What is kept of the quantities.
-pub(in crate::ledger) struct Quantities<'a> {
-    load: Statement<'a>,
-    put: Statement<'a>,
-    remove: Statement<'a>,
-}
+/// What is to be added to quantities: it is put together first, and then kept for all at once.
+#[derive(Debug, Default)]
+pub(super) struct Additions(BTreeMap<Place, (BillingPeriod, Quantity)>);
 
-impl<'a> Quantities<'a> {
-    pub(super) fn of(connection: &'a Connection) -> sql::Result<Self> {
-        Ok(Quantities {
-            load: connection.prepare_cached(
-                "SELECT sum, max, last, covered, missed, gaps, resets, held, holds, dips FROM quantity
-                 WHERE series = ?1 AND measure = ?2 AND segment = ?3 AND month = ?4",
-            )?,
-            put: connection.prepare_cached(
-                "INSERT INTO quantity (series, measure, segment, month, period, sum, max, last, covered, missed, gaps,
-                                       resets, held, holds, dips)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
-                 ON CONFLICT (series, measure, segment, month) DO UPDATE SET sum = ?6, max = ?7, last = ?8, covered = ?9,
-                    missed = ?10, gaps = ?11, resets = ?12, held = ?13, holds = ?14, dips = ?15",
-            )?,
-            remove: connection.prepare_cached(
-                "DELETE FROM quantity WHERE series = ?1 AND measure = ?2 AND segment = ?3 AND month = ?4",
-            )?,
-        })
-    }
+/// Whose quantity: series, measure, the first instant of the segment, and the month of the readings.
+type Place = (i64, Measure, i64, BillingPeriod);
 
+impl Additions {
     /// Adds what readings of a month add to a segment.
     pub(super) fn add(
         &mut self,
@@ -121,35 +104,113 @@ impl<'a> Quantities<'a> {
         segment: Segment,
         month: BillingPeriod,
         part: Quantity,
-    ) -> sql::Result<()> {
-        let (measure, start, month) = (measure.name(), micros(segment.start), month.to_string());
-        let known =
-            self.load.query_row(params![series, measure, start, month], |row| quantity(row, 0)).optional()?;
-        let mut quantity = known.unwrap_or_default();
-        quantity.absorb(part);
-        if quantity == Quantity::default() {
-            // As if nothing had ever been counted: what a recount would find.
-            self.remove.execute(params![series, measure, start, month])?;
-            return Ok(());
+    ) {
+        let place = (series, measure, micros(segment.start), month);
+        self.0.entry(place).or_insert((segment.period, Quantity::default())).1.absorb(part);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Adds all of it to what is kept.
+    pub(super) fn keep(&mut self, connection: &Connection) -> sql::Result<()> {
+        let mut added = std::mem::take(&mut self.0);
+        let mut known: BTreeMap<Place, Quantity> = BTreeMap::new();
+        let names: Vec<(String, String)> = added
+            .keys()
+            .map(|(_, measure, _, month)| (measure.name().into_owned(), month.to_string()))
+            .collect();
+        let measures: BTreeMap<&str, Measure> =
+            added.keys().zip(&names).map(|(place, (name, _))| (name.as_str(), place.1)).collect();
+        let places: Vec<[&dyn ToSql; 4]> = added
+            .keys()
+            .zip(&names)
+            .map(|((series, _, segment, _), (measure, month))| {
+                [series as &dyn ToSql, measure, segment, month]
+            })
+            .collect();
+        connection.query_rows(
+            "SELECT quantity.series, quantity.measure, quantity.segment, quantity.month, sum, max, last, covered, missed,
+                    gaps, resets, held, holds, dips
+             FROM (VALUES {rows}) v CROSS JOIN quantity
+             WHERE quantity.series = v.column1 AND quantity.measure = v.column2 AND quantity.segment = v.column3
+               AND quantity.month = v.column4",
+            &places,
+            |row| {
+                let Some(&measure) = measures.get(row.get_ref(1)?.as_str()?) else { return Ok(()) };
+                known.insert((row.get(0)?, measure, row.get(2)?, period_column(row, 3)?), quantity(row, 4)?);
+                Ok(())
+            },
+        )?;
+        for (place, (_, part)) in &mut added {
+            if let Some(mut quantity) = known.remove(place) {
+                quantity.absorb(std::mem::take(part));
+                *part = quantity;
+            }
         }
-        self.put.execute(params![
-            series,
-            measure,
-            start,
-            month,
-            segment.period.to_string(),
-            quantity.sum.to_string(),
-            quantity.max.map(|max| max.to_string()),
-            quantity.last.map(|last| last.to_string()),
-            quantity.covered,
-            quantity.missed,
-            quantity.gaps,
-            quantity.resets,
-            quantity.held.to_string(),
-            quantity.holds,
-            quantity.dips,
-        ])?;
-        Ok(())
+        // As if nothing had ever been counted: what a recount would find.
+        let (nothing, some): (Vec<_>, Vec<_>) =
+            added.into_iter().partition(|(_, (_, quantity))| *quantity == Quantity::default());
+        for ((series, measure, segment, month), _) in nothing {
+            connection
+                .prepare_cached(
+                    "DELETE FROM quantity WHERE series = ?1 AND measure = ?2 AND segment = ?3 AND month = ?4",
+                )?
+                .execute(params![series, measure.name(), segment, month.to_string()])?;
+        }
+        let texts: Vec<[Option<String>; 7]> = some
+            .iter()
+            .map(|((_, measure, _, month), (period, quantity))| {
+                [
+                    Some(measure.name().into_owned()),
+                    Some(month.to_string()),
+                    Some(period.to_string()),
+                    Some(quantity.sum.to_string()),
+                    quantity.max.map(|max| max.to_string()),
+                    quantity.last.map(|last| last.to_string()),
+                    Some(quantity.held.to_string()),
+                ]
+            })
+            .collect();
+        let rows: Vec<[&dyn ToSql; 15]> = some
+            .iter()
+            .zip(&texts)
+            .map(
+                |(
+                    ((series, _, segment, _), (_, quantity)),
+                    [measure, month, period, sum, max, last, held],
+                )| {
+                    let Quantity { covered, missed, gaps, resets, holds, dips, .. } = quantity;
+                    [
+                        series as &dyn ToSql,
+                        measure,
+                        segment,
+                        month,
+                        period,
+                        sum,
+                        max,
+                        last,
+                        covered,
+                        missed,
+                        gaps,
+                        resets,
+                        held,
+                        holds,
+                        dips,
+                    ]
+                },
+            )
+            .collect();
+        connection.execute_rows(
+            "INSERT INTO quantity (series, measure, segment, month, period, sum, max, last, covered, missed, gaps, resets,
+                                   held, holds, dips)
+             VALUES {rows}
+             ON CONFLICT (series, measure, segment, month) DO UPDATE SET sum = excluded.sum, max = excluded.max,
+                last = excluded.last, covered = excluded.covered, missed = excluded.missed, gaps = excluded.gaps,
+                resets = excluded.resets, held = excluded.held, holds = excluded.holds, dips = excluded.dips",
+            &rows,
+        )
     }
 }
 

@@ -1,6 +1,7 @@
 //! A reading as a row of the ledger.
 
 use crate::ledger::db::columns::instant;
+use crate::ledger::db::sql;
 use crate::metering::measure::{Point, RunFacts};
 use crate::metering::reading::Epoch;
 
@@ -17,6 +18,19 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// Of columns at, start, id, value, epoch, began, shared.
+    pub(super) fn of(row: &sql::Row<'_>, first: usize) -> sql::Result<Row> {
+        Ok(Row {
+            at: row.get(first)?,
+            start: row.get(first + 1)?,
+            id: row.get(first + 2)?,
+            value: row.get(first + 3)?,
+            epoch: row.get(first + 4)?,
+            began: row.get(first + 5)?,
+            shared: row.get(first + 6)?,
+        })
+    }
+
     /// The row as metering sees it, with what is known of the run that brought it.
     pub(super) fn point(&self, run: RunFacts) -> Point {
         Point {

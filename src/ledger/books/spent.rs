@@ -94,6 +94,6 @@ pub(super) fn forget(connection: &Connection, owner: (i64, &str), series: i64, r
 const NAMESPACE: Uuid = Uuid::from_u128(0x8a1f_6f0e_52a4_4c0f_9d0b_6c1d_2f7e_91b3);
 
 /// The identity of a reading with an id of its own (law 2), wide enough that no two of an agent ever share it.
-fn identity(source: i64, id: &str) -> [u8; 16] {
+pub(super) fn identity(source: i64, id: &str) -> [u8; 16] {
     Uuid::new_v5(&NAMESPACE, format!("{source} {id}").as_bytes()).into_bytes()
 }

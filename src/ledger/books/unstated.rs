@@ -8,17 +8,19 @@ use jiff::Timestamp;
 use super::count::Changed;
 use crate::ledger::db::columns::micros;
 use crate::ledger::db::rules::InForce;
-use crate::ledger::db::sql::{self, Connection, params};
+use crate::ledger::db::sql::{self, Connection, ToSql, params};
 
 /// Notes what is to be stated anew; returns how much that is.
 pub(in crate::ledger) fn changed_components(connection: &Connection, changed: Changed) -> sql::Result<usize> {
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO unstated (resource, period, component) VALUES (?1, ?2, ?3)
+    let rows: Vec<[&dyn ToSql; 3]> = changed
+        .iter()
+        .map(|(resource, period, component)| [resource as &dyn ToSql, period, component])
+        .collect();
+    connection.execute_rows(
+        "INSERT INTO unstated (resource, period, component) VALUES {rows}
          ON CONFLICT (resource, period, component) DO NOTHING",
+        &rows,
     )?;
-    for (resource, period, component) in &changed {
-        insert.execute(params![resource, period, component])?;
-    }
     Ok(changed.len())
 }
 

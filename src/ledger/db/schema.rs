@@ -135,6 +135,8 @@ CREATE TABLE run (
     superseded INTEGER NOT NULL   -- whether another agent had taken over its collector: it adds only what is not known
 );
 CREATE INDEX run_of_collector ON run (collector, agent, at);
+CREATE INDEX run_in_order ON run (collector, agent, id);
+CREATE INDEX run_finished ON run (collector, agent, finished);
 CREATE INDEX run_queued ON run (id) WHERE counted = 0;
 
 -- The queue: readings of runs that are not counted yet.
@@ -388,6 +390,8 @@ CREATE TABLE line (
     PRIMARY KEY (resource, period, part, component, username)
 ) WITHOUT ROWID;
 
+CREATE INDEX line_held ON line (resource, period, part, component) WHERE held IS NOT NULL;
+
 -- What the server held at an instant, where the agent took over from another writer: usage before it is not counted.
 CREATE TABLE opening (
     resource TEXT NOT NULL,
@@ -475,6 +479,7 @@ CREATE TABLE event (
     words TEXT NOT NULL
 );
 CREATE INDEX event_of_resource ON event (resource, period);
+CREATE INDEX event_of_kind ON event (kind, at);
 
 -- When a resource may be tried again, by cause.
 CREATE TABLE retry (

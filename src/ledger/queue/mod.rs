@@ -251,24 +251,20 @@ const TOGETHER: usize = 100;
 
 /// Queues readings of a run, the first of which has this number in it.
 fn insert_readings(connection: &Connection, run: i64, first: i64, readings: &[Queued]) -> sql::Result<()> {
-    if readings.is_empty() {
-        return Ok(());
-    }
-    let rows = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; readings.len()].join(", ");
     let numbers: Vec<i64> = (first..).take(readings.len()).collect();
-    let mut params: Vec<&dyn ToSql> = Vec::with_capacity(readings.len() * 13);
-    for (number, reading) in numbers.iter().zip(readings) {
-        let Queued { name, kind, value, unit, start, at, labels, id, epoch, began, shared } = reading;
-        params.extend([&run as &dyn ToSql, number, name, kind, value, unit, start]);
-        params.extend([at as &dyn ToSql, labels, id, epoch, began, shared]);
-    }
-    connection
-        .prepare_cached(&format!(
-            "INSERT INTO queued (run, number, name, kind, value, unit, start, at, labels, id, epoch, began, shared)
-             VALUES {rows}"
-        ))?
-        .execute(params.as_slice())
-        .map(drop)
+    let rows: Vec<[&dyn ToSql; 13]> = numbers
+        .iter()
+        .zip(readings)
+        .map(|(number, reading)| {
+            let Queued { name, kind, value, unit, start, at, labels, id, epoch, began, shared } = reading;
+            [&run as &dyn ToSql, number, name, kind, value, unit, start, at, labels, id, epoch, began, shared]
+        })
+        .collect();
+    connection.execute_rows(
+        "INSERT INTO queued (run, number, name, kind, value, unit, start, at, labels, id, epoch, began, shared)
+         VALUES {rows}",
+        &rows,
+    )
 }
 
 fn insert_end(connection: &Connection, run: i64, (name, labels, at): &QueuedEnd) -> sql::Result<()> {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::record::{Known, Scope, StatementKey, key, known};
+use super::record::{Known, Scope, StatementKey, each_of, key, known};
 use crate::ledger::books::unstated::{all_of_month, changed_components};
 use crate::ledger::db::columns::{
     decimal, from_cents, instant, micros, period_column, to_cents, two_decimals, uuid_column,
@@ -353,20 +353,26 @@ fn give_up(
 /// By component and user, with the amount that each is about.
 pub(super) type Blocks = BTreeMap<(String, String), (Block, Option<Decimal>)>;
 
-pub(super) fn blocks(connection: &Connection, key: StatementKey) -> sql::Result<Blocks> {
-    connection
-        .prepare_cached(
-            "SELECT component, username, state, reason, words, since, amount FROM blocked
-             WHERE resource = ?1 AND period = ?2 AND part = ?3",
-        )?
-        .query_map(params![key.resource.to_string(), key.period.to_string(), micros(key.part)], |row| {
+/// The blocks of each of these statements, in their order.
+pub(super) fn blocks_of_all(connection: &Connection, keys: &[StatementKey]) -> sql::Result<Vec<Blocks>> {
+    let mut all = vec![Blocks::new(); keys.len()];
+    each_of(
+        connection,
+        keys,
+        "SELECT v.column4, component, username, state, reason, words, since, amount
+         FROM (VALUES {rows}) v CROSS JOIN blocked
+         WHERE blocked.resource = v.column1 AND blocked.period = v.column2 AND blocked.part = v.column3",
+        |place, row| {
+            let Some(blocks) = all.get_mut(place) else { return Ok(()) };
             let block = Block {
-                state: row.get(2)?,
-                reason: row.get(3)?,
-                words: row.get(4)?,
-                since: instant(row.get(5)?),
+                state: row.get(3)?,
+                reason: row.get(4)?,
+                words: row.get(5)?,
+                since: instant(row.get(6)?),
             };
-            Ok(((row.get(0)?, row.get(1)?), (block, decimal(row.get(6)?))))
-        })?
-        .collect()
+            blocks.insert((row.get(1)?, row.get(2)?), (block, decimal(row.get(7)?)));
+            Ok(())
+        },
+    )?;
+    Ok(all)
 }

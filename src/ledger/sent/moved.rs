@@ -145,20 +145,22 @@ impl Ledger {
 /// as soon as there is something that it can be taken from.
 fn candidates(connection: &Connection, running: BillingPeriod) -> sql::Result<Vec<(Uuid, BillingPeriod)>> {
     let month = running.to_string();
-    connection
+    let mut found: Vec<(Uuid, BillingPeriod)> = connection
         .prepare_cached(
             "SELECT resource, from_period FROM moved WHERE from_period < ?1 AND to_period <> ''
              UNION SELECT resource, period FROM blocked WHERE period < ?1 AND reason IN (?2, ?3, ?4)
-             UNION SELECT line.resource, line.period FROM line JOIN statement ON statement.resource = line.resource
-                AND statement.period = line.period AND statement.part = line.part
-             WHERE line.period < ?1 AND statement.closed IS NULL
-             ORDER BY 1, 2",
+             UNION SELECT resource, period FROM statement WHERE period < ?1 AND closed IS NULL
+                AND EXISTS (SELECT 1 FROM line WHERE line.resource = statement.resource
+                    AND line.period = statement.period AND line.part = statement.part)",
         )?
         .query_map(params![month, LEFT_OVER[0], LEFT_OVER[1], LEFT_OVER[2]], |row| {
             let resource: String = row.get(0)?;
             Ok((Uuid::parse_str(&resource).unwrap_or_default(), period_column(row, 1)?))
         })?
-        .collect()
+        .collect::<sql::Result<_>>()?;
+    // In order here: asked for in order, all that was ever stated would be gone through.
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// By user; '' is the total.

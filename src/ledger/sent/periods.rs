@@ -86,15 +86,17 @@ impl Entry {
 impl Ledger {
     /// Statements of months before this one that are not closed.
     pub fn unclosed(&self, before: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
-        self.look(|connection| {
+        // In order here: asked for in order, all that was ever stated would be gone through.
+        let mut keys: Vec<StatementKey> = self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT resource, period, part FROM statement WHERE closed IS NULL AND period < ?1
-                     ORDER BY resource, period, part",
+                    "SELECT resource, period, part FROM statement WHERE closed IS NULL AND period < ?1",
                 )?
                 .query_map([before.to_string()], |row| key(row, 0))?
                 .collect()
-        })
+        })?;
+        keys.sort_unstable();
+        Ok(keys)
     }
 
     /// Statements of this month that were closed before this instant.

@@ -4,7 +4,7 @@
 //! was looked for. What is found in the server's rows stands beside it (read). What is pending is the difference between
 //! lines and this record; it is never kept. Nothing here decides what to do about a difference; the submitter does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::lock::is_current;
 use crate::ledger::db::columns::{decimal, instant, micros, period_column, two_decimals, uuid_column};
-use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row, params};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row, ToSql, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -93,6 +93,19 @@ pub enum Outcome {
     Unknown,
 }
 
+/// One number that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    pub resource: Uuid,
+    pub period: BillingPeriod,
+    pub component: String,
+    /// '' is the total.
+    pub user: String,
+    pub amount: Decimal,
+    /// What Waldur was known to hold before.
+    pub was: Option<Decimal>,
+}
+
 /// One row of the record, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
@@ -113,7 +126,8 @@ impl Ledger {
     pub fn intend(&mut self, intent: Intent<'_>, now: Timestamp) -> Result<Vec<i64>, LedgerError> {
         let Intent { key, call, amounts, planned, counted } = intent;
         self.transact_in_turn(|connection, _, turn| {
-            let row = |amount, outcome| New { key, amount, call, at: now, turn, outcome, words: "", counted };
+            let new =
+                |amounts, outcome| New { key, amounts, call, at: now, turn, outcome, words: "", counted };
             // What was planned with an earlier total of these components is not any more.
             for total in amounts.iter().filter(|amount| amount.user.is_empty()) {
                 connection
@@ -128,14 +142,8 @@ impl Ledger {
                         total.component
                     ])?;
             }
-            for amount in planned {
-                insert(connection, row(amount, "planned"))?;
-            }
-            let mut ids = Vec::with_capacity(amounts.len());
-            for amount in amounts {
-                ids.push(insert(connection, row(amount, "open"))?);
-            }
-            Ok(ids)
+            insert(connection, new(planned, "planned"))?;
+            insert(connection, new(amounts, "open"))
         })
     }
 
@@ -151,17 +159,14 @@ impl Ledger {
         let turn = self.own_turn();
         let done = self.transact(|connection, _| {
             let current = is_current(connection, turn)?;
-            let mut concluded = BTreeSet::new();
-            for id in ids {
-                let known = if current { outcome } else { Outcome::Unknown };
-                concluded.insert(conclude(connection, *id, known, words, now)?);
-                if !current && outcome == Outcome::Accepted {
-                    // It landed after what was accepted since: whatever stands now is to be looked for.
-                    put_last(connection, *id)?;
-                }
+            match outcome {
+                Outcome::Accepted if current => accept(connection, ids, words, now)?,
+                Outcome::Refused if current => refuse(connection, ids, words)?,
+                _ => note_outcome(connection, ids, ("open", words, true))?,
             }
-            for key in concluded.into_iter().filter(|_| current && outcome == Outcome::Accepted) {
-                reopen(connection, key)?;
+            if !current && outcome == Outcome::Accepted {
+                // It landed after what was accepted since: whatever stands now is to be looked for.
+                ids.iter().try_for_each(|id| put_last(connection, *id))?;
             }
             Ok(current.then_some(()))
         })?;
@@ -196,9 +201,7 @@ impl Ledger {
         self.transact_in_turn(|connection, _, _| {
             for &id in open {
                 if Some(id) == there {
-                    let key =
-                        conclude(connection, id, Outcome::Accepted, "found when it was looked for", now)?;
-                    reopen(connection, key)?;
+                    accept(connection, &[id], "found when it was looked for", now)?;
                 } else {
                     connection
                         .prepare_cached("UPDATE sent SET outcome = 'not there', current = 0 WHERE id = ?")?
@@ -246,6 +249,48 @@ impl Ledger {
         })
     }
 
+    /// The last number of the record.
+    pub fn last_sent(&self) -> Result<i64, LedgerError> {
+        self.look(|connection| {
+            connection.query_row("SELECT coalesce(max(id), 0) FROM sent", [], |row| row.get(0))
+        })
+    }
+
+    /// Numbers that were sent after this one and accepted, by resource in the order in which they were sent; at most so many.
+    pub fn accepted_after(&self, id: i64, most: Option<usize>) -> Result<Vec<Sent>, LedgerError> {
+        let mut sent = Vec::new();
+        for (resource, period, _) in self.accepted_months(id)? {
+            if most.is_some_and(|most| sent.len() >= most) {
+                break;
+            }
+            sent.extend(self.look(|connection| accepted_of(connection, (resource, period), id))?);
+        }
+        sent.truncate(most.unwrap_or(usize::MAX));
+        Ok(sent)
+    }
+
+    /// How many those are, and of how many resources.
+    pub fn count_accepted_after(&self, id: i64) -> Result<(usize, usize), LedgerError> {
+        let months = self.accepted_months(id)?;
+        let resources: BTreeSet<Uuid> = months.iter().map(|(resource, ..)| *resource).collect();
+        let numbers: i64 = months.iter().map(|(.., numbers)| numbers).sum();
+        Ok((usize::try_from(numbers).unwrap_or(0), resources.len()))
+    }
+
+    /// The months of resources of which those are, and how many, in the order in which they were sent.
+    fn accepted_months(&self, id: i64) -> Result<Vec<(Uuid, BillingPeriod, i64)>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT resource, period, count(*) FROM sent
+                     WHERE id > ?1 AND outcome = 'accepted' AND call <> 'read'
+                     GROUP BY resource, period ORDER BY min(id)",
+                )?
+                .query_map([id], |row| Ok((uuid_column(row, 0)?, period_column(row, 1)?, row.get(2)?)))?
+                .collect()
+        })
+    }
+
     /// The record of a resource's month, oldest first; what went in one call together.
     pub fn calls(&self, resource: Uuid, period: BillingPeriod) -> Result<Vec<Call>, LedgerError> {
         let rows: Vec<(i64, String, String, String, String, String, String)> = self.look(|connection| {
@@ -288,10 +333,34 @@ impl Ledger {
     }
 }
 
-/// A new row of the record.
+/// What of a resource's month was sent after a number and accepted, each with what was known before.
+fn accepted_of(
+    connection: &Connection,
+    (resource, period): (Uuid, BillingPeriod),
+    after: i64,
+) -> sql::Result<Vec<Sent>> {
+    let mut sent = Vec::new();
+    let mut known: HashMap<(i64, String, String), Decimal> = HashMap::new();
+    let mut query = connection.prepare_cached(
+        "SELECT id, part, component, username, amount, call FROM sent
+         WHERE resource = ?1 AND period = ?2 AND outcome IN ('accepted', 'read') ORDER BY id",
+    )?;
+    let mut rows = query.query(params![resource.to_string(), period.to_string()])?;
+    while let Some(row) = rows.next()? {
+        let (component, user): (String, String) = (row.get(2)?, row.get(3)?);
+        let Some(amount) = decimal(row.get(4)?) else { continue };
+        let was = known.insert((row.get(1)?, component.clone(), user.clone()), amount);
+        if row.get::<_, i64>(0)? > after && row.get_ref(5)?.as_str()? != "read" {
+            sent.push(Sent { resource, period, component, user, amount, was });
+        }
+    }
+    Ok(sent)
+}
+
+/// New rows of the record.
 struct New<'a> {
     key: StatementKey,
-    amount: &'a Amount,
+    amounts: &'a [Amount],
     call: &'a str,
     at: Timestamp,
     turn: i64,
@@ -300,28 +369,36 @@ struct New<'a> {
     counted: i64,
 }
 
-fn insert(connection: &Connection, new: New<'_>) -> sql::Result<i64> {
-    connection
-        .prepare_cached(
-            "INSERT INTO sent (resource, period, part, component, username, amount, call, at, turn, outcome, words,
-                current, counted)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 1, ?12)
-             RETURNING id",
-        )?
-        .query_row(params![
-            new.key.resource.to_string(),
-            new.key.period.to_string(),
-            micros(new.key.part),
-            new.amount.component,
-            new.amount.user,
-            two_decimals(new.amount.amount),
-            new.call,
-            micros(new.at),
-            new.turn,
-            new.outcome,
-            new.words,
-            new.counted
-        ], |row| row.get(0))
+/// Returns their numbers.
+fn insert(connection: &Connection, new: New<'_>) -> sql::Result<Vec<i64>> {
+    let New { key, amounts, call, at, turn, outcome, words, counted } = new;
+    let (resource, period, part, at) =
+        (key.resource.to_string(), key.period.to_string(), micros(key.part), micros(at));
+    let texts: Vec<String> = amounts.iter().map(|amount| two_decimals(amount.amount)).collect();
+    let rows: Vec<[&dyn ToSql; 13]> = amounts
+        .iter()
+        .zip(&texts)
+        .map(|(Amount { component, user, .. }, amount)| {
+            let place: [&dyn ToSql; 5] = [&resource, &period, &part, component, user];
+            let [resource, period, part, component, user] = place;
+            [
+                resource, period, part, component, user, amount, &call, &at, &turn, &outcome, &words, &true,
+                &counted,
+            ]
+        })
+        .collect();
+    let mut ids = Vec::with_capacity(amounts.len());
+    connection.query_rows(
+        "INSERT INTO sent (resource, period, part, component, username, amount, call, at, turn, outcome, words, current,
+                           counted)
+         VALUES {rows} RETURNING id",
+        &rows,
+        |row| {
+            ids.push(row.get(0)?);
+            Ok(())
+        },
+    )?;
+    Ok(ids)
 }
 
 /// Makes a row the last of the record.
@@ -355,50 +432,86 @@ fn supersede(connection: &Connection, key: StatementKey, component: &str, user: 
     Ok(())
 }
 
-/// Notes what became of one number; returns whose it is.
-fn conclude(
-    connection: &Connection,
-    id: i64,
-    outcome: Outcome,
-    words: &str,
-    now: Timestamp,
-) -> sql::Result<StatementKey> {
-    let (key, component, user) = line_of(connection, id)?;
-    let (outcome, current) = match outcome {
-        Outcome::Accepted => ("accepted", true),
-        Outcome::Refused => ("refused", false),
-        Outcome::Unknown => ("open", true),
-    };
-    match outcome {
-        "accepted" if user.is_empty() => supersede(connection, key, &component, &user)?,
-        // A share is replaced by name, so that one is as good as another; and what was planned is done.
-        "accepted" => {
-            connection
-                .prepare_cached(
-                    "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
-                     AND username = ?5 AND current = 1 AND id <> ?6",
-                )?
-                .execute(params![
-                    key.resource.to_string(),
-                    key.period.to_string(),
-                    micros(key.part),
-                    component,
-                    user,
-                    id
-                ])?;
-        }
-        _ => {}
+/// Notes that these numbers were accepted. Of several of one line, the last one stands.
+fn accept(connection: &Connection, ids: &[i64], words: &str, now: Timestamp) -> sql::Result<()> {
+    let mut places: HashMap<i64, Line> = HashMap::with_capacity(ids.len());
+    let sought: Vec<[&dyn ToSql; 1]> = ids.iter().map(|id| [id as &dyn ToSql]).collect();
+    connection.query_rows(
+        "SELECT sent.id, resource, period, part, component, username FROM (VALUES {rows}) v CROSS JOIN sent
+         WHERE sent.id = v.column1",
+        &sought,
+        |row| {
+            places.insert(row.get(0)?, (key(row, 1)?, row.get(4)?, row.get(5)?));
+            Ok(())
+        },
+    )?;
+    let mut last: BTreeMap<Line, i64> = BTreeMap::new();
+    for id in ids {
+        last.extend(places.remove(id).map(|line| (line, *id)));
     }
-    if outcome == "refused" && user.is_empty() {
-        plan_as_before(connection, key, &component, id)?;
-    }
-    connection
-        .prepare_cached("UPDATE sent SET outcome = ?2, words = ?3, current = ?4, at = CASE WHEN ?6 = 1 THEN ?5 ELSE at END WHERE id = ?1")?
-        .execute(params![id, outcome, words, current, micros(now), outcome == "accepted"])?;
-    Ok(key)
+    let columns: Vec<(String, String, i64)> = last
+        .keys()
+        .map(|(key, ..)| (key.resource.to_string(), key.period.to_string(), micros(key.part)))
+        .collect();
+    let lines: Vec<[&dyn ToSql; 6]> = last
+        .iter()
+        .zip(&columns)
+        .map(|(((_, component, user), id), (resource, period, part))| {
+            [resource as &dyn ToSql, period, part, component, user, id]
+        })
+        .collect();
+    // A share is replaced by name, so that one is as good as another; and what was planned is done. Of totals that are
+    // under way it is not known which the server takes last.
+    connection.execute_rows(
+        "UPDATE sent SET current = 0 FROM (VALUES {rows}) v
+         WHERE sent.resource = v.column1 AND sent.period = v.column2 AND sent.part = v.column3
+           AND sent.component = v.column4 AND sent.username = v.column5 AND sent.current = 1 AND sent.id <> v.column6
+           AND (sent.username <> '' OR sent.outcome IN ('accepted', 'read'))",
+        &lines,
+    )?;
+    let at = micros(now);
+    let standing: BTreeSet<i64> = last.values().copied().collect();
+    let rows: Vec<[&dyn ToSql; 4]> = ids
+        .iter()
+        .map(|id| {
+            let current: &dyn ToSql = if standing.contains(id) { &true } else { &false };
+            [id as &dyn ToSql, &words, current, &at]
+        })
+        .collect();
+    connection.execute_rows(
+        "UPDATE sent SET outcome = 'accepted', words = v.column2, current = v.column3, at = v.column4
+         FROM (VALUES {rows}) v WHERE sent.id = v.column1",
+        &rows,
+    )?;
+    let keys: BTreeSet<StatementKey> = last.into_keys().map(|(key, ..)| key).collect();
+    keys.into_iter().try_for_each(|key| reopen(connection, key))
 }
 
-fn line_of(connection: &Connection, id: i64) -> sql::Result<(StatementKey, String, String)> {
+/// Notes that these numbers were certainly not applied.
+fn refuse(connection: &Connection, ids: &[i64], words: &str) -> sql::Result<()> {
+    for &id in ids {
+        let (key, component, user) = line_of(connection, id)?;
+        if user.is_empty() {
+            plan_as_before(connection, key, &component, id)?;
+        }
+    }
+    note_outcome(connection, ids, ("refused", words, false))
+}
+
+fn note_outcome(
+    connection: &Connection,
+    ids: &[i64],
+    (outcome, words, current): (&str, &str, bool),
+) -> sql::Result<()> {
+    let mut update =
+        connection.prepare_cached("UPDATE sent SET outcome = ?2, words = ?3, current = ?4 WHERE id = ?1")?;
+    ids.iter().try_for_each(|id| update.execute(params![id, outcome, words, current]).map(drop))
+}
+
+/// One number that can be sent: of a component, or of a user of it.
+type Line = (StatementKey, String, String);
+
+fn line_of(connection: &Connection, id: i64) -> sql::Result<Line> {
     connection
         .prepare_cached("SELECT resource, period, part, component, username FROM sent WHERE id = ?")?
         .query_row([id], |row| Ok((key(row, 0)?, row.get(3)?, row.get(4)?)))
@@ -468,7 +581,8 @@ pub(super) fn note_read(
         )
         .optional()?
         .unwrap_or(0);
-    insert(connection, New { key, amount, call: "read", at: now, turn, outcome: "read", words, counted })?;
+    let amounts = std::slice::from_ref(amount);
+    insert(connection, New { key, amounts, call: "read", at: now, turn, outcome: "read", words, counted })?;
     Ok(())
 }
 
@@ -552,33 +666,83 @@ pub(super) fn known(
     key: StatementKey,
     which: Scope,
 ) -> sql::Result<BTreeMap<(String, String), Known>> {
-    let mut lines: BTreeMap<(String, String), Known> = BTreeMap::new();
-    let mut query = connection.prepare_cached(match which {
-        Scope::Whole => {
-            "SELECT component, username, amount, outcome, at, id, counted FROM sent
-             WHERE resource = ?1 AND period = ?2 AND part = ?3 AND current = 1 ORDER BY id"
-        }
-        Scope::Totals => {
-            "SELECT component, username, amount, outcome, at, id, counted FROM sent
-             WHERE resource = ?1 AND period = ?2 AND part = ?3 AND current = 1 AND username = '' ORDER BY id"
-        }
-    })?;
-    let mut rows =
-        query.query(params![key.resource.to_string(), key.period.to_string(), micros(key.part)])?;
-    while let Some(row) = rows.next()? {
-        let known = lines.entry((row.get(0)?, row.get(1)?)).or_default();
-        let Some(amount) = decimal(row.get(2)?) else { continue };
-        let at = instant(row.get(4)?);
-        match row.get_ref(3)?.as_str()? {
-            "open" => known.open.push(Open { id: row.get(5)?, amount, at }),
-            "planned" => known.planned = Some(amount),
-            how => {
-                let (id, counted) = (row.get(5)?, row.get(6)?);
-                known.acknowledged = Some(Acknowledged { id, amount, how: how.to_owned(), at, counted });
+    known_of_all(connection, &[key], which).map(|mut known| known.pop().unwrap_or_default())
+}
+
+/// The same of each of these statements, in their order.
+pub(super) fn known_of_all(
+    connection: &Connection,
+    keys: &[StatementKey],
+    which: Scope,
+) -> sql::Result<Vec<BTreeMap<(String, String), Known>>> {
+    struct Found {
+        id: i64,
+        statement: usize,
+        place: (String, String),
+        amount: Decimal,
+        outcome: String,
+        at: Timestamp,
+        counted: i64,
+    }
+    let mut found: Vec<Found> = Vec::new();
+    each_of(
+        connection,
+        keys,
+        match which {
+            Scope::Whole => {
+                "SELECT v.column4, component, username, amount, outcome, at, id, counted
+                 FROM (VALUES {rows}) v CROSS JOIN sent
+                 WHERE sent.resource = v.column1 AND sent.period = v.column2 AND sent.part = v.column3
+                   AND sent.current = 1"
             }
+            Scope::Totals => {
+                "SELECT v.column4, component, username, amount, outcome, at, id, counted
+                 FROM (VALUES {rows}) v CROSS JOIN sent
+                 WHERE sent.resource = v.column1 AND sent.period = v.column2 AND sent.part = v.column3
+                   AND sent.current = 1 AND sent.username = ''"
+            }
+        },
+        |statement, row| {
+            let Some(amount) = decimal(row.get(3)?) else { return Ok(()) };
+            let (place, at) = ((row.get(1)?, row.get(2)?), instant(row.get(5)?));
+            let (outcome, id, counted) = (row.get(4)?, row.get(6)?, row.get(7)?);
+            found.push(Found { id, statement, place, amount, outcome, at, counted });
+            Ok(())
+        },
+    )?;
+    // In the order in which they were written down.
+    found.sort_unstable_by_key(|found| found.id);
+    let mut all = vec![BTreeMap::new(); keys.len()];
+    for Found { id, statement, place, amount, outcome, at, counted } in found {
+        let Some(lines) = all.get_mut(statement) else { continue };
+        let known: &mut Known = lines.entry(place).or_default();
+        match outcome.as_str() {
+            "open" => known.open.push(Open { id, amount, at }),
+            "planned" => known.planned = Some(amount),
+            _ => known.acknowledged = Some(Acknowledged { id, amount, how: outcome, at, counted }),
         }
     }
-    Ok(lines)
+    Ok(all)
+}
+
+/// Hands over what a query finds of each of these statements, with its place among them. In `FROM (VALUES {rows}) v` it has
+/// resource, period, part, and that place, which is its first column.
+pub(super) fn each_of(
+    connection: &Connection,
+    keys: &[StatementKey],
+    sql: &str,
+    mut take: impl FnMut(usize, &Row<'_>) -> sql::Result<()>,
+) -> sql::Result<()> {
+    let columns: Vec<(String, String, i64, i64)> = (0..)
+        .zip(keys)
+        .map(|(place, key)| (key.resource.to_string(), key.period.to_string(), micros(key.part), place))
+        .collect();
+    let rows: Vec<[&dyn ToSql; 4]> = columns
+        .iter()
+        .map(|(resource, period, part, place)| [resource as &dyn ToSql, period, part, place])
+        .collect();
+    connection
+        .query_rows(sql, &rows, |row| take(usize::try_from(row.get::<_, i64>(0)?).unwrap_or(usize::MAX), row))
 }
 
 pub(in crate::ledger) fn key(row: &Row<'_>, first: usize) -> sql::Result<StatementKey> {

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
-use super::blocked::{Block, blocks};
-use super::record::{Acknowledged, Known, Open, Scope, StatementKey, has_shares, key, known};
-use crate::ledger::db::columns::{decimal, instant, micros};
-use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
+use super::blocked::{Block, blocks_of_all};
+use super::record::{Acknowledged, Known, Open, Scope, StatementKey, each_of, has_shares, key, known_of_all};
+use crate::ledger::db::columns::{decimal, instant};
+use crate::ledger::db::sql::{self, Connection};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -48,17 +48,6 @@ pub struct Entry {
     pub block: Option<Block>,
     /// Its month is only compared: nothing of it is to be sent.
     pub shadow: bool,
-}
-
-impl Statement {
-    /// What the server is known to hold of a component, or of a user of it.
-    pub fn held_of(&self, component: &str, user: &str) -> Option<Decimal> {
-        let entry = match user {
-            "" => self.components.get(component),
-            user => self.users.get(&(component.to_owned(), user.to_owned())),
-        };
-        entry?.acknowledged.as_ref().map(|known| known.amount)
-    }
 }
 
 impl Statement {
@@ -188,12 +177,22 @@ impl Ledger {
     }
 
     pub fn statement(&self, key: StatementKey) -> Result<Option<Statement>, LedgerError> {
-        self.look(|connection| statement(connection, key, Scope::Whole))
+        self.look(|connection| statements(connection, &[key], Scope::Whole).map(|mut found| found.pop()))
+    }
+
+    /// These statements, in their order, as far as they are there.
+    pub fn statements_of(&self, keys: &[StatementKey]) -> Result<Vec<Statement>, LedgerError> {
+        self.look(|connection| statements(connection, keys, Scope::Whole))
     }
 
     /// A statement without the shares of its users: most of what is to be known of one does not take them.
     pub fn totals(&self, key: StatementKey) -> Result<Option<Statement>, LedgerError> {
-        self.look(|connection| statement(connection, key, Scope::Totals))
+        self.look(|connection| statements(connection, &[key], Scope::Totals).map(|mut found| found.pop()))
+    }
+
+    /// The same of several statements, in their order, as far as they are there.
+    pub fn totals_of(&self, keys: &[StatementKey]) -> Result<Vec<Statement>, LedgerError> {
+        self.look(|connection| statements(connection, keys, Scope::Totals))
     }
 
     /// Whether the server is known to hold shares of users.
@@ -211,7 +210,7 @@ impl Ledger {
                 )?
                 .query_map([period.map(|period| period.to_string())], |row| self::key(row, 0))?
                 .collect::<sql::Result<_>>()?;
-            keys.into_iter().filter_map(|key| statement(connection, key, Scope::Whole).transpose()).collect()
+            statements(connection, &keys, Scope::Whole)
         })
     }
 
@@ -234,7 +233,7 @@ impl Ledger {
 
 /// Statements of which something is to be sent, or to be learnt: of all months, or of those before one.
 fn pending(connection: &Connection, before: Option<BillingPeriod>) -> sql::Result<Vec<StatementKey>> {
-    connection
+    let mut keys: Vec<StatementKey> = connection
         .prepare_cached(
             "SELECT resource, period, part FROM statement
              WHERE closed IS NULL AND period NOT IN (SELECT period FROM shadow) AND (?1 IS NULL OR period < ?1) AND EXISTS (
@@ -264,68 +263,107 @@ fn pending(connection: &Connection, before: Option<BillingPeriod>) -> sql::Resul
                                 AND total.outcome IN ('accepted', 'read'))))
                     AND NOT EXISTS (SELECT 1 FROM line total WHERE total.resource = line.resource
                         AND total.period = line.period AND total.part = line.part AND total.component = line.component
-                        AND total.username = '' AND total.held IS NOT NULL))
-             ORDER BY 1, 2, 3",
+                        AND total.username = '' AND total.held IS NOT NULL))",
         )?
         .query_map([before.map(|month| month.to_string())], |row| key(row, 0))?
-        .collect()
+        .collect::<sql::Result<_>>()?;
+    // In order here: asked for in order, all that was ever stated would be gone through.
+    keys.sort_unstable();
+    Ok(keys)
 }
 
-fn statement(connection: &Connection, key: StatementKey, which: Scope) -> sql::Result<Option<Statement>> {
-    let columns = (key.resource.to_string(), key.period.to_string(), micros(key.part));
-    let head = connection
-        .prepare_cached(
-            "SELECT changed, closed, EXISTS (SELECT 1 FROM shadow WHERE shadow.period = statement.period), counted
-             FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3",
-        )?
-        .query_row(params![columns.0, columns.1, columns.2], |row| {
-            Ok((instant(row.get(0)?), row.get::<_, Option<i64>>(1)?.map(instant), row.get::<_, bool>(2)?, row.get(3)?))
-        })
-        .optional()?;
-    let Some((changed, closed, shadow, counted)) = head else { return Ok(None) };
-    let mut entries: BTreeMap<(String, String), Entry> = BTreeMap::new();
-    let mut held: BTreeMap<String, Block> = BTreeMap::new();
-    let mut query = connection.prepare_cached(match which {
-        Scope::Whole => {
-            "SELECT component, username, exact, used, posted, problem, held, held_words FROM line
-             WHERE resource = ?1 AND period = ?2 AND part = ?3"
+/// These statements, in their order, without those that there are none of.
+fn statements(connection: &Connection, keys: &[StatementKey], which: Scope) -> sql::Result<Vec<Statement>> {
+    let mut statements: Vec<Option<Statement>> = vec![None; keys.len()];
+    each_of(
+        connection,
+        keys,
+        "SELECT v.column4, changed, closed, EXISTS (SELECT 1 FROM shadow WHERE shadow.period = statement.period), counted
+         FROM (VALUES {rows}) v CROSS JOIN statement
+         WHERE statement.resource = v.column1 AND statement.period = v.column2 AND statement.part = v.column3",
+        |place, row| {
+            let (Some(key), Some(statement)) = (keys.get(place), statements.get_mut(place)) else { return Ok(()) };
+            *statement = Some(Statement {
+                key: *key,
+                changed: instant(row.get(1)?),
+                closed: row.get::<_, Option<i64>>(2)?.map(instant),
+                shadow: row.get(3)?,
+                counted: row.get(4)?,
+                components: BTreeMap::new(),
+                users: BTreeMap::new(),
+            });
+            Ok(())
+        },
+    )?;
+    let mut lines: Vec<BTreeMap<(String, String), Entry>> = vec![BTreeMap::new(); keys.len()];
+    let mut held: BTreeMap<(usize, String), (String, String)> = BTreeMap::new();
+    each_of(
+        connection,
+        keys,
+        match which {
+            Scope::Whole => {
+                "SELECT v.column4, component, username, exact, used, posted, problem, held, held_words
+                 FROM (VALUES {rows}) v CROSS JOIN line
+                 WHERE line.resource = v.column1 AND line.period = v.column2 AND line.part = v.column3"
+            }
+            Scope::Totals => {
+                "SELECT v.column4, component, username, exact, used, posted, problem, held, held_words
+                 FROM (VALUES {rows}) v CROSS JOIN line
+                 WHERE line.resource = v.column1 AND line.period = v.column2 AND line.part = v.column3
+                   AND line.username = ''"
+            }
+        },
+        |place, row| {
+            let Some(lines) = lines.get_mut(place) else { return Ok(()) };
+            let component: String = row.get(1)?;
+            if let Some(reason) = row.get::<_, Option<String>>(7)? {
+                let words = row.get::<_, Option<String>>(8)?.unwrap_or_default();
+                held.insert((place, component.clone()), (reason, words));
+            }
+            let entry = Entry {
+                exact: row.get(3)?,
+                used: decimal(row.get(4)?),
+                posted: decimal(row.get(5)?),
+                problem: row.get(6)?,
+                ..Entry::default()
+            };
+            lines.insert((component, row.get(2)?), entry);
+            Ok(())
+        },
+    )?;
+    let known = known_of_all(connection, keys, which)?;
+    let mut whole = Vec::with_capacity(keys.len());
+    let parts = statements.into_iter().zip(lines).zip(known).zip(blocks_of_all(connection, keys)?);
+    for (place, (((statement, mut entries), known), blocks)) in parts.enumerate() {
+        let Some(mut statement) = statement else { continue };
+        for (line, Known { acknowledged, open, planned }) in known {
+            let entry = entries.entry(line).or_default();
+            (entry.acknowledged, entry.open, entry.planned) = (acknowledged, open, planned);
         }
-        Scope::Totals => {
-            "SELECT component, username, exact, used, posted, problem, held, held_words FROM line
-             WHERE resource = ?1 AND period = ?2 AND part = ?3 AND username = ''"
-        }
-    })?;
-    let mut rows = query.query(params![columns.0, columns.1, columns.2])?;
-    while let Some(row) = rows.next()? {
-        let component: String = row.get(0)?;
-        if let Some(reason) = row.get::<_, Option<String>>(6)? {
-            let words = row.get::<_, Option<String>>(7)?.unwrap_or_default();
-            held.insert(component.clone(), Block { state: "held".to_owned(), reason, words, since: changed });
-        }
-        let entry = Entry {
-            exact: row.get(2)?,
-            used: decimal(row.get(3)?),
-            posted: decimal(row.get(4)?),
-            problem: row.get(5)?,
-            ..Entry::default()
+        let of = |component: &str, user: &str| match blocks.is_empty() {
+            true => None,
+            false => blocks.get(&(component.to_owned(), user.to_owned())).map(|(block, _)| block.clone()),
         };
-        entries.insert((component, row.get(1)?), entry);
+        let by_the_books = |component: &str| match held.is_empty() {
+            true => None,
+            false => {
+                let (reason, words) = held.get(&(place, component.to_owned()))?.clone();
+                Some(Block { state: "held".to_owned(), reason, words, since: statement.changed })
+            }
+        };
+        for ((component, user), entry) in &mut entries {
+            entry.block = of("", "")
+                .or_else(|| of(component, ""))
+                .or_else(|| by_the_books(component))
+                .or_else(|| of(component, user));
+            entry.shadow = statement.shadow;
+        }
+        let (components, users): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            entries.into_iter().partition(|((_, user), _)| user.is_empty());
+        statement.components =
+            components.into_iter().map(|((component, _), entry)| (component, entry)).collect();
+        statement.users = users;
+        whole.push(statement);
     }
-    for (place, Known { acknowledged, open, planned }) in known(connection, key, which)? {
-        let entry = entries.entry(place).or_default();
-        (entry.acknowledged, entry.open, entry.planned) = (acknowledged, open, planned);
-    }
-    let blocks = blocks(connection, key)?;
-    let of = |component: &str, user: &str| {
-        blocks.get(&(component.to_owned(), user.to_owned())).map(|(block, _)| block)
-    };
-    for ((component, user), entry) in &mut entries {
-        let block = of("", "").or(of(component, "")).or(held.get(component)).or(of(component, user));
-        entry.block = block.cloned();
-        entry.shadow = shadow;
-    }
-    let (components, users): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        entries.into_iter().partition(|((_, user), _)| user.is_empty());
-    let components = components.into_iter().map(|((component, _), entry)| (component, entry)).collect();
-    Ok(Some(Statement { key, changed, closed, counted, shadow, components, users }))
+    Ok(whole)
 }

@@ -1,15 +1,17 @@
 //! A month's statements with all that an accountant asks about them: whose they are, under which plan, and by which call Waldur
-//! was told. It only reads, one statement at a time, however many there are.
+//! was told. It only reads, and holds few of them at once, however many there are.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use uuid::Uuid;
 
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
-use crate::ledger::db::sql::OptionalExtension;
+use crate::ledger::db::sql::ToSql;
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::ledger::sent::record::{StatementKey, key};
-use crate::ledger::sent::statement::{Entry, Statement};
+use crate::ledger::sent::statement::{Entry as Number, Statement};
 use crate::metering::period::BillingPeriod;
 
 /// A statement as it is exported.
@@ -20,7 +22,7 @@ pub struct Exported {
     /// `None`: Waldur was not asked for it yet.
     pub resource: Option<KnownResource>,
     /// By type.
-    pub components: BTreeMap<String, KnownComponent>,
+    pub components: Rc<BTreeMap<String, KnownComponent>>,
     /// In the order of components, of each the total first.
     pub amounts: Vec<ExportedAmount>,
 }
@@ -31,13 +33,13 @@ pub struct ExportedAmount {
     pub component: String,
     /// '' is the total.
     pub user: String,
-    pub entry: Entry,
+    pub entry: Number,
     /// The call that told Waldur what it holds; `read` where it was found there.
     pub call: Option<String>,
 }
 
 impl Ledger {
-    /// Hands over the statements of a month, one by one, as they were at one instant.
+    /// Hands over the statements of a month, one by one, as they were at one instant; memory holds few of them.
     pub fn export<E: From<LedgerError>>(
         &self,
         period: BillingPeriod,
@@ -50,15 +52,25 @@ impl Ledger {
                  ORDER BY resource.customer, resource.project, resource.name, statement.resource, statement.part",
             )?;
             // As long as this is open, every look-up sees the ledger as it is now.
-            let mut keys = query.query([period.to_string()])?;
-            while let Some(row) = keys.next()? {
-                let key = key(&row, 0)?;
-                let handed = self.exported(key).map_err(E::from);
-                if let Err(error) = handed.and_then(|one| one.map_or(Ok(()), &mut take)) {
+            let mut rows = query.query([period.to_string()])?;
+            loop {
+                let mut keys = Vec::with_capacity(READ_TOGETHER);
+                while keys.len() < READ_TOGETHER
+                    && let Some(row) = rows.next()?
+                {
+                    keys.push(key(&row, 0)?);
+                }
+                let some = match self.exported(&keys) {
+                    Ok(some) => some,
+                    Err(error) => return Ok(Err(E::from(error))),
+                };
+                if let Err(error) = some.into_iter().try_for_each(&mut take) {
                     return Ok(Err(error));
                 }
+                if keys.len() < READ_TOGETHER {
+                    return Ok(Ok(()));
+                }
             }
-            Ok(Ok(()))
         });
         handed?
     }
@@ -74,46 +86,60 @@ impl Ledger {
         })
     }
 
-    fn exported(&self, key: StatementKey) -> Result<Option<Exported>, LedgerError> {
-        let Some(statement) = self.statement(key)? else { return Ok(None) };
-        let resource = self.resource(key.resource)?;
-        let components = match &resource {
-            Some(known) => self.components(known.offering)?,
-            None => Vec::new(),
-        };
-        let holds =
-            |plan: &&KnownPlanPeriod| plan.start <= key.part && plan.end.is_none_or(|end| key.part < end);
-        let plan_periods = self.plan_periods(key.resource)?;
-        Ok(Some(Exported {
-            key,
-            plan_period: plan_periods.iter().rfind(holds).map(|plan| plan.uuid),
-            resource,
-            components: components.into_iter().map(|one| (one.component.clone(), one)).collect(),
-            amounts: self.exported_amounts(statement)?,
-        }))
-    }
-
-    fn exported_amounts(&self, statement: Statement) -> Result<Vec<ExportedAmount>, LedgerError> {
-        let totals =
-            statement.components.into_iter().map(|(component, entry)| ((component, String::new()), entry));
-        let all: BTreeMap<(String, String), Entry> = totals.chain(statement.users).collect();
-        let mut amounts = Vec::with_capacity(all.len());
-        for ((component, user), entry) in all {
-            let call = match &entry.acknowledged {
-                Some(known) => self.call_of(known.id)?,
-                None => None,
+    fn exported(&self, keys: &[StatementKey]) -> Result<Vec<Exported>, LedgerError> {
+        let statements = self.statements_of(keys)?;
+        let mut calls = self.calls_of(&statements)?;
+        let mut components: BTreeMap<Uuid, Rc<BTreeMap<String, KnownComponent>>> = BTreeMap::new();
+        let mut all = Vec::with_capacity(statements.len());
+        for statement in statements {
+            let key = statement.key;
+            let resource = self.resource(key.resource)?;
+            let components = match resource.as_ref().map(|known| known.offering) {
+                None => Rc::default(),
+                Some(offering) => match components.entry(offering) {
+                    Entry::Occupied(known) => known.get().clone(),
+                    Entry::Vacant(new) => {
+                        let of_offering = self.components(offering)?.into_iter();
+                        new.insert(Rc::new(of_offering.map(|one| (one.component.clone(), one)).collect()))
+                            .clone()
+                    }
+                },
             };
-            amounts.push(ExportedAmount { component, user, entry, call });
+            let holds =
+                |plan: &&KnownPlanPeriod| plan.start <= key.part && plan.end.is_none_or(|end| key.part < end);
+            let plan_period = self.plan_periods(key.resource)?.iter().rfind(holds).map(|plan| plan.uuid);
+            let totals = statement.components.into_iter();
+            let totals = totals.map(|(component, entry)| ((component, String::new()), entry));
+            let numbers: BTreeMap<(String, String), Number> = totals.chain(statement.users).collect();
+            let amounts = numbers.into_iter().map(|((component, user), entry)| {
+                let call = entry.acknowledged.as_ref().and_then(|known| calls.remove(&known.id));
+                ExportedAmount { component, user, entry, call }
+            });
+            let amounts = amounts.collect();
+            all.push(Exported { key, plan_period, resource, components, amounts });
         }
-        Ok(amounts)
+        Ok(all)
     }
 
-    fn call_of(&self, id: i64) -> Result<Option<String>, LedgerError> {
+    /// The calls that told Waldur what it holds, by their numbers.
+    fn calls_of(&self, statements: &[Statement]) -> Result<HashMap<i64, String>, LedgerError> {
+        let entries = statements.iter().flat_map(|one| one.components.values().chain(one.users.values()));
+        let rows: Vec<[&dyn ToSql; 1]> =
+            entries.filter_map(|entry| Some([&entry.acknowledged.as_ref()?.id as &dyn ToSql])).collect();
+        let mut calls = HashMap::with_capacity(rows.len());
         self.look(|connection| {
-            connection
-                .prepare_cached("SELECT call FROM sent WHERE id = ?1")?
-                .query_row([id], |row| row.get(0))
-                .optional()
-        })
+            connection.query_rows(
+                "SELECT sent.id, sent.call FROM (VALUES {rows}) v CROSS JOIN sent WHERE sent.id = v.column1",
+                &rows,
+                |row| {
+                    calls.insert(row.get(0)?, row.get(1)?);
+                    Ok(())
+                },
+            )
+        })?;
+        Ok(calls)
     }
 }
+
+/// Statements that are in memory at once.
+const READ_TOGETHER: usize = 64;

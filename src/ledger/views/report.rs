@@ -110,13 +110,15 @@ fn meters<'a>(version: &'a Version, collector: &str, reading: &'a str) -> impl I
     meters.filter(move |meter| meter.reading == reading)
 }
 
+// What is asked of a collector's runs is asked of each agent's, from the end: those of a year are many.
 impl Ledger {
     pub fn collector_report(&self, name: &str) -> Result<CollectorReport, LedgerError> {
         self.look(|connection| {
             let last = connection
                 .query_row(
-                    "SELECT at, finished, outcome, message, readings, changed, quarantined FROM run
-                     WHERE collector = ? ORDER BY id DESC LIMIT 1",
+                    "SELECT at, finished, outcome, message, readings, changed, quarantined FROM run WHERE id = (
+                        SELECT max((SELECT max(id) FROM run WHERE run.collector = name AND run.agent = collector.agent))
+                        FROM collector WHERE name = ?)",
                     [name],
                     |row| {
                         Ok(RunReport {
@@ -132,12 +134,19 @@ impl Ledger {
                 )
                 .optional()?;
             let (success, id): (Option<i64>, i64) = connection.query_row(
-                "SELECT max(at), coalesce(max(id), 0) FROM run WHERE collector = ? AND outcome = 'ok'",
+                "SELECT
+                    max((SELECT max(at) FROM run
+                         WHERE run.collector = name AND run.agent = collector.agent AND outcome = 'ok')),
+                    coalesce(max((SELECT max(id) FROM run
+                         WHERE run.collector = name AND run.agent = collector.agent AND outcome = 'ok')), 0)
+                 FROM collector WHERE name = ?",
                 [name],
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )?;
             let failures_since = connection.query_row(
-                "SELECT count(*) FROM run WHERE collector = ?1 AND id > ?2",
+                "SELECT CAST(coalesce(sum((SELECT count(*) FROM run
+                    WHERE run.collector = name AND run.agent = collector.agent AND id > ?2)), 0) AS BIGINT)
+                 FROM collector WHERE name = ?1",
                 params![name, id],
                 |row| row.get(0),
             )?;
@@ -155,7 +164,11 @@ impl Ledger {
     pub fn pace(&self, name: &str, now: Timestamp) -> Result<Pace, LedgerError> {
         self.look(|connection| {
             let mut query = connection.prepare_cached(
-                "SELECT at, finished, outcome = 'failed' FROM run WHERE collector = ?1 AND at <= ?2 AND finished <= ?2
+                "SELECT at, finished, outcome = 'failed' FROM collector CROSS JOIN run
+                 WHERE name = ?1 AND run.collector = name AND run.agent = collector.agent AND at <= ?2 AND finished <= ?2
+                   AND at >= coalesce((SELECT max(well.at) FROM run well
+                        WHERE well.collector = name AND well.agent = collector.agent AND well.outcome <> 'failed'
+                          AND well.at <= ?2 AND well.finished <= ?2), 0)
                  ORDER BY at DESC, id DESC",
             )?;
             let mut rows = query.query(params![name, micros(now)])?;

@@ -9,6 +9,7 @@
 pub(in crate::ledger) mod error;
 mod placeholders;
 mod postgres;
+mod rows;
 mod sqlite;
 mod value;
 
