@@ -4,10 +4,10 @@ use std::io::Write;
 
 use serde_json::{Map, Value, json};
 
+use super::amount_state::AmountState;
 use super::collector::Collector;
 use super::entry::{adjustment_json, entry_json};
 use super::view::{Month, Resource, View};
-use super::word::Word;
 use crate::cli::agents::agent_json;
 use crate::cli::exit::Failed;
 use crate::ledger::Ledger;
@@ -23,14 +23,14 @@ pub(super) fn write(
     for (resource, months) in chosen {
         for month in months {
             if let Some(one) = ledger.statement(month.key)? {
-                statements.push(statement(ledger, view, resource, month.word, &one)?);
+                statements.push(statement(ledger, view, resource, month.state, &one)?);
             }
         }
     }
     let counts = view.summary();
-    let summary: Map<String, Value> = Word::ALL
+    let summary: Map<String, Value> = AmountState::ALL
         .into_iter()
-        .map(|word| (word.name().to_owned(), counts.get(&word).copied().unwrap_or(0).into()))
+        .map(|state| (state.name().to_owned(), counts.get(&state).copied().unwrap_or(0).into()))
         .collect();
     let told = view.daemon.as_ref().and_then(|daemon| daemon.told.as_ref());
     let paused = view.server.paused.as_ref();
@@ -106,7 +106,7 @@ fn statement(
     ledger: &Ledger,
     view: &View,
     resource: &Resource,
-    word: Word,
+    state: AmountState,
     statement: &Statement,
 ) -> Result<Value, Failed> {
     let put_off = resource.put_off.as_ref();
@@ -140,7 +140,7 @@ fn statement(
         "customer": resource.customer, "period": statement.key.period.to_string(),
         "period_state": view.closing.state_of(statement, view.now).name(),
         "closed": statement.closed.map(|at| at.to_string()),
-        "plan_period_start": statement.key.part.to_string(), "state": word.name(),
+        "plan_period_start": statement.key.part.to_string(), "state": state.name(),
         "components": components.collect::<Vec<_>>(),
         "retry_after": put_off.map(|retry| retry.next.to_string()),
     }))
