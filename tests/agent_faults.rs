@@ -179,6 +179,35 @@ fn a_server_that_refuses_everything_for_a_while_is_waited_for() {
     }
 }
 
+/// Its deadline and ten seconds are over long before the server would answer, and before the agent itself would give up (after
+/// two minutes). What was under way is found out by the next one, and reported once.
+#[test]
+fn a_server_that_hangs_is_not_waited_for_beyond_the_deadline() {
+    for (path, what) in [("/set_usage/", "after"), ("/api/", "before")] {
+        let world = World::new(CURRENT);
+        world.configure(&cpu_hours_of_a());
+        world.readings(&[job(
+            "cpu_seconds",
+            "1",
+            "2026-11-09T00:00:00Z",
+            "2026-11-09T01:00:00Z",
+            "3600",
+            &[],
+        )]);
+        world.fault(json!({ "match": { "path": path }, "when": what, "action": { "hang": 600_000 } }));
+        let begun = std::time::Instant::now();
+        let flush = world.agent(&["flush", "--collect", "--deadline", "1s"]).exits(75);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(100), "{:?}", begun.elapsed());
+        flush.says("Waldur did not answer within the deadline").says("1 statement: still pending");
+        world.no_faults();
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"], "{path}");
+        let reports = world.posts_since(0).iter().filter(|one| one.path.ends_with("/set_usage/")).count();
+        assert_eq!(reports, 1, "{path}");
+        world.agent(&["recount"]).exits(0);
+    }
+}
+
 #[test]
 fn a_retry_after_is_waited_out_within_the_deadline() {
     let world = ready(CURRENT);

@@ -63,11 +63,17 @@ fn waits_for_an_answer(world: &World) -> bool {
 fn a_second_daemon_on_one_ledger_is_refused_with_the_first_ones_process() {
     let world = world();
     world.readings(&[hours("1", "5400")]);
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &format!("listen: 127.0.0.1:0\n{text}"));
     let mut first = world.daemon(&[], &[]);
     first.until_it_says("Ready: 1 collectors");
+    let log = first.log();
+    let address =
+        log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
     let pid = first.child.id();
     let second = world.agent(&["run"]).exits(78);
     second.says("a daemon is at work on the ledger").says(&format!("process {pid}."));
+    assert!(get(&address, "/metrics").1.contains("waldur_usage_agent_ledger_failing 0\n"));
     // The first was not disturbed, and `status` knows it by the same number, and since when it runs.
     world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
     world.agent(&["status"]).says(&format!("Daemon: process {pid}, since 12:00Z."));

@@ -5,7 +5,7 @@
 
 mod agent;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use agent::*;
@@ -73,9 +73,10 @@ fn resolve_all_asks_at_a_terminal_and_goes_on_without_one() {
 #[test]
 fn watch_draws_over_itself_at_a_terminal_and_repeats_in_a_pipe() {
     let world = in_conflict();
-    let watch = |terminal: &str| {
+    // Until it has drawn twice.
+    let watch = |terminal: &str, drawn: &str| {
         let agent = env!("CARGO_BIN_EXE_waldur-usage-agent");
-        let line = format!("timeout 3 {agent} status --watch");
+        let line = format!("exec timeout {} {agent} status --watch", PATIENCE.as_secs());
         let mut command = match terminal {
             "" => Command::new("sh"),
             _ => Command::new("script"),
@@ -87,13 +88,23 @@ fn watch_draws_over_itself_at_a_terminal_and_repeats_in_a_pipe() {
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("TERM", terminal);
         command.env("WALDUR_USAGE_AGENT_CONFIG", world.path("agent.yaml"));
         command.env("WALDUR_USAGE_AGENT_CLOCK_FILE", world.path("clock"));
-        String::from_utf8(command.stdin(Stdio::null()).output().unwrap().stdout).unwrap()
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let (mut seen, mut some) = (Vec::new(), [0; 4096]);
+        while String::from_utf8_lossy(&seen).matches(drawn).count() < 2 {
+            let length = stdout.read(&mut some).unwrap();
+            assert!(length > 0, "{:?}", String::from_utf8_lossy(&seen));
+            seen.extend_from_slice(&some[..length]);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        String::from_utf8(seen).unwrap()
     };
-    let seen = watch("xterm");
+    let seen = watch("xterm", "2 resources: 2 held.");
     assert!(seen.matches("\u{1b}[H").count() >= 2, "{seen:?}");
     assert!(seen.contains("2 resources: 2 held.\u{1b}[K"), "{seen:?}");
     for terminal in ["", "dumb"] {
-        let seen = watch(terminal);
+        let seen = watch(terminal, "2 resources: 2 held.");
         assert!(!seen.contains('\u{1b}'), "{seen:?}");
         assert!(seen.matches("2 resources: 2 held.").count() >= 2, "{seen:?}");
     }

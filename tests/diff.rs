@@ -175,6 +175,29 @@ fn another_configuration_that_can_not_be_looked_up_names_the_cause() {
     fits(world.agent(&["diff", "--config", new])).exits(75).says(&words);
 }
 
+/// 78: the file that is named has mistakes or is not there, or there is no ledger to try it on. Each is named, and nothing is
+/// asked of Waldur.
+#[test]
+fn another_configuration_or_a_ledger_that_can_not_be_used_is_78() {
+    let world = two(CURRENT);
+    let old = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let (new, mark) = (world.path("new.yaml"), world.mark());
+    let new = new.to_str().unwrap();
+    fits(world.agent(&["diff", "--config", new])).exits(78).says(new).says("No such file");
+    std::fs::write(new, old.replace("1/3600", "1/0").replace("resource:", "resourc:")).unwrap();
+    let done = fits(world.agent(&["diff", "--config", new])).exits(78).says(new);
+    done.says("1/0").says("did you mean `resource`").says("line ");
+    std::fs::write(new, "waldur: [").unwrap();
+    fits(world.agent(&["diff", "--config", new])).exits(78).says(new);
+    std::fs::write(new, old.replace("1/3600", "1/1800")).unwrap();
+    let ledger = world.path("ledger.db");
+    std::fs::rename(&ledger, world.path("elsewhere.db")).unwrap();
+    fits(world.agent(&["diff", "--config", new])).exits(78).says("there is no ledger").says("to try it on");
+    std::fs::write(&ledger, "this is no ledger").unwrap();
+    fits(world.agent(&["diff", "--config", new])).exits(78).says("is not a ledger of");
+    assert!(world.requests_since(mark).is_empty());
+}
+
 #[test]
 fn another_configuration_is_tried_on_a_copy_and_shown_by_amount() {
     for api in BOTH {

@@ -261,6 +261,41 @@ fn connections_that_ask_for_nothing_are_closed() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// Who asks and never reads the answer holds a connection, and keeps nobody else out: neither from the page nor from metrics,
+/// and the daemon goes on reporting.
+#[test]
+fn who_asks_and_does_not_read_keeps_nobody_out() {
+    let world = reported(&market());
+    let socket = world.path("page.sock");
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let text = text.replace("schedule: \"@hourly\"", "schedule: every 10s");
+    world.write("agent.yaml", &text.replace("submit: { ", "submit: { schedule: every 10s, "));
+    with_page(&world, &format!("listen: \"unix:{}\"", socket.display()), "listen: 127.0.0.1:0\n");
+    let daemon = world.daemon(&[], &[]);
+    let metrics = address(&daemon, "Health and metrics at http://");
+    let ask = |stream: &mut dyn Write, path: &str| {
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: page\r\n\r\n").unwrap();
+    };
+    // As many as may be open at once, less one.
+    let mut pages: Vec<UnixStream> = (0..63).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    pages.iter_mut().for_each(|stream| ask(stream, &format!("/resource/{A}")));
+    let mut scrapes: Vec<TcpStream> = (0..63).map(|_| TcpStream::connect(&metrics).unwrap()).collect();
+    scrapes.iter_mut().for_each(|stream| ask(stream, "/metrics"));
+    assert!(get_from_socket(&socket, "/").contains("Usage in 2026-11"));
+    assert_eq!(get(&metrics, "/health"), (200, "ok\n".to_owned()));
+    lines(
+        &world,
+        "source",
+        &[
+            five(),
+            hours("2", "11-07T00:00", "11-07T02:00", "2.5"),
+            hours("3", "11-08T00:00", "11-08T01:00", "1"),
+        ],
+    );
+    world.in_time("the report", || world.rows(A) == ["cpu 2026-11 8.50"]);
+    drop((pages, scrapes));
+}
+
 #[test]
 fn mistakes_of_its_section_are_told() {
     let world = world(CURRENT, NOON);

@@ -16,7 +16,7 @@ use super::setup::{Read, Setup, count, read};
 use super::text::fold_all;
 use crate::collectors::definition::Definition;
 use crate::config;
-use crate::daemon::sample::{Said, Since, ask};
+use crate::daemon::sample::{CollectedRun, Since, collect_once};
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::books::ingest::RunOutcome;
 use crate::ledger::db::clock::CLOCKS_AGREE;
@@ -233,8 +233,8 @@ async fn check_collectors(
         let since = definition.since.unwrap_or_else(|| setup.period_start());
         let since = Since::Checkpoint(since);
         progress.at(&format!("Waiting for collector {}", definition.name), 0, 0);
-        let Said { run, readings, mut more, notes } =
-            ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
+        let CollectedRun { run, readings, mut more, notes } =
+            collect_once(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
         let name = &definition.name;
         match &run.outcome {
             RunOutcome::Failed(error) => {

@@ -15,7 +15,7 @@ use super::table::table;
 use super::text::{fold, name_or, number, seconds, shorten};
 use crate::collectors::definition::Definition;
 use crate::collectors::spool::Spool;
-use crate::daemon::sample::{Said, Since, ask};
+use crate::daemon::sample::{CollectedRun, Since, collect_once};
 use crate::ledger::books::ingest::{Recorded, Run};
 use crate::ledger::sent::statement::Statement;
 use crate::ledger::views::report::Why;
@@ -69,8 +69,8 @@ impl Collect {
             }
             let since = if self.since.is_some() { Since::Again(from) } else { Since::Checkpoint(from) };
             let progress = Progress::of(&format!("Collector {}: measuring", definition.name));
-            let Said { run, readings, mut more, notes } =
-                ask(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
+            let CollectedRun { run, readings, mut more, notes } =
+                collect_once(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
             progress.at(&format!("Collector {}: counting", definition.name), 0, 0);
             let (dry_run, now) = (self.dry_run, setup.clock.now());
             let name = definition.name.clone();

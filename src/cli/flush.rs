@@ -26,13 +26,14 @@ use crate::submitter::left::Left;
 use crate::submitter::next_try::NextTry;
 use crate::submitter::pause;
 use crate::submitter::progress::Progress as Stages;
+use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 
 /// Report what is pending now, and wait for the outcome.
 ///
 /// With --collect every collector is run first. It may run beside a daemon on the same ledger: whoever submits holds
 /// a lock, the other waits. An earlier failure's backoff is not waited for; a Retry-After is, within the deadline. What
-/// can't be sent within the deadline is not waited for.
+/// can't be sent within the deadline is not waited for, and a server that hangs for 10 s more.
 #[derive(Debug, Args)]
 pub(super) struct Flush {
     /// Run every collector first.
@@ -82,7 +83,7 @@ impl Flush {
             }
             recorder.send().await?;
         }
-        let mut submitter = setup.submitter(client, ledger.clone());
+        let mut submitter = setup.submitter(client.clone(), ledger.clone());
         let shown = progress.clone();
         submitter.progress = Stages::to(move |what, done, total| shown.at(what, done, total));
         progress.at("Asking Waldur", 0, 0);
@@ -90,15 +91,23 @@ impl Flush {
         let mut sent_after = None;
         let mut notes: Vec<String> = Vec::new();
         let mut requests = 0;
-        let mut paused: Option<Failure>;
-        let mut busy;
-        let mut busy_with;
+        let mut paused: Option<Failure> = None;
+        let mut busy = false;
+        let mut busy_with = String::new();
+        let mut hung = false;
         let mut rounds = 0;
         let mut no_role = false;
         let mut compared = None;
         loop {
             rounds += 1;
-            let report = submitter.cycle(CycleOptions { ignore_backoff: rounds == 1 }).await?;
+            // What is cut off is read back before it is believed, as after a crash.
+            let report = tokio::select! {
+                report = submitter.cycle(CycleOptions { ignore_backoff: rounds == 1 }) => report?,
+                () = hangs(&client, end) => {
+                    hung = true;
+                    break;
+                }
+            };
             requests += report.requests;
             no_role |= report.no_role;
             compared = report.compared.or(compared);
@@ -163,7 +172,7 @@ impl Flush {
         let paused = paused.map(|failure| failure.to_string()).or(still.map(|one| one.retry.words.clone()));
         if no_role || refused || server.is_refused() {
             exit = exit.min(Exit::Token);
-        } else if paused.is_some() || busy {
+        } else if paused.is_some() || busy || hung {
             exit = exit.min(Exit::Pending);
         }
         if self.json {
@@ -184,7 +193,7 @@ impl Flush {
                         json!({ "period": period.to_string(), "statements": statements })
                     }).collect::<Vec<_>>(),
                     "collector_failures": failed, "notes": notes,
-                    "paused": paused, "busy": busy,
+                    "paused": paused, "hung": hung, "busy": busy,
                     "busy_with": busy.then_some(&busy_with), "exit": exit.code(),
                     "report": if setup.is_shadow() { "shadow" } else { "live" },
                     "compared": compared.map(|(all, differ)| json!({ "resources": all, "differ": differ })),
@@ -203,6 +212,10 @@ impl Flush {
         if let Some(failure) = &paused {
             writeln!(out, "{}", fold_all(&format!("Waldur is left alone for now: {failure}"), 2))?;
         }
+        if hung {
+            let words = "Waldur did not answer within the deadline: what was under way is read back before it is believed.";
+            writeln!(out, "{}", fold(words, 2))?;
+        }
         if busy {
             let words = format!(
                 "Nothing could be submitted before the deadline: {busy_with} is submitting for this ledger."
@@ -212,6 +225,21 @@ impl Flush {
         standing::show(&left, out)?;
         standing::show_not_begun(&next, out)?;
         Ok(exit)
+    }
+}
+
+/// A call that is under way at the deadline may take so long.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Until the deadline is over and no further call has begun for a while: what still gets on is not cut off.
+async fn hangs(client: &Client, deadline: tokio::time::Instant) {
+    tokio::time::sleep_until(deadline).await;
+    loop {
+        let before = client.requests();
+        tokio::time::sleep(GRACE).await;
+        if client.requests() == before {
+            return;
+        }
     }
 }
 

@@ -9,9 +9,10 @@ use super::exit::{Exit, Failed};
 use super::setup::Setup;
 use crate::metering::period::BillingPeriod;
 
+use amount_state::AmountState;
 use view::View;
-use word::Word;
 
+mod amount_state;
 mod brief;
 mod collector;
 pub(super) mod entry;
@@ -19,7 +20,6 @@ mod json;
 mod rows;
 mod trouble;
 mod view;
-mod word;
 
 /// Show what is wrong, and what Waldur holds.
 ///
@@ -36,7 +36,7 @@ pub(super) struct Status {
     all: bool,
     /// Show the amounts of what is held, parked, stranded, pending, agreed, unused or shadow.
     #[arg(long, value_enum, value_name = "STATE", hide_possible_values = true)]
-    state: Option<Word>,
+    state: Option<AmountState>,
     /// A billing period such as 2026-11; otherwise the current one, and older ones with something left.
     #[arg(long, value_name = "YYYY-MM")]
     period: Option<BillingPeriod>,

@@ -13,7 +13,7 @@ use crate::metering::reading::Reading;
 
 /// What a collector said, before it is recorded.
 #[derive(Debug)]
-pub struct Said {
+pub struct CollectedRun {
     pub run: Run,
     /// The first thousands of readings once more, to be shown.
     pub readings: Vec<Reading>,
@@ -32,13 +32,13 @@ pub enum Since {
 }
 
 /// Asks the collector once.
-pub async fn ask(
+pub async fn collect_once(
     definition: &Definition,
     ledger: &SharedLedger,
     clock: &SharedClock,
     since: Since,
     withhold: Vec<String>,
-) -> Result<Said, LedgerError> {
+) -> Result<CollectedRun, LedgerError> {
     let name = definition.name.clone();
     let mut kept = Kept::read(ledger.with(move |ledger| ledger.checkpoint(&name)).await?);
     let (since, checkpoint, unseen) = match since {
@@ -94,7 +94,7 @@ pub async fn ask(
         scope: definition.collector.scope(),
         outcome,
     };
-    Ok(Said { run, readings, more, notes })
+    Ok(CollectedRun { run, readings, more, notes })
 }
 
 /// Asks the collector once and records what it says, in one transaction.
@@ -108,7 +108,8 @@ pub async fn sample(
     let name = definition.name.clone();
     let since = ledger.with(move |ledger| ledger.reads_from(&name, since)).await?;
     let since = Since::Checkpoint(since);
-    let Said { run, mut more, notes, .. } = ask(definition, ledger, clock, since, withhold).await?;
+    let CollectedRun { run, mut more, notes, .. } =
+        collect_once(definition, ledger, clock, since, withhold).await?;
     for note in notes {
         tracing::debug!("Collector {}: {note}", definition.name);
     }

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use super::guard::{self, ServerTime};
 use super::reason::Reason;

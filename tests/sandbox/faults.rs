@@ -60,6 +60,11 @@ fn roles_and_activity_of_a_token_can_be_changed() {
     assert_eq!(server.get(ME).status, 401);
 }
 
+/// Whether something takes less than this, once in ten times: others may keep the machine busy.
+fn quicker(than: Duration, timed: impl Fn() -> Duration) -> bool {
+    (0..10).any(|_| timed() < than)
+}
+
 #[test]
 fn one_token_is_served_one_call_at_a_time() {
     let server = Server::classic();
@@ -75,10 +80,10 @@ fn one_token_is_served_one_call_at_a_time() {
         start.elapsed()
     };
     assert!(timed(["provider", "provider"]) >= Duration::from_millis(2000));
-    assert!(timed(["provider", "staff"]) < Duration::from_millis(1950));
+    assert!(quicker(Duration::from_millis(1950), || timed(["provider", "staff"])));
     // Or two, where that is asked for.
     server.admin("/sandbox/settings", &json!({ "calls_at_once": 2 }));
-    assert!(timed(["provider", "provider"]) < Duration::from_millis(1950));
+    assert!(quicker(Duration::from_millis(1950), || timed(["provider", "provider"])));
 }
 
 #[test]
@@ -91,7 +96,7 @@ fn the_first_report_of_a_month_is_slow_once_for_a_customer() {
         start.elapsed()
     };
     assert!(timed(A) >= Duration::from_millis(1000));
-    assert!(timed(B) < Duration::from_millis(950));
+    assert!(quicker(Duration::from_millis(950), || timed(B)));
     server.clock("2026-12-01T00:00:00Z");
     assert!(timed(B) >= Duration::from_millis(1000));
 }
@@ -99,17 +104,23 @@ fn the_first_report_of_a_month_is_slow_once_for_a_customer() {
 #[test]
 fn a_client_that_gives_up_does_not_stop_the_commit() {
     let server = Server::classic();
-    server.admin("/sandbox/settings", &json!({ "latency_ms": 1500 }));
+    server.admin("/sandbox/settings", &json!({ "latency_ms": 4000 }));
     let body = json!({ "resource": A, "usages": [{ "type": "cpu_hours", "amount": 7 }] }).to_string();
     let mut stream = TcpStream::connect(&server.address).unwrap();
     let head = "Host: x\r\nAuthorization: Token provider\r\nContent-Type: application/json\r\n";
     let length = body.len();
     write!(stream, "POST {SET_USAGE} HTTP/1.1\r\n{head}Content-Length: {length}\r\n\r\n{body}").unwrap();
-    thread::sleep(Duration::from_millis(50));
+    let patience = Instant::now();
+    let begun = || {
+        let notes = server.send("GET", "/sandbox/requests", &[], b"").json();
+        !notes["requests"].as_array().unwrap().is_empty()
+    };
+    while !begun() && patience.elapsed() < Duration::from_secs(60) {
+        thread::sleep(Duration::from_millis(20));
+    }
     drop(stream);
     assert_eq!(server.rows(A), []);
-    let patience = Instant::now();
-    while server.rows(A).is_empty() && patience.elapsed() < Duration::from_secs(20) {
+    while server.rows(A).is_empty() && patience.elapsed() < Duration::from_secs(120) {
         thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(server.rows(A), [row("cpu_hours", "2026-11-01", "7.00")]);

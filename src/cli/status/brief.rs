@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
+use super::amount_state::AmountState;
 use super::collector::Collector;
 use super::trouble::trouble;
 use super::view::View;
-use super::word::Word;
 use crate::cli::exit::Failed;
 use crate::cli::setup::count;
 use crate::cli::standing;
@@ -165,14 +165,14 @@ fn readings(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
 }
 
 fn troubles(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Failed> {
-    let troubled = |word: Word| {
-        let resources = view.resources.iter().filter(move |one| one.word == word);
-        resources.filter(|one| one.word < Word::Pending || one.put_off.is_some()).collect::<Vec<_>>()
+    let troubled = |state: AmountState| {
+        let resources = view.resources.iter().filter(move |one| one.state == state);
+        resources.filter(|one| one.state < AmountState::Pending || one.put_off.is_some()).collect::<Vec<_>>()
     };
-    let words = [Word::Held, Word::Parked, Word::Stranded, Word::Pending];
-    let states = words.into_iter().filter(|word| !troubled(*word).is_empty()).count();
-    for word in words {
-        let resources = troubled(word);
+    let words = [AmountState::Held, AmountState::Parked, AmountState::Stranded, AmountState::Pending];
+    let states = words.into_iter().filter(|state| !troubled(*state).is_empty()).count();
+    for state in words {
+        let resources = troubled(state);
         let shown = (SHOWN / states.max(1)).max(1);
         for resource in resources.iter().take(shown) {
             let Some((sentence, remedy)) = trouble(ledger, view, resource)? else { continue };
@@ -183,7 +183,7 @@ fn troubles(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Fai
         }
         let left = resources.len().saturating_sub(shown);
         if left > 0 {
-            writeln!(out, "  and {} more: `status --state {}`", thousands(left), word.name())?;
+            writeln!(out, "  and {} more: `status --state {}`", thousands(left), state.name())?;
         }
     }
     Ok(())
@@ -194,11 +194,11 @@ fn unmatched(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         ("Unmatched", "that Waldur knows no resource for", view.left.unmatched(None)),
         ("New", "that Waldur was not asked for yet", view.left.not_asked()),
     ];
-    for (word, what, ids) in kinds.into_iter().filter(|(.., ids)| !ids.is_empty()) {
+    for (heading, what, ids) in kinds.into_iter().filter(|(.., ids)| !ids.is_empty()) {
         let named: Vec<&str> = ids.iter().copied().take(FEW).collect();
         let more = if ids.len() > named.len() { " ... (`status --all`)" } else { "" };
         let ids = count(ids.len(), "backend id");
-        writeln!(out, "{}", fold(&format!("{word}: {ids} {what}: {}{more}", named.join(", ")), 2))?;
+        writeln!(out, "{}", fold(&format!("{heading}: {ids} {what}: {}{more}", named.join(", ")), 2))?;
     }
     let unplaced: Vec<&Stray> = view.left.unplaced(None).collect();
     for one in unplaced.iter().take(FEW) {
@@ -223,11 +223,18 @@ pub(super) fn summary(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
     }
     let counts = view.summary();
     // What is well first: it is what most are.
-    let order =
-        [Word::Agreed, Word::Pending, Word::Held, Word::Parked, Word::Stranded, Word::Unused, Word::Shadow];
-    let told = order.iter().filter_map(|word| {
-        let number = counts.get(word)?;
-        Some(format!("{} {}", thousands(*number), word.name()))
+    let order = [
+        AmountState::Agreed,
+        AmountState::Pending,
+        AmountState::Held,
+        AmountState::Parked,
+        AmountState::Stranded,
+        AmountState::Unused,
+        AmountState::Shadow,
+    ];
+    let told = order.iter().filter_map(|state| {
+        let number = counts.get(state)?;
+        Some(format!("{} {}", thousands(*number), state.name()))
     });
     let all = thousands(view.resources.len());
     let noun = if view.resources.len() == 1 { "resource" } else { "resources" };

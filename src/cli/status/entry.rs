@@ -2,25 +2,25 @@
 
 use serde_json::{Value, json};
 
-use super::word::Word;
+use super::amount_state::AmountState;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::views::adjustments::{Adjustment, Kind};
 
 /// How a number stands, and why. `waits`: why what is to be sent is not sent yet, where that is known.
-pub(super) fn state(entry: &Entry, waits: Option<&str>) -> (Word, Option<String>) {
+pub(super) fn state(entry: &Entry, waits: Option<&str>) -> (AmountState, Option<String>) {
     if let Some(block) = entry.block.as_ref().filter(|block| entry.differs() || block.state == "held") {
-        return (Word::of_block(&block.state), Some(format!("{}: {}", block.reason, block.words)));
+        return (AmountState::of_block(&block.state), Some(format!("{}: {}", block.reason, block.words)));
     }
     if entry.shadow {
-        return (Word::Shadow, None);
+        return (AmountState::Shadow, None);
     }
     if let Some(problem) = &entry.problem {
-        return (Word::Held, Some(problem.clone()));
+        return (AmountState::Held, Some(problem.clone()));
     }
     if entry.to_send() {
-        return (Word::Pending, waits.map(ToOwned::to_owned));
+        return (AmountState::Pending, waits.map(ToOwned::to_owned));
     }
-    (if entry.acknowledged.is_some() { Word::Agreed } else { Word::Unused }, None)
+    (if entry.acknowledged.is_some() { AmountState::Agreed } else { AmountState::Unused }, None)
 }
 
 /// Components, and after each its users if wanted.

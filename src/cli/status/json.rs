@@ -8,10 +8,10 @@ use serde::Serialize;
 use serde::ser::{Error as _, SerializeMap, SerializeSeq};
 use serde_json::{Map, Serializer, Value, json};
 
+use super::amount_state::AmountState;
 use super::collector::Collector;
 use super::entry::{adjustment_json, entry_json};
 use super::view::{Month, Resource, View};
-use super::word::Word;
 use crate::cli::agents::agent_json;
 use crate::cli::exit::Failed;
 use crate::ledger::Ledger;
@@ -25,9 +25,9 @@ pub(super) fn write(
     chosen: &[(&Resource, Vec<&Month>)],
 ) -> Result<(), Failed> {
     let counts = view.summary();
-    let summary: Map<String, Value> = Word::ALL
+    let summary: Map<String, Value> = AmountState::ALL
         .into_iter()
-        .map(|word| (word.name().to_owned(), counts.get(&word).copied().unwrap_or(0).into()))
+        .map(|state| (state.name().to_owned(), counts.get(&state).copied().unwrap_or(0).into()))
         .collect();
     let told = view.daemon.as_ref().and_then(|daemon| daemon.told.as_ref());
     let paused = view.server.paused.as_ref();
@@ -131,7 +131,7 @@ impl Statements<'_> {
         let of: BTreeMap<StatementKey, _> = some.iter().map(|one| (one.1.key, one)).collect();
         let of = |one: &Statement| of.get(&one.key).copied();
         let with = statements.iter().filter_map(|one| Some((of(one)?, one)));
-        with.map(|((resource, month), one)| statement(self.ledger, self.view, resource, month.word, one))
+        with.map(|((resource, month), one)| statement(self.ledger, self.view, resource, month.state, one))
             .collect()
     }
 }
@@ -173,7 +173,7 @@ fn statement(
     ledger: &Ledger,
     view: &View,
     resource: &Resource,
-    word: Word,
+    state: AmountState,
     statement: &Statement,
 ) -> Result<Value, Failed> {
     let put_off = resource.put_off.as_ref();
@@ -207,7 +207,7 @@ fn statement(
         "customer": resource.customer, "period": statement.key.period.to_string(),
         "period_state": view.closing.state_of(statement, view.now).name(),
         "closed": statement.closed.map(|at| at.to_string()),
-        "plan_period_start": statement.key.part.to_string(), "state": word.name(),
+        "plan_period_start": statement.key.part.to_string(), "state": state.name(),
         "components": components.collect::<Vec<_>>(),
         "retry_after": put_off.map(|retry| retry.next.to_string()),
     }))

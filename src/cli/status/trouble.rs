@@ -1,7 +1,7 @@
 //! A resource's trouble in few lines: what Waldur holds, what the ledger has, and what to do.
 
+use super::amount_state::AmountState;
 use super::view::{Resource, View};
-use super::word::Word;
 use crate::cli::exit::Failed;
 use crate::cli::text::{cut, moment, shorten};
 use crate::ledger::Ledger;
@@ -21,18 +21,18 @@ pub(super) fn trouble(
 ) -> Result<Option<(String, String)>, Failed> {
     let name = shorten(&resource.name, 40);
     let blocks = resource.months.iter().flat_map(|month| &month.blocks).filter(|at| waits(&at.block));
-    let mut groups: Vec<(Word, StatementKey, &str, Vec<&Blocked>)> = Vec::new();
+    let mut groups: Vec<(AmountState, StatementKey, &str, Vec<&Blocked>)> = Vec::new();
     for at in blocks {
         let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
         let reason = at.block.reason.as_str();
         match groups.iter_mut().find(|(_, of, why, _)| *of == key && *why == reason) {
             Some((.., group)) => group.push(at),
-            None => groups.push((Word::of_block(&at.block.state), key, reason, vec![at])),
+            None => groups.push((AmountState::of_block(&at.block.state), key, reason, vec![at])),
         }
     }
-    groups.sort_by_key(|(word, ..)| *word);
-    let Some((word, key, reason, group)) = groups.first() else {
-        let Some(retry) = resource.put_off.as_ref().filter(|_| resource.word == Word::Pending) else {
+    groups.sort_by_key(|(state, ..)| *state);
+    let Some((state, key, reason, group)) = groups.first() else {
+        let Some(retry) = resource.put_off.as_ref().filter(|_| resource.state == AmountState::Pending) else {
             return Ok(None);
         };
         let next = moment(retry.next, view.now);
@@ -50,7 +50,7 @@ pub(super) fn trouble(
     };
     let handle = resource.handle(ledger)?;
     let remedy = Reason::named(reason).map_or(String::new(), |reason| reason.in_short(&handle));
-    Ok(Some((format!("{name}, {}, {}: {said}{more}", key.period, word.name()), remedy)))
+    Ok(Some((format!("{name}, {}, {}: {said}{more}", key.period, state.name()), remedy)))
 }
 
 impl Resource {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::amount_state::AmountState;
 use super::collector::Collector;
-use super::word::Word;
 use crate::cli::exit::{Exit, Failed};
 use crate::cli::explain::find;
 use crate::cli::setup::Setup;
@@ -61,7 +61,7 @@ pub(super) struct Resource {
     pub(super) name: String,
     pub(super) backend_id: String,
     pub(super) customer: String,
-    pub(super) word: Word,
+    pub(super) state: AmountState,
     pub(super) months: Vec<Month>,
     pub(super) put_off: Option<Retry>,
 }
@@ -70,22 +70,23 @@ pub(super) struct Resource {
 #[derive(Debug)]
 pub(super) struct Month {
     pub(super) key: StatementKey,
-    pub(super) word: Word,
+    pub(super) state: AmountState,
     pub(super) pending: bool,
     pub(super) blocks: Vec<Blocked>,
 }
 
 impl Month {
-    fn of(key: StatementKey, otherwise: Word, blocks: Vec<Blocked>) -> Month {
-        let blocked = blocks.iter().filter(|at| waits(&at.block)).map(|at| Word::of_block(&at.block.state));
-        let pending = otherwise == Word::Pending;
-        Month { key, word: blocked.min().unwrap_or(otherwise).min(otherwise), pending, blocks }
+    fn of(key: StatementKey, otherwise: AmountState, blocks: Vec<Blocked>) -> Month {
+        let blocked =
+            blocks.iter().filter(|at| waits(&at.block)).map(|at| AmountState::of_block(&at.block.state));
+        let pending = otherwise == AmountState::Pending;
+        Month { key, state: blocked.min().unwrap_or(otherwise).min(otherwise), pending, blocks }
     }
 
-    fn is(&self, word: Word) -> bool {
-        self.word == word
-            || word == Word::Pending && self.pending
-            || self.blocks.iter().any(|at| Word::of_block(&at.block.state) == word)
+    fn is(&self, state: AmountState) -> bool {
+        self.state == state
+            || state == AmountState::Pending && self.pending
+            || self.blocks.iter().any(|at| AmountState::of_block(&at.block.state) == state)
     }
 }
 
@@ -147,7 +148,7 @@ impl View {
         &'a self,
         ledger: &Ledger,
         wanted: &[String],
-        word: Option<Word>,
+        state: Option<AmountState>,
     ) -> Result<Vec<(&'a Resource, Vec<&'a Month>)>, Failed> {
         let wanted = wanted
             .iter()
@@ -155,17 +156,17 @@ impl View {
             .collect::<Result<BTreeSet<Uuid>, Failed>>()?;
         let resources = self.resources.iter().filter(|one| wanted.is_empty() || wanted.contains(&one.uuid));
         let chosen = resources.map(|one| {
-            let months = one.months.iter().filter(|month| word.is_none_or(|word| month.is(word)));
+            let months = one.months.iter().filter(|month| state.is_none_or(|state| month.is(state)));
             (one, months.collect::<Vec<_>>())
         });
         Ok(chosen.filter(|(_, months)| !months.is_empty()).collect())
     }
 
     /// How many resources stand how.
-    pub(super) fn summary(&self) -> BTreeMap<Word, usize> {
+    pub(super) fn summary(&self) -> BTreeMap<AmountState, usize> {
         let mut counts = BTreeMap::new();
         for resource in &self.resources {
-            *counts.entry(resource.word).or_default() += 1;
+            *counts.entry(resource.state).or_default() += 1;
         }
         counts
     }
@@ -187,14 +188,14 @@ fn resources(
     let mut months: BTreeMap<Uuid, Vec<Month>> = BTreeMap::new();
     for (key, accepted) in ledger.unsettled(period, current)? {
         let otherwise = match (pending.contains(&key), accepted) {
-            _ if shadow.contains(&key.period) => Word::Shadow,
-            (true, _) => Word::Pending,
-            (false, true) => Word::Agreed,
-            (false, false) => Word::Unused,
+            _ if shadow.contains(&key.period) => AmountState::Shadow,
+            (true, _) => AmountState::Pending,
+            (false, true) => AmountState::Agreed,
+            (false, false) => AmountState::Unused,
         };
         let month = Month::of(key, otherwise, blocks.remove(&key).unwrap_or_default());
         // Of an earlier month that nothing is left of, nothing is to be said.
-        let left = period.is_some() || key.period >= current || month.word < Word::Agreed;
+        let left = period.is_some() || key.period >= current || month.state < AmountState::Agreed;
         if left || !month.blocks.is_empty() {
             months.entry(key.resource).or_default().push(month);
         }
@@ -207,17 +208,17 @@ fn resources(
         let (name, backend_id, customer) = known
             .map(|KnownResource { name, backend_id, customer, .. }| (name, backend_id, customer))
             .unwrap_or_default();
-        let word = months.iter().map(|month| month.word).min().unwrap_or(Word::Unused);
+        let state = months.iter().map(|month| month.state).min().unwrap_or(AmountState::Unused);
         resources.push(Resource {
             uuid,
             name: name_or(&name, uuid),
             backend_id,
             customer,
-            word,
+            state,
             months,
             put_off: put_off.remove(&uuid),
         });
     }
-    resources.sort_by(|a, b| (a.word, &a.name, a.uuid).cmp(&(b.word, &b.name, b.uuid)));
+    resources.sort_by(|a, b| (a.state, &a.name, a.uuid).cmp(&(b.state, &b.name, b.uuid)));
     Ok(resources)
 }

@@ -269,20 +269,23 @@ impl Stating<'_> {
                 }
                 let entry = by_series.entry((part, row.get(0)?)).or_default();
                 entry.quantity.absorb(quantity(&row, 5)?);
-                entry.user = row.get(1)?;
-                entry.weight = weight;
+                (entry.target, entry.user, entry.weight) = (target, row.get(1)?, weight);
             }
-            for ((part, _), Weighed { quantity, user, weight }) in by_series {
+            for ((part, _), Weighed { target, quantity, user, weight }) in by_series {
                 let Some(value) = quantity.value(maker.measure) else { continue };
                 let mut amount = value * maker.meter.factor.clone();
                 if let Some(weight) = weight {
                     amount = amount * weight;
                 }
-                // A level or a mean is of the whole month: under each plan it counts for that plan's share of it.
-                let segment = timeline.segment_at(instant(part));
-                let whole = i128::from(micros(segment.end)) - i128::from(micros(segment.start));
-                if !can_be_carried([maker.measure]) && whole < month {
-                    amount = amount * Exact::ratio(whole, month).unwrap_or_else(Exact::one);
+                // A level or a mean is of the whole month: under each plan, and while the target was this resource, it counts
+                // for that share of it.
+                if !can_be_carried([maker.measure]) {
+                    let segment = timeline.segment_at(instant(part));
+                    let mappings = timelines.mappings(target)?;
+                    let time = targets::time_as(&mappings, place.resource, (segment.start, segment.end));
+                    if time < month {
+                        amount = amount * Exact::ratio(time, month).unwrap_or_else(Exact::one);
+                    }
                 }
                 let amounts =
                     &mut parts.entry(part).or_insert_with(|| Made::new(maker.meter.rounding)).amounts;
@@ -307,6 +310,7 @@ impl Stating<'_> {
 /// What a series has in one part of a month, and what it counts there.
 #[derive(Default)]
 struct Weighed {
+    target: i64,
     quantity: Quantity,
     user: Option<String>,
     /// `None`: it counts as it is.

@@ -244,6 +244,16 @@ pub(in crate::ledger) fn mappings(connection: &Connection, target: i64) -> sql::
         .collect()
 }
 
+/// For how long it was this resource between two instants, in microseconds.
+pub(super) fn time_as(mappings: &[Mapping], resource: &str, (start, end): (Timestamp, Timestamp)) -> i128 {
+    let until = mappings.iter().skip(1).map(|next| next.since).chain([Timestamp::MAX]);
+    let spans = mappings.iter().zip(until).filter(|(mapping, _)| mapping.resource == resource);
+    let within = spans.map(|(mapping, until)| {
+        i128::from(micros(until.min(end))) - i128::from(micros(mapping.since.max(start)))
+    });
+    within.filter(|time| *time > 0).sum()
+}
+
 /// Which of them it was at an instant.
 pub(in crate::ledger) fn at(mappings: &[Mapping], instant: Timestamp) -> Option<&str> {
     mappings.iter().rev().find(|mapping| mapping.since <= instant).map(|mapping| mapping.resource.as_str())
