@@ -71,6 +71,19 @@ fn minutes_that_the_closing_itself_leaves_are_shown_and_are_no_alarm() {
 }
 
 #[test]
+fn what_a_correction_takes_out_of_a_month_that_is_over_is_an_alarm_and_no_rest_of_its_closing() {
+    let world = start(CLASSIC, "2026-11-30T23:00:00Z", "late: hold");
+    let two = hours("2", "11-06T00:00", "11-06T02:00", "2");
+    jobs(&world, "2026-11-30T23:00:00Z", &[ten(), two.clone()]).exits(0);
+    assert_eq!(world.rows(A), ["cpu 2026-11 12.00"]);
+    // The ten hours turn out to be December's: Waldur holds them in November, and gets them in December.
+    let moved = hours("1", "12-01T00:00", "12-01T10:00", "10");
+    jobs(&world, "2026-12-01T12:00:00Z", &[moved, two]).exits(65);
+    assert_eq!(world.rows(A), ["cpu 2026-11 12.00", "cpu 2026-12 10.00"]);
+    world.agent(&["status"]).exits(65).names_a().tells(&["10.00"]);
+}
+
+#[test]
 fn only_the_difference_of_a_month_is_stranded() {
     for api in BOTH {
         let world = start(api, "2026-11-30T12:00:00Z", "late: hold");

@@ -312,6 +312,13 @@ fn unbilled(plan_periods: Value) {
             done.exits(65).names_a().tells(&["cpu", "plan period"]);
             assert_eq!(world.rows(A), [""; 0]);
             world.agent(&["status"]).exits(65);
+            // It is given one, under the same plan.
+            world.post(
+                &format!("resources/{A}"),
+                json!({ "plan_periods": [{ "start": "2026-11-01T00:00:00Z" }] }),
+            );
+            jobs(&world, "2026-11-10T14:00:00Z", &[five, other]).exits(0);
+            assert_eq!(world.billed(A), ["cpu 2026-11 5.00"]);
         } else {
             // The report of another resource shows which kind of Waldur it is.
             jobs(&world, "2026-11-10T13:00:00Z", &[five, other]).exits(0);
@@ -384,6 +391,75 @@ fn an_id_that_is_first_read_after_it_moved_leaves_the_earlier_usage_with_the_ter
         }
         assert!(told.contains("its backend id was that of Project A"), "{told}");
         world.agent(&["recount"]).exits(0);
+    }
+}
+
+/// Project A is terminated, and N has its id.
+fn moved_to_n(api: &str, submit: &str, periods: Value) -> World {
+    let world = start(api, "2026-11-03T12:00:00Z", submit, &keys(CPU));
+    world.post(&format!("resources/{A}"), json!({ "state": "Terminated" }));
+    world.post(
+        "resources",
+        json!({ "uuid": N, "name": "Project N", "backend_id": "project-a", "offering": "Cluster",
+                "plan_periods": periods }),
+    );
+    world
+}
+
+#[test]
+fn a_new_resource_is_billed_nothing_of_what_was_used_before_its_plan_began() {
+    for api in BOTH {
+        let world = moved_to_n(api, "late: hold", json!([{ "start": "2026-11-02T12:00:00Z" }]));
+        let before = hours("1", "11-01T00:00", "11-01T05:00", "5");
+        jobs(&world, "2026-11-03T12:00:00Z", &[before]).exits(65).tells(&["Project A", "5.00"]);
+        assert_eq!(world.rows(N), [""; 0], "{api}");
+        world.agent(&["recount"]).exits(0);
+    }
+}
+
+#[test]
+fn a_month_that_a_new_resource_was_billed_for_is_not_changed_by_a_plan_period_that_is_seen_later() {
+    let world = moved_to_n(CURRENT, "late: backfill", json!([]));
+    let mut all = vec![
+        hours("1", "11-02T00:00", "11-02T05:00", "5"),
+        on("project-b", "bob", "2", "11-02T00:00", "11-02T02:00", "2"),
+    ];
+    // The report of another resource shows which kind of Waldur it is.
+    jobs(&world, "2026-11-03T12:00:00Z", &all);
+    jobs(&world, "2026-11-03T13:00:00Z", &all).exits(0);
+    assert_eq!(world.rows(N), ["cpu 2026-11 5.00"]);
+    all.push(hours("3", "12-01T01:00", "12-01T04:00", "3"));
+    for now in ["2026-12-01T12:00:00Z", "2026-12-01T13:00:00Z"] {
+        jobs(&world, now, &all).exits(0);
+        assert_eq!(world.rows(N), ["cpu 2026-11 5.00", "cpu 2026-12 3.00"]);
+    }
+}
+
+#[test]
+fn a_level_counts_for_each_resource_for_the_time_in_which_the_id_was_its_own() {
+    for api in BOTH {
+        let (world, mut all) = levels(api);
+        // Something else grows, so that Waldur is asked at all.
+        let grows = |(at, level): (usize, &Value)| {
+            let mut other = level.clone();
+            (other["value"], other["labels"]["project"]) = (json!(at.to_string()), json!("project-b"));
+            [level.clone(), other]
+        };
+        all = all.iter().enumerate().flat_map(grows).collect();
+        jobs(&world, "2026-11-10T12:00:00Z", &all[..20]).exits(0);
+        world.now("2026-11-16T00:00:00Z");
+        world.post(&format!("resources/{A}"), json!({ "state": "Terminated" }));
+        world.post(
+            "resources",
+            json!({ "uuid": N, "name": "Project N", "backend_id": "project-a", "offering": "Cluster",
+                    "plan_periods": [{ "start": "2026-11-16T00:00:00Z" }] }),
+        );
+        jobs(&world, "2026-11-16T12:00:00Z", &all[..32]);
+        jobs(&world, "2026-11-29T12:00:00Z", &all);
+        for component in ["cpu", "disk", "ram"] {
+            // Half of November's thirty days.
+            assert_eq!(in_all(&world, N, component, "2026-11"), amount("250.00"), "{api} {component}");
+        }
     }
 }
 

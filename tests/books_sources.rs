@@ -175,8 +175,9 @@ fn a_months_total_and_the_zero_at_its_end_are_two() {
 
 #[test]
 fn a_reading_whose_kind_changes_is_told_with_the_way_on() {
-    for api in BOTH {
-        let world = source(api, &keys(&format!("{CPU}\n      ram: {{ reading: mem, factor: 1/3600 }}")));
+    for (api, is_first_renamed) in BOTH.into_iter().flat_map(|api| [false, true].map(|first| (api, first))) {
+        let meters = keys(&format!("{CPU}\n      ram: {{ reading: mem, factor: 1/3600 }}"));
+        let world = source(api, &meters);
         let mut ram = hours("r", "11-05T00:00", "11-05T01:00", "1");
         ram["name"] = json!("mem");
         let look = |now: &str, line: Value| {
@@ -191,6 +192,24 @@ fn a_reading_whose_kind_changes_is_told_with_the_way_on() {
         done.tells(&["sec", "counter", "delta", "continues"]);
         assert_eq!(world.rows(A), ["cpu 2026-11 1.00", "ram 2026-11 1.00"], "{api}");
         world.agent(&["status"]).exits(65);
+        // The way on, taken at once, or after a run under a new name.
+        let renamed = |keys: &str| configure(&world, "late: hold", "", &[("jobs", keys.to_owned())]);
+        let both =
+            [hours("1", "11-10T12:05", "11-10T12:10", "1"), hours("2", "11-10T12:10", "11-10T12:14", "1")];
+        let told = |at: &str| {
+            lines(&world, "jobs", &both);
+            world.now(at);
+            world.flush()
+        };
+        if is_first_renamed {
+            renamed(&meters);
+            told("2026-11-10T12:15:00Z").exits(65);
+        }
+        renamed(&(meters.clone() + "    continues: source\n"));
+        told("2026-11-10T12:16:00Z");
+        told("2026-11-10T12:17:00Z").exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 3.00", "ram 2026-11 1.00"], "{api}");
+        world.agent(&["recount"]).exits(0);
     }
 }
 

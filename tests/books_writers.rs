@@ -46,13 +46,14 @@ fn another_writers_number_is_a_conflict_at_the_next_change() {
 
 #[test]
 fn another_writers_number_is_a_conflict_within_the_hour_where_nothing_changes() {
-    for api in BOTH {
+    // A person who sets it to nothing means that, too.
+    for (api, theirs) in BOTH.into_iter().flat_map(|api| ["500.00", "0.00"].map(|theirs| (api, theirs))) {
         let (world, ten, _) = ten(api);
         world.now("2026-11-10T12:05:00Z");
-        writes(&world, "500.00");
+        writes(&world, theirs);
         let done = jobs(&world, "2026-11-10T13:05:00Z", &[ten]).exits(65);
-        done.names_a().tells(&["cpu", "500.00", "10.00"]);
-        assert_eq!(world.rows(A), ["cpu 2026-11 500.00"], "{api}");
+        done.names_a().tells(&["cpu", theirs, "10.00"]);
+        assert_eq!(world.rows(A), [format!("cpu 2026-11 {theirs}")], "{api}");
         assert_eq!(world.reports().len(), 1);
     }
 }

@@ -141,19 +141,24 @@ fn go_on(connection: &Connection, old: &str, new: &str) -> sql::Result<bool> {
     if !known && !has_rules(connection, old, new)? {
         return Ok(false);
     }
-    let named: Vec<(i64, String)> = connection
-        .prepare("SELECT id, name FROM source WHERE collector = ?")?
-        .query_map([old], |row| Ok((row.get(0)?, row.get(1)?)))?
+    let named: Vec<(i64, String, String)> = connection
+        .prepare("SELECT id, name, kind FROM source WHERE collector = ?")?
+        .query_map([old], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<sql::Result<_>>()?;
-    for (source, name) in named {
+    for (source, name, kind) in named {
+        // Readings of another kind stand beside them: they are no more of the same series.
         let newer: Option<i64> = connection
-            .prepare("SELECT id FROM source WHERE collector = ?1 AND name = ?2")?
-            .query_row([new, &name], |row| row.get(0))
+            .prepare("SELECT id FROM source WHERE collector = ?1 AND name = ?2 AND kind = ?3")?
+            .query_row([new, &name, &kind], |row| row.get(0))
             .optional()?;
         if let Some(newer) = newer {
             merge(connection, source, newer)?;
         }
-        connection.execute("UPDATE source SET collector = ?2 WHERE id = ?1", params![source, new])?;
+        let continued = newer.is_none();
+        connection.execute(
+            "UPDATE source SET collector = ?2, continued = ?3 WHERE id = ?1",
+            params![source, new, continued],
+        )?;
     }
     connection.execute(
         "INSERT INTO collector (agent, name, checkpoint, since)

@@ -178,7 +178,7 @@ impl<'a> Store<'a> {
         if source.kind != kind {
             return refuse(format!(
                 "it is a {kind}, but earlier readings of that name were a {}: give it another name, or rename the \
-                 collector (with `continues:` where its other readings are to go on)",
+                 collector (with `continues:` where what it has measured is to go on)",
                 source.kind
             ));
         }
@@ -370,15 +370,21 @@ impl<'a> Store<'a> {
         let collector = &self.run.collector;
         self.connection
             .prepare_cached(
-                "INSERT INTO source (collector, name, kind, unit) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (collector, name) DO NOTHING",
+                "INSERT INTO source (collector, name, kind, unit) SELECT ?1, ?2, ?3, ?4
+                 WHERE NOT EXISTS (SELECT 1 FROM source
+                    WHERE collector = ?1 AND name = ?2 AND kind <> ?3 AND continued = 0)
+                 ON CONFLICT (collector, name, kind) DO NOTHING",
             )?
             .execute(params![collector, name, kind.name(), unit])?;
         let (id, text): (i64, String) = self.connection.query_row(
-            "SELECT id, kind FROM source WHERE collector = ?1 AND name = ?2",
-            params![collector, name],
+            "SELECT id, kind FROM source WHERE collector = ?1 AND name = ?2
+             ORDER BY continued, CASE WHEN kind = ?3 THEN 0 ELSE 1 END LIMIT 1",
+            params![collector, name, kind.name()],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
+        self.connection
+            .prepare_cached("UPDATE source SET continued = 0 WHERE id = ?1 AND continued = 1")?
+            .execute([id])?;
         let others = self
             .connection
             .prepare_cached("SELECT id FROM source WHERE name = ?1 AND id <> ?2")?
@@ -567,7 +573,7 @@ fn sources(connection: &Connection, collector: &str) -> sql::Result<HashMap<Stri
         others.entry(row.get(0)?).or_default().push(row.get(1)?);
     }
     connection
-        .prepare_cached("SELECT name, id, kind FROM source WHERE collector = ?")?
+        .prepare_cached("SELECT name, id, kind FROM source WHERE collector = ? AND continued = 0")?
         .query_map([collector], |row| {
             let id: i64 = row.get(1)?;
             let kind = row.get::<_, String>(2)?.parse().map_err(|error: String| unreadable(2, error))?;

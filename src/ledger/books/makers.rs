@@ -90,13 +90,14 @@ pub(in crate::ledger) fn makers_of<'a>(
     let mut meters = Vec::new();
     for rules in &version.rules {
         for meter in rules.meters.iter().filter(|meter| meter.component == component) {
-            let source: Option<(i64, String)> = connection
-                .prepare_cached("SELECT id, kind FROM source WHERE collector = ?1 AND name = ?2")?
-                .query_row(params![rules.collector, meter.reading], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
-            let Some((source, kind)) = source else { continue };
-            if let Some(measure) = kind.parse().ok().and_then(|kind| meter.measure(kind).ok()) {
-                meters.push(Maker { source, rules, meter, measure });
+            let sources: Vec<(i64, String)> = connection
+                .prepare_cached("SELECT id, kind FROM source WHERE collector = ?1 AND name = ?2 ORDER BY id")?
+                .query_map(params![rules.collector, meter.reading], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<sql::Result<_>>()?;
+            for (source, kind) in sources {
+                if let Some(measure) = kind.parse().ok().and_then(|kind| meter.measure(kind).ok()) {
+                    meters.push(Maker { source, rules, meter, measure });
+                }
             }
         }
     }

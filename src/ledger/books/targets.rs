@@ -189,7 +189,7 @@ pub(super) fn settle_mappings(
             None => since,
             // Nothing was billed by one that was noted together with it.
             Some(first) if is_new => micros(first),
-            Some(first) => micros(first.max(month)).min(since),
+            Some(first) => micros(first.max(month)),
         };
         let from = start.max(before.saturating_add(1));
         connection.execute(

@@ -209,7 +209,9 @@ CREATE TABLE source (
     name TEXT NOT NULL,
     kind TEXT NOT NULL,
     unit TEXT,
-    UNIQUE (collector, name)
+    -- It is of a collector that this one continues: until it is read on, readings of another kind may take its place.
+    continued INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (collector, name, kind)
 );
 
 -- Readings of two collectors that carry the same names and ids: they may be the same usage.
