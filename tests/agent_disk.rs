@@ -393,7 +393,7 @@ fn served(world: &World, environment: &[(&str, &str)]) -> (Daemon, String) {
     let page = format!("page: {{ listen: \"unix:{}\" }}", world.path("page.sock").display());
     world.write("agent.yaml", &format!("listen: 127.0.0.1:0\n{page}\n{text}"));
     let daemon = world.daemon(&[], environment);
-    daemon.until_it_says("Health and metrics at http://");
+    daemon.until_it_says("Ready");
     let log = daemon.log();
     let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
     (daemon, address.to_owned())

@@ -46,7 +46,7 @@ fn begin(collector: &str) -> At {
     world.readings(&[hours("1", "5400")]);
     world.write("script", &format!("cat {}", world.path("readings").display()));
     let daemon = world.daemon(&[], &[]);
-    daemon.until_it_says("Health and metrics at http://");
+    daemon.until_it_says("Ready: ");
     let log = daemon.log();
     let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
     let address = address.to_owned();
@@ -248,7 +248,7 @@ fn what_has_no_resource_is_counted_once_and_for_what_it_is() {
         status.says("Of no resource: 1 series of collector cpu_hours: its readings carry no label `project`");
     status.says("Of no resource: 1 series of collector gpu_hours: ").says_not("New:");
     let daemon = world.daemon(&[], &[]);
-    daemon.until_it_says("Health and metrics at http://");
+    daemon.until_it_says("Ready: ");
     let log = daemon.log();
     let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
     let metrics = get(address, "/metrics").1;

@@ -241,6 +241,7 @@ fn connections_that_ask_for_nothing_are_closed() {
     let socket = world.path("page.sock");
     with_page(&world, &format!("listen: \"unix:{}\"", socket.display()), "listen: 127.0.0.1:0\n");
     let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Ready");
     let metrics = address(&daemon, "Health and metrics at http://");
     let begun = std::time::Instant::now();
     // Half with the beginning of a request. More than are open at once.
@@ -272,6 +273,7 @@ fn who_asks_and_does_not_read_keeps_nobody_out() {
     world.write("agent.yaml", &text.replace("submit: { ", "submit: { schedule: every 10s, "));
     with_page(&world, &format!("listen: \"unix:{}\"", socket.display()), "listen: 127.0.0.1:0\n");
     let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Ready");
     let metrics = address(&daemon, "Health and metrics at http://");
     let ask = |stream: &mut dyn Write, path: &str| {
         write!(stream, "GET {path} HTTP/1.1\r\nHost: page\r\n\r\n").unwrap();

@@ -159,6 +159,8 @@ impl Diff {
         let new = Setup::load(Some(new))?;
         let (ledger, now) = (&setup.settings.ledger, setup.clock.now());
         let Some(mut rehearsal) = Rehearsal::of(ledger, &new.rulebook, now)? else {
+            // Why there is none that can be read is told by whoever opens it.
+            setup.ledger_to_read()?;
             return Err(Failed::new(Exit::Config, format!("there is no ledger {ledger} to try it on")));
         };
         let mut only = BTreeSet::new();

@@ -88,6 +88,7 @@ impl Flush {
         submitter.progress = Stages::to(move |what, done, total| shown.at(what, done, total));
         progress.at("Asking Waldur", 0, 0);
         let end = tokio::time::Instant::now() + Duration::try_from(self.deadline).unwrap_or_default();
+        let begun = ledger.with(|ledger| ledger.last_sent()).await?;
         let mut sent_after = None;
         let mut notes: Vec<String> = Vec::new();
         let mut requests = 0;
@@ -105,6 +106,7 @@ impl Flush {
                 report = submitter.cycle(CycleOptions { ignore_backoff: rounds == 1 }) => report?,
                 () = hangs(&client, end) => {
                     hung = true;
+                    sent_after.get_or_insert(begun);
                     break;
                 }
             };
@@ -253,10 +255,8 @@ const SHOWN: usize = 40;
 
 /// Shows what was sent after this number of the record.
 async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, after: Option<i64>) -> Result<(), Failed> {
-    let Some(after) = after else {
-        writeln!(out, "Nothing was sent.")?;
-        return Ok(());
-    };
+    let nothing = |out: &mut dyn Write| Ok(writeln!(out, "Nothing was sent.")?);
+    let Some(after) = after else { return nothing(out) };
     let (sent, names, (numbers_sent, resources)) = ledger
         .with(move |ledger| {
             let sent = ledger.accepted_after(after, Some(SHOWN))?;
@@ -267,6 +267,9 @@ async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, after: Option<i64
             Ok((sent, names, ledger.count_accepted_after(after)?))
         })
         .await?;
+    if sent.is_empty() {
+        return nothing(out);
+    }
     let amount = |amount: Decimal| format!("{amount:.2}");
     let numbers = |one: &Sent| (one.was.map_or("-".to_owned(), amount), amount(one.amount));
     let width = sent.iter().map(|one| numbers(one).1.len().max(numbers(one).0.len())).max();
