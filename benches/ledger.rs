@@ -27,18 +27,21 @@ fn main() -> Outcome {
     // `cargo test --benches` only asks whether it still runs.
     let small = cfg!(debug_assertions);
     let named: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
+    // `-- month 1000` is one of another size.
+    let sizes: Vec<i64> = named.iter().filter_map(|text| text.parse().ok()).collect();
+    let size = |usual: i64| sizes.first().copied().unwrap_or(usual);
     let wanted = |name: &str| named.is_empty() || named.iter().any(|named| named == name);
     if wanted("ingest") {
         // A ledger as it is on its first day, and one with some history.
         for rows in if small { [1_000, 2_000] } else { [100_000, 1_000_000] } {
-            ingest(rows)?;
+            ingest(usize::try_from(size(rows))?)?;
         }
     }
     if wanted("statements") {
-        statements(if small { 20 } else { 10_000 })?;
+        statements(usize::try_from(size(if small { 20 } else { 10_000 }))?)?;
     }
     if wanted("month") {
-        month(if small { 50 } else { 8_640 })?;
+        month(size(if small { 50 } else { 8_640 }))?;
     }
     Ok(())
 }

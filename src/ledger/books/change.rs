@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 
 use super::count::{Changed, recount_from};
-use super::place::{place, placed};
+use super::place::{Unplaced, place, placed};
 use super::unstated::{all_of_month, changed_components};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::{self, InForce, Rulebook, Version};
@@ -93,17 +93,27 @@ fn carry_out(
     now: Timestamp,
 ) -> sql::Result<()> {
     let version = recorded.latest();
-    let series: Vec<(i64, String, String)> = connection
+    let series: Vec<(i64, String, String, i64)> = connection
         .prepare(
-            "SELECT series.id, source.collector, series.labels FROM series JOIN source ON source.id = series.source",
+            "SELECT series.id, source.collector, series.labels, source.id FROM series
+             JOIN source ON source.id = series.source",
         )?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
         .collect::<sql::Result<_>>()?;
     // What another collector's readings were put beside is counted anew.
     let changed_hands = version.rules.iter().any(|rules| rules.continues.is_some());
     let mut otherwise = Vec::new();
-    for (series, collector, labels) in &series {
-        place(connection, (&recorded.zone, version), *series, (collector, labels), now)?;
+    let unplaced: Vec<Unplaced<'_>> = series
+        .iter()
+        .map(|(series, collector, labels, source)| Unplaced {
+            series: *series,
+            source: *source,
+            collector,
+            labels,
+        })
+        .collect();
+    place(connection, (&recorded.zone, version), &unplaced, now)?;
+    for (series, collector, ..) in &series {
         let (was, is) = (before.in_month(month).of(collector), version.of(collector));
         if changed_hands
             || was.map(counting) != is.map(counting)

@@ -11,7 +11,7 @@ use rust_decimal::Decimal;
 
 use super::count::{Met, Touched};
 use super::known::{self, Known, Wanted};
-use super::place::place_by_all;
+use super::place::{Unplaced, place_by_all};
 use super::quantities::{RunRow, bearings};
 use super::row::Row;
 use super::spent;
@@ -148,40 +148,61 @@ impl<'a> Store<'a> {
 
     /// Looks up what is known of readings that are put next.
     pub(super) fn look_up(&mut self, queued: &[Queued]) -> sql::Result<()> {
-        // Of a name that is new nothing is known.
-        let wanted: Vec<Wanted<'_>> = queued
+        let mut accepted: Vec<(Source, &Queued)> = Vec::with_capacity(queued.len());
+        for one in queued {
+            accepted.extend(self.source_of(one)?.ok().map(|source| (source, one)));
+        }
+        let wanted: Vec<Wanted<'_>> = accepted
             .iter()
-            .filter_map(|one| {
-                let source = self.sources.get(&one.name)?;
-                let (source, kind, others) = (source.id, source.kind, &*source.others);
-                Some(Wanted { source, kind, others, labels: &one.labels, row: &one.row })
+            .map(|(source, one)| Wanted {
+                source: source.id,
+                kind: source.kind,
+                others: &source.others,
+                labels: &one.labels,
+                row: &one.row,
             })
             .collect();
-        self.known.look_up(&wanted)
+        self.known.look_up(&wanted)?;
+        let made = self.known.make_series(&wanted)?;
+        let unplaced: Vec<Unplaced<'_>> = made
+            .iter()
+            .map(|(series, source, labels)| Unplaced {
+                series: *series,
+                source: *source,
+                collector: &self.run.collector,
+                labels,
+            })
+            .collect();
+        place_by_all(self.connection, self.in_force, &unplaced, self.run.finished)
     }
 
-    pub(super) fn put(&mut self, queued: Queued, touched: &mut Touched) -> sql::Result<Put> {
-        let Queued { name, kind, unit, labels, row } = queued;
-        let refuse = |reason: String| {
-            let value = row.value.as_deref().unwrap_or_default();
-            let what: String = format!("{name} {value} {labels}").chars().take(200).collect();
-            Ok(Put::Refused(Quarantined { what, reason, bears_on: Bearing::readings([name.as_str()]) }))
-        };
-        let Ok(kind) = kind.parse::<Kind>() else { return refuse(format!("`{kind}` is no kind")) };
+    /// The source of a reading, or why it is refused.
+    fn source_of(&mut self, queued: &Queued) -> sql::Result<Result<Source, String>> {
+        let Queued { name, kind, unit, row, .. } = queued;
+        let Ok(kind) = kind.parse::<Kind>() else { return Ok(Err(format!("`{kind}` is no kind"))) };
         let (start, end) = (if row.start == 0 { row.at } else { row.start }, row.at);
         if kind == Kind::Total
             && let Err(reason) = self.in_force.zone.check_total(instant(start), instant(end))
         {
-            return refuse(reason);
+            return Ok(Err(reason));
         }
-        let source = self.source(&name, kind, unit.as_deref())?;
+        let source = self.source(name, kind, unit.as_deref())?;
         if source.kind != kind {
-            return refuse(format!(
+            return Ok(Err(format!(
                 "it is a {kind}, but earlier readings of that name were a {}: give it another name, or rename the \
                  collector (with `continues:` where what it has measured is to go on)",
                 source.kind
-            ));
+            )));
         }
+        Ok(Ok(source))
+    }
+
+    pub(super) fn put(&mut self, queued: Queued, touched: &mut Touched) -> sql::Result<Put> {
+        let source = match self.source_of(&queued)? {
+            Ok(source) => source,
+            Err(reason) => return Ok(Put::Refused(queued.quarantined(reason))),
+        };
+        let Queued { name, labels, row, .. } = queued;
         let met = self.series(&source, &labels)?;
         let series = met.id;
         self.seen.insert(series);
@@ -217,7 +238,7 @@ impl<'a> Store<'a> {
             // Only deltas are taken back by what they added, and those ask nothing of their run.
             touched.meet(&of_old).removed(old.point(RunFacts::default()));
             self.known.remove_row(*old_series, old)?;
-        } else if !row.id.is_empty() && kind == Kind::Delta && !corrects_spent {
+        } else if !row.id.is_empty() && source.kind == Kind::Delta && !corrects_spent {
             self.look_for_twins(&source, &met, &row)?;
         }
         match known_at {
@@ -406,30 +427,13 @@ impl<'a> Store<'a> {
         self.known.forget_series();
     }
 
-    /// The series of a reading; it is made if it is new.
+    /// The series of a reading that was looked up.
     fn series(&mut self, source: &Source, labels: &str) -> sql::Result<Met> {
-        let met = match self.known.series(source.id, labels) {
-            Some(known) => known.clone(),
-            None => {
-                let met = self.make(source, labels)?;
-                self.known.add_series(labels, &met);
-                met
-            }
-        };
+        let met = self.known.series(source.id, labels).ok_or(sql::Error::NoRow)?.clone();
         if self.known.wakes(met.id) {
             self.connection.prepare_cached("UPDATE series SET live = 1 WHERE id = ?1")?.execute([met.id])?;
         }
         Ok(met)
-    }
-
-    fn make(&self, source: &Source, labels: &str) -> sql::Result<Met> {
-        let id = self
-            .connection
-            .prepare_cached("INSERT INTO series (source, labels, agent) VALUES (?1, ?2, ?3) RETURNING id")?
-            .query_row(params![source.id, labels, self.run.agent], |row| row.get(0))?;
-        let from = (self.run.collector.as_str(), labels);
-        place_by_all(self.connection, self.in_force, id, from, self.run.finished)?;
-        Ok(Met { id, source: source.id, kind: source.kind, compacted: None, last: None, state: None })
     }
 
     fn met(&self, id: i64, source: &Source) -> sql::Result<Met> {

@@ -1,7 +1,7 @@
 //! What is known of some queued readings, looked up for all of them together, and what is to be written of them, written
 //! together: a shared ledger is never asked once a reading. It judges nothing; `identity` does.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use super::count::Met;
@@ -105,6 +105,31 @@ impl<'a> Known<'a> {
         )
     }
 
+    /// Makes the series that are not there; returns their numbers, sources and labels.
+    pub(super) fn make_series(&mut self, wanted: &[Wanted<'_>]) -> sql::Result<Vec<(i64, i64, String)>> {
+        let mut new: BTreeMap<(i64, &str), Kind> = BTreeMap::new();
+        for one in wanted.iter().filter(|one| self.series(one.source, one.labels).is_none()) {
+            new.insert((one.source, one.labels), one.kind);
+        }
+        let rows: Vec<[&dyn ToSql; 3]> =
+            new.keys().map(|(source, labels)| [source as &dyn ToSql, labels, &self.agent]).collect();
+        let mut made: Vec<(i64, i64, String)> = Vec::with_capacity(rows.len());
+        self.connection.query_rows(
+            "INSERT INTO series (source, labels, agent) VALUES {rows} RETURNING id, source, labels",
+            &rows,
+            |row| {
+                made.push((row.get(0)?, row.get(1)?, row.get(2)?));
+                Ok(())
+            },
+        )?;
+        for (id, source, labels) in &made {
+            let Some(&kind) = new.get(&(*source, labels.as_str())) else { continue };
+            let met = Met { id: *id, source: *source, kind, compacted: None, last: None, state: None };
+            self.series.entry(*source).or_default().insert(labels.clone(), met);
+        }
+        Ok(made)
+    }
+
     fn look_up_ids(&mut self, wanted: &[Wanted<'_>]) -> sql::Result<()> {
         let mut rows: Vec<[&dyn ToSql; 2]> = Vec::new();
         for one in wanted.iter().filter(|one| !one.row.id.is_empty()) {
@@ -189,10 +214,6 @@ impl<'a> Known<'a> {
 
     pub(super) fn series(&self, source: i64, labels: &str) -> Option<&Met> {
         self.series.get(&source)?.get(labels)
-    }
-
-    pub(super) fn add_series(&mut self, labels: &str, met: &Met) {
-        self.series.entry(met.source).or_default().insert(labels.to_owned(), met.clone());
     }
 
     /// To be called when what was touched has been counted: what was known of series is old.
