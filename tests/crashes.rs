@@ -371,11 +371,8 @@ fn configure(world: &World) {
 /// The fail points at which an agent was killed.
 type Points = Mutex<BTreeSet<&'static str>>;
 
-/// One ledger's life. Returns how often it was killed.
-fn story(seed: u64, killed_at: &Points) -> usize {
-    let api = BOTH[usize::from(seed % 2 == 1)];
-    let left_in_peace = (seed / 2).is_multiple_of(2);
-    let told = format!("CRASHES={KILLS_A_LEDGER} SEED={seed}, {api}");
+/// A world that has been submitted to once.
+fn begin(seed: u64, api: &str) -> (World, Source) {
     let more = "  - { name: Project C, backend_id: project-c, offering: Cluster }\n";
     let begin: Timestamp = "2026-11-29T12:00:00Z".parse().unwrap();
     let world = World::of(Setting {
@@ -385,9 +382,18 @@ fn story(seed: u64, killed_at: &Points) -> usize {
         ..Setting::default()
     });
     configure(&world);
-    let mut source = Source::new(seed, begin);
+    let source = Source::new(seed, begin);
     source.show(&world);
     world.flush().exits(0);
+    (world, source)
+}
+
+/// One ledger's life. Returns how often it was killed.
+fn story(seed: u64, killed_at: &Points) -> usize {
+    let api = BOTH[usize::from(seed % 2 == 1)];
+    let left_in_peace = (seed / 2).is_multiple_of(2);
+    let told = format!("CRASHES={KILLS_A_LEDGER} SEED={seed}, {api}");
+    let (world, mut source) = begin(seed, api);
     let mut chance = fastrand::Rng::with_seed(seed ^ 0x5eed);
     let points = [&POINTS[..], &CLASSIC_POINTS[..]].concat();
     let (mut kills, mut lives) = (0, 0);
@@ -514,10 +520,8 @@ fn killed_hundreds_of_times_waldur_ends_with_exactly_what_was_used() {
     let seed = number("SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
     eprintln!("SEED={seed}, {ledgers} ledgers");
     let (next, kills, killed_at) = (AtomicUsize::new(0), AtomicUsize::new(0), Points::default());
-    // At a database they wait more than they work.
-    let side_by_side = if engine::is_shared() { 8 } else { 4 };
     std::thread::scope(|scope| {
-        for _ in 0..side_by_side {
+        for _ in 0..4 {
             scope.spawn(|| {
                 loop {
                     let turn = next.fetch_add(1, Ordering::Relaxed);
@@ -532,7 +536,26 @@ fn killed_hundreds_of_times_waldur_ends_with_exactly_what_was_used() {
     let kills = kills.into_inner();
     assert!(kills >= crashes, "{kills} kills");
     if ledgers >= 5 {
-        let all: BTreeSet<&str> = POINTS.into_iter().chain(CLASSIC_POINTS).collect();
-        assert_eq!(killed_at.into_inner().unwrap(), all, "SEED={seed}: not killed at every fail point");
+        let killed_at = killed_at.into_inner().unwrap();
+        // A slow machine does not get to all of them by chance.
+        let left = POINTS.into_iter().chain(CLASSIC_POINTS).filter(|point| !killed_at.contains(point));
+        left.for_each(|point| killed_at_one_point(seed, point));
     }
+}
+
+/// One kill in peace, with all the time that it takes to get there.
+fn killed_at_one_point(seed: u64, point: &str) {
+    let killed = BOTH.into_iter().any(|api| {
+        let (world, mut source) = begin(seed, api);
+        source.goes_on(SignedDuration::from_hours(1), Usage::All);
+        source.show(&world);
+        let mut command = world.command(&["flush", "--collect", "--deadline", "60s"]);
+        let done = command.env("WALDUR_USAGE_AGENT_FAIL_POINT", point).output().unwrap();
+        until("all that was used", || {
+            world.flush();
+            held(&world) == positive(&source)
+        });
+        done.status.signal() == Some(9)
+    });
+    assert!(killed, "SEED={seed}: not killed {point}");
 }

@@ -73,6 +73,7 @@ fn list(setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
     for agent in &agents {
         let state = match agent.retired {
             Some(_) => "retired",
+            None if agent.is_twice => "twice",
             None if agent.is_away(now) => "away",
             None if agent.fails() => "fails",
             None => "ok",
@@ -88,6 +89,14 @@ fn list(setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
     }
     writeln!(out, "{rows}")?;
     for agent in agents.iter().filter(|agent| agent.retired.is_none()) {
+        if agent.is_twice {
+            let line = format!(
+                "{}: two hosts are called so. What the second measures waits there until one of them has another name \
+                 (`agent:`)",
+                agent.name
+            );
+            writeln!(out, "{}", fold(&line, 2))?;
+        }
         for (collector, why) in &agent.failing {
             let line = format!("{}: collector {collector} failed: {}", agent.name, cut(why, 200));
             writeln!(out, "{}", fold(&line, 2))?;
@@ -112,6 +121,6 @@ pub(super) fn agent_json(agent: &AgentReport, now: jiff::Timestamp) -> serde_jso
     json!({
         "name": agent.name, "last_look": agent.looked.to_string(), "arrived_at": agent.arrived.to_string(),
         "skew_seconds": agent.skew.as_secs(), "waiting": agent.waiting, "away": agent.is_away(now),
-        "retired_at": agent.retired.map(|at| at.to_string()), "failing": failing,
+        "retired_at": agent.retired.map(|at| at.to_string()), "failing": failing, "name_is_taken_twice": agent.is_twice,
     })
 }

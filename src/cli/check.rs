@@ -196,7 +196,36 @@ fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
         Ok(()) => found.good(format!("ledger {place}: whole")),
         Err(error) => found.problem(Exit::Config, error.to_string()),
     }
+    if place.file().is_none()
+        && let Ok(ledger) = Ledger::open_to_read(place, (*setup.rulebook).clone())
+    {
+        check_hosts(setup, &ledger, found);
+    }
 }
+
+/// What hosts say that does not fit: other rules, or the same readings.
+fn check_hosts(setup: &Setup, ledger: &Ledger, found: &mut Findings) {
+    for (collector, hosts) in ledger.other_rules().into_iter().flatten() {
+        let named = hosts.iter().take(HOSTS_NAMED).cloned().collect::<Vec<_>>().join(", ");
+        let more = hosts.len().saturating_sub(HOSTS_NAMED);
+        let hosts = if more > 0 { format!("{named} and {more} more") } else { named };
+        found.warning(match setup.rulebook.of(&collector) {
+            Some(_) => format!(
+                "collector {collector}: the file of {hosts} has other rules (`resource`, `user`, `meters`, `ignore`) than this \
+                 one; these count"
+            ),
+            None => format!(
+                "collector {collector} of {hosts} counts nothing: this file does not know it (its rules, with `elsewhere: true`)"
+            ),
+        });
+    }
+    for twice in ledger.read_twice(setup.clock.now()).into_iter().flatten() {
+        found.warning(twice.to_string());
+    }
+}
+
+/// So many hosts are named.
+const HOSTS_NAMED: usize = 5;
 
 /// Whether this host may append to the shared ledger, under its own name.
 fn check_name(setup: &Setup, database: &config::place::Database, found: &mut Findings) {

@@ -56,7 +56,7 @@ impl Failed {
 impl From<crate::ledger::LedgerError> for Failed {
     fn from(error: crate::ledger::LedgerError) -> Self {
         let exit = match error.kind {
-            crate::ledger::LedgerTrouble::Unusable => Exit::Config,
+            crate::ledger::LedgerTrouble::Unusable | crate::ledger::LedgerTrouble::Forbidden => Exit::Config,
             crate::ledger::LedgerTrouble::Passing | crate::ledger::LedgerTrouble::Superseded => Exit::Pending,
         };
         Failed::new(exit, error.to_string())

@@ -60,7 +60,7 @@ fn init(setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
     let Some(schema) = Books::schema_of(place)? else { return Ok(Exit::Ok) };
     write!(
         out,
-        "-- For a role that only reads (status, explain, recount, export):\n\
+        "-- For a role that only reads (status, explain, export, diff, the page):\n\
          GRANT USAGE ON SCHEMA {schema} TO reader;\n\
          GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO reader;\n\
          CREATE POLICY reads ON {schema}.inbox FOR SELECT TO reader USING (true);\n\
@@ -76,7 +76,7 @@ fn init(setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
          -- For hosts that only collect, each with a role that is called as its agent is (GRANT appender TO hv17):\n\
          GRANT USAGE ON SCHEMA {schema} TO appender;\n\
          GRANT SELECT ON {schema}.ledger_version TO appender;\n\
-         GRANT SELECT (name, file, number, at) ON {schema}.agent TO appender;\n\
+         GRANT SELECT (name, file, number, at, patience, retired) ON {schema}.agent TO appender;\n\
          GRANT SELECT (agent, file, number, part, at) ON {schema}.inbox TO appender;\n\
          GRANT INSERT (agent, file, number, part, at, body, sent) ON {schema}.inbox TO appender;\n"
     )?;
@@ -117,7 +117,7 @@ fn copy(
         }
     }
     let queue = Place::File(setup.settings.queue.file.clone());
-    let open_queue = || Books::open_queue(&queue, (*setup.rulebook).clone());
+    let open_queue = || Books::open_queue(&queue, (*setup.rulebook).clone(), &setup.clock);
     let moves = from.file().is_some() != to.file().is_some();
     let is_own = moves && setup.settings.agent_name().is_ok_and(|own| own == agent);
     if let (Place::Database(_), true) = (from, queue.file().is_some_and(Path::exists)) {
@@ -127,7 +127,9 @@ fn copy(
             return Err(Failed::new(Exit::Pending, why));
         }
     }
-    let counts = Books::copy(from, to, agent)?;
+    let once = setup.definitions.iter().filter(|definition| definition.once);
+    let once: Vec<&str> = once.map(|definition| definition.name.as_str()).collect();
+    let counts = Books::copy(from, to, agent, &once)?;
     let rows: i64 = counts.iter().map(|(_, rows)| rows).sum();
     writeln!(out, "Copied {rows} rows of {} tables; both sides count the same.", counts.len())?;
     let mut copied = Books::open(to, (*setup.rulebook).clone())?;

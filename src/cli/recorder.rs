@@ -39,7 +39,8 @@ impl Recorder {
             keep: setup.settings.queue.keep,
             clock: setup.clock.clone(),
         };
-        let queue = Ledger::open_queue(&setup.settings.first_place(), (*setup.rulebook).clone())?;
+        let queue =
+            Ledger::open_queue(&setup.settings.first_place(), (*setup.rulebook).clone(), &setup.clock)?;
         Ok(Recorder { first: SharedLedger::new(queue), forwarder: Some(forwarder) })
     }
 
@@ -66,7 +67,7 @@ impl Recorder {
             return Ok(Err(Post::holder(&forwarder.database, &task)));
         };
         let ledger = Ledger::open(&setup.settings.ledger, (*setup.rulebook).clone())?;
-        let ledger = SharedLedger::new(ledger.of_collector(&definition.name, post.number()));
+        let ledger = SharedLedger::new(ledger.of_collector(&definition.name, post.number(), &setup.clock));
         Ok(Ok(Recording { ledger, agent: String::new(), _post: Some(post) }))
     }
 

@@ -16,6 +16,7 @@ mod amount_state;
 mod brief;
 mod collector;
 pub(super) mod entry;
+mod host;
 mod json;
 mod rows;
 mod trouble;
@@ -55,7 +56,14 @@ impl Status {
     pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         let in_place = self.watch && super::text::colours(std::io::stdout().is_terminal());
         loop {
-            let ledger = setup.ledger_to_read()?;
+            let ledger = match setup.ledger_to_read() {
+                Ok(ledger) => ledger,
+                // A role that appends sees what its host has sent.
+                Err(failed) => match host::status(setup, self.json, out)? {
+                    Some(exit) => return Ok(exit),
+                    None => return Err(failed),
+                },
+            };
             let view = View::of(&ledger, setup, self.period)?;
             let chosen = view.choose(&ledger, &self.resources, self.state)?;
             let mut shown = Vec::new();

@@ -8,11 +8,17 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use nix::time::{ClockId, clock_gettime};
 
 /// Tells the time. Wall-clock time, because bills are made of calendar months.
 pub trait Clock: Send + Sync + Debug {
     fn now(&self) -> Timestamp;
+
+    /// What goes on however the clock is set, where that is known.
+    fn steady(&self) -> Option<Steady> {
+        None
+    }
 
     /// How long at most to wait before it is looked at again: it may be set, and a machine may sleep.
     fn trusted_for(&self) -> Duration {
@@ -22,6 +28,14 @@ pub trait Clock: Send + Sync + Debug {
 
 pub type SharedClock = Arc<dyn Clock>;
 
+/// How long a machine has been up, sleep included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Steady {
+    /// Since which of its starts: a random id.
+    pub boot: String,
+    pub up: SignedDuration,
+}
+
 /// The system's clock.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;
@@ -30,6 +44,13 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the one Clock")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    fn steady(&self) -> Option<Steady> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        let up = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
+        let nanoseconds = i32::try_from(up.tv_nsec()).ok()?;
+        Some(Steady { boot, up: SignedDuration::new(up.tv_sec(), nanoseconds) })
     }
 }
 
@@ -74,6 +95,13 @@ impl Clock for FileClock {
     fn now(&self) -> Timestamp {
         let text = std::fs::read_to_string(&self.path).unwrap_or_default();
         text.trim().parse().unwrap_or_else(|_| SystemClock.now())
+    }
+
+    /// Unknown unless a file beside it says how many seconds it is.
+    fn steady(&self) -> Option<Steady> {
+        let text = std::fs::read_to_string(self.path.with_extension("up")).ok()?;
+        let up = SignedDuration::from_secs(text.trim().parse().ok()?);
+        Some(Steady { boot: "a test's".to_owned(), up })
     }
 
     fn trusted_for(&self) -> Duration {

@@ -42,7 +42,9 @@ impl Forwarder {
     pub async fn send(&self, queue: &SharedLedger) -> Result<Forwarded, LedgerError> {
         let Forwarder { database, agent, clock, .. } = self.clone();
         let (named, own) = (agent.clone(), agent.clone());
-        let Identity { file, base, was } = queue.with(move |queue| queue.identify(&named)).await?;
+        let (identity, last_look) =
+            queue.with(move |queue| Ok((queue.identify(&named)?, queue.last_look()?))).await?;
+        let Identity { file, base, was, previous } = identity;
         if let Some(was) = was {
             tracing::warn!(
                 "The file in which this host's runs wait was that of the agent {was}. What {was} has sent stays its own; what was \
@@ -54,7 +56,11 @@ impl Forwarder {
             Ok((outbox.last()?, outbox))
         };
         let (last, mut outbox) = blocking(connect).await?;
-        let mut number = match queue.with(move |queue| queue.begin_anew_if_put_back(&own, last)).await? {
+        let skew = outbox.skew;
+        queue.with(move |queue| queue.note_database_clock(skew)).await?;
+        let anew = queue.with(move |queue| queue.begin_anew_if_put_back(&own, last)).await?;
+        let is_anew = anew.is_some();
+        let mut number = match anew {
             None => last.map_or(base, |(number, _)| number),
             Some(anew) => {
                 tracing::warn!(
@@ -64,6 +70,11 @@ impl Forwarder {
                 anew.base
             }
         };
+        // Where its file was put back just now, it is the only one that knows.
+        if !is_anew {
+            outbox =
+                blocking(move || outbox.check_name(last_look, previous.as_deref()).map(|()| outbox)).await?;
+        }
         let mut runs = 0;
         while let Some(parcel) = queue.with(move |queue| queue.parcel_after(number)).await? {
             number = parcel.number();
@@ -71,9 +82,19 @@ impl Forwarder {
             outbox = blocking(move || outbox.send(&parcel, now).map(|()| outbox)).await?;
             runs += 1;
         }
+        let now = self.clock.now();
+        if skew.abs() <= CLOCKS_AGREE {
+            let again = queue.with(move |queue| queue.forget_future(number, now)).await?;
+            if !again.is_empty() {
+                tracing::warn!(
+                    "This host's clock was ahead, and agrees with the database's again. Where they have history, these are read \
+                     again from the month's start: {}.",
+                    again.join(", ")
+                );
+            }
+        }
         let kept_from = self.clock.now().saturating_sub(self.keep).unwrap_or(jiff::Timestamp::MIN);
         queue.with(move |queue| queue.note_sent(number, kept_from)).await?;
-        let skew = outbox.skew;
         blocking(move || {
             drop(outbox);
             Ok(())

@@ -1,4 +1,5 @@
-//! Before a month closes, the agent that submits waits for what the hosts of its shared ledger see then. It waits only as long
+//! Before a month closes, the agent that submits waits for what each collector of each host of its shared ledger sees then: one
+//! that looks often says nothing of another. It waits only as long
 //! as it would have time for anyway: a host that does not answer costs no other its bill.
 
 use std::time::Duration;
@@ -7,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::Part;
-use crate::ledger::views::agents::AgentReport;
+use crate::ledger::views::agents::Look;
 use crate::submitter::closing::Closing;
 
 /// The last call of a month comes a minute before nothing is sent any more: that leaves a quarter of it for the calls.
@@ -31,31 +32,38 @@ impl Part {
         let until = Instant::now() + FOR_HOSTS.unsigned_abs();
         let limit = at.saturating_add(FOR_HOSTS).unwrap_or(at);
         let mut told = false;
+        let begins = self.agent.rulebook.zone.start(closing.period);
         let missed = loop {
-            let asked = self.ledger.with(|ledger| {
-                ledger.count_some()?;
-                ledger.agents()
+            let (clock, name) = (self.agent.clock.clone(), self.agent.name.clone());
+            let asked = self.ledger.with(move |ledger| {
+                let more = ledger.count_some()?;
+                ledger.measure_database_clock(&name, || clock.now())?;
+                Ok((more, ledger.looks()?))
             });
-            let agents = match asked.await {
-                Ok(agents) => agents,
+            let (more, looks) = match asked.await {
+                Ok(asked) => asked,
                 Err(error) => {
                     tracing::warn!("The closing of {} does not wait for hosts: {error}", closing.period);
                     return;
                 }
             };
-            let missed: Vec<AgentReport> =
-                agents.into_iter().filter(|agent| agent.retired.is_none() && agent.looked < at).collect();
-            let awaited: Vec<AgentReport> =
-                missed.iter().filter(|agent| !agent.is_away(at)).cloned().collect();
+            // What a host measured by another name, or another host once, is not of this month.
+            let of_month: Vec<Look> = looks.into_iter().filter(|look| look.until >= begins).collect();
+            let missed = |look: &&Look| look.until < at;
+            let awaited: Vec<Look> =
+                of_month.iter().filter(missed).filter(|look| !look.is_away(at)).cloned().collect();
             let is_over = Instant::now() >= until || self.agent.clock.now() >= limit;
             if awaited.is_empty() || is_over || *self.stopped.borrow() {
-                break missed;
+                break of_month.into_iter().filter(|look| missed(&look)).collect::<Vec<_>>();
+            }
+            self.pulse.beat();
+            if more {
+                continue;
             }
             if !told {
                 told = true;
                 tracing::info!("The closing of {} waits for {}.", closing.period, named(&awaited));
             }
-            self.pulse.beat();
             tokio::time::sleep(LOOKED_AT_EVERY).await;
         };
         if !missed.is_empty() {
@@ -68,13 +76,15 @@ impl Part {
     }
 }
 
-/// So many hosts are named.
+/// So many are named.
 const NAMED: usize = 10;
 
-fn named(agents: &[AgentReport]) -> String {
-    let each =
-        agents.iter().take(NAMED).map(|agent| format!("{} (nothing since {})", agent.name, agent.looked));
-    let more = agents.len().saturating_sub(NAMED);
+fn named(looks: &[Look]) -> String {
+    let each = looks
+        .iter()
+        .take(NAMED)
+        .map(|look| format!("{} of {} (nothing since {})", look.collector, look.agent, look.until));
+    let more = looks.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", each.collect::<Vec<_>>().join(", "))
 }

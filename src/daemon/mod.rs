@@ -175,7 +175,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
     let rulebook = (*agent.rulebook).clone();
     let opened = match place == first {
         true => Ledger::open(&first, rulebook),
-        false => Ledger::open_queue(&first, rulebook),
+        false => Ledger::open_queue(&first, rulebook, &agent.clock),
     };
     let mut ledger = opened.map_err(|error| error.to_string())?;
     for change in ledger.apply_rules(agent.clock.now()).map_err(|error| error.to_string())? {
@@ -601,7 +601,12 @@ impl Part {
             return;
         }
         *last = now;
-        match self.ledger.with(move |ledger| ledger.compact(now, keep)).await {
+        let compacted = self.ledger.with(move |ledger| {
+            ledger.sweep_inbox()?;
+            ledger.tell_read_twice(now)?;
+            ledger.compact(now, keep)
+        });
+        match compacted.await {
             Ok(done) if done.readings > 0 => {
                 tracing::info!(
                     "Compacted: {} old readings of {} series are deleted; what they added is kept.",

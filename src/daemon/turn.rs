@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::forward::blocking;
-use super::{LedgerWork, Part, Pulse, Woken};
+use super::{Agent, LedgerWork, Part, Pulse, Woken};
 use crate::config::place::{Database, Place};
 use crate::ledger::sent::lock::{Post, Task};
 use crate::ledger::{Ledger, LedgerError, LedgerTrouble, SharedLedger};
@@ -40,14 +40,19 @@ impl Part {
             let submitting = Part { ledger: books.clone(), ..self.clone() }.submit();
             let stopped = tokio::select! {
                 () = submitting => true,
-                () = count(&books, &self.pulse) => false,
+                () = count(&books, &self.agent, &self.pulse) => false,
                 () = lost(&gone) => false,
             };
             self.pulse.set_books(None);
+            // Where the database does not answer, what was asked last is waited for there.
+            std::thread::spawn(move || drop(books));
             if stopped {
                 return;
             }
-            tracing::error!("Another agent is at work on the ledger {place} since; this one stands by.");
+            tracing::error!(
+                "The turn on the ledger {place} is over: another agent is at work there since, or the database does not answer. \
+                 This one stands by."
+            );
         }
     }
 
@@ -61,8 +66,9 @@ impl Part {
             self.due.send_modify(|due| due[index] = Timestamp::MAX);
             let Some(post) = self.take_post(&database, &task).await else { return };
             let (of, rulebook, number) = (place.clone(), (*self.agent.rulebook).clone(), post.number());
-            let name = definitions[index].name.clone();
-            let opened = blocking(move || Ok(Ledger::open(&of, rulebook)?.of_collector(&name, number))).await;
+            let (name, clock) = (definitions[index].name.clone(), self.agent.clock.clone());
+            let opened =
+                blocking(move || Ok(Ledger::open(&of, rulebook)?.of_collector(&name, number, &clock))).await;
             let ledger = match opened {
                 Ok(ledger) => SharedLedger::new(ledger),
                 Err(error) => {
@@ -141,9 +147,14 @@ async fn lost(gone: &AtomicBool) {
 }
 
 /// Counts what hosts have sent, until this agent is no longer the one at work.
-async fn count(books: &SharedLedger, pulse: &Pulse) {
+async fn count(books: &SharedLedger, agent: &Agent, pulse: &Pulse) {
     loop {
-        let counted = books.with(Ledger::count_some).await;
+        let (clock, name) = (agent.clock.clone(), agent.name.clone());
+        let counted = books.with(move |ledger| {
+            ledger.measure_database_clock(&name, || clock.now())?;
+            ledger.count_some()
+        });
+        let counted = counted.await;
         pulse.beat();
         match counted {
             Ok(true) => continue,

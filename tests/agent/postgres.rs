@@ -1,4 +1,5 @@
 //! A PostgreSQL server for one test, on a socket of its own: database `bill`, which the role `usage` owns.
+#![allow(dead_code, reason = "not every test needs all of it")]
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -29,15 +30,8 @@ impl Server {
             skip(test, "PostgreSQL is not installed");
             return None;
         };
-        let folder = tempfile::tempdir().unwrap();
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let server = Server { bin, folder, options };
-        if nix::unistd::geteuid().is_root() {
-            let user = nix::unistd::User::from_name("postgres").unwrap().unwrap();
-            nix::unistd::chown(server.folder.path(), Some(user.uid), Some(user.gid)).unwrap();
-        }
-        std::fs::set_permissions(server.folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
+        let server = Server { bin, folder: folder(), options };
         let data = server.data();
         let made = server.run(
             "initdb",
@@ -48,6 +42,45 @@ impl Server {
         server.sql("postgres", "CREATE ROLE usage LOGIN");
         server.sql("postgres", "CREATE DATABASE bill OWNER usage");
         Some(server)
+    }
+
+    /// Another server, to which all that is committed here is copied until it is stopped.
+    pub(crate) fn standby(&self) -> Server {
+        let (bin, options) = (self.bin.clone(), self.options.clone());
+        let standby = Server { bin, folder: folder(), options };
+        let (from, to) = (self.folder.path().display().to_string(), standby.data());
+        assert!(self.run(
+            "pg_basebackup",
+            &["-h", &from, "-U", "postgres", "-D", &to, "-R", "-X", "stream", "-c", "fast"]
+        ));
+        standby.restart();
+        standby
+    }
+
+    pub(crate) fn stop(&self) {
+        assert!(self.control(&["-m", "fast", "stop"]));
+    }
+
+    /// It takes writes from now on.
+    pub(crate) fn promote(&self) {
+        assert!(self.control(&["-w", "promote"]));
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join(".s.PGSQL.5432")
+    }
+
+    /// Waits until somebody waits there for a lock, and returns whose backend that is.
+    pub(crate) fn waits_for_a_lock(&self) -> i32 {
+        let mut admin = self.connect("bill");
+        let mut found = None;
+        super::agent::until("somebody waits for a lock", || {
+            let waiting =
+                "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = 'bill'";
+            found = admin.query_opt(&format!("{waiting} LIMIT 1"), &[]).unwrap().map(|row| row.get(0));
+            found.is_some()
+        });
+        found.unwrap()
     }
 
     /// From now on it listens on this machine's address, too, with these certificates: on the port that is returned.
@@ -109,13 +142,11 @@ impl Server {
         let pid = nix::unistd::Pid::from_raw(pid.lines().next().unwrap().parse().unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
         // Its children see that it is gone, and follow.
-        super::agent::until("the server is gone", || {
-            !self.folder.path().join(".s.PGSQL.5432").exists() || self.refuses()
-        });
+        super::agent::until("the server is gone", || !self.socket().exists() || self.refuses());
     }
 
     fn refuses(&self) -> bool {
-        std::os::unix::net::UnixStream::connect(self.folder.path().join(".s.PGSQL.5432")).is_err()
+        std::os::unix::net::UnixStream::connect(self.socket()).is_err()
     }
 
     pub(crate) fn restart(&self) {
@@ -161,4 +192,15 @@ impl Server {
             .stderr(nothing());
         command.status().unwrap().success()
     }
+}
+
+/// A folder that the server may write.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    if nix::unistd::geteuid().is_root() {
+        let user = nix::unistd::User::from_name("postgres").unwrap().unwrap();
+        nix::unistd::chown(folder.path(), Some(user.uid), Some(user.gid)).unwrap();
+    }
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    folder
 }

@@ -125,6 +125,12 @@ pub(super) fn agents(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
                 lines.push(format!("{}: collector {collector} failed: {}", agent.name, cut(why, 120)));
             }
         }
+        if agent.retired.is_none() && agent.is_twice {
+            let name = &agent.name;
+            lines.push(format!(
+                "{name}: two hosts are called so; what the second measures waits there (`agent:`)"
+            ));
+        }
         if agent.retired.is_none() && agent.skew.abs() > CLOCKS_AGREE {
             let seconds = agent.skew.as_secs();
             lines.push(format!("{}: its clock is {seconds} s from the database's", agent.name));

@@ -4,17 +4,15 @@
 //! they would lie ahead of all that is true. They are taken out, told, and counted no more. Only a caller who has a second
 //! clock to vouch for the time may ask for it: a clock that is behind must never take out what is true.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::count::{Changed, recount_from};
 use super::unstated::changed_components;
+use crate::ledger::db::clock::AHEAD;
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::rules::InForce;
 use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
-
-/// Two clocks that agree may be so far apart.
-const AHEAD: SignedDuration = SignedDuration::from_mins(10);
 
 impl Ledger {
     /// Quarantines what was recorded by runs of the future. Returns how many readings that were.
@@ -78,7 +76,8 @@ fn quarantine(connection: &Connection, in_force: &InForce, now: Timestamp, limit
         }
         connection
             .execute("UPDATE run SET outcome = 'failed', message = ?2 WHERE id = ?1", params![run, reason])?;
-        // A source with history is read again from the start of the month: where it got to was told by that clock, too.
+        // A source with history is read again from the start of the month: where it got to was told by that clock, too. A
+        // host does so by itself (queue/outbox.rs).
         connection.execute(
             "UPDATE collector SET checkpoint = NULL WHERE name = ?1 AND agent = ?2",
             [&collector, &agent],

@@ -12,7 +12,7 @@ use super::quantities::{RunRow, bearings};
 use super::unstated::{changed_components, counted_from};
 use crate::collectors::Quarantined;
 use crate::collectors::spool::Spool;
-use crate::ledger::db::clock::{CLOCKS_AGREE, skew_of};
+use crate::ledger::db::clock::{CLOCKS_AGREE, skew_of_run};
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
@@ -251,9 +251,9 @@ fn count_run(
     planned: &[(String, SignedDuration)],
 ) -> sql::Result<Recorded> {
     let mut recorded = Recorded::default();
-    let (collector, at, finished, scope, kept, message, agent, superseded) = connection
+    let (collector, at, finished, scope, kept, message, agent, superseded, skew) = connection
         .prepare_cached(
-            "SELECT collector, at, finished, scope, withheld, message, agent, superseded FROM run WHERE id = ?",
+            "SELECT collector, at, finished, scope, withheld, message, agent, superseded, skew FROM run WHERE id = ?",
         )?
         .query_row([id], |row| {
             Ok((
@@ -265,6 +265,7 @@ fn count_run(
                 row.get::<_, Option<String>>(5)?,
                 row.get::<_, String>(6)?,
                 row.get::<_, bool>(7)?,
+                row.get::<_, Option<i64>>(8)?,
             ))
         })?;
     recorded.problems.extend(message);
@@ -289,7 +290,8 @@ fn count_run(
         );
         recorded.problems.push(problem);
     }
-    let unsure = unsure_of_month(connection, in_force, &run)?;
+    let skew = skew_of_run(connection, (&run.agent, run.at), skew)?;
+    let unsure = skew.and_then(|skew| unsure_of_month(in_force, &run, skew));
     let mut changed = Changed::new();
     let mut touched = Touched::default();
     let mut store = Store::new(connection, in_force, &run)?;
@@ -376,11 +378,11 @@ fn count_run(
             (recorded.new + recorded.corrected) as i64,
             recorded.quarantined.len() as i64
         ])?;
-    if unsure.is_some() {
+    if let Some(skew) = skew.filter(|_| unsure.is_some()) {
         // By the server's clock, so that runs of a clock that is set right are not taken for earlier ones.
         connection
             .prepare_cached("UPDATE run SET at = at + ?2, finished = finished + ?2 WHERE id = ?1")?
-            .execute([id, skew_of(connection, &run.agent)?.map_or(0, |(skew, _)| skew.as_micros() as i64)])?;
+            .execute([id, skew.as_micros() as i64])?;
     }
     for table in ["queued", "queued_end"] {
         connection.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?"))?.execute([id])?;
@@ -416,28 +418,22 @@ fn run_of_another_scope(connection: &Connection, run: &Head, scope: &str) -> sql
     Ok(last.filter(|(_, before)| before != scope).map(|(at, _)| instant(at)))
 }
 
-/// How long the distance of two clocks is believed.
-const MEASURED_FOR: SignedDuration = SignedDuration::from_hours(4);
-
-/// Why it is not sure in which month a run looked: our clock and the server's disagree by more than the distance to the
-/// month's boundary.
-fn unsure_of_month(connection: &Connection, in_force: &InForce, run: &Head) -> sql::Result<Option<String>> {
-    let Some((skew, measured)) = skew_of(connection, &run.agent)? else { return Ok(None) };
-    // What was measured by another setting of the clock says nothing of this run.
-    let lately = run.at.duration_since(measured).abs() < MEASURED_FOR;
-    if !lately || skew.abs() <= CLOCKS_AGREE {
-        return Ok(None);
+/// Why it is not sure in which month a run looked: its clock and the server's disagree (by so much) by more than the distance
+/// to the month's boundary.
+fn unsure_of_month(in_force: &InForce, run: &Head, skew: SignedDuration) -> Option<String> {
+    if skew.abs() <= CLOCKS_AGREE {
+        return None;
     }
     let at = run.at.saturating_add(skew).unwrap_or(run.at);
     let (ours, theirs) = (in_force.zone.period_of(run.at), in_force.zone.period_of(at));
-    Ok((ours != theirs).then(|| {
+    (ours != theirs).then(|| {
         format!(
             "{}'s clock says {}, the server's {at}: it is not sure whether it was used in {ours} or in {theirs}. \
              Set the clock right; what a counter rose is counted with the next reading",
             if run.agent.is_empty() { "this machine" } else { &run.agent },
             run.at
         )
-    }))
+    })
 }
 
 /// When a run that is already counted ended, if that was after this one began. Then the order of their instants is not the

@@ -22,4 +22,5 @@ mod row;
 mod spent;
 pub mod statements;
 pub mod targets;
+pub mod twice;
 pub(in crate::ledger) mod unstated;

@@ -13,6 +13,9 @@ const DATABASE: &str = "database_skew_us";
 /// Two clocks that agree may be so far apart.
 pub const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(60);
 
+/// What is recorded for a time so far ahead of two clocks that agree was recorded by a wrong one.
+pub(in crate::ledger) const AHEAD: SignedDuration = SignedDuration::from_mins(10);
+
 /// A distance that differs by less is the same, in microseconds.
 const SAME: u64 = 1_000_000;
 
@@ -52,12 +55,24 @@ impl Ledger {
     }
 }
 
-/// Waldur's clock minus that of a host, and when Waldur's was measured: by way of the database's, which both have seen.
-pub(in crate::ledger) fn skew_of(
+/// How long the distance of two clocks is believed.
+const MEASURED_FOR: SignedDuration = SignedDuration::from_hours(4);
+
+/// Waldur's clock minus that of a host when it made a run: by way of the database's, which all have seen. `made`: the
+/// database's clock less the host's then, where it is known; else the newest is as good as any, for a while.
+pub(in crate::ledger) fn skew_of_run(
     connection: &Connection,
-    agent: &str,
-) -> sql::Result<Option<(SignedDuration, Timestamp)>> {
+    (agent, at): (&str, Timestamp),
+    made: Option<i64>,
+) -> sql::Result<Option<SignedDuration>> {
     let Some((skew, measured)) = skew(connection)? else { return Ok(None) };
+    if let Some((made, (_, ours))) = made.zip(of_counting(connection)?) {
+        return Ok(Some(skew.saturating_add(SignedDuration::from_micros(made.saturating_sub(ours)))));
+    }
+    // What was measured by another setting of the clock says nothing of this run.
+    if at.duration_since(measured).abs() >= MEASURED_FOR {
+        return Ok(None);
+    }
     let of_host: Option<i64> = connection
         .prepare_cached(
             "SELECT skew FROM agent WHERE name = ?1 AND name <> '' ORDER BY arrived DESC LIMIT 1",
@@ -70,11 +85,11 @@ pub(in crate::ledger) fn skew_of(
         Some((host, (_, ours))) => host.saturating_sub(ours),
         None => 0,
     };
-    Ok(Some((skew.saturating_add(SignedDuration::from_micros(between)), measured)))
+    Ok(Some(skew.saturating_add(SignedDuration::from_micros(between))))
 }
 
 /// The agent that counts, and the database's clock less its own, in microseconds.
-fn of_counting(connection: &Connection) -> sql::Result<Option<(String, i64)>> {
+pub(in crate::ledger) fn of_counting(connection: &Connection) -> sql::Result<Option<(String, i64)>> {
     let kept: Option<String> = connection
         .prepare_cached("SELECT value FROM server WHERE key = ?")?
         .query_row([DATABASE], |row| row.get(0))

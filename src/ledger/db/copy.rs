@@ -20,15 +20,32 @@ pub(super) fn to_file(from: &Connection, place: &Place, path: &Path) -> Result<(
     copy(from, &to).map(drop).map_err(|error| LedgerError::from_sql(place, error))
 }
 
-/// Tables in which it is said whose a row is.
-const OF_AGENTS: [&str; 6] = ["collector", "run", "quarantine", "series", "identity", "spent_id"];
+/// Tables in which it is said whose a row is, and of which collector.
+const OF_AGENTS: [(&str, &str); 6] = [
+    ("collector", "name"),
+    ("run", "collector"),
+    ("quarantine", "collector"),
+    ("series", "(SELECT collector FROM source WHERE source.id = series.source)"),
+    ("identity", "(SELECT collector FROM source WHERE source.id = identity.source)"),
+    (
+        "spent_id",
+        "(SELECT collector FROM source JOIN series ON series.source = source.id WHERE series.id = spent_id.series)",
+    ),
+];
 
-/// Gives what this agent has measured to that one, which has measured nothing.
-pub(super) fn rename_agent(connection: &Connection, from: &str, to: &str) -> sql::Result<()> {
+/// Gives what this agent has measured to that one, which has measured nothing; but for these collectors.
+pub(super) fn rename_agent(
+    connection: &Connection,
+    (from, to): (&str, &str),
+    but: &[&str],
+) -> sql::Result<()> {
     let transaction = connection.transaction()?;
-    for table in OF_AGENTS {
+    for (table, collector) in OF_AGENTS {
         let renamed = format!("UPDATE {table} SET agent = ?2 WHERE agent = ?1");
         transaction.execute(&renamed, [from, to])?;
+        for but in but {
+            transaction.execute(&format!("{renamed} AND {collector} = ?3"), [to, from, but])?;
+        }
     }
     transaction.commit()
 }

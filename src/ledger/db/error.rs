@@ -65,6 +65,8 @@ impl Cause {
 pub enum LedgerTrouble {
     /// Not our file, a newer one, a damaged one, no permission: a person has to act before anything can work.
     Unusable,
+    /// The database lets this role do something else, but not that.
+    Forbidden,
     /// The disk is full, or another program holds the file: it passes.
     Passing,
     /// Another process submits for this ledger since; what this one still had under way is in doubt.
@@ -120,6 +122,15 @@ impl LedgerError {
         Self { kind: LedgerTrouble::Superseded, cause: Cause::Other, message }
     }
 
+    pub(in crate::ledger) fn second_host(agent: &str, place: &Place) -> Self {
+        Self::unusable(format!(
+            "another host sends to the ledger {place} as the agent {agent}, too: nothing of this one is sent, so that neither \
+             takes the other's place. Name one of them otherwise (`agent:`) and restart it; what waits here is sent under the \
+             new name. If this host was installed anew, it is sent once the old one has been silent for longer than is usual \
+             for it, or after `agents retire {agent}`"
+        ))
+    }
+
     pub(in crate::ledger) fn at_work(place: &Place) -> Self {
         Self::passing(format!("another agent is connected to the ledger {place}: stop all of them first"))
     }
@@ -162,7 +173,7 @@ impl LedgerError {
                 Self::from_sqlite(place.file().unwrap_or(Path::new(":memory:")), error)
             }
             sql::Error::Postgres(error) => Self::from_postgres(place, &error).because(Cause::Database),
-            sql::Error::Lost => Self::away(place, &error),
+            sql::Error::Lost | sql::Error::NoAnswer(_) => Self::away(place, &error),
             sql::Error::NoRow | sql::Error::Unreadable(_) | sql::Error::NoWay(_) => {
                 Self::unusable(format!("the ledger {place} can't be used: {error}"))
             }
@@ -204,9 +215,12 @@ impl LedgerError {
                 "make it, `createdb -O ROLE DATABASE`, and its tables with `waldur-usage-agent ledger init`",
             ),
             "42P01" | "3F000" => refused("`waldur-usage-agent ledger init` makes its tables"),
-            "42501" => refused(&format!(
-                "the role `{role}` may not do that: `waldur-usage-agent ledger init` says what to grant"
-            )),
+            "42501" => {
+                let remedy = format!(
+                    "the role `{role}` may not do that: `waldur-usage-agent ledger init` says what to grant"
+                );
+                Self { kind: LedgerTrouble::Forbidden, ..refused(&remedy) }
+            }
             "25006" => passes("the server takes no writes (a standby, or one that is being moved?)"),
             "57014" => passes("it took longer than the server allows"),
             "55P03" => passes("another process writes it for longer than that"),

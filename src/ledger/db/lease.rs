@@ -8,12 +8,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::LedgerError;
 use super::process::Process;
 use super::server::{self, NOW, Use};
-use super::sql::{Connection, OptionalExtension, Result, params};
+use super::sql::{Connection, Error, OptionalExtension, Result, params};
 use crate::config::place::{Database, Place};
 
 /// How long a turn lasts when nobody renews it, in microseconds: a holder that died is followed within this and the time
@@ -21,6 +21,9 @@ use crate::config::place::{Database, Place};
 const LASTS: i64 = 6_000_000;
 /// A holder that misses two of these is still in time.
 const RENEWED_EVERY: Duration = Duration::from_millis(1500);
+
+/// A database that does not answer for so long can't be told from one that another writes meanwhile.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
 
@@ -44,6 +47,7 @@ impl Lease {
         let wrap = |error| LedgerError::from_sql(&Place::Database(database.clone()), error);
         let connection = server::connect(database, Use::Write).map_err(wrap)?;
         let Some(number) = take(&connection, name).map_err(wrap)? else { return Ok(None) };
+        connection.be_patient_for(ANSWERED_WITHIN);
         let (stop, stopped) = mpsc::channel();
         let (ends, ended) = mpsc::channel();
         let lost = Arc::new(AtomicBool::new(false));
@@ -51,10 +55,17 @@ impl Lease {
         let name = name.to_owned();
         std::thread::spawn(move || {
             let _ends = ends;
+            let mut renewed = Instant::now();
             while stopped.recv_timeout(RENEWED_EVERY) == Err(RecvTimeoutError::Timeout) {
+                let asked = Instant::now();
                 // What can't be renewed now is tried again; meanwhile its time may run out, which others see for themselves.
-                if renew(&connection, &name, number, LASTS).is_ok_and(|still| !still) {
-                    noted.store(true, Ordering::Relaxed);
+                match renew(&connection, &name, number, LASTS) {
+                    Ok(true) => renewed = asked,
+                    Ok(false) => noted.store(true, Ordering::Relaxed),
+                    Err(Error::NoAnswer(_)) if micros(renewed.elapsed()) > LASTS => {
+                        noted.store(true, Ordering::Relaxed);
+                    }
+                    Err(_) => {}
                 }
             }
             drop(renew(&connection, &name, number, 0));
@@ -66,7 +77,7 @@ impl Lease {
         self.number
     }
 
-    /// Whether another has taken it since, as far as is known.
+    /// Whether another has taken it since, or may have without our knowing.
     pub(in crate::ledger) fn lost(&self) -> Arc<AtomicBool> {
         self.lost.clone()
     }
@@ -132,6 +143,10 @@ pub(in crate::ledger) fn is_current(connection: &Connection, name: &str, number:
     connection
         .prepare_cached("SELECT 1 FROM lease WHERE name = ?1 AND number = ?2")?
         .exists(params![name, number])
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn own_name() -> String {

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use crate::config::clock::SharedClock;
 use crate::config::place::{Database, Place};
 
 pub mod clock;
@@ -38,6 +39,8 @@ pub struct Ledger {
     pub(super) only_appends: bool,
     /// The lock of the collector whose runs are appended here, by its name, and its number.
     pub(super) lock: Option<(String, i64)>,
+    /// By whose clock the runs are made that are appended here, where that may differ from the database's.
+    pub(super) clock: Option<SharedClock>,
     /// What the configuration says now; it is recorded by `apply_rules`.
     pub(super) rulebook: Rulebook,
     /// What was recorded, and so counts.
@@ -90,8 +93,9 @@ impl Ledger {
     }
 
     /// Copies a whole ledger into one that is made or empty; returns how many rows each table has, on both sides. What the one
-    /// agent of a file has measured is this agent's in a database, and the other way round.
-    pub fn copy(from: &Place, to: &Place, agent: &str) -> Result<copy::Counts, LedgerError> {
+    /// agent of a file has measured is this agent's in a database, and the other way round; but for collectors that any agent
+    /// may run (`once`), which are nobody's in either.
+    pub fn copy(from: &Place, to: &Place, agent: &str, once: &[&str]) -> Result<copy::Counts, LedgerError> {
         let wrap = |place: &Place| {
             let place = place.clone();
             move |error| LedgerError::from_sql(&place, error)
@@ -119,7 +123,7 @@ impl Ledger {
             (Place::Database(_), Place::File(_)) => (agent, ""),
             _ => return Ok(counts),
         };
-        copy::rename_agent(&target, old, new).map_err(wrap(to))?;
+        copy::rename_agent(&target, (old, new), once).map_err(wrap(to))?;
         Ok(counts)
     }
 
@@ -160,6 +164,7 @@ impl Ledger {
             agent: String::new(),
             only_appends: false,
             lock: None,
+            clock: None,
             rulebook,
             in_force,
             turn: None,

@@ -195,3 +195,12 @@ pub(in crate::ledger) fn text(rules: &[Rules]) -> sql::Result<String> {
     }
     serde_json::to_string(&rules).map_err(|error| unreadable(0, error))
 }
+
+/// What tells the rules of one file from those of another, but for how often the source is looked at and what it was called.
+pub(in crate::ledger) fn digest(rules: &Rules) -> sql::Result<String> {
+    let mut rules = rules.clone();
+    rules.continues = None;
+    let text = text(&[rules])?;
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    Ok(digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+}

@@ -90,6 +90,7 @@ CREATE TABLE collector (
     name TEXT NOT NULL,
     checkpoint TEXT,
     since INTEGER,                -- from where it was first read; what was used in months before is another's to report
+    rules TEXT,                   -- of a host's: a digest of the rules in its own file, which count nothing
     PRIMARY KEY (name, agent)
 ) WITHOUT ROWID;
 
@@ -132,7 +133,9 @@ CREATE TABLE run (
     previous_complete INTEGER,    -- the last run before it that was complete
     listed_complete INTEGER,
     max_gap INTEGER,              -- microseconds
-    superseded INTEGER NOT NULL   -- whether another agent had taken over its collector: it adds only what is not known
+    superseded INTEGER NOT NULL,  -- whether another agent had taken over its collector: it adds only what is not known
+    skew INTEGER,                 -- the database's clock less the host's when it was made, in microseconds, where known
+    arrived INTEGER               -- of a host's: when it arrived, by the database's clock
 );
 CREATE INDEX run_of_collector ON run (collector, agent, at);
 CREATE INDEX run_in_order ON run (collector, agent, id);
@@ -189,7 +192,12 @@ CREATE TABLE agent (
     arrived INTEGER NOT NULL,     -- when it arrived, by the database's clock
     skew INTEGER NOT NULL,        -- the database's clock less the host's, in microseconds
     retired INTEGER,
-    base INTEGER NOT NULL DEFAULT 0, -- in the file itself: the last run that was sent under another id of it
+    base INTEGER NOT NULL DEFAULT 0, -- in the file itself: the last run that was sent under another id of it,
+    previous TEXT,                -- in the file itself: the id that it had before
+    patience INTEGER,             -- how long it is usual for this agent to say nothing, in microseconds
+    second INTEGER,               -- when another file wanted to send under this name, and was refused
+    boot TEXT,                    -- the start of the machine at which the database was asked last,
+    booted INTEGER,               -- and when that was, by the database's clock
     PRIMARY KEY (name, file)
 ) WITHOUT ROWID;
 

@@ -53,7 +53,7 @@ pub(super) enum Use {
 /// Connects to the database.
 pub(super) fn connect(database: &Database, to: Use) -> sql::Result<Connection> {
     let database = database.clone();
-    Connection::to_server(Box::new(move || client(&database, to)))
+    Connection::to_server(Arc::new(move || client(&database, to)))
 }
 
 /// The version of the tables that are there; `None` if there are none.

@@ -4,18 +4,23 @@
 //! Only whoever may write the books takes them, and gives them the number by which they are counted: so the order in which
 //! they were committed by their hosts does not matter. What can't be read stops nothing else: it is a run that failed.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::parcel::{Cover, INSTANTS, readings};
-use super::{Head, TOGETHER, insert_end, insert_readings, insert_run, keep_quarantined};
+use super::{Head, NO_RUN, TOGETHER, insert_end, insert_readings, insert_run, keep_quarantined};
 use crate::collectors::{Bearing, Quarantined};
-use crate::ledger::db::columns::instant;
+use crate::ledger::db::clock::of_database;
+use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
 
 /// Runs that are taken in one transaction.
 const AT_ONCE: i64 = 50;
+
+const ORPHANS_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+const QUIET: SignedDuration = SignedDuration::from_hours(24);
 
 /// Where a run came from: agent, file and number.
 type Origin = (String, String, i64);
@@ -30,7 +35,9 @@ impl Ledger {
         if self.place().file().is_some() {
             return Ok((0, Vec::new()));
         }
-        let arrived = self.look(arrived)?;
+        let mut arrived = self.look(arrived)?;
+        // What says that a name is taken twice is noted beside whoever has it.
+        arrived.sort_by_key(|(_, _, number)| *number == NO_RUN);
         if arrived.is_empty() {
             return Ok((0, Vec::new()));
         }
@@ -41,6 +48,28 @@ impl Ledger {
             }
             crate::fail_point("before arrived runs are taken");
             Ok((arrived.len(), since))
+        })
+    }
+
+    /// Takes out parts of runs whose beginning never came: no agent sends them so, because all of a run arrives or nothing.
+    pub fn sweep_inbox(&mut self) -> Result<(), LedgerError> {
+        if self.place().file().is_some() {
+            return Ok(());
+        }
+        self.transact(|connection, _| {
+            let until = of_database(connection)?.saturating_sub(ORPHANS_KEPT).unwrap_or(Timestamp::MIN);
+            let swept = connection.execute(
+                "DELETE FROM inbox WHERE part > 0 AND arrived < ?1 AND NOT EXISTS (
+                    SELECT 1 FROM inbox cover WHERE cover.agent = inbox.agent AND cover.file = inbox.file
+                        AND cover.number = inbox.number AND cover.part = 0)",
+                [micros(until)],
+            )?;
+            if swept > 0 {
+                let words =
+                    format!("{swept} parts of runs are deleted whose beginning no host has sent in 7 days");
+                tell(connection, About::default(), EventKind::Readings, &words, until)?;
+            }
+            Ok(())
         })
     }
 
@@ -77,25 +106,30 @@ fn take(connection: &Connection, origin: &Origin) -> sql::Result<Option<Since>> 
     let before: i64 = connection
         .prepare_cached("SELECT coalesce(max(number), 0) FROM agent WHERE name = ?1 AND file = ?2")?
         .query_row([agent, file], |row| row.get(0))?;
+    if *number == NO_RUN {
+        note_second(connection, agent, *arrived)?;
+        return Ok(None);
+    }
     if *number <= before {
         // Sent again: its host did not know that it had arrived.
         return Ok(None);
-    }
-    let now = instant(*arrived);
-    if before > 0 && *number > before + 1 {
-        let words = format!(
-            "{} runs of the agent {agent} are missing: this ledger has lost them, and the host no longer keeps them",
-            number - before - 1
-        );
-        tell(connection, About::default(), EventKind::Readings, &words, now)?;
     }
     let bodies: Vec<&str> = parts.iter().map(|(body, ..)| body.as_str()).collect();
     let unpacked = unpack(body, bodies.get(1..).unwrap_or_default());
     let (cover, readings) = match unpacked {
         Ok(unpacked) => unpacked,
-        Err(why) => (unreadable(*sent, &why), Vec::new()),
+        Err(why) => (unreadable(*sent, &why, number - 1), Vec::new()),
     };
-    let run = insert_run(connection, (agent, false), &cover.head)?;
+    // What was sent under another id of its file did not get lost.
+    let missing = number.saturating_sub(before.max(cover.base)).saturating_sub(1);
+    if missing > 0 {
+        let words = format!(
+            "{missing} runs of the agent {agent} are missing: this ledger has lost them, or never had them, and the host no \
+             longer keeps them"
+        );
+        tell(connection, About::default(), EventKind::Readings, &words, instant(*arrived))?;
+    }
+    let run = insert_run(connection, (agent, false, Some(*arrived)), &cover.head)?;
     for (number, some) in (0_i64..).zip(readings.chunks(TOGETHER)) {
         insert_readings(connection, run, number * TOGETHER as i64, some)?;
     }
@@ -111,16 +145,53 @@ fn take(connection: &Connection, origin: &Origin) -> sql::Result<Option<Since>> 
     keep_quarantined(connection, (agent, collector), instant(*at), &quarantined)?;
     connection
         .prepare_cached(
-            "INSERT INTO agent (name, file, number, at, arrived, skew) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (name, file) DO UPDATE SET number = ?3, at = ?4, arrived = ?5, skew = ?6, retired = NULL",
+            "INSERT INTO agent (name, file, number, at, arrived, skew, patience) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (name, file) DO UPDATE SET number = ?3, at = ?4, arrived = ?5, skew = ?6, retired = NULL,
+                patience = ?7",
         )?
-        .execute(params![agent, file, number, at, arrived, arrived.saturating_sub(*sent)])?;
+        .execute(params![agent, file, number, at, arrived, arrived.saturating_sub(*sent), patience(connection, agent)?])?;
+    if let Some(rules) = &cover.rules {
+        connection
+            .prepare_cached(
+                "UPDATE collector SET rules = ?3 WHERE name = ?1 AND agent = ?2 AND coalesce(rules, '') <> ?3",
+            )?
+            .execute([collector, agent, rules])?;
+    }
     let Some(since) = cover.since else { return Ok(None) };
     let known: Option<i64> = connection
         .prepare_cached("SELECT since FROM collector WHERE name = ?1 AND agent = ?2")?
         .query_row([collector, agent], |row| row.get(0))?;
     let earlier = known.is_none_or(|known| since < known);
     Ok(earlier.then(|| (agent.clone(), collector.clone(), instant(since))))
+}
+
+/// The longest of what is usual for the collectors of an agent.
+fn patience(connection: &Connection, agent: &str) -> sql::Result<Option<i64>> {
+    connection
+        .prepare_cached(
+            "SELECT max(gap) FROM (
+                SELECT (SELECT max_gap FROM run WHERE run.collector = collector.name AND run.agent = collector.agent
+                        AND counted = 1 ORDER BY at DESC LIMIT 1) AS gap
+                FROM collector WHERE agent = ?) usual",
+        )?
+        .query_row([agent], |row| row.get(0))
+}
+
+/// Notes that a second host has the name of this agent; told once, until it has been quiet for a day.
+fn note_second(connection: &Connection, agent: &str, now: i64) -> sql::Result<()> {
+    let before: Option<i64> = connection
+        .prepare_cached("SELECT max(second) FROM agent WHERE name = ?")?
+        .query_row([agent], |row| row.get(0))?;
+    connection
+        .prepare_cached("UPDATE agent SET second = ?2 WHERE name = ?1")?
+        .execute(params![agent, now])?;
+    if before.is_none_or(|before| now.saturating_sub(before) > QUIET.as_micros() as i64) {
+        let words = format!(
+            "two hosts are called {agent}: what the second measures waits there. Name one of them otherwise (`agent:`)"
+        );
+        tell(connection, About::default(), EventKind::Readings, &words, instant(now))?;
+    }
+    Ok(())
 }
 
 fn unpack(cover: &str, parts: &[&str]) -> Result<(Cover, Vec<super::Queued>), String> {
@@ -136,8 +207,8 @@ fn unpack(cover: &str, parts: &[&str]) -> Result<(Cover, Vec<super::Queued>), St
 }
 
 /// A run of which nothing can be read.
-fn unreadable(sent: i64, why: &str) -> Cover {
-    let at = crate::ledger::db::columns::micros(instant(sent));
+fn unreadable(sent: i64, why: &str, base: i64) -> Cover {
+    let at = micros(instant(sent));
     let head = Head {
         collector: String::new(),
         at,
@@ -148,6 +219,7 @@ fn unreadable(sent: i64, why: &str) -> Cover {
         lists_everything: false,
         scope: String::new(),
         withheld: "[]".to_owned(),
+        skew: None,
     };
-    Cover { head, quarantined: Vec::new(), ends: Vec::new(), since: None, parts: 0 }
+    Cover { head, quarantined: Vec::new(), ends: Vec::new(), since: None, parts: 0, rules: None, base }
 }

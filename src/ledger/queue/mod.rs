@@ -11,12 +11,14 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::db::clock::of_database;
 use super::db::columns::micros;
 use super::db::lease;
 use super::db::sql::{self, Connection, OptionalExtension, ToSql, params};
 use super::db::{Ledger, LedgerError};
 use crate::collectors::spool::Spool;
 use crate::collectors::{Bearing, Ended, Problem, Quarantined, texts};
+use crate::config::clock::{SharedClock, Steady};
 use crate::metering::reading::{Reading, Span};
 
 pub mod inbox;
@@ -54,13 +56,18 @@ const QUARANTINE_KEPT: i64 = 200;
 impl Ledger {
     /// Appends a run to the queue, with the readings that were too many for memory; returns its number.
     pub fn append(&mut self, run: Run, more: &mut Spool) -> Result<i64, LedgerError> {
-        let (agent, lock) = (self.agent.clone(), self.lock.clone());
+        let (agent, lock, clock) = (self.agent.clone(), self.lock.clone(), self.clock.clone());
         let number = self.transact(|connection, _| {
+            let skew = match &clock {
+                Some(clock) if lock.is_some() => skew_here(connection, clock)?,
+                Some(clock) => skew_of_host(connection, clock)?,
+                None => None,
+            };
             let superseded = match &lock {
                 Some((name, number)) => !lease::is_current(connection, name, *number)?,
                 None => false,
             };
-            let number = append(connection, (&agent, superseded), run, more)?;
+            let number = append(connection, (&agent, superseded, skew), run, more)?;
             crate::fail_point("before a run is committed");
             Ok(number)
         })?;
@@ -92,6 +99,9 @@ impl Ledger {
     }
 }
 
+/// The number of no run: a host says that it would send, and that another has its name.
+const NO_RUN: i64 = 0;
+
 /// A run as it is kept, without its readings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Head {
@@ -104,6 +114,8 @@ struct Head {
     lists_everything: bool,
     scope: String,
     withheld: String,
+    /// The database's clock less the host's when it was made, in microseconds, where that is known.
+    skew: Option<i64>,
 }
 
 /// A reading as it is queued.
@@ -125,10 +137,30 @@ struct Queued {
 /// The end of a gauge as it is queued: name, labels, and the instant.
 type QueuedEnd = (String, String, i64);
 
+/// The database's clock less this host's.
+fn skew_here(connection: &Connection, clock: &SharedClock) -> sql::Result<Option<i64>> {
+    if clock.steady().is_none() {
+        return Ok(None);
+    }
+    let theirs = of_database(connection)?;
+    Ok(Some(micros(theirs).saturating_sub(micros(clock.now()))))
+}
+
+/// The same, by what the database said last: however the clock was set since, the machine has been up for so long.
+fn skew_of_host(connection: &Connection, clock: &SharedClock) -> sql::Result<Option<i64>> {
+    let Some(Steady { boot, up }) = clock.steady() else { return Ok(None) };
+    let booted: Option<Option<i64>> = connection
+        .prepare_cached("SELECT booted FROM agent WHERE boot = ?")?
+        .query_row([boot], |row| row.get(0))
+        .optional()?;
+    let theirs = booted.flatten().map(|booted| booted.saturating_add(up.as_micros() as i64));
+    Ok(theirs.map(|theirs| theirs.saturating_sub(micros(clock.now()))))
+}
+
 /// `superseded`: another agent has taken over the collector since.
 fn append(
     connection: &Connection,
-    (agent, superseded): (&str, bool),
+    (agent, superseded, skew): (&str, bool, Option<i64>),
     run: Run,
     more: &mut Spool,
 ) -> sql::Result<i64> {
@@ -157,8 +189,9 @@ fn append(
         lists_everything,
         scope,
         withheld: withheld(&problems, &quarantined),
+        skew,
     };
-    let number = insert_run(connection, (agent, superseded), &head)?;
+    let number = insert_run(connection, (agent, superseded, None), &head)?;
     if failed.is_some() {
         return Ok(number);
     }
@@ -217,14 +250,19 @@ impl From<Reading> for Queued {
     }
 }
 
-/// Returns the run's number.
-fn insert_run(connection: &Connection, (agent, superseded): (&str, bool), head: &Head) -> sql::Result<i64> {
+/// Returns the run's number. `arrived`: when a host's run arrived.
+fn insert_run(
+    connection: &Connection,
+    (agent, superseded, arrived): (&str, bool, Option<i64>),
+    head: &Head,
+) -> sql::Result<i64> {
     know(connection, agent, &head.collector)?;
     connection
         .prepare_cached(
             "INSERT INTO run (agent, collector, at, finished, outcome, message, readings, changed, quarantined,
-                              lists_everything, scope, withheld, counted, doubtful, superseded)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?8, ?9, ?10, ?11, '[]', ?12)
+                              lists_everything, scope, withheld, counted, doubtful, superseded, skew,
+                              arrived)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?8, ?9, ?10, ?11, '[]', ?12, ?13, ?14)
              RETURNING id",
         )?
         .query_row(
@@ -241,6 +279,8 @@ fn insert_run(connection: &Connection, (agent, superseded): (&str, bool), head: 
                 head.withheld,
                 head.outcome == FAILED,
                 superseded,
+                head.skew,
+                arrived,
             ],
             |row| row.get(0),
         )

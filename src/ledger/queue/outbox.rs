@@ -4,16 +4,25 @@
 //! asked there, not remembered: after a failover to a server that lagged, or a restore, it is sent again what it has lost. So
 //! runs are kept for days after they were sent. It never reads or writes any other row there than those of its agent.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::parcel::{Cover, Parcel, READINGS_AT_ONCE};
-use super::{FAILED, Head, Queued};
+use super::{FAILED, Head, NO_RUN, Queued};
+use crate::config::clock::{SharedClock, Steady};
 use crate::config::place::{Database, Place};
-use crate::ledger::db::clock::of_database;
+use crate::ledger::db::clock::{AHEAD, of_database};
 use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::rules::digest;
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError, Rulebook, connect_to_append};
+
+/// Nothing that a host asks takes long.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+/// A host that says nothing for so long may have been installed anew.
+const AWAY: SignedDuration = SignedDuration::from_mins(15);
 
 /// Where a collector has got to: its name, its checkpoint, and from where it was first read.
 pub type Progress = (String, Option<String>, Option<i64>);
@@ -27,6 +36,8 @@ pub struct Identity {
     pub base: i64,
     /// Whose runs it held until now, where that is another agent.
     pub was: Option<String>,
+    /// The id that it had before.
+    pub previous: Option<String>,
 }
 
 /// The shared ledger, as a host that only appends sees it.
@@ -49,6 +60,7 @@ impl Outbox {
     ) -> Result<Outbox, LedgerError> {
         let place = Place::Database(database.clone());
         let connection = connect_to_append(database)?;
+        connection.be_patient_for(ANSWERED_WITHIN);
         let clock = of_database(&connection).map_err(|error| LedgerError::from_sql(&place, error))?;
         let skew = clock.duration_since(now());
         Ok(Outbox { connection, place, agent: agent.to_owned(), file: file.to_owned(), skew })
@@ -65,11 +77,46 @@ impl Outbox {
             "SELECT number, at FROM (
                 SELECT number, at FROM inbox WHERE agent = ?1 AND file = ?2 AND part = 0
                 UNION ALL SELECT number, at FROM agent WHERE name = ?1 AND file = ?2) run
-             ORDER BY number DESC LIMIT 1",
+             WHERE number > 0 ORDER BY number DESC LIMIT 1",
             [&self.agent, &self.file],
             |row| Ok((row.get(0)?, instant(row.get(1)?))),
         );
         last.optional().map_err(|error| LedgerError::from_sql(&self.place, error))
+    }
+
+    /// Whether another host has this agent's name now. `last`: when this one looked last; `previous`: the id that its file had
+    /// before.
+    pub fn is_anothers(&self, last: Option<Timestamp>, previous: Option<&str>) -> Result<bool, LedgerError> {
+        let newest = self.connection.query_row(
+            "SELECT file, at, (SELECT max(patience) FROM agent WHERE name = ?1 AND retired IS NULL) FROM (
+                SELECT file, at FROM agent WHERE name = ?1 AND retired IS NULL
+                UNION ALL SELECT file, at FROM inbox WHERE agent = ?1 AND part = 0 AND number > 0) run
+             ORDER BY at DESC LIMIT 1",
+            [&self.agent],
+            |row| {
+                let patience = SignedDuration::from_micros(row.get::<_, Option<i64>>(2)?.unwrap_or(0));
+                let until = instant(row.get(1)?).saturating_add(patience.max(AWAY));
+                Ok((row.get::<_, String>(0)?, until.unwrap_or(Timestamp::MAX)))
+            },
+        );
+        let newest = newest.optional().map_err(|error| LedgerError::from_sql(&self.place, error))?;
+        Ok(newest.is_some_and(|(file, until)| {
+            file != self.file && previous != Some(&file) && last.is_some_and(|last| last < until)
+        }))
+    }
+
+    /// Fails where another host has this agent's name, and lets the ledger know: both would be taken for one.
+    pub fn check_name(&self, last: Option<Timestamp>, previous: Option<&str>) -> Result<(), LedgerError> {
+        if !self.is_anothers(last, previous)? {
+            return Ok(());
+        }
+        let noted = self.connection.execute(
+            "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES (?1, ?2, ?3, 0, ?4, '', ?4)
+             ON CONFLICT (agent, file, number, part) DO NOTHING",
+            params![self.agent, self.file, NO_RUN, last.map_or(0, micros)],
+        );
+        noted.map_err(|error| LedgerError::from_sql(&self.place, error))?;
+        Err(LedgerError::second_host(&self.agent, &self.place))
     }
 
     /// Sends a run; again, if it has arrived already, changes nothing.
@@ -98,9 +145,10 @@ impl Outbox {
 
 impl Ledger {
     /// Opens the file in which the runs of a host of a shared ledger wait: a ledger that counts nothing.
-    pub fn open_queue(place: &Place, rulebook: Rulebook) -> Result<Ledger, LedgerError> {
+    pub fn open_queue(place: &Place, rulebook: Rulebook, clock: &SharedClock) -> Result<Ledger, LedgerError> {
         let mut queue = Ledger::open(place, rulebook)?;
         queue.only_appends = true;
+        queue.clock = Some(clock.clone());
         let file = new_id();
         queue.transact(|connection, _| {
             connection
@@ -118,21 +166,31 @@ impl Ledger {
     /// sent (of a host that was renamed, of a machine that was cloned) gets a new one: what that one has sent stays its own,
     /// and is not sent again under another name.
     pub fn identify(&mut self, agent: &str) -> Result<Identity, LedgerError> {
-        let (name, file, base) = self.look(|connection| {
-            connection.query_row("SELECT name, file, base FROM agent", [], |row| {
-                Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?))
-            })
-        })?;
+        let known = self.identity()?;
+        let name: String =
+            self.look(|connection| connection.query_row("SELECT name FROM agent", [], |row| row.get(0)))?;
         if name == agent {
-            return Ok(Identity { file, base, was: None });
+            return Ok(known);
         }
         self.transact(|connection, _| {
             if name.is_empty() {
                 connection.execute("UPDATE agent SET name = ?", [agent])?;
-                return Ok(Identity { file, base, was: None });
+                return Ok(known);
             }
             let anew = begin_anew(connection, agent, sent(connection)?)?;
             Ok(Identity { was: Some(name), ..anew })
+        })
+    }
+
+    /// Notes how far the database's clock is from this host's, so that runs are told by it also when that is set meanwhile.
+    pub fn note_database_clock(&mut self, skew: SignedDuration) -> Result<(), LedgerError> {
+        let Some(clock) = self.clock.clone() else { return Ok(()) };
+        let Some(Steady { boot, up }) = clock.steady() else { return Ok(()) };
+        let booted = [skew, -up].iter().fold(clock.now(), |at, by| at.saturating_add(*by).unwrap_or(at));
+        self.transact(|connection, _| {
+            connection
+                .execute("UPDATE agent SET boot = ?1, booted = ?2", params![boot, micros(booted)])
+                .map(drop)
         })
     }
 
@@ -161,6 +219,24 @@ impl Ledger {
         })
     }
 
+    /// Under which id the runs of this file are sent, by whichever agent.
+    pub fn identity(&self) -> Result<Identity, LedgerError> {
+        self.look(|connection| {
+            connection.query_row("SELECT file, base, previous FROM agent", [], |row| {
+                Ok(Identity { file: row.get(0)?, base: row.get(1)?, was: None, previous: row.get(2)? })
+            })
+        })
+    }
+
+    /// When the last run of this file looked.
+    pub fn last_look(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.look(|connection| {
+            connection.query_row("SELECT max(at) FROM run", [], |row| {
+                row.get::<_, Option<i64>>(0).map(|at| at.map(instant))
+            })
+        })
+    }
+
     /// The first run after this number, packed.
     pub fn parcel_after(&self, number: i64) -> Result<Option<Parcel>, LedgerError> {
         self.look(|connection| {
@@ -168,7 +244,7 @@ impl Ledger {
                 .prepare_cached("SELECT id FROM run WHERE id > ? ORDER BY id LIMIT 1")?
                 .query_row([number], |row| row.get(0))
                 .optional()?;
-            next.map(|number| pack(connection, number)).transpose()
+            next.map(|number| pack(connection, number, &self.rulebook)).transpose()
         })
     }
 
@@ -209,6 +285,29 @@ impl Ledger {
         })
     }
 
+    /// Lets sources with history be read again whose runs were made while this host's clock was ahead: where they had got to
+    /// was told by that clock. Only of runs that have arrived, because what is sent stays as it was. Only a caller who knows
+    /// the time from another clock may ask for it. Returns the collectors concerned.
+    pub fn forget_future(&mut self, number: i64, now: Timestamp) -> Result<Vec<String>, LedgerError> {
+        let limit = micros(now.saturating_add(AHEAD).unwrap_or(now));
+        self.transact(|connection, _| {
+            let ahead = "outcome <> 'failed' AND at > ?1 AND id <= ?2";
+            let collectors: Vec<String> = connection
+                .prepare_cached(&format!(
+                    "SELECT DISTINCT collector FROM run WHERE {ahead} ORDER BY collector"
+                ))?
+                .query_map([limit, number], |row| row.get(0))?
+                .collect::<sql::Result<_>>()?;
+            for collector in &collectors {
+                connection.execute("UPDATE collector SET checkpoint = NULL WHERE name = ?1", [collector])?;
+            }
+            // Once: they are not met again.
+            connection
+                .execute(&format!("UPDATE run SET outcome = 'failed' WHERE {ahead}"), [limit, number])?;
+            Ok(collectors)
+        })
+    }
+
     /// Notes that all runs up to this number have arrived, and no longer keeps those of them that ended before `until`. The
     /// last of each collector stays, for its sake and because numbers are never given twice.
     pub fn note_sent(&mut self, number: i64, until: Timestamp) -> Result<(), LedgerError> {
@@ -236,22 +335,23 @@ fn sent(connection: &Connection) -> sql::Result<i64> {
 /// Gives the runs after this one a new id. All at once: under a new name and the old id they would all be sent again.
 fn begin_anew(connection: &Connection, agent: &str, base: i64) -> sql::Result<Identity> {
     let file = new_id();
+    let previous = connection.query_row("SELECT file FROM agent", [], |row| row.get(0))?;
     connection.execute(
-        "UPDATE agent SET name = ?1, file = ?2, base = ?3, number = ?3",
-        params![agent, file, base],
+        "UPDATE agent SET name = ?1, file = ?2, base = ?3, number = ?3, previous = ?4",
+        params![agent, file, base, previous],
     )?;
-    Ok(Identity { file, base, was: None })
+    Ok(Identity { file, base, was: None, previous: Some(previous) })
 }
 
 fn new_id() -> String {
     Uuid::from_u128(fastrand::u128(..)).simple().to_string()
 }
 
-fn pack(connection: &Connection, number: i64) -> sql::Result<Parcel> {
+fn pack(connection: &Connection, number: i64, rulebook: &Rulebook) -> sql::Result<Parcel> {
     let head = connection
         .prepare_cached(
-            "SELECT collector, at, finished, outcome, message, quarantined, lists_everything, scope, withheld FROM run
-             WHERE id = ?",
+            "SELECT collector, at, finished, outcome, message, quarantined, lists_everything, scope, withheld, skew
+             FROM run WHERE id = ?",
         )?
         .query_row([number], |row| {
             Ok(Head {
@@ -264,6 +364,7 @@ fn pack(connection: &Connection, number: i64) -> sql::Result<Parcel> {
                 lists_everything: row.get(6)?,
                 scope: row.get(7)?,
                 withheld: row.get(8)?,
+                skew: row.get(9)?,
             })
         })?;
     let quarantined = connection
@@ -312,7 +413,9 @@ fn pack(connection: &Connection, number: i64) -> sql::Result<Parcel> {
         }
     }
     let at = head.at;
-    let cover = Cover { head, quarantined, ends, since, parts: bodies.len() as i64 };
+    let base = connection.query_row("SELECT base FROM agent", [], |row| row.get(0)).optional()?.unwrap_or(0);
+    let rules = rulebook.of(&head.collector).map(digest).transpose()?;
+    let cover = Cover { head, quarantined, ends, since, parts: bodies.len() as i64, rules, base };
     bodies.insert(0, json(&cover)?);
     Ok(Parcel { number, at, bodies })
 }

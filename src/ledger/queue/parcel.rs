@@ -25,6 +25,12 @@ pub(super) struct Cover {
     pub(super) since: Option<i64>,
     /// How many parts with readings follow.
     pub(super) parts: i64,
+    /// A digest of the rules that its host's own file has for it.
+    #[serde(default)]
+    pub(super) rules: Option<String>,
+    /// The last run that was sent before its file had this id.
+    #[serde(default)]
+    pub(super) base: i64,
 }
 
 /// A run, packed.
@@ -57,6 +63,9 @@ impl Cover {
         let Head { at, finished, outcome, withheld, .. } = &cover.head;
         let instants = cover.ends.iter().map(|(_, _, at)| at).chain(&cover.since).chain([at, finished]);
         check_instants(instants)?;
+        if cover.rules.as_ref().is_some_and(|rules| rules.len() > LONGEST_NAME) {
+            return Err("the digest of its rules is too long".to_owned());
+        }
         if cover.head.collector.len() > LONGEST_NAME {
             return Err(format!("the name of its collector has more than {LONGEST_NAME} bytes"));
         }

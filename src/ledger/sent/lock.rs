@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicBool;
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::config::clock::SharedClock;
 use crate::config::place::{Database, Place};
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::lease::Lease;
@@ -123,9 +124,9 @@ impl Ledger {
     }
 
     /// The same ledger, to which runs of a collector are appended whose lock had this number, whoever's agent that is.
-    pub fn of_collector(self, collector: &str, number: i64) -> Ledger {
+    pub fn of_collector(self, collector: &str, number: i64, clock: &SharedClock) -> Ledger {
         let lock = Some((Task::Collect(collector.to_owned()).lease(), number));
-        Ledger { lock, only_appends: true, ..self }
+        Ledger { lock, only_appends: true, clock: Some(clock.clone()), ..self }
     }
 }
 

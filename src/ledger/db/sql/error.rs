@@ -16,6 +16,9 @@ pub(in crate::ledger) enum Error {
     /// The connection broke, and with it the transaction that was open.
     #[error("the connection broke in the middle of a transaction, which was undone")]
     Lost,
+    /// What it came to is not known, but for a transaction that was open: that is undone.
+    #[error("no answer within {} s", .0.as_secs())]
+    NoAnswer(std::time::Duration),
     /// No connection can be made as the configuration says it.
     #[error("{0}")]
     NoWay(String),

@@ -14,6 +14,7 @@ mod sqlite;
 mod value;
 
 use std::ops::Deref;
+use std::time::Duration;
 
 pub(in crate::ledger) use error::{Error, OptionalExtension, Result};
 pub(super) use postgres::Connect;
@@ -42,6 +43,13 @@ impl Connection {
     /// A connection to a server of PostgreSQL's.
     pub(super) fn to_server(connect: Connect) -> Result<Connection> {
         postgres::Connection::open(connect).map(|connection| Connection(Engine::Postgres(connection)))
+    }
+
+    /// From now on, what a server does not answer in so long is given up.
+    pub(in crate::ledger) fn be_patient_for(&self, patience: Duration) {
+        if let Engine::Postgres(connection) = &self.0 {
+            connection.be_patient_for(patience);
+        }
     }
 
     /// What only SQLite has: pragmas, and copies of its file.

@@ -3,12 +3,15 @@
 //! The connection lives on a thread of its own, because its client waits for the network with a runtime of its own, which
 //! must not be done inside another one. Statements are prepared once, with the types of their parameters, so that the
 //! server has nothing to guess. A connection that broke is made anew at the next thing that is asked, but never within a
-//! transaction: what that had done is undone by the server, and whoever is at it is told.
+//! transaction: what that had done is undone by the server, and whoever is at it is told. One that does not answer at all is
+//! left to itself, and another made in its place.
 
-use std::cell::Cell as StdCell;
+use std::cell::{Cell as StdCell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use postgres::types::private::BytesMut;
 use postgres::types::{IsNull, Type, to_sql_checked};
@@ -19,7 +22,7 @@ use super::placeholders::numbered;
 use super::value::{Cell, Param, Params};
 
 /// Makes a connection: a new one at the beginning, and wherever one broke.
-pub(in crate::ledger::db) type Connect = Box<dyn FnMut() -> std::result::Result<Client, Error> + Send>;
+pub(in crate::ledger::db) type Connect = Arc<dyn Fn() -> std::result::Result<Client, Error> + Send + Sync>;
 
 /// What the connection's thread is to do.
 type Order = Box<dyn FnOnce(&mut Session) + Send>;
@@ -30,8 +33,15 @@ type Bound<'p> = [&'p (dyn postgres::types::ToSql + Sync)];
 /// Every statement of the ledger is one of a few hundred; more than that would be texts made of data.
 const STATEMENTS_KEPT: usize = 1000;
 
+/// A connection is there in so long, or is not to be had.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(30);
+/// Longer than the server may take for any statement: whatever takes longer hangs on the way.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(330);
+
 pub(super) struct Connection {
-    orders: mpsc::Sender<Order>,
+    connect: Connect,
+    orders: RefCell<mpsc::Sender<Order>>,
+    patience: StdCell<Duration>,
     transaction: StdCell<Transaction>,
 }
 
@@ -53,27 +63,27 @@ impl fmt::Debug for Connection {
 /// What stays on the connection's thread.
 struct Session {
     connect: Connect,
-    client: Client,
+    /// `None` until something is asked.
+    client: Option<Client>,
     prepared: HashMap<Arc<str>, postgres::Statement>,
 }
 
 impl Connection {
-    pub(super) fn open(mut connect: Connect) -> Result<Connection> {
-        let (orders, work) = mpsc::channel::<Order>();
-        let (tell, opened) = mpsc::channel();
-        std::thread::spawn(move || {
-            let client = match connect() {
-                Ok(client) => client,
-                Err(error) => return drop(tell.send(Err(error))),
-            };
-            drop(tell.send(Ok(())));
-            let mut session = Session { connect, client, prepared: HashMap::new() };
-            for order in work {
-                order(&mut session);
-            }
-        });
-        opened.recv().map_err(|_| Error::Lost)??;
-        Ok(Connection { orders, transaction: StdCell::new(Transaction::None) })
+    pub(super) fn open(connect: Connect) -> Result<Connection> {
+        let connection = Connection {
+            orders: RefCell::new(start(connect.clone())),
+            connect,
+            patience: StdCell::new(CONNECTED_WITHIN),
+            transaction: StdCell::new(Transaction::None),
+        };
+        connection.ask(|_| Ok(()))?;
+        connection.be_patient_for(ANSWERED_WITHIN);
+        Ok(connection)
+    }
+
+    /// From now on, what is not answered in so long is given up.
+    pub(super) fn be_patient_for(&self, patience: Duration) {
+        self.patience.set(patience);
     }
 
     pub(super) fn prepare(&self, sql: &str) -> Statement<'_> {
@@ -82,7 +92,7 @@ impl Connection {
 
     pub(super) fn execute_batch(&self, sql: &str) -> Result<()> {
         let sql = sql.to_owned();
-        self.ask(move |session| Ok(session.client.batch_execute(&sql)?))
+        self.ask(move |session| Ok(session.client()?.batch_execute(&sql)?))
     }
 
     pub(super) fn is_autocommit(&self) -> bool {
@@ -115,7 +125,7 @@ impl Connection {
         self.transaction.set(Transaction::None);
         // With its connection a transaction is gone, too.
         match done {
-            Err(Error::Lost) => Ok(()),
+            Err(Error::Lost | Error::NoAnswer(_)) => Ok(()),
             Err(Error::Postgres(error)) if error.is_closed() => Ok(()),
             done => done,
         }
@@ -135,8 +145,15 @@ impl Connection {
             };
             drop(tell.send(done));
         });
-        self.orders.send(order).map_err(|_| Error::Lost)?;
-        let done = answer.recv().map_err(|_| Error::Lost)?;
+        self.orders.borrow().send(order).map_err(|_| Error::Lost)?;
+        let done = answer.recv_timeout(self.patience.get()).unwrap_or_else(|error| match error {
+            RecvTimeoutError::Timeout => {
+                // Its thread ends when it is answered after all, or finds that the connection broke.
+                self.orders.replace(start(self.connect.clone()));
+                Err(Error::NoAnswer(self.patience.get()))
+            }
+            RecvTimeoutError::Disconnected => Err(Error::Lost),
+        });
         if within && done.is_err() {
             self.transaction.set(Transaction::Broken);
         }
@@ -144,17 +161,33 @@ impl Connection {
     }
 }
 
+/// A thread for a connection, which is made when something is asked.
+fn start(connect: Connect) -> mpsc::Sender<Order> {
+    let (orders, work) = mpsc::channel::<Order>();
+    std::thread::spawn(move || {
+        let mut session = Session { connect, client: None, prepared: HashMap::new() };
+        for order in work {
+            order(&mut session);
+        }
+    });
+    orders
+}
+
 impl Session {
     fn be_connected(&mut self, within_transaction: bool) -> Result<()> {
-        if !self.client.is_closed() {
+        if self.client.as_ref().is_some_and(|client| !client.is_closed()) {
             return Ok(());
         }
         if within_transaction {
             return Err(Error::Lost);
         }
         self.prepared.clear();
-        self.client = (self.connect)()?;
+        self.client = Some((self.connect)()?);
         Ok(())
+    }
+
+    fn client(&mut self) -> Result<&mut Client> {
+        self.client.as_mut().ok_or(Error::Lost)
     }
 
     fn prepared(&mut self, sql: &Arc<str>, params: &[Owned]) -> Result<postgres::Statement> {
@@ -162,7 +195,7 @@ impl Session {
             return Ok(statement.clone());
         }
         let types: Vec<Type> = params.iter().map(Owned::kind).collect();
-        let statement = self.client.prepare_typed(sql, &types)?;
+        let statement = self.client()?.prepare_typed(sql, &types)?;
         if self.prepared.len() >= STATEMENTS_KEPT {
             self.prepared.clear();
         }
@@ -210,7 +243,7 @@ impl Statement<'_> {
             }
             let params: Vec<&(dyn postgres::types::ToSql + Sync)> =
                 owned.iter().map(|param| param as &(dyn postgres::types::ToSql + Sync)).collect();
-            Ok(work(&mut session.client, &statement, &params)?)
+            Ok(work(session.client()?, &statement, &params)?)
         })
     }
 }

@@ -1,0 +1,84 @@
+//! `status` on a host whose role may only append to a shared ledger: what waits here, what has arrived, and what fails. It says
+//! nothing of amounts, which that role can't see.
+
+use std::io::Write;
+
+use serde_json::json;
+
+use super::super::exit::{Exit, Failed};
+use super::super::setup::{Setup, count};
+use super::super::text::{cut, fold, moment};
+use crate::config::place::Place;
+use crate::daemon::instance;
+use crate::ledger::queue::outbox::Outbox;
+use crate::ledger::{Ledger, LedgerTrouble};
+
+/// `None`: it is not such a role that keeps the ledger from being read.
+pub(super) fn status(setup: &Setup, as_json: bool, out: &mut dyn Write) -> Result<Option<Exit>, Failed> {
+    let Place::Database(database) = &setup.settings.ledger else { return Ok(None) };
+    let rulebook = || (*setup.rulebook).clone();
+    match Ledger::open_to_read(&setup.settings.ledger, rulebook()) {
+        Err(error) if error.kind == LedgerTrouble::Forbidden => {}
+        _ => return Ok(None),
+    }
+    let Ok(agent) = setup.settings.agent_name() else { return Ok(None) };
+    let queue = Ledger::open_to_read(setup.settings.first_place(), rulebook())?;
+    let (identity, waiting) = (queue.identity()?, queue.not_sent()?);
+    let outbox = Outbox::connect(database, &agent, &identity.file, || setup.clock.now())?;
+    let arrived = outbox.last()?;
+    let is_anothers = outbox.is_anothers(queue.last_look()?, identity.previous.as_deref())?;
+    let mut failing = Vec::new();
+    for name in setup.collectors() {
+        let last = queue.collector_report(&name)?.last.filter(|run| run.outcome == "failed");
+        failing.extend(last.map(|run| (name, run.message.unwrap_or_default())));
+    }
+    let exit = match (failing.is_empty(), waiting) {
+        (false, _) => Exit::Collector,
+        (true, 0) => Exit::Ok,
+        (true, _) => Exit::Pending,
+    };
+    let last_look = arrived.map(|(_, at)| at);
+    if as_json {
+        let failing: Vec<_> =
+            failing.iter().map(|(name, why)| json!({ "collector": name, "message": why })).collect();
+        let shown = json!({
+            "ledger": setup.settings.ledger.to_string(), "agent": agent, "appends_only": true, "waiting": waiting,
+            "name_is_taken_twice": is_anothers, "last_look": last_look.map(|at| at.to_string()), "failing": failing, "exit": exit.code(),
+        });
+        writeln!(out, "{shown:#}")?;
+        return Ok(Some(exit));
+    }
+    let mut lines = vec![match instance::running(queue.place()) {
+        Some(daemon) => format!("Daemon: {}.", daemon.name()),
+        None => "Daemon: not running.".to_owned(),
+    }];
+    lines.push(format!(
+        "Agent {agent}: the role `{}` may only append to the ledger {}. Amounts, and what Waldur holds, are shown where a role \
+         may read them.",
+        database.role, setup.settings.ledger
+    ));
+    let arrived =
+        last_look.map(|at| format!("the last look that arrived was {}", moment(at, setup.clock.now())));
+    let arrived = arrived.unwrap_or_else(|| "nothing has arrived yet".to_owned());
+    lines.push(format!("Sent: {arrived}; {} here.", waiting_in_words(waiting)));
+    if is_anothers {
+        lines.push(format!(
+            "Another host sends as the agent {agent}: name one of them otherwise (`agent:`); until then nothing of this one is \
+             sent."
+        ));
+    }
+    for (name, why) in failing {
+        lines.push(format!("Collector {name} failed: {}", cut(&why, 200)));
+    }
+    for line in lines {
+        writeln!(out, "{}", fold(&line, 2))?;
+    }
+    Ok(Some(exit))
+}
+
+fn waiting_in_words(runs: i64) -> String {
+    match usize::try_from(runs) {
+        Ok(runs) if runs > 0 => format!("{} waiting", count(runs, "run")),
+        _ => "nothing waits".to_owned(),
+    }
+}

@@ -1,0 +1,95 @@
+//! Counters and gauges that two agents seem to read of one source. What two hosts measure adds up, as it should; where they
+//! read the same, it is counted twice. Readings with ids tell it by those (`same_ids`), these by what can't be chance: several
+//! values, or the beginning of a life, that are the same under the same labels. It holds nothing: it is a sign, no proof.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::ledger::db::columns::micros;
+use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::sql::{self, Connection, params};
+use crate::ledger::db::{Ledger, LedgerError};
+
+/// How far back it looks.
+const WITHIN: SignedDuration = SignedDuration::from_hours(24);
+/// A value of so few characters may be the same by chance.
+const SHORTEST: i64 = 4;
+/// So many values that are the same are no chance.
+const ENOUGH: i64 = 3;
+
+/// The same readings of one collector, by two agents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Twice {
+    pub collector: String,
+    pub reading: String,
+    /// Of one of the series.
+    pub labels: String,
+    pub agents: [String; 2],
+}
+
+impl std::fmt::Display for Twice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Twice { collector, reading, labels, agents: [one, other] } = self;
+        let one = if one.is_empty() { "the agent that runs it once for all" } else { one };
+        write!(
+            f,
+            "the collector {collector} reads the same `{reading}` on {one} and on {other} (such as {labels}): if that is one \
+             source, its usage is counted twice. Have one of them read it, or `once: true` under a new name"
+        )
+    }
+}
+
+impl Ledger {
+    /// What two agents seem to read of one source, one of each collector and reading.
+    pub fn read_twice(&self, now: Timestamp) -> Result<Vec<Twice>, LedgerError> {
+        if self.place().file().is_some() {
+            return Ok(Vec::new());
+        }
+        self.look(|connection| twice(connection, now))
+    }
+
+    /// Tells of what two agents seem to read of one source, once each.
+    pub fn tell_read_twice(&mut self, now: Timestamp) -> Result<(), LedgerError> {
+        let found = self.read_twice(now)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        self.transact(|connection, _| {
+            for words in found.iter().map(Twice::to_string) {
+                if !connection.prepare("SELECT 1 FROM event WHERE words = ?")?.exists([&words])? {
+                    tell(connection, About::default(), EventKind::Readings, &words, now)?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+fn twice(connection: &Connection, now: Timestamp) -> sql::Result<Vec<Twice>> {
+    let since = micros(now.saturating_sub(WITHIN).unwrap_or(Timestamp::MIN));
+    connection
+        .prepare(
+            "WITH recent AS (
+                SELECT series.source, series.labels, series.agent, reading.value, reading.began
+                FROM reading JOIN series ON series.id = reading.series JOIN source ON source.id = series.source
+                WHERE reading.at >= ?1 AND reading.value IS NOT NULL AND source.kind IN ('counter', 'gauge')),
+             same AS (
+                SELECT source, labels, min(agent) AS one, max(agent) AS other FROM recent
+                WHERE length(value) >= ?2 GROUP BY source, labels, value HAVING count(DISTINCT agent) > 1),
+             found AS (
+                SELECT source, labels, one, other FROM same GROUP BY source, labels, one, other HAVING count(*) >= ?3
+                UNION SELECT source, labels, min(agent), max(agent) FROM recent
+                WHERE began IS NOT NULL GROUP BY source, labels, began HAVING count(DISTINCT agent) > 1)
+             SELECT source.collector, source.name, min(found.labels), min(one), min(other)
+             FROM found JOIN source ON source.id = found.source
+             GROUP BY source.collector, source.name ORDER BY source.collector, source.name",
+        )?
+        .query_map(params![since, SHORTEST, ENOUGH], |row| {
+            Ok(Twice {
+                collector: row.get(0)?,
+                reading: row.get(1)?,
+                labels: row.get(2)?,
+                agents: [row.get(3)?, row.get(4)?],
+            })
+        })?
+        .collect()
+}

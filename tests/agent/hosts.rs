@@ -1,0 +1,68 @@
+//! A shared ledger's agents in tests: their configurations, their roles, and what they are asked to do.
+#![allow(dead_code, reason = "not every test needs all of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use super::agent::*;
+use super::server::Server;
+
+/// Another hour, used up on the 9th.
+pub(crate) fn hours(id: &str, seconds: &str) -> Value {
+    job("cpu_seconds", id, "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", seconds, &[])
+}
+
+/// The usual world, with its ledger there.
+pub(crate) fn world(ledger: &str) -> World {
+    let world = World::new(CURRENT);
+    configure(&world, "agent.yaml", "hv1", "readings", ledger);
+    world
+}
+
+/// The configuration of an agent that submits, whose collector prints a file.
+pub(crate) fn configure(world: &World, name: &str, agent: &str, readings: &str, ledger: &str) {
+    let waldur = world.head("").lines().take(3).fold(String::new(), |head, line| head + line + "\n");
+    let submit = "submit: { schedule: every 1s }\n";
+    write_config(world, name, agent, readings, &format!("{waldur}ledger: {ledger}\n{submit}"));
+}
+
+/// The configuration of an agent that only collects.
+pub(crate) fn configure_host(world: &World, agent: &str, ledger: &str) {
+    let (name, readings) = (format!("{agent}.yaml"), format!("{agent}.readings"));
+    world.write(&readings, "");
+    write_config(world, &name, agent, &readings, &format!("ledger: {ledger}\n"));
+}
+
+pub(crate) fn write_config(world: &World, name: &str, agent: &str, readings: &str, head: &str) {
+    let collector = world.collector("source", readings, &cpu_hours_of_a()).replace("\"@hourly\"", "every 1s");
+    world.write(name, &format!("{head}{}collectors:\n{collector}", world.shared(agent)));
+}
+
+/// A command of the agent with this configuration.
+pub(crate) fn agent_of(world: &World, config: &str, arguments: &[&str]) -> Done {
+    let config = world.path(config).display().to_string();
+    world.agent(&[&["--config", &config], arguments].concat())
+}
+
+/// A daemon of the agent with this configuration.
+pub(crate) fn daemon_of(world: &World, config: &str) -> Daemon {
+    let path = world.path(config).display().to_string();
+    let log = world.path(&format!("{config}.log"));
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+    let mut command = world.command(&["--config", &path, "run"]);
+    let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
+    Daemon { child, log }
+}
+
+/// Roles for hosts of these names, who may append and nothing else.
+pub(crate) fn hosts(server: &Server, world: &World, names: &[&str]) {
+    let grants = world.agent(&["ledger", "init"]).exits(0).out;
+    server.sql("bill", "CREATE ROLE reader LOGIN; CREATE ROLE submitter LOGIN; CREATE ROLE appender");
+    server.sql("bill", &grants);
+    for name in names {
+        server.sql("bill", &format!("CREATE ROLE {name} LOGIN; GRANT appender TO {name}"));
+        configure_host(world, name, &server.url("bill", name));
+    }
+}
