@@ -3,13 +3,13 @@
 //!
 //! A switch of plan that was noticed only after its month was over cuts nothing: what was reported then stands (law 7).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use jiff::Timestamp;
 
 use super::place::placed;
-use super::targets::{Mapping, mappings};
+use super::targets::{Mapping, mappings, mappings_of_all};
 use crate::ledger::db::columns::instant;
 use crate::ledger::db::rules::{InForce, Version};
 use crate::ledger::db::sql::{self, Connection, ToSql};
@@ -126,7 +126,15 @@ impl<'a> Timelines<'a> {
                 targets.insert((row.get(0)?, row.get(1)?), row.get(2)?);
                 Ok(())
             },
-        )
+        )?;
+        let unknown = self.targets.values().flatten().filter(|target| !self.mappings.contains_key(target));
+        let unknown: BTreeSet<i64> = unknown.copied().collect();
+        let unknown: Vec<i64> = unknown.into_iter().collect();
+        let mut found = mappings_of_all(self.connection, &unknown)?;
+        for target in unknown {
+            self.mappings.insert(target, found.remove(&target).unwrap_or_default().into());
+        }
+        Ok(())
     }
 
     /// Where a version of the rules places a series.

@@ -3,14 +3,14 @@
 //! What was counted for a target belongs to the resource that it was at that time. A change takes nothing from a month that
 //! is over. It never asks Waldur; it is told what was listed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
-use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, ToSql, params};
 use crate::metering::meter::Target;
 use crate::metering::period::BillingZone;
 
@@ -238,10 +238,30 @@ pub(super) fn map(
 
 /// The resources that a target was, in the order of time.
 pub(in crate::ledger) fn mappings(connection: &Connection, target: i64) -> sql::Result<Vec<Mapping>> {
-    connection
-        .prepare_cached("SELECT since, resource FROM target_resource WHERE target = ? ORDER BY since")?
-        .query_map([target], |row| Ok(Mapping { since: instant(row.get(0)?), resource: row.get(1)? }))?
-        .collect()
+    mappings_of_all(connection, &[target]).map(|mut found| found.remove(&target).unwrap_or_default())
+}
+
+/// The same of each of these targets; none of one that never was a resource.
+pub(super) fn mappings_of_all(
+    connection: &Connection,
+    targets: &[i64],
+) -> sql::Result<HashMap<i64, Vec<Mapping>>> {
+    let mut all: HashMap<i64, Vec<Mapping>> = HashMap::new();
+    let rows: Vec<[&dyn ToSql; 1]> = targets.iter().map(|target| [target as &dyn ToSql]).collect();
+    connection.query_rows(
+        "SELECT target_resource.target, target_resource.since, target_resource.resource
+         FROM (VALUES {rows}) v CROSS JOIN target_resource WHERE target_resource.target = v.column1",
+        &rows,
+        |row| {
+            let mapping = Mapping { since: instant(row.get(1)?), resource: row.get(2)? };
+            all.entry(row.get(0)?).or_default().push(mapping);
+            Ok(())
+        },
+    )?;
+    for mappings in all.values_mut() {
+        mappings.sort_unstable_by_key(|mapping| mapping.since);
+    }
+    Ok(all)
 }
 
 /// For how long it was this resource between two instants, in microseconds.

@@ -56,6 +56,44 @@ fn what_a_holder_of_an_older_turn_learns_is_a_doubt_and_what_it_means_to_send_is
 }
 
 #[test]
+fn of_several_numbers_of_one_line_that_are_noted_together_the_last_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut ledger, key) = two_hours_used(&folder);
+    let later = at(LATER);
+    let share = |amount: &str| Amount { user: "alice".to_owned(), ..total("cpu_hours", amount) };
+    let mut ids = Vec::new();
+    for amount in ["1.00", "2.00"] {
+        ids.extend(ledger.intend(totals(key, &[total("cpu_hours", amount), share(amount)]), later).unwrap());
+    }
+    ledger.conclude(&ids, Outcome::Accepted, "", later).unwrap();
+    let statement = ledger.statement(key).unwrap().unwrap();
+    let share = &statement.users[&("cpu_hours".to_owned(), "alice".to_owned())];
+    for entry in [&statement.components["cpu_hours"], share] {
+        assert_eq!(entry.held().to_string(), "2.00");
+        assert_eq!(entry.open, []);
+    }
+    assert!(ledger.pending(later).unwrap().is_empty());
+    let sent: Vec<(String, String, Option<String>)> = ledger
+        .accepted_after(0, None)
+        .unwrap()
+        .into_iter()
+        .map(|one| (one.user, one.amount.to_string(), one.was.map(|was| was.to_string())))
+        .collect();
+    let number = |user: &str, amount: &str, was: Option<&str>| {
+        (user.to_owned(), amount.to_owned(), was.map(str::to_owned))
+    };
+    assert_eq!(
+        sent,
+        [
+            number("", "1.00", None),
+            number("alice", "1.00", None),
+            number("", "2.00", Some("1.00")),
+            number("alice", "2.00", Some("1.00")),
+        ]
+    );
+}
+
+#[test]
 fn a_holder_of_an_older_turn_adopts_nothing_and_closes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (mut old, key) = two_hours_used(&folder);
