@@ -571,7 +571,8 @@ fn a_clock_that_jumps() {
     at.world.in_time("the log", || at.daemon.log().contains("of its runs were missed since"));
     assert!(at.daemon.log().contains("clock was set"), "{}", at.daemon.log());
     assert!(at.number("collector_runs_missed_total{collector=\"source\"}") > 0);
-    at.world.agent(&["status", "--all"]).says("Collector source: missed ");
+    // Once the run that found out is recorded.
+    until("status", || at.world.agent(&["status", "--all"]).out.contains("Collector source: missed "));
     at.world.agent(&["recount"]).exits(0);
     at.goes_on(&["cpu_hours 2026-11 2.50"]);
     at.daemon.kill();
@@ -602,7 +603,8 @@ fn a_daemon_that_was_killed() {
         });
         missed.unwrap().parse::<u64>().unwrap() > 0
     });
-    at.world.agent(&["status", "--all"]).says("Collector source: missed ");
+    // Once the run that found out is recorded.
+    until("status", || at.world.agent(&["status", "--all"]).out.contains("Collector source: missed "));
     let second = std::cell::Cell::new(0);
     until("its report", || {
         second.set(second.get() + 2);
