@@ -210,6 +210,13 @@ fn a_reading_whose_kind_changes_is_told_with_the_way_on() {
         told("2026-11-10T12:17:00Z").exits(0);
         assert_eq!(world.rows(A), ["cpu 2026-11 3.00", "ram 2026-11 1.00"], "{api}");
         world.agent(&["recount"]).exits(0);
+        // What the counter has measured already is not counted once more.
+        let earlier = hours("0", "11-10T11:00", "11-10T12:04", "1");
+        lines(&world, "jobs", &[both[0].clone(), both[1].clone(), earlier]);
+        world.now("2026-11-10T12:18:00Z");
+        let done = world.flush().exits(65);
+        world.with_status(done).tells(&["2026-11-10T12:05:00Z", "twice"]);
+        assert_eq!(world.rows(A), ["cpu 2026-11 3.00", "ram 2026-11 1.00"], "{api}");
     }
 }
 

@@ -177,14 +177,13 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         let (period, plan) = (period.to_owned(), plan.to_owned());
-        self.transact(|connection, in_force| {
+        self.transact(|connection, _| {
             connection.execute(
                 "INSERT INTO plan_look (resource, period, plan, at, found) VALUES (?1, ?2, ?3, ?4, -1)
                  ON CONFLICT (resource) DO UPDATE SET period = ?2, plan = ?3, at = ?4, found = -1",
                 params![resource.to_string(), period, plan, micros(now)],
             )?;
-            let month = in_force.zone.start(in_force.zone.period_of(now));
-            targets::settle_mappings(connection, &resource.to_string(), (None, month))?;
+            targets::settle_mappings(connection, &resource.to_string(), None)?;
             Ok(())
         })
     }
@@ -513,7 +512,7 @@ pub(in crate::ledger) fn put_plan_periods(
     let month = in_force.zone.period_of(now);
     let after: BTreeSet<Timestamp> = plan_cuts(connection, &in_force.zone, &uuid)?.into_iter().collect();
     let mut recount = (before != after).then_some(month);
-    let settled = targets::settle_mappings(connection, &uuid, (first, in_force.zone.start(month)))?;
+    let settled = targets::settle_mappings(connection, &uuid, first)?;
     if let Some((earliest, _)) = &settled {
         recount = Some(in_force.zone.period_of(*earliest).min(month));
     }

@@ -115,6 +115,8 @@ struct Source {
     kind: Kind,
     /// Sources of other collectors with readings of the same name.
     others: Rc<[i64]>,
+    /// Up to here the same was measured by readings of another kind, of a collector that this one continues.
+    after: Option<i64>,
 }
 
 /// Puts the readings of one run where they belong.
@@ -192,6 +194,17 @@ impl<'a> Store<'a> {
                 "it is a {kind}, but earlier readings of that name were a {}: give it another name, or rename the \
                  collector (with `continues:` where what it has measured is to go on)",
                 source.kind
+            )));
+        }
+        let begins = match kind {
+            Kind::Total => micros(self.in_force.zone.start(self.in_force.zone.period_of(instant(start)))),
+            _ => start,
+        };
+        if let Some(after) = source.after.filter(|after| begins < *after) {
+            return Ok(Err(format!(
+                "it reaches back before {}, up to which the same was measured as readings of another kind by the collector \
+                 that this one continues: it would be counted twice",
+                instant(after)
             )));
         }
         Ok(Ok(source))
@@ -412,7 +425,11 @@ impl<'a> Store<'a> {
             .query_map(params![name, id], |row| row.get(0))?
             .collect::<sql::Result<Vec<_>>>()?
             .into();
-        let source = Source { id, kind: text.parse().unwrap_or(kind), others };
+        let after = self
+            .connection
+            .prepare_cached(&format!("SELECT {MEASURED_BEFORE} FROM source WHERE id = ?"))?
+            .query_row([id], |row| row.get(0))?;
+        let source = Source { id, kind: text.parse().unwrap_or(kind), others, after };
         self.sources.insert(name.to_owned(), source.clone());
         Ok(source)
     }
@@ -499,7 +516,7 @@ impl<'a> Store<'a> {
             )?
             .query_map([&self.run.collector, &self.run.agent], |row| {
                 let kind = row.get::<_, String>(2)?.parse().unwrap_or(Kind::Gauge);
-                let source = Source { id: row.get(1)?, kind, others: Rc::default() };
+                let source = Source { id: row.get(1)?, kind, others: Rc::default(), after: None };
                 Ok((row.get(0)?, source, row.get(3)?, row.get(4)?))
             })?
             .filter(|row| {
@@ -542,7 +559,8 @@ impl<'a> Store<'a> {
             })
             .optional()?;
         let Some((series, source)) = known else { return Ok(()) };
-        let met = self.met(series, &Source { id: source, kind: Kind::Gauge, others: Rc::default() })?;
+        let met =
+            self.met(series, &Source { id: source, kind: Kind::Gauge, others: Rc::default(), after: None })?;
         self.known.keep()?;
         let read = self
             .connection
@@ -565,6 +583,12 @@ impl<'a> Store<'a> {
     }
 }
 
+/// The last reading of another kind that a source's name had in a collector that its own continues.
+const MEASURED_BEFORE: &str =
+    "(SELECT max(series.last) FROM source AS former JOIN series ON series.source = former.id
+    WHERE former.collector = source.collector AND former.name = source.name AND former.kind <> source.kind
+        AND former.continued = 1)";
+
 /// The sources of a collector, by the names of their readings.
 fn sources(connection: &Connection, collector: &str) -> sql::Result<HashMap<String, Source>> {
     let mut others: HashMap<i64, Vec<i64>> = HashMap::new();
@@ -577,12 +601,14 @@ fn sources(connection: &Connection, collector: &str) -> sql::Result<HashMap<Stri
         others.entry(row.get(0)?).or_default().push(row.get(1)?);
     }
     connection
-        .prepare_cached("SELECT name, id, kind FROM source WHERE collector = ? AND continued = 0")?
+        .prepare_cached(&format!(
+            "SELECT name, id, kind, {MEASURED_BEFORE} FROM source WHERE collector = ? AND continued = 0"
+        ))?
         .query_map([collector], |row| {
             let id: i64 = row.get(1)?;
             let kind = row.get::<_, String>(2)?.parse().map_err(|error: String| unreadable(2, error))?;
             let others = others.remove(&id).unwrap_or_default().into();
-            Ok((row.get(0)?, Source { id, kind, others }))
+            Ok((row.get(0)?, Source { id, kind, others, after: row.get(3)? }))
         })?
         .collect()
 }

@@ -162,13 +162,13 @@ pub(super) fn map_first(
 }
 
 /// Takes a look at the plan periods of a resource that has a backend id which a terminated one had: it is its from their
-/// first start on (`first`), and where something may have been billed otherwise, at the earliest from the start of the
-/// running month on. Where there are none, it stays as it was noted: what was billed by it is not moved later on. Returns
-/// the earliest instant for which anything changes, and the resources that it changes for.
+/// first start on (`first`), but never from before the last listing that still had it otherwise. Where there are none, it
+/// stays as it was noted: what was billed by it is not moved later on. Returns the earliest instant for which anything
+/// changes, and the resources that it changes for.
 pub(super) fn settle_mappings(
     connection: &Connection,
     resource: &str,
-    (first, month): (Option<Timestamp>, Timestamp),
+    first: Option<Timestamp>,
 ) -> sql::Result<Option<(Timestamp, BTreeSet<String>)>> {
     let provisional: Vec<(i64, i64)> = connection
         .prepare_cached("SELECT target, since FROM target_resource WHERE resource = ? AND provisional = 1")?
@@ -189,7 +189,7 @@ pub(super) fn settle_mappings(
             None => since,
             // Nothing was billed by one that was noted together with it.
             Some(first) if is_new => micros(first),
-            Some(first) => micros(first.max(month)),
+            Some(first) => micros(first).max(since),
         };
         let from = start.max(before.saturating_add(1));
         connection.execute(

@@ -252,6 +252,20 @@ impl Ledger {
         done
     }
 
+    /// Looks at much of the ledger as it was at one instant, whatever others write meanwhile.
+    pub(super) fn at_one_instant<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> sql::Result<T>,
+    ) -> Result<T, LedgerError> {
+        if !self.connection.is_autocommit() {
+            return self.look(work);
+        }
+        self.look(Connection::begin_reading)?;
+        let done = self.look(work);
+        self.look(Connection::roll_back)?;
+        done
+    }
+
     /// Whether this agent may still write: nothing of what one writes counts whose place another has taken.
     fn check_post(&self) -> Result<(), LedgerError> {
         let Some((name, number)) = &self.post else { return Ok(()) };

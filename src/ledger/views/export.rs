@@ -45,13 +45,12 @@ impl Ledger {
         period: BillingPeriod,
         mut take: impl FnMut(Exported) -> Result<(), E>,
     ) -> Result<(), E> {
-        let handed = self.look(|connection| {
+        let handed = self.at_one_instant(|connection| {
             let mut query = connection.prepare_cached(
                 "SELECT statement.resource, statement.period, statement.part FROM statement
                  LEFT JOIN resource ON resource.uuid = statement.resource WHERE statement.period = ?1
                  ORDER BY resource.customer, resource.project, resource.name, statement.resource, statement.part",
             )?;
-            // As long as this is open, every look-up sees the ledger as it is now.
             let mut rows = query.query([period.to_string()])?;
             loop {
                 let mut keys = Vec::with_capacity(READ_TOGETHER);
