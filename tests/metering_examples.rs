@@ -14,8 +14,8 @@ use waldur_usage_agent::metering::measure::{Hold, Interpolation, Measure, OnGap,
 use waldur_usage_agent::metering::meter::{Aggregate, Meter};
 use waldur_usage_agent::metering::period::{BillingZone, Segment, Timeline};
 use waldur_usage_agent::metering::reading::{Epoch, Kind};
+use waldur_usage_agent::metering::series_state::SeriesState;
 use waldur_usage_agent::metering::statement::Amounts;
-use waldur_usage_agent::metering::trail::Trail;
 use waldur_usage_agent::metering::weighing::Weighing;
 
 const PAGE: &str = include_str!("../docs/metering.md");
@@ -175,7 +175,7 @@ fn the_worked_examples_of_the_page_hold() {
     for row in rows {
         let [name, place, meter, readings, expected, posted] = row.try_into().unwrap();
         let example = Example::new(&place, &meter);
-        let mut trail = Trail::default();
+        let mut trail = SeriesState::default();
         let mut quantities: BTreeMap<Segment, Quantity> = BTreeMap::new();
         for text in readings.split(';') {
             for (segment, part) in trail.advance(example.measure, example.point(text), &example.timeline) {
@@ -276,7 +276,7 @@ fn the_opening_balances_of_the_page_hold() {
             series.entry(user.to_owned()).or_default().push(text.to_owned());
         }
         for (user, texts) in series {
-            let mut trail = Trail::default();
+            let mut trail = SeriesState::default();
             let mut after = Quantity::default();
             for text in texts {
                 for (segment, part) in trail.advance(example.measure, example.point(&text), &example.timeline)
@@ -316,7 +316,7 @@ fn what_is_carried_forward_on_the_page_holds() {
 fn a_petabyte_over_a_month_is_exact() {
     let timeline = Timeline::new(BillingZone::utc(), Vec::new());
     let measure = Measure::Integral(Hold::default(), None);
-    let mut trail = Trail::default();
+    let mut trail = SeriesState::default();
     let mut quantity = Quantity::default();
     let start = timeline.zone().start("2026-01".parse().unwrap());
     for minute in 0..=31 * 24 * 12 {
@@ -350,7 +350,7 @@ fn a_year_of_ten_thousand_cores_in_microseconds_is_exact() {
         epoch: Epoch::default(),
         run: RunFacts::default(),
     };
-    let mut trail = Trail::default();
+    let mut trail = SeriesState::default();
     trail.advance(Measure::Increase(None), point(at("2028-01"), "0"), &timeline);
     // 366 x 86,400 x 1e6 x 10,000
     let parts = trail.advance(Measure::Increase(None), point(at("2029-01"), "316224000000000000"), &timeline);

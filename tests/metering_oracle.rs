@@ -18,7 +18,7 @@ use waldur_usage_agent::metering::measure::{
 };
 use waldur_usage_agent::metering::period::{BillingZone, Segment, Timeline};
 use waldur_usage_agent::metering::reading::Epoch;
-use waldur_usage_agent::metering::trail::Trail;
+use waldur_usage_agent::metering::series_state::SeriesState;
 
 use oracle::calendar::Calendar;
 use oracle::{Gauge, Observation, Rule, fraction};
@@ -242,7 +242,13 @@ fn rule(measure: Measure) -> Rule {
 
 type Counted = BTreeMap<Segment, Quantity>;
 
-fn fold(trail: &mut Trail, counted: &mut Counted, measure: Measure, points: &[Point], timeline: &Timeline) {
+fn fold(
+    trail: &mut SeriesState,
+    counted: &mut Counted,
+    measure: Measure,
+    points: &[Point],
+    timeline: &Timeline,
+) {
     for point in points {
         for (segment, part) in trail.advance(measure, point.clone(), timeline) {
             counted.entry(segment).or_default().absorb(part);
@@ -252,7 +258,7 @@ fn fold(trail: &mut Trail, counted: &mut Counted, measure: Measure, points: &[Po
 
 fn recount(measure: Measure, points: &[Point], timeline: &Timeline) -> Counted {
     let mut counted = Counted::new();
-    fold(&mut Trail::default(), &mut counted, measure, points, timeline);
+    fold(&mut SeriesState::default(), &mut counted, measure, points, timeline);
     counted
 }
 
@@ -403,7 +409,7 @@ proptest! {
         ][which];
         let points = points(&frame, &steps, shape);
         let timeline = Timeline::new(ZONES[frame.zone].zone.clone(), Vec::new());
-        let mut trail = Trail::default();
+        let mut trail = SeriesState::default();
         let mut counted = Counted::new();
         for (index, point) in points.iter().enumerate() {
             if stops >> index & 1 == 1 {
@@ -449,7 +455,7 @@ proptest! {
             ),
         ];
         for (shape, measures) in of_shapes {
-            let mut trails = vec![Trail::default(); measures.len()];
+            let mut trails = vec![SeriesState::default(); measures.len()];
             for point in points(&frame, &steps, shape) {
                 for (trail, measure) in trails.iter_mut().zip(&measures) {
                     trail.advance(*measure, point.clone(), &timeline);

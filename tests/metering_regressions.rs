@@ -9,7 +9,7 @@ use waldur_usage_agent::metering::measure::{
 };
 use waldur_usage_agent::metering::period::{BillingZone, Timeline};
 use waldur_usage_agent::metering::reading::Epoch;
-use waldur_usage_agent::metering::trail::Trail;
+use waldur_usage_agent::metering::series_state::SeriesState;
 
 fn at(minute: i64) -> Timestamp {
     Timestamp::from_second(1_768_000_000 + 60 * minute).unwrap()
@@ -35,7 +35,7 @@ fn began(minute: i64) -> Epoch {
 
 fn count(measure: Measure, points: &[Point]) -> Quantity {
     let timeline = Timeline::new(BillingZone::utc(), Vec::new());
-    let mut trail = Trail::default();
+    let mut trail = SeriesState::default();
     let mut counted = Quantity::default();
     for point in points {
         for (_, part) in trail.advance(measure, point.clone(), &timeline) {
@@ -299,7 +299,7 @@ fn a_reading_beyond_at_most_is_held_and_later_ones_count() {
 #[test]
 fn a_trail_as_text_is_small_and_says_all() {
     let timeline = Timeline::new(BillingZone::utc(), Vec::new());
-    let mut trail = Trail::default();
+    let mut trail = SeriesState::default();
     assert_eq!(serde_json::to_string(&trail).unwrap(), "{}");
     let texts = [
         (point(0, "1000"), r#"{"last":{"at":1768000000000000,"value":"1000"}}"#),
@@ -322,7 +322,7 @@ fn a_trail_as_text_is_small_and_says_all() {
     for (point, text) in texts {
         trail.advance(Measure::Increase(None), point, &timeline);
         assert_eq!(serde_json::to_string(&trail).unwrap(), text);
-        assert_eq!(serde_json::from_str::<Trail>(text).unwrap(), trail);
+        assert_eq!(serde_json::from_str::<SeriesState>(text).unwrap(), trail);
     }
     let run = RunFacts {
         previous: Some(at(0)),
@@ -349,7 +349,7 @@ fn the_name_of_a_measure_says_all_that_decides_it() {
                     let points: Vec<Point> = [(0, "1"), (1, "5"), (3, "2"), (6, "7"), (10, "0")]
                         .map(|(minute, value)| Point { run, ..point(minute, value) })
                         .into();
-                    let mut trail = Trail::default();
+                    let mut trail = SeriesState::default();
                     let counted: Vec<_> =
                         points.into_iter().flat_map(|p| trail.advance(measure, p, &timeline)).collect();
                     let before = names.insert(measure.name(), counted.clone());

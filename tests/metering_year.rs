@@ -13,7 +13,7 @@ use waldur_usage_agent::metering::exact::Exact;
 use waldur_usage_agent::metering::measure::{Hold, Interpolation, Measure, Point, Quantity, RunFacts};
 use waldur_usage_agent::metering::period::{BillingZone, Segment, Timeline};
 use waldur_usage_agent::metering::reading::Epoch;
-use waldur_usage_agent::metering::trail::Trail;
+use waldur_usage_agent::metering::series_state::SeriesState;
 
 use oracle::calendar::{Calendar, Stretch};
 
@@ -59,7 +59,7 @@ impl Year {
     }
 
     fn count(&self, measure: Measure, points: impl Iterator<Item = Point>) -> Vec<Quantity> {
-        let mut trail = Trail::default();
+        let mut trail = SeriesState::default();
         let mut counted: BTreeMap<Segment, Quantity> = BTreeMap::new();
         for point in points {
             for (segment, part) in trail.advance(measure, point, &self.timeline) {

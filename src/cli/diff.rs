@@ -21,7 +21,7 @@ use crate::ledger::SharedLedger;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::compare::{Compare, Comparison, compare};
 use crate::submitter::discover::known_resource;
-use crate::submitter::pause::Standing;
+use crate::submitter::pause::ServerStatus;
 
 /// Show where the ledger and Waldur differ.
 ///
@@ -71,7 +71,7 @@ impl Diff {
         for resource in &self.resources {
             only.insert(find(&ledger, resource)?.0);
         }
-        let mut blind = Standing::of(&ledger)?.without_role;
+        let mut blind = ServerStatus::of(&ledger)?.without_role;
         if !only.is_empty() {
             let mut asked_about = BTreeSet::new();
             for resource in &only {

@@ -56,8 +56,12 @@ impl Failed {
 impl From<crate::ledger::LedgerError> for Failed {
     fn from(error: crate::ledger::LedgerError) -> Self {
         let exit = match error.kind {
-            crate::ledger::LedgerTrouble::Unusable | crate::ledger::LedgerTrouble::Forbidden => Exit::Config,
-            crate::ledger::LedgerTrouble::Passing | crate::ledger::LedgerTrouble::Superseded => Exit::Pending,
+            crate::ledger::LedgerErrorKind::Unusable | crate::ledger::LedgerErrorKind::Forbidden => {
+                Exit::Config
+            }
+            crate::ledger::LedgerErrorKind::Passing | crate::ledger::LedgerErrorKind::Superseded => {
+                Exit::Pending
+            }
         };
         Failed::new(exit, error.to_string())
     }

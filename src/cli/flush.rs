@@ -164,7 +164,7 @@ impl Flush {
             .with(move |ledger| {
                 ledger.state(now)?;
                 let left = Left::of(ledger, &collectors)?;
-                Ok((left, pause::Standing::of(ledger)?, NextTry::of(ledger, now)?))
+                Ok((left, pause::ServerStatus::of(ledger)?, NextTry::of(ledger, now)?))
             })
             .await?;
         exit = exit.min(standing::exit(&left, &server));

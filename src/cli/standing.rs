@@ -10,7 +10,7 @@ use crate::submitter::next_try::NextTry;
 use crate::submitter::pause;
 
 /// While the server is left alone after a failure, what it holds can't be compared with what it should: that is pending, too.
-pub(super) fn exit(left: &Left, server: &pause::Standing) -> Exit {
+pub(super) fn exit(left: &Left, server: &pause::ServerStatus) -> Exit {
     if left.pending > 0 || server.paused.is_some() {
         Exit::Pending
     } else if left.held + left.parked + left.stranded + left.quarantined + left.implausible > 0

@@ -125,18 +125,18 @@ impl Part {
                 woken = self.wait_until(again, now) => woken,
                 () = recorded.notified() => Woken::Due,
             };
-            let hurried = match woken {
+            let run_now_asked = match woken {
                 Woken::Stopped => return,
-                Woken::Hurry => true,
+                Woken::RunNow => true,
                 Woken::Due => false,
             };
             // Each host at another moment, and each time at another.
             let millis = fastrand::u64(..=u64::try_from(spread.as_millis()).unwrap_or(0));
-            if !hurried && self.pause(Duration::from_millis(millis)).await == Woken::Stopped {
+            if !run_now_asked && self.pause(Duration::from_millis(millis)).await == Woken::Stopped {
                 return;
             }
             let sent = forwarder.send(&self.ledger).await;
-            self.pulse.note_ledger(LedgerWork::Forward, sent.as_ref().err());
+            self.stats.note_ledger(LedgerWork::Forward, sent.as_ref().err());
             match sent {
                 Ok(Forwarded { skew, .. }) => {
                     spread = self.agent.settings.queue.jitter;
@@ -144,7 +144,7 @@ impl Part {
                         tracing::info!("What was recorded is sent to the ledger again.");
                         told.clear();
                     }
-                    self.pulse.note_skew(skew);
+                    self.stats.note_skew(skew);
                     if (skew.abs() > CLOCKS_AGREE) != skewed {
                         skewed = !skewed;
                         tell_skew(skew, skewed);

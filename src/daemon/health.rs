@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Agent, Pulse};
+use super::{Agent, Stats};
 use crate::ledger::{LedgerError, SharedLedger};
-use crate::submitter::pause::{Cause, Standing};
+use crate::submitter::pause::{Cause, ServerStatus};
 
 /// Less room on the ledger's disk is told, in bytes: the alert fires there, too.
 pub const LITTLE_ROOM: i64 = 200_000_000;
@@ -18,13 +18,13 @@ pub const LITTLE_ROOM: i64 = 200_000_000;
 pub(super) struct Shared {
     pub(super) agent: Agent,
     pub(super) ledger: SharedLedger,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) stats: Arc<Stats>,
 }
 
 impl Shared {
     /// The ledger, as far as this agent has it: on a host that only collects, or stands by, what waits there.
     pub(super) fn books(&self) -> SharedLedger {
-        self.pulse.books().unwrap_or_else(|| self.ledger.clone())
+        self.stats.books().unwrap_or_else(|| self.ledger.clone())
     }
 }
 
@@ -50,10 +50,10 @@ pub(super) fn health(shared: &Shared) -> String {
 /// How many statements are pending; or why nothing can be recorded or reported.
 pub(super) async fn readiness(shared: &Shared) -> Result<usize, Vec<String>> {
     let books = shared.books();
-    let asked =
-        books.with(|ledger| Ok::<_, LedgerError>((ledger.pending_as_stated()?.len(), Standing::of(ledger)?)));
+    let asked = books
+        .with(|ledger| Ok::<_, LedgerError>((ledger.pending_as_stated()?.len(), ServerStatus::of(ledger)?)));
     let (pending, server) = asked.await.map_err(|error| vec![error.to_string()])?;
-    let mut reasons: Vec<String> = shared.pulse.ledger_error().iter().map(ToString::to_string).collect();
+    let mut reasons: Vec<String> = shared.stats.ledger_error().iter().map(ToString::to_string).collect();
     let place = &shared.agent.settings.ledger;
     if reasons.is_empty() && place.file().and_then(free) == Some(0) {
         reasons.push(format!("no space left on the disk of the ledger {place}"));

@@ -56,7 +56,7 @@ impl Part {
             if awaited.is_empty() || is_over || *self.stopped.borrow() {
                 break of_month.into_iter().filter(|look| missed(&look)).collect::<Vec<_>>();
             }
-            self.pulse.beat();
+            self.stats.tick();
             if more {
                 continue;
             }

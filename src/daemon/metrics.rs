@@ -21,7 +21,7 @@ use crate::ledger::LedgerError;
 use crate::ledger::db::error::Cause;
 use crate::submitter::closing::Closing;
 use crate::submitter::left::Left;
-use crate::submitter::pause::{self, Standing};
+use crate::submitter::pause::{self, ServerStatus};
 
 /// What one collector did since the start.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -113,7 +113,7 @@ pub(super) async fn gather(shared: &Shared) -> String {
     if let Some(path) = shared.agent.settings.ledger.file() {
         file(&mut page, path);
     }
-    failing(&mut page, shared.pulse.ledger_error().or(read.err()).as_ref());
+    failing(&mut page, shared.stats.ledger_error().or(read.err()).as_ref());
     server(&mut page, shared);
     let mut text = String::new();
     // Writing to a String can't fail.
@@ -128,18 +128,18 @@ fn process(page: &mut Page, shared: &Shared) {
     let commit = commit.trim_start_matches("commit ");
     build.get_or_create(&Labels(vec![("version", version.to_owned()), ("commit", commit.to_owned())])).set(1);
     page.0.register("build_info", "Which version this is, and the commit that it was built of", build);
-    let pulse = &shared.pulse;
+    let stats = &shared.stats;
     let seconds = |at: &AtomicU64| i64::try_from(at.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
-    page.gauge("start_timestamp_seconds", "When the daemon started", seconds(&pulse.started));
+    page.gauge("start_timestamp_seconds", "When the daemon started", seconds(&stats.started));
     page.gauge(
         "config_last_reload_timestamp_seconds",
         "When the configuration was last read, at the start or by SIGHUP",
-        seconds(&pulse.reloaded),
+        seconds(&stats.reloaded),
     );
     page.gauge(
         "config_last_reload_successful",
         "0 if the configuration that was last read had a mistake, and an older one is at work",
-        i64::from(pulse.reload_refused().is_none()),
+        i64::from(stats.reload_refused().is_none()),
     );
 }
 
@@ -157,7 +157,7 @@ async fn collectors(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<
     let runs: BTreeMap<String, Runs> = names
         .into_iter()
         .map(|name| {
-            let runs = shared.pulse.runs_of(&name);
+            let runs = shared.stats.runs_of(&name);
             (name, runs)
         })
         .collect();
@@ -282,7 +282,7 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
             Ok((
                 Left::of(ledger, &collectors)?,
                 ledger.queue_length()?,
-                Standing::of(ledger)?,
+                ServerStatus::of(ledger)?,
                 ledger.periods(&pending, closing.period, closing.begins <= now)?,
                 ledger.stranded_amounts()?,
                 ledger.oldest_unreported()?,
@@ -410,7 +410,7 @@ fn file(page: &mut Page, path: &Path) {
 /// Waldur, as the client saw it.
 fn server(page: &mut Page, shared: &Shared) {
     let Some(client) = &shared.agent.client else { return };
-    let pulse = &shared.pulse;
+    let stats = &shared.stats;
     let outcomes = client.outcomes().into_iter().map(|(name, count)| (name.to_owned(), count));
     page.counters("waldur_requests", "Requests to Waldur, by outcome", "outcome", outcomes.collect());
     let waited: Counter<f64, AtomicU64> = Counter::default();
@@ -424,6 +424,6 @@ fn server(page: &mut Page, shared: &Shared) {
         );
     }
     let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-    page.counter("submission_cycles", "Submission cycles since the start", count(&pulse.cycles));
-    page.counter("amounts_reported", "Amounts that Waldur accepted since the start", count(&pulse.sent));
+    page.counter("submission_cycles", "Submission cycles since the start", count(&stats.cycles));
+    page.counter("amounts_reported", "Amounts that Waldur accepted since the start", count(&stats.sent));
 }

@@ -32,7 +32,7 @@ impl Part {
         if missed == 0 {
             return Missing::None;
         }
-        self.pulse.note_runs(&definition.name, |runs| runs.missed += missed as u64);
+        self.stats.note_runs(&definition.name, |runs| runs.missed += missed as u64);
         let took = ended.duration_since(last);
         let why = match before {
             Missing::Some => return Missing::Some,
@@ -40,7 +40,7 @@ impl Part {
             Missing::None if took >= definition.schedule.usual_distance() => {
                 format!("that one took {took:#}")
             }
-            Missing::None if self.pulse.runs_of(&definition.name).unrecorded => {
+            Missing::None if self.stats.runs_of(&definition.name).unrecorded => {
                 "they could not be recorded".to_owned()
             }
             Missing::None => "the machine slept, or its clock was set".to_owned(),

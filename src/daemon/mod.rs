@@ -21,7 +21,7 @@ use crate::config::place::Place;
 use crate::config::schedule::Schedule;
 use crate::config::settings::{Report, Settings};
 use crate::ledger::books::ingest::Recorded;
-use crate::ledger::{Ledger, LedgerError, LedgerTrouble, Rulebook, SharedLedger};
+use crate::ledger::{Ledger, LedgerError, LedgerErrorKind, Rulebook, SharedLedger};
 use crate::submitter::closing::Closing;
 use crate::submitter::progress::Progress;
 use crate::submitter::{CycleError, CycleOptions, Submitter};
@@ -84,9 +84,9 @@ enum LedgerWork {
 
 /// What the tasks tell of themselves; the watchdog is fed by it, not by a timer.
 #[derive(Debug, Default)]
-pub struct Pulse {
+pub struct Stats {
     /// Passes of the tasks' loops.
-    beats: AtomicU64,
+    ticks: AtomicU64,
     pub cycles: AtomicU64,
     pub sent: AtomicU64,
     /// By collector.
@@ -106,9 +106,9 @@ pub struct Pulse {
     skew: AtomicI64,
 }
 
-impl Pulse {
-    fn beat(&self) {
-        self.beats.fetch_add(1, Ordering::Relaxed);
+impl Stats {
+    fn tick(&self) {
+        self.ticks.fetch_add(1, Ordering::Relaxed);
     }
 
     fn note_runs(&self, collector: &str, note: impl FnOnce(&mut Runs)) {
@@ -182,12 +182,12 @@ pub async fn run(load: Loader) -> Result<(), String> {
         tracing::warn!("The rules were changed: {change}.");
     }
     let ledger = SharedLedger::new(ledger);
-    let pulse = Arc::new(Pulse::default());
-    pulse.note_reload(agent.clock.now(), None);
-    pulse.started.store(pulse.reloaded.load(Ordering::Relaxed), Ordering::Relaxed);
-    let mut tasks = Tasks::start(&agent, &ledger, &pulse);
-    let mut served = serve::start(&agent, &ledger, &pulse).await?;
-    let mut page = page::start(&agent, &pulse).await?;
+    let stats = Arc::new(Stats::default());
+    stats.note_reload(agent.clock.now(), None);
+    stats.started.store(stats.reloaded.load(Ordering::Relaxed), Ordering::Relaxed);
+    let mut tasks = Tasks::start(&agent, &ledger, &stats);
+    let mut served = serve::start(&agent, &ledger, &stats).await?;
+    let mut page = page::start(&agent, &stats).await?;
     let collectors = agent.definitions.len();
     let server = agent.client.as_ref().map_or_else(|| "none".to_owned(), |client| client.api().to_string());
     tracing::info!("Ready: {collectors} collectors, ledger {place}, Waldur {server}.");
@@ -210,11 +210,11 @@ pub async fn run(load: Loader) -> Result<(), String> {
         let signal = tokio::select! {
             signal = signals.next() => signal,
             () = watchdog.wait() => {
-                watchdog.feed(&pulse, tasks.alive());
+                watchdog.feed(&stats, tasks.alive());
                 continue;
             }
-            () = pulse.ledger_noted.notified() => {
-                instance.note_ledger(pulse.ledger_error(), current.clock.now());
+            () = stats.ledger_noted.notified() => {
+                instance.note_ledger(stats.ledger_error(), current.clock.now());
                 continue;
             }
         };
@@ -230,8 +230,8 @@ pub async fn run(load: Loader) -> Result<(), String> {
                             agent.settings.ledger
                         );
                         tracing::error!("{status}");
-                        pulse.note_reload(now, Some(status.clone()));
-                        instance.note_reload(pulse.reload_refused());
+                        stats.note_reload(now, Some(status.clone()));
+                        instance.note_reload(stats.reload_refused());
                     }
                     Ok(agent) => {
                         tasks.stop(DRAIN).await;
@@ -247,19 +247,19 @@ pub async fn run(load: Loader) -> Result<(), String> {
                             }
                             Err(error) => tracing::error!("The new rules are not carried out yet: {error}"),
                         }
-                        tasks = Tasks::start(&agent, &ledger, &pulse);
+                        tasks = Tasks::start(&agent, &ledger, &stats);
                         // Reporting goes on without health and metrics rather than not at all.
-                        served = serve::start(&agent, &ledger, &pulse).await.unwrap_or_else(|error| {
+                        served = serve::start(&agent, &ledger, &stats).await.unwrap_or_else(|error| {
                             tracing::error!("Health and metrics are not served: {error}");
                             serve::Server::none()
                         });
-                        page = page::start(&agent, &pulse).await.unwrap_or_else(|error| {
+                        page = page::start(&agent, &stats).await.unwrap_or_else(|error| {
                             tracing::error!("{error}");
                             serve::Server::none()
                         });
                         tracing::info!("Reloaded: {} collectors.", agent.definitions.len());
-                        pulse.note_reload(now, None);
-                        instance.note_reload(pulse.reload_refused());
+                        stats.note_reload(now, None);
+                        instance.note_reload(stats.reload_refused());
                         listed.abort();
                         listed = tokio::spawn(registration::register(agent.clone()));
                         current = agent;
@@ -268,14 +268,14 @@ pub async fn run(load: Loader) -> Result<(), String> {
                         status =
                             format!("The new configuration is not used, the old one stays at work: {error}");
                         tracing::error!("{status}");
-                        pulse.note_reload(now, Some(status.clone()));
-                        instance.note_reload(pulse.reload_refused());
+                        stats.note_reload(now, Some(status.clone()));
+                        instance.note_reload(stats.reload_refused());
                     }
                 }
                 // One line: systemd shows no more.
                 systemd::ready(&status.replace('\n', ";"));
             }
-            Some(SIGUSR1) => tasks.hurry.send_modify(|times| *times += 1),
+            Some(SIGUSR1) => tasks.run_now.send_modify(|times| *times += 1),
             _ => break,
         }
     }
@@ -299,13 +299,13 @@ struct Tasks {
     set: JoinSet<()>,
     stop: watch::Sender<bool>,
     /// Wakes everything at once, also what is busy, as soon as it is not.
-    hurry: watch::Sender<u64>,
+    run_now: watch::Sender<u64>,
 }
 
 impl Tasks {
-    fn start(agent: &Agent, ledger: &SharedLedger, pulse: &Arc<Pulse>) -> Tasks {
+    fn start(agent: &Agent, ledger: &SharedLedger, stats: &Arc<Stats>) -> Tasks {
         let (stop, stopped) = watch::channel(false);
-        let (hurry, hurried) = watch::channel(0);
+        let (run_now, run_now_asked) = watch::channel(0);
         let sampled = Arc::new(Notify::new());
         let due =
             agent.definitions.iter().map(|of| if of.elsewhere { Timestamp::MAX } else { Timestamp::MIN });
@@ -315,9 +315,9 @@ impl Tasks {
         let part = Part {
             agent: agent.clone(),
             ledger: ledger.clone(),
-            pulse: pulse.clone(),
+            stats: stats.clone(),
             stopped,
-            hurry: hurried,
+            run_now: run_now_asked,
             sampled,
             recorded,
             due,
@@ -346,7 +346,7 @@ impl Tasks {
                 }
             }
         }
-        Tasks { set, stop, hurry }
+        Tasks { set, stop, run_now }
     }
 
     /// Whether no task has ended by itself.
@@ -373,9 +373,9 @@ struct Part {
     agent: Agent,
     /// Where runs are recorded; for submitting, where they are counted.
     ledger: SharedLedger,
-    pulse: Arc<Pulse>,
+    stats: Arc<Stats>,
     stopped: watch::Receiver<bool>,
-    hurry: watch::Receiver<u64>,
+    run_now: watch::Receiver<u64>,
     /// A collector has looked at a moment that matters, and what it saw is to be submitted at once.
     sampled: Arc<Notify>,
     /// A run was recorded.
@@ -391,7 +391,7 @@ const FOR_COLLECTORS: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Woken {
     Due,
-    Hurry,
+    RunNow,
     Stopped,
 }
 
@@ -410,7 +410,7 @@ impl Part {
             let matters = match self.wait_until(next.at, planned).await {
                 Woken::Stopped => return,
                 Woken::Due => next.closes,
-                Woken::Hurry => true,
+                Woken::RunNow => true,
             };
             missing = self.note_missed(definition, missing).await;
             let looked = self.agent.clock.now();
@@ -452,7 +452,7 @@ impl Part {
         let began = Instant::now();
         let ended = sample::sample(definition, &self.ledger, &self.agent.clock, since, withhold).await;
         self.recorded.notify_one();
-        self.pulse.note_runs(name, |runs| {
+        self.stats.note_runs(name, |runs| {
             runs.runs += 1;
             runs.last = began.elapsed();
             runs.unrecorded = ended.is_err();
@@ -462,7 +462,7 @@ impl Part {
                 runs.quarantined += recorded.quarantined.len() as u64;
             }
         });
-        self.pulse.note_ledger(LedgerWork::Record, ended.as_ref().err());
+        self.stats.note_ledger(LedgerWork::Record, ended.as_ref().err());
         let problem = match ended {
             Ok(recorded) => {
                 for bad in &recorded.quarantined {
@@ -529,7 +529,7 @@ impl Part {
             let ignore_backoff = match woken {
                 Woken::Stopped => return,
                 Woken::Due => closes,
-                Woken::Hurry => true,
+                Woken::RunNow => true,
             };
             if woken == Woken::Due {
                 // Of all runs that are due by now: not only of those of its own instant, where the clock has jumped.
@@ -538,7 +538,7 @@ impl Part {
             self.wait_for_hosts(&mut waited).await;
             let mut in_doubt = false;
             let ended = submitter.cycle(CycleOptions { ignore_backoff }).await;
-            self.pulse
+            self.stats
                 .note_ledger(LedgerWork::Submit, ended.as_ref().err().map(|CycleError::Ledger(error)| error));
             match ended {
                 Ok(report) => {
@@ -555,15 +555,15 @@ impl Part {
                     if failing.take().is_some() {
                         tracing::info!("Submission goes on.");
                     }
-                    self.pulse.cycles.fetch_add(1, Ordering::Relaxed);
-                    self.pulse.sent.fetch_add(report.sent as u64, Ordering::Relaxed);
+                    self.stats.cycles.fetch_add(1, Ordering::Relaxed);
+                    self.stats.sent.fetch_add(report.sent as u64, Ordering::Relaxed);
                     if report.sent > 0 {
                         tracing::info!("Reported {} amounts in {} requests.", report.sent, report.requests);
                     }
                 }
                 Err(error) => {
                     let CycleError::Ledger(cause) = &error;
-                    in_doubt = cause.kind == LedgerTrouble::Superseded;
+                    in_doubt = cause.kind == LedgerErrorKind::Superseded;
                     let words = error.to_string();
                     if failing.as_ref() != Some(&words) {
                         tracing::error!("Submission could not go on: {words}");
@@ -623,13 +623,13 @@ impl Part {
     async fn pause(&mut self, time: Duration) -> Woken {
         let until = Instant::now() + time;
         loop {
-            self.pulse.beat();
+            self.stats.tick();
             if *self.stopped.borrow() {
                 return Woken::Stopped;
             }
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return Woken::Due,
-                Ok(()) = self.hurry.changed() => return Woken::Hurry,
+                Ok(()) = self.run_now.changed() => return Woken::RunNow,
                 changed = self.stopped.changed() => {
                     if changed.is_err() {
                         return Woken::Stopped;
@@ -644,7 +644,7 @@ impl Part {
     async fn wait_until(&mut self, due: Timestamp, planned: Timestamp) -> Woken {
         let mut seen = planned;
         loop {
-            self.pulse.beat();
+            self.stats.tick();
             if *self.stopped.borrow() {
                 return Woken::Stopped;
             }

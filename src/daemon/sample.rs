@@ -116,7 +116,7 @@ pub async fn sample(
     ledger
         .with(move |ledger| {
             let recorded = ledger.record_all(run, &mut more)?;
-            ledger.rest()?;
+            ledger.release_memory()?;
             Ok(recorded)
         })
         .await

@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::health::{self, Shared};
-use super::{Agent, Pulse, metrics};
+use super::{Agent, Stats, metrics};
 use crate::ledger::SharedLedger;
 
 /// The server, until it is dropped.
@@ -84,7 +84,7 @@ async fn serve(mut listener: impl Listener, app: Router) {
 pub(super) async fn start(
     agent: &Agent,
     ledger: &SharedLedger,
-    pulse: &Arc<Pulse>,
+    stats: &Arc<Stats>,
 ) -> Result<Server, String> {
     let Some(address) = agent.settings.listen else { return Ok(Server(None)) };
     let listener = tokio::net::TcpListener::bind(address)
@@ -92,7 +92,7 @@ pub(super) async fn start(
         .map_err(|error| format!("can't listen on {address} (`listen:`): {error}"))?;
     let address = listener.local_addr().unwrap_or(address);
     tracing::info!("Health and metrics at http://{address}/health, /ready and /metrics.");
-    let shared = Shared { agent: agent.clone(), ledger: ledger.clone(), pulse: pulse.clone() };
+    let shared = Shared { agent: agent.clone(), ledger: ledger.clone(), stats: stats.clone() };
     let app = Router::new()
         .route("/health", get(alive))
         .route("/healthz", get(alive))

@@ -1,14 +1,14 @@
 //! What systemd is told: ready, reloading, stopping, alive. Without systemd (no NOTIFY_SOCKET) nothing is said.
 //!
 //! "Alive" means that the tasks get on: each pass of their loops, which wait at most half a minute, counts. A timer
-//! alone would also beat for a process that does nothing.
+//! alone would also tick for a process that does nothing.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use super::Pulse;
+use super::Stats;
 
 pub(super) fn ready(status: &str) {
     say(&[NotifyState::Ready, NotifyState::Status(status)]);
@@ -38,8 +38,8 @@ pub(super) struct Watchdog {
     quiet: u32,
 }
 
-/// Rounds without a beat before the watchdog goes hungry. Long work (a walk through a file system, a slow server)
-/// beats rarely; a hung process never does.
+/// Rounds without a tick before the watchdog goes hungry. Long work (a walk through a file system, a slow server)
+/// ticks rarely; a hung process never does.
 const PATIENCE: u32 = 20;
 
 impl Watchdog {
@@ -54,10 +54,10 @@ impl Watchdog {
         }
     }
 
-    pub(super) fn feed(&mut self, pulse: &Pulse, alive: bool) {
-        let beats = pulse.beats.load(Ordering::Relaxed);
-        self.quiet = if beats == self.seen { self.quiet + 1 } else { 0 };
-        self.seen = beats;
+    pub(super) fn feed(&mut self, stats: &Stats, alive: bool) {
+        let ticks = stats.ticks.load(Ordering::Relaxed);
+        self.quiet = if ticks == self.seen { self.quiet + 1 } else { 0 };
+        self.seen = ticks;
         if alive && self.quiet < PATIENCE {
             say(&[NotifyState::Watchdog]);
         } else {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::forward::blocking;
-use super::{Agent, LedgerWork, Part, Pulse, Woken};
+use super::{Agent, LedgerWork, Part, Stats, Woken};
 use crate::config::place::{Database, Place};
 use crate::ledger::sent::lock::{Post, Task};
-use crate::ledger::{Ledger, LedgerError, LedgerTrouble, SharedLedger};
+use crate::ledger::{Ledger, LedgerError, LedgerErrorKind, SharedLedger};
 
 /// How often an agent that stands by looks whether it is needed, and one at work whether it still is.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
@@ -35,15 +35,15 @@ impl Part {
                 }
             };
             tracing::info!("At work: this agent counts and submits for the ledger {place}.");
-            self.pulse.set_books(Some(books.clone()));
+            self.stats.set_books(Some(books.clone()));
             let gone = post.lost();
             let submitting = Part { ledger: books.clone(), ..self.clone() }.submit();
             let stopped = tokio::select! {
                 () = submitting => true,
-                () = count(&books, &self.agent, &self.pulse) => false,
+                () = count(&books, &self.agent, &self.stats) => false,
                 () = lost(&gone) => false,
             };
-            self.pulse.set_books(None);
+            self.stats.set_books(None);
             // Where the database does not answer, what was asked last is waited for there.
             std::thread::spawn(move || drop(books));
             if stopped {
@@ -98,13 +98,13 @@ impl Part {
                 None => Ok(Err(Post::holder(&of, &what))),
             });
             let tried = tried.await;
-            self.pulse.note_ledger(LedgerWork::Submit, tried.as_ref().err());
+            self.stats.note_ledger(LedgerWork::Submit, tried.as_ref().err());
             let words = match tried {
                 Ok(Ok(post)) => return Some(post),
                 Ok(Err(other)) => match task {
                     Task::Submit => {
                         let place = Place::Database(database.clone());
-                        format!("Standing by: {other} is at work on the ledger {place}.")
+                        format!("ServerStatus by: {other} is at work on the ledger {place}.")
                     }
                     Task::Collect(name) => format!("Collector {name}: run by {other}; this agent stands by."),
                 },
@@ -147,7 +147,7 @@ async fn lost(gone: &AtomicBool) {
 }
 
 /// Counts what hosts have sent, until this agent is no longer the one at work.
-async fn count(books: &SharedLedger, agent: &Agent, pulse: &Pulse) {
+async fn count(books: &SharedLedger, agent: &Agent, stats: &Stats) {
     loop {
         let (clock, name) = (agent.clock.clone(), agent.name.clone());
         let counted = books.with(move |ledger| {
@@ -155,11 +155,11 @@ async fn count(books: &SharedLedger, agent: &Agent, pulse: &Pulse) {
             ledger.count_some()
         });
         let counted = counted.await;
-        pulse.beat();
+        stats.tick();
         match counted {
             Ok(true) => continue,
             Ok(false) => {}
-            Err(error) if error.kind == LedgerTrouble::Superseded => return,
+            Err(error) if error.kind == LedgerErrorKind::Superseded => return,
             Err(error) => tracing::debug!("What hosts have sent is not counted now: {error}"),
         }
         tokio::time::sleep(COUNTED_EVERY).await;

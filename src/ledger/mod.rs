@@ -12,7 +12,7 @@ pub mod queue;
 pub mod sent;
 pub mod views;
 
-pub use db::{InForce, Ledger, LedgerError, LedgerTrouble, Rulebook, SharedLedger};
+pub use db::{InForce, Ledger, LedgerError, LedgerErrorKind, Rulebook, SharedLedger};
 
 #[cfg(test)]
 mod tests;

@@ -43,7 +43,8 @@ impl Cycle {
         if let Some(Decision::Adopt { at }) = decided {
             return Ok(Some(at));
         }
-        let by_itself = self.of.on_conflict == OnConflict::Adopt && opened.is_none() && reported.is_none();
+        let by_itself =
+            self.submitter.on_conflict == OnConflict::Adopt && opened.is_none() && reported.is_none();
         Ok((by_itself && !self.is_of_the_month_before(key, component, row).await?).then_some(None))
     }
 
@@ -68,11 +69,12 @@ impl Cycle {
         row: &Row,
         at: Option<Timestamp>,
     ) -> Result<Result<Adopted, Failure>, CycleError> {
-        let (of_component, now) = (component.to_owned(), self.of.clock.now());
+        let (of_component, now) = (component.to_owned(), self.submitter.clock.now());
         if let Err(why) = self.ledger(move |ledger| ledger.can_open(key, &of_component)).await? {
             return Ok(Ok(Err(why.to_owned())));
         }
-        let shares = self.of.client.list_user_usages(key.resource, component, key.period.first_day()).await;
+        let shares =
+            self.submitter.client.list_user_usages(key.resource, component, key.period.first_day()).await;
         let shares = match shares {
             Ok(shares) => shares,
             Err(failure) => return Ok(Err(failure)),
@@ -97,7 +99,7 @@ impl Cycle {
         let part_end = self.part_of(key).await?.end;
         let (instant, how) = match at {
             Some(at) => (at.max(key.part), "as a person said"),
-            None => instant_of(&self.of.zone().await?, key, part_end, row.date, now),
+            None => instant_of(&self.submitter.zone().await?, key, part_end, row.date, now),
         };
         let words = format!("what Waldur held then ({}); the instant: {how}", row.held.evidence);
         self.note_of(About::of(key, Some(component)), format!(
@@ -137,7 +139,7 @@ impl Cycle {
             !row.usage.is_zero() && known.is_some_and(|k| k.how == "accepted" && k.amount == row.usage)
         });
         let Some(name) = ours.and_then(|row| row.modified_by.clone()) else { return Ok(()) };
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         Ok(self
             .ledger(move |ledger| match ledger.server_fact(OWN_HAND)? {
                 Some((known, _)) if known == name => Ok(()),
@@ -212,7 +214,7 @@ fn instant_of(
         let before = date.saturating_sub(SignedDuration::from_micros(1)).unwrap_or(date);
         zone.date_of(before) != day(zone)
     });
-    if guard::is_fence(end, date) {
+    if guard::is_month_end_date(end, date) {
         return (read, "when it was read, because its date only names the month");
     }
     if !midnight {
@@ -255,7 +257,7 @@ mod tests {
         assert_eq!(instant("Europe/Tallinn", "", "2026-10-31T22:00:00Z", now), now);
         assert_eq!(instant("UTC", "", "", now), now);
         assert_eq!(instant("UTC", "", "2026-10-31T12:00:00Z", now), now);
-        // The fence that an agent like this one sends while the month ends says nothing of the time.
+        // The date that an agent like this one sends while the month ends says nothing of the time.
         let late = "2026-11-30T20:00:00Z";
         assert_eq!(instant("UTC", "", "2026-11-29T22:00:00Z", late), late);
         // With the microseconds of a probe, too.

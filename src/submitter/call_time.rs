@@ -73,10 +73,10 @@ impl Cycle {
         key: StatementKey,
         call: impl Future<Output = Result<(), Failure>>,
     ) -> Result<Result<(), Failure>, CycleError> {
-        let (began, since) = (self.of.clock.now(), tokio::time::Instant::now());
+        let (began, since) = (self.submitter.clock.now(), tokio::time::Instant::now());
         let outcome = call.await;
         let took = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let news = {
             let mut state = self.state();
             // What fails at once says nothing of how long it takes to be done.
@@ -93,7 +93,8 @@ impl Cycle {
             self.ledger(move |ledger| learnt.keep(ledger, now)).await?;
         }
         let waited = now.duration_since(began).abs();
-        let patience = SignedDuration::try_from(self.of.client.timeout()).unwrap_or(SignedDuration::MAX);
+        let patience =
+            SignedDuration::try_from(self.submitter.client.timeout()).unwrap_or(SignedDuration::MAX);
         if outcome.is_err() || waited <= patience.saturating_add(PAUSED) {
             return Ok(outcome);
         }

@@ -27,8 +27,8 @@ const CLOCK_KNOWN_TO: SignedDuration = SignedDuration::from_secs(2);
 impl Cycle {
     /// Makes sure that reports land in the month that is meant. False: one did not, and nothing else is sent.
     pub(super) async fn month_is_right(self: &Arc<Self>, due: &[StatementKey]) -> Result<bool, CycleError> {
-        let zone = &self.of.zone().await?;
-        let server = self.of.server_time().await?;
+        let zone = &self.submitter.zone().await?;
+        let server = self.submitter.server_time().await?;
         let Some(boundary) = boundary(zone, &server) else { return Ok(true) };
         let period = zone.period_of(server.now);
         // A verdict belongs to one boundary: what was found at an earlier one says nothing of this.
@@ -65,7 +65,7 @@ impl Cycle {
             }
             match self.verdict(key, &accepted, server.now).await? {
                 Verdict::Right => {
-                    let now = self.of.clock.now();
+                    let now = self.submitter.clock.now();
                     self.ledger(move |ledger| ledger.put_server_fact(PROVEN, &boundary, now)).await?;
                     return Ok(true);
                 }
@@ -123,7 +123,7 @@ impl Cycle {
     async fn was_written_since(&self, key: StatementKey, began: Timestamp) -> Result<bool, Failure> {
         let filter =
             UsageFilter { resource: Some(key.resource), ..UsageFilter::of_month(key.period.first_day()) };
-        let listing = self.of.client.list_usages(&filter).await?;
+        let listing = self.submitter.client.list_usages(&filter).await?;
         let began = began.saturating_sub(CLOCK_KNOWN_TO).unwrap_or(began);
         Ok(listing.rows.iter().any(|row| row.date.is_some_and(|date| date >= began)))
     }

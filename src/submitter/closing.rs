@@ -12,7 +12,7 @@ use rust_decimal::Decimal;
 use super::call_time::{CallTime, guard_of};
 use super::guard::{self, ServerTime};
 use super::reason::Reason;
-use super::{ACQUAINTED_FOR, Cycle, CycleError, Late};
+use super::{CHECKED_FOR, Cycle, CycleError, Late};
 use crate::ledger::sent::periods::PeriodState;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::{Entry, Statement};
@@ -104,7 +104,7 @@ fn unreported(statement: &Statement) -> Decimal {
 impl Cycle {
     /// While a month closes, its statements in the order in which they are best sent.
     pub(super) async fn order(&self, due: Vec<StatementKey>) -> Result<Vec<StatementKey>, CycleError> {
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let (closing, call, dated) = self
             .ledger(move |ledger| {
                 let dated = ledger.server_fact("dated")?.is_some_and(|(value, _)| value == "yes");
@@ -131,15 +131,17 @@ impl Cycle {
     /// What has changed of a closed period can't be reported any more, and nothing needs to be asked to know that; unless
     /// the operator chose otherwise for what comes late.
     pub(super) async fn strand_what_is_over(&self) -> Result<(), CycleError> {
-        if self.of.late != Late::Hold {
+        if self.submitter.late != Late::Hold {
             return Ok(());
         }
         // By a clock that was not compared with the server's lately nothing is over: it may have been set since.
-        let (now, fact) = (self.of.clock.now(), self.ledger(|ledger| ledger.server_fact("skew_us")).await?);
-        if fact.is_none_or(|(_, at)| now.duration_since(at).abs() > ACQUAINTED_FOR) {
+        let (now, fact) =
+            (self.submitter.clock.now(), self.ledger(|ledger| ledger.server_fact("skew_us")).await?);
+        if fact.is_none_or(|(_, at)| now.duration_since(at).abs() > CHECKED_FOR) {
             return Ok(());
         }
-        let (now, server, zone) = (self.of.clock.now(), self.of.server_time().await?, self.of.zone().await?);
+        let (now, server, zone) =
+            (self.submitter.clock.now(), self.submitter.server_time().await?, self.submitter.zone().await?);
         let month = zone.period_of(server.now);
         let over = self.ledger(move |ledger| ledger.pending_before(month, now)).await?;
         for key in over {
@@ -154,7 +156,7 @@ impl Cycle {
     /// Periods that are over at the server and only wait for being read back. What another writer wrote waits for a person,
     /// and of what can't be told apart nothing would be learnt.
     pub(super) async fn to_close(&self) -> Result<Vec<StatementKey>, CycleError> {
-        let period = self.of.zone().await?.period_of(self.of.server_time().await?.now);
+        let period = self.submitter.zone().await?.period_of(self.submitter.server_time().await?.now);
         let mut keys = Vec::new();
         for key in self.ledger(move |ledger| ledger.unclosed(period)).await? {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
@@ -196,7 +198,7 @@ impl Cycle {
             keys.iter().filter(|key| !state.read_back.contains(key)).copied().collect()
         };
         self.read_and_settle(&unread).await?;
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let keys: Vec<StatementKey> =
             keys.into_iter().filter(|key| self.state().read_back.contains(key)).collect();
         let differ = self.compare_shares(&keys).await?;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::adopt::OWN_USER;
 use super::guard::ServerTime;
 use super::reason::Reason;
-use super::{ACQUAINTED_FOR, About, Cycle, CycleError, in_turns};
+use super::{About, CHECKED_FOR, Cycle, CycleError, in_turns};
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
 use crate::ledger::books::targets::takes_reports;
 use crate::ledger::sent::record::StatementKey;
@@ -40,20 +40,20 @@ impl Cycle {
     /// Makes sure that the server's clock is known and that the token works. Before anything is sent the clock is
     /// measured by this very process: in which month a report lands depends on it, and our own may have been set.
     /// False: the server is paused.
-    pub(super) async fn acquaint(&self, sending: bool) -> Result<bool, CycleError> {
-        let now = self.of.clock.now();
+    pub(super) async fn check_clock_and_token(&self, sending: bool) -> Result<bool, CycleError> {
+        let now = self.submitter.clock.now();
         let (asked, lifetime) = self
             .ledger(|ledger| Ok((ledger.server_fact(ASKED)?, ledger.server_fact("token_lifetime")?)))
             .await?;
         let lifetime = lifetime.and_then(|(text, _)| text.parse().ok()).map(SignedDuration::from_secs);
         // A token with a lifetime dies without a call (observed): a call each third of it keeps it alive.
-        let good_for = lifetime.map_or(ACQUAINTED_FOR, |lifetime| (lifetime / 3).min(ACQUAINTED_FOR));
-        let measured = self.of.client.measured_skew();
+        let good_for = lifetime.map_or(CHECKED_FOR, |lifetime| (lifetime / 3).min(CHECKED_FOR));
+        let measured = self.submitter.client.measured_skew();
         let clock_known = measured.is_some_and(|skew| age(now, skew.measured) < CLOCK_FOR);
         if asked.is_some_and(|(_, at)| age(now, at) < good_for) && (clock_known || !sending) {
             return Ok(true);
         }
-        match self.of.client.me().await {
+        match self.submitter.client.me().await {
             Ok(me) => {
                 let lifetime = me.token_lifetime.map(|seconds| seconds.to_string()).unwrap_or_default();
                 let own = format!("{}\n{}", me.uuid, me.username);
@@ -63,7 +63,7 @@ impl Cycle {
                     ledger.put_server_fact("token_lifetime", &lifetime, now)
                 })
                 .await?;
-                self.of.remember_clock().await?;
+                self.submitter.remember_clock().await?;
                 Ok(true)
             }
             Err(failure) => self.give_up(failure).await,
@@ -73,7 +73,7 @@ impl Cycle {
     /// Finds the resources of backend ids, what offerings sell, and who their users are. What is known goes on serving where
     /// a look-up fails. False: the server is paused.
     pub(super) async fn discover(&self) -> Result<bool, CycleError> {
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let (unmatched, unknown) = self
             .ledger(|ledger| Ok((ledger.offerings_with_unmatched()?, ledger.unknown_resources()?)))
             .await?;
@@ -140,7 +140,7 @@ impl Cycle {
         offering: Uuid,
         now: Timestamp,
     ) -> Result<Result<(), Failure>, CycleError> {
-        let listed = match self.of.client.resources(offering).await {
+        let listed = match self.submitter.client.resources(offering).await {
             Ok(listed) => listed,
             Err(failure) => return Ok(Err(failure)),
         };
@@ -174,14 +174,14 @@ impl Cycle {
 
     /// Whether the token may report an offering, as its user's roles tell; `None` where they don't.
     async fn has_role(&self, offering: Uuid) -> Result<Option<bool>, CycleError> {
-        let me = match self.of.client.me().await {
+        let me = match self.submitter.client.me().await {
             Ok(me) => me,
             Err(failure) => {
                 tracing::debug!("Roles are not known: {failure}");
                 return Ok(None);
             }
         };
-        let customer = match self.of.client.public_offering(offering).await {
+        let customer = match self.submitter.client.public_offering(offering).await {
             Ok(found) => found.customer_uuid,
             Err(_) => None,
         };
@@ -193,7 +193,7 @@ impl Cycle {
         resource: Uuid,
         now: Timestamp,
     ) -> Result<Result<(), Failure>, CycleError> {
-        match self.of.client.resource(resource).await {
+        match self.submitter.client.resource(resource).await {
             Ok(found) => {
                 let offering = found.offering_uuid.unwrap_or(Uuid::nil());
                 let known = vec![known_resource(found, offering)];
@@ -216,7 +216,7 @@ impl Cycle {
             at.is_none_or(|at| at == Timestamp::UNIX_EPOCH || age(now, at) >= OFFERING_FOR)
         };
         if stale(known.components) {
-            match self.of.client.offering(offering).await {
+            match self.submitter.client.offering(offering).await {
                 Ok(Offering { name, components, .. }) => {
                     let components = components.into_iter().map(known_component).collect();
                     self.ledger(move |ledger| ledger.put_offering(offering, &name, components, now)).await?;
@@ -226,7 +226,7 @@ impl Cycle {
             }
         }
         if stale(known.users) {
-            match self.of.client.offering_users(offering).await {
+            match self.submitter.client.offering_users(offering).await {
                 Ok(users) => {
                     let users = users
                         .into_iter()
@@ -271,7 +271,7 @@ impl Cycle {
                     continue;
                 }
                 let known = self.ledger(move |ledger| ledger.resource(resource)).await?;
-                let dated = self.of.server_time().await?.dated == Some(true);
+                let dated = self.submitter.server_time().await?.dated == Some(true);
                 let passed = known.is_some_and(|known| match reason {
                     Reason::NoPlan => known.plan.is_some(),
                     _ => takes_reports(&known.state),
@@ -293,7 +293,7 @@ impl Cycle {
     }
 
     async fn has_open_plan_period(&self, resource: Uuid) -> Result<bool, CycleError> {
-        Ok(match self.of.client.plan_periods(resource).await {
+        Ok(match self.submitter.client.plan_periods(resource).await {
             Ok(periods) => periods.iter().any(|period| period.end.is_none()),
             Err(_) => false,
         })
@@ -335,7 +335,7 @@ impl Cycle {
     /// seen yet is filed under the new plan, with the old one's usage in it: found now, it is repaired at once, even if
     /// nothing of the resource changes any more. True: some were switched.
     pub(super) async fn plans_were_switched(self: &Arc<Self>) -> Result<bool, CycleError> {
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let reported = std::mem::take(&mut self.state().reported);
         let mut offerings: BTreeMap<Uuid, BTreeSet<Uuid>> = BTreeMap::new();
         for resource in reported {
@@ -369,8 +369,8 @@ impl Cycle {
 
     /// Looks at the plan periods of resources whose were not looked at for this month and plan. False: paused.
     pub(super) async fn look_at_plans(self: &Arc<Self>, due: &[StatementKey]) -> Result<bool, CycleError> {
-        let server = self.of.server_time().await?;
-        let month = self.of.zone().await?.period_of(server.now);
+        let server = self.submitter.server_time().await?;
+        let month = self.submitter.zone().await?.period_of(server.now);
         let mut resources: BTreeSet<Uuid> =
             due.iter().filter(|key| key.period == month).map(|key| key.resource).collect();
         resources.extend(self.ledger(|ledger| ledger.provisional_resources()).await?);
@@ -378,9 +378,9 @@ impl Cycle {
     }
 
     async fn look_at_plans_of(self: &Arc<Self>, resources: BTreeSet<Uuid>) -> Result<bool, CycleError> {
-        let now = self.of.clock.now();
-        let server = self.of.server_time().await?;
-        let month = self.of.zone().await?.period_of(server.now);
+        let now = self.submitter.clock.now();
+        let server = self.submitter.server_time().await?;
+        let month = self.submitter.zone().await?.period_of(server.now);
         let month = month.to_string();
         let of_month = month.clone();
         let unseen: Vec<(Uuid, String)> = self
@@ -444,7 +444,7 @@ impl Cycle {
         if self.stopped() {
             return Ok(None);
         }
-        match self.of.client.plan_periods(resource).await {
+        match self.submitter.client.plan_periods(resource).await {
             Ok(periods) => {
                 let known = periods.into_iter().filter_map(|period| {
                     Some(KnownPlanPeriod { uuid: period.uuid, start: period.start?, end: period.end })

@@ -1,4 +1,4 @@
-//! Which month a call would land in, and the fence that keeps it there (law 6). Pure: it is told both clocks.
+//! Which month a call would land in, and the date that keeps it there (law 6). Pure: it is told both clocks.
 //!
 //! An older server books a report in the month of its own clock when it processes the call; a dated one in the month
 //! of the `date` that the call carries. Nothing here ever moves usage to another month.
@@ -22,8 +22,9 @@ pub struct ServerTime {
 
 /// Whether a statement may be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passage {
-    /// It lands in the month meant. `date` goes along (a fence where it is honoured, a probe where that is unknown).
+pub enum SendWindow {
+    /// It lands in the month meant. `date` goes along: where it is honoured it keeps the call
+    /// there, where that is unknown it is a probe.
     Open { date: Timestamp },
     /// The month has not begun at the server.
     NotYet,
@@ -41,31 +42,31 @@ pub const GUARD: SignedDuration = SignedDuration::from_secs(60);
 const BEHIND: SignedDuration = SignedDuration::from_secs(5);
 
 /// Whether a statement of this period, whose plan period began at `part` and ends at `part_end`, may be sent now.
-pub fn passage(
+pub fn send_window(
     zone: &BillingZone,
     period: BillingPeriod,
     part: Timestamp,
     part_end: Option<Timestamp>,
     server: &ServerTime,
-) -> Passage {
+) -> SendWindow {
     // Where another zone holds from the next month on, only until both agree that this one runs.
     let (start, end, sure) = (zone.start(period), zone.end(period), zone.surely_until(period));
     if server.now >= end {
-        return Passage::Ended;
+        return SendWindow::Ended;
     }
     if server.now < start {
-        return Passage::NotYet;
+        return SendWindow::NotYet;
     }
     let guard = if server.dated == Some(true) { server.dated_guard } else { server.guard };
     if shift(server.now, guard) >= sure {
-        return Passage::TooLate;
+        return SendWindow::TooLate;
     }
-    Passage::Open { date: fence(start, sure, part, part_end, server.now) }
+    SendWindow::Open { date: date_inside(start, sure, part, part_end, server.now) }
 }
 
 /// An instant of the month that no time zone can take out of it, as soon as there is one: zones reach from UTC+14 to
 /// UTC-12. Within the plan period meant, and never in the server's future.
-fn fence(
+fn date_inside(
     start: Timestamp,
     end: Timestamp,
     part: Timestamp,
@@ -102,14 +103,14 @@ pub fn within_past(
     part_end: Option<Timestamp>,
     now: Timestamp,
 ) -> Timestamp {
-    fence(zone.start(period), zone.end(period), part, part_end, now)
+    date_inside(zone.start(period), zone.end(period), part, part_end, now)
 }
 
 /// Whether a date is the one that an agent like this sends while the month ends (`end`): it tells no time. A probe has
 /// microseconds added to it.
-pub fn is_fence(end: Timestamp, date: Timestamp) -> bool {
-    let fence = shift(end, SignedDuration::from_hours(-26));
-    (fence..shift(fence, SignedDuration::from_secs(1))).contains(&date)
+pub fn is_month_end_date(end: Timestamp, of: Timestamp) -> bool {
+    let date = shift(end, SignedDuration::from_hours(-26));
+    (date..shift(date, SignedDuration::from_secs(1))).contains(&of)
 }
 
 fn shift(at: Timestamp, by: SignedDuration) -> Timestamp {
@@ -124,10 +125,10 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn pass(zone: &str, now: &str, dated: Option<bool>) -> Passage {
+    fn pass(zone: &str, now: &str, dated: Option<bool>) -> SendWindow {
         let zone = BillingZone::named(zone).unwrap();
         let period: BillingPeriod = "2026-11".parse().unwrap();
-        passage(
+        send_window(
             &zone,
             period,
             zone.start(period),
@@ -138,25 +139,25 @@ mod tests {
 
     #[test]
     fn an_undated_call_stops_a_minute_before_the_servers_midnight() {
-        assert!(matches!(pass("UTC", "2026-11-30T23:58:59Z", Some(false)), Passage::Open { .. }));
-        assert_eq!(pass("UTC", "2026-11-30T23:59:00Z", Some(false)), Passage::TooLate);
-        assert_eq!(pass("UTC", "2026-11-30T23:59:00Z", None), Passage::TooLate);
-        assert!(matches!(pass("UTC", "2026-11-30T23:59:57Z", Some(true)), Passage::Open { .. }));
-        assert_eq!(pass("UTC", "2026-11-30T23:59:58Z", Some(true)), Passage::TooLate);
-        assert_eq!(pass("UTC", "2026-12-01T00:00:00Z", Some(true)), Passage::Ended);
-        assert_eq!(pass("UTC", "2026-10-31T23:59:59Z", Some(true)), Passage::NotYet);
+        assert!(matches!(pass("UTC", "2026-11-30T23:58:59Z", Some(false)), SendWindow::Open { .. }));
+        assert_eq!(pass("UTC", "2026-11-30T23:59:00Z", Some(false)), SendWindow::TooLate);
+        assert_eq!(pass("UTC", "2026-11-30T23:59:00Z", None), SendWindow::TooLate);
+        assert!(matches!(pass("UTC", "2026-11-30T23:59:57Z", Some(true)), SendWindow::Open { .. }));
+        assert_eq!(pass("UTC", "2026-11-30T23:59:58Z", Some(true)), SendWindow::TooLate);
+        assert_eq!(pass("UTC", "2026-12-01T00:00:00Z", Some(true)), SendWindow::Ended);
+        assert_eq!(pass("UTC", "2026-10-31T23:59:59Z", Some(true)), SendWindow::NotYet);
         // Tallinn's November ends two hours before UTC's.
-        assert_eq!(pass("Europe/Tallinn", "2026-11-30T22:00:00Z", Some(true)), Passage::Ended);
+        assert_eq!(pass("Europe/Tallinn", "2026-11-30T22:00:00Z", Some(true)), SendWindow::Ended);
     }
 
     #[test]
-    fn the_fence_lies_in_the_month_in_every_zone_as_soon_as_it_can() {
+    fn the_date_lies_in_the_month_in_every_zone_as_soon_as_it_can() {
         let date = |zone, now| match pass(zone, now, Some(true)) {
-            Passage::Open { date } => date,
+            SendWindow::Open { date } => date,
             other => panic!("{other:?}"),
         };
         assert_eq!(date("UTC", "2026-11-10T12:00:00Z"), at("2026-11-10T11:59:55Z"));
-        // At the end of the month in UTC, it is already December at UTC+14: the fence stays behind.
+        // At the end of the month in UTC, it is already December at UTC+14: the date stays behind.
         assert_eq!(date("UTC", "2026-11-30T23:59:00Z"), at("2026-11-29T22:00:00Z"));
         assert_eq!(date("Europe/Tallinn", "2026-11-30T21:59:00Z"), at("2026-11-29T20:00:00Z"));
         // In the first hours there is no such instant yet.

@@ -27,19 +27,19 @@ const NO_BACKFILL_FOR: SignedDuration = SignedDuration::from_hours(24);
 impl Cycle {
     /// Whether there may be something to do for months that are over, although nothing else is due.
     pub(super) async fn something_is_late(&self) -> Result<bool, CycleError> {
-        let server = self.of.server_time().await?;
-        if self.of.late == Late::Backfill && server.dated == Some(true) {
+        let server = self.submitter.server_time().await?;
+        if self.submitter.late == Late::Backfill && server.dated == Some(true) {
             return Ok(!self.left_over(&server).await?.is_empty());
         }
-        let (now, new) = (self.of.clock.now(), self.of.late == Late::CarryForward);
+        let (now, new) = (self.submitter.clock.now(), self.submitter.late == Late::CarryForward);
         let changes = self.ledger(move |ledger| ledger.carry_forward(server.now, (new, false), now)).await?;
         Ok(!changes.is_empty())
     }
 
     /// Deals with months that are over. What it leaves is stranded when its turn to be sent has come.
     pub(super) async fn settle_late(&self) -> Result<(), CycleError> {
-        let server = self.of.server_time().await?;
-        if self.of.late == Late::Backfill && server.dated == Some(true) {
+        let server = self.submitter.server_time().await?;
+        if self.submitter.late == Late::Backfill && server.dated == Some(true) {
             let keys = self.left_over(&server).await?;
             self.ledger(|ledger| {
                 ledger.clear_blocks(None, &[Reason::PeriodEnded.name(), Reason::ClosingRest.name()])
@@ -52,10 +52,10 @@ impl Cycle {
 
     /// Where this cycle's reports have shown that the server honours dates, what has just been stranded can be reported.
     pub(super) async fn backfill_if_learnt(&self, due: &[StatementKey]) -> Result<(), CycleError> {
-        let server = self.of.server_time().await?;
-        let zone = self.of.zone().await?;
+        let server = self.submitter.server_time().await?;
+        let zone = self.submitter.zone().await?;
         let late = due.iter().any(|key| zone.end(key.period) <= server.now);
-        if self.of.late == Late::Backfill && server.dated == Some(true) && late && !self.stopped() {
+        if self.submitter.late == Late::Backfill && server.dated == Some(true) && late && !self.stopped() {
             self.settle_late().await?;
         }
         Ok(())
@@ -63,7 +63,7 @@ impl Cycle {
 
     /// Statements of months that are over of which something is left to report.
     async fn left_over(&self, server: &ServerTime) -> Result<Vec<StatementKey>, CycleError> {
-        let (now, month) = (self.of.clock.now(), self.of.zone().await?.period_of(server.now));
+        let (now, month) = (self.submitter.clock.now(), self.submitter.zone().await?.period_of(server.now));
         let keys = self
             .ledger(move |ledger| {
                 let mut keys = ledger.pending_before(month, now)?;
@@ -79,7 +79,7 @@ impl Cycle {
     }
 
     async fn carry_all(&self, to: Timestamp) -> Result<(), CycleError> {
-        let (now, new) = (self.of.clock.now(), self.of.late == Late::CarryForward);
+        let (now, new) = (self.submitter.clock.now(), self.submitter.late == Late::CarryForward);
         let planned = self.ledger(move |ledger| ledger.carry_forward(to, (new, false), now)).await?;
         if planned.is_empty() {
             return Ok(());
@@ -99,7 +99,7 @@ impl Cycle {
         }
         let carried =
             self.ledger(move |ledger| ledger.carry_forward_but(&unread, to, (new, true), now)).await?;
-        let target = self.of.zone().await?.period_of(to);
+        let target = self.submitter.zone().await?.period_of(to);
         for one in carried {
             let before =
                 if one.before == 0 { String::new() } else { format!(" (before: {})", cents(one.before)) };
@@ -148,7 +148,7 @@ impl Cycle {
         if !self.read_and_settle(&[key]).await?.is_empty() {
             return Ok(true);
         }
-        let (known, zone) = (self.components_of(key.resource).await?, self.of.zone().await?);
+        let (known, zone) = (self.components_of(key.resource).await?, self.submitter.zone().await?);
         // What is billed by use is refused to most tokens, and the whole call with it.
         for by_use in [false, true] {
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else {
@@ -212,7 +212,7 @@ impl Cycle {
         statement: Statement,
         server: &ServerTime,
     ) -> Result<bool, CycleError> {
-        let (key, now) = (statement.key, self.of.clock.now());
+        let (key, now) = (statement.key, self.submitter.clock.now());
         let later = self.later_part(key, server.now).await?;
         if let Some(later) = later {
             let moved = self.ledger(move |ledger| ledger.move_to_later_part(key, later.part, now)).await?;
@@ -244,7 +244,7 @@ impl Cycle {
         report: SetUsage,
         usages: Vec<ComponentAmount>,
     ) -> Result<bool, CycleError> {
-        let (key, now) = (statement.key, self.of.clock.now());
+        let (key, now) = (statement.key, self.submitter.clock.now());
         let amounts: Vec<_> = usages.iter().map(amount).collect();
         let planned = super::totals::shares_of(&statement, &usages);
         let counted = statement.counted;
@@ -282,7 +282,7 @@ impl Cycle {
     }
 
     async fn no_backfill(&self) -> Result<Option<String>, CycleError> {
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let fact = self.ledger(|ledger| ledger.server_fact(NO_BACKFILL)).await?;
         let fresh = |at: Timestamp| now.duration_since(at).abs() < NO_BACKFILL_FOR;
         Ok(fact.filter(|(_, at)| fresh(*at)).map(|(words, _)| words))
@@ -295,13 +295,13 @@ impl Cycle {
         usages: &[ComponentAmount],
         words: String,
     ) -> Result<(), CycleError> {
-        let server = self.of.server_time().await?;
-        if self.of.zone().await?.end(statement.key.period) > server.now {
+        let server = self.submitter.server_time().await?;
+        if self.submitter.zone().await?.end(statement.key.period) > server.now {
             return self.strand_for(statement, Reason::PeriodEnded, words).await;
         }
         let known = self.components_of(statement.key.resource).await?;
         if usages.iter().any(|usage| is_usage_billed(known.get(&usage.component))) {
-            let (words, now) = (words.clone(), self.of.clock.now());
+            let (words, now) = (words.clone(), self.submitter.clock.now());
             self.ledger(move |ledger| ledger.put_server_fact(NO_BACKFILL, &words, now)).await?;
         }
         self.refuse_late(statement, usages, words).await
@@ -322,14 +322,14 @@ impl Cycle {
 
     /// What is still to be sent of a month that is over is stranded, but for what waits to be reported into it.
     pub(super) async fn over(&self, statement: &Statement, server: &ServerTime) -> Result<(), CycleError> {
-        let why = match self.of.late {
+        let why = match self.submitter.late {
             Late::Backfill if server.dated == Some(true) => return Ok(()),
             Late::Backfill => {
                 "; it can be reported into it as soon as the server has shown that it honours dates"
             }
             Late::Hold | Late::CarryForward => "",
         };
-        let (key, zone) = (statement.key, self.of.zone().await?);
+        let (key, zone) = (statement.key, self.submitter.zone().await?);
         for (component, entry) in statement.components.iter().filter(|(_, entry)| entry.to_send()) {
             let (Some(posted), true) = (entry.posted, !entry.is_unclear()) else { continue };
             let rest = posted.saturating_sub(entry.held());

@@ -109,7 +109,7 @@ pub enum CycleError {
 /// What the tasks of one cycle share.
 #[derive(Debug)]
 struct Cycle {
-    of: Submitter,
+    submitter: Submitter,
     state: Mutex<State>,
 }
 
@@ -170,7 +170,7 @@ const SERVER_ERRORS: i64 = 6;
 /// So near to the server's clock, and so lately compared with it, ours is taken to be right.
 const CLOCKS_AGREE: SignedDuration = SignedDuration::from_mins(2);
 /// How old what is known of the server's clock and of the token may be before a cheap call renews it.
-const ACQUAINTED_FOR: SignedDuration = SignedDuration::from_hours(4);
+const CHECKED_FOR: SignedDuration = SignedDuration::from_hours(4);
 
 /// So often a cycle counts some of what is queued before it begins.
 const COUNTED_BEFORE: usize = 100;
@@ -199,7 +199,7 @@ impl Submitter {
         };
         let (before, sent_after) =
             (self.client.requests(), self.ledger.with(|ledger| ledger.last_sent()).await?);
-        let cycle = Arc::new(Cycle { of: self.clone(), state: Mutex::default() });
+        let cycle = Arc::new(Cycle { submitter: self.clone(), state: Mutex::default() });
         let call_time = self.ledger.with(|ledger| CallTime::of(ledger)).await?;
         {
             let mut state = cycle.state();
@@ -226,7 +226,7 @@ impl Submitter {
             let (resource, component, period) = event.about();
             tracing::info!(resource, component, period, "{}", event.sentence(name.as_deref()));
         }
-        self.ledger.with(|ledger| ledger.rest()).await?;
+        self.ledger.with(|ledger| ledger.release_memory()).await?;
         Ok(report)
     }
 
@@ -304,13 +304,13 @@ impl ServerTime {
 
 impl Cycle {
     async fn run(self: Arc<Self>, options: CycleOptions) -> Result<(), CycleError> {
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         if self.is_shadow() {
             self.mark_months().await?;
         }
         let resting = self.ledger(|ledger| ledger.retry(None)).await?;
         // A token that was replaced is used at once.
-        let replaced = |retry: &Retry| retry.cause == "token" && self.of.client.token_was_replaced();
+        let replaced = |retry: &Retry| retry.cause == "token" && self.submitter.client.token_was_replaced();
         let waits =
             |retry: &Retry| retry.next > now && (!options.ignore_backoff || retry.asked) && !replaced(retry);
         if let Some(retry) = resting.filter(waits) {
@@ -323,7 +323,7 @@ impl Cycle {
         self.strand_what_is_over().await?;
         let goes_live = self.was_shadow().await?;
         let asking = goes_live || self.has_work(options).await?;
-        if !self.acquaint(asking).await? {
+        if !self.check_clock_and_token(asking).await? {
             return Ok(());
         }
         if goes_live {
@@ -335,7 +335,7 @@ impl Cycle {
         if !self.has_work(options).await? {
             // Where everything that is pending was put off, nothing shows that the trouble has passed.
             let nothing_waits = self.ledger(move |ledger| Ok(ledger.pending(now)?.is_empty())).await?;
-            return if nothing_waits { self.all_is_well().await } else { Ok(()) };
+            return if nothing_waits { self.conclude_cycle().await } else { Ok(()) };
         }
         self.ledger(move |ledger| ledger.take_turn(now)).await?;
         crate::fail_point("after discovery");
@@ -346,7 +346,7 @@ impl Cycle {
         }
         self.compare_regularly().await?;
         self.close_what_ended().await?;
-        if self.stopped() { Ok(()) } else { self.all_is_well().await }
+        if self.stopped() { Ok(()) } else { self.conclude_cycle().await }
     }
 
     /// Whether there is anything to ask the server for.
@@ -404,9 +404,9 @@ impl Cycle {
 
     /// More calls at once are tried only while a month is far from its end: then it is to be reported, not measured.
     async fn try_more_at_once(&self) -> Result<(), CycleError> {
-        let (server, zone) = (self.of.server_time().await?, self.of.zone().await?);
+        let (server, zone) = (self.submitter.server_time().await?, self.submitter.zone().await?);
         let left = zone.end(zone.period_of(server.now)).duration_since(server.now);
-        self.of.client.may_try_more_at_once(left > rows::LAST_HOUR);
+        self.submitter.client.may_try_more_at_once(left > rows::LAST_HOUR);
         Ok(())
     }
 
@@ -418,7 +418,7 @@ impl Cycle {
 
     /// Statements to work on now: pending, and not put off by an earlier failure.
     async fn due(&self, options: CycleOptions) -> Result<Vec<StatementKey>, CycleError> {
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let (no_role, put_off) = {
             let state = self.state();
             (state.no_role.clone(), state.put_off_now.clone())
@@ -446,7 +446,7 @@ impl Cycle {
         Ok(keys)
     }
 
-    async fn all_is_well(&self) -> Result<(), CycleError> {
+    async fn conclude_cycle(&self) -> Result<(), CycleError> {
         let forbidden = std::mem::take(&mut self.state().forbidden);
         if let Some((one, failure)) = forbidden.last().cloned()
             && !self.state().answered
@@ -477,7 +477,7 @@ impl Cycle {
         &self,
         work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.of.ledger.with(work).await
+        self.submitter.ledger.with(work).await
     }
 
     /// A resource as people know it.
@@ -504,7 +504,7 @@ impl Cycle {
 
     /// Leaves the server alone for a while: nothing else of this cycle is tried.
     async fn pause(&self, failure: Failure) -> Result<(), CycleError> {
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let words = failure.to_string();
         let asked = failure.retry_after();
         let (chance, cause) = (fastrand::u64(0..1000), failure.cause());
@@ -538,7 +538,7 @@ impl Cycle {
             state.unclear_in_a_row += 1;
             state.unclear_in_a_row
         };
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let (words, asked, chance) = (failure.to_string(), failure.retry_after(), fastrand::u64(0..1000));
         let (cause, name) = (failure.cause(), self.name_of(resource).await?);
         let first = self
@@ -609,7 +609,7 @@ where
     T: Ord + Send + 'static,
     W: Future<Output = Result<(), CycleError>> + Send,
 {
-    let stage = cycle.of.progress.stage(what, due.len());
+    let stage = cycle.submitter.progress.stage(what, due.len());
     let mut groups: BTreeMap<Uuid, BTreeSet<T>> = BTreeMap::new();
     let mut order = Vec::new();
     for (resource, item) in due {
@@ -624,7 +624,7 @@ where
     let mut first = Ok(());
     loop {
         // As many as may be under way now: that changes with how the server answers.
-        while tasks.len() < cycle.of.client.calls_at_once() {
+        while tasks.len() < cycle.submitter.client.calls_at_once() {
             let Some(items) = waiting.next() else { break };
             let (cycle, work, stage) = (cycle.clone(), work.clone(), stage.clone());
             tasks.spawn(async move {

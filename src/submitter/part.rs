@@ -54,7 +54,7 @@ impl Cycle {
         key: StatementKey,
         now: Timestamp,
     ) -> Result<Option<StatementKey>, CycleError> {
-        let end = self.of.zone().await?.end(key.period);
+        let end = self.submitter.zone().await?.end(key.period);
         let periods = self.ledger(move |ledger| ledger.plan_periods(key.resource)).await?;
         // What covers this part is not later than it, also where it began within the month.
         let began = Part::covering(&periods, key).map_or(key.part, |period| period.start.max(key.part));

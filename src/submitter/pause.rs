@@ -81,7 +81,7 @@ impl Cause {
 
 /// The server, as the last cycle left it.
 #[derive(Debug, Clone, Default)]
-pub struct Standing {
+pub struct ServerStatus {
     /// Until when it is left alone, and why.
     pub paused: Option<Paused>,
     /// Offerings for which the token has no role, and since when.
@@ -101,14 +101,14 @@ pub struct Paused {
     pub retry: Retry,
 }
 
-impl Standing {
-    pub fn of(ledger: &Ledger) -> Result<Standing, LedgerError> {
+impl ServerStatus {
+    pub fn of(ledger: &Ledger) -> Result<ServerStatus, LedgerError> {
         let first = ledger.server_fact(SINCE)?;
         let paused = ledger.retry(None)?.map(|retry| {
             let since = first.filter(|(cause, _)| *cause == retry.cause).map(|(_, at)| at);
             Paused { cause: Cause::of(&retry), since, retry }
         });
-        Ok(Standing {
+        Ok(ServerStatus {
             paused,
             without_role: ledger.without_role()?,
             no_role_at_all: ledger.has_no_role()?,

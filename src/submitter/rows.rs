@@ -46,7 +46,7 @@ const PAGE: usize = 300;
 impl Cycle {
     /// Reads what the server holds of these statements, unless that was done just now. Returns those that may be written.
     pub(super) async fn read_before(&self, due: &[StatementKey]) -> Result<Vec<StatementKey>, CycleError> {
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let unread: Vec<StatementKey> = {
             let state = self.state();
             let fresh = |key: &&StatementKey| {
@@ -67,7 +67,8 @@ impl Cycle {
     /// Whether a statement whose rows can't be read is written all the same, over the last known ones: in the last hour of
     /// its month, because there is no later.
     async fn goes_unread(&self, key: StatementKey) -> Result<bool, CycleError> {
-        let (end, server) = (self.of.zone().await?.end(key.period), self.of.server_time().await?);
+        let (end, server) =
+            (self.submitter.zone().await?.end(key.period), self.submitter.server_time().await?);
         if self.stopped() || server.now >= end || end.duration_since(server.now) > LAST_HOUR {
             return Ok(false);
         }
@@ -94,7 +95,7 @@ impl Cycle {
             let failed = self.read_and_settle(&keys).await?;
             self.compare_shares(&keys).await?;
             if failed.is_empty() && !self.stopped() {
-                let now = self.of.clock.now();
+                let now = self.submitter.clock.now();
                 self.ledger(move |ledger| ledger.put_server_fact(fact, &period.to_string(), now)).await?;
             }
         }
@@ -109,9 +110,9 @@ impl Cycle {
     async fn due_to_compare(
         &self,
     ) -> Result<Vec<(&'static str, BillingPeriod, Vec<StatementKey>)>, CycleError> {
-        let now = self.of.clock.now();
-        let server = self.of.server_time().await?;
-        let running = self.of.zone().await?.period_of(server.now);
+        let now = self.submitter.clock.now();
+        let server = self.submitter.server_time().await?;
+        let running = self.submitter.zone().await?.period_of(server.now);
         let mut due = Vec::new();
         for (fact, period, every) in [
             (ROWS_READ, running, COMPARED_EVERY),
@@ -161,9 +162,9 @@ impl Cycle {
         keys: &[StatementKey],
         rows: &Rows,
     ) -> Result<BTreeSet<StatementKey>, CycleError> {
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let (server, zone, own) =
-            (self.of.server_time().await?, self.of.zone().await?, self.own_names().await?);
+            (self.submitter.server_time().await?, self.submitter.zone().await?, self.own_names().await?);
         let probe = if server.dated.is_none() { self.date_probe().await? } else { None };
         let of_keys = keys.to_vec();
         let known: Vec<(StatementKey, Option<Statement>, Part)> = self
@@ -234,7 +235,7 @@ impl Cycle {
         }
         let mut rows = Rows::new();
         let mut failed = BTreeSet::new();
-        let stage = self.of.progress.stage("Reading what Waldur holds", groups.len());
+        let stage = self.submitter.progress.stage("Reading what Waldur holds", groups.len());
         for ((period, offering), resources) in groups {
             let mut single = resources.clone();
             if let Some(offering) = offering
@@ -243,7 +244,7 @@ impl Cycle {
                 let filter =
                     UsageFilter { offering: Some(offering), ..UsageFilter::of_month(period.first_day()) };
                 let filter = filter.to_compare();
-                match self.of.client.list_usages(&filter).await {
+                match self.submitter.client.list_usages(&filter).await {
                     Ok(listing) => {
                         self.state().rows_of_offering.insert(offering, listing.rows.len());
                         single = self.take(listing, period, &resources, &mut rows).await?;
@@ -263,7 +264,7 @@ impl Cycle {
                 let filter =
                     UsageFilter { resource: Some(resource), ..UsageFilter::of_month(period.first_day()) };
                 let filter = filter.to_compare();
-                match self.of.client.list_usages(&filter).await {
+                match self.submitter.client.list_usages(&filter).await {
                     Ok(listing) => {
                         self.take(listing, period, &BTreeSet::from([resource]), &mut rows).await?;
                         rows.entry((resource, period)).or_default();
@@ -421,7 +422,7 @@ impl Cycle {
             }
             return Ok(Ok(of_part));
         }
-        let periods = match self.of.client.plan_periods(key.resource).await {
+        let periods = match self.submitter.client.plan_periods(key.resource).await {
             Ok(periods) => periods,
             Err(failure) => return Ok(Err(failure)),
         };
@@ -438,7 +439,7 @@ impl Cycle {
             return Ok(());
         }
         crate::fail_point("before rows are kept");
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let moved: BTreeSet<Uuid> = self
             .ledger(move |ledger| {
                 ledger.together(|ledger| {
@@ -482,7 +483,7 @@ impl Cycle {
     /// Whether the server took the instant that a report carried (`probe`): then it is a dated one. Only the rows of that
     /// very report tell: others carry other dates, and another writer's row its own.
     async fn learn_dated(&self, probe: i64, rows: &[UsageRow]) -> Result<(), CycleError> {
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let dates: BTreeSet<i64> = rows.iter().filter_map(|row| Some(row.date?.as_microsecond())).collect();
         // A row that was written at or after the probe carries the server's own time instead.
         let verdict = match dates.contains(&probe) {

@@ -14,7 +14,7 @@ use crate::waldur::report::ComponentAmount;
 
 impl Cycle {
     pub(super) async fn after_failure(&self, call: Intended, failure: Failure) -> Result<(), CycleError> {
-        let (statement, key, now) = (call.statement.as_ref(), call.statement.key, self.of.clock.now());
+        let (statement, key, now) = (call.statement.as_ref(), call.statement.key, self.submitter.clock.now());
         let report = call.usages.as_slice();
         let (ids, words) = (call.ids.clone(), failure.to_string());
         // Of several totals some may be applied: those stay open until the rows have been read.
@@ -94,7 +94,7 @@ impl Cycle {
             }
             Refusal::LimitExceeded(_) => self.over_limit(key, report, words).await,
             Refusal::ResourceState(_) => {
-                let state = match self.of.client.resource(key.resource).await {
+                let state = match self.submitter.client.resource(key.resource).await {
                     Ok(resource) => resource.state,
                     Err(_) => String::new(),
                 };
@@ -224,7 +224,7 @@ impl Cycle {
             ),
         );
         let (component, user) = (component.to_owned(), user.to_owned());
-        let block = reason.block(words, self.of.clock.now());
+        let block = reason.block(words, self.submitter.clock.now());
         Ok(self.ledger(move |ledger| ledger.set_block(key, &component, &user, block, amount)).await?)
     }
 }

@@ -100,8 +100,8 @@ impl Cycle {
         if entry.open.is_empty() {
             return Ok(false);
         }
-        let (now, found) = (self.of.clock.now(), row.map(|row| row.held.amount));
-        let longest = SignedDuration::try_from(self.of.client.timeout())
+        let (now, found) = (self.submitter.clock.now(), row.map(|row| row.held.amount));
+        let longest = SignedDuration::try_from(self.submitter.client.timeout())
             .unwrap_or(SignedDuration::ZERO)
             .saturating_add(CARRIED_OUT_WITHIN);
         // Where the same amount was accepted since, the row does not tell whether this call was carried out, too.
@@ -140,7 +140,7 @@ impl Cycle {
         amount: Decimal,
         words: String,
     ) -> Result<(), CycleError> {
-        let (now, amounts) = (self.of.clock.now(), vec![total(component.to_owned(), amount)]);
+        let (now, amounts) = (self.submitter.clock.now(), vec![total(component.to_owned(), amount)]);
         Ok(self.ledger(move |ledger| ledger.note_read(key, &amounts, &words, now)).await?)
     }
 
@@ -159,9 +159,9 @@ impl Cycle {
             stands(decided, entry) && decided.held.is_none_or(|held| held == row.held.amount)
         };
         let by_person = decided.as_ref().filter(|decided| holds(decided)).map(|decided| decided.decision);
-        let server = self.of.server_time().await?;
+        let server = self.submitter.server_time().await?;
         let part = self.part_of(key).await?;
-        let ended = closing::has_ended(&self.of.zone().await?, key.period, &server);
+        let ended = closing::has_ended(&self.submitter.zone().await?, key.period, &server);
         // Of a part whose plan period has ended nothing is overwritten any more; what the server holds is what it is. In a month
         // that is over it is a person's number, and told.
         if by_person == Some(Decision::Overwrite) || (part.has_ended(server.now) && !ended) {
@@ -180,8 +180,9 @@ impl Cycle {
             }
             return Ok(Ok(()));
         }
-        if self.of.on_conflict == OnConflict::Overwrite && decided.is_none() && !ended {
-            let (of_component, held, now) = (component.to_owned(), row.held.amount, self.of.clock.now());
+        if self.submitter.on_conflict == OnConflict::Overwrite && decided.is_none() && !ended {
+            let (of_component, held, now) =
+                (component.to_owned(), row.held.amount, self.submitter.clock.now());
             self.ledger(move |ledger| ledger.decided_by_itself(key, &of_component, held, now)).await?;
             self.note_of(About::of(key, Some(component)), format!(
                 "resource {}, {component}, {}: {words}. It is overwritten, as `on_conflict` says; once a month",
@@ -209,11 +210,12 @@ impl Cycle {
                 Err(failure) => Err(failure),
             });
         }
-        let words = if self.of.on_conflict == OnConflict::Overwrite && decided.is_some_and(|d| d.by_itself) {
-            format!("{words}; it was overwritten once in this month already: two writers report it")
-        } else {
-            words
-        };
+        let words =
+            if self.submitter.on_conflict == OnConflict::Overwrite && decided.is_some_and(|d| d.by_itself) {
+                format!("{words}; it was overwritten once in this month already: two writers report it")
+            } else {
+                words
+            };
         self.block(key, component, reason, words, Some(row.held.amount)).await?;
         Ok(Ok(()))
     }
@@ -239,7 +241,9 @@ impl Cycle {
                 ..UsageFilter::default()
             };
             // What can't be listed shows nothing.
-            let Ok(Listing { rows, .. }) = self.of.client.list_usages(&of_resource).await else { continue };
+            let Ok(Listing { rows, .. }) = self.submitter.client.list_usages(&of_resource).await else {
+                continue;
+            };
             if rows.iter().any(|row| row.billing_period == key.period.first_day()) {
                 // It is in the month, under another plan.
                 continue;
@@ -252,7 +256,7 @@ impl Cycle {
                 "Waldur accepted it for {} but keeps no row of it in that month, {there}. If it was not deleted, Waldur's \
                  months are not those of `billing_timezone: {}`",
                 key.period,
-                self.of.zone().await?.name()
+                self.submitter.zone().await?.name()
             );
             self.block(key, component, Reason::WrongMonth, words, entry.posted).await?;
         }

@@ -1,5 +1,5 @@
 //! The cycle of `report: shadow`: it gets to know the server and its resources, reads what Waldur holds, and tells how much of
-//! it the ledger agrees with. Nothing is sent, held, stranded, carried or closed; `Client::read_only` is the fence.
+//! it the ledger agrees with. Nothing is sent, held, stranded, carried or closed; `Client::read_only` makes sure of it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ const COMPARED: &str = "shadow_compared";
 
 impl Cycle {
     pub(super) fn is_shadow(&self) -> bool {
-        self.of.report == Report::Shadow
+        self.submitter.report == Report::Shadow
     }
 
     pub(super) async fn only_compare(self: &Arc<Self>, options: CycleOptions) -> Result<(), CycleError> {
-        if !self.acquaint(false).await? {
+        if !self.check_clock_and_token(false).await? {
             return Ok(());
         }
         self.mark_months().await?;
-        let server = self.of.server_time().await?;
-        let (now, period) = (self.of.clock.now(), self.of.zone().await?.period_of(server.now));
+        let server = self.submitter.server_time().await?;
+        let (now, period) = (self.submitter.clock.now(), self.submitter.zone().await?.period_of(server.now));
         if !self.discover().await? {
             return Ok(());
         }
@@ -39,14 +39,14 @@ impl Cycle {
             now.duration_since(*at).abs() >= COMPARED_EVERY || !of.starts_with(&period.to_string())
         });
         if keys.is_empty() || !is_due && !options.ignore_backoff {
-            return self.all_is_well().await;
+            return self.conclude_cycle().await;
         }
         let wanted = Compare { period, only: BTreeSet::new(), shares: false };
-        match compare(&self.of.client, &self.of.ledger, wanted).await? {
+        match compare(&self.submitter.client, &self.submitter.ledger, wanted).await? {
             Ok(found) => {
                 self.tell_what_is_not_read(period, &found);
                 self.tell(period.to_string(), &found, last.map(|(text, _)| text)).await?;
-                self.all_is_well().await
+                self.conclude_cycle().await
             }
             Err(failure) => self.pause(failure).await,
         }
@@ -78,15 +78,15 @@ impl Cycle {
             );
         }
         self.state().report.compared = Some((all, differ));
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         Ok(self.ledger(move |ledger| ledger.put_server_fact(COMPARED, &fact, now)).await?)
     }
 
     /// The statements of the month that runs.
     async fn running(&self) -> Result<Vec<StatementKey>, CycleError> {
-        let server = self.of.server_time().await?;
-        let period = self.of.zone().await?.period_of(server.now);
-        let now = self.of.clock.now();
+        let server = self.submitter.server_time().await?;
+        let period = self.submitter.zone().await?.period_of(server.now);
+        let now = self.submitter.clock.now();
         // What was matched just now is stated, too.
         Ok(self
             .ledger(move |ledger| {
@@ -98,7 +98,7 @@ impl Cycle {
 
     /// The resources that a cycle is about.
     pub(super) async fn concerned(&self) -> Result<BTreeSet<Uuid>, CycleError> {
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let keys = match self.is_shadow() {
             true => self.running().await?,
             false => self.ledger(move |ledger| ledger.pending(now)).await?,
@@ -108,7 +108,7 @@ impl Cycle {
 
     /// Marks the month that runs, by either clock: what comes of it is not ours to report.
     pub(super) async fn mark_months(&self) -> Result<(), CycleError> {
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         for period in self.months_by_both_clocks().await? {
             self.ledger(move |ledger| ledger.note_shadow(period, now)).await?;
         }
@@ -123,13 +123,13 @@ impl Cycle {
 
     /// From the month that runs on it is reported. One that is over by either clock is not: the server's was just measured.
     pub(super) async fn go_live(&self) -> Result<(), CycleError> {
-        let (now, [one, other]) = (self.of.clock.now(), self.months_by_both_clocks().await?);
+        let (now, [one, other]) = (self.submitter.clock.now(), self.months_by_both_clocks().await?);
         Ok(self.ledger(move |ledger| ledger.note_live(one.max(other), now)).await?)
     }
 
     /// The month that runs by our clock, and by the server's.
     async fn months_by_both_clocks(&self) -> Result<[BillingPeriod; 2], CycleError> {
-        let (zone, server) = (self.of.zone().await?, self.of.server_time().await?);
-        Ok([zone.period_of(self.of.clock.now()), zone.period_of(server.now)])
+        let (zone, server) = (self.submitter.zone().await?, self.submitter.server_time().await?);
+        Ok([zone.period_of(self.submitter.clock.now()), zone.period_of(server.now)])
     }
 }

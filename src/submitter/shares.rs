@@ -58,16 +58,18 @@ impl Cycle {
         for ((period, offering), keys) in groups {
             let listed = match offering.filter(|_| keys.len() > SINGLY) {
                 None => None,
-                Some(offering) => match self.of.client.list_shares_of(offering, period.first_day()).await {
-                    Ok(shares) => Some(Found::of(shares)),
-                    Err(failure) => {
-                        tracing::warn!(
-                            "Users' shares of {period} of offering {offering} are not compared now: {failure}"
-                        );
-                        differ.extend(keys);
-                        continue;
+                Some(offering) => {
+                    match self.submitter.client.list_shares_of(offering, period.first_day()).await {
+                        Ok(shares) => Some(Found::of(shares)),
+                        Err(failure) => {
+                            tracing::warn!(
+                                "Users' shares of {period} of offering {offering} are not compared now: {failure}"
+                            );
+                            differ.extend(keys);
+                            continue;
+                        }
                     }
-                },
+                }
             };
             // Of all resources at once, their shares would need more memory than all the rest.
             for some in keys.chunks(COMPARED_TOGETHER) {
@@ -107,8 +109,11 @@ impl Cycle {
             let found = match listed {
                 Some(listed) => listed,
                 None => {
-                    let rows =
-                        self.of.client.list_user_usages(key.resource, component, key.period.first_day());
+                    let rows = self.submitter.client.list_user_usages(
+                        key.resource,
+                        component,
+                        key.period.first_day(),
+                    );
                     match rows.await {
                         Ok(rows) => read = found(rows),
                         Err(failure) => {
@@ -179,7 +184,7 @@ impl Cycle {
             return Ok(());
         }
         let month = statement.key.period.first_day();
-        match self.of.client.list_user_usages(statement.key.resource, component, month).await {
+        match self.submitter.client.list_user_usages(statement.key.resource, component, month).await {
             Ok(rows) => self.take_shares(statement.key, component, row, (&reported, &found(rows))).await,
             Err(failure) => {
                 self.note_of(About::of(statement.key, Some(component)), format!(
@@ -209,7 +214,7 @@ impl Cycle {
                 amounts.push(Amount { component, user, amount: held });
             }
         }
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         Ok(self.ledger(move |ledger| ledger.note_read(key, &amounts, "overwritten", now)).await?)
     }
 
@@ -221,7 +226,8 @@ impl Cycle {
         row: Uuid,
         users: &[UserAmount],
     ) -> Result<bool, CycleError> {
-        let rows = self.of.client.list_user_usages(key.resource, component, key.period.first_day()).await;
+        let rows =
+            self.submitter.client.list_user_usages(key.resource, component, key.period.first_day()).await;
         let Ok(found) = rows.map(found) else { return Ok(false) };
         Ok(users.iter().all(|user| found.held(row, &user.username) == Some(user.amount)))
     }

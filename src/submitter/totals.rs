@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::guard::{self, Passage, ServerTime};
+use super::guard::{self, SendWindow, ServerTime};
 use super::part::Part;
 use super::reason::Reason;
 use super::{Cycle, CycleError, DATE_PROBE, in_turns};
@@ -88,12 +88,12 @@ impl Cycle {
                 statement = again;
             }
             let Some(usages) = self.next_call(&statement).await? else { continue };
-            if self.passage(&statement).await?.is_some() {
+            if self.send_window(&statement).await?.is_some() {
                 calls.push((statement, usages));
             }
         }
         crate::fail_point("before totals are intended");
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         let intended = self
             .ledger(move |ledger| {
                 ledger.together(|ledger| {
@@ -235,23 +235,23 @@ impl Cycle {
 
     /// Whether the statement may be sent now: the plan period to name and the date to send. `None`: it may not, and why is
     /// recorded.
-    async fn passage(
+    async fn send_window(
         &self,
         statement: &Statement,
     ) -> Result<Option<(Option<Uuid>, Option<Timestamp>)>, CycleError> {
         let key = statement.key;
-        let (skew, now) = (self.of.client.skew(), self.of.clock.now());
+        let (skew, now) = (self.submitter.client.skew(), self.submitter.clock.now());
         let (zone, server, part) = self
             .ledger(move |ledger| {
                 let server = ServerTime::of(ledger, skew, now)?;
                 Ok((ledger.in_force().zone.clone(), server, Part::of(ledger, key)?))
             })
             .await?;
-        let passage = guard::passage(&zone, key.period, key.part, part.end, &server);
-        let date = match passage {
-            Passage::Open { date } => date,
-            Passage::NotYet | Passage::TooLate => return Ok(None),
-            Passage::Ended => {
+        let send_window = guard::send_window(&zone, key.period, key.part, part.end, &server);
+        let date = match send_window {
+            SendWindow::Open { date } => date,
+            SendWindow::NotYet | SendWindow::TooLate => return Ok(None),
+            SendWindow::Ended => {
                 self.over(statement, &server).await?;
                 return Ok(None);
             }
@@ -274,10 +274,10 @@ impl Cycle {
 
     /// Sends a call that was written down.
     pub(super) async fn call(&self, call: Intended) -> Result<(), CycleError> {
-        let (key, now) = (call.statement.key, self.of.clock.now());
+        let (key, now) = (call.statement.key, self.submitter.clock.now());
         let stopped = self.stopped() || !self.ledger(|ledger| ledger.has_turn()).await?;
-        let passage = if stopped { None } else { self.passage(&call.statement).await? };
-        let Some((plan_period, date)) = passage else {
+        let send_window = if stopped { None } else { self.send_window(&call.statement).await? };
+        let Some((plan_period, date)) = send_window else {
             let ids = call.ids;
             return Ok(self
                 .ledger(move |ledger| {
@@ -293,13 +293,13 @@ impl Cycle {
     /// Makes the call, and notes what came of it. Returns whether it was accepted.
     pub(super) async fn post(&self, call: Intended, report: SetUsage) -> Result<bool, CycleError> {
         let key = call.statement.key;
-        let unknown = self.of.server_time().await?.dated.is_none();
+        let unknown = self.submitter.server_time().await?.dated.is_none();
         {
             let mut state = self.state();
             state.read_back.remove(&key);
             state.read.remove(&key);
         }
-        let outcome = self.timed(key, self.of.client.set_usage(&report)).await?;
+        let outcome = self.timed(key, self.submitter.client.set_usage(&report)).await?;
         crate::fail_point("after set_usage");
         match outcome {
             Ok(()) => {
@@ -347,7 +347,7 @@ impl Cycle {
         if ids.is_empty() {
             return Ok(());
         }
-        let now = self.of.clock.now();
+        let now = self.submitter.clock.now();
         Ok(self
             .ledger(move |ledger| {
                 ledger.together(|ledger| {

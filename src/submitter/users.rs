@@ -44,13 +44,13 @@ const ONE_BY_ONE: &str = "set_user_usage";
 
 /// Calls that were written down together.
 #[derive(Debug)]
-struct Wave {
+struct Batch {
     calls: Vec<ShareCall>,
-    progress: Mutex<Progress>,
+    progress: Mutex<BatchState>,
 }
 
 #[derive(Debug, Default)]
-struct Progress {
+struct BatchState {
     /// Whether the server has the bulk call, as far as is known.
     bulk: Option<bool>,
     /// Resources of which nothing more is sent now.
@@ -59,8 +59,8 @@ struct Progress {
     not_sent: Vec<i64>,
 }
 
-impl Wave {
-    fn progress(&self) -> MutexGuard<'_, Progress> {
+impl Batch {
+    fn progress(&self) -> MutexGuard<'_, BatchState> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -73,23 +73,23 @@ impl Cycle {
     ) -> Result<(), CycleError> {
         let mut left = due.as_slice();
         while !left.is_empty() && !self.stopped() {
-            let (taken, wave) = self.intend_some(left, which).await?;
+            let (taken, batch) = self.plan_batch(left, which).await?;
             left = left.get(taken.max(1)..).unwrap_or_default();
-            if wave.calls.is_empty() {
+            if batch.calls.is_empty() {
                 continue;
             }
-            let wave = Arc::new(wave);
+            let batch = Arc::new(batch);
             let calls =
-                wave.calls.iter().enumerate().map(|(place, call)| (call.key.resource, place)).collect();
-            let of_wave = wave.clone();
+                batch.calls.iter().enumerate().map(|(place, call)| (call.key.resource, place)).collect();
+            let of_batch = batch.clone();
             let sent = in_turns(self.clone(), "Reporting users' shares", calls, move |cycle, place| {
-                let wave = of_wave.clone();
-                async move { cycle.send_shares(&wave, place).await }
+                let batch = of_batch.clone();
+                async move { cycle.send_shares(&batch, place).await }
             })
             .await;
-            let not_sent = std::mem::take(&mut wave.progress().not_sent);
+            let not_sent = std::mem::take(&mut batch.progress().not_sent);
             if !not_sent.is_empty() {
-                let now = self.of.clock.now();
+                let now = self.submitter.clock.now();
                 self.ledger(move |ledger| ledger.conclude(&not_sent, Outcome::Refused, "not sent", now))
                     .await?;
             }
@@ -102,8 +102,8 @@ impl Cycle {
 
     /// Writes down the next calls, in one transaction: no more than can be made in a minute, so that what was decided is not
     /// old when it is sent. Returns of how many statements they are.
-    async fn intend_some(&self, due: &[StatementKey], which: Shares) -> Result<(usize, Wave), CycleError> {
-        let (due, skew, now) = (due.to_vec(), self.of.client.skew(), self.of.clock.now());
+    async fn plan_batch(&self, due: &[StatementKey], which: Shares) -> Result<(usize, Batch), CycleError> {
+        let (due, skew, now) = (due.to_vec(), self.submitter.client.skew(), self.submitter.clock.now());
         let mean = usize::try_from(self.state().call_time.mean).unwrap_or(0).max(1);
         let most = (60_000 / mean).clamp(16, 1000);
         crate::fail_point("before shares are intended");
@@ -130,39 +130,39 @@ impl Cycle {
                     }
                     Ok(())
                 })?;
-                let progress = Progress { bulk, ..Progress::default() };
-                Ok((taken, Wave { calls, progress: Mutex::new(progress) }))
+                let progress = BatchState { bulk, ..BatchState::default() };
+                Ok((taken, Batch { calls, progress: Mutex::new(progress) }))
             })
             .await?;
         Ok(planned)
     }
 
-    /// Makes a call of a wave, unless its resource is left alone.
-    async fn send_shares(&self, wave: &Wave, place: usize) -> Result<(), CycleError> {
-        let Some(call) = wave.calls.get(place) else { return Ok(()) };
+    /// Makes a call of a batch, unless its resource is left alone.
+    async fn send_shares(&self, batch: &Batch, place: usize) -> Result<(), CycleError> {
+        let Some(call) = batch.calls.get(place) else { return Ok(()) };
         let resource = call.key.resource;
-        let left_alone = wave.progress().left_alone.contains(&resource);
+        let left_alone = batch.progress().left_alone.contains(&resource);
         if self.stopped() || left_alone || !self.ledger(|ledger| ledger.has_turn()).await? {
-            wave.progress().not_sent.extend(&call.ids);
+            batch.progress().not_sent.extend(&call.ids);
             return Ok(());
         }
         let goes_on = match call.call {
-            ALL_AT_ONCE => self.send_bulk(wave, call.clone()).await?,
+            ALL_AT_ONCE => self.send_bulk(batch, call.clone()).await?,
             _ => self.send_one(call.clone()).await?,
         };
         if !goes_on {
-            wave.progress().left_alone.insert(resource);
+            batch.progress().left_alone.insert(resource);
         }
         Ok(())
     }
 
     /// Sends the shares of one component's users in one call, or one by one where the server has no such call or does not
     /// take it. False: nothing more for this resource now.
-    async fn send_bulk(&self, wave: &Wave, mut call: ShareCall) -> Result<bool, CycleError> {
+    async fn send_bulk(&self, batch: &Batch, mut call: ShareCall) -> Result<bool, CycleError> {
         while !call.users.is_empty() {
-            let bulk = wave.progress().bulk;
+            let bulk = batch.progress().bulk;
             if bulk == Some(false) {
-                wave.progress().not_sent.append(&mut call.ids);
+                batch.progress().not_sent.append(&mut call.ids);
                 break;
             }
             if call.ids.is_empty() {
@@ -170,11 +170,11 @@ impl Cycle {
             }
             match self.make(&mut call).await? {
                 Ok(()) => {
-                    self.learn_bulk(wave, true).await?;
+                    self.learn_bulk(batch, true).await?;
                     return Ok(true);
                 }
                 Err(Failure::Endpoint { .. }) => {
-                    self.learn_bulk(wave, false).await?;
+                    self.learn_bulk(batch, false).await?;
                     break;
                 }
                 Err(Failure::Refused { refusal: Refusal::Items(items), .. }) => {
@@ -229,18 +229,18 @@ impl Cycle {
         }
     }
 
-    async fn learn_bulk(&self, wave: &Wave, there: bool) -> Result<(), CycleError> {
-        if wave.progress().bulk.replace(there) == Some(there) {
+    async fn learn_bulk(&self, batch: &Batch, there: bool) -> Result<(), CycleError> {
+        if batch.progress().bulk.replace(there) == Some(there) {
             return Ok(());
         }
-        let (value, now) = (if there { "yes" } else { "no" }, self.of.clock.now());
+        let (value, now) = (if there { "yes" } else { "no" }, self.submitter.clock.now());
         Ok(self.ledger(move |ledger| ledger.put_server_fact(BULK, value, now)).await?)
     }
 
     /// Writes down what is about to be sent: whatever comes of it, what the server was known to hold is no longer known,
     /// also if the share should come back to that very amount.
     async fn intend_shares(&self, call: &ShareCall) -> Result<Vec<i64>, CycleError> {
-        let (call, now) = (call.clone(), self.of.clock.now());
+        let (call, now) = (call.clone(), self.submitter.clock.now());
         Ok(self.ledger(move |ledger| ledger.intend(call.intent(&call.amounts()), now)).await?)
     }
 
@@ -250,13 +250,13 @@ impl Cycle {
         let mut outcome = match (call.call, call.users.as_slice()) {
             (ONE_BY_ONE, [user]) => {
                 crate::fail_point("before set_user_usage");
-                let outcome = self.of.client.set_user_usage(call.row, user).await;
+                let outcome = self.submitter.client.set_user_usage(call.row, user).await;
                 crate::fail_point("after set_user_usage");
                 outcome
             }
             (_, users) => {
                 crate::fail_point("before set_user_usages");
-                let outcome = self.of.client.set_user_usages(call.row, users).await;
+                let outcome = self.submitter.client.set_user_usages(call.row, users).await;
                 crate::fail_point("after set_user_usages");
                 outcome
             }
@@ -278,7 +278,7 @@ impl Cycle {
             Err(failure) => {
                 let unknown = failure.may_be_applied();
                 let became = if unknown { Outcome::Unknown } else { Outcome::Refused };
-                let (words, now) = (failure.to_string(), self.of.clock.now());
+                let (words, now) = (failure.to_string(), self.submitter.clock.now());
                 self.ledger(move |ledger| ledger.conclude(&ids, became, &words, now)).await?;
             }
         }

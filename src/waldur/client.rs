@@ -96,7 +96,7 @@ impl Client {
         })
     }
 
-    /// A client that reads and never writes: the fence around `report: shadow`.
+    /// A client that reads and never writes: what `report: shadow` uses.
     pub fn read_only(self) -> Client {
         Client { read_only: true, ..self }
     }

@@ -11,14 +11,14 @@ use super::super::text::{cut, fold, moment};
 use crate::config::place::Place;
 use crate::daemon::instance;
 use crate::ledger::queue::outbox::Outbox;
-use crate::ledger::{Ledger, LedgerTrouble};
+use crate::ledger::{Ledger, LedgerErrorKind};
 
 /// `None`: it is not such a role that keeps the ledger from being read.
 pub(super) fn status(setup: &Setup, as_json: bool, out: &mut dyn Write) -> Result<Option<Exit>, Failed> {
     let Place::Database(database) = &setup.settings.ledger else { return Ok(None) };
     let rulebook = || (*setup.rulebook).clone();
     match Ledger::open_to_read(&setup.settings.ledger, rulebook()) {
-        Err(error) if error.kind == LedgerTrouble::Forbidden => {}
+        Err(error) if error.kind == LedgerErrorKind::Forbidden => {}
         _ => return Ok(None),
     }
     let Ok(agent) = setup.settings.agent_name() else { return Ok(None) };

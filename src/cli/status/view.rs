@@ -42,7 +42,7 @@ pub(super) struct View {
     pub(super) failing: Option<(Option<Timestamp>, String)>,
     pub(super) daemon: Option<Running>,
     pub(super) url: String,
-    pub(super) server: pause::Standing,
+    pub(super) server: pause::ServerStatus,
     pub(super) collectors: Vec<Collector>,
     /// The hosts of a shared ledger.
     pub(super) agents: Vec<AgentReport>,
@@ -100,7 +100,7 @@ impl View {
         }
         let agents = ledger.agents()?;
         let left = Left::of(ledger, &setup.collectors())?;
-        let server = pause::Standing::of(ledger)?;
+        let server = pause::ServerStatus::of(ledger)?;
         let free = ledger.place().file().and_then(free);
         let daemon = instance::running(&setup.settings.first_place());
         let told = daemon.as_ref().and_then(|daemon| daemon.told.as_ref()?.ledger_failing.clone());

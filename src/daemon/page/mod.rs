@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::serve::Server;
-use super::{Agent, Pulse};
+use super::{Agent, Stats};
 use crate::config::page::PageSettings;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
@@ -39,7 +39,7 @@ mod view;
 #[derive(Clone)]
 struct Shared {
     agent: Agent,
-    pulse: Arc<Pulse>,
+    stats: Arc<Stats>,
     /// Without one, whoever could open the socket may look.
     token: Option<Arc<Secret>>,
 }
@@ -52,8 +52,8 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; base
                       frame-ancestors 'none'";
 
 /// Starts to listen, if the configuration says where.
-pub(super) async fn start(agent: &Agent, pulse: &Arc<Pulse>) -> Result<Server, String> {
-    let shared = Shared { agent: agent.clone(), pulse: pulse.clone(), token: None };
+pub(super) async fn start(agent: &Agent, stats: &Arc<Stats>) -> Result<Server, String> {
+    let shared = Shared { agent: agent.clone(), stats: stats.clone(), token: None };
     let refused = |where_: &str, why: String| format!("can't serve the page at {where_} (`page:`): {why}");
     match &agent.settings.page {
         None => Ok(Server::none()),
@@ -156,9 +156,9 @@ impl Asked {
 }
 
 async fn overview(State(shared): State<Shared>, Query(asked): Query<Asked>) -> Response {
-    let (agent, pulse) = (shared.agent.clone(), shared.pulse.clone());
+    let (agent, stats) = (shared.agent.clone(), shared.stats.clone());
     answer(&shared, move |ledger| {
-        let view = view::Overview::of(ledger, &agent, &pulse, (asked.period(), asked.from.unwrap_or(0)))?;
+        let view = view::Overview::of(ledger, &agent, &stats, (asked.period(), asked.from.unwrap_or(0)))?;
         Ok(Some(html::overview(&view)))
     })
     .await
@@ -183,7 +183,7 @@ async fn answer(
     shared: &Shared,
     make: impl FnOnce(&Ledger) -> Result<Option<Markup>, LedgerError> + Send + 'static,
 ) -> Response {
-    // What somebody reloads in a hurry waits here, and not for what the agent itself is to do.
+    // What somebody reloads again and again waits here, and not for what the agent itself is to do.
     static AT_ONCE: Semaphore = Semaphore::const_new(2);
     let Ok(_turn) = AT_ONCE.acquire().await else {
         return (StatusCode::SERVICE_UNAVAILABLE, "try again later\n").into_response();

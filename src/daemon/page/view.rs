@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::curve::Curve;
 use super::days::{Day, days};
 use crate::config::settings::Report;
-use crate::daemon::{Agent, Pulse, health};
+use crate::daemon::{Agent, Stats, health};
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::sent::blocked::Blocked;
 use crate::ledger::sent::record::Call;
@@ -21,7 +21,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::metering::exact::Exact;
 use crate::metering::period::{BillingPeriod, BillingZone};
 use crate::submitter::left::Left;
-use crate::submitter::pause::Standing;
+use crate::submitter::pause::ServerStatus;
 use crate::submitter::reason::waits;
 
 /// Resources on a page.
@@ -35,7 +35,7 @@ pub(super) struct Overview {
     pub(super) running: BillingPeriod,
     pub(super) api: String,
     pub(super) shadow: bool,
-    pub(super) server: Standing,
+    pub(super) server: ServerStatus,
     pub(super) collectors: Vec<CollectorReport>,
     /// What waits for a person, of all months, with the resource's name.
     pub(super) blocked: Vec<(String, Blocked)>,
@@ -77,7 +77,7 @@ impl Overview {
     pub(super) fn of(
         ledger: &Ledger,
         agent: &Agent,
-        pulse: &Pulse,
+        stats: &Stats,
         (period, from): (Option<BillingPeriod>, usize),
     ) -> Result<Overview, LedgerError> {
         let now = agent.clock.now();
@@ -107,10 +107,10 @@ impl Overview {
             running,
             api: agent.client.as_ref().map_or_else(String::new, |client| client.api().to_string()),
             shadow: agent.settings.report == Report::Shadow,
-            server: Standing::of(ledger)?,
+            server: ServerStatus::of(ledger)?,
             collectors: collectors.collect::<Result<_, _>>()?,
             blocked,
-            troubles: of_the_agent(agent, pulse).into_iter().chain(of_readings(&left)).collect(),
+            troubles: of_the_agent(agent, stats).into_iter().chain(of_readings(&left)).collect(),
             pending: left.pending,
             resources,
             total,
@@ -120,12 +120,12 @@ impl Overview {
 }
 
 /// What is wrong with the daemon itself and what it runs on.
-fn of_the_agent(agent: &Agent, pulse: &Pulse) -> Vec<String> {
+fn of_the_agent(agent: &Agent, stats: &Stats) -> Vec<String> {
     let mut told = Vec::new();
-    if let Some((at, words)) = pulse.reload_refused() {
+    if let Some((at, words)) = stats.reload_refused() {
         told.push(format!("A reload was refused at {}: {words}", moment(at)));
     }
-    told.extend(pulse.ledger_error().map(|error| format!("The ledger can't be written: {error}")));
+    told.extend(stats.ledger_error().map(|error| format!("The ledger can't be written: {error}")));
     let place = &agent.settings.ledger;
     if let Some(free) = place.file().and_then(health::free).filter(|free| *free < health::LITTLE_ROOM) {
         let free = free / 1_000_000;

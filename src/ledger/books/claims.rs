@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::makers::{Makers, makers_of};
 use super::place::placed;
+use super::sourced_meters::{SourcedMeters, meters_of};
 use super::targets::mappings;
 use crate::ledger::db::columns::{decimal, micros};
 use crate::ledger::db::rules::{InForce, Version};
@@ -42,7 +42,7 @@ pub(super) fn claim(
     connection: &Connection,
     in_force: &InForce,
     (resource, period, component): (&str, &str, &str),
-    (posted, makers): (Decimal, &Makers<'_>),
+    (posted, makers): (Decimal, &SourcedMeters<'_>),
 ) -> sql::Result<Verdict> {
     let Ok(month) = period.parse::<BillingPeriod>() else { return Ok(Verdict::Free) };
     if let Some(names) = several(connection, in_force.in_month(month), resource)? {
@@ -151,7 +151,7 @@ fn several(connection: &Connection, version: &Version, resource: &str) -> sql::R
 fn counted_twice(
     connection: &Connection,
     resource: &str,
-    makers: &Makers<'_>,
+    makers: &SourcedMeters<'_>,
 ) -> sql::Result<Option<String>> {
     let makers = makers.of(connection, resource)?;
     for one in &makers {
@@ -185,7 +185,7 @@ fn series_of(
     since: Timestamp,
 ) -> sql::Result<BTreeSet<i64>> {
     let mut found = BTreeSet::new();
-    for maker in &makers_of(connection, version, component)?.meters {
+    for maker in &meters_of(connection, version, component)?.meters {
         let of_maker: Vec<i64> = connection
             .prepare_cached(
                 "SELECT DISTINCT placed.series FROM placed

@@ -1,6 +1,6 @@
 //! Keeps the quantities of each series in step with its readings.
 //!
-//! `Trail::advance` is the definition of what a reading adds. A reading that comes last in its series goes on from where
+//! `SeriesState::advance` is the definition of what a reading adds. A reading that comes last in its series goes on from where
 //! the series was counted to; any other has its month, and what follows, counted again from the readings. Both take the
 //! same readings in the same order, so both give what a recount gives.
 
@@ -20,7 +20,7 @@ use crate::ledger::db::sql::{self, Connection, OptionalExtension, ToSql, params}
 use crate::metering::measure::{AtMost, Measure, Point, Quantity};
 use crate::metering::period::{BillingPeriod, Segment, Timeline};
 use crate::metering::reading::Kind;
-use crate::metering::trail::{Trail, sum};
+use crate::metering::series_state::{SeriesState, sum};
 
 /// A series as it was met while a run was counted.
 #[derive(Debug, Clone)]
@@ -446,11 +446,11 @@ impl<'a> Counter<'a> {
     fn advance(
         &mut self,
         facts: &SeriesFacts,
-        state: Trail,
+        state: SeriesState,
         mut month: Option<BillingPeriod>,
         (points, tells): (impl Iterator<Item = sql::Result<Point>>, bool),
     ) -> sql::Result<()> {
-        let mut trails: Vec<(Measure, Trail)> =
+        let mut trails: Vec<(Measure, SeriesState)> =
             facts.measures.iter().map(|measure| (*measure, state.clone())).collect();
         let mut parts: BTreeMap<(usize, Segment), Quantity> = BTreeMap::new();
         let mut last = None;
@@ -498,7 +498,7 @@ impl<'a> Counter<'a> {
     }
 
     /// How far a series was counted.
-    fn state_of(&self, series: i64) -> sql::Result<Trail> {
+    fn state_of(&self, series: i64) -> sql::Result<SeriesState> {
         let known: Option<String> = self
             .connection
             .prepare_cached("SELECT state FROM series WHERE id = ?")?
@@ -627,14 +627,14 @@ const KEPT_TOGETHER: usize = 1_000;
 const EARLIEST: Timestamp = Timestamp::UNIX_EPOCH;
 
 /// How far a series was counted; nothing is known of one that never was.
-fn trail(known: Option<&str>) -> sql::Result<Trail> {
-    known.map_or_else(|| Ok(Trail::default()), state)
+fn trail(known: Option<&str>) -> sql::Result<SeriesState> {
+    known.map_or_else(|| Ok(SeriesState::default()), state)
 }
 
-fn state(text: &str) -> sql::Result<Trail> {
+fn state(text: &str) -> sql::Result<SeriesState> {
     serde_json::from_str(text).map_err(|error| unreadable(0, error))
 }
 
-fn text(trail: &Trail) -> sql::Result<String> {
+fn text(trail: &SeriesState) -> sql::Result<String> {
     serde_json::to_string(trail).map_err(|error| unreadable(0, error))
 }

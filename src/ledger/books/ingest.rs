@@ -167,7 +167,7 @@ impl Ledger {
     }
 
     /// Gives back the memory that a run or a cycle needed for a while: what was looked at once need not stay for weeks.
-    pub fn rest(&self) -> Result<(), LedgerError> {
+    pub fn release_memory(&self) -> Result<(), LedgerError> {
         self.look(|connection| connection.shrink_memory())
     }
 

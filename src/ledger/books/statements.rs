@@ -13,8 +13,8 @@ use super::adjustment::{Moved, moved, openings};
 use super::claims::{Verdict, claim};
 use super::cuts::{Timelines, plans};
 use super::lines::{Line, LineRows, Lines, Place};
-use super::makers::{Maker, Makers, makers_of};
 use super::quantities::quantity;
+use super::sourced_meters::{SourcedMeter, SourcedMeters, meters_of};
 use super::targets;
 use crate::ledger::db::columns::{decimal, from_cents, instant, micros, to_cents, two_decimals};
 use crate::ledger::db::event::{About, EventKind, tell};
@@ -49,7 +49,7 @@ pub(in crate::ledger) fn state_all(
         .prepare_cached("SELECT resource, period, component FROM unstated")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<sql::Result<_>>()?;
-    let mut makers: HashMap<(i64, &str), Makers<'_>> = HashMap::new();
+    let mut makers: HashMap<(i64, &str), SourcedMeters<'_>> = HashMap::new();
     let mut rows = LineRows::of(connection)?;
     let mut timelines = Timelines::new(connection, in_force);
     for (resource, period, component) in &noted {
@@ -57,7 +57,7 @@ pub(in crate::ledger) fn state_all(
         let version = in_force.in_month(month);
         let makers = match makers.entry((version.id, component)) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(makers_of(connection, version, component)?),
+            Entry::Vacant(new) => new.insert(meters_of(connection, version, component)?),
         };
         let place = Place { resource, period, component };
         let stating = Stating { connection, in_force, version, makers, place, month };
@@ -73,7 +73,7 @@ struct Stating<'a> {
     connection: &'a Connection,
     in_force: &'a InForce,
     version: &'a Version,
-    makers: &'a Makers<'a>,
+    makers: &'a SourcedMeters<'a>,
     place: Place<'a>,
     month: BillingPeriod,
 }
@@ -334,7 +334,7 @@ impl Made {
     }
 
     /// Puts an opening balance before what was measured since.
-    fn open(&mut self, makers: &[Maker<'_>], opening: &Shares) {
+    fn open(&mut self, makers: &[SourcedMeter<'_>], opening: &Shares) {
         self.amounts.additive &= makers.iter().all(|maker| maker.measure.adds_up());
         // Before the first reading nothing says how it goes on, and nothing needs to.
         let how = if makers.is_empty() {

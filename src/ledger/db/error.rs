@@ -13,7 +13,7 @@ use crate::wire::words::clean;
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct LedgerError {
-    pub kind: LedgerTrouble,
+    pub kind: LedgerErrorKind,
     pub cause: Cause,
     message: String,
 }
@@ -62,7 +62,7 @@ impl Cause {
 
 /// What the caller may do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LedgerTrouble {
+pub enum LedgerErrorKind {
     /// Not our file, a newer one, a damaged one, no permission: a person has to act before anything can work.
     Unusable,
     /// The database lets this role do something else, but not that.
@@ -119,7 +119,7 @@ impl LedgerError {
         let message = format!(
             "another agent is at work on the ledger {place} since: this one writes nothing more, and stands by"
         );
-        Self { kind: LedgerTrouble::Superseded, cause: Cause::Other, message }
+        Self { kind: LedgerErrorKind::Superseded, cause: Cause::Other, message }
     }
 
     pub(in crate::ledger) fn second_host(agent: &str, place: &Place) -> Self {
@@ -144,7 +144,7 @@ impl LedgerError {
             "another process has taken over submitting for this ledger (this one had turn {ours}): what it still had \
              under way is read back before it is believed"
         );
-        Self { kind: LedgerTrouble::Superseded, cause: Cause::Other, message }
+        Self { kind: LedgerErrorKind::Superseded, cause: Cause::Other, message }
     }
 
     pub(in crate::ledger) fn from_io(path: &Path, what: &str, error: &std::io::Error) -> Self {
@@ -219,7 +219,7 @@ impl LedgerError {
                 let remedy = format!(
                     "the role `{role}` may not do that: `waldur-usage-agent ledger init` says what to grant"
                 );
-                Self { kind: LedgerTrouble::Forbidden, ..refused(&remedy) }
+                Self { kind: LedgerErrorKind::Forbidden, ..refused(&remedy) }
             }
             "25006" => passes("the server takes no writes (a standby, or one that is being moved?)"),
             "57014" => passes("it took longer than the server allows"),
@@ -288,11 +288,11 @@ impl LedgerError {
     }
 
     fn passing(message: String) -> Self {
-        Self { kind: LedgerTrouble::Passing, cause: Cause::Other, message }
+        Self { kind: LedgerErrorKind::Passing, cause: Cause::Other, message }
     }
 
     fn unusable(message: String) -> Self {
-        Self { kind: LedgerTrouble::Unusable, cause: Cause::Other, message }
+        Self { kind: LedgerErrorKind::Unusable, cause: Cause::Other, message }
     }
 
     fn because(self, cause: Cause) -> Self {

@@ -22,7 +22,7 @@ mod server;
 mod shared;
 pub(super) mod sql;
 
-pub use error::{LedgerError, LedgerTrouble};
+pub use error::{LedgerError, LedgerErrorKind};
 pub use rules::{InForce, Rulebook};
 use server::Use;
 pub use shared::SharedLedger;

@@ -260,7 +260,7 @@ CREATE TABLE series (
     live INTEGER NOT NULL DEFAULT 1,  -- whether the last complete run saw it
     compacted INTEGER,            -- its readings before this instant are no longer kept
     last INTEGER,                 -- the instant of its last reading
-    state TEXT,                   -- how far it was counted (metering's `Trail`); none of a delta
+    state TEXT,                   -- how far it was counted (metering's `SeriesState`); none of a delta
     UNIQUE (source, labels, agent)
 );
 CREATE INDEX series_live ON series (source) WHERE live = 1;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::record::{Known, Scope, StatementKey, key, known};
 use crate::ledger::books::adjustment::part_of;
 use crate::ledger::books::cuts::plans;
-use crate::ledger::books::makers::makers_of;
+use crate::ledger::books::sourced_meters::meters_of;
 use crate::ledger::books::statements::state_all;
 use crate::ledger::books::unstated::changed_components;
 use crate::ledger::db::columns::{decimal, from_cents, instant, micros, period_column, to_cents};
@@ -205,7 +205,7 @@ impl Carrying<'_> {
         let mut components: BTreeSet<String> = used.keys().cloned().collect();
         components.extend(self.carried_before()?);
         for component in &components {
-            let makers = makers_of(connection, self.in_force.in_month(self.from), component)?;
+            let makers = meters_of(connection, self.in_force.in_month(self.from), component)?;
             let makers = makers.of(connection, &resource)?;
             if makers.is_empty()
                 || disputed.contains(component)

@@ -13,7 +13,7 @@ use super::record::{Amount, StatementKey, note_read};
 use crate::ledger::books::adjustment::part_of;
 use crate::ledger::books::catalog::recount_resource;
 use crate::ledger::books::cuts::plans;
-use crate::ledger::books::makers::makers_of;
+use crate::ledger::books::sourced_meters::meters_of;
 use crate::ledger::books::statements::state_all;
 use crate::ledger::books::unstated::changed_components;
 use crate::ledger::db::columns::{decimal, from_cents, instant, micros, to_cents, two_decimals};
@@ -94,7 +94,7 @@ impl Ledger {
     ) -> Result<Result<(), &'static str>, LedgerError> {
         let version = self.in_force.in_month(key.period);
         self.look(|connection| {
-            let makers = makers_of(connection, version, component)?;
+            let makers = meters_of(connection, version, component)?;
             let makers = makers.of(connection, &key.resource.to_string())?;
             Ok(onward(makers.iter().map(|maker| maker.measure)).map(|_| ()))
         })
@@ -104,7 +104,7 @@ impl Ledger {
     pub fn adds_up(&self, key: StatementKey, component: &str) -> Result<bool, LedgerError> {
         let version = self.in_force.in_month(key.period);
         self.look(|connection| {
-            let makers = makers_of(connection, version, component)?;
+            let makers = meters_of(connection, version, component)?;
             let makers = makers.of(connection, &key.resource.to_string())?;
             Ok(makers.iter().all(|maker| maker.measure.adds_up()))
         })

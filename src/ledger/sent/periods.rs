@@ -11,7 +11,7 @@ use rust_decimal::Decimal;
 
 use super::record::{StatementKey, key};
 use super::statement::{Entry, Statement};
-use crate::ledger::books::makers::makers_of;
+use crate::ledger::books::sourced_meters::meters_of;
 use crate::ledger::db::columns::{decimal, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::sql::params;
@@ -216,7 +216,7 @@ impl Ledger {
         let (start, end) = (micros(zone.start(key.period)), micros(zone.end(key.period)));
         self.look(|connection| {
             let mut found = false;
-            for maker in &makers_of(connection, version, component)?.meters {
+            for maker in &meters_of(connection, version, component)?.meters {
                 let first: Option<i64> = connection
                     .prepare_cached(
                         "SELECT min(later.begun) FROM (

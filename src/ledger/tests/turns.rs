@@ -1,6 +1,6 @@
 //! Two who submit for one ledger: what the one whose turn is over may still do.
 
-use super::super::LedgerTrouble;
+use super::super::LedgerErrorKind;
 use super::super::sent::opening::Opening;
 use super::*;
 
@@ -37,7 +37,7 @@ fn what_a_holder_of_an_older_turn_learns_is_a_doubt_and_what_it_means_to_send_is
         old.close_open(&open_ids(&old), None, later),
         old.intend(totals(key, &total("1.50")), later).map(drop),
     ] {
-        assert_eq!(refused.unwrap_err().kind, LedgerTrouble::Superseded);
+        assert_eq!(refused.unwrap_err().kind, LedgerErrorKind::Superseded);
     }
     let known = |ledger: &Ledger| {
         let entry = entry(ledger);
@@ -111,7 +111,7 @@ fn a_holder_of_an_older_turn_adopts_nothing_and_closes_nothing() {
         words: String::new(),
     };
     for refused in [old.adopt(key, opening, later), old.close(key, later)] {
-        assert_eq!(refused.unwrap_err().kind, LedgerTrouble::Superseded);
+        assert_eq!(refused.unwrap_err().kind, LedgerErrorKind::Superseded);
     }
     let known = new.statement(key).unwrap().unwrap();
     let entry = known.components["cpu_hours"].clone();

@@ -1,6 +1,6 @@
 //! Law 12: from an amount back to the readings it came from.
 //!
-//! The readings are taken through `Trail::advance` once more, in order, so that what each of them added is told by the
+//! The readings are taken through `SeriesState::advance` once more, in order, so that what each of them added is told by the
 //! very definition that made the amount. It only reads.
 
 use std::collections::hash_map::Entry;
@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::ledger::books::adjustment::openings;
 use crate::ledger::books::cuts::{Timelines, plans};
 use crate::ledger::books::lines::Place;
-use crate::ledger::books::makers::{Maker, makers_of};
 use crate::ledger::books::quantities::{POINTS_FROM, RunRow, point};
+use crate::ledger::books::sourced_meters::{SourcedMeter, meters_of};
 use crate::ledger::books::targets;
 use crate::ledger::db::columns::{instant, micros, unreadable};
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
@@ -22,7 +22,7 @@ use crate::metering::exact::{Exact, Rounding};
 use crate::metering::measure::{Measure, Quantity};
 use crate::metering::period::{BillingPeriod, Segment, Timeline};
 use crate::metering::reading::Kind;
-use crate::metering::trail::Trail;
+use crate::metering::series_state::SeriesState;
 
 /// One series' part in an amount.
 #[derive(Debug, Clone)]
@@ -88,7 +88,7 @@ impl Ledger {
             let opened = openings(connection, &plans, place, period)?;
             let opened = opened.into_iter().map(|(part, (at, _))| (part, instant(at))).collect();
             let mut timelines = Timelines::new(connection, &self.in_force);
-            for maker in &makers_of(connection, version, component)?.meters {
+            for maker in &meters_of(connection, version, component)?.meters {
                 let mut query = connection.prepare_cached(
                     "SELECT series.id, placed.target, source.collector, source.name, source.kind, source.unit,
                             series.labels, placed.username
@@ -113,7 +113,7 @@ impl Ledger {
                         continue;
                     };
                     let labels = serde_json::from_str(&labels).unwrap_or_default();
-                    let Maker { meter, measure, .. } = maker;
+                    let SourcedMeter { meter, measure, .. } = maker;
                     let weight = meter.weighing.weigh(&labels);
                     let amount = match &weight {
                         Some(weight) => quantity.clone() * meter.factor.clone() * weight.clone(),
@@ -183,11 +183,11 @@ fn replay(
         )?
         .query_row(params![series, period.to_string()], |row| row.get(0))
         .optional()?;
-    let mut trail: Trail = match state {
+    let mut trail: SeriesState = match state {
         Some(text) if kind != Kind::Delta => {
             serde_json::from_str(&text).map_err(|error| unreadable(0, error))?
         }
-        _ => Trail::default(),
+        _ => SeriesState::default(),
     };
     let mut counted = Quantity::default();
     let mut readings = Vec::new();

@@ -1,6 +1,6 @@
 //! From the points of one series to its quantities, by segment.
 //!
-//! `Trail::advance` is the definition: it takes the points of a series in the order of time, from the first one on, and
+//! `SeriesState::advance` is the definition: it takes the points of a series in the order of time, from the first one on, and
 //! says what each adds. Adding up what it says over all points is a recount; adding what it says of one new last point is
 //! the cheap way to the same numbers, and a trail may be kept as text meanwhile. It never looks at anything but the points:
 //! no clock, no configuration, no ledger.
@@ -21,7 +21,7 @@ pub type Parts = Vec<(Segment, Quantity)>;
 /// How far a series has been read: all that the next point needs to know of those before it. It is the same whichever
 /// measure of the series' kind reads it, and as text it is small and stays the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trail {
+pub struct SeriesState {
     /// The point before, present or absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<Seen>,
@@ -33,7 +33,7 @@ pub struct Trail {
     lives: Lives,
 }
 
-impl Trail {
+impl SeriesState {
     /// Takes the next point of the series and says what it adds, by segment.
     pub fn advance(&mut self, measure: Measure, point: Point, timeline: &Timeline) -> Parts {
         let parts = match measure {

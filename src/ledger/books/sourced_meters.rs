@@ -13,7 +13,7 @@ use crate::metering::period::BillingPeriod;
 
 /// A meter, and the source whose series it meters.
 #[derive(Clone, Copy)]
-pub(in crate::ledger) struct Maker<'a> {
+pub(in crate::ledger) struct SourcedMeter<'a> {
     pub(in crate::ledger) source: i64,
     pub(in crate::ledger) rules: &'a Rules,
     pub(in crate::ledger) meter: &'a Meter,
@@ -21,13 +21,13 @@ pub(in crate::ledger) struct Maker<'a> {
 }
 
 /// What makes a component.
-pub(in crate::ledger) struct Makers<'a> {
-    pub(in crate::ledger) meters: Vec<Maker<'a>>,
+pub(in crate::ledger) struct SourcedMeters<'a> {
+    pub(in crate::ledger) meters: Vec<SourcedMeter<'a>>,
     /// From where the first of its collectors was read, if that is known of all.
     since: Option<Timestamp>,
 }
 
-impl Makers<'_> {
+impl SourcedMeters<'_> {
     /// Whether all of a month that ends then was before anything was read: what reaches back into it (a job that began
     /// before) is only a part of what was used, and the whole is another's to report.
     pub(super) fn began_after(&self, end: Timestamp) -> bool {
@@ -39,7 +39,7 @@ impl Makers<'_> {
         &self,
         connection: &Connection,
         resource: &str,
-    ) -> sql::Result<Vec<Maker<'_>>> {
+    ) -> sql::Result<Vec<SourcedMeter<'_>>> {
         let offering: Option<String> = connection
             .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
             .query_row([resource], |row| row.get(0))
@@ -69,7 +69,7 @@ impl Ledger {
     ) -> Result<ReportOptions, LedgerError> {
         let version = self.in_force.in_month(period);
         self.look(|connection| {
-            let makers = makers_of(connection, version, component)?;
+            let makers = meters_of(connection, version, component)?;
             let meters = makers.of(connection, &resource.to_string())?;
             let meters = || meters.iter().map(|maker| maker.meter);
             Ok(ReportOptions {
@@ -82,11 +82,11 @@ impl Ledger {
 }
 
 /// All meters of a version of the rules that make a component, with their sources.
-pub(in crate::ledger) fn makers_of<'a>(
+pub(in crate::ledger) fn meters_of<'a>(
     connection: &Connection,
     version: &'a Version,
     component: &str,
-) -> sql::Result<Makers<'a>> {
+) -> sql::Result<SourcedMeters<'a>> {
     let mut meters = Vec::new();
     for rules in &version.rules {
         for meter in rules.meters.iter().filter(|meter| meter.component == component) {
@@ -96,7 +96,7 @@ pub(in crate::ledger) fn makers_of<'a>(
                 .collect::<sql::Result<_>>()?;
             for (source, kind) in sources {
                 if let Some(measure) = kind.parse().ok().and_then(|kind| meter.measure(kind).ok()) {
-                    meters.push(Maker { source, rules, meter, measure });
+                    meters.push(SourcedMeter { source, rules, meter, measure });
                 }
             }
         }
@@ -108,5 +108,5 @@ pub(in crate::ledger) fn makers_of<'a>(
             .query_row([&maker.rules.collector], |row| row.get(0))?;
         since = since.zip(of_this).map(|(since, of_this)| since.min(instant(of_this)));
     }
-    Ok(Makers { meters, since })
+    Ok(SourcedMeters { meters, since })
 }
