@@ -195,7 +195,7 @@ fn a_reading_whose_kind_changes_is_told_with_the_way_on() {
         // The way on, taken at once, or after a run under a new name.
         let renamed = |keys: &str| configure(&world, "late: hold", "", &[("jobs", keys.to_owned())]);
         let both =
-            [hours("1", "11-10T12:05", "11-10T12:10", "1"), hours("2", "11-10T12:10", "11-10T12:14", "1")];
+            [hours("1", "11-10T12:06", "11-10T12:10", "1"), hours("2", "11-10T12:10", "11-10T12:14", "1")];
         let told = |at: &str| {
             lines(&world, "jobs", &both);
             world.now(at);
@@ -215,7 +215,7 @@ fn a_reading_whose_kind_changes_is_told_with_the_way_on() {
         lines(&world, "jobs", &[both[0].clone(), both[1].clone(), earlier]);
         world.now("2026-11-10T12:18:00Z");
         let done = world.flush().exits(65);
-        world.with_status(done).tells(&["2026-11-10T12:05:00Z", "twice"]);
+        world.with_status(done).tells(&["2026-11-10T12:05:0", "twice"]);
         assert_eq!(world.rows(A), ["cpu 2026-11 3.00", "ram 2026-11 1.00"], "{api}");
     }
 }

@@ -584,8 +584,9 @@ impl<'a> Store<'a> {
 }
 
 /// The last reading of another kind that a source's name had in a collector that its own continues.
-const MEASURED_BEFORE: &str =
-    "(SELECT max(series.last) FROM source AS former JOIN series ON series.source = former.id
+const MEASURED_BEFORE: &str = "(SELECT max(coalesce((SELECT max(reading.at) FROM reading
+        WHERE reading.series = series.id AND reading.value IS NOT NULL), series.last))
+    FROM source AS former JOIN series ON series.source = former.id
     WHERE former.collector = source.collector AND former.name = source.name AND former.kind <> source.kind
         AND former.continued = 1)";
 
