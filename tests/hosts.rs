@@ -218,6 +218,16 @@ fn what_is_run_once_for_all_stays_nobodys_when_a_file_moves_into_a_database() {
     for table in ["run", "series", "identity", "collector"] {
         assert_eq!(texts(&server, &format!("SELECT DISTINCT agent FROM {table}")), [""], "{table}");
     }
+    // And on the way back.
+    let back = world.path("back.db").display().to_string();
+    world.agent(&["ledger", "copy", &database, &back]).exits(0);
+    let configured = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let with_file = configured.replace(&database, &back).replace("    once: true\n", "");
+    world.write("agent.yaml", &with_file);
+    let mark = world.mark();
+    world.flush().exits(0);
+    assert_eq!(world.posts_since(mark).len(), 0, "nothing is counted twice");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.50"]);
 }
 
 #[test]
