@@ -148,6 +148,27 @@ fn of_two_hosts_with_one_name_the_second_sends_nothing_until_it_has_another() {
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.50"]);
 }
 
+/// What is usual for a host is known once two runs of it are counted, and maybe nobody counts now.
+#[test]
+fn how_long_a_name_is_a_hosts_own_goes_by_the_schedules_also_before_anything_is_counted() {
+    let Some(server) = Server::start("a name before anything is counted", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    let hourly = std::fs::read_to_string(world.path("hv2.yaml")).unwrap().replace("every 1s", "\"@hourly\"");
+    world.write("hv2.yaml", &hourly);
+    world.write(
+        "twin.yaml",
+        &hourly.replace("hv2.queue.db", "twin.queue.db").replace("hv2.read", "twin.read"),
+    );
+    collect(&world, "hv2", "2026-11-10T12:00:00Z", &[counter("0")]).exits(0);
+    let refused = "another host sends to the ledger";
+    collect(&world, "twin", "2026-11-10T12:20:00Z", &[counter("2000000")]).exits(78).says(refused);
+    agent_of(&world, "twin.yaml", &["status"]).exits(75).says("Another host sends as the agent hv2");
+    collect(&world, "hv2", "2026-11-10T13:00:00Z", &[counter("3600")]).exits(0).says_not(refused);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+}
+
 #[test]
 fn a_counter_that_two_hosts_read_of_one_source_is_told() {
     let Some(server) = Server::start("a counter that two hosts read", &[]) else { return };

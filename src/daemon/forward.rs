@@ -26,6 +26,8 @@ pub struct Forwarder {
     pub agent: String,
     /// How long after it ended a run is kept.
     pub keep: SignedDuration,
+    /// How long a gap is by this host's own schedules.
+    pub planned: SignedDuration,
     pub clock: SharedClock,
 }
 
@@ -72,8 +74,9 @@ impl Forwarder {
         };
         // Where its file was put back just now, it is the only one that knows.
         if !is_anew {
-            outbox =
-                blocking(move || outbox.check_name(last_look, previous.as_deref()).map(|()| outbox)).await?;
+            let planned = self.planned;
+            let check = move || outbox.check_name(last_look, previous.as_deref(), planned).map(|()| outbox);
+            outbox = blocking(check).await?;
         }
         let mut runs = 0;
         while let Some(parcel) = queue.with(move |queue| queue.parcel_after(number)).await? {
