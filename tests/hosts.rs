@@ -293,6 +293,40 @@ fn send_as(server: &Server, host: &str, number: i64, base: i64) {
     server.connect_as("bill", host).execute(sql, &[&host, &number, &cover]).unwrap();
 }
 
+/// What no check foresees (labels that are longer once they are written down) is that run's fault alone.
+#[test]
+fn a_run_that_can_not_be_recorded_stops_nobody_else_and_is_told() {
+    let Some(server) = Server::start("a run that can't be recorded", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    let long: String = (0..3000).map(|_| fastrand::alphanumeric()).collect();
+    let pair = || [char::from(fastrand::u8(14..32)), fastrand::alphanumeric()];
+    let escaped = || (0..249).flat_map(|_| pair()).collect::<String>();
+    let escaped = json!({ "a": escaped(), "b": escaped(), "c": escaped(), "d": escaped() });
+    for (number, labels) in [(1, json!({ "a": long })), (2, escaped)] {
+        let at = 1_794_312_000_000_000_i64;
+        let head = json!({
+            "collector": "source", "at": at, "finished": at, "outcome": "ok", "message": null, "quarantined": 0,
+            "lists_everything": false, "scope": "", "withheld": "[]",
+        });
+        let ends = [json!(["g", labels.to_string(), at])];
+        let cover =
+            json!({ "head": head, "quarantined": [], "ends": ends, "since": null, "parts": 0, "base": 0 });
+        let sql = "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ('hv2', 'f', $1, 0, 0, $2, 0)";
+        let mut as_host = server.connect_as("bill", "hv2");
+        as_host.execute(sql, &[&i64::from(number), &cover.to_string()]).unwrap();
+    }
+    collect(&world, "hv3", NOON, &[hours("1", "3600")]).exits(0);
+    world.flush();
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    let told =
+        texts(&server, "SELECT words FROM event WHERE words LIKE 'run % of the host hv2 %' ORDER BY words");
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("an end: a name, label, unit or id has more than 500 bytes"), "{told:?}");
+    assert!(told[1].starts_with("run 2 of the host hv2 can't be read"), "{told:?}");
+    world.agent(&["status"]).exits(69).says("Host hv2");
+}
+
 #[test]
 fn runs_that_never_arrived_are_told_also_where_nothing_was_there_before() {
     let Some(server) = Server::start("runs that are missing", &[]) else { return };
