@@ -281,16 +281,18 @@ fn a_host_whose_clock_was_ahead_reads_its_history_again_once_what_it_saw_has_arr
     assert_eq!(queue.forget_future(ahead, now).unwrap(), [""; 0], "once");
 }
 
-/// A run as a host sends it that has lost those before it.
-fn send_as(server: &Server, host: &str, number: i64, base: i64) {
-    let head = "{\"collector\":\"source\",\"at\":1794312000000000,\"finished\":1794312000000000,\"outcome\":\"ok\",\
-                \"message\":null,\"quarantined\":0,\"lists_everything\":false,\"scope\":\"\",\"withheld\":\"[]\"}";
+/// A run of a host's file, as the host sends it; all up to `base` were sent under another name of the file.
+fn send_as(server: &Server, host: &str, (file, number): (&str, i64), base: i64) {
+    let head = format!(
+        "{{\"collector\":\"source\",\"at\":1794312000000000,\"finished\":1794312000000000,\"outcome\":\"ok\",\
+         \"message\":null,\"quarantined\":0,\"lists_everything\":false,\"scope\":\"{file}\",\"withheld\":\"[]\"}}"
+    );
     let cover = format!(
         "{{\"head\":{head},\"quarantined\":[],\"ends\":[],\"since\":null,\"parts\":0,\"base\":{base}}}"
     );
     let sql =
-        "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ($1, 'f', $2, 0, 0, $3, 0)";
-    server.connect_as("bill", host).execute(sql, &[&host, &number, &cover]).unwrap();
+        "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ($1, $2, $3, 0, 0, $4, 0)";
+    server.connect_as("bill", host).execute(sql, &[&host, &file, &number, &cover]).unwrap();
 }
 
 /// What no check foresees (labels that are longer once they are written down) is that run's fault alone.
@@ -332,13 +334,31 @@ fn runs_that_never_arrived_are_told_also_where_nothing_was_there_before() {
     let Some(server) = Server::start("runs that are missing", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2", "hv3"]);
-    send_as(&server, "hv2", 5, 0);
+    send_as(&server, "hv2", ("f", 5), 0);
     // Four that were sent under another name of its file are not missing.
-    send_as(&server, "hv3", 5, 4);
+    send_as(&server, "hv3", ("f", 5), 4);
     world.flush();
     let told = texts(&server, "SELECT words FROM event WHERE words LIKE '%missing%'");
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].starts_with("4 runs of the agent hv2 are missing"), "{told:?}");
+}
+
+/// The end of a gauge would be known before what it ends, and one host's thousands would keep out all others.
+#[test]
+fn of_a_host_that_was_installed_anew_the_old_file_is_taken_first_and_of_no_host_more_than_a_few_at_once() {
+    let Some(server) = Server::start("a host's two files", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    for (file, runs) in [("z", 7), ("a", 3)] {
+        for number in 1..=runs {
+            send_as(&server, "hv2", (file, number), 0);
+        }
+    }
+    send_as(&server, "hv3", ("f", 1), 0);
+    world.flush().exits(0);
+    let taken = texts(&server, "SELECT agent || ' ' || scope FROM run WHERE agent <> 'hv1' ORDER BY id");
+    let (old, new) = ("hv2 z", "hv2 a");
+    assert_eq!(taken, [old, old, old, old, old, "hv3 f", old, old, new, new, new]);
 }
 
 #[test]

@@ -15,8 +15,10 @@ use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
 
-/// Runs that are taken in one transaction.
-const AT_ONCE: i64 = 50;
+/// Hosts of which runs are taken in one transaction,
+const HOSTS_AT_ONCE: i64 = 10;
+/// and how many of each.
+const OF_ONE_AT_ONCE: i64 = 5;
 
 const ORPHANS_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -105,12 +107,28 @@ impl Ledger {
     }
 }
 
+/// The hosts whose first has waited longest come first. Of the files of one (it was installed anew) the older one goes before
+/// the newer one, and the runs of a file in their order. It looks at the first runs of each file, however many wait.
 fn arrived(connection: &Connection) -> sql::Result<Vec<Origin>> {
     connection
         .prepare_cached(
-            "SELECT agent, file, number FROM inbox WHERE part = 0 ORDER BY agent, file, number LIMIT ?",
+            "WITH RECURSIVE file (agent, file) AS (
+                (SELECT agent, file FROM inbox ORDER BY agent, file LIMIT 1)
+                UNION ALL SELECT next.agent, next.file FROM file, LATERAL (
+                    SELECT agent, file FROM inbox WHERE (inbox.agent, inbox.file) > (file.agent, file.file)
+                    ORDER BY agent, file LIMIT 1) next),
+             first AS (
+                SELECT DISTINCT ON (file.agent) file.agent, file.file, run.arrived FROM file, LATERAL (
+                    SELECT arrived FROM inbox WHERE agent = file.agent AND inbox.file = file.file AND part = 0
+                    ORDER BY number LIMIT 1) run
+                ORDER BY file.agent, run.arrived)
+             SELECT first.agent, first.file, run.number FROM
+                (SELECT * FROM first ORDER BY arrived LIMIT ?1) first, LATERAL (
+                    SELECT number FROM inbox WHERE agent = first.agent AND inbox.file = first.file AND part = 0
+                    ORDER BY number LIMIT ?2) run
+             ORDER BY first.arrived, first.agent, run.number",
         )?
-        .query_map([AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map([HOSTS_AT_ONCE, OF_ONE_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect()
 }
 
