@@ -362,6 +362,24 @@ fn of_a_host_that_was_installed_anew_the_old_file_is_taken_first_and_of_no_host_
 }
 
 #[test]
+fn a_ledger_does_not_move_into_a_file_before_all_that_hosts_have_sent_is_counted() {
+    let Some(server) = Server::start("moving with an inbox", &[]) else { return };
+    let database = server.url("bill", "usage");
+    let world = world(&database);
+    hosts(&server, &world, &["hv2"]);
+    collect(&world, "hv2", NOON, &[hours("1", "3600")]).exits(0);
+    let file = world.path("file.db").display().to_string();
+    let copy = || world.agent(&["ledger", "copy", &database, &file]);
+    copy().exits(75).says("1 runs that hosts have sent").says("`flush` there");
+    world.flush().exits(0);
+    copy().exits(0);
+    let configured = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &configured.replace(&database, &file));
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    world.agent(&["explain", A, "cpu_hours"]).exits(0).says("1.00");
+}
+
+#[test]
 fn parts_of_a_run_whose_beginning_never_came_are_swept_after_seven_days() {
     let Some(server) = Server::start("parts without a beginning", &[]) else { return };
     let place = Place::parse(&server.url("bill", "usage")).unwrap();

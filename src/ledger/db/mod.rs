@@ -117,6 +117,12 @@ impl Ledger {
                 }
             }
         }
+        if let (Place::Database(_), Place::File(_)) = (from, to) {
+            let waiting = server::arrived(&source).map_err(wrap(from))?;
+            if waiting > 0 {
+                return Err(LedgerError::not_taken(from, waiting));
+            }
+        }
         let counts = copy::copy(&source, &target).map_err(wrap(to))?;
         let (old, new, but) = match (from, to) {
             (Place::File(_), Place::Database(_)) => ("", agent, once),
