@@ -217,6 +217,13 @@ fn rules_of_a_host_that_are_not_those_that_count_are_told() {
     collect(&world, "hv3", "2026-11-10T12:05:00Z", &[hours("hv3", "3600")]).exits(0);
     world.flush();
     world.agent(&["check"]).says_not("the file of hv3");
+    // A host that is gone is told of no more; one that was installed anew under its name is.
+    world.agent(&["agents", "retire", "hv4"]).exits(0);
+    world.agent(&["check"]).says_not("of hv4");
+    change("hv4", "hv4.queue.db", "anew.queue.db");
+    collect(&world, "hv4", "2026-11-10T12:10:00Z", &[hours("hv4", "3600")]).exits(0);
+    world.flush();
+    world.agent(&["check"]).says("collector another of hv4 counts nothing");
 }
 
 /// What was counted from the file must not be read, and counted, again as nobody's.
