@@ -53,6 +53,26 @@ fn collect_by_its_clock(world: &World, clock: &str, up: u32, value: &str) -> Don
     command.output().unwrap().into()
 }
 
+/// To a clock of years later all would be old.
+#[test]
+fn what_a_host_has_sent_is_kept_while_its_clock_is_wrong() {
+    let Some(server) = Server::start("what was sent by a wrong clock", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    let kept = || {
+        let queue = rusqlite::Connection::open(world.path("hv2.queue.db")).unwrap();
+        let kept =
+            queue.query_row("SELECT min(id), count(*) FROM run", [], |row| Ok((row.get(0)?, row.get(1)?)));
+        let kept: (i64, i64) = kept.unwrap();
+        kept
+    };
+    collect_by_its_clock(&world, "2020-01-01T00:00:00Z", 0, "0").exits(0);
+    collect_by_its_clock(&world, "2090-01-01T00:00:00Z", 60, "3600").exits(0);
+    assert_eq!(kept(), (1, 2));
+    collect_by_its_clock(&world, &Timestamp::now().to_string(), 120, "7200").exits(0);
+    assert_eq!(kept(), (2, 2), "the first is older than 7 days");
+}
+
 /// The database was away meanwhile, and the clock is right when it is back.
 #[test]
 fn a_run_is_judged_by_how_far_its_hosts_clock_was_off_when_it_was_made() {
@@ -148,6 +168,27 @@ fn of_two_hosts_with_one_name_the_second_sends_nothing_until_it_has_another() {
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.50"]);
 }
 
+/// What is usual for a host is known once two runs of it are counted, and maybe nobody counts now.
+#[test]
+fn how_long_a_name_is_a_hosts_own_goes_by_the_schedules_also_before_anything_is_counted() {
+    let Some(server) = Server::start("a name before anything is counted", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    let hourly = std::fs::read_to_string(world.path("hv2.yaml")).unwrap().replace("every 1s", "\"@hourly\"");
+    world.write("hv2.yaml", &hourly);
+    world.write(
+        "twin.yaml",
+        &hourly.replace("hv2.queue.db", "twin.queue.db").replace("hv2.read", "twin.read"),
+    );
+    collect(&world, "hv2", "2026-11-10T12:00:00Z", &[counter("0")]).exits(0);
+    let refused = "another host sends to the ledger";
+    collect(&world, "twin", "2026-11-10T12:20:00Z", &[counter("2000000")]).exits(78).says(refused);
+    agent_of(&world, "twin.yaml", &["status"]).exits(75).says("Another host sends as the agent hv2");
+    collect(&world, "hv2", "2026-11-10T13:00:00Z", &[counter("3600")]).exits(0).says_not(refused);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+}
+
 #[test]
 fn a_counter_that_two_hosts_read_of_one_source_is_told() {
     let Some(server) = Server::start("a counter that two hosts read", &[]) else { return };
@@ -196,6 +237,13 @@ fn rules_of_a_host_that_are_not_those_that_count_are_told() {
     collect(&world, "hv3", "2026-11-10T12:05:00Z", &[hours("hv3", "3600")]).exits(0);
     world.flush();
     world.agent(&["check"]).says_not("the file of hv3");
+    // A host that is gone is told of no more; one that was installed anew under its name is.
+    world.agent(&["agents", "retire", "hv4"]).exits(0);
+    world.agent(&["check"]).says_not("of hv4");
+    change("hv4", "hv4.queue.db", "anew.queue.db");
+    collect(&world, "hv4", "2026-11-10T12:10:00Z", &[hours("hv4", "3600")]).exits(0);
+    world.flush();
+    world.agent(&["check"]).says("collector another of hv4 counts nothing");
 }
 
 /// What was counted from the file must not be read, and counted, again as nobody's.
@@ -218,6 +266,16 @@ fn what_is_run_once_for_all_stays_nobodys_when_a_file_moves_into_a_database() {
     for table in ["run", "series", "identity", "collector"] {
         assert_eq!(texts(&server, &format!("SELECT DISTINCT agent FROM {table}")), [""], "{table}");
     }
+    // And on the way back.
+    let back = world.path("back.db").display().to_string();
+    world.agent(&["ledger", "copy", &database, &back]).exits(0);
+    let configured = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let with_file = configured.replace(&database, &back).replace("    once: true\n", "");
+    world.write("agent.yaml", &with_file);
+    let mark = world.mark();
+    world.flush().exits(0);
+    assert_eq!(world.posts_since(mark).len(), 0, "nothing is counted twice");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.50"]);
 }
 
 #[test]
@@ -250,16 +308,52 @@ fn a_host_whose_clock_was_ahead_reads_its_history_again_once_what_it_saw_has_arr
     assert_eq!(queue.forget_future(ahead, now).unwrap(), [""; 0], "once");
 }
 
-/// A run as a host sends it that has lost those before it.
-fn send_as(server: &Server, host: &str, number: i64, base: i64) {
-    let head = "{\"collector\":\"source\",\"at\":1794312000000000,\"finished\":1794312000000000,\"outcome\":\"ok\",\
-                \"message\":null,\"quarantined\":0,\"lists_everything\":false,\"scope\":\"\",\"withheld\":\"[]\"}";
+/// A run of a host's file, as the host sends it; all up to `base` were sent under another name of the file.
+fn send_as(server: &Server, host: &str, (file, number): (&str, i64), base: i64) {
+    let head = format!(
+        "{{\"collector\":\"source\",\"at\":1794312000000000,\"finished\":1794312000000000,\"outcome\":\"ok\",\
+         \"message\":null,\"quarantined\":0,\"lists_everything\":false,\"scope\":\"{file}\",\"withheld\":\"[]\"}}"
+    );
     let cover = format!(
         "{{\"head\":{head},\"quarantined\":[],\"ends\":[],\"since\":null,\"parts\":0,\"base\":{base}}}"
     );
     let sql =
-        "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ($1, 'f', $2, 0, 0, $3, 0)";
-    server.connect_as("bill", host).execute(sql, &[&host, &number, &cover]).unwrap();
+        "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ($1, $2, $3, 0, 0, $4, 0)";
+    server.connect_as("bill", host).execute(sql, &[&host, &file, &number, &cover]).unwrap();
+}
+
+/// What no check foresees (labels that are longer once they are written down) is that run's fault alone.
+#[test]
+fn a_run_that_can_not_be_recorded_stops_nobody_else_and_is_told() {
+    let Some(server) = Server::start("a run that can't be recorded", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    let long: String = (0..3000).map(|_| fastrand::alphanumeric()).collect();
+    let pair = || [char::from(fastrand::u8(14..32)), fastrand::alphanumeric()];
+    let escaped = || (0..249).flat_map(|_| pair()).collect::<String>();
+    let escaped = json!({ "a": escaped(), "b": escaped(), "c": escaped(), "d": escaped() });
+    for (number, labels) in [(1, json!({ "a": long })), (2, escaped)] {
+        let at = 1_794_312_000_000_000_i64;
+        let head = json!({
+            "collector": "source", "at": at, "finished": at, "outcome": "ok", "message": null, "quarantined": 0,
+            "lists_everything": false, "scope": "", "withheld": "[]",
+        });
+        let ends = [json!(["g", labels.to_string(), at])];
+        let cover =
+            json!({ "head": head, "quarantined": [], "ends": ends, "since": null, "parts": 0, "base": 0 });
+        let sql = "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ('hv2', 'f', $1, 0, 0, $2, 0)";
+        let mut as_host = server.connect_as("bill", "hv2");
+        as_host.execute(sql, &[&i64::from(number), &cover.to_string()]).unwrap();
+    }
+    collect(&world, "hv3", NOON, &[hours("1", "3600")]).exits(0);
+    world.flush();
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    let told =
+        texts(&server, "SELECT words FROM event WHERE words LIKE 'run % of the host hv2 %' ORDER BY words");
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("an end: a name, label, unit or id has more than 500 bytes"), "{told:?}");
+    assert!(told[1].starts_with("run 2 of the host hv2 can't be read"), "{told:?}");
+    world.agent(&["status"]).exits(69).says("Host hv2");
 }
 
 #[test]
@@ -267,13 +361,49 @@ fn runs_that_never_arrived_are_told_also_where_nothing_was_there_before() {
     let Some(server) = Server::start("runs that are missing", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2", "hv3"]);
-    send_as(&server, "hv2", 5, 0);
+    send_as(&server, "hv2", ("f", 5), 0);
     // Four that were sent under another name of its file are not missing.
-    send_as(&server, "hv3", 5, 4);
+    send_as(&server, "hv3", ("f", 5), 4);
     world.flush();
     let told = texts(&server, "SELECT words FROM event WHERE words LIKE '%missing%'");
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].starts_with("4 runs of the agent hv2 are missing"), "{told:?}");
+}
+
+/// The end of a gauge would be known before what it ends, and one host's thousands would keep out all others.
+#[test]
+fn of_a_host_that_was_installed_anew_the_old_file_is_taken_first_and_of_no_host_more_than_a_few_at_once() {
+    let Some(server) = Server::start("a host's two files", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    for (file, runs) in [("z", 7), ("a", 3)] {
+        for number in 1..=runs {
+            send_as(&server, "hv2", (file, number), 0);
+        }
+    }
+    send_as(&server, "hv3", ("f", 1), 0);
+    world.flush().exits(0);
+    let taken = texts(&server, "SELECT agent || ' ' || scope FROM run WHERE agent <> 'hv1' ORDER BY id");
+    let (old, new) = ("hv2 z", "hv2 a");
+    assert_eq!(taken, [old, old, old, old, old, "hv3 f", old, old, new, new, new]);
+}
+
+#[test]
+fn a_ledger_does_not_move_into_a_file_before_all_that_hosts_have_sent_is_counted() {
+    let Some(server) = Server::start("moving with an inbox", &[]) else { return };
+    let database = server.url("bill", "usage");
+    let world = world(&database);
+    hosts(&server, &world, &["hv2"]);
+    collect(&world, "hv2", NOON, &[hours("1", "3600")]).exits(0);
+    let file = world.path("file.db").display().to_string();
+    let copy = || world.agent(&["ledger", "copy", &database, &file]);
+    copy().exits(75).says("1 runs that hosts have sent").says("`flush` there");
+    world.flush().exits(0);
+    copy().exits(0);
+    let configured = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &configured.replace(&database, &file));
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    world.agent(&["explain", A, "cpu_hours"]).exits(0).says("1.00");
 }
 
 #[test]

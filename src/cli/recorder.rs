@@ -3,7 +3,7 @@
 
 use super::exit::{Exit, Failed};
 use super::setup::Setup;
-use crate::collectors::definition::Definition;
+use crate::collectors::definition::{Definition, longest_gap};
 use crate::config::place::Place;
 use crate::daemon::forward::Forwarder;
 use crate::ledger::sent::lock::{Post, Task};
@@ -37,6 +37,7 @@ impl Recorder {
             database: database.clone(),
             agent: setup.settings.agent_name().map_err(|why| Failed::new(Exit::Config, why))?,
             keep: setup.settings.queue.keep,
+            planned: longest_gap(&setup.definitions),
             clock: setup.clock.clone(),
         };
         let queue =

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Collector, PLUGINS, Plugin};
 use crate::config::schedule::Schedule;
@@ -97,6 +97,12 @@ impl Definition {
     pub fn metered(&self) -> BTreeSet<&str> {
         self.rules.meters.iter().map(|meter| meter.reading.as_str()).collect()
     }
+}
+
+/// The longest gap that is usual between two looks of one collector which this host runs as itself.
+pub fn longest_gap(definitions: &[Definition]) -> SignedDuration {
+    let own = definitions.iter().filter(|definition| !definition.once && !definition.elsewhere);
+    own.filter_map(|definition| definition.rules.default_max_gap).max().unwrap_or_default()
 }
 
 /// Environment variables that hold a secret of the agent's (`token`) or of a collector's. No program that a collector

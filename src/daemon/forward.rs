@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::task::spawn_blocking;
 
 use super::{LedgerWork, Part, Woken};
@@ -26,6 +26,8 @@ pub struct Forwarder {
     pub agent: String,
     /// How long after it ended a run is kept.
     pub keep: SignedDuration,
+    /// How long a gap is by this host's own schedules.
+    pub planned: SignedDuration,
     pub clock: SharedClock,
 }
 
@@ -72,8 +74,9 @@ impl Forwarder {
         };
         // Where its file was put back just now, it is the only one that knows.
         if !is_anew {
-            outbox =
-                blocking(move || outbox.check_name(last_look, previous.as_deref()).map(|()| outbox)).await?;
+            let planned = self.planned;
+            let check = move || outbox.check_name(last_look, previous.as_deref(), planned).map(|()| outbox);
+            outbox = blocking(check).await?;
         }
         let mut runs = 0;
         while let Some(parcel) = queue.with(move |queue| queue.parcel_after(number)).await? {
@@ -93,7 +96,11 @@ impl Forwarder {
                 );
             }
         }
-        let kept_from = self.clock.now().saturating_sub(self.keep).unwrap_or(jiff::Timestamp::MIN);
+        // To a clock that is ahead all would be old, and a database that is restored would ask for it in vain.
+        let kept_from = match skew.abs() <= CLOCKS_AGREE {
+            true => now.saturating_sub(self.keep).unwrap_or(Timestamp::MIN),
+            false => Timestamp::MIN,
+        };
         queue.with(move |queue| queue.note_sent(number, kept_from)).await?;
         blocking(move || {
             drop(outbox);
@@ -120,7 +127,7 @@ impl Part {
         let mut spread = SignedDuration::ZERO;
         loop {
             let (now, recorded) = (self.agent.clock.now(), self.recorded.clone());
-            let again = now.saturating_add(AGAIN).unwrap_or(jiff::Timestamp::MAX);
+            let again = now.saturating_add(AGAIN).unwrap_or(Timestamp::MAX);
             let woken = tokio::select! {
                 woken = self.wait_until(again, now) => woken,
                 () = recorded.notified() => Woken::Due,

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 
-use crate::collectors::definition::{Definition, secret_env};
+use crate::collectors::definition::{Definition, longest_gap, secret_env};
 use crate::config::clock::SharedClock;
 use crate::config::place::Place;
 use crate::config::schedule::Schedule;
@@ -338,6 +338,7 @@ impl Tasks {
                     database: database.clone(),
                     agent: agent.name.clone(),
                     keep: agent.settings.queue.keep,
+                    planned: longest_gap(&agent.definitions),
                     clock: agent.clock.clone(),
                 };
                 set.spawn(part.clone().forward(forwarder));

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::super::exit::{Exit, Failed};
 use super::super::setup::{Setup, count};
 use super::super::text::{cut, fold, moment};
+use crate::collectors::definition::longest_gap;
 use crate::config::place::Place;
 use crate::daemon::instance;
 use crate::ledger::queue::outbox::Outbox;
@@ -26,7 +27,8 @@ pub(super) fn status(setup: &Setup, as_json: bool, out: &mut dyn Write) -> Resul
     let (identity, waiting) = (queue.identity()?, queue.not_sent()?);
     let outbox = Outbox::connect(database, &agent, &identity.file, || setup.clock.now())?;
     let arrived = outbox.last()?;
-    let is_anothers = outbox.is_anothers(queue.last_look()?, identity.previous.as_deref())?;
+    let planned = longest_gap(&setup.definitions);
+    let is_anothers = outbox.is_anothers(queue.last_look()?, identity.previous.as_deref(), planned)?;
     let mut failing = Vec::new();
     for name in setup.collectors() {
         let last = queue.collector_report(&name)?.last.filter(|run| run.outcome == "failed");

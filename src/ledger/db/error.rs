@@ -135,6 +135,13 @@ impl LedgerError {
         Self::passing(format!("another agent is connected to the ledger {place}: stop all of them first"))
     }
 
+    pub(in crate::ledger) fn not_taken(place: &Place, waiting: i64) -> Self {
+        Self::passing(format!(
+            "{waiting} runs that hosts have sent to the ledger {place} are not counted yet, and a file takes none: `flush` there \
+             counts them first"
+        ))
+    }
+
     pub fn interrupted(what: String) -> Self {
         Self::passing(format!("work on the ledger was interrupted: {what}"))
     }

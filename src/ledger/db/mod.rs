@@ -117,13 +117,20 @@ impl Ledger {
                 }
             }
         }
+        if let (Place::Database(_), Place::File(_)) = (from, to) {
+            let waiting = server::arrived(&source).map_err(wrap(from))?;
+            if waiting > 0 {
+                return Err(LedgerError::not_taken(from, waiting));
+            }
+        }
         let counts = copy::copy(&source, &target).map_err(wrap(to))?;
-        let (old, new) = match (from, to) {
-            (Place::File(_), Place::Database(_)) => ("", agent),
-            (Place::Database(_), Place::File(_)) => (agent, ""),
+        let (old, new, but) = match (from, to) {
+            (Place::File(_), Place::Database(_)) => ("", agent, once),
+            // What is nobody's stays so: a file's one agent has no name either.
+            (Place::Database(_), Place::File(_)) => (agent, "", [].as_slice()),
             _ => return Ok(counts),
         };
-        copy::rename_agent(&target, (old, new), once).map_err(wrap(to))?;
+        copy::rename_agent(&target, (old, new), but).map_err(wrap(to))?;
         Ok(counts)
     }
 

@@ -82,6 +82,11 @@ pub(super) fn others(connection: &Connection) -> sql::Result<i64> {
     )
 }
 
+/// How many runs of hosts wait to be taken.
+pub(super) fn arrived(connection: &Connection) -> sql::Result<i64> {
+    connection.query_row("SELECT count(*) FROM inbox WHERE part = 0", [], |row| row.get(0))
+}
+
 /// Makes the tables that are not there, in one transaction; of two who try at once one waits.
 pub(super) fn make(connection: &Connection) -> sql::Result<()> {
     // 0x57554147: the mark that a file has, too.

@@ -15,8 +15,10 @@ use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
 
-/// Runs that are taken in one transaction.
-const AT_ONCE: i64 = 50;
+/// Hosts of which runs are taken in one transaction,
+const HOSTS_AT_ONCE: i64 = 10;
+/// and how many of each.
+const OF_ONE_AT_ONCE: i64 = 5;
 
 const ORPHANS_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -41,14 +43,38 @@ impl Ledger {
         if arrived.is_empty() {
             return Ok((0, Vec::new()));
         }
-        self.transact(|connection, _| {
+        let mut is_of_the_data = false;
+        let together = self.transact(|connection, _| {
             let mut since = Vec::new();
             for origin in &arrived {
-                since.extend(take(connection, origin)?);
+                let taken = take(connection, origin, None);
+                since.extend(taken.inspect_err(|error| is_of_the_data = error.is_of_the_data())?);
             }
             crate::fail_point("before arrived runs are taken");
-            Ok((arrived.len(), since))
-        })
+            Ok(since)
+        });
+        let since = match together {
+            Err(_) if is_of_the_data && self.is_between_transactions() => self.take_each(&arrived)?,
+            taken => taken?,
+        };
+        Ok((arrived.len(), since))
+    }
+
+    /// Takes runs one by one, because there is one among them that can't be recorded: that one has failed.
+    fn take_each(&mut self, arrived: &[Origin]) -> Result<Vec<Since>, LedgerError> {
+        let mut since = Vec::new();
+        for origin in arrived {
+            let mut why = None;
+            let taken = self.transact(|connection, _| {
+                take(connection, origin, None)
+                    .inspect_err(|error| why = error.is_of_the_data().then(|| error.to_string()))
+            });
+            since.extend(match &why {
+                Some(why) => self.transact(|connection, _| take(connection, origin, Some(why)))?,
+                None => taken?,
+            });
+        }
+        Ok(since)
     }
 
     /// Takes out parts of runs whose beginning never came: no agent sends them so, because all of a run arrives or nothing.
@@ -81,16 +107,33 @@ impl Ledger {
     }
 }
 
+/// The hosts whose first has waited longest come first. Of the files of one (it was installed anew) the older one goes before
+/// the newer one, and the runs of a file in their order. It looks at the first runs of each file, however many wait.
 fn arrived(connection: &Connection) -> sql::Result<Vec<Origin>> {
     connection
         .prepare_cached(
-            "SELECT agent, file, number FROM inbox WHERE part = 0 ORDER BY agent, file, number LIMIT ?",
+            "WITH RECURSIVE file (agent, file) AS (
+                (SELECT agent, file FROM inbox ORDER BY agent, file LIMIT 1)
+                UNION ALL SELECT next.agent, next.file FROM file, LATERAL (
+                    SELECT agent, file FROM inbox WHERE (inbox.agent, inbox.file) > (file.agent, file.file)
+                    ORDER BY agent, file LIMIT 1) next),
+             first AS (
+                SELECT DISTINCT ON (file.agent) file.agent, file.file, run.arrived FROM file, LATERAL (
+                    SELECT arrived FROM inbox WHERE agent = file.agent AND inbox.file = file.file AND part = 0
+                    ORDER BY number LIMIT 1) run
+                ORDER BY file.agent, run.arrived)
+             SELECT first.agent, first.file, run.number FROM
+                (SELECT * FROM first ORDER BY arrived LIMIT ?1) first, LATERAL (
+                    SELECT number FROM inbox WHERE agent = first.agent AND inbox.file = first.file AND part = 0
+                    ORDER BY number LIMIT ?2) run
+             ORDER BY first.arrived, first.agent, run.number",
         )?
-        .query_map([AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map([HOSTS_AT_ONCE, OF_ONE_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect()
 }
 
-fn take(connection: &Connection, origin: &Origin) -> sql::Result<Option<Since>> {
+/// `unrecordable`: why what it says can't be recorded.
+fn take(connection: &Connection, origin: &Origin, unrecordable: Option<&str>) -> sql::Result<Option<Since>> {
     let (agent, file, number) = origin;
     let parts: Vec<(String, i64, i64)> = connection
         .prepare_cached(
@@ -115,10 +158,19 @@ fn take(connection: &Connection, origin: &Origin) -> sql::Result<Option<Since>> 
         return Ok(None);
     }
     let bodies: Vec<&str> = parts.iter().map(|(body, ..)| body.as_str()).collect();
-    let unpacked = unpack(body, bodies.get(1..).unwrap_or_default());
+    let unpacked = match unrecordable {
+        Some(why) => Err(why.to_owned()),
+        None => unpack(body, bodies.get(1..).unwrap_or_default()),
+    };
     let (cover, readings) = match unpacked {
         Ok(unpacked) => unpacked,
-        Err(why) => (unreadable(*sent, &why, number - 1), Vec::new()),
+        Err(why) => {
+            let words = format!(
+                "run {number} of the host {agent} can't be read, and what it measured is not billed: {why}"
+            );
+            tell(connection, About::default(), EventKind::Readings, &words, instant(*arrived))?;
+            (unreadable(*sent, &why, number - 1), Vec::new())
+        }
     };
     // What was sent under another id of its file did not get lost.
     let missing = number.saturating_sub(before.max(cover.base)).saturating_sub(1);

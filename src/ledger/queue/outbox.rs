@@ -85,8 +85,14 @@ impl Outbox {
     }
 
     /// Whether another host has this agent's name now. `last`: when this one looked last; `previous`: the id that its file had
-    /// before.
-    pub fn is_anothers(&self, last: Option<Timestamp>, previous: Option<&str>) -> Result<bool, LedgerError> {
+    /// before; `planned`: how long a gap is by this host's own schedules, because the ledger knows what is usual for the other
+    /// one only once two of its runs are counted.
+    pub fn is_anothers(
+        &self,
+        last: Option<Timestamp>,
+        previous: Option<&str>,
+        planned: SignedDuration,
+    ) -> Result<bool, LedgerError> {
         let newest = self.connection.query_row(
             "SELECT file, at, (SELECT max(patience) FROM agent WHERE name = ?1 AND retired IS NULL) FROM (
                 SELECT file, at FROM agent WHERE name = ?1 AND retired IS NULL
@@ -95,7 +101,7 @@ impl Outbox {
             [&self.agent],
             |row| {
                 let patience = SignedDuration::from_micros(row.get::<_, Option<i64>>(2)?.unwrap_or(0));
-                let until = instant(row.get(1)?).saturating_add(patience.max(AWAY));
+                let until = instant(row.get(1)?).saturating_add(patience.max(planned).max(AWAY));
                 Ok((row.get::<_, String>(0)?, until.unwrap_or(Timestamp::MAX)))
             },
         );
@@ -106,8 +112,13 @@ impl Outbox {
     }
 
     /// Fails where another host has this agent's name, and lets the ledger know: both would be taken for one.
-    pub fn check_name(&self, last: Option<Timestamp>, previous: Option<&str>) -> Result<(), LedgerError> {
-        if !self.is_anothers(last, previous)? {
+    pub fn check_name(
+        &self,
+        last: Option<Timestamp>,
+        previous: Option<&str>,
+        planned: SignedDuration,
+    ) -> Result<(), LedgerError> {
+        if !self.is_anothers(last, previous, planned)? {
             return Ok(());
         }
         let noted = self.connection.execute(

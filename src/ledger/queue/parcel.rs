@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Head, Queued, QueuedEnd};
 use crate::ledger::db::columns::instant;
-use crate::metering::reading::{Epoch, Labels, Reading, Span};
+use crate::metering::reading::{Epoch, Kind, Labels, Reading, Span};
 
 /// Readings in one part.
 pub(super) const READINGS_AT_ONCE: usize = 1000;
@@ -79,6 +79,9 @@ impl Cover {
         }
         serde_json::from_str::<Vec<crate::collectors::Bearing>>(withheld)
             .map_err(|error| error.to_string())?;
+        for (name, labels, _) in &cover.ends {
+            check_end(name, labels, *at).map_err(|why| format!("an end: {why}"))?;
+        }
         Ok(cover)
     }
 }
@@ -92,13 +95,23 @@ pub(super) fn readings(body: &str) -> Result<Vec<Queued>, String> {
     Ok(readings)
 }
 
+/// As strict as with the readings that it ends; without labels it says that its source tells ends.
+fn check_end(name: &str, labels: &str, at: i64) -> Result<(), String> {
+    let labels = if labels.is_empty() { Labels::new() } else { read_labels(labels)? };
+    let reading = Reading { labels, ..Reading::new(name, Kind::Gauge, Decimal::ZERO, instant(at)) };
+    reading.checked().map(drop)
+}
+
+fn read_labels(text: &str) -> Result<Labels, String> {
+    serde_json::from_str(text).map_err(|error| format!("the labels `{text}`: {error}"))
+}
+
 /// As strict as with what a collector here reads.
 fn check(queued: &Queued) -> Result<(), String> {
     let Queued { name, kind, value, unit, start, at, labels, id, epoch, began, .. } = queued;
     check_instants([start, at].into_iter().chain(began))?;
     let value: Decimal = value.parse().map_err(|error| format!("the value `{value}`: {error}"))?;
-    let labels: Labels =
-        serde_json::from_str(labels).map_err(|error| format!("the labels `{labels}`: {error}"))?;
+    let labels = read_labels(labels)?;
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let span = match *start {
         0 => Span::At(instant(*at)),

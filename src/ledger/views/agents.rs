@@ -16,6 +16,9 @@ const AWAY: SignedDuration = SignedDuration::from_mins(15);
 /// Where it is not known yet how often it looks.
 const AWAY_IF_NEW: SignedDuration = SignedDuration::from_hours(1);
 
+/// Agents of which nothing has come since they were retired, from no file: one that was installed anew has another.
+const RETIRED: &str = "SELECT name FROM agent GROUP BY name HAVING count(*) = count(retired)";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentReport {
     pub name: String,
@@ -71,16 +74,16 @@ impl Ledger {
     pub fn looks(&self) -> Result<Vec<Look>, LedgerError> {
         self.look(|connection| {
             let ours = of_counting(connection)?.map(|(_, ours)| ours);
-            let mut query = connection.prepare_cached(
+            let mut query = connection.prepare_cached(&format!(
                 "SELECT collector.agent, collector.name, run.at, run.arrived, run.max_gap FROM collector
                  JOIN run ON run.id = (
                     SELECT last.id FROM run last WHERE last.collector = collector.name AND last.agent = collector.agent
                         AND last.outcome <> 'failed' AND last.counted = 1
                     ORDER BY last.at DESC, last.id DESC LIMIT 1)
                  WHERE collector.agent <> ''
-                   AND NOT EXISTS (SELECT 1 FROM agent WHERE agent.name = collector.agent AND retired IS NOT NULL)
-                 ORDER BY collector.agent, collector.name",
-            )?;
+                   AND collector.agent NOT IN ({RETIRED})
+                 ORDER BY collector.agent, collector.name"
+            ))?;
             query
                 .query_map([], |row| {
                     let (at, arrived): (i64, Option<i64>) = (row.get(2)?, row.get(3)?);
@@ -168,11 +171,11 @@ impl Ledger {
     /// nothing. By collector, which hosts.
     pub fn other_rules(&self) -> Result<BTreeMap<String, Vec<String>>, LedgerError> {
         self.look(|connection| {
-            let mut query = connection.prepare(
+            let mut query = connection.prepare(&format!(
                 "SELECT name, agent, rules FROM collector WHERE agent <> '' AND rules IS NOT NULL
-                   AND NOT EXISTS (SELECT 1 FROM agent WHERE agent.name = collector.agent AND retired IS NOT NULL)
-                 ORDER BY name, agent",
-            )?;
+                   AND collector.agent NOT IN ({RETIRED})
+                 ORDER BY name, agent"
+            ))?;
             let mut rows = query.query([])?;
             let mut others: BTreeMap<String, Vec<String>> = BTreeMap::new();
             while let Some(row) = rows.next()? {
