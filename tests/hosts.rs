@@ -53,6 +53,26 @@ fn collect_by_its_clock(world: &World, clock: &str, up: u32, value: &str) -> Don
     command.output().unwrap().into()
 }
 
+/// To a clock of years later all would be old.
+#[test]
+fn what_a_host_has_sent_is_kept_while_its_clock_is_wrong() {
+    let Some(server) = Server::start("what was sent by a wrong clock", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    let kept = || {
+        let queue = rusqlite::Connection::open(world.path("hv2.queue.db")).unwrap();
+        let kept =
+            queue.query_row("SELECT min(id), count(*) FROM run", [], |row| Ok((row.get(0)?, row.get(1)?)));
+        let kept: (i64, i64) = kept.unwrap();
+        kept
+    };
+    collect_by_its_clock(&world, "2020-01-01T00:00:00Z", 0, "0").exits(0);
+    collect_by_its_clock(&world, "2090-01-01T00:00:00Z", 60, "3600").exits(0);
+    assert_eq!(kept(), (1, 2));
+    collect_by_its_clock(&world, &process_clock().now().to_string(), 120, "7200").exits(0);
+    assert_eq!(kept(), (2, 2), "the first is older than 7 days");
+}
+
 /// The database was away meanwhile, and the clock is right when it is back.
 #[test]
 fn a_run_is_judged_by_how_far_its_hosts_clock_was_off_when_it_was_made() {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::task::spawn_blocking;
 
 use super::{LedgerWork, Part, Woken};
@@ -96,7 +96,11 @@ impl Forwarder {
                 );
             }
         }
-        let kept_from = self.clock.now().saturating_sub(self.keep).unwrap_or(jiff::Timestamp::MIN);
+        // To a clock that is ahead all would be old, and a database that is restored would ask for it in vain.
+        let kept_from = match skew.abs() <= CLOCKS_AGREE {
+            true => now.saturating_sub(self.keep).unwrap_or(Timestamp::MIN),
+            false => Timestamp::MIN,
+        };
         queue.with(move |queue| queue.note_sent(number, kept_from)).await?;
         blocking(move || {
             drop(outbox);
@@ -123,7 +127,7 @@ impl Part {
         let mut spread = SignedDuration::ZERO;
         loop {
             let (now, recorded) = (self.agent.clock.now(), self.recorded.clone());
-            let again = now.saturating_add(AGAIN).unwrap_or(jiff::Timestamp::MAX);
+            let again = now.saturating_add(AGAIN).unwrap_or(Timestamp::MAX);
             let woken = tokio::select! {
                 woken = self.wait_until(again, now) => woken,
                 () = recorded.notified() => Woken::Due,
