@@ -104,7 +104,7 @@ impl Part {
                 Ok(Err(other)) => match task {
                     Task::Submit => {
                         let place = Place::Database(database.clone());
-                        format!("ServerStatus by: {other} is at work on the ledger {place}.")
+                        format!("Standing by: {other} is at work on the ledger {place}.")
                     }
                     Task::Collect(name) => format!("Collector {name}: run by {other}; this agent stands by."),
                 },
