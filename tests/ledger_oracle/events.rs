@@ -642,7 +642,8 @@ impl World {
             let new = self.resources.len() as u8 - 1;
             self.list();
             self.plan(new, began, 1);
-            self.facts.owners.entry("a0").or_default().push((began.min(since0), new));
+            // What was used while the last listing still had it otherwise stays.
+            self.facts.owners.entry("a0").or_default().push((began.max(since0), new));
             "backend id moved"
         };
         self.hear();
