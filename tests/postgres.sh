@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The suites of the ledger once more, over PostgreSQL: units, the oracle with events, crashes, the model, the month's end and
 # submitting. They are the same tests with another engine (tests/agent/engine.rs), and fewer random cases, as each needs
-# tables of its own; the agents are killed as often as over a file, two at
-# one ledger among them. tests/shared.rs has what only a database can do. Longer ones:
+# tables of its own; agents are killed as often as over a file, also two at one ledger. tests/shared.rs has what only a
+# database can do. Longer ones:
 #     LEDGER_EVENTS=2000 METERING_TIMES=40 tests/with-postgres cargo test --test ledger_oracle
 #     CRASHES=5000 tests/with-postgres cargo test --test crashes
 #     MODEL_CASES=700 tests/with-postgres cargo test --test model
