@@ -529,3 +529,21 @@ fn two_resources_that_live_with_one_id_are_held_and_both_are_named() {
         assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api} {state}");
     }
 }
+
+#[test]
+fn what_was_held_for_two_resources_with_one_id_is_the_living_ones_also_after_the_months_end() {
+    for api in BOTH {
+        let (world, done) = twin(api, "OK");
+        done.exits(65);
+        world.post(&format!("resources/{N}"), json!({ "backend_id": "project-n" }));
+        let all = [
+            hours("1", "11-05T00:00", "11-05T05:00", "5"),
+            on("project-b", "bob", "2", "11-05T00:00", "11-05T02:00", "2"),
+            on("project-b", "bob", "3", "12-01T00:00", "12-01T02:00", "2"),
+        ];
+        jobs(&world, "2026-12-02T12:00:00Z", &all);
+        jobs(&world, "2026-12-02T13:00:00Z", &all).exits(65);
+        let parked = world.agent(&["parked", "list"]).exits(65).names_a();
+        parked.tells(&["5.00", "stranded"]).says_not("have its backend id");
+    }
+}
