@@ -638,17 +638,23 @@ fn waits_for_an_answer(world: &World) -> bool {
     world.posts_since(0).iter().any(|request| request.path.ends_with("/set_usage/") && request.status == 0)
 }
 
+/// An agent that waits for the answer to its first total, 1.50; the file of a second one, which measures nothing, is there.
+fn in_mid_call_with_a_second(server: &Server, world: &World) -> Daemon {
+    world.agent(&["ledger", "init"]).exits(0);
+    world.readings(&[hours("1", "5400")]);
+    hold_totals(world);
+    let first = world.daemon(&[], &[]);
+    world.in_time("a call on its way", || waits_for_an_answer(world));
+    configure(world, "second.yaml", "hv2", "none", &server.url("bill", "usage"));
+    world.write("none", "");
+    first
+}
+
 #[test]
 fn when_the_agent_that_submits_is_killed_another_goes_on_within_ten_seconds() {
     let Some(server) = Server::start("two agents that submit", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
-    world.agent(&["ledger", "init"]).exits(0);
-    world.readings(&[hours("1", "5400")]);
-    hold_totals(&world);
-    let mut first = world.daemon(&[], &[]);
-    world.in_time("a call on its way", || waits_for_an_answer(&world));
-    configure(&world, "second.yaml", "hv2", "none", &server.url("bill", "usage"));
-    world.write("none", "");
+    let mut first = in_mid_call_with_a_second(&server, &world);
     let second = daemon_of(&world, "second.yaml");
     let pid = first.child.id();
     second.until_it_says("Standing by: ");
@@ -671,13 +677,7 @@ fn when_the_agent_that_submits_is_killed_another_goes_on_within_ten_seconds() {
 fn an_agent_that_is_started_again_where_it_was_killed_is_at_work_at_once() {
     let Some(server) = Server::start("an agent that is started again", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
-    world.agent(&["ledger", "init"]).exits(0);
-    world.readings(&[hours("1", "5400")]);
-    hold_totals(&world);
-    let mut first = world.daemon(&[], &[]);
-    world.in_time("a call on its way", || waits_for_an_answer(&world));
-    configure(&world, "second.yaml", "hv2", "none", &server.url("bill", "usage"));
-    world.write("none", "");
+    let mut first = in_mid_call_with_a_second(&server, &world);
     first.kill();
     let again = daemon_of(&world, "second.yaml");
     again.until_it_says("At work: ");

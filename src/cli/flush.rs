@@ -19,7 +19,7 @@ use super::standing;
 use super::text::{WIDTH, fold, fold_all, shorten, thousands};
 use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
-use crate::ledger::sent::record::Sent;
+use crate::ledger::views::calls::Sent;
 use crate::ledger::{LedgerError, SharedLedger};
 use crate::submitter::CycleOptions;
 use crate::submitter::left::Left;

@@ -28,6 +28,11 @@ pub trait Clock: Send + Sync + Debug {
 
 pub type SharedClock = Arc<dyn Clock>;
 
+/// A random id that the machine has another of each time it starts.
+pub fn boot_id() -> Option<String> {
+    Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
+}
+
 /// How long a machine has been up, sleep included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Steady {
@@ -47,7 +52,7 @@ impl Clock for SystemClock {
     }
 
     fn steady(&self) -> Option<Steady> {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        let boot = boot_id()?;
         let up = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
         let nanoseconds = i32::try_from(up.tv_nsec()).ok()?;
         Some(Steady { boot, up: SignedDuration::new(up.tv_sec(), nanoseconds) })

@@ -214,13 +214,12 @@ fn components_of(
     let Some(target) = placed(connection, version, series)?.target else { return Ok(BTreeSet::new()) };
     let meters = version.of(&collector).map(|rules| rules.meters.as_slice()).unwrap_or_default();
     let mappings = mappings(connection, target)?;
-    let made = meters.iter().filter(|meter| meter.reading == name);
-    // Of all that it was: a month may be of several.
-    let of = |component: &String| {
-        let component = component.clone();
-        mappings.iter().map(move |mapping| (mapping.resource.clone(), component.clone())).collect::<Vec<_>>()
-    };
-    Ok(made.flat_map(|meter| of(&meter.component)).collect())
+    let mut made = BTreeSet::new();
+    for meter in meters.iter().filter(|meter| meter.reading == name) {
+        // Of all that it was: a month may be of several.
+        made.extend(mappings.iter().map(|mapping| (mapping.resource.clone(), meter.component.clone())));
+    }
+    Ok(made)
 }
 
 /// What was counted into a component before and is not any more, in words.

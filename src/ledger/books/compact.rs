@@ -99,7 +99,8 @@ const RUNS_BEFORE: SignedDuration = SignedDuration::from_hours(31 * 24);
 /// How many of a collector's runs of each outcome are kept however old: their distances say what is usual (ingest.rs).
 const LAST_RUNS: i64 = 11;
 
-/// Runs that no reading is kept of, nor waits of one that could not be counted. The first of all stays: it says since when this ledger reports.
+/// Runs that no reading is kept of, nor waits of one that could not be counted. The first of all stays: it says since when
+/// this ledger reports.
 fn forget_runs(connection: &Connection, cut: i64) -> sql::Result<()> {
     let before = cut.saturating_sub(RUNS_BEFORE.as_micros() as i64);
     connection

@@ -11,6 +11,8 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
+use crate::config::clock::boot_id;
+
 /// What tells a process from every other that ever was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Process {
@@ -26,7 +28,7 @@ pub(super) struct Process {
 impl Process {
     /// This process; `None` where the system does not tell all of it.
     pub(super) fn own() -> Option<Process> {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        let boot = boot_id()?;
         let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?.into_os_string().into_string().ok()?;
         let pid = i32::try_from(std::process::id()).ok()?;
         Some(Process { boot, namespace, pid, began: began(pid)? })

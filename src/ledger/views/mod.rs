@@ -2,6 +2,7 @@
 
 pub mod adjustments;
 pub mod agents;
+pub mod calls;
 pub mod curve;
 pub mod explain;
 pub mod export;
