@@ -245,6 +245,28 @@ fn a_retry_after_beyond_the_deadline_is_not_waited_for() {
     assert_eq!(reports, 1, "it was asked for rest");
 }
 
+/// However often it failed before: what the server asked for is waited out, and no backoff of our own with it.
+#[test]
+fn whoever_flushes_waits_as_long_as_the_server_asks_and_no_longer() {
+    let world = ready(CURRENT);
+    world.fault(json!({
+        "match": { "path": "/set_usage/" }, "action": { "status": 503, "headers": { "Retry-After": "1" } }, "times": 9
+    }));
+    for failure in 1..=9 {
+        world.now(&format!("2026-11-10T12:00:{:02}Z", 2 * failure));
+        world.flush_once().exits(75);
+        let reports = world.requests_since(0).iter().filter(|r| is_report(r)).count();
+        assert_eq!(reports, failure, "one try in each flush, 2 s after the last");
+    }
+    // Half a second later it is too early, for anybody.
+    world.now("2026-11-10T12:00:18.500Z");
+    world.flush_once().exits(75).says("asks for 1 s of rest");
+    assert_eq!(world.requests_since(0).iter().filter(|r| is_report(r)).count(), 9);
+    world.now("2026-11-10T12:00:20Z");
+    world.flush_once().exits(0);
+    assert_right(&world, "after nine failures");
+}
+
 #[test]
 fn one_resource_in_trouble_does_not_delay_the_other() {
     for api in BOTH {

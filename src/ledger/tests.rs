@@ -482,7 +482,7 @@ fn what_is_no_longer_pending_is_not_waited_for() {
     let now = at("2026-11-10T12:00:00Z");
     let retry = super::sent::server::Retry {
         cause: "server_error".to_owned(),
-        asked: false,
+        asked: None,
         failures: 1,
         next: now,
         words: "x".to_owned(),

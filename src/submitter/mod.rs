@@ -311,8 +311,7 @@ impl Cycle {
         let resting = self.ledger(|ledger| ledger.retry(None)).await?;
         // A token that was replaced is used at once.
         let replaced = |retry: &Retry| retry.cause == "token" && self.submitter.client.token_was_replaced();
-        let waits =
-            |retry: &Retry| retry.next > now && (!options.ignore_backoff || retry.asked) && !replaced(retry);
+        let waits = |retry: &Retry| retry.waits(now, options.ignore_backoff) && !replaced(retry);
         if let Some(retry) = resting.filter(waits) {
             self.state().report.paused_until = Some(retry.next);
             return Ok(());
@@ -426,7 +425,7 @@ impl Cycle {
         let keys = self
             .ledger(move |ledger| {
                 let mut due = ledger.pending(now)?;
-                let waits = |retry: &Retry| retry.next > now && (!options.ignore_backoff || retry.asked);
+                let waits = |retry: &Retry| retry.waits(now, options.ignore_backoff);
                 let waiting = ledger.put_off()?.into_iter().filter(|(_, retry)| waits(retry));
                 let waiting: BTreeSet<Uuid> = waiting.map(|(resource, _)| resource).chain(put_off).collect();
                 due.retain(|key| !waiting.contains(&key.resource));
@@ -519,8 +518,8 @@ impl Cycle {
                     tracing::warn!("Reporting is paused until {next:.0}: {words}");
                     ledger.put_server_fact(pause::SINCE, &cause, now)?;
                 }
-                ledger
-                    .set_retry(None, Some(Retry { cause, failures, next, words, asked: asked.is_some() }))?;
+                let asked = asked.map(|asked| now.saturating_add(asked).unwrap_or(now));
+                ledger.set_retry(None, Some(Retry { cause, failures, next, words, asked }))?;
                 Ok(next)
             })
             .await?;
@@ -551,7 +550,7 @@ impl Cycle {
                         "Resource {name} is not reported for now, it is tried again from {next:.0} on: {words}"
                     )
                 });
-                let asked = asked.is_some();
+                let asked = asked.map(|asked| now.saturating_add(asked).unwrap_or(now));
                 ledger.set_retry(Some(resource), Some(Retry { cause, failures, next, words, asked }))?;
                 Ok(first)
             })

@@ -73,7 +73,7 @@ impl Cause {
             "token" => Cause::Token,
             "forbidden" => Cause::Role,
             "answered 429" => Cause::Throttled,
-            _ if retry.asked => Cause::Throttled,
+            _ if retry.asked.is_some() => Cause::Throttled,
             _ => Cause::Unreachable,
         }
     }

@@ -498,7 +498,7 @@ CREATE TABLE retry (
     failures INTEGER NOT NULL,
     next INTEGER NOT NULL,
     words TEXT NOT NULL,
-    asked INTEGER NOT NULL,       -- whether the server asked for it
+    asked INTEGER,                -- until when the server asked to be left alone
     PRIMARY KEY (resource)
 ) WITHOUT ROWID;
 

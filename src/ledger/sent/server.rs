@@ -16,10 +16,18 @@ pub struct Retry {
     /// Why it failed: failures of another cause are counted anew.
     pub cause: String,
     pub failures: i64,
+    /// Our own backoff included.
     pub next: Timestamp,
     pub words: String,
-    /// Whether the server asked for this time (`Retry-After`): then nobody is to come earlier.
-    pub asked: bool,
+    /// Until when the server asked to be left alone (`Retry-After`): nobody is to come earlier, also who is in a hurry.
+    pub asked: Option<Timestamp>,
+}
+
+impl Retry {
+    /// Whether it is too early to try again. `hurried`: our own backoff is not waited for.
+    pub fn waits(&self, now: Timestamp, hurried: bool) -> bool {
+        if hurried { self.asked.is_some_and(|asked| asked > now) } else { self.next > now }
+    }
 }
 
 /// Who wrote a number that the server holds, and when, as the server says.
@@ -69,7 +77,7 @@ impl Ledger {
                         retry.failures,
                         micros(retry.next),
                         retry.words,
-                        retry.asked
+                        retry.asked.map(micros)
                     ],
                 )?,
                 None => connection.execute("DELETE FROM retry WHERE resource = ?", [retry_key(resource)])?,
@@ -248,7 +256,7 @@ fn retry(row: &Row<'_>) -> sql::Result<Retry> {
         next: instant(row.get(1)?),
         words: row.get(2)?,
         cause: row.get(3)?,
-        asked: row.get(4)?,
+        asked: row.get::<_, Option<i64>>(4)?.map(instant),
     })
 }
 
