@@ -264,9 +264,9 @@ fn two_flushes_at_once_send_everything_once() {
                 .unwrap(),
         );
     }
-    for one in both {
-        Done::from(one.wait_with_output().unwrap()).exits(0);
-    }
+    let both = both.into_iter().map(|one| Done::from(one.wait_with_output().unwrap()).exits(0));
+    let told = both.filter(|one| one.out.contains("Sent 3 amounts of 1 resource.")).count();
+    assert_eq!(told, 1, "each tells of what it sent itself");
     let reports = world.posts_since(0).iter().filter(|r| r.path.ends_with("/set_usage/")).count();
     assert_eq!(reports, 1);
     assert_eq!(world.shares(A).len(), 2);
@@ -327,4 +327,37 @@ fn one_failing_collector_does_not_keep_the_other_from_being_reported() {
     assert_eq!(daemon.ends(), 0);
     // After ten seconds, and not with the call or the program, which take longer than this.
     assert!(begun.elapsed() < Duration::from_secs(90), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn it_is_registered_where_the_server_lists_agents_after_what_is_due_is_reported() {
+    let world = ready("", "");
+    let list = "/api/marketplace-site-agent-identities/";
+    let answer = |method: &str, path: &str, status: u16, body: serde_json::Value| {
+        json!({ "match": { "method": method, "path": path },
+                "action": { "status": status, "headers": { "Content-Type": "application/json" }, "body": body.to_string() } })
+    };
+    let id = "1de00000000040008000000000000001";
+    world.post(
+        "faults",
+        json!({ "faults": [
+            answer("POST", "/register_service/", 201, json!({ "uuid": id })),
+            answer("POST", "/register_processor/", 201, json!({ "uuid": id })),
+            answer("GET", list, 200, json!([])),
+            answer("POST", list, 201, json!({ "uuid": id })),
+        ] }),
+    );
+    let daemon = world.daemon(&[], &[]);
+    world.in_time("it is registered", || {
+        daemon.log().contains("Registered with Waldur as waldur-usage-agent@")
+    });
+    world.readings(&counter(&["0", "7200"], &[("user", "carol")]));
+    world.in_time("another report", || world.shares(A).len() == 3);
+    let asked = world.requests_since(0);
+    let first = |path: &str| asked.iter().position(|one| one.path.contains(path)).unwrap();
+    assert!(first("/set_usage/") < first(list), "reporting goes first");
+    let made: Vec<_> =
+        asked.iter().filter(|one| one.is_post() && one.path.contains("agent-identities/")).collect();
+    assert_eq!(made.len(), 2, "the identity and its service, once: {made:#?}");
+    assert_eq!(made[0].body["offering"], OFFERING, "{made:#?}");
 }

@@ -64,8 +64,9 @@ fn totals_suffer(action: &Value) {
             // What was committed shows when it is read back, unless the server asked to be left alone.
             let expected = if when == "after" && first.code == 0 { 0 } else { 75 };
             let first = first.exits(expected);
-            if expected == 75 {
-                assert!(first.out.contains("still pending"), "{case}: {first:#?}");
+            match expected {
+                75 => assert!(first.out.contains("still pending"), "{case}: {first:#?}"),
+                _ => assert!(first.out.contains("Sent 3 amounts of 1 resource."), "{case}: {first:#?}"),
             }
             world.no_faults();
             world.now(LATER);
@@ -206,6 +207,23 @@ fn a_server_that_hangs_is_not_waited_for_beyond_the_deadline() {
         assert_eq!(reports, 1, "{path}");
         world.agent(&["recount"]).exits(0);
     }
+}
+
+#[test]
+fn a_collector_that_hangs_is_not_waited_for_beyond_the_deadline() {
+    let world = World::new(CURRENT);
+    let keys = cpu_hours_by_user();
+    let hangs = world.collector("a-first", "nothing", &keys).replace("cat", "sh, -c, 'sleep 600'");
+    let collectors = hangs + &world.collector("source", "readings", &keys);
+    world.write("agent.yaml", &format!("{}collectors:\n{collectors}", world.head("")));
+    world.readings(&alice_and_bob());
+    let begun = std::time::Instant::now();
+    let done = world.agent(&["flush", "--collect", "--deadline", "3s"]).exits(69);
+    assert!(begun.elapsed().as_secs() < 300);
+    // The others are measured and reported all the same.
+    done.says("collector a-first: not done by the deadline of 3s").says("Sent 3 amounts of 1 resource.");
+    world.configure(&keys);
+    assert_right(&world, "beside one that hangs");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::standing;
 use super::text::{WIDTH, fold, fold_all, shorten, thousands};
 use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
-use crate::ledger::views::calls::Sent;
+use crate::ledger::views::calls::{Sent, Since};
 use crate::ledger::{LedgerError, SharedLedger};
 use crate::submitter::CycleOptions;
 use crate::submitter::left::Left;
@@ -33,7 +33,7 @@ use crate::waldur::failure::Failure;
 ///
 /// With --collect every collector is run first. It may run beside a daemon on the same ledger: whoever submits holds
 /// a lock, the other waits. An earlier failure's backoff is not waited for; a Retry-After is, within the deadline. What
-/// can't be sent within the deadline is not waited for, and a server that hangs for 10 s more.
+/// can't be measured or sent within the deadline is not waited for: a collector or a server that hangs is given 10 s more.
 #[derive(Debug, Args)]
 pub(super) struct Flush {
     /// Run every collector first.
@@ -54,6 +54,7 @@ impl Flush {
         let ledger = SharedLedger::new(setup.ledger()?);
         let mut exit = Exit::Ok;
         let mut failed = Vec::new();
+        let end = tokio::time::Instant::now() + Duration::try_from(self.deadline).unwrap_or_default();
         if self.collect {
             let recorder = Recorder::of(setup, Some(&ledger))?;
             for definition in setup.definitions.iter().filter(|definition| !definition.elsewhere) {
@@ -67,7 +68,19 @@ impl Flush {
                     }
                 };
                 let ledger = &recording.ledger;
-                let recorded = sample(definition, ledger, &setup.clock, since, setup.withhold()).await?;
+                let run = sample(definition, ledger, &setup.clock, since, setup.withhold());
+                // After one that hangs the others have their time, too.
+                let by = end.max(tokio::time::Instant::now()) + GRACE;
+                let Ok(recorded) = tokio::time::timeout_at(by, run).await else {
+                    exit = exit.min(Exit::Collector);
+                    failed.push(format!(
+                        "collector {}: not done by the deadline of {:#}: this run is not recorded, what was before it is \
+                         kept; what it measures is reported with the next (`--deadline` gives it longer)",
+                        definition.name, self.deadline
+                    ));
+                    continue;
+                };
+                let recorded = recorded?;
                 for bad in recorded.quarantined.iter().take(5) {
                     failed.push(format!(
                         "collector {}: quarantined, not billed: {}: {}",
@@ -87,9 +100,7 @@ impl Flush {
         let shown = progress.clone();
         submitter.progress = Stages::to(move |what, done, total| shown.at(what, done, total));
         progress.at("Asking Waldur", 0, 0);
-        let end = tokio::time::Instant::now() + Duration::try_from(self.deadline).unwrap_or_default();
-        let begun = ledger.with(|ledger| ledger.last_sent()).await?;
-        let mut sent_after = None;
+        let mut sent = ledger.with(|ledger| ledger.from_here()).await?;
         let mut notes: Vec<String> = Vec::new();
         let mut requests = 0;
         let mut paused: Option<Failure> = None;
@@ -101,23 +112,19 @@ impl Flush {
         let mut compared = None;
         loop {
             rounds += 1;
-            // What is cut off is read back before it is believed, as after a crash.
             let report = tokio::select! {
-                report = submitter.cycle(CycleOptions { ignore_backoff: rounds == 1 }) => report?,
-                () = hangs(&client, end) => {
-                    hung = true;
-                    sent_after.get_or_insert(begun);
-                    break;
-                }
+                report = submitter.cycle(CycleOptions { ignore_backoff: rounds == 1 }) => Some(report?),
+                () = hangs(&client, end) => None,
+            };
+            sent.turns.insert(ledger.with(|ledger| Ok(ledger.own_turn())).await?);
+            let Some(report) = report else {
+                // What is cut off is read back before it is believed, as after a crash.
+                hung = true;
+                break;
             };
             requests += report.requests;
             no_role |= report.no_role;
             compared = report.compared.or(compared);
-            let progress = report.sent > 0;
-            if progress {
-                // What others sent while this one waited for its turn is theirs.
-                sent_after.get_or_insert(report.sent_after);
-            }
             for note in report.notes {
                 if !notes.contains(&note) {
                     notes.push(note);
@@ -150,7 +157,7 @@ impl Flush {
                 Some(failure) => {
                     failure.retry_after().and_then(|wait| Duration::try_from(wait).ok()).unwrap_or(RETRY)
                 }
-                None if progress && rounds < ROUNDS => Duration::ZERO,
+                None if report.sent > 0 && rounds < ROUNDS => Duration::ZERO,
                 None => RETRY,
             };
             if tokio::time::Instant::now() + rest >= end {
@@ -178,10 +185,7 @@ impl Flush {
             exit = exit.min(Exit::Pending);
         }
         if self.json {
-            let accepted = match sent_after {
-                Some(after) => ledger.with(move |ledger| ledger.accepted_after(after, None)).await?,
-                None => Vec::new(),
-            };
+            let accepted = ledger.with(move |ledger| ledger.accepted(&sent, None)).await?;
             let sent: Vec<_> = accepted.iter().map(sent_json).collect();
             writeln!(
                 out,
@@ -209,7 +213,7 @@ impl Flush {
         if setup.is_shadow() {
             show_comparison(out, compared)?;
         } else {
-            show_sent(out, &ledger, sent_after).await?;
+            show_sent(out, &ledger, sent).await?;
         }
         if let Some(failure) = &paused {
             writeln!(out, "{}", fold_all(&format!("Waldur is left alone for now: {failure}"), 2))?;
@@ -230,7 +234,7 @@ impl Flush {
     }
 }
 
-/// A call that is under way at the deadline may take so long.
+/// A call, or a collector, that is under way at the deadline may take so long.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Until the deadline is over and no further call has begun for a while: what still gets on is not cut off.
@@ -253,22 +257,20 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Amounts that are shown one by one.
 const SHOWN: usize = 40;
 
-/// Shows what was sent after this number of the record.
-async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, after: Option<i64>) -> Result<(), Failed> {
-    let nothing = |out: &mut dyn Write| Ok(writeln!(out, "Nothing was sent.")?);
-    let Some(after) = after else { return nothing(out) };
+/// Shows what was sent and is known to have arrived, be it by what was read back.
+async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, since: Since) -> Result<(), Failed> {
     let (sent, names, (numbers_sent, resources)) = ledger
         .with(move |ledger| {
-            let sent = ledger.accepted_after(after, Some(SHOWN))?;
+            let sent = ledger.accepted(&since, Some(SHOWN))?;
             let shown: BTreeSet<Uuid> = sent.iter().map(|one| one.resource).collect();
             let name = |uuid| Ok(ledger.resource(uuid)?.map_or_else(String::new, |known| known.name));
             let names = shown.into_iter().map(|uuid| Ok((uuid, name(uuid)?)));
             let names: BTreeMap<Uuid, String> = names.collect::<Result<_, LedgerError>>()?;
-            Ok((sent, names, ledger.count_accepted_after(after)?))
+            Ok((sent, names, ledger.count_accepted(&since)?))
         })
         .await?;
     if sent.is_empty() {
-        return nothing(out);
+        return Ok(writeln!(out, "Nothing was sent.")?);
     }
     let amount = |amount: Decimal| format!("{amount:.2}");
     let numbers = |one: &Sent| (one.was.map_or("-".to_owned(), amount), amount(one.amount));

@@ -203,7 +203,6 @@ pub async fn run(load: Loader) -> Result<(), String> {
         false => format!("sending to {place}"),
     };
     systemd::ready(&format!("{collectors} collectors; {doing}"));
-    let mut listed = tokio::spawn(registration::register(agent.clone()));
     let mut watchdog = systemd::Watchdog::new();
     let mut current = agent;
     loop {
@@ -260,8 +259,6 @@ pub async fn run(load: Loader) -> Result<(), String> {
                         tracing::info!("Reloaded: {} collectors.", agent.definitions.len());
                         stats.note_reload(now, None);
                         instance.note_reload(stats.reload_refused());
-                        listed.abort();
-                        listed = tokio::spawn(registration::register(agent.clone()));
                         current = agent;
                     }
                     Err(error) => {
@@ -281,7 +278,6 @@ pub async fn run(load: Loader) -> Result<(), String> {
     }
     tracing::info!("Stopping: finishing what is under way.");
     systemd::stopping();
-    listed.abort();
     tasks.stop(DRAIN).await;
     served.close().await;
     drop(page);
@@ -520,6 +516,8 @@ impl Part {
         // What the ledger said when the last cycle could not go on.
         let mut failing: Option<String> = None;
         let mut waited = Timestamp::MIN;
+        // Ends with this task.
+        let mut registration = JoinSet::new();
         loop {
             let sampled = self.sampled.clone();
             let (woken, closes) = tokio::select! {
@@ -553,6 +551,10 @@ impl Part {
                         _ => {}
                     }
                     waiting = report.busy;
+                    // One token is served one call at a time: what is to be reported goes first.
+                    if !waiting && registration.is_empty() {
+                        registration.spawn(registration::register(agent.clone()));
+                    }
                     if failing.take().is_some() {
                         tracing::info!("Submission goes on.");
                     }

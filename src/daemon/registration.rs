@@ -12,8 +12,6 @@ use crate::waldur::agents::Registration;
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 
-/// One token is served one call at a time, and what is read and reported at the start goes first.
-const LATER: Duration = Duration::from_secs(60);
 /// Between two tries where the server can't be reached.
 const AGAIN: Duration = Duration::from_secs(3600);
 
@@ -23,7 +21,6 @@ pub(super) async fn register(agent: Agent) {
         return; // It would be written.
     }
     let Some(client) = agent.client.clone() else { return };
-    tokio::time::sleep(LATER).await;
     loop {
         match once(&agent, &client).await {
             Ok(0) => return,

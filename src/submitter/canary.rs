@@ -50,12 +50,12 @@ impl Cycle {
             return Ok(true);
         }
         for &key in due.iter().filter(|key| key.period == period) {
-            let before = self.ledger(|ledger| ledger.last_sent()).await?;
+            let since = self.ledger(|ledger| ledger.from_here()).await?;
             self.clone().send_totals(vec![key]).await?;
             if self.stopped() {
                 return Ok(false);
             }
-            let sent = self.ledger(move |ledger| ledger.accepted_after(before, None)).await?;
+            let sent = self.ledger(move |ledger| ledger.accepted(&since, None)).await?;
             let accepted: BTreeSet<String> = sent.into_iter().map(|sent| sent.component).collect();
             if accepted.is_empty() {
                 continue;

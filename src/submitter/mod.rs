@@ -79,8 +79,6 @@ pub struct CycleOptions {
 pub struct CycleReport {
     /// How many numbers were accepted; which, the ledger tells.
     pub sent: usize,
-    /// The last number in its record before this cycle.
-    pub sent_after: i64,
     /// Requests of this cycle, of all kinds.
     pub requests: u64,
     /// Why the server is left alone for now, if it is.
@@ -197,8 +195,7 @@ impl Submitter {
             let busy_with = self.ledger.with(|ledger| Ok(SubmitLock::holder(ledger.place()))).await?;
             return Ok(CycleReport { busy: true, busy_with, ..CycleReport::default() });
         };
-        let (before, sent_after) =
-            (self.client.requests(), self.ledger.with(|ledger| ledger.last_sent()).await?);
+        let before = self.client.requests();
         let cycle = Arc::new(Cycle { submitter: self.clone(), state: Mutex::default() });
         let call_time = self.ledger.with(|ledger| CallTime::of(ledger)).await?;
         {
@@ -216,7 +213,6 @@ impl Submitter {
             tracing::warn!(%resource, "{words}");
         }
         report.requests = self.client.requests() - before;
-        report.sent_after = sent_after;
         self.remember_clock().await?;
         if report.requests > 0 && report.paused.is_none() {
             let now = self.clock.now();

@@ -204,7 +204,7 @@ impl Ledger {
     }
 
     /// The turn in which this process writes; 0 where it has never submitted.
-    pub(super) fn own_turn(&self) -> i64 {
+    pub fn own_turn(&self) -> i64 {
         self.turn.unwrap_or(0)
     }
 

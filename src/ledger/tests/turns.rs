@@ -2,6 +2,7 @@
 
 use super::super::LedgerErrorKind;
 use super::super::sent::opening::Opening;
+use super::super::views::calls::Since;
 use super::*;
 
 const START: &str = "2026-11-10T00:00:00Z";
@@ -74,7 +75,7 @@ fn of_several_numbers_of_one_line_that_are_noted_together_the_last_stands() {
     }
     assert!(ledger.pending(later).unwrap().is_empty());
     let sent: Vec<(String, String, Option<String>)> = ledger
-        .accepted_after(0, None)
+        .accepted(&Since { after: 0, turns: [0].into() }, None)
         .unwrap()
         .into_iter()
         .map(|one| (one.user, one.amount.to_string(), one.was.map(|was| was.to_string())))
