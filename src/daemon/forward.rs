@@ -6,7 +6,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::spawn_blocking;
 
-use super::{LedgerWork, Part, Woken};
+use super::Part;
+use super::stats::LedgerWork;
+use super::wait::Woken;
 use crate::config::clock::SharedClock;
 use crate::config::place::Database;
 use crate::ledger::db::clock::CLOCKS_AGREE;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Agent, Stats};
+use super::Agent;
+use super::stats::Stats;
 use crate::ledger::{LedgerError, SharedLedger};
 use crate::submitter::pause::{Cause, ServerStatus};
 

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus_client::encoding::text::encode;
@@ -17,25 +16,12 @@ use rust_decimal::prelude::ToPrimitive;
 
 use super::health::{self, Shared};
 use super::retry;
+use super::stats::Runs;
 use crate::ledger::LedgerError;
 use crate::ledger::db::error::Cause;
 use crate::submitter::closing::Closing;
 use crate::submitter::left::Left;
 use crate::submitter::pause::{self, ServerStatus};
-
-/// What one collector did since the start.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Runs {
-    pub(super) runs: u64,
-    pub(super) failures: u64,
-    /// Runs that were due and did not take place.
-    pub(super) missed: u64,
-    pub(super) readings: u64,
-    pub(super) quarantined: u64,
-    pub(super) last: Duration,
-    /// Whether the ledger could not be written when the last one ended.
-    pub(super) unrecorded: bool,
-}
 
 /// Labels and their values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

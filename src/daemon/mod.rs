@@ -3,36 +3,28 @@
 //! One task a collector, so that none waits for another and none overlaps itself; one for the submitter. They share
 //! nothing but the ledger. A reload ends the tasks and starts new ones from the new file; the ledger stays open.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_stream::StreamExt;
 
-use crate::collectors::definition::{Definition, longest_gap, secret_env};
+use crate::collectors::definition::{Definition, longest_gap};
 use crate::config::clock::SharedClock;
 use crate::config::place::Place;
-use crate::config::schedule::Schedule;
 use crate::config::settings::{Report, Settings};
-use crate::ledger::books::ingest::Recorded;
-use crate::ledger::{Ledger, LedgerError, LedgerErrorKind, Rulebook, SharedLedger};
-use crate::submitter::closing::Closing;
-use crate::submitter::progress::Progress;
-use crate::submitter::{CycleError, CycleOptions, Submitter};
+use crate::ledger::{Ledger, Rulebook, SharedLedger};
 use crate::waldur::client::Client;
 
-use due::{Next, next_look, next_run};
 use forward::Forwarder;
 use instance::Instance;
-use metrics::Runs;
-use missed::Missing;
+use stats::Stats;
 
+mod collect;
 mod due;
 pub mod forward;
 pub mod health;
@@ -45,8 +37,11 @@ mod registration;
 pub mod retry;
 pub mod sample;
 mod serve;
+mod stats;
+mod submit;
 mod systemd;
 mod turn;
+mod wait;
 
 /// What one configuration file makes.
 #[derive(Debug, Clone)]
@@ -66,100 +61,6 @@ pub type Loader = Box<dyn Fn() -> Result<Agent, String> + Send + Sync>;
 
 /// How long what is under way may take after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
-/// What is to be done again is not done again at once.
-const SOON: SignedDuration = SignedDuration::from_secs(1);
-/// A clock that goes back by more was set, not adjusted.
-const SET_BACK: SignedDuration = SignedDuration::from_secs(2);
-
-/// What can't be done without the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum LedgerWork {
-    /// A collector's run is recorded.
-    Record,
-    /// A cycle is carried out.
-    Submit,
-    /// What was recorded on this host is sent on.
-    Forward,
-}
-
-/// What the tasks tell of themselves; the watchdog is fed by it, not by a timer.
-#[derive(Debug, Default)]
-pub struct Stats {
-    /// Passes of the tasks' loops.
-    ticks: AtomicU64,
-    pub cycles: AtomicU64,
-    pub sent: AtomicU64,
-    /// By collector.
-    runs: Mutex<BTreeMap<String, Runs>>,
-    /// Seconds since 1970.
-    started: AtomicU64,
-    reloaded: AtomicU64,
-    /// When a new configuration was last refused, and why, if the last one was.
-    reload_refused: Mutex<Option<(Timestamp, String)>>,
-    /// What the ledger said when this was last tried, where it could not be done.
-    ledger_errors: Mutex<BTreeMap<LedgerWork, LedgerError>>,
-    /// Those may have changed.
-    ledger_noted: Notify,
-    /// The shared ledger, while this agent counts and submits for it.
-    books: Mutex<Option<SharedLedger>>,
-    /// The database's clock less ours, in milliseconds.
-    skew: AtomicI64,
-}
-
-impl Stats {
-    fn tick(&self) {
-        self.ticks.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn note_runs(&self, collector: &str, note: impl FnOnce(&mut Runs)) {
-        // A count that another thread left half done is still a count.
-        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        note(runs.entry(collector.to_owned()).or_default());
-    }
-
-    fn runs_of(&self, collector: &str) -> Runs {
-        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        runs.get(collector).cloned().unwrap_or_default()
-    }
-
-    fn note_ledger(&self, work: LedgerWork, error: Option<&LedgerError>) {
-        let mut errors = self.ledger_errors.lock().unwrap_or_else(PoisonError::into_inner);
-        match error {
-            Some(error) => drop(errors.insert(work, error.clone())),
-            None => drop(errors.remove(&work)),
-        }
-        drop(errors);
-        self.ledger_noted.notify_one();
-    }
-
-    /// What keeps the ledger from being written, if anything does.
-    fn ledger_error(&self) -> Option<LedgerError> {
-        let errors = self.ledger_errors.lock().unwrap_or_else(PoisonError::into_inner);
-        errors.values().next().cloned()
-    }
-
-    fn set_books(&self, books: Option<SharedLedger>) {
-        *self.books.lock().unwrap_or_else(PoisonError::into_inner) = books;
-    }
-
-    fn books(&self) -> Option<SharedLedger> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn note_skew(&self, skew: SignedDuration) {
-        self.skew.store(i64::try_from(skew.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
-    }
-
-    fn note_reload(&self, now: Timestamp, refused: Option<String>) {
-        self.reloaded.store(u64::try_from(now.as_second()).unwrap_or(0), Ordering::Relaxed);
-        *self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner) =
-            refused.map(|words| (now, words));
-    }
-
-    fn reload_refused(&self) -> Option<(Timestamp, String)> {
-        self.reload_refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 /// Runs until a signal ends it.
 pub async fn run(load: Loader) -> Result<(), String> {
@@ -379,293 +280,4 @@ struct Part {
     recorded: Arc<Notify>,
     /// When each collector is next due; in the past while it looks.
     due: Arc<watch::Sender<Vec<Timestamp>>>,
-}
-
-/// Submitting waits so long for what is due to be collected at the same instant.
-const FOR_COLLECTORS: Duration = Duration::from_secs(10);
-
-/// Why a wait ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Woken {
-    Due,
-    RunNow,
-    Stopped,
-}
-
-impl Part {
-    /// Runs one collector on its schedule, for ever.
-    async fn collect(mut self, index: usize) {
-        let definitions = self.agent.definitions.clone();
-        let definition = &definitions[index];
-        // The first look is at once: what began while the agent was away is seen as early as can be.
-        let mut next = Next { at: self.agent.clock.now(), closes: false };
-        let mut planned = next.at;
-        let mut failing = false;
-        let mut missing = Missing::Away;
-        loop {
-            self.due.send_modify(|due| due[index] = next.at);
-            let matters = match self.wait_until(next.at, planned).await {
-                Woken::Stopped => return,
-                Woken::Due => next.closes,
-                Woken::RunNow => true,
-            };
-            missing = self.note_missed(definition, missing).await;
-            let looked = self.agent.clock.now();
-            failing = self.sample(definition, failing).await;
-            if matters {
-                self.sampled.notify_one();
-            }
-            next = self.next_look(definition, looked).await;
-            planned = looked;
-        }
-    }
-
-    /// When a schedule is next due.
-    async fn next(&self, schedule: &Schedule) -> Next {
-        let now = self.agent.clock.now();
-        next_run(schedule, &self.closing(now).await, &self.agent.rulebook.zone, now)
-    }
-
-    /// When a collector that began its last look at `looked` is next due: by its schedule, or as it failed.
-    async fn next_look(&self, definition: &Definition, looked: Timestamp) -> Next {
-        let pace = self.pace(definition).await;
-        let again = retry::retry_of(&definition.name, &definition.schedule, &pace);
-        let by_rule = || definition.schedule.next_after(self.agent.clock.now()).unwrap_or(Timestamp::MAX);
-        let planned = again.unwrap_or_else(by_rule);
-        next_look(planned, &self.closing(looked).await, &self.agent.rulebook.zone, looked)
-    }
-
-    async fn closing(&self, now: Timestamp) -> Closing {
-        let closing = self.ledger.with(move |ledger| Closing::of(ledger, now)).await;
-        // Where the ledger can't tell, nothing is known that would make it take longer.
-        closing.unwrap_or_else(|_| Closing::usual(&self.agent.rulebook.zone, now))
-    }
-
-    async fn sample(&self, definition: &Definition, was_failing: bool) -> bool {
-        let zone = &self.agent.rulebook.zone;
-        let since = definition.since.unwrap_or_else(|| zone.start(zone.period_of(self.agent.clock.now())));
-        let withhold = secret_env(self.agent.settings.token_env(), &self.agent.definitions);
-        let name = &definition.name;
-        let began = Instant::now();
-        let ended = sample::sample(definition, &self.ledger, &self.agent.clock, since, withhold).await;
-        self.recorded.notify_one();
-        self.stats.note_runs(name, |runs| {
-            runs.runs += 1;
-            runs.last = began.elapsed();
-            runs.unrecorded = ended.is_err();
-            runs.failures += u64::from(ended.as_ref().map_or(true, Recorded::is_failure));
-            if let Ok(recorded) = &ended {
-                runs.readings += recorded.new as u64;
-                runs.quarantined += recorded.quarantined.len() as u64;
-            }
-        });
-        self.stats.note_ledger(LedgerWork::Record, ended.as_ref().err());
-        let problem = match ended {
-            Ok(recorded) => {
-                for bad in &recorded.quarantined {
-                    tracing::warn!(
-                        collector = %name,
-                        "Collector {name}: a reading is quarantined and not billed: {}: {}",
-                        bad.reason,
-                        bad.what
-                    );
-                }
-                if recorded.corrected > 0 {
-                    tracing::info!(
-                        collector = %name,
-                        "Collector {name}: its source has corrected readings: {}.",
-                        recorded.corrected
-                    );
-                }
-                let partly = (!recorded.problems.is_empty()).then(|| {
-                    let problems = recorded.problems.join("; ");
-                    format!("could not read all: {problems}. What it read counts; of the rest the last known amounts stand")
-                });
-                recorded.failed.map(|why| format!("fails, its last known amounts stand: {why}")).or(partly)
-            }
-            Err(error) => Some(format!("could not be recorded, its last known amounts stand: {error}")),
-        };
-        // One line a change of state; `status` has the rest.
-        match (&problem, was_failing) {
-            (Some(problem), false) => {
-                tracing::warn!(collector = %name, "Collector {name} {problem}");
-            }
-            (None, true) => tracing::info!(collector = %name, "Collector {name} works again."),
-            _ => {}
-        }
-        problem.is_some()
-    }
-
-    /// Submits on its schedule, for ever.
-    async fn submit(mut self) {
-        let Some(client) = self.agent.client.clone() else { return };
-        let submitter = Submitter {
-            client,
-            ledger: self.ledger.clone(),
-            clock: self.agent.clock.clone(),
-            on_conflict: self.agent.settings.on_conflict,
-            late: self.agent.settings.late,
-            report: self.agent.settings.report,
-            progress: Progress::default(),
-        };
-        let agent = self.agent.clone();
-        let mut planned = agent.clock.now();
-        let mut next = self.next(&agent.settings.submit).await;
-        let mut compacted = Timestamp::MIN;
-        let mut waiting = false;
-        // What the ledger said when the last cycle could not go on.
-        let mut failing: Option<String> = None;
-        let mut waited = Timestamp::MIN;
-        // Ends with this task.
-        let mut registration = JoinSet::new();
-        loop {
-            let sampled = self.sampled.clone();
-            let (woken, closes) = tokio::select! {
-                woken = self.wait_until(next.at, planned) => (woken, next.closes),
-                () = sampled.notified() => (Woken::Due, true),
-            };
-            // What closes a month is tried even if the server was left alone: later there is no time any more.
-            let ignore_backoff = match woken {
-                Woken::Stopped => return,
-                Woken::Due => closes,
-                Woken::RunNow => true,
-            };
-            if woken == Woken::Due {
-                // Of all runs that are due by now: not only of those of its own instant, where the clock has jumped.
-                self.wait_for_collectors(agent.clock.now()).await;
-            }
-            self.wait_for_hosts(&mut waited).await;
-            let mut in_doubt = false;
-            let ended = submitter.cycle(CycleOptions { ignore_backoff }).await;
-            self.stats
-                .note_ledger(LedgerWork::Submit, ended.as_ref().err().map(|CycleError::Ledger(error)| error));
-            match ended {
-                Ok(report) => {
-                    // One line a change of state.
-                    match (report.busy, waiting) {
-                        (true, false) => tracing::warn!(
-                            "Nothing is submitted: {} is submitting for this ledger.",
-                            report.busy_with
-                        ),
-                        (false, true) => tracing::info!("Submitting again."),
-                        _ => {}
-                    }
-                    waiting = report.busy;
-                    // One token is served one call at a time: what is to be reported goes first.
-                    if !waiting && registration.is_empty() {
-                        registration.spawn(registration::register(agent.clone()));
-                    }
-                    if failing.take().is_some() {
-                        tracing::info!("Submission goes on.");
-                    }
-                    self.stats.cycles.fetch_add(1, Ordering::Relaxed);
-                    self.stats.sent.fetch_add(report.sent as u64, Ordering::Relaxed);
-                    if report.sent > 0 {
-                        tracing::info!("Reported {} amounts in {} requests.", report.sent, report.requests);
-                    }
-                }
-                Err(error) => {
-                    let CycleError::Ledger(cause) = &error;
-                    in_doubt = cause.kind == LedgerErrorKind::Superseded;
-                    let words = error.to_string();
-                    if failing.as_ref() != Some(&words) {
-                        tracing::error!("Submission could not go on: {words}");
-                    }
-                    failing = Some(words);
-                }
-            }
-            self.compact(&mut compacted).await;
-            planned = agent.clock.now();
-            next = self.next(&agent.settings.submit).await;
-            let soon = self.agent.clock.now().saturating_add(SOON).unwrap_or(next.at);
-            // What an earlier failure put off, or what is in doubt, is not left until the next round of the schedule.
-            let retry = self.ledger.with(|ledger| ledger.next_retry()).await.ok().flatten();
-            // Of two hosts one goes on within seconds where the other ends.
-            let follows = waiting && agent.settings.ledger.file().is_none();
-            let again = retry.map(|retry| retry.max(soon)).or((in_doubt || follows).then_some(soon));
-            if let Some(again) = again.filter(|again| *again < next.at) {
-                next = Next { at: again, closes: false };
-            }
-        }
-    }
-
-    /// Waits until what is due to be collected by now has been: else an amount would be reported twice within seconds.
-    async fn wait_for_collectors(&self, now: Timestamp) {
-        let mut due = self.due.subscribe();
-        let collected = due.wait_for(|due| due.iter().all(|at| *at > now));
-        // A collector that takes longer is not waited for.
-        let _ = tokio::time::timeout(FOR_COLLECTORS, collected).await;
-    }
-
-    /// Once a day, puts away the readings of a long past month.
-    async fn compact(&self, last: &mut Timestamp) {
-        let (now, keep) = (self.agent.clock.now(), self.agent.settings.retention);
-        if now.duration_since(*last).abs() < SignedDuration::from_hours(24) {
-            return;
-        }
-        *last = now;
-        let compacted = self.ledger.with(move |ledger| {
-            ledger.sweep_inbox()?;
-            ledger.tell_read_twice(now)?;
-            ledger.compact(now, keep)
-        });
-        match compacted.await {
-            Ok(done) if done.readings > 0 => {
-                tracing::info!(
-                    "Compacted: {} old readings of {} series are deleted; what they added is kept.",
-                    done.readings,
-                    done.series
-                );
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!("Old readings are not compacted: {error}"),
-        }
-    }
-
-    /// Waits for so long, whatever the wall clock says.
-    async fn pause(&mut self, time: Duration) -> Woken {
-        let until = Instant::now() + time;
-        loop {
-            self.stats.tick();
-            if *self.stopped.borrow() {
-                return Woken::Stopped;
-            }
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => return Woken::Due,
-                Ok(()) = self.run_now.changed() => return Woken::RunNow,
-                changed = self.stopped.changed() => {
-                    if changed.is_err() {
-                        return Woken::Stopped;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Waits for an instant of the wall clock, however it is set meanwhile. Where it is set back, the instant was chosen by
-    /// a wrong clock and may be years away: then it is due now. `planned`: when it was chosen.
-    async fn wait_until(&mut self, due: Timestamp, planned: Timestamp) -> Woken {
-        let mut seen = planned;
-        loop {
-            self.stats.tick();
-            if *self.stopped.borrow() {
-                return Woken::Stopped;
-            }
-            let now = self.agent.clock.now();
-            if now < seen.saturating_sub(SET_BACK).unwrap_or(seen) {
-                return Woken::Due;
-            }
-            seen = now;
-            let left = due.duration_since(now);
-            let Ok(left) = Duration::try_from(left) else { return Woken::Due };
-            if left.is_zero() {
-                return Woken::Due;
-            }
-            let time = left.min(self.agent.clock.trusted_for()).max(Duration::from_millis(1));
-            match self.pause(time).await {
-                Woken::Due => {}
-                woken => return woken,
-            }
-        }
-    }
 }

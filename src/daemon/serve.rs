@@ -18,7 +18,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::health::{self, Shared};
-use super::{Agent, Stats, metrics};
+use super::stats::Stats;
+use super::{Agent, metrics};
 use crate::ledger::SharedLedger;
 
 /// The server, until it is dropped.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use super::Stats;
+use super::stats::Stats;
 
 pub(super) fn ready(status: &str) {
     say(&[NotifyState::Ready, NotifyState::Status(status)]);

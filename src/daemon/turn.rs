@@ -7,7 +7,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::forward::blocking;
-use super::{Agent, LedgerWork, Part, Stats, Woken};
+use super::stats::{LedgerWork, Stats};
+use super::wait::Woken;
+use super::{Agent, Part};
 use crate::config::place::{Database, Place};
 use crate::ledger::sent::lock::{Post, Task};
 use crate::ledger::{Ledger, LedgerError, LedgerErrorKind, SharedLedger};

@@ -23,8 +23,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::Agent;
 use super::serve::Server;
-use super::{Agent, Stats};
+use super::stats::Stats;
 use crate::config::page::PageSettings;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;

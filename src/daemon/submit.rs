@@ -1,0 +1,150 @@
+//! The submitter's task: a cycle on its schedule, at a month's end, and when a failure's rest is over; and once a day what the
+//! ledger no longer needs is put away.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::task::JoinSet;
+
+use super::Part;
+use super::due::Next;
+use super::registration;
+use super::stats::LedgerWork;
+use super::wait::Woken;
+use crate::ledger::LedgerErrorKind;
+use crate::submitter::progress::Progress;
+use crate::submitter::{CycleError, CycleOptions, Submitter};
+
+/// Submitting waits so long for what is due to be collected at the same instant.
+const FOR_COLLECTORS: Duration = Duration::from_secs(10);
+/// What is to be done again is not done again at once.
+const SOON: SignedDuration = SignedDuration::from_secs(1);
+
+impl Part {
+    /// Submits on its schedule, for ever.
+    pub(super) async fn submit(mut self) {
+        let Some(client) = self.agent.client.clone() else { return };
+        let submitter = Submitter {
+            client,
+            ledger: self.ledger.clone(),
+            clock: self.agent.clock.clone(),
+            on_conflict: self.agent.settings.on_conflict,
+            late: self.agent.settings.late,
+            report: self.agent.settings.report,
+            progress: Progress::default(),
+        };
+        let agent = self.agent.clone();
+        let mut planned = agent.clock.now();
+        let mut next = self.next(&agent.settings.submit).await;
+        let mut compacted = Timestamp::MIN;
+        let mut waiting = false;
+        // What the ledger said when the last cycle could not go on.
+        let mut failing: Option<String> = None;
+        let mut waited = Timestamp::MIN;
+        // Ends with this task.
+        let mut registration = JoinSet::new();
+        loop {
+            let sampled = self.sampled.clone();
+            let (woken, closes) = tokio::select! {
+                woken = self.wait_until(next.at, planned) => (woken, next.closes),
+                () = sampled.notified() => (Woken::Due, true),
+            };
+            // What closes a month is tried even if the server was left alone: later there is no time any more.
+            let ignore_backoff = match woken {
+                Woken::Stopped => return,
+                Woken::Due => closes,
+                Woken::RunNow => true,
+            };
+            if woken == Woken::Due {
+                // Of all runs that are due by now: not only of those of its own instant, where the clock has jumped.
+                self.wait_for_collectors(agent.clock.now()).await;
+            }
+            self.wait_for_hosts(&mut waited).await;
+            let mut in_doubt = false;
+            let ended = submitter.cycle(CycleOptions { ignore_backoff }).await;
+            self.stats
+                .note_ledger(LedgerWork::Submit, ended.as_ref().err().map(|CycleError::Ledger(error)| error));
+            match ended {
+                Ok(report) => {
+                    // One line a change of state.
+                    match (report.busy, waiting) {
+                        (true, false) => tracing::warn!(
+                            "Nothing is submitted: {} is submitting for this ledger.",
+                            report.busy_with
+                        ),
+                        (false, true) => tracing::info!("Submitting again."),
+                        _ => {}
+                    }
+                    waiting = report.busy;
+                    // One token is served one call at a time: what is to be reported goes first.
+                    if !waiting && registration.is_empty() {
+                        registration.spawn(registration::register(agent.clone()));
+                    }
+                    if failing.take().is_some() {
+                        tracing::info!("Submission goes on.");
+                    }
+                    self.stats.cycles.fetch_add(1, Ordering::Relaxed);
+                    self.stats.sent.fetch_add(report.sent as u64, Ordering::Relaxed);
+                    if report.sent > 0 {
+                        tracing::info!("Reported {} amounts in {} requests.", report.sent, report.requests);
+                    }
+                }
+                Err(error) => {
+                    let CycleError::Ledger(cause) = &error;
+                    in_doubt = cause.kind == LedgerErrorKind::Superseded;
+                    let words = error.to_string();
+                    if failing.as_ref() != Some(&words) {
+                        tracing::error!("Submission could not go on: {words}");
+                    }
+                    failing = Some(words);
+                }
+            }
+            self.compact(&mut compacted).await;
+            planned = agent.clock.now();
+            next = self.next(&agent.settings.submit).await;
+            let soon = self.agent.clock.now().saturating_add(SOON).unwrap_or(next.at);
+            // What an earlier failure put off, or what is in doubt, is not left until the next round of the schedule.
+            let retry = self.ledger.with(|ledger| ledger.next_retry()).await.ok().flatten();
+            // Of two hosts one goes on within seconds where the other ends.
+            let follows = waiting && agent.settings.ledger.file().is_none();
+            let again = retry.map(|retry| retry.max(soon)).or((in_doubt || follows).then_some(soon));
+            if let Some(again) = again.filter(|again| *again < next.at) {
+                next = Next { at: again, closes: false };
+            }
+        }
+    }
+
+    /// Waits until what is due to be collected by now has been: else an amount would be reported twice within seconds.
+    async fn wait_for_collectors(&self, now: Timestamp) {
+        let mut due = self.due.subscribe();
+        let collected = due.wait_for(|due| due.iter().all(|at| *at > now));
+        // A collector that takes longer is not waited for.
+        let _ = tokio::time::timeout(FOR_COLLECTORS, collected).await;
+    }
+
+    /// Once a day, puts away the readings of a long past month.
+    async fn compact(&self, last: &mut Timestamp) {
+        let (now, keep) = (self.agent.clock.now(), self.agent.settings.retention);
+        if now.duration_since(*last).abs() < SignedDuration::from_hours(24) {
+            return;
+        }
+        *last = now;
+        let compacted = self.ledger.with(move |ledger| {
+            ledger.sweep_inbox()?;
+            ledger.tell_read_twice(now)?;
+            ledger.compact(now, keep)
+        });
+        match compacted.await {
+            Ok(done) if done.readings > 0 => {
+                tracing::info!(
+                    "Compacted: {} old readings of {} series are deleted; what they added is kept.",
+                    done.readings,
+                    done.series
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("Old readings are not compacted: {error}"),
+        }
+    }
+}
