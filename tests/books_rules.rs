@@ -322,3 +322,62 @@ fn a_second_collector_of_other_identities_counts_and_check_names_both() {
         books.the_late_hour_is_one_hour(&["cpu 10.00"], &["cpu 11.00"]);
     }
 }
+
+/// Law 13: what the new rules make is what Waldur holds only if it is the same usage, not because both come to one number.
+#[test]
+fn a_collector_that_is_renamed_stays_held_when_other_usage_comes_to_the_same_number() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        let level = keys("ram: { reading: sec, aggregate: integral, on_gap: hold }");
+        configure(&world, "late: hold", "", &[("source", level.clone())]);
+        for name in ["source", "renamed"] {
+            lines(&world, name, &[seen("gauge", "1")]);
+        }
+        let flush = |now: &str| {
+            world.now(now);
+            world.flush()
+        };
+        flush("2026-11-10T12:00:00Z").exits(0);
+        flush("2026-11-10T22:00:00Z").exits(0);
+        assert_eq!(world.rows(A), ["ram 2026-11 10.00"], "{api}");
+        configure(&world, "late: hold", "", &[("renamed", level)]);
+        flush("2026-11-10T23:00:00Z").exits(65).tells(&["ram", "10.00", "no longer configured"]).names_a();
+        // Ten hours later it has made 10.00 by itself: 21 h were used.
+        for now in ["2026-11-11T09:00:00Z", "2026-11-11T10:00:00Z"] {
+            flush(now).exits(65);
+            assert_eq!(world.rows(A), ["ram 2026-11 10.00"], "{api}");
+        }
+        world.agent(&["resolve", A, "overwrite"]).exits(0).tells(&["10.00", "11.00"]);
+        flush("2026-11-11T11:00:00Z").exits(0);
+        assert_eq!(world.rows(A), ["ram 2026-11 12.00"], "{api}");
+    }
+}
+
+#[test]
+fn a_decision_about_another_writer_is_none_about_jobs_that_two_collectors_count() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        configure(&world, "late: hold", "", &[("source", keys(CPU)), ("second", keys(CPU))]);
+        let job = hours("j1", "11-05T00:00", "11-05T05:00", "5");
+        lines(&world, "source", std::slice::from_ref(&job));
+        lines(&world, "second", &[]);
+        world.flush().exits(0);
+        world.now("2026-11-10T12:05:00Z");
+        another_reports(&world, A, "cpu", "9.00");
+        world.now("2026-11-10T13:15:00Z");
+        world.flush().exits(65).tells(&["9.00", "5.00"]);
+        world.agent(&["resolve", A, "overwrite"]).exits(0);
+        world.now("2026-11-10T13:30:00Z");
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api}");
+        lines(&world, "second", &[job]);
+        world.now("2026-11-10T14:00:00Z");
+        world.flush().exits(65).tells(&["same ids", "10.00", "5.00"]).names_a();
+        assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api}");
+        // This one is about just that.
+        world.agent(&["resolve", A, "overwrite"]).exits(0);
+        world.now("2026-11-10T14:30:00Z");
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 10.00"], "{api}");
+    }
+}

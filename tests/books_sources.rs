@@ -357,3 +357,16 @@ fn ignore_case_holds_for_its_own_collector_only() {
         world.agent(&["status"]).tells(&["PROJECT-A"]);
     }
 }
+
+#[test]
+fn ignore_case_knows_the_letters_of_all_scripts() {
+    for api in BOTH {
+        let marketplace = market().replace("backend_id: project-b", "backend_id: PROJEKT-Õ");
+        let world = World::of(Setting { api, now: NOON, zone: "UTC", marketplace });
+        let blind = keys(CPU).replace("\"{project}\"", "\"{project}\", ignore_case: true");
+        configure(&world, "late: hold", "", &[("source", blind)]);
+        lines(&world, "source", &[on("projekt-õ", "alice", "1", "11-05T00:00", "11-05T07:00", "7")]);
+        world.flush().exits(0);
+        assert_eq!(world.rows(B), ["cpu 2026-11 7.00"], "{api}");
+    }
+}

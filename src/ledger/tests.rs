@@ -92,6 +92,12 @@ fn total(component: &str, amount: &str) -> Amount {
 
 /// Accepts all that is stated, and closes every month.
 fn close_all(ledger: &mut Ledger, now: Timestamp) {
+    close_before(ledger, "2100-01", now);
+}
+
+/// The same; closes those before this one.
+fn close_before(ledger: &mut Ledger, end: &str, now: Timestamp) {
+    let end = end.parse().unwrap();
     ledger.state(now).unwrap();
     for statement in ledger.statements(None).unwrap() {
         let totals = statement.components.iter().map(|(c, entry)| (c.clone(), String::new(), entry.posted));
@@ -101,7 +107,9 @@ fn close_all(ledger: &mut Ledger, now: Timestamp) {
             .map(|(component, user, posted)| Amount { component, user, amount: posted.unwrap() })
             .collect();
         accept(ledger, statement.key, &all, now);
-        ledger.close(statement.key, now).unwrap();
+        if statement.key.period < end {
+            ledger.close(statement.key, now).unwrap();
+        }
     }
 }
 
@@ -506,4 +514,56 @@ fn a_ledger_whose_making_was_cut_off_is_made_to_the_end() {
     assert_eq!(&std::fs::read(&path).unwrap()[..15], b"SQLite format 3");
     let mut ledger = open(&folder, cpu());
     assert_eq!(ledger.pending(at("2026-11-10T00:00:00Z")).unwrap(), []);
+}
+
+#[test]
+fn what_comes_late_for_a_compacted_month_opens_none_of_those_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = rulebook(&format!(
+        "collectors:\n  c:\n    resource: {RESOURCE}\n    meters:\n      job_hours: {{ reading: job_seconds, factor: 1/3600 }}\n      ram: {{ reading: ram, aggregate: last }}\n"
+    ));
+    let mut ledger = open(&folder, rules);
+    // An hour each, without an id of its own.
+    let hour = |start: &str, hours: i64| {
+        let start = at(start);
+        let span = Span::Interval { start, end: start + SignedDuration::from_hours(hours) };
+        Reading {
+            span,
+            ..Reading::new("job_seconds", Kind::Delta, (hours * 3600).into(), at(start.to_string().as_str()))
+        }
+    };
+    let level = |value: i64| Reading::new("ram", Kind::Gauge, value.into(), at("2026-09-10T00:00:00Z"));
+    let history = || {
+        vec![
+            hour("2026-09-10T00:00:00Z", 5),
+            hour("2026-10-10T00:00:00Z", 7),
+            hour("2026-12-02T00:00:00Z", 1),
+            level(3),
+        ]
+    };
+    ledger.record(seen(at("2026-12-03T00:00:00Z"), history())).unwrap();
+    close_before(&mut ledger, "2026-12", at("2026-12-03T00:00:00Z"));
+    let (keep, compacted) = (SignedDuration::from_hours(24 * 30), at("2026-12-05T00:00:00Z"));
+    for readings in [2, 1] {
+        assert_eq!(ledger.compact(compacted, keep).unwrap().readings, readings);
+    }
+    let late = [history(), vec![hour("2026-09-11T00:00:00Z", 1)]].concat();
+    let outcome = ledger.record(seen(at("2026-12-07T00:00:00Z"), late.clone())).unwrap();
+    assert_eq!((outcome.new, outcome.corrected, outcome.late), (1, 0, 0));
+    close_before(&mut ledger, "2026-12", at("2026-12-07T00:00:00Z"));
+    assert_eq!(ledger.compact(at("2026-12-08T00:00:00Z"), keep).unwrap().readings, 1);
+    let outcome = ledger.record(seen(at("2026-12-09T00:00:00Z"), late.clone())).unwrap();
+    assert_eq!((outcome.new, outcome.corrected, outcome.late), (0, 0, 0), "nothing counts twice");
+    assert_eq!(ledger.recount_all(None, at("2026-12-09T00:00:00Z")).unwrap(), []);
+    let hours = |ledger: &mut Ledger, month: &str| amounts(ledger)[&format!("{month} job_hours")].clone();
+    assert_eq!(hours(&mut ledger, "2026-09"), "6 Some(6.00)");
+    assert_eq!(hours(&mut ledger, "2026-10"), "7 Some(7.00)");
+    assert_eq!(ledger.held_readings().unwrap(), []);
+    // A level of a month whose readings are gone can't be corrected: it is not counted, and that is told.
+    let restated = vec![hour("2026-12-02T00:00:00Z", 1), level(4)];
+    assert_eq!(ledger.record(seen(at("2026-12-10T01:00:00Z"), restated)).unwrap().late, 1);
+    amounts(&mut ledger);
+    let held = ledger.held_readings().unwrap();
+    assert_eq!((held.len(), held[0].period.as_str()), (1, "2026-12"));
+    assert!(held[0].words.contains("says 4, 3 was known"), "{}", held[0].words);
 }

@@ -87,6 +87,5 @@ fn name_of(decision: Decision) -> &'static str {
     match decision {
         Decision::Overwrite => "overwrite",
         Decision::Adopt { .. } => "adopt",
-        Decision::Agreed => "agreed",
     }
 }

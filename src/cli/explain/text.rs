@@ -73,7 +73,6 @@ fn head(out: &mut dyn Write, shown: &Shown) -> Result<(), Failed> {
         let what = match decided.decision {
             Decision::Overwrite => format!("{held} is replaced by the ledger's number"),
             Decision::Adopt { .. } => format!("{held} is the opening balance"),
-            Decision::Agreed => format!("{held} is as it should be"),
         };
         line(format!("  decided   by {who}, {}: {what}", seconds(decided.at)))?;
     }

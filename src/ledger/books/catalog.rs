@@ -393,10 +393,10 @@ fn put_resource(connection: &Connection, resource: &KnownResource, now: Timestam
     connection
         .prepare_cached(
             "INSERT INTO resource
-                (uuid, offering, name, backend_id, state, plan, customer, project, refreshed)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                (uuid, offering, name, backend_id, state, plan, customer, project, refreshed, folded_id)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
              ON CONFLICT (uuid) DO UPDATE SET offering = ?2, name = ?3, backend_id = ?4, state = ?5, plan = ?6,
-                customer = ?7, project = ?8, refreshed = ?9",
+                customer = ?7, project = ?8, refreshed = ?9, folded_id = ?10",
         )?
         .execute(params![
             resource.uuid.to_string(),
@@ -407,7 +407,8 @@ fn put_resource(connection: &Connection, resource: &KnownResource, now: Timestam
             resource.plan.map(|plan| plan.to_string()),
             resource.customer,
             resource.project,
-            micros(now)
+            micros(now),
+            targets::folded(&resource.backend_id)
         ])?;
     Ok(())
 }

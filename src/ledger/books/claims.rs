@@ -25,6 +25,11 @@ pub(super) struct Claim {
     pub(super) words: String,
 }
 
+/// Two collectors count the same readings.
+const SAME_IDS: &str = "same_ids";
+/// Waldur holds what the rules do not make any more.
+const RULES_CHANGED: &str = "rules_changed";
+
 /// A component of a resource.
 type Component = (String, String);
 
@@ -32,8 +37,9 @@ type Component = (String, String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     Free,
-    /// They make just what Waldur holds: from here on the amount goes on by them.
-    Agreed,
+    /// They make just what Waldur holds, of what was used before they were changed: from here on the amount goes on by them,
+    /// and is held for this reason no more.
+    Agreed(&'static str),
     Held(Claim),
 }
 
@@ -51,29 +57,31 @@ pub(super) fn claim(
         return Ok(Verdict::Held(Claim { reason: "several_resources", words }));
     }
     let held = accepted(connection, resource, period, component)?;
-    if is_decided(connection, resource, period, component)? {
-        return Ok(Verdict::Free);
-    }
     let now = in_force.in_month(month);
     if held != Some(posted)
+        && !is_freed(connection, (resource, period, component), SAME_IDS)?
         && let Some(words) = counted_twice(connection, resource, makers)?
     {
         let held = held.unwrap_or_default();
         let words = format!("{words}: by these rules it is {posted:.2}, Waldur holds {held:.2}");
-        return Ok(Verdict::Held(Claim { reason: "same_ids", words }));
+        return Ok(Verdict::Held(Claim { reason: SAME_IDS, words }));
+    }
+    if is_freed(connection, (resource, period, component), RULES_CHANGED)? {
+        return Ok(Verdict::Free);
     }
     let since = in_force.zone.start(month);
     for before in in_force.before_in_month(month) {
         if let Some(held) = held.filter(|held| !held.is_zero())
             && let Some(lost) = lost(connection, (before, now), (resource, component), since)?
         {
-            if held == posted {
-                return Ok(Verdict::Agreed);
+            let changed = in_force.recorded_after(before);
+            if held == posted && !adds_since(connection, (before, now), (resource, component), changed)? {
+                return Ok(Verdict::Agreed(RULES_CHANGED));
             }
             let words = format!(
                 "the rules were changed: Waldur holds {held:.2} of it, {lost}; by the rules that hold now it is {posted:.2}"
             );
-            return Ok(Verdict::Held(Claim { reason: "rules_changed", words }));
+            return Ok(Verdict::Held(Claim { reason: RULES_CHANGED, words }));
         }
         if posted.is_zero() || held == Some(posted) {
             continue;
@@ -82,14 +90,14 @@ pub(super) fn claim(
             let Some(held) = accepted(connection, &of, period, &was)?.filter(|held| !held.is_zero()) else {
                 continue;
             };
-            if !is_decided(connection, &of, period, &was)? {
+            if !is_freed(connection, (&of, period, &was), RULES_CHANGED)? {
                 let name =
                     if of == resource { String::new() } else { format!(" of {}", name(connection, &of)?) };
                 let words = format!(
                     "the rules were changed: usage that was reported as {was}{name}, of which Waldur holds {held:.2}, would \
                      be reported as {component}, too"
                 );
-                return Ok(Verdict::Held(Claim { reason: "rules_changed", words }));
+                return Ok(Verdict::Held(Claim { reason: RULES_CHANGED, words }));
             }
         }
     }
@@ -117,14 +125,19 @@ fn accepted(
     Ok(sum)
 }
 
-fn is_decided(connection: &Connection, resource: &str, period: &str, component: &str) -> sql::Result<bool> {
+/// Whether it is held for this reason no more, since the rules were changed last.
+fn is_freed(
+    connection: &Connection,
+    (resource, period, component): (&str, &str, &str),
+    reason: &str,
+) -> sql::Result<bool> {
     let recorded: i64 =
         connection.prepare_cached("SELECT max(recorded) FROM rules")?.query_row([], |row| row.get(0))?;
     connection
         .prepare_cached(
-            "SELECT 1 FROM decision WHERE resource = ?1 AND period = ?2 AND component = ?3 AND at >= ?4 AND by_itself = 0",
+            "SELECT 1 FROM freed WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason = ?4 AND at >= ?5",
         )?
-        .exists(params![resource, period, component, recorded])
+        .exists(params![resource, period, component, reason, recorded])
 }
 
 fn name(connection: &Connection, resource: &str) -> sql::Result<String> {
@@ -249,6 +262,21 @@ fn lost(
         }));
     }
     Ok(None)
+}
+
+/// Whether series that only the later rules count into a component have readings after they were recorded: then what they
+/// make is not what was made before, whatever it comes to.
+fn adds_since(
+    connection: &Connection,
+    (before, now): (&Version, &Version),
+    of: (&str, &str),
+    changed: Timestamp,
+) -> sql::Result<bool> {
+    let newly = series_of(connection, now, of, changed)?;
+    if newly.is_empty() {
+        return Ok(false);
+    }
+    Ok(!newly.is_subset(&series_of(connection, before, of, changed)?))
 }
 
 /// Components that were made before of usage that now makes this one, and are no longer.

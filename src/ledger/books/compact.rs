@@ -86,7 +86,10 @@ fn compact(connection: &Connection, in_force: &InForce, period: BillingPeriod) -
             .prepare_cached("DELETE FROM reading WHERE series = ?1 AND at < ?2")?
             .execute([series, cut])?;
         connection
-            .prepare_cached("UPDATE series SET compacted = ?2 WHERE id = ?1")?
+            // A reading that came late for a month compacted before opens none of those after it.
+            .prepare_cached(
+                "UPDATE series SET compacted = ?2 WHERE id = ?1 AND (compacted IS NULL OR compacted < ?2)",
+            )?
             .execute([series, cut])?;
         done.series += 1;
     }

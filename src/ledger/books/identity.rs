@@ -59,8 +59,8 @@ pub(super) enum Put {
     New,
     Corrected,
     Same,
-    /// For a month that is compacted, whose readings have neighbours: recorded, not counted.
-    Late,
+    /// For a month that is compacted, whose readings have neighbours: recorded, not counted. What it says, for people.
+    Late(String),
     Refused(Quarantined),
 }
 
@@ -225,7 +225,7 @@ impl<'a> Store<'a> {
         let is_old = met.compacted.is_some_and(|until| row.at < micros(until));
         let late = match is_old || self.known.is_spent(source.id, &row.id) {
             true if self.run.superseded && self.is_spent(&source, &met, &row)? => return Ok(Put::Same),
-            true => self.put_late(&source, &met, &row, touched)?,
+            true => self.put_late(&source, &met, (&name, &row), touched)?,
             false => None,
         };
         let corrects_spent = match late {
@@ -278,7 +278,7 @@ impl<'a> Store<'a> {
         &mut self,
         source: &Source,
         met: &Met,
-        row: &Row,
+        (name, row): (&str, &Row),
         touched: &mut Touched,
     ) -> sql::Result<Option<Put>> {
         let earlier = spent::find(self.connection, self.owner(source), met.id, row)?;
@@ -295,6 +295,7 @@ impl<'a> Store<'a> {
             None if !late || source.kind == Kind::Delta => return Ok(None),
             _ => {}
         }
+        let earlier = earlier.and_then(|(_, earlier)| earlier.into_row().value);
         let new = self
             .connection
             .prepare_cached(
@@ -308,10 +309,15 @@ impl<'a> Store<'a> {
                 row.start,
                 row.id,
                 row.value,
-                earlier.and_then(|(_, earlier)| earlier.into_row().value),
+                earlier,
                 self.run.id
             ])?;
-        Ok(Some(if new > 0 { Put::Late } else { Put::Same }))
+        if new == 0 {
+            return Ok(Some(Put::Same));
+        }
+        let counted = earlier.unwrap_or_else(|| "nothing".to_owned());
+        let says = row.value.as_deref().unwrap_or("nothing");
+        Ok(Some(Put::Late(format!("`{name}` of {} says {says}, {counted} was known", instant(row.at)))))
     }
 
     fn is_spent(&self, source: &Source, met: &Met, row: &Row) -> sql::Result<bool> {

@@ -294,6 +294,7 @@ fn count_run(
     let unsure = skew.and_then(|skew| unsure_of_month(in_force, &run, skew));
     let mut changed = Changed::new();
     let mut touched = Touched::default();
+    let mut late: Option<String> = None;
     let mut store = Store::new(connection, in_force, &run)?;
     let mut after = -1;
     // However many there are, memory holds only so many: amounts are the same in whatever batches they come.
@@ -313,7 +314,10 @@ fn count_run(
             match store.put(queued, &mut touched)? {
                 Put::New => recorded.new += 1,
                 Put::Corrected => recorded.corrected += 1,
-                Put::Late => recorded.late += 1,
+                Put::Late(what) => {
+                    recorded.late += 1;
+                    late.get_or_insert(what);
+                }
                 Put::Same => {}
                 Put::Refused(bad) => {
                     recorded.quarantined.push(bad);
@@ -329,6 +333,25 @@ fn count_run(
         count::update(connection, in_force, &touched, &mut changed)?;
         touched = Touched::default();
         store.counted();
+    }
+    if let Some(what) = late {
+        let words = format!(
+            "{} of the collector {} came for months whose readings are no longer kept, and are not counted: {what}. \
+             What they change is to be billed by hand; a longer `retention` keeps months open for them",
+            match recorded.late {
+                1 => "1 reading".to_owned(),
+                number => format!("{number} readings"),
+            },
+            run.collector
+        );
+        let running = in_force.zone.period_of(run.finished).to_string();
+        tell(
+            connection,
+            About { period: &running, ..About::default() },
+            EventKind::Held,
+            &words,
+            run.finished,
+        )?;
     }
     if let Some(before) = run_of_another_scope(connection, &run, &scope)?.filter(|_| !superseded) {
         for (name, readings) in store.replace_unseen(before, &mut touched)? {

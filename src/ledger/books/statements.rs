@@ -114,15 +114,13 @@ impl Stating<'_> {
         let place = (self.place.resource, self.place.period, self.place.component);
         let claim = match claim(self.connection, self.in_force, place, (posted, self.makers))? {
             Verdict::Free => return Ok(()),
-            Verdict::Agreed => {
+            Verdict::Agreed(reason) => {
                 self.connection
                     .prepare_cached(
-                        "INSERT INTO decision (resource, period, component, decision, held, at, by_itself, for_limit)
-                         VALUES (?1, ?2, ?3, 'agreed', ?4, ?5, 0, 0)
-                         ON CONFLICT (resource, period, component) DO UPDATE SET decision = 'agreed', held = ?4, at = ?5,
-                            by_itself = 0, for_limit = 0",
+                        "INSERT INTO freed (resource, period, component, reason, at) VALUES (?1, ?2, ?3, ?4, ?5)
+                         ON CONFLICT (resource, period, component, reason) DO UPDATE SET at = ?5",
                     )?
-                    .execute(params![place.0, place.1, place.2, two_decimals(posted), micros(now)])?;
+                    .execute(params![place.0, place.1, place.2, reason, micros(now)])?;
                 return Ok(());
             }
             Verdict::Held(claim) => claim,

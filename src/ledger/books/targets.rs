@@ -35,6 +35,11 @@ pub(super) enum Found {
     Several(Vec<String>),
 }
 
+/// A backend id in small letters: engines know those of their own scripts only.
+pub(super) fn folded(backend_id: &str) -> String {
+    backend_id.to_lowercase()
+}
+
 /// The resource of an offering with this backend id. Backend ids are not unique in Waldur (observed): of several, the one
 /// that lives is meant.
 pub(super) fn find(
@@ -48,12 +53,13 @@ pub(super) fn find(
         .query_row([offering.to_string()], |row| row.get(0))
         .optional()?
         .flatten();
+    let wanted = if ignore_case { folded(backend_id) } else { backend_id.to_owned() };
     let mut found: Vec<(String, String, i64)> = connection
         .prepare_cached(match ignore_case {
             false => "SELECT uuid, state, refreshed FROM resource WHERE offering = ?1 AND backend_id = ?2",
-            true => "SELECT uuid, state, refreshed FROM resource WHERE offering = ?1 AND lower(backend_id) = lower(?2)",
+            true => "SELECT uuid, state, refreshed FROM resource WHERE offering = ?1 AND folded_id = ?2",
         })?
-        .query_map(params![offering.to_string(), backend_id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map(params![offering.to_string(), wanted], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<sql::Result<_>>()?;
     if found.len() > 1 {
         // Of several, those that the last listing still has.

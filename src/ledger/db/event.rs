@@ -141,13 +141,14 @@ impl Ledger {
         Ok(events.into_iter().map(|(_, event, name)| (event, name)).collect())
     }
 
-    /// Readings that are held, of months that are not closed.
+    /// Readings that are held, until the month is closed in which they were.
     pub fn held_readings(&self) -> Result<Vec<Event>, LedgerError> {
         self.look(|connection| {
             connection
                 .prepare_cached(
                     "SELECT at, resource, period, component, kind, words FROM event
-                     WHERE kind = 'held' AND period IN (SELECT period FROM statement WHERE closed IS NULL) ORDER BY id",
+                     WHERE kind = 'held' AND (period NOT IN (SELECT period FROM statement)
+                        OR period IN (SELECT period FROM statement WHERE closed IS NULL)) ORDER BY id",
                 )?
                 .query_map([], event)?
                 .collect()

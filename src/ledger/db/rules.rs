@@ -6,7 +6,7 @@
 
 use jiff::Timestamp;
 
-use super::columns::{micros, unreadable};
+use super::columns::{instant, micros, unreadable};
 use super::sql::{self, Connection, OptionalExtension, params};
 use crate::metering::meter::Rules;
 use crate::metering::period::{BillingPeriod, BillingZone};
@@ -30,6 +30,7 @@ pub struct Version {
     pub id: i64,
     /// `None`: from the beginning of time.
     pub from: Option<BillingPeriod>,
+    pub recorded: Timestamp,
     pub rules: Vec<Rules>,
 }
 
@@ -73,6 +74,12 @@ impl InForce {
         let mut before: Vec<&Version> = self.versions.iter().rev().filter(earlier).collect();
         before.push(self.in_month(period.previous()));
         before
+    }
+
+    /// When the rules were changed that this version is of.
+    pub fn recorded_after(&self, version: &Version) -> Timestamp {
+        let next = self.versions.iter().find(|later| later.id > version.id);
+        next.map_or(Timestamp::MAX, |next| next.recorded)
     }
 
     /// Versions that hold in some month: those that no later one for the same month has replaced.
@@ -126,17 +133,18 @@ pub(in crate::ledger) fn load(connection: &Connection, configured: &Rulebook) ->
             _ => named,
         });
     }
-    let recorded: Vec<(i64, String, String)> = connection
-        .prepare("SELECT id, period, rules FROM rules ORDER BY id")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+    let recorded: Vec<(i64, String, String, i64)> = connection
+        .prepare("SELECT id, period, rules, recorded FROM rules ORDER BY id")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
         .collect::<sql::Result<_>>()?;
     let mut versions = Vec::with_capacity(recorded.len());
-    for (id, period, rules) in recorded {
+    for (id, period, rules, recorded) in recorded {
         let rules: Vec<Rules> = serde_json::from_str(&rules).map_err(|error| unreadable(2, error))?;
-        versions.push(Version { id, from: period.parse().ok(), rules });
+        versions.push(Version { id, from: period.parse().ok(), recorded: instant(recorded), rules });
     }
     if versions.is_empty() {
-        versions.push(Version { id: 0, from: None, rules: configured.rules.clone() });
+        let recorded = Timestamp::UNIX_EPOCH;
+        versions.push(Version { id: 0, from: None, recorded, rules: configured.rules.clone() });
     }
     Ok(InForce {
         zone: zone.unwrap_or_else(|| configured.zone.clone()),

@@ -469,13 +469,23 @@ CREATE TABLE decision (
     resource TEXT NOT NULL,
     period TEXT NOT NULL,
     component TEXT NOT NULL,
-    decision TEXT NOT NULL CHECK (decision IN ('overwrite', 'adopt', 'agreed')),
+    decision TEXT NOT NULL CHECK (decision IN ('overwrite', 'adopt')),
     held TEXT,                    -- the number that it is about
     at INTEGER NOT NULL,
     balance_at INTEGER,           -- adopt: the instant that the opening balance speaks of, if the person said it
     by_itself INTEGER NOT NULL,   -- made by `on_conflict`, which does it once a period
     for_limit INTEGER NOT NULL,   -- it is about a limit
     PRIMARY KEY (resource, period, component)
+) WITHOUT ROWID;
+
+-- What changed rules have left on the bill and is held no more: a person decided, or they make just what Waldur holds.
+CREATE TABLE freed (
+    resource TEXT NOT NULL,
+    period TEXT NOT NULL,
+    component TEXT NOT NULL,
+    reason TEXT NOT NULL,         -- for which it was held: books/claims.rs
+    at INTEGER NOT NULL,
+    PRIMARY KEY (resource, period, component, reason)
 ) WITHOUT ROWID;
 
 -- What changed the bill beside readings, or may surprise: told in the log, in `explain`, and by `flush`.
@@ -529,6 +539,7 @@ CREATE TABLE resource (
     offering TEXT NOT NULL,
     name TEXT NOT NULL,
     backend_id TEXT NOT NULL,
+    folded_id TEXT NOT NULL,      -- the same in small letters, of any script
     state TEXT NOT NULL,
     plan TEXT,
     customer TEXT NOT NULL,
@@ -536,6 +547,7 @@ CREATE TABLE resource (
     refreshed INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX resource_of_offering ON resource (offering, backend_id);
+CREATE INDEX resource_of_folded_id ON resource (offering, folded_id);
 
 CREATE TABLE offering_user (
     offering TEXT NOT NULL,

@@ -20,8 +20,6 @@ pub enum Decision {
     Overwrite,
     /// What Waldur holds is the opening balance: of this instant, or of the row's own.
     Adopt { at: Option<Timestamp> },
-    /// Changed rules made just what Waldur holds, so that nothing was to be decided.
-    Agreed,
 }
 
 /// A decision about one component of one month.
@@ -68,7 +66,6 @@ impl Ledger {
                 .query_row(params![key.resource.to_string(), key.period.to_string(), component], |row| {
                     let decision = match row.get_ref(0)?.as_str()? {
                         "adopt" => Decision::Adopt { at: row.get::<_, Option<i64>>(1)?.map(instant) },
-                        "agreed" => Decision::Agreed,
                         _ => Decision::Overwrite,
                     };
                     Ok(Decided {
@@ -82,6 +79,16 @@ impl Ledger {
                     })
                 })
                 .optional()
+        })
+    }
+
+    /// When a person last decided about something of a month.
+    pub fn last_decided(&self, period: BillingPeriod) -> Result<Option<Timestamp>, LedgerError> {
+        self.look(|connection| {
+            let at: Option<i64> = connection
+                .prepare_cached("SELECT max(at) FROM decision WHERE period = ?1 AND by_itself = 0")?
+                .query_row([period.to_string()], |row| row.get(0))?;
+            Ok(at.map(instant))
         })
     }
 
@@ -138,11 +145,11 @@ fn decide(
             (held, false, for_limit),
             now,
         )?;
+        free(connection, (&resource, &period, &component), now)?;
         let about = About { resource: &resource, period: &period, component: &component };
         let name = match decision {
             Decision::Overwrite => "is to be overwritten",
             Decision::Adopt { .. } => "is to be adopted",
-            Decision::Agreed => "is as it should be",
         };
         let shown = held.map_or_else(|| "what Waldur holds".to_owned(), |held| format!("Waldur's {held:.2}"));
         tell(connection, about, EventKind::Writer, &format!("a person decided: {shown} {name}"), now)?;
@@ -156,6 +163,23 @@ fn decide(
         decided.push(Decided { period, component, decision, held, at: now, by_itself: false, for_limit });
     }
     Ok(decided)
+}
+
+/// What changed rules hold of a component is decided, for just the reasons that it is held for (books/claims.rs).
+fn free(
+    connection: &Connection,
+    (resource, period, component): (&str, &str, &str),
+    now: Timestamp,
+) -> sql::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO freed (resource, period, component, reason, at)
+             SELECT DISTINCT ?1, ?2, ?3, held, ?4 FROM line
+             WHERE resource = ?1 AND period = ?2 AND component = ?3 AND held IS NOT NULL
+             ON CONFLICT (resource, period, component, reason) DO UPDATE SET at = ?4",
+        )?
+        .execute(params![resource, period, component, micros(now)])
+        .map(drop)
 }
 
 /// What the server accepted last of a component, where its month is one part.
@@ -185,7 +209,6 @@ fn insert_decision(
     let (name, balance_at) = match decision {
         Decision::Overwrite => ("overwrite", None),
         Decision::Adopt { at } => ("adopt", at.map(micros)),
-        Decision::Agreed => ("agreed", None),
     };
     connection
         .prepare_cached(
