@@ -381,3 +381,52 @@ fn a_decision_about_another_writer_is_none_about_jobs_that_two_collectors_count(
         assert_eq!(world.rows(A), ["cpu 2026-11 10.00"], "{api}");
     }
 }
+
+/// It comes too late: what the new name has counted in a month that is over stays there, and so does what comes of it late.
+#[test]
+fn a_collector_that_has_counted_a_month_by_itself_is_not_put_together_with_an_older_one() {
+    for (api, late) in LATE {
+        let world = world(api, "2026-10-12T12:00:00Z");
+        if late == "backfill" {
+            world.write("token", "staff-token");
+        }
+        let submit = format!("late: {late}");
+        let go = |collector: &str, more: &str, now: &str, jobs: &[Value]| {
+            configure(&world, &submit, "", &[(collector, format!("{more}{}", keys(CPU)))]);
+            lines(&world, collector, jobs);
+            world.now(now);
+            world.flush()
+        };
+        let ten = hours("o1", "10-10T00:00", "10-10T10:00", "10");
+        let three = hours("o2", "10-22T00:00", "10-22T03:00", "3");
+        let twenty = hours("n1", "11-01T10:00", "11-02T06:00", "20");
+        let one = hours("o3", "10-29T00:00", "10-29T01:00", "1");
+        go("source", "", "2026-10-12T12:00:00Z", std::slice::from_ref(&ten)).exits(0);
+        // The new name has the same history, so that it goes on.
+        go("renamed", "", "2026-10-20T12:00:00Z", std::slice::from_ref(&ten)).exits(0);
+        let october = [ten, three];
+        go("renamed", "", "2026-10-31T23:00:00Z", &october).exits(0);
+        go("renamed", "", "2026-11-01T00:10:00Z", &october).exits(0);
+        let mut jobs = [&october[..], &[twenty]].concat();
+        go("renamed", "", "2026-11-03T12:00:00Z", &jobs).exits(0);
+        let continues = "    continues: source\n";
+        let done = go("renamed", continues, "2026-11-04T12:00:00Z", &jobs).exits(0);
+        done.tells(&["does not go on where source ended", "has counted 2026-10 by itself"]);
+        world.agent(&["recount"]).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-10 13.00", "cpu 2026-11 20.00"], "{api} {late}");
+        // An hour of October comes late: it is October's, as `late` says.
+        jobs.push(one);
+        let done = go("renamed", continues, "2026-11-05T12:00:00Z", &jobs);
+        let (october, november) = match late {
+            "hold" => {
+                done.exits(65).tells(&["1.00", "2026-10"]);
+                ("13.00", "20.00")
+            }
+            "backfill" => ("14.00", "20.00"),
+            _ => ("13.00", "21.00"),
+        };
+        let rows = [format!("cpu 2026-10 {october}"), format!("cpu 2026-11 {november}")];
+        assert_eq!(world.rows(A), rows, "{api} {late}");
+        world.agent(&["recount"]).exits(0);
+    }
+}

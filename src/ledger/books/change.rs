@@ -58,10 +58,8 @@ fn apply(
     let (before, after) = (rules::text(&in_force.latest().rules)?, rules::text(&configured.rules)?);
     if before != after {
         for rules in &configured.rules {
-            if let Some(old) = &rules.continues
-                && go_on(connection, old, &rules.collector)?
-            {
-                changes.push(format!("the collector {} goes on where {old} ended", rules.collector));
+            if let Some(old) = &rules.continues {
+                changes.extend(go_on(connection, (old, &rules.collector), month)?);
             }
         }
         changes.extend(rule_changes(&in_force.latest().rules, &configured.rules, month));
@@ -143,13 +141,23 @@ fn same_place(connection: &Connection, was: &Version, is: &Version, series: i64)
     Ok(placed(connection, was, series)?.target == placed(connection, is, series)?.target)
 }
 
-/// Gives the series and the checkpoint of a collector to the one that goes on in its place, in all months. False: it was
-/// done before, or there is nothing to give.
-fn go_on(connection: &Connection, old: &str, new: &str) -> sql::Result<bool> {
+/// Gives the series and the checkpoint of a collector to the one that goes on in its place, in all months; in words. `None`:
+/// it was done before, or there is nothing to give.
+fn go_on(
+    connection: &Connection,
+    (old, new): (&str, &str),
+    month: BillingPeriod,
+) -> sql::Result<Option<String>> {
     let known: bool = connection.prepare("SELECT 1 FROM source WHERE collector = ?")?.exists([old])?;
     // One that has not measured anything yet goes on as well: months before have rules for it.
     if !known && !has_rules(connection, old, new)? {
-        return Ok(false);
+        return Ok(None);
+    }
+    if let Some(over) = counted_before(connection, (old, new), month)? {
+        return Ok(Some(format!(
+            "the collector {new} does not go on where {old} ended (`continues: {old}`): it has counted {over} by itself, which is \
+             over. Each keeps what it has measured"
+        )));
     }
     let named: Vec<(i64, String, String)> = connection
         .prepare("SELECT id, name, kind FROM source WHERE collector = ?")?
@@ -193,7 +201,24 @@ fn go_on(connection: &Connection, old: &str, new: &str) -> sql::Result<bool> {
         }
         connection.execute("UPDATE rules SET rules = ?2 WHERE id = ?1", params![id, rules::text(&rules)?])?;
     }
-    Ok(true)
+    Ok(Some(format!("the collector {new} goes on where {old} ended")))
+}
+
+/// A month that is over in which the newer of two collectors has counted what the older measures, too: what became of it then
+/// is settled, and can't be put together with the other's any more (law 7).
+fn counted_before(
+    connection: &Connection,
+    (old, new): (&str, &str),
+    month: BillingPeriod,
+) -> sql::Result<Option<String>> {
+    connection
+        .prepare(
+            "SELECT max(quantity.period) FROM quantity JOIN series ON series.id = quantity.series
+             JOIN source ON source.id = series.source
+             JOIN source older ON older.collector = ?1 AND older.name = source.name AND older.kind = source.kind
+             WHERE source.collector = ?2 AND quantity.period < ?3",
+        )?
+        .query_row(params![old, new, month.to_string()], |row| row.get(0))
 }
 
 /// Whether rules were recorded for the one collector that are to be the other's.
