@@ -6,7 +6,7 @@
 
 use jiff::Timestamp;
 
-use super::columns::{micros, unreadable};
+use super::columns::{instant, micros, unreadable};
 use super::sql::{self, Connection, OptionalExtension, params};
 use crate::metering::meter::Rules;
 use crate::metering::period::{BillingPeriod, BillingZone};
@@ -30,6 +30,7 @@ pub struct Version {
     pub id: i64,
     /// `None`: from the beginning of time.
     pub from: Option<BillingPeriod>,
+    pub recorded: Timestamp,
     pub rules: Vec<Rules>,
 }
 
@@ -75,6 +76,15 @@ impl InForce {
         before
     }
 
+    /// The rules that held in this month before those that were recorded at this instant or later; `None`: none were.
+    pub fn before_since(&self, period: BillingPeriod, since: Timestamp) -> Option<&Version> {
+        if self.in_month(period).recorded < since {
+            return None;
+        }
+        let before = self.before_in_month(period);
+        before.iter().find(|version| version.recorded < since).or(before.last()).copied()
+    }
+
     /// Versions that hold in some month: those that no later one for the same month has replaced.
     pub fn effective(&self) -> Vec<&Version> {
         let replaced =
@@ -97,6 +107,19 @@ impl InForce {
 
 fn of<'a>(rules: &'a [Rules], collector: &str) -> Option<&'a Rules> {
     rules.iter().find(|rules| rules.collector == collector)
+}
+
+/// What makes a component by these rules; not what is only sent along with it.
+pub(in crate::ledger) fn of_component(version: &Version, component: &str) -> sql::Result<String> {
+    let mut rules = version.rules.clone();
+    for rules in &mut rules {
+        rules.meters.retain(|meter| meter.component == component);
+        for meter in &mut rules.meters {
+            (meter.description, meter.recurring, meter.missing_usage_policy) = (None, None, None);
+        }
+    }
+    rules.retain(|rules| !rules.meters.is_empty());
+    text(&rules)
 }
 
 /// Whether these are still the last that were recorded.
@@ -126,17 +149,18 @@ pub(in crate::ledger) fn load(connection: &Connection, configured: &Rulebook) ->
             _ => named,
         });
     }
-    let recorded: Vec<(i64, String, String)> = connection
-        .prepare("SELECT id, period, rules FROM rules ORDER BY id")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+    let recorded: Vec<(i64, String, String, i64)> = connection
+        .prepare("SELECT id, period, rules, recorded FROM rules ORDER BY id")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
         .collect::<sql::Result<_>>()?;
     let mut versions = Vec::with_capacity(recorded.len());
-    for (id, period, rules) in recorded {
+    for (id, period, rules, recorded) in recorded {
         let rules: Vec<Rules> = serde_json::from_str(&rules).map_err(|error| unreadable(2, error))?;
-        versions.push(Version { id, from: period.parse().ok(), rules });
+        versions.push(Version { id, from: period.parse().ok(), recorded: instant(recorded), rules });
     }
     if versions.is_empty() {
-        versions.push(Version { id: 0, from: None, rules: configured.rules.clone() });
+        let (recorded, rules) = (Timestamp::UNIX_EPOCH, configured.rules.clone());
+        versions.push(Version { id: 0, from: None, recorded, rules });
     }
     Ok(InForce {
         zone: zone.unwrap_or_else(|| configured.zone.clone()),
