@@ -93,7 +93,9 @@ fn a_component_that_is_renamed_is_held_under_both_names_until_a_person_decides()
         books.rules(&[("source", keys(&renamed))]);
         // What the change does not concern goes on: another hour of memory.
         let done = books.at(CHANGE, &[ram("r2", "11-08")]).exits(65);
-        done.tells(&["cpu", "cpu2", "5.00"]).names_a();
+        let done = done.tells(&["cpu", "cpu2", "5.00"]).names_a();
+        let warns = |line: &str| line.contains("WARN") && line.contains("held: the rules were changed");
+        assert!(done.err.lines().any(warns), "{}", done.err);
         books.november(A, &["cpu 5.00", "ram 2.00"]);
         books.october_stands("12.00");
         // Each component with its own numbers.
