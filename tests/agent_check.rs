@@ -5,7 +5,7 @@
 mod agent;
 
 use agent::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A reading now, with its unit.
 fn now(name: &str, kind: &str, value: &str, unit: &str, labels: &[(&str, &str)]) -> Value {
@@ -190,4 +190,70 @@ fn what_is_well_is_summed_up_where_there_is_much_of_it() {
     }
     let all = world.agent(&["check", "--json"]).exits(0);
     assert_eq!(all.out.matches("would report cpu_hours for Project A, of 1 reading").count(), 12);
+}
+
+#[test]
+fn a_changed_file_is_told_once_an_amount_and_what_would_be_held_is_not_said_to_change() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_by_user());
+    let mut jobs = vec![job(
+        "cpu_seconds",
+        "1",
+        "2026-11-03T00:00:00Z",
+        "2026-11-03T01:00:00Z",
+        "3600",
+        &[("user", "alice")],
+    )];
+    jobs.push(job(
+        "cpu_seconds",
+        "2",
+        "2026-11-03T00:00:00Z",
+        "2026-11-03T01:00:00Z",
+        "7200",
+        &[("user", "bob")],
+    ));
+    world.readings(&jobs);
+    world.flush().exits(0);
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let (new, removed) = (world.path("new.yaml"), world.path("removed.yaml"));
+    std::fs::write(&new, text.replace("1/3600", "1/1800")).unwrap();
+    let check = |file: &std::path::Path| {
+        let out = world.agent(&["--config", file.to_str().unwrap(), "check"]).out;
+        out.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let said = check(&new);
+    for change in
+        ["2026-11, cpu_hours: 3.00 becomes 6.00", "of alice: 1.00 becomes 2.00", "of bob: 2.00 becomes 4.00"]
+    {
+        assert_eq!(said.matches(change).count(), 1, "{change} in {said}");
+    }
+    assert_eq!(said.matches("becomes").count(), 3, "{said}");
+    std::fs::write(&removed, text.replace("cpu_hours: {", "gpu_hours: {")).unwrap();
+    let said = check(&removed);
+    assert!(said.contains("cpu_hours: would be held: the rules were changed"), "{said}");
+    assert!(!said.contains("becomes 0.00"), "{said}");
+}
+
+#[test]
+fn very_many_changes_are_summed_up() {
+    let world = World::new(CURRENT);
+    world.configure(&format!(
+        "    resource: {{ offering: {OFFERING}, backend_id: \"{{account}}\" }}\n    meters: {{ cpu_hours: {{ reading: \
+         cpu_seconds, factor: 1/3600 }} }}\n"
+    ));
+    let mut jobs = Vec::new();
+    for n in 0..20 {
+        let account = format!("many-{n}");
+        world.post("resources", json!({ "name": account, "backend_id": account, "offering": "Cluster" }));
+        let (start, end) = ("2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z");
+        jobs.push(job("cpu_seconds", &n.to_string(), start, end, "3600", &[("account", &account)]));
+    }
+    world.readings(&jobs);
+    world.flush().exits(0);
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &text.replace("1/3600", "1/1800"));
+    let check = world.agent(&["check"]);
+    check
+        .says("2026-11, cpu_hours of 20 resources: 20.00 becomes 40.00 in all")
+        .says("and 12 more amounts that would change (`check --json` has all)");
 }

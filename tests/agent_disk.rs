@@ -387,6 +387,42 @@ fn a_daemon_on_a_disk_that_is_full_goes_on_by_itself_when_there_is_room() {
     world.agent(&["recount"]).exits(0);
 }
 
+#[test]
+fn a_full_disk_is_told_where_nothing_runs() {
+    const TEST: &str = "a_full_disk_is_told_where_nothing_runs";
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    let Some(disk) = small_disk(&world, TEST) else { return };
+    world.readings(&[hour_of(1)]);
+    world.flush().exits(0);
+    world.agent(&["check"]).exits(0).says("MB are free on the disk of the ledger");
+    let fill = || {
+        let mut file = std::fs::File::create(disk.0.join("filler")).unwrap();
+        for size in [65_536, 4_096, 1] {
+            while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
+        }
+    };
+    let is_told = || {
+        let status = world.agent(&["status"]).exits(78);
+        status.says("Ledger: 0 MB are free on the disk of").says("1 resource: 1 agreed.");
+        world.agent(&["check"]).exits(78).says("no space left on the disk of the ledger");
+        world.flush_once().exits(75).says("nothing can be recorded or reported").says("Free some space");
+    };
+    fill();
+    is_told();
+    // A process that was killed has left a log, and nothing beside it says what is in there.
+    std::fs::remove_file(disk.0.join("filler")).unwrap();
+    world.readings(&[hour_of(1)]);
+    world.flush_killed_at("after a run is committed").exits(137);
+    std::fs::remove_file(disk.0.join("ledger.db-shm")).unwrap();
+    assert!(std::fs::metadata(disk.0.join("ledger.db-wal")).unwrap().len() > 0);
+    fill();
+    is_told();
+    std::fs::remove_file(disk.0.join("filler")).unwrap();
+    world.agent(&["recount"]).exits(0);
+    world.agent(&["status"]).exits(0);
+}
+
 /// A daemon with health, metrics and the page, and where the first two are.
 fn served(world: &World, environment: &[(&str, &str)]) -> (Daemon, String) {
     let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();

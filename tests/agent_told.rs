@@ -555,7 +555,7 @@ fn clocks_that_are_apart() {
     };
     assert!((115.0..=125.0).contains(&skew()), "{}", skew());
     until("status", || at.world.agent(&["status"]).out.contains("ahead of ours; synchronise them."));
-    at.daemon.until_it_says("s ahead of ours: synchronise them; at a month's end seconds decide.");
+    at.daemon.until_it_says("ahead of ours: synchronise them; at a month's end seconds decide.");
     assert_eq!(at.daemon.log().matches("synchronise them").count(), 1);
     assert_eq!(at.get("/ready").0, 200);
 }
@@ -620,8 +620,21 @@ fn a_reload_that_is_refused() {
     at.world.write("agent.yaml", "waldur: {}\n");
     at.daemon.signal("HUP");
     at.daemon.until_it_says("The new configuration is not used, the old one stays at work:");
+    // The mistakes first, and what goes on all the same.
+    at.world.write("agent.yaml", &right.replace("factor:", "facter:"));
+    at.daemon.signal("HUP");
+    at.daemon.until_it_says("did you mean `factor`?");
+    until("the daemon's file", || at.world.agent(&["status"]).out.contains("has 1 mistake: line "));
+    let mistaken = at.world.agent(&["status"]).exits(78);
+    let order: Vec<_> =
+        ["has 1 mistake:", "unknown key `facter`", "Daemon: process ", "Reload refused at 12:"]
+            .map(|words| mistaken.out.find(words))
+            .to_vec();
+    assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{order:?} in {}", mistaken.out);
+    let machine = at.world.agent(&["status", "--json"]).exits(78).json();
+    assert_eq!((&machine["daemon"]["running"], &machine["exit"]), (&json!(true), &json!(78)), "{machine}");
     at.world.write("agent.yaml", &right);
-    let status = at.world.agent(&["status"]).exits(0);
+    let status = at.world.agent(&["status"]).exits(78);
     status
         .says("Reload refused at 12:")
         .says("The new configuration is not used, the old one stays at work:");

@@ -63,6 +63,69 @@ fn a_token_without_a_role_is_77_and_the_remedy_is_named() {
 }
 
 #[test]
+fn a_token_without_a_role_is_77_also_where_other_resources_have_nothing_to_send() {
+    for api in BOTH {
+        let world = World::new(api);
+        let of = |resource: &str| {
+            format!(
+                "    resource: {resource}\n    meters: {{ cpu_hours: {{ reading: cpu_seconds, factor: 1/3600 }} }}\n"
+            )
+        };
+        world.configure(&of(A));
+        let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+        world.write("agent.yaml", &format!("{text}{}", world.collector("other", "others", &of(B))));
+        let one =
+            |id: &str| job("cpu_seconds", id, "2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z", "3600", &[]);
+        let others = serde_json::to_string(&one("b")).unwrap();
+        world.write("others", &format!("{others}\n"));
+        world.readings(&[one("1")]);
+        world.flush().exits(0);
+        assert_eq!(world.rows(B), ["cpu_hours 2026-11 1.00"], "{api}");
+        world.write("token", "stranger-token");
+        world.readings(&[one("1"), one("2")]);
+        let begun = std::time::Instant::now();
+        world.agent(&["flush", "--collect"]).exits(77).says("OFFERING.MANAGER");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
+        world.agent(&["status"]).exits(77).says("OFFERING.MANAGER");
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"], "{api}");
+        world.write("token", TOKEN);
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.00"], "{api}");
+        world.agent(&["status"]).exits(0);
+    }
+}
+
+#[test]
+fn a_collector_that_failed_is_told_before_one_that_was_read_in_part() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &format!("{text}{}", world.collector("zzz", "missing", &cpu_hours_of_a())));
+    let right = job("cpu_seconds", "1", "2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z", "3600", &[]);
+    world.write("readings", &format!("{right}\nnonsense\n"));
+    world.flush_once();
+    let status = world.agent(&["status"]).exits(69).out;
+    let place = |name: &str| {
+        status.find(&format!("Collector {name}: ")).unwrap_or_else(|| panic!("{name}: {status}"))
+    };
+    assert!(place("zzz") < place("source"), "{status}");
+}
+
+#[test]
+fn what_stands_after_an_option_is_refused_in_plain_words_of_80_columns() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    for (arguments, words) in [
+        (["export", "--period", "2026-13"], "`2026-13` is not a billing period such as 2026-11"),
+        (["collect", "--since", "yesterday"], "`yesterday` is not an instant such as 2026-11-10T12:00:00Z"),
+    ] {
+        let said = world.agent(&arguments).exits(64).all();
+        assert!(said.split_whitespace().collect::<Vec<_>>().join(" ").contains(words), "{said}");
+        assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
+    }
+}
+
+#[test]
 fn an_unknown_component_is_parked_in_the_servers_words_and_the_others_go_through() {
     for api in BOTH {
         let world = World::new(api);

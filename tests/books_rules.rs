@@ -47,6 +47,23 @@ fn a_component_that_is_added_counts_from_the_running_month_on() {
     });
 }
 
+#[test]
+fn an_amount_that_a_reading_changes_is_not_said_to_be_changed_by_rules() {
+    each(&keys(CPU), &[], |books| {
+        // Another component's rule, of which nothing was read yet.
+        books.rules(&[("source", keys(&format!("{CPU}\n      {RAM}")))]);
+        books.at(CHANGE, &[]).exits(0);
+        books.at("2026-11-11T12:00:00Z", &[hours("9", "11-11T10:00", "11-11T11:00", "1")]).exits(0);
+        books.november(A, &["cpu 6.00"]);
+        books.world.agent(&["explain", A, "cpu"]).exits(0).says_not("because the rules were changed");
+        // Its own rule.
+        books.rules(&[("source", keys("cpu: { reading: sec, factor: 1/1800 }"))]);
+        books.at("2026-11-12T12:00:00Z", &[]).exits(0);
+        let told = books.world.agent(&["explain", A, "cpu"]).exits(0);
+        told.says("6.00 becomes 12.00, because the rules were changed");
+    });
+}
+
 const RAM: &str = "ram: { reading: mem, factor: 1/3600 }";
 
 fn ram(id: &str, day: &str) -> Value {
@@ -76,9 +93,17 @@ fn a_component_that_is_renamed_is_held_under_both_names_until_a_person_decides()
         books.rules(&[("source", keys(&renamed))]);
         // What the change does not concern goes on: another hour of memory.
         let done = books.at(CHANGE, &[ram("r2", "11-08")]).exits(65);
-        done.tells(&["cpu", "cpu2", "5.00"]).names_a();
+        let done = done.tells(&["cpu", "cpu2", "5.00"]).names_a();
+        let warns = |line: &str| line.contains("WARN") && line.contains("held: the rules were changed");
+        assert!(done.err.lines().any(warns), "{}", done.err);
         books.november(A, &["cpu 5.00", "ram 2.00"]);
         books.october_stands("12.00");
+        // Each component with its own numbers.
+        let status = books.world.agent(&["status"]).exits(65).out;
+        let words = status.split_whitespace().collect::<Vec<_>>().join(" ");
+        let said =
+            "held: the rules were changed: Waldur holds cpu 5.00, cpu2 0.00; the ledger has 0.00, 5.00.";
+        assert!(words.contains(said), "{status}");
         books.world.agent(&["parked", "list"]).tells(&["cpu", "cpu2", "5.00", "overwrite"]);
         let mark = books.world.mark();
         books.world.agent(&["resolve", A, "overwrite"]).exits(0).tells(&["cpu", "5.00", "0.00"]);

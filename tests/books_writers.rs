@@ -44,6 +44,53 @@ fn another_writers_number_is_a_conflict_at_the_next_change() {
     }
 }
 
+/// What `status`, `explain` and `export` say that Waldur holds of A's cpu, since when, and what this agent last reported.
+#[track_caller]
+fn holds(world: &World, amount: &str, at: &str, call: &str, reported: Option<&str>) {
+    let status = world.agent(&["status", "--json", A]).json();
+    let cpu = &status["statements"][0]["components"][0];
+    assert_eq!((&cpu["waldur_holds"], &cpu["acknowledged"]), (&json!(amount), &json!(reported)), "{cpu}");
+    assert!(cpu["waldur_holds_at"].as_str().unwrap().starts_with(at), "{cpu}");
+    let explained = world.agent(&["explain", A, "cpu", "--json"]).exits(0).json();
+    assert_eq!(explained["waldur_holds"], json!([amount]), "{explained}");
+    world.agent(&["explain", A, "cpu"]).exits(0).says(&format!("  Waldur    {amount}, "));
+    let exported = world.agent(&["export", "--period", "2026-11", "--json"]).json();
+    let total = &exported[0];
+    assert_eq!((&total["waldur_holds"], &total["call"]), (&json!(amount), &json!(call)), "{total}");
+    assert!(total["reported_at"].as_str().unwrap().starts_with(at), "{total}");
+    world.agent(&["status", "--all"]).says(amount);
+}
+
+#[test]
+fn what_waldur_holds_is_the_number_that_was_read_last_whoever_wrote_it() {
+    for api in BOTH {
+        let (world, ten, one) = ten(api);
+        holds(&world, "10.00", "2026-11-10T12:00", "set_usage", Some("10.00"));
+        world.now("2026-11-10T12:05:00Z");
+        writes(&world, "500.00");
+        jobs(&world, "2026-11-10T12:15:00Z", &[ten, one]).exits(65);
+        holds(&world, "500.00", "2026-11-10T12:15", "read", Some("10.00"));
+        // Decided, and not carried out yet.
+        world.agent(&["resolve", A, "overwrite"]).exits(0);
+        holds(&world, "500.00", "2026-11-10T12:15", "read", Some("10.00"));
+        world.now("2026-11-10T12:30:00Z");
+        world.flush().exits(0);
+        holds(&world, "11.00", "2026-11-10T12:30", "set_usage", Some("11.00"));
+    }
+}
+
+#[test]
+fn what_waldur_holds_is_known_before_anything_was_reported() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        configure(&world, "late: hold", "", &[("source", keys(CPU))]);
+        writes(&world, "32.00");
+        let ten = hours("1", "11-05T00:00", "11-05T10:00", "10");
+        jobs(&world, NOON, std::slice::from_ref(&ten)).exits(65);
+        holds(&world, "32.00", "2026-11-10T12:00", "read", None);
+    }
+}
+
 #[test]
 fn another_writers_number_is_a_conflict_within_the_hour_where_nothing_changes() {
     // A person who sets it to nothing means that, too.
@@ -56,6 +103,44 @@ fn another_writers_number_is_a_conflict_within_the_hour_where_nothing_changes() 
         assert_eq!(world.rows(A), [format!("cpu 2026-11 {theirs}")], "{api}");
         assert_eq!(world.reports().len(), 1);
     }
+}
+
+/// The level of alice's on project A.
+fn level(at: &str, value: &str) -> Value {
+    reading("level", "gauge", at, value, &[("project", "project-a"), ("user", "alice")])
+}
+
+#[test]
+fn what_adopting_a_number_comes_to_is_said_before() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        configure(&world, "late: hold", "", &[("source", keys("cpu: { reading: level, aggregate: last }"))]);
+        writes(&world, "40.00");
+        let before = level("2026-11-10T11:00:00Z", "5");
+        jobs(&world, NOON, std::slice::from_ref(&before)).exits(65);
+        let since = level("2026-11-10T12:30:00Z", "7");
+        jobs(&world, "2026-11-10T12:30:00Z", &[before, since]).exits(65);
+        let done = world.agent(&["resolve", A, "adopt"]).exits(0).out;
+        let words = done.split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = "cpu: 40.00 becomes the opening balance of 2026-11-10 12:00:00Z, and the bill 7.00, which was read since; \
+                    the ledger has 7.00";
+        assert!(words.contains(said) && words.contains("of alice: 7.00"), "{done}");
+        world.now("2026-11-10T12:45:00Z");
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 7.00"], "{api}");
+        // Of a level one reading counts, and is marked.
+        let explained = world.agent(&["explain", A, "cpu", "--readings"]).exits(0);
+        assert_eq!(explained.out.matches("this one counts").count(), 1, "{}", explained.out);
+        explained.says_not("(no labels)");
+    }
+    let (world, ten, one) = ten(CURRENT);
+    world.now("2026-11-10T12:05:00Z");
+    writes(&world, "500.00");
+    jobs(&world, "2026-11-10T12:15:00Z", &[ten, one]).exits(65);
+    let done = world.agent(&["resolve", A, "adopt"]).exits(0).out;
+    let words = done.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("and the bill 500.00, with what was used since; the ledger has 11.00"), "{done}");
+    assert!(words.contains("of alice: what Waldur holds of it, and 0.00 used since"), "{done}");
 }
 
 #[test]

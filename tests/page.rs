@@ -207,7 +207,9 @@ fn days_are_those_of_the_billing_zone() {
         assert!(body.contains(row), "`{row}` in {body}");
     }
     assert!(body.contains("H166 V"), "{body}");
-    assert!(body.contains("Waldur's number: written 2026-11-10 11:59:"), "{body}");
+    // The date that this agent sent, a few seconds back, is not when it was written.
+    assert!(body.contains("Waldur's number: dated 2026-11-10 11:59:"), "{body}");
+    assert!(body.contains(", by this agent's user"), "{body}");
 }
 
 #[test]

@@ -13,9 +13,10 @@ use super::exit::{Exit, Failed};
 use super::progress::Progress;
 use super::rehearsal::Rehearsal;
 use super::setup::{Read, Setup, count, read};
-use super::text::fold_all;
+use super::text::{fold_all, span};
 use crate::collectors::definition::Definition;
 use crate::config;
+use crate::daemon::health::{LITTLE_ROOM, free};
 use crate::daemon::sample::{CollectedRun, Since, collect_once};
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::books::ingest::RunOutcome;
@@ -183,13 +184,19 @@ fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
             return;
         }
         match parent.is_dir() {
-            true => found.good(format!("ledger {}: not there yet; the first run makes it", path.display())),
+            true => {
+                found.good(format!("ledger {}: not there yet; the first run makes it", path.display()));
+                check_room(path, found);
+            }
             false => found.problem(
                 Exit::Config,
                 format!("ledger {}: its directory is not there; create {}", path.display(), parent.display()),
             ),
         }
         return;
+    }
+    if let Some(path) = place.file() {
+        check_room(path, found);
     }
     let verified = Ledger::open_to_read(place, (*setup.rulebook).clone()).and_then(|ledger| ledger.verify());
     match verified {
@@ -200,6 +207,25 @@ fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
         && let Ok(ledger) = Ledger::open_to_read(place, (*setup.rulebook).clone())
     {
         check_hosts(setup, &ledger, found);
+    }
+}
+
+/// Whether something can be recorded on the ledger's disk, and goes on to be.
+fn check_room(ledger: &Path, found: &mut Findings) {
+    match free(ledger) {
+        Some(0) => found.problem(
+            Exit::Config,
+            format!(
+                "no space left on the disk of the ledger {}: nothing can be recorded; free some space",
+                ledger.display()
+            ),
+        ),
+        Some(free) if free < LITTLE_ROOM => found.warning(format!(
+            "only {} MB are free on the disk of the ledger {}: without room nothing can be recorded",
+            free / 1_000_000,
+            ledger.display()
+        )),
+        _ => {}
     }
 }
 
@@ -238,9 +264,9 @@ fn check_name(setup: &Setup, database: &config::place::Database, found: &mut Fin
         Ok(skew) => {
             found.good(format!("agent {agent}: appends to the ledger {}", setup.settings.ledger));
             if skew.abs() > CLOCKS_AGREE {
-                let seconds = skew.as_secs();
+                let apart = span(skew.abs().as_secs());
                 found.warning(format!(
-                    "agent {agent}: the database's clock is {seconds} s from this host's: set the clock right"
+                    "agent {agent}: the database's clock is {apart} from this host's: set the clock right"
                 ));
             }
         }
@@ -366,7 +392,7 @@ fn check_clock(setup: &Setup, client: &Client, found: &mut Findings) {
         return;
     };
     let way = if skew.is_negative() { "behind" } else { "ahead of" };
-    let line = format!("clock: the server is {} s {way} this machine", skew.abs().as_secs());
+    let line = format!("clock: the server is {} {way} this machine", span(skew.abs().as_secs()));
     if skew.abs() > SignedDuration::from_secs(30) {
         found.warning(format!(
             "{line}; synchronise them (chrony, systemd-timesyncd): readings carry this machine's time"

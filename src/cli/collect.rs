@@ -13,6 +13,7 @@ use super::recorder::Recorder;
 use super::setup::{Setup, count};
 use super::table::table;
 use super::text::{fold, name_or, number, seconds, shorten};
+use super::values::instant;
 use crate::collectors::definition::Definition;
 use crate::collectors::spool::Spool;
 use crate::daemon::sample::{CollectedRun, Since, collect_once};
@@ -37,7 +38,7 @@ pub(super) struct Collect {
     #[arg(long)]
     dry_run: bool,
     /// Read sources with history again from here, e.g. 2026-11-01T00:00:00Z; else they go on where they left off.
-    #[arg(long, value_name = "INSTANT")]
+    #[arg(long, value_name = "INSTANT", value_parser = instant)]
     since: Option<Timestamp>,
     /// For machines.
     #[arg(long)]

@@ -16,7 +16,7 @@ use super::exit::{Exit, Failed};
 use super::explain::find;
 use super::rehearsal::{Billed, Change, Rehearsal};
 use super::setup::{Setup, count};
-use super::text::{WIDTH, fold, moment, shorten};
+use super::text::{WIDTH, fold, moment, pad, shorten};
 use crate::ledger::SharedLedger;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::compare::{Compare, Comparison, compare};
@@ -118,7 +118,8 @@ impl Diff {
             }
             let name = named(*resource, found.names.get(resource));
             let state = Some(sides.state.clone()).filter(|state| !["agreed", ""].contains(&state.as_str()));
-            let written = sides.writer.words(|at| moment(at, now)).filter(|_| sides.differ());
+            let written = sides.writer.words(sides.written_by_us, |at| moment(at, now));
+            let written = written.filter(|_| sides.differ());
             let note = state.into_iter().chain(written).collect::<Vec<_>>().join("; ");
             let (ledger, waldur) = (sides.ledger, sides.waldur);
             let difference = ledger.unwrap_or_default().checked_sub(waldur.unwrap_or_default());
@@ -280,11 +281,8 @@ impl Lines {
         let names =
             NAMES.map(|width| if room < all { (width * room / all).saturating_sub(1).max(6) } else { width });
         let line = |names_of: [&str; 3], numbers: [&str; 3]| {
-            let cells: Vec<String> = names_of
-                .iter()
-                .zip(names)
-                .map(|(text, width)| format!("{:width$}", shorten(text, width)))
-                .collect();
+            let cells: Vec<String> =
+                names_of.iter().zip(names).map(|(text, width)| pad(&shorten(text, width), width)).collect();
             let numbers: Vec<String> =
                 numbers.iter().zip(widths).map(|(text, width)| format!("{text:>width$}")).collect();
             format!("{}  {}", cells.join(" "), numbers.join("  "))
@@ -325,6 +323,7 @@ fn as_json(period: BillingPeriod, found: &Comparison, exit: Exit) -> Value {
                 "ledger": amount(sides.ledger), "waldur": amount(sides.waldur), "state": sides.state,
                 "differs": sides.differ(), "written_by": sides.writer.by,
                 "written_at": sides.writer.at.map(|at| at.to_string()),
+                "dated": sides.writer.dated.map(|at| at.to_string()), "written_by_us": sides.written_by_us,
             })
         })
         .collect();

@@ -14,7 +14,7 @@ use crate::ledger::Ledger;
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::db::event::Event;
 use crate::ledger::sent::decision::Decided;
-use crate::ledger::sent::statement::{Entry, Statement};
+use crate::ledger::sent::statement::{Entry, Holds, Statement};
 use crate::ledger::views::adjustments::Adjustment;
 use crate::ledger::views::calls::Call;
 use crate::ledger::views::explain::SeriesPart;
@@ -65,13 +65,14 @@ impl Explain {
             decisions.extend(ledger.decided(statement.key, &self.component)?);
         }
         decisions.dedup();
-        let entries: Vec<Entry> = statements
-            .into_iter()
-            .filter_map(|mut statement| match &self.user {
-                None => statement.components.remove(&self.component),
-                Some(user) => statement.users.remove(&(self.component.clone(), user.clone())),
-            })
-            .collect();
+        let (mut entries, mut holds) = (Vec::new(), Vec::new());
+        for statement in &statements {
+            let user = self.user.as_deref().unwrap_or_default();
+            let Some(entry) = statement.entry(&self.component, user) else { continue };
+            let rows = ledger.rows_read(statement.key)?;
+            holds.push(entry.holds(rows.get(&self.component).filter(|_| user.is_empty())));
+            entries.push(entry.clone());
+        }
         if entries.is_empty() {
             let there: Vec<&str> = there.iter().map(String::as_str).collect();
             let there = match there.as_slice() {
@@ -106,6 +107,7 @@ impl Explain {
             period,
             unit,
             entries,
+            holds,
             shares,
             adjustments,
             parts,
@@ -202,6 +204,8 @@ struct Shown {
     period: BillingPeriod,
     unit: Option<String>,
     entries: Vec<Entry>,
+    /// What Waldur holds of each.
+    holds: Vec<Option<Holds>>,
     shares: Vec<Share>,
     adjustments: Vec<Adjustment>,
     parts: Vec<SeriesPart>,

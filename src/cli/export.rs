@@ -144,12 +144,11 @@ enum Cell {
 
 /// In the order of `COLUMNS`.
 fn cells(of: &Exported, amount: &ExportedAmount) -> [Cell; COLUMNS.len()] {
-    let ExportedAmount { component, user, entry, call } = amount;
+    let ExportedAmount { component, user, entry, holds, call } = amount;
     let (resource, known) = (of.resource.as_ref(), of.components.get(component));
     let words = |text: Option<&String>| text.map_or(Cell::Nothing, |text| Cell::Words(text.clone()));
     let plain = |text: Option<String>| text.map_or(Cell::Nothing, Cell::Plain);
     let cents = |amount: Option<rust_decimal::Decimal>| plain(amount.map(|amount| format!("{amount:.2}")));
-    let accepted = entry.acknowledged.as_ref();
     let exact = match &entry.exact {
         none if none.is_empty() => Cell::Nothing,
         fraction if fraction.contains('/') => Cell::Fraction(fraction.clone()),
@@ -171,12 +170,12 @@ fn cells(of: &Exported, amount: &ExportedAmount) -> [Cell; COLUMNS.len()] {
         cents(entry.used),
         cents(entry.carried()),
         cents(entry.posted),
-        cents(accepted.map(|accepted| accepted.amount)),
+        cents(holds.as_ref().map(|holds| holds.amount)),
         cents(entry.stranded()),
         Cell::Plain(entry.state().to_owned()),
         plain(of.plan_period.map(|uuid| uuid.to_string())),
         Cell::Plain(of.key.part.to_string()),
-        plain(accepted.map(|accepted| accepted.at.to_string())),
+        plain(holds.as_ref().map(|holds| holds.at.to_string())),
         plain(call.clone()),
     ]
 }

@@ -16,7 +16,7 @@ use super::progress::Progress;
 use super::recorder::Recorder;
 use super::setup::{Setup, count};
 use super::standing;
-use super::text::{WIDTH, fold, fold_all, shorten, thousands};
+use super::text::{WIDTH, fold, fold_all, pad, shorten, thousands};
 use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
 use crate::ledger::views::calls::{Sent, Since};
@@ -24,7 +24,7 @@ use crate::ledger::{LedgerError, SharedLedger};
 use crate::submitter::CycleOptions;
 use crate::submitter::left::Left;
 use crate::submitter::next_try::NextTry;
-use crate::submitter::pause;
+use crate::submitter::pause::{self, Cause};
 use crate::submitter::progress::Progress as Stages;
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
@@ -130,7 +130,7 @@ impl Flush {
                     notes.push(note);
                 }
             }
-            (paused, busy, busy_with) = (report.paused, report.busy, report.busy_with);
+            (paused, busy, busy_with) = (report.paused.or(report.refused), report.busy, report.busy_with);
             let refused = matches!(
                 &paused,
                 Some(
@@ -178,6 +178,8 @@ impl Flush {
         // A later round that left the server alone has no failure of its own: then it is still the last one.
         let still = server.paused.as_ref().filter(|_| paused.is_none());
         let refused = matches!(&paused, Some(Failure::Token { .. } | Failure::Forbidden { .. }));
+        let cause = server.paused.as_ref().map(|paused| paused.cause);
+        let cause = cause.or(server.is_paused_for(Cause::Role).then_some(Cause::Role));
         let paused = paused.map(|failure| failure.to_string()).or(still.map(|one| one.retry.words.clone()));
         if no_role || refused || server.is_refused() {
             exit = exit.min(Exit::Token);
@@ -216,7 +218,14 @@ impl Flush {
             show_sent(out, &ledger, sent).await?;
         }
         if let Some(failure) = &paused {
-            writeln!(out, "{}", fold_all(&format!("Waldur is left alone for now: {failure}"), 2))?;
+            let what = match server.paused {
+                Some(_) => "Waldur is left alone for now",
+                None => "Waldur did not take it",
+            };
+            writeln!(out, "{}", fold_all(&format!("{what}: {failure}"), 2))?;
+            if let Some(cause @ (Cause::Token | Cause::Role)) = cause {
+                writeln!(out, "{}", fold(&format!("  {}", cause.remedy()), 2))?;
+            }
         }
         if hung {
             let words = "Waldur did not answer within the deadline: what was under way is read back before it is believed.";
@@ -282,10 +291,10 @@ async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, since: Since) -> 
     let line = |one: [&str; 4], was: &str, is: &str| {
         let [resource, month, of, whose] = one;
         format!(
-            "{:name$} {month:7} {:component$} {:user$} {was:>width$} {is:>width$}",
-            shorten(resource, name),
-            shorten(of, component),
-            shorten(whose, user)
+            "{} {month:7} {} {} {was:>width$} {is:>width$}",
+            pad(&shorten(resource, name), name),
+            pad(&shorten(of, component), component),
+            pad(&shorten(whose, user), user)
         )
     };
     writeln!(out, "{}", line(["RESOURCE", "PERIOD", "COMPONENT", "USER"], "WAS", "IS NOW"))?;

@@ -295,6 +295,10 @@ impl Init {
         check_token(token.expose_secret())
             .map_err(|why| Failed::new(Exit::Config, format!("the token {why}")))?;
         let path = self.token_path(target);
+        let there = std::fs::read_to_string(&path).ok();
+        if there.is_some_and(|there| there.trim() != token.expose_secret()) {
+            eprintln!("{} holds another token, and is left as it is.", path.display());
+        }
         if !path.exists() {
             write_file(&path, &format!("{}\n", token.expose_secret()), 0o600)?;
         }

@@ -31,6 +31,7 @@ mod table;
 mod text;
 mod units;
 pub mod usages;
+mod values;
 
 use exit::{Exit, Failed};
 use log::{LogFormat, LogLevel};
@@ -148,8 +149,12 @@ impl Cli {
         let cli = match Cli::try_parse() {
             Ok(cli) => cli,
             Err(error) => {
-                let _ = error.print();
-                return if error.use_stderr() { Exit::Usage.code() } else { Exit::Ok.code() };
+                if !error.use_stderr() {
+                    let _ = error.print();
+                    return Exit::Ok.code();
+                }
+                eprintln!("{}", text::fold_all(error.render().to_string().trim_end(), 4));
+                return Exit::Usage.code();
             }
         };
         log::to_stderr(cli.log, cli.log_format, matches!(cli.command, Command::Run(_)));
@@ -184,7 +189,10 @@ impl Cli {
             Command::Run(command) => command.run(path).await,
             Command::Flush(command) => command.run(&Setup::load(path)?, out).await,
             Command::Collect(command) => command.run(&Setup::load(path)?, out).await,
-            Command::Status(command) => command.run(&Setup::load(path)?, out).await,
+            Command::Status(command) => match Setup::load(path) {
+                Ok(setup) => command.run(&setup, out).await,
+                Err(failed) => command.despite(failed, setup::first_place(path), out),
+            },
             Command::Explain(command) => command.run(&Setup::load(path)?, out).await,
             Command::Diff(command) => command.run(&Setup::load(path)?, out).await,
             Command::Export(command) => command.run(&Setup::load(path)?, out).await,

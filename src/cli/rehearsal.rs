@@ -14,6 +14,7 @@ use crate::collectors::spool::Spool;
 use crate::config::place;
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::books::ingest::Run;
+use crate::ledger::db::event::Event;
 use crate::ledger::sent::statement::Statement;
 use crate::ledger::{Ledger, Rulebook};
 use crate::metering::period::BillingPeriod;
@@ -60,8 +61,8 @@ pub(super) struct Change {
 pub(super) struct Outcome {
     /// What changes in the rules, in words.
     pub(super) rules: Vec<String>,
-    /// What would be told in the log.
-    pub(super) events: Vec<String>,
+    /// What would be told in the log, with the resource's name.
+    pub(super) events: Vec<(Event, Option<String>)>,
     pub(super) changes: Vec<Change>,
     /// How many amounts there are, and of how many resources.
     pub(super) amounts: usize,
@@ -107,8 +108,7 @@ impl Rehearsal {
         let rules = self.ledger.apply_rules(self.now)?;
         self.ledger.count_queued()?;
         self.ledger.state(self.now)?;
-        let events = self.ledger.untold()?.into_iter();
-        let events = events.map(|(event, name)| event.sentence(name.as_deref())).collect();
+        let events = self.ledger.untold()?;
         let mut after = amounts(&self.ledger)?;
         let mut changes = Vec::new();
         let places: BTreeSet<Place> = self.before.keys().chain(after.keys()).cloned().collect();

@@ -5,19 +5,23 @@ use std::io::Write;
 
 use clap::Args;
 use jiff::Timestamp;
-
+use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::ask;
 use super::exit::{Exit, Failed};
 use super::explain::find;
 use super::setup::{Setup, count};
-use super::text::fold;
+use super::text::{fold, seconds};
+use super::values::instant;
 use crate::ledger::Ledger;
 use crate::ledger::sent::blocked::Blocked;
 use crate::ledger::sent::decision::Decision;
+use crate::ledger::sent::opening::Opening;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::Entry;
+use crate::metering::adjustment::Onward;
+use crate::submitter::adopt::opening_instant;
 use crate::submitter::reason::Reason;
 
 /// Decide where Waldur holds another writer's number.
@@ -38,7 +42,7 @@ pub(super) struct Resolve {
     #[arg(long)]
     yes: bool,
     /// adopt: when the other reporter measured what Waldur holds, if you know it better than the row's date does.
-    #[arg(long, value_name = "RFC3339")]
+    #[arg(long, value_name = "RFC3339", value_parser = instant)]
     at: Option<Timestamp>,
 }
 
@@ -82,7 +86,7 @@ impl Resolve {
             if let Some(Decision::Adopt { at }) = decision {
                 check_instant(&ledger, resource, at)?;
             }
-            for line in before_and_after(&ledger, &name, blocks, decision)? {
+            for line in before_and_after(&mut ledger, &name, blocks, (decision, now))? {
                 writeln!(out, "{}", fold(&line, 2))?;
             }
             to_decide.push(resource);
@@ -111,10 +115,10 @@ impl Resolve {
 
 /// Each number that Waldur holds, and what it becomes.
 fn before_and_after(
-    ledger: &Ledger,
+    ledger: &mut Ledger,
     name: &str,
     blocks: &[Blocked],
-    decision: Option<Decision>,
+    (decision, now): (Option<Decision>, Timestamp),
 ) -> Result<Vec<String>, Failed> {
     let mut lines = Vec::new();
     for at in blocks {
@@ -129,8 +133,14 @@ fn before_and_after(
         let whose = if at.user.is_empty() { String::new() } else { format!(" of {}", at.user) };
         let what = match decision {
             None => format!("{held:.2} stays; the ledger has {posted}"),
-            Some(Decision::Adopt { .. }) => {
-                format!("{held:.2} becomes the opening balance; the ledger has {posted}")
+            Some(Decision::Adopt { at: named }) => {
+                let (what, users) = adopted(ledger, (key, &at.component), (held, named), now)?;
+                lines.push(format!(
+                    "{name}, {}, {}: {what}; the ledger has {posted}",
+                    at.period, at.component
+                ));
+                lines.extend(users);
+                continue;
             }
             Some(_) => format!("{held:.2} becomes {posted}"),
         };
@@ -138,6 +148,53 @@ fn before_and_after(
         lines.push(format!("{name}, {}, {}{whose}: {held}{what}", at.period, at.component));
     }
     Ok(lines)
+}
+
+/// What adopting a number comes to: of the total, and of each user.
+fn adopted(
+    ledger: &mut Ledger,
+    (key, component): (StatementKey, &str),
+    (held, named): (Decimal, Option<Timestamp>),
+    now: Timestamp,
+) -> Result<(String, Vec<String>), Failed> {
+    let onward = match ledger.goes_on(key, component)? {
+        Ok(onward) => onward,
+        Err(why) => return Ok((format!("{held:.2} can't be adopted, and stays held: {why}"), Vec::new())),
+    };
+    let dated = ledger.rows_read(key)?.remove(component).and_then(|row| row.writer.dated);
+    let at = opening_instant(ledger, key, (named, dated), now)?;
+    let opening = Opening {
+        component: component.to_owned(),
+        at,
+        total: held,
+        users: BTreeMap::new(),
+        words: String::new(),
+    };
+    let Some(statement) = ledger.rehearse_adopting(key, opening, now)? else {
+        return Ok((format!("{held:.2} becomes the opening balance"), Vec::new()));
+    };
+    let posted = |entry: Option<&Entry>| entry.and_then(|entry| entry.posted).unwrap_or_default();
+    let is = posted(statement.entry(component, ""));
+    let why = match onward {
+        Onward::Adds => "with what was used since",
+        Onward::Highest => "the higher of the two",
+        Onward::Latest if is == held => "as nothing was read since",
+        Onward::Latest => "which was read since",
+    };
+    let what =
+        format!("{held:.2} becomes the opening balance of {}, and the bill {is:.2}, {why}", seconds(at));
+    let users = statement.users.iter().filter(|((of, _), _)| of == component);
+    let users = users.map(|((_, user), entry)| {
+        let own = posted(Some(entry));
+        let share = match onward {
+            Onward::Adds => format!("what Waldur holds of it, and {own:.2} used since"),
+            Onward::Highest => format!("what Waldur holds of it, or {own:.2} if that is more"),
+            Onward::Latest if is == held => "what Waldur holds of it".to_owned(),
+            Onward::Latest => format!("{own:.2}"),
+        };
+        format!("  of {user}: {share}")
+    });
+    Ok((what, users.collect()))
 }
 
 /// Resources with something to decide, and the reasons.

@@ -8,8 +8,10 @@ use jiff::Timestamp;
 use super::exit::{Exit, Failed};
 use crate::collectors::definition::{Definition, secret_env};
 use crate::config::clock::{SharedClock, process_clock};
+use crate::config::place::Place;
 use crate::config::section::Problem;
 use crate::config::settings::{Loaded, Report, Settings};
+use crate::daemon::health::free;
 use crate::ledger::{Ledger, Rulebook, SharedLedger};
 use crate::metering::period::BillingZone;
 use crate::submitter::Submitter;
@@ -49,6 +51,11 @@ pub fn read(path: Option<&Path>) -> Result<Read, Failed> {
         problems.extend(definitions.iter().filter_map(unsaid_once));
     }
     Ok(Read { origin: loaded.origin, settings: loaded.settings, definitions, problems })
+}
+
+/// Where collectors' runs are recorded first, if the file says so, whatever else is wrong with it.
+pub(super) fn first_place(path: Option<&Path>) -> Option<Place> {
+    Loaded::find(path).ok()?.first_place
 }
 
 /// Two hosts that read one source would each count it.
@@ -109,7 +116,9 @@ impl Setup {
     /// Opens the ledger to look. What was recorded and is not stated yet is stated first, where this user may.
     pub fn ledger_to_read(&self) -> Result<Ledger, Failed> {
         let ledger = Ledger::open_to_read(&self.settings.ledger, (*self.rulebook).clone())?;
-        if ledger.is_behind()?
+        let may_write = self.settings.ledger.file().and_then(free) != Some(0);
+        if may_write
+            && ledger.is_behind()?
             && let Ok(mut writable) = Ledger::open(&self.settings.ledger, (*self.rulebook).clone())
         {
             // What hosts have sent is counted by the rules of the agent that submits.

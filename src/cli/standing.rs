@@ -30,7 +30,7 @@ pub(super) fn show(left: &Left, out: &mut dyn Write) -> Result<(), Failed> {
         (left.pending, "statement", "still pending (`status` says why)"),
         (left.held, "amount", "held (`status` says why)"),
         (left.parked, "amount", "parked: Waldur refused them (`parked list`)"),
-        (left.stranded, "amount", "stranded: their month can't be reported any more"),
+        (left.stranded, "amount", "stranded: they can't be reported any more (`parked list` says why)"),
         (left.rest, "amount", "left by the closing of a month (`status` says how much)"),
         (unmatched.len(), "backend id", "unmatched: Waldur knows no such resource"),
         (not_asked.len(), "backend id", "Waldur was not asked for yet"),

@@ -7,6 +7,10 @@ use clap::Args;
 
 use super::exit::{Exit, Failed};
 use super::setup::Setup;
+use super::text::fold_all;
+use crate::config::clock::process_clock;
+use crate::config::place::Place;
+use crate::daemon::instance;
 use crate::metering::period::BillingPeriod;
 
 use amount_state::AmountState;
@@ -84,6 +88,33 @@ impl Status {
             }
             tokio::time::sleep(std::time::Duration::from_secs(2)).await;
         }
+    }
+}
+
+impl Status {
+    /// Where the file has mistakes: they are told first, and then what is known of the daemon without it, which goes on with
+    /// what it read before.
+    pub(super) fn despite(
+        &self,
+        failed: Failed,
+        first_place: Option<Place>,
+        out: &mut dyn Write,
+    ) -> Result<Exit, Failed> {
+        let Some(place) = first_place else { return Err(failed) };
+        let daemon = instance::running(&place);
+        if self.json {
+            let (daemon, exit) = (json::daemon(daemon.as_ref()), failed.exit);
+            let shown =
+                serde_json::json!({ "mistakes": failed.message, "daemon": daemon, "exit": exit.code() });
+            writeln!(out, "{shown:#}")?;
+            return Ok(exit);
+        }
+        writeln!(out, "{}", fold_all(&failed.message, 4))?;
+        match daemon {
+            Some(daemon) => brief::running(out, &daemon, process_clock().now())?,
+            None => writeln!(out, "Daemon: none is running.")?,
+        }
+        Ok(failed.exit)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Text for people in 80 columns: folded lines, names cut in the middle, instants and numbers as people read them. It knows
 //! nothing of what it shows.
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::metering::exact::Exact;
 
@@ -23,7 +24,7 @@ pub(super) fn fold(text: &str, indent: usize) -> String {
     // What a line begins with stays as it is.
     let start = text.len() - text.trim_start_matches(' ').len();
     for (index, word) in text[start..].split(' ').enumerate() {
-        let length = word.chars().count();
+        let length = width(word);
         if index == 0 {
             folded.push_str(&text[..start]);
             column = start;
@@ -46,17 +47,36 @@ pub(super) fn fold_all(text: &str, indent: usize) -> String {
     text.split('\n').map(|line| fold(line, indent)).collect::<Vec<_>>().join("\n")
 }
 
-/// A name in at most so many characters: its middle is left out, because names differ at their ends.
+/// How many columns a text takes: some characters take two.
+pub(super) fn width(text: &str) -> usize {
+    text.width()
+}
+
+/// With blanks up to so many columns.
+pub(super) fn pad(text: &str, columns: usize) -> String {
+    format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
+}
+
+/// A name in at most so many columns: its middle is left out, because names differ at their ends.
 pub(super) fn shorten(name: &str, most: usize) -> String {
-    let length = name.chars().count();
-    if length <= most {
+    if width(name) <= most {
         return name.to_owned();
     }
     let kept = most.saturating_sub(1);
     let (head, tail) = (kept - kept / 2, kept / 2);
-    let head: String = name.chars().take(head).collect();
-    let tail: String = name.chars().skip(length - tail).collect();
+    let head = fitting(name.chars(), head);
+    let tail: String = fitting(name.chars().rev(), tail).chars().rev().collect();
     format!("{head}…{tail}")
+}
+
+/// As many of these characters as fit into so many columns.
+fn fitting(characters: impl Iterator<Item = char>, most: usize) -> String {
+    let mut taken = 0;
+    let fits = characters.take_while(|c| {
+        taken += c.width().unwrap_or(0);
+        taken <= most
+    });
+    fits.collect()
 }
 
 /// A sentence in at most so many characters.
@@ -72,6 +92,25 @@ pub(super) fn moment(at: Timestamp, now: Timestamp) -> String {
     let (at, now) = (at.to_zoned(TimeZone::UTC), now.to_zoned(TimeZone::UTC));
     let time = format!("{:02}:{:02}Z", at.hour(), at.minute());
     if at.date() == now.date() { time } else { format!("{} {time}", at.date()) }
+}
+
+/// The same, with seconds where it is so near that they matter.
+pub(super) fn soon(at: Timestamp, now: Timestamp) -> String {
+    let near = at.duration_since(now).abs() < SignedDuration::from_mins(2);
+    match near.then(|| seconds(at)) {
+        Some(text) => text.split_once(' ').map_or(text.clone(), |(_, time)| time.to_owned()),
+        None => moment(at, now),
+    }
+}
+
+/// A time in the largest units that tell it: `45 s`, `12 min`, `26 h`, `3 days`.
+pub(super) fn span(seconds: i64) -> String {
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 /// `2026-11-09 12:03:05Z`
@@ -135,6 +174,9 @@ mod tests {
     fn a_name_is_cut_in_the_middle_and_a_sentence_at_its_end() {
         assert_eq!(shorten("proj-a", 6), "proj-a");
         assert_eq!(shorten("project-of-the-north", 9), "proj…orth");
+        // Each of these takes two columns.
+        assert_eq!(shorten("計算資源甲", 9), "計算…源甲");
+        assert_eq!((width("計算"), pad("計算", 6).as_str()), (4, "計算  "));
         assert_eq!(cut("a b c", 3), "a b…");
         assert_eq!(cut("a b c", 5), "a b c");
     }
@@ -147,6 +189,12 @@ mod tests {
         assert_eq!(moment(at("2026-11-10T04:54:59.9Z"), now), "04:54Z");
         assert_eq!(moment(at("2026-11-09T23:59:00Z"), now), "2026-11-09 23:59Z");
         assert_eq!(seconds(at("2026-11-09T23:59:01.5Z")), "2026-11-09 23:59:01Z");
+        assert_eq!(soon(at("2026-11-10T12:00:07.5Z"), now), "12:00:07Z");
+        assert_eq!(soon(at("2026-11-10T12:10:07Z"), now), "12:10Z");
+        assert_eq!(
+            [45, 119, 120, 7_199, 7_200, 93_600, 400_000].map(span),
+            ["45 s", "119 s", "2 min", "119 min", "2 h", "26 h", "4 days"]
+        );
         let of = |text: &str| text.parse::<Exact>().unwrap();
         assert_eq!(exactly(&of("55/36")), "1.527778 (exactly 55/36)");
         assert_eq!(exactly(&of("1.5")), "1.5");

@@ -18,6 +18,7 @@ use crate::waldur::usages::UsageFilter;
 use crate::wire::words::printable;
 
 use super::text::{WIDTH, seconds, shorten};
+use super::values::day;
 
 /// Amounts: shown as strings in JSON, whatever the server's version made of them, so that no reader makes a float
 /// of them.
@@ -52,10 +53,10 @@ struct ListArgs {
     #[arg(long, alias = "customer_uuid", value_name = "UUID")]
     customer_uuid: Option<Uuid>,
     /// Only what was last reported on this day or later.
-    #[arg(long, alias = "date_after", value_name = "YYYY-MM-DD")]
+    #[arg(long, alias = "date_after", value_name = "YYYY-MM-DD", value_parser = day)]
     date_after: Option<Date>,
     /// Only what was last reported on this day or before.
-    #[arg(long, alias = "date_before", value_name = "YYYY-MM-DD")]
+    #[arg(long, alias = "date_before", value_name = "YYYY-MM-DD", value_parser = day)]
     date_before: Option<Date>,
     /// Show only this field; repeat for more.
     #[arg(long, value_name = "FIELD", value_delimiter = ',')]

@@ -133,6 +133,12 @@ impl Section {
         self.values.get(key).is_some()
     }
 
+    /// Whether there is a key here that is probably this one, which is absent.
+    pub fn is_misspelt(&self, key: &str) -> bool {
+        let near = |other: String| strsim::damerau_levenshtein(&other, key) <= 2;
+        !self.has(key) && self.values.keys().filter_map(|other| scalar(other).ok()).any(near)
+    }
+
     /// Records a problem with `key` of this section (or, with an empty key, with the section itself).
     pub fn problem(&self, key: &str, message: impl Into<String>) {
         Problems(self.document.clone()).add(&self.key_path(key), message);

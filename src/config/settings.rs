@@ -90,10 +90,7 @@ impl Settings {
 
     /// Where collectors' runs are recorded first: the ledger, or on a host of a shared one a file of its own.
     pub fn first_place(&self) -> Place {
-        match &self.ledger {
-            Place::File(path) => Place::File(path.clone()),
-            Place::Database(_) => Place::File(self.queue.file.clone()),
-        }
+        first_place(&self.ledger, &self.queue)
     }
 
     /// The environment variable that may hold the token.
@@ -108,6 +105,8 @@ pub struct Loaded {
     /// What the operator would call it.
     pub origin: String,
     pub settings: Option<Settings>,
+    /// Where collectors' runs are recorded first, also where something else in the file is wrong.
+    pub first_place: Option<Place>,
     /// The collectors' sections, for the rooms that understand them.
     pub collectors: Vec<Section>,
     pub problems: Problems,
@@ -119,10 +118,12 @@ impl Loaded {
         let (mut root, problems) = Section::parse(text);
         if root.is_broken() {
             // What is missing in what could not be read is not worth a word.
-            return Loaded { origin: origin.to_owned(), settings: None, collectors: Vec::new(), problems };
+            let first_place = place_in(text);
+            let origin = origin.to_owned();
+            return Loaded { origin, settings: None, first_place, collectors: Vec::new(), problems };
         }
         let collectors = root.named_sections("collectors");
-        if collectors.is_empty() && problems.list().is_empty() {
+        if collectors.is_empty() && problems.list().is_empty() && !root.is_misspelt("collectors") {
             root.problem("", "`collectors` is missing or empty: without one nothing is measured");
         }
         let names: Vec<&str> = collectors.iter().map(Section::name).collect();
@@ -133,9 +134,9 @@ impl Loaded {
                 collector.problem("continues", message);
             }
         }
-        let settings = settings(&mut root);
+        let (settings, first_place) = settings(&mut root);
         root.finish();
-        Loaded { origin: origin.to_owned(), settings, collectors, problems }
+        Loaded { origin: origin.to_owned(), settings, first_place, collectors, problems }
     }
 
     /// Reads the file, or, where there is none at the default place, what the environment says.
@@ -161,29 +162,41 @@ impl Loaded {
     }
 }
 
-fn settings(root: &mut Section) -> Option<Settings> {
+/// The ledger of a file that is no YAML, if its line can be read.
+fn place_in(text: &str) -> Option<Place> {
+    let line = text.lines().find_map(|line| line.strip_prefix("ledger:"))?;
+    let place = Place::parse_for(&serde_yaml::from_str::<String>(line).ok()?, None).ok()?;
+    Some(place).filter(|place| place.file().is_some())
+}
+
+/// What the file says, if all of it that is needed is right, and where runs are recorded first, if that is. Everything is read
+/// whatever is wrong before it: what nobody reads would be an unknown key.
+fn settings(root: &mut Section) -> (Option<Settings>, Option<Place>) {
     let agent = root.parse_with("agent", hosts::read_name);
     // A host's role is called as its agent is.
     let role = hosts::agent_name(agent.as_deref()).ok();
-    let ledger = ledger(root, role.as_deref()).unwrap_or_else(|| Place::File(DEFAULT_LEDGER.into()));
+    let read = ledger(root, role.as_deref());
+    let is_known = read.is_some() || !root.has("ledger");
+    let ledger = read.unwrap_or_else(|| Place::File(DEFAULT_LEDGER.into()));
     let is_shared = ledger.file().is_none();
     let (waldur, zone) = match root.section("waldur") {
         Some(mut section) if is_shared && !section.has("url") => {
             let zone = section.parse_with("billing_timezone", read_zone).unwrap_or(TimeZone::UTC);
             section.finish();
-            (None, zone)
+            (Some(None), zone)
         }
         Some(mut section) => {
             let settings = WaldurSettings::from_section(&mut section);
             section.finish();
-            let settings = settings?;
-            let zone = settings.billing_timezone.clone();
-            (Some(settings), zone)
+            let zone = settings.as_ref().map(|settings| settings.billing_timezone.clone());
+            (settings.map(Some), zone.unwrap_or(TimeZone::UTC))
         }
-        None if is_shared => (None, TimeZone::UTC),
+        None if is_shared => (Some(None), TimeZone::UTC),
         None => {
-            root.problem("", "`waldur` is missing: say at least `waldur: { url: https://... }`");
-            return None;
+            if !root.has("waldur") && !root.is_misspelt("waldur") {
+                root.problem("", "`waldur` is missing: say at least `waldur: { url: https://... }`");
+            }
+            (None, TimeZone::UTC)
         }
     };
     let queue = root.section("queue").map(|mut section| {
@@ -206,7 +219,7 @@ fn settings(root: &mut Section) -> Option<Settings> {
     let billing_timezone = zone.clone();
     let mut schedule = Schedule::parse(DEFAULT_SUBMIT, zone.clone()).ok();
     let (mut on_conflict, mut late, mut report) = (None, None, None);
-    let submits = waldur.is_some() && (!is_shared || root.has("submit"));
+    let submits = matches!(waldur, Some(Some(_))) && (!is_shared || root.has("submit"));
     if let Some(mut submit) = root.section("submit") {
         let zone = time_zone(&mut submit).unwrap_or(zone);
         if submit.has("schedule") {
@@ -234,21 +247,32 @@ fn settings(root: &mut Section) -> Option<Settings> {
         });
         submit.finish();
     }
-    Some(Settings {
+    let queue = queue.unwrap_or_default();
+    let first_place = first_place(&ledger, &queue);
+    let settings = waldur.zip(schedule).map(|(waldur, submit)| Settings {
         waldur,
         billing_timezone,
         ledger,
         agent,
-        queue: queue.unwrap_or_default(),
+        queue,
         submits,
-        submit: schedule?,
+        submit,
         on_conflict: on_conflict.unwrap_or_default(),
         late: late.unwrap_or_default(),
         report: report.unwrap_or_default(),
         listen,
         page,
         retention: retention.unwrap_or(DEFAULT_RETENTION),
-    })
+    });
+    (settings, is_known.then_some(first_place))
+}
+
+/// Where collectors' runs are recorded first.
+fn first_place(ledger: &Place, queue: &QueueSettings) -> Place {
+    match ledger {
+        Place::File(path) => Place::File(path.clone()),
+        Place::Database(_) => Place::File(queue.file.clone()),
+    }
 }
 
 /// Where the ledger is, and for a database where its password is kept.
@@ -345,6 +369,28 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_wrong_is_a_mistake_and_the_ledger_is_known_all_the_same() {
+        let rest =
+            "submit: { late: hold }\nlisten: 127.0.0.1:0\nledger: /data/ledger.db\ncollectors: { a: {} }\n";
+        let of = |first: &str| {
+            let loaded = Loaded::parse("f", &format!("{first}{rest}"));
+            let mistakes: Vec<String> = loaded.problems.list().iter().map(ToString::to_string).collect();
+            (mistakes, loaded.first_place.map(|place| place.to_string()))
+        };
+        let (mistakes, place) = of("waldur: { url: nowhere, token_file: /t }\n");
+        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+        assert!(mistakes[0].starts_with("line 1: waldur.url: "), "{mistakes:?}");
+        assert_eq!(place.as_deref(), Some("/data/ledger.db"));
+        let (mistakes, place) = of("waldr: { url: https://w.example.com, token_file: /t }\n");
+        assert_eq!(mistakes, ["line 1: waldr: unknown key `waldr`; did you mean `waldur`?"]);
+        assert_eq!(place.as_deref(), Some("/data/ledger.db"));
+        let (mistakes, place) = of("waldur: { url: https://w.example.com\n");
+        assert_eq!((mistakes.len(), place.as_deref()), (1, Some("/data/ledger.db")), "{mistakes:?}");
+        let (mistakes, _) = of("");
+        assert_eq!(mistakes, ["`waldur` is missing: say at least `waldur: { url: https://... }`"]);
+    }
 
     #[test]
     fn a_sidecar_needs_no_file() {

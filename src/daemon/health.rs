@@ -63,6 +63,8 @@ pub(super) async fn readiness(shared: &Shared) -> Result<usize, Vec<String>> {
         let since = paused.since.map_or(String::new(), |since| format!(" since {since:.0}"));
         let (cause, words) = (paused.cause.words(), &paused.retry.words);
         reasons.push(format!("Waldur: {cause}{since}, tried again at {:.0}: {words}", paused.retry.next));
+    } else if let Some((since, words)) = &server.reports_refused {
+        reasons.push(format!("Waldur: all that is posted is refused since {since:.0}: {words}"));
     } else if server.no_role_at_all {
         reasons.push(format!("Waldur: the token has no role: {}", Cause::Role.remedy()));
     }

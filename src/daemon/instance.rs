@@ -43,6 +43,27 @@ impl Running {
     }
 }
 
+impl Told {
+    /// When a reload was last refused, and why, in one line.
+    pub fn refusal(&self) -> Option<(Timestamp, String)> {
+        self.reload_refused.as_ref().map(|(at, words)| (*at, in_one_line(words)))
+    }
+}
+
+/// Several lines in one: what a heading says goes on with what stands under it.
+pub(super) fn in_one_line(words: &str) -> String {
+    let mut line = String::new();
+    for part in words.lines().map(str::trim).filter(|part| !part.is_empty()) {
+        line += match line.chars().last() {
+            None => "",
+            Some(':') => " ",
+            Some(_) => "; ",
+        };
+        line += part;
+    }
+    line
+}
+
 /// This process, as the one daemon of its ledger.
 #[derive(Debug)]
 pub(super) struct Instance {
@@ -130,4 +151,15 @@ fn file_of(ledger: &Path) -> PathBuf {
     let mut name = ledger.as_os_str().to_owned();
     name.push(".daemon");
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_are_told_in_one_line() {
+        let words = "not used: a.yaml has 2 mistakes:\n  line 3: one\n  line 4: two";
+        assert_eq!(in_one_line(words), "not used: a.yaml has 2 mistakes: line 3: one; line 4: two");
+    }
 }

@@ -171,7 +171,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
                     }
                 }
                 // One line: systemd shows no more.
-                systemd::ready(&status.replace('\n', ";"));
+                systemd::ready(&instance::in_one_line(&status));
             }
             Some(SIGUSR1) => tasks.run_now.send_modify(|times| *times += 1),
             _ => break,

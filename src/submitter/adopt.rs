@@ -8,22 +8,32 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
-use uuid::Uuid;
 
+use super::part::Part;
 use super::reconcile::Row;
+use super::writer::{OWN_HAND, OwnNames};
 use super::{About, Cycle, CycleError, OnConflict, guard};
 use crate::ledger::db::event::EventKind;
 use crate::ledger::sent::decision::Decision;
 use crate::ledger::sent::opening::Opening;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::Statement;
+use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingZone;
 use crate::waldur::failure::Failure;
-use crate::waldur::types::{UsageRow, uuid_of_address};
+use crate::waldur::types::UsageRow;
 
-/// The server facts that say under which names rows carry this token's own user.
-pub(super) const OWN_USER: &str = "own_user";
-const OWN_HAND: &str = "own_hand";
+/// The instant that an opening balance would be of if it were adopted now: `named` by a person, or else as the row's date tells.
+pub fn opening_instant(
+    ledger: &Ledger,
+    key: StatementKey,
+    (named, dated): (Option<Timestamp>, Option<Timestamp>),
+    now: Timestamp,
+) -> Result<Timestamp, LedgerError> {
+    let end = Part::of(ledger, key)?.end;
+    let of_row = || instant_of(&ledger.in_force().zone, key, end, dated, now).0;
+    Ok(named.map_or_else(of_row, |at| at.max(key.part)))
+}
 
 /// What came of an attempt to adopt: it was done, or it can't be, and why.
 type Adopted = Result<(), String>;
@@ -99,7 +109,7 @@ impl Cycle {
         let part_end = self.part_of(key).await?.end;
         let (instant, how) = match at {
             Some(at) => (at.max(key.part), "as a person said"),
-            None => instant_of(&self.submitter.zone().await?, key, part_end, row.date, now),
+            None => instant_of(&self.submitter.zone().await?, key, part_end, row.writer.dated, now),
         };
         let words = format!("what Waldur held then ({}); the instant: {how}", row.held.evidence);
         self.note_of(About::of(key, Some(component)), format!(
@@ -119,12 +129,8 @@ impl Cycle {
         Ok(Ok(Ok(())))
     }
 
-    /// The names under which rows carry this token's own user, as far as they are known.
-    pub(super) async fn own_names(&self) -> Result<Vec<String>, CycleError> {
-        let facts =
-            self.ledger(|ledger| Ok([ledger.server_fact(OWN_USER)?, ledger.server_fact(OWN_HAND)?])).await?;
-        let facts = facts.into_iter().flatten().map(|(text, _)| text);
-        Ok(facts.flat_map(|text| text.split('\n').map(str::to_owned).collect::<Vec<_>>()).collect())
+    pub(super) async fn own_names(&self) -> Result<OwnNames, CycleError> {
+        Ok(self.ledger(|ledger| OwnNames::of(ledger)).await?)
     }
 
     /// Remembers who is said to have written a row that is known to be ours.
@@ -150,20 +156,19 @@ impl Cycle {
 }
 
 /// Who wrote a row and when, and whose hand that looks like.
-pub(super) fn evidence(row: &UsageRow, rows: &[&UsageRow], own: &[String]) -> String {
+pub(super) fn evidence(row: &UsageRow, rows: &[&UsageRow], own: &OwnNames) -> String {
     let by = row.modified_by.as_deref().unwrap_or("nobody named");
     let at = row.date.map(|date| date.to_string()).unwrap_or_default();
     let mut words = vec![format!("modified by {by}, {at}")];
     if !row.description.is_empty() {
         words.push(format!("described as `{}`", row.description.chars().take(80).collect::<String>()));
     }
-    let is_own = |by: &String| own.iter().any(|own| same_name(own, by));
     let together = rows
         .iter()
         .filter(|other| row.date.is_some() && second(other.date) == second(row.date))
         .filter(|other| other.modified_by == row.modified_by)
         .count();
-    if row.modified_by.as_ref().is_some_and(is_own) {
+    if row.modified_by.as_ref().is_some_and(|by| own.has(by)) {
         words.push(
             "this token's own user: an earlier installation of this agent, or a program with the same token"
                 .to_owned(),
@@ -174,7 +179,7 @@ pub(super) fn evidence(row: &UsageRow, rows: &[&UsageRow], own: &[String]) -> St
         let mut hand = "a person or another agent: nothing else was written in that second".to_owned();
         // Some servers name users by numbers, which a token is told by its first accepted report.
         let number = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
-        if row.modified_by.as_deref().is_some_and(number) && !own.iter().any(|own| number(own)) {
+        if row.modified_by.as_deref().is_some_and(number) && !own.0.iter().any(|own| number(own)) {
             hand += "; or, after a lost ledger, this token's own user, whose number is not known yet";
         }
         words.push(hand);
@@ -184,12 +189,6 @@ pub(super) fn evidence(row: &UsageRow, rows: &[&UsageRow], own: &[String]) -> St
 
 fn second(at: Option<Timestamp>) -> Option<i64> {
     at.map(Timestamp::as_second)
-}
-
-/// Names are numbers, texts or addresses, depending on the server's version.
-fn same_name(own: &str, by: &str) -> bool {
-    let uuid = |text: &str| text.parse::<Uuid>().ok().or_else(|| uuid_of_address(text));
-    !own.is_empty() && (own == by || uuid(own).is_some_and(|own| Some(own) == uuid(by)))
 }
 
 /// The instant that an opening balance speaks of, and how it is known. It is the row's `date`, if that is one: rows may
@@ -229,6 +228,8 @@ fn instant_of(
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn at(text: &str) -> Timestamp {
@@ -285,7 +286,7 @@ mod tests {
             (row("cpu", "77", "2026-11-10T12:00:00.1Z"), row("gpu", "77", "2026-11-10T12:00:00.9Z"));
         let alone = row("ram", "77", "2026-11-10T12:00:01Z");
         let rows = [&cpu, &gpu, &alone];
-        let own = ["provider".to_owned(), "5e2f0000-0000-4000-8000-000000000001".to_owned()];
+        let own = OwnNames(vec!["provider".to_owned(), "5e2f0000-0000-4000-8000-000000000001".to_owned()]);
         assert!(
             evidence(&cpu, &rows, &own).contains("looks like another agent: 2 components in the same second")
         );

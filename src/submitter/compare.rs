@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use super::writer::{OwnNames, writer};
 use crate::ledger::sent::server::Writer;
 use crate::ledger::sent::statement::Statement;
 use crate::ledger::{Ledger, LedgerError, SharedLedger};
@@ -29,6 +30,8 @@ pub struct Sides {
     pub unpostable: bool,
     /// Who wrote Waldur's number last, as its row says; shares don't say.
     pub writer: Writer,
+    /// It is the user whose token this agent has.
+    pub written_by_us: bool,
 }
 
 impl Sides {
@@ -96,6 +99,7 @@ struct Books {
     scopes: Vec<Scope>,
     /// By resource: its offering and its name.
     known: BTreeMap<Uuid, (Uuid, String)>,
+    own: OwnNames,
 }
 
 impl Books {
@@ -117,7 +121,7 @@ impl Books {
                 known.insert(resource, (one.offering, one.name));
             }
         }
-        Ok(Books { statements, scopes, known })
+        Ok(Books { statements, scopes, known, own: OwnNames::of(ledger)? })
     }
 
     /// Offerings whose whole month is listed, and resources that are asked for by themselves.
@@ -252,11 +256,12 @@ impl Reading<'_> {
             if self.found.rows.insert(row.uuid, whose).is_some() {
                 continue; // It was on two pages.
             }
+            let writer = writer(&row);
             let total = self.found.totals.entry((row.resource_uuid, row.component)).or_default();
             total.offering = total.offering.or(row.offering_uuid).or(offering);
             total.amount = total.amount.saturating_add(row.usage);
-            if row.date >= total.writer.at {
-                total.writer = Writer { by: row.modified_by, at: row.date };
+            if writer.dated >= total.writer.dated {
+                total.writer = writer;
             }
             if !row.resource_name.is_empty() {
                 self.found.names.insert(row.resource_uuid, row.resource_name);
@@ -329,6 +334,7 @@ fn lay_beside(books: &Books, found: Found, wanted: &Compare) -> Comparison {
         }
         ours.insert((resource, component.clone()));
         let sides = comparison.sides.entry((resource, component, String::new())).or_default();
+        sides.written_by_us = books.own.wrote(&writer);
         (sides.waldur, sides.writer) = (Some(amount), writer);
     }
     for ((resource, component, user), amount) in found.shares {

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::adopt::OWN_USER;
 use super::guard::ServerTime;
 use super::reason::Reason;
+use super::writer::OWN_USER;
 use super::{About, CHECKED_FOR, Cycle, CycleError, in_turns};
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
 use crate::ledger::books::targets::takes_reports;

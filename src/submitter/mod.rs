@@ -24,7 +24,7 @@ use crate::metering::period::{BillingPeriod, BillingZone};
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 
-mod adopt;
+pub mod adopt;
 mod backoff;
 mod call_time;
 mod canary;
@@ -47,6 +47,7 @@ mod shadow;
 mod shares;
 mod totals;
 mod users;
+pub mod writer;
 
 use call_time::CallTime;
 use guard::ServerTime;
@@ -93,6 +94,8 @@ pub struct CycleReport {
     pub notes: Vec<String>,
     /// The token has no role for an offering that is to be reported.
     pub no_role: bool,
+    /// All that was posted was refused, for want of a role.
+    pub refused: Option<Failure>,
     /// In shadow: how many resources were compared, and of how many something differs.
     pub compared: Option<(usize, usize)>,
 }
@@ -220,7 +223,11 @@ impl Submitter {
         }
         for (event, name) in self.ledger.with(|ledger| ledger.untold()).await? {
             let (resource, component, period) = event.about();
-            tracing::info!(resource, component, period, "{}", event.sentence(name.as_deref()));
+            let words = event.sentence(name.as_deref());
+            match event.is_warning() {
+                true => tracing::warn!(resource, component, period, "{words}"),
+                false => tracing::info!(resource, component, period, "{words}"),
+            }
         }
         self.ledger.with(|ledger| ledger.release_memory()).await?;
         Ok(report)
@@ -252,9 +259,9 @@ impl Submitter {
         match (before.saturating_abs() > pause::FAR_APART, micros.saturating_abs() > pause::FAR_APART) {
             (false, true) => {
                 let way = if micros > 0 { "ahead of" } else { "behind" };
+                let apart = SignedDuration::from_secs(micros.saturating_abs() / 1_000_000);
                 tracing::warn!(
-                    "Waldur's clock is {} s {way} ours: synchronise them; at a month's end seconds decide.",
-                    micros.saturating_abs() / 1_000_000
+                    "Waldur's clock is {apart:#} {way} ours: synchronise them; at a month's end seconds decide."
                 );
             }
             (true, false) => tracing::info!("Waldur's clock agrees with ours again."),
@@ -442,21 +449,48 @@ impl Cycle {
     }
 
     async fn conclude_cycle(&self) -> Result<(), CycleError> {
+        let now = self.submitter.clock.now();
         let forbidden = std::mem::take(&mut self.state().forbidden);
         if let Some((one, failure)) = forbidden.last().cloned()
             && !self.state().answered
         {
             let alone = forbidden.iter().all(|(resource, _)| *resource == one);
-            // Refused everywhere: it is the token, not the resources. But for one resource, where others were accepted.
+            // Refused everywhere: it is the token, not the resources. For one resource, where others were accepted before,
+            // the others go on.
             if !(alone && self.ledger(move |ledger| ledger.has_accepted_of_others(one)).await?) {
                 return self.pause(failure).await;
             }
+            self.note_refused(failure).await?;
+        } else if self.state().answered {
+            self.ledger(move |ledger| ledger.put_server_fact(pause::REFUSED, "", now)).await?;
         }
         let resting = self.ledger(|ledger| ledger.retry(None)).await?;
         if resting.is_some() {
             tracing::info!("Waldur answers again.");
             self.ledger(|ledger| ledger.set_retry(None, None)).await?;
         }
+        Ok(())
+    }
+
+    /// All that was posted was refused. Told once, until something is taken again.
+    async fn note_refused(&self, failure: Failure) -> Result<(), CycleError> {
+        let (now, words) = (self.submitter.clock.now(), failure.to_string());
+        let first = self
+            .ledger(move |ledger| {
+                let known = ledger.server_fact(pause::REFUSED)?.filter(|(known, _)| !known.is_empty());
+                if known.is_none() {
+                    ledger.put_server_fact(pause::REFUSED, &words, now)?;
+                }
+                Ok(known.is_none())
+            })
+            .await?;
+        if first {
+            tracing::warn!(
+                "All that is posted is refused: {failure}. What to do: {}",
+                pause::Cause::Role.remedy()
+            );
+        }
+        self.state().report.refused = Some(failure);
         Ok(())
     }
 

@@ -12,6 +12,10 @@ pub(super) const SINCE: &str = "paused_since";
 /// The server fact that holds when a cycle last had the answers that it asked for.
 pub(super) const ANSWERED: &str = "answered";
 
+/// The server fact that holds the server's words where it refuses all that is posted, though it was not left alone; since
+/// when. Empty: it takes something.
+pub(super) const REFUSED: &str = "reports_refused";
+
 /// Clocks that are further apart are shown, in microseconds.
 pub const SKEWED: i64 = 2_000_000;
 /// Further apart they are a line of the log: an answer's time is known to a second, and this does not come and go. The alert
@@ -88,6 +92,8 @@ pub struct ServerStatus {
     pub without_role: Vec<(Uuid, Timestamp)>,
     /// Whether those are all that there are.
     pub no_role_at_all: bool,
+    /// Since when it refuses all that is posted for want of a role, and its words.
+    pub reports_refused: Option<(Timestamp, String)>,
     /// When it last answered all that it was asked.
     pub answered: Option<Timestamp>,
     /// Its clock minus ours, in microseconds.
@@ -108,8 +114,12 @@ impl ServerStatus {
             let since = first.filter(|(cause, _)| *cause == retry.cause).map(|(_, at)| at);
             Paused { cause: Cause::of(&retry), since, retry }
         });
+        // What was refused may have gone since, or be as Waldur holds it.
+        let is_waiting = ledger.put_off()?.iter().any(|(_, retry)| Cause::of(retry) == Cause::Role);
+        let refused = ledger.server_fact(REFUSED)?.filter(|(words, _)| is_waiting && !words.is_empty());
         Ok(ServerStatus {
             paused,
+            reports_refused: refused.map(|(words, at)| (at, words)),
             without_role: ledger.without_role()?,
             no_role_at_all: ledger.has_no_role()?,
             answered: ledger.server_fact(ANSWERED)?.map(|(_, at)| at),
@@ -119,7 +129,8 @@ impl ServerStatus {
 
     /// Whether nothing can be reported for this cause.
     pub fn is_paused_for(&self, cause: Cause) -> bool {
-        let no_role = cause == Cause::Role && !self.without_role.is_empty();
+        let no_role =
+            cause == Cause::Role && (!self.without_role.is_empty() || self.reports_refused.is_some());
         no_role || self.paused.as_ref().is_some_and(|paused| paused.cause == cause)
     }
 

@@ -188,7 +188,11 @@ impl Reason {
             Reason::ClosingRest => {
                 "nothing need be done: `submit: { late: ... }` says how it is billed, and `parked drop` gives it up"
             }
-            Reason::LateRefused | Reason::PlanEnded | Reason::Terminated => {
+            Reason::Terminated => {
+                "only Waldur's staff can bill (or credit) it now, by hand; then `parked drop` it. The amounts stay in the \
+                 ledger; if the resource lives again in Waldur, `parked retry`"
+            }
+            Reason::LateRefused | Reason::PlanEnded => {
                 "only Waldur's staff can bill (or credit) it now, by hand; then `parked drop` it. The amounts stay in the ledger"
             }
             Reason::WrongMonth => {
@@ -226,7 +230,12 @@ impl Reason {
                 format!("bill it by hand, then `parked drop {name}`; or set `submit: {{ late: ... }}`")
             }
             Reason::ClosingRest => "nothing need be done".to_owned(),
-            Reason::LateRefused | Reason::PlanEnded | Reason::Terminated => {
+            Reason::Terminated => {
+                format!(
+                    "bill it by hand, then `parked drop {name}`; if it lives again, `parked retry {name}`"
+                )
+            }
+            Reason::LateRefused | Reason::PlanEnded => {
                 format!("bill it by hand, then `parked drop {name}`")
             }
             Reason::WrongMonth => {

@@ -3,10 +3,10 @@
 //! The question is always who wrote a number: this agent (accepted, or sent with an outcome that is still open), the server
 //! itself (recurring, `reuse`, `zero`), or another writer. Only the last is a conflict (law 8).
 
-use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use crate::ledger::sent::server::Writer;
 use crate::ledger::sent::statement::Entry;
 
 /// A number that the server holds, of a component.
@@ -25,8 +25,7 @@ pub(super) struct Row {
     pub(super) uuid: Uuid,
     /// Its amount is that of several rows together, none of which is the statement's alone.
     pub(super) one_of_several: bool,
-    pub(super) date: Option<Timestamp>,
-    pub(super) by: Option<String>,
+    pub(super) writer: Writer,
     pub(super) held: Held,
 }
 

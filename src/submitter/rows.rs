@@ -14,9 +14,10 @@ use super::adopt::evidence;
 use super::part::Part;
 use super::reason::Reason;
 use super::reconcile::{Held, Row};
+use super::writer::{OwnNames, writer};
 use super::{About, Cycle, CycleError, DATE_PROBE, closing};
 use crate::ledger::sent::record::{Amount, StatementKey};
-use crate::ledger::sent::server::Writer;
+use crate::ledger::sent::server::RowRead;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
@@ -358,7 +359,7 @@ impl Cycle {
         &self,
         key: StatementKey,
         rows: &[UsageRow],
-        (cut, own, ended): (Part, &[String], bool),
+        (cut, own, ended): (Part, &OwnNames, bool),
     ) -> Result<Result<BTreeMap<String, Row>, Failure>, CycleError> {
         // Where one component has several rows and we know of no switch of plan, the newest is the one that was written.
         let of_others = if ended && !cut.split {
@@ -372,8 +373,7 @@ impl Cycle {
         let plain = |row: &UsageRow| Row {
             uuid: row.uuid,
             one_of_several: false,
-            date: row.date,
-            by: row.modified_by.clone(),
+            writer: writer(row),
             held: Held {
                 amount: row.usage,
                 by_server: row.recurring
@@ -453,8 +453,9 @@ impl Cycle {
                             if known.is_some_and(|(known, _)| known != row.uuid) {
                                 moved.insert(key.resource);
                             }
-                            let writer = Writer { by: row.by.clone(), at: row.date };
-                            ledger.put_usage_row(*key, component, (row.uuid, &writer), now)?;
+                            let (amount, writer) = (row.held.amount, row.writer.clone());
+                            let read = RowRead { uuid: row.uuid, amount, at: now, writer };
+                            ledger.put_usage_row(*key, component, &read)?;
                         }
                     }
                     for resource in &moved {

@@ -67,6 +67,9 @@ pub struct UsageRow {
     /// Who wrote it last: a number, a text or an address, depending on the version.
     #[serde(default, deserialize_with = "opt_text")]
     pub modified_by: Option<String>,
+    /// When that was; servers that were looked at don't tell.
+    #[serde(default, deserialize_with = "opt_time")]
+    pub modified: Option<Timestamp>,
 }
 
 /// What Waldur holds of one user's share of a `UsageRow`.

@@ -16,7 +16,7 @@ pub(super) const USAGES: &str = "marketplace-component-usages/";
 const USER_USAGES: &str = "marketplace-component-user-usages/";
 
 /// What is read of a row, the names that people know it by left out.
-const COMPARED: [&str; 11] = [
+const COMPARED: [&str; 13] = [
     "uuid",
     "resource_uuid",
     "offering_uuid",
@@ -24,6 +24,8 @@ const COMPARED: [&str; 11] = [
     "usage",
     "billing_period",
     "date",
+    "created",
+    "modified",
     "description",
     "recurring",
     "missing_usage_policy",

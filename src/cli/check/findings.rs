@@ -59,6 +59,11 @@ impl Findings {
         self.push(Mark::Warning, line.into(), None);
     }
 
+    /// One of `kind`, which is a plural.
+    pub(super) fn warning_of_many(&mut self, kind: &'static str, line: impl Into<String>) {
+        self.push(Mark::Warning, line.into(), Some(kind));
+    }
+
     pub(super) fn problem(&mut self, exit: Exit, line: impl Into<String>) {
         self.push(Mark::Problem, line.into(), None);
         self.exit = Some(self.exit.map_or(exit, |known| known.min(exit)));

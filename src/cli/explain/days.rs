@@ -128,7 +128,12 @@ impl Group<'_> {
                 Some(_) => {}
             }
             Line {
-                name: if own.is_empty() { "(no labels)".to_owned() } else { own.join(", ") },
+                name: match (own.is_empty(), common.is_empty()) {
+                    (false, _) => own.join(", "),
+                    // It is the only one, or another host's of the same labels.
+                    (true, false) => common.join(", "),
+                    (true, true) => "(no labels)".to_owned(),
+                },
                 adds: weighed(part, part.quantity.clone()),
                 amount: part.weight.as_ref().map(|_| part.amount.clone()),
                 readings: part.readings.len(),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::Shown;
 use crate::cli::status::entry::adjustment_json;
 use crate::ledger::sent::decision::Decision;
+use crate::ledger::sent::statement::Holds;
 
 impl Shown {
     pub(super) fn json(&self) -> Value {
@@ -63,12 +64,16 @@ impl Shown {
             .collect();
         let first = self.parts.first();
         let held: Vec<_> = self.entries.iter().filter_map(|entry| entry.acknowledged.as_ref()).collect();
+        let shown =
+            |of: &dyn Fn(&Holds) -> String| -> Vec<String> { self.holds.iter().flatten().map(of).collect() };
         json!({
             "resource": self.resource, "component": self.of.component, "period": self.period.to_string(),
             "user": self.of.user, "amount": self.amount().to_string(), "posted": self.posted(), "unit": self.unit,
             "factor": first.map(|part| part.factor.to_string()),
             "factor_as_written": first.map(|part| &part.factor_as_written),
             "rounding": first.map_or("half_even", |part| part.rounding.name()),
+            "waldur_holds": shown(&|holds| format!("{:.2}", holds.amount)),
+            "waldur_holds_at": shown(&|holds| holds.at.to_string()),
             "acknowledged": held.iter().map(|held| format!("{:.2}", held.amount)).collect::<Vec<_>>(),
             "decisions": self.decisions.iter().map(|decided| json!({
                 "decision": name_of(decided.decision), "replaced": decided.held.map(|held| format!("{held:.2}")),

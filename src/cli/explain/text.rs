@@ -12,7 +12,9 @@ use crate::cli::table::table;
 use crate::cli::text::{exactly, fold, number, seconds, shorten, thousands};
 use crate::ledger::sent::decision::Decision;
 use crate::ledger::views::adjustments::Kind;
+use crate::ledger::views::explain::ReadingPart;
 use crate::metering::exact::Exact;
+use crate::metering::measure::Measure;
 
 /// Rows of readings and of calls, the last ones.
 const SHOWN: usize = 40;
@@ -57,8 +59,8 @@ fn head(out: &mut dyn Write, shown: &Shown) -> Result<(), Failed> {
     line(format!("  posted    {posted} {}", unit(shown)))?;
     let rounding = shown.parts.first().map_or("half_even", |part| part.rounding.name());
     line(format!("  used      {} {}, rounded {rounding}", exactly(&amount), unit(shown)))?;
-    for entry in &shown.entries {
-        match &entry.acknowledged {
+    for (entry, holds) in shown.entries.iter().zip(&shown.holds) {
+        match holds {
             Some(held) => line(format!("  Waldur    {:.2}, {} {}", held.amount, held.how, seconds(held.at)))?,
             None => line("  Waldur    not known to hold it yet".to_owned())?,
         }
@@ -147,7 +149,9 @@ fn lines(
         true => name.to_owned(),
         false => format!("{name} ({unit})"),
     };
-    let (adds, amount) = (named("adds", &group.unit()), named("makes", unit(shown)));
+    // A long unit would take the columns of the others.
+    let (adds, amount) =
+        (named("adds", &shorten(&group.unit(), 12)), named("makes", &shorten(unit(shown), 12)));
     let mut rows = table([by, &adds, &amount, "readings", "note"]).numbers(&[1, 2, 3]);
     let cell = |value: &Option<Exact>| value.as_ref().map_or("-".to_owned(), number);
     for line in lines {
@@ -182,8 +186,10 @@ fn readings(out: &mut dyn Write, part: &SeriesPart) -> Result<(), Failed> {
     }
     let mut rows = table(["read at", "from", "id", "value", "adds", "elsewhere", "note"]);
     let skipped = part.readings.len().saturating_sub(SHOWN);
-    for reading in part.readings.iter().skip(skipped) {
+    let counts = one_that_counts(part);
+    for (index, reading) in part.readings.iter().enumerate().skip(skipped) {
         let note = match (&reading.value, reading.reset, reading.missed > 0) {
+            _ if counts == Some(index) => "this one counts",
             _ if !reading.held.is_zero() => "held: more than can be believed",
             _ if reading.opened => "before the opening balance, which has it",
             (None, _, _) => "gone: a complete run did not see it",
@@ -196,7 +202,11 @@ fn readings(out: &mut dyn Write, part: &SeriesPart) -> Result<(), Failed> {
             reading.start.map_or(String::new(), seconds),
             shorten(&reading.id, 16),
             reading.value.clone().unwrap_or_else(|| "-".to_owned()),
-            number(&reading.added),
+            match (part.counting, counts == Some(index)) {
+                (Measure::Level | Measure::Max(_), true) => number(&part.quantity),
+                (Measure::Level | Measure::Max(_), false) => "-".to_owned(),
+                _ => number(&reading.added),
+            },
             number(&reading.added_elsewhere),
             note.to_owned(),
         ]);
@@ -207,6 +217,18 @@ fn readings(out: &mut dyn Write, part: &SeriesPart) -> Result<(), Failed> {
     }
     writeln!(out, "{rows}")?;
     Ok(())
+}
+
+/// Of a level or a maximum, which reading it is: the last one that has it.
+fn one_that_counts(part: &SeriesPart) -> Option<usize> {
+    if !matches!(part.counting, Measure::Level | Measure::Max(_)) {
+        return None;
+    }
+    let is_it = |reading: &ReadingPart| {
+        let value = reading.value.as_ref().and_then(|value| value.parse::<Exact>().ok());
+        reading.held.is_zero() && value.as_ref() == Some(&part.quantity)
+    };
+    part.readings.iter().rposition(is_it)
 }
 
 fn events(out: &mut dyn Write, shown: &Shown) -> Result<(), Failed> {

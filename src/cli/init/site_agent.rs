@@ -44,6 +44,41 @@ const NOT_REPORTING: [&str; 18] = [
     "websocket_use_tls",
 ];
 
+/// Keys of `backend_settings` that are taken over, or of no use to a reporting agent: accounts, their quality of service, homes.
+const SETTINGS: [&str; 13] = [
+    "cluster_name",
+    "usage_tres_source",
+    "slurm_bin_path",
+    "default_account",
+    "customer_prefix",
+    "project_prefix",
+    "allocation_prefix",
+    "qos_default",
+    "qos_downscaled",
+    "qos_paused",
+    "enable_user_homedir_account_creation",
+    "default_homedir_umask",
+    "homedir_umask",
+];
+
+/// The same of a component: what it is called, and what orders may ask for.
+const COMPONENT: [&str; 14] = [
+    "measured_unit",
+    "unit_factor",
+    "target_components",
+    "accounting_type",
+    "label",
+    "type",
+    "limit",
+    "description",
+    "min_value",
+    "max_value",
+    "max_available_limit",
+    "default_limit",
+    "limit_period",
+    "article_code",
+];
+
 /// Reads their file; of several Waldurs in it, only that of the offering named `only` can be taken.
 pub(super) fn read(text: &str, only: Option<&str>) -> Result<Taken, String> {
     let file: Value = serde_yaml::from_str(text).map_err(|error| format!("it is not valid YAML: {error}"))?;
@@ -130,6 +165,10 @@ fn offering(offering: &Value, taken: &mut BTreeSet<String>, left: &mut Vec<Strin
             "omit_anomalous_usage_components" => left.push(format!(
                 "{shown}: omit_anomalous_usage_components; a total that falls is posted here, component by component, and told"
             )),
+            "timezone" => left.push(format!(
+                "{shown}: timezone: it stands beside `offerings:` there, and is `waldur.billing_timezone` here; look at what was \
+                 written"
+            )),
             "verify_ssl" | "oidc_token_url" | "oidc_client_id" | "oidc_client_secret" => {}
             key if NOT_REPORTING.contains(&key) || key.starts_with("stomp_") => {}
             other => left.push(format!("{shown}: {other}: there is nothing like it here")),
@@ -169,6 +208,7 @@ fn instead_of(backend: &str) -> &'static str {
 
 fn slurm(offering: &Value, shown: &str, uuid: &str, name: String, left: &mut Vec<String>) -> Collector {
     let settings = offering.get("backend_settings").cloned().unwrap_or_default();
+    unknown_keys(&settings, &SETTINGS, &format!("{shown}: backend_settings"), left);
     let setting = |key: &str| text_of(&settings, key).filter(|text| !text.is_empty());
     let mut keys = vec!["plugin: slurm".to_owned(), "schedule: \"*/10 * * * *\"".to_owned()];
     if let Some(cluster) = setting("cluster_name") {
@@ -230,6 +270,7 @@ fn meters(offering: &Value, shown: &str, left: &mut Vec<String>) -> Vec<Line> {
     }
     let mut lines = Vec::new();
     for (component, value) in &components {
+        unknown_keys(value, &COMPONENT, &format!("{shown}: {component}"), left);
         if let Some(unit) = text_of(value, "measured_unit") {
             lines.push(Line::Comment(format!("{component}, in {unit}")));
         }
@@ -250,6 +291,14 @@ fn meters(offering: &Value, shown: &str, left: &mut Vec<String>) -> Vec<Line> {
         }
     }
     lines
+}
+
+/// Tells of the keys of a mapping that are none of these.
+fn unknown_keys(value: &Value, known: &[&str], shown: &str, left: &mut Vec<String>) {
+    let keys = value.as_mapping().into_iter().flat_map(|keys| keys.keys());
+    for key in keys.filter_map(Value::as_str).filter(|key| !known.contains(key)) {
+        left.push(format!("{shown}: {key}: there is nothing like it here"));
+    }
 }
 
 /// What of SLURM a component is made of, and what each is divided by.

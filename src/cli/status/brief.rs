@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use jiff::Timestamp;
+
 use super::amount_state::AmountState;
 use super::collector::Collector;
 use super::trouble::trouble;
@@ -9,8 +11,9 @@ use super::view::View;
 use crate::cli::exit::Failed;
 use crate::cli::setup::count;
 use crate::cli::standing;
-use crate::cli::text::{cut, fold, moment, thousands};
+use crate::cli::text::{cut, fold, moment, soon, span, thousands};
 use crate::daemon::health::LITTLE_ROOM;
+use crate::daemon::instance::{Running, Told};
 use crate::ledger::Ledger;
 use crate::ledger::db::clock::CLOCKS_AGREE;
 use crate::ledger::views::report::Stray;
@@ -61,11 +64,16 @@ pub(super) fn daemon(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         writeln!(out, "{}", fold(words, 2))?;
         return Ok(());
     };
-    let since = daemon.told.as_ref().map(|told| format!(", since {}", moment(told.since, view.now)));
+    running(out, daemon, view.now)
+}
+
+/// A daemon that runs, and whether its last reload was refused.
+pub(super) fn running(out: &mut dyn Write, daemon: &Running, now: Timestamp) -> Result<(), Failed> {
+    let since = daemon.told.as_ref().map(|told| format!(", since {}", moment(told.since, now)));
     writeln!(out, "{}", fold(&format!("Daemon: {}{}.", daemon.name(), since.unwrap_or_default()), 2))?;
-    if let Some((at, words)) = daemon.told.as_ref().and_then(|told| told.reload_refused.as_ref()) {
-        let words = cut(&words.replace('\n', ";"), 300);
-        writeln!(out, "{}", fold(&format!("  Reload refused at {}: {words}", moment(*at, view.now)), 4))?;
+    if let Some((at, words)) = daemon.told.as_ref().and_then(Told::refusal) {
+        let words = cut(&words, 300);
+        writeln!(out, "{}", fold(&format!("  Reload refused at {}: {words}", moment(at, now)), 4))?;
     }
     Ok(())
 }
@@ -78,7 +86,7 @@ pub(super) fn server(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
             1 => "1 try".to_owned(),
             number => format!("{number} tries"),
         };
-        let (cause, next) = (paused.cause.words(), moment(paused.retry.next, view.now));
+        let (cause, next) = (paused.cause.words(), soon(paused.retry.next, view.now));
         let words = cut(&paused.retry.words, 250);
         let line = format!("Waldur: {cause}{since} ({tries}), paused until {next}: {words}");
         writeln!(out, "{}\n{}", fold(&line, 2), fold(&format!("  {}", paused.cause.remedy()), 2))?;
@@ -88,14 +96,19 @@ pub(super) fn server(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         let line = format!("Waldur: the token has no role for offering {offering}, known since {since}.");
         writeln!(out, "{}\n{}", fold(&line, 2), fold(&format!("  {}", Cause::Role.remedy()), 2))?;
     }
-    if server.paused.is_none() && server.without_role.is_empty() {
+    if let Some((since, words)) = &server.reports_refused {
+        let (since, words) = (moment(*since, view.now), cut(words, 250));
+        let line = format!("Waldur: all that is posted is refused since {since}: {words}");
+        writeln!(out, "{}\n{}", fold(&line, 2), fold(&format!("  {}", Cause::Role.remedy()), 2))?;
+    }
+    if server.paused.is_none() && !server.is_refused() {
         let answered = server.answered.map(|at| format!("answered at {}", moment(at, view.now)));
         let answered = answered.unwrap_or_else(|| "not asked yet".to_owned());
         writeln!(out, "{}", fold(&format!("Waldur: {} {answered}.", view.url), 2))?;
     }
     if let Some(skew) = server.skew.filter(|skew| skew.abs() > SKEWED) {
-        let (seconds, way) = (skew.abs() / 1_000_000, if skew > 0 { "ahead of" } else { "behind" });
-        writeln!(out, "  Its clock is {seconds} s {way} ours; synchronise them.")?;
+        let (apart, way) = (span(skew.abs() / 1_000_000), if skew > 0 { "ahead of" } else { "behind" });
+        writeln!(out, "  Its clock is {apart} {way} ours; synchronise them.")?;
     }
     Ok(())
 }
@@ -132,8 +145,8 @@ pub(super) fn agents(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
             ));
         }
         if agent.retired.is_none() && agent.skew.abs() > CLOCKS_AGREE {
-            let seconds = agent.skew.as_secs();
-            lines.push(format!("{}: its clock is {seconds} s from the database's", agent.name));
+            let apart = span(agent.skew.abs().as_secs());
+            lines.push(format!("{}: its clock is {apart} from the database's", agent.name));
         }
     }
     for line in lines.iter().take(SHOWN) {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::cli::exit::Failed;
 use crate::cli::setup::{Setup, count};
-use crate::cli::text::{cut, moment};
+use crate::cli::text::{cut, moment, soon};
 use crate::collectors::definition::Definition;
 use crate::daemon::retry;
 use crate::ledger::Ledger;
@@ -53,6 +53,16 @@ impl Collector {
         self.fails() || quarantined || self.overdue >= OVERDUE
     }
 
+    /// Where it stands among others, the worst first: failed, read in part, otherwise in trouble, well.
+    pub(super) fn badness(&self) -> usize {
+        match self.report.last.as_ref().map(|last| last.outcome.as_str()) {
+            Some("failed") => 0,
+            Some(outcome) if outcome != "ok" => 1,
+            _ if self.is_in_trouble() => 2,
+            _ => 3,
+        }
+    }
+
     /// What is to be told of it; `daemon`: whether one is at work.
     pub(super) fn troubles(&self, now: Timestamp, daemon: bool) -> Vec<String> {
         let mut troubles = Vec::new();
@@ -69,7 +79,7 @@ impl Collector {
             troubles.push(format!("{} quarantined in the last run, not billed", last.quarantined));
         }
         if let Some(at) = self.retry.filter(|_| daemon) {
-            troubles.push(format!("the daemon tries it again at {}", moment(at, now)));
+            troubles.push(format!("the daemon tries it again at {}", soon(at, now)));
         }
         if let Some((runs, from, to)) = self.missed {
             let (from, to) = (moment(from, now), moment(to, now));

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::amount_state::AmountState;
+use crate::ledger::sent::server::RowRead;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::views::adjustments::{Adjustment, Kind};
 
@@ -34,11 +35,20 @@ pub(super) fn entries(statement: &Statement, users: bool) -> Vec<(&str, &str, &E
     all
 }
 
-pub(super) fn entry_json(kind: &str, name: &str, entry: &Entry, waits: Option<&str>) -> Value {
+/// `row`: Waldur's, as it was last read; shares have none.
+pub(super) fn entry_json(
+    (kind, name): (&str, &str),
+    entry: &Entry,
+    row: Option<&RowRead>,
+    waits: Option<&str>,
+) -> Value {
     let (state, why) = state(entry, waits);
+    let holds = entry.holds(row);
     let acknowledged = entry.acknowledged.as_ref();
     json!({
         kind: name, "amount": entry.exact, "posted": entry.posted.map(|posted| format!("{posted:.2}")),
+        "waldur_holds": holds.as_ref().map(|holds| format!("{:.2}", holds.amount)),
+        "waldur_holds_at": holds.as_ref().map(|holds| holds.at.to_string()),
         "acknowledged": acknowledged.map(|a| format!("{:.2}", a.amount)),
         "acknowledged_at": acknowledged.map(|a| a.at.to_string()),
         "acknowledged_how": acknowledged.map(|a| &a.how),

@@ -34,7 +34,10 @@ pub(super) fn status(setup: &Setup, as_json: bool, out: &mut dyn Write) -> Resul
         let last = queue.collector_report(&name)?.last.filter(|run| run.outcome == "failed");
         failing.extend(last.map(|run| (name, run.message.unwrap_or_default())));
     }
+    let daemon = instance::running(queue.place());
+    let refused = daemon.as_ref().and_then(|daemon| daemon.told.as_ref()?.refusal());
     let exit = match (failing.is_empty(), waiting) {
+        _ if refused.is_some() => Exit::Config,
         (false, _) => Exit::Collector,
         (true, 0) => Exit::Ok,
         (true, _) => Exit::Pending,
@@ -50,10 +53,13 @@ pub(super) fn status(setup: &Setup, as_json: bool, out: &mut dyn Write) -> Resul
         writeln!(out, "{shown:#}")?;
         return Ok(Some(exit));
     }
-    let mut lines = vec![match instance::running(queue.place()) {
+    let mut lines = vec![match daemon {
         Some(daemon) => format!("Daemon: {}.", daemon.name()),
         None => "Daemon: not running.".to_owned(),
     }];
+    lines.extend(refused.map(|(at, words)| {
+        format!("Reload refused at {}: {}", moment(at, setup.clock.now()), cut(&words, 300))
+    }));
     lines.push(format!(
         "Agent {agent}: the role `{}` may only append to the ledger {}. Amounts, and what Waldur holds, are shown where a role \
          may read them.",

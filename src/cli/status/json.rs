@@ -14,6 +14,7 @@ use super::entry::{adjustment_json, entry_json};
 use super::view::{Month, Resource, View};
 use crate::cli::agents::agent_json;
 use crate::cli::exit::Failed;
+use crate::daemon::instance::{Running, Told};
 use crate::ledger::Ledger;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::Statement;
@@ -29,7 +30,6 @@ pub(super) fn write(
         .into_iter()
         .map(|state| (state.name().to_owned(), counts.get(&state).copied().unwrap_or(0).into()))
         .collect();
-    let told = view.daemon.as_ref().and_then(|daemon| daemon.told.as_ref());
     let paused = view.server.paused.as_ref();
     let unmatched = view.left.strays.iter().map(|one| {
         json!({
@@ -45,13 +45,7 @@ pub(super) fn write(
     });
     let whole = json!({
         "report": if view.shadow { "shadow" } else { "live" },
-        "daemon": {
-            "running": view.daemon.is_some(), "pid": view.daemon.as_ref().and_then(|daemon| daemon.pid),
-            "since": told.map(|told| told.since.to_string()),
-            "reload_refused": told.and_then(|told| told.reload_refused.as_ref()).map(|(at, words)| {
-                json!({ "at": at.to_string(), "words": words })
-            }),
-        },
+        "daemon": daemon(view.daemon.as_ref()),
         "server": {
             "url": view.url,
             "answered_at": view.server.answered.map(|at| at.to_string()),
@@ -61,6 +55,9 @@ pub(super) fn write(
             "failures": paused.map_or(0, |paused| paused.retry.failures),
             "words": paused.map(|paused| &paused.retry.words),
             "clock_skew_microseconds": view.server.skew,
+            "reports_refused": view.server.reports_refused.as_ref().map(|(since, words)| {
+                json!({ "since": since.to_string(), "words": words })
+            }),
             "offerings_without_role": view.server.without_role.iter().map(|(offering, since)| {
                 json!({ "offering": offering, "since": since.to_string() })
             }).collect::<Vec<_>>(),
@@ -88,6 +85,17 @@ pub(super) fn write(
     written.map_err(std::io::Error::from)?;
     writeln!(out)?;
     Ok(())
+}
+
+pub(super) fn daemon(running: Option<&Running>) -> Value {
+    let told = running.and_then(|daemon| daemon.told.as_ref());
+    json!({
+        "running": running.is_some(), "pid": running.and_then(|daemon| daemon.pid),
+        "since": told.map(|told| told.since.to_string()),
+        "reload_refused": told.and_then(Told::refusal).map(|(at, words)| {
+            json!({ "at": at.to_string(), "words": words })
+        }),
+    })
 }
 
 /// All that is written, in the order of its names.
@@ -184,22 +192,25 @@ fn statement(
         (false, None) => None,
     };
     let waits = waits.as_deref();
-    let writers = ledger.writers(statement.key)?;
+    let rows = ledger.rows_read(statement.key)?;
     let adjustments = ledger.adjustments(statement.key.resource, statement.key.period)?;
     let component = |component: &String| {
         let users = statement.users.iter().filter(|((of, _), _)| of == component);
         let users: Vec<Value> =
-            users.map(|((_, user), entry)| entry_json("user", user, entry, waits)).collect();
+            users.map(|((_, user), entry)| entry_json(("user", user), entry, None, waits)).collect();
         let of_component = adjustments.iter().filter(|one| &one.component == component);
         (users, of_component.map(adjustment_json).collect::<Vec<_>>())
     };
     let components = statement.components.iter().map(|(name, entry)| {
         let (users, adjustments) = component(name);
-        let mut shown = entry_json("component", name, entry, waits);
+        let row = rows.get(name);
+        let mut shown = entry_json(("component", name), entry, row, waits);
         (shown["users"], shown["adjustments"]) = (users.into(), adjustments.into());
-        let writer = writers.get(name);
+        let writer = row.map(|row| &row.writer);
         shown["written_by"] = json!(writer.and_then(|writer| writer.by.as_ref()));
         shown["written_at"] = json!(writer.and_then(|writer| writer.at).map(|at| at.to_string()));
+        shown["dated"] = json!(writer.and_then(|writer| writer.dated).map(|at| at.to_string()));
+        shown["written_by_us"] = json!(writer.map(|writer| view.own.wrote(writer)));
         shown
     });
     Ok(json!({

@@ -2,14 +2,12 @@
 
 use std::io::Write;
 
-use rust_decimal::Decimal;
-
 use super::brief;
 use super::entry::{entries, state, told};
 use super::view::{Month, Resource, View};
 use crate::cli::exit::Failed;
 use crate::cli::table::table;
-use crate::cli::text::{fold, moment, seconds, shorten};
+use crate::cli::text::{fold, moment, seconds, shorten, soon};
 use crate::ledger::Ledger;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::exact::Exact;
@@ -30,11 +28,11 @@ pub(super) fn write(
         for month in months {
             if let Some(statement) = ledger.statement(month.key)? {
                 writeln!(out)?;
-                amounts(out, ledger, view, (resource, month), &statement, users)?;
+                amounts(out, ledger, view, resource, &statement, users)?;
             }
         }
         if let Some(retry) = &resource.put_off {
-            let next = moment(retry.next, view.now);
+            let next = soon(retry.next, view.now);
             writeln!(out, "{}", fold(&format!("  tried again after {next}: {}", retry.words), 4))?;
         }
     }
@@ -68,7 +66,7 @@ fn amounts(
     out: &mut dyn Write,
     ledger: &Ledger,
     view: &View,
-    (resource, month): (&Resource, &Month),
+    resource: &Resource,
     statement: &Statement,
     users: bool,
 ) -> Result<(), Failed> {
@@ -83,16 +81,17 @@ fn amounts(
     writeln!(out, "{}", fold(&format!("{} ({id}), {} {how_far}{from}", resource.name, key.period), 2))?;
     let mut rows =
         table(["component", "user", "used", "to post", "Waldur holds", "since", "state"]).numbers(&[2, 3, 4]);
+    let rows_read = ledger.rows_read(key)?;
     for (component, user, entry) in entries(statement, users) {
-        let acknowledged = entry.acknowledged.as_ref();
-        let held = another_writers(month, component, user).or(acknowledged.map(|a| a.amount));
+        let row = rows_read.get(component).filter(|_| user.is_empty());
+        let holds = entry.holds(row);
         rows.add_row([
             shorten(component, 20),
             shorten(user, 14),
             approximately(&entry.exact),
             entry.posted.map_or("-".to_owned(), |posted| format!("{posted:.2}")),
-            held.map_or("-".to_owned(), |held| format!("{held:.2}")),
-            acknowledged.map_or("-".to_owned(), |a| moment(a.at, view.now)),
+            holds.as_ref().map_or("-".to_owned(), |holds| format!("{:.2}", holds.amount)),
+            holds.map_or("-".to_owned(), |holds| moment(holds.at, view.now)),
             state(entry, None).0.name().to_owned(),
         ]);
     }
@@ -112,13 +111,6 @@ fn amounts(
         }
     }
     Ok(())
-}
-
-/// What the server holds of another writer.
-fn another_writers(month: &Month, component: &str, user: &str) -> Option<Decimal> {
-    let reasons = [Reason::Conflict, Reason::Unadoptable].map(Reason::name);
-    let block = month.blocks.iter().find(|at| at.component == component && at.user == user)?;
-    block.amount.filter(|_| reasons.contains(&block.block.reason.as_str()))
 }
 
 fn kept_back(

@@ -3,12 +3,12 @@
 use super::amount_state::AmountState;
 use super::view::{Resource, View};
 use crate::cli::exit::Failed;
-use crate::cli::text::{cut, moment, shorten};
+use crate::cli::text::{cut, moment, shorten, soon};
 use crate::ledger::Ledger;
 use crate::ledger::sent::blocked::Blocked;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::{Entry, Statement};
-use crate::submitter::reason::{Reason, waits};
+use crate::submitter::reason::{Reason, State, waits};
 
 /// So many components are named.
 const NAMED: usize = 4;
@@ -35,13 +35,19 @@ pub(super) fn trouble(
         let Some(retry) = resource.put_off.as_ref().filter(|_| resource.state == AmountState::Pending) else {
             return Ok(None);
         };
-        let next = moment(retry.next, view.now);
+        let next = soon(retry.next, view.now);
         let words = cut(&retry.words, 120);
         return Ok(Some((format!("{name}, pending: tried again at {next}: {words}"), String::new())));
     };
     let Some(statement) = ledger.statement(*key)? else { return Ok(None) };
     let said = match Reason::named(reason) {
         Some(Reason::Conflict | Reason::Unadoptable) => disputed(ledger, view, &statement, group)?,
+        Some(Reason::RulesChanged) => {
+            format!("the rules were changed: {}", both_sides(&statement, group, |_| None))
+        }
+        Some(Reason::SameIds) => {
+            format!("the same readings are counted twice: {}", both_sides(&statement, group, |_| None))
+        }
         _ => kept_back(&statement, group),
     };
     let more = match groups.len() {
@@ -72,10 +78,20 @@ fn disputed(
     statement: &Statement,
     group: &[&Blocked],
 ) -> Result<String, Failed> {
-    let writers = ledger.writers(statement.key)?;
+    let rows = ledger.rows_read(statement.key)?;
     let written = |at: &Blocked| {
-        writers.get(&at.component).and_then(|writer| writer.words(|instant| moment(instant, view.now)))
+        let writer = &rows.get(&at.component)?.writer;
+        writer.words(view.own.wrote(writer), |instant| moment(instant, view.now))
     };
+    Ok(both_sides(statement, group, written))
+}
+
+/// What Waldur holds of each component, and what the ledger has; `written`: who wrote Waldur's.
+fn both_sides(
+    statement: &Statement,
+    group: &[&Blocked],
+    written: impl Fn(&Blocked) -> Option<String>,
+) -> String {
     let (mut holds, mut has) = (Vec::new(), Vec::new());
     for (index, at) in group.iter().take(NAMED).enumerate() {
         let entry = statement.entry(&at.component, &at.user);
@@ -90,16 +106,17 @@ fn disputed(
     }
     let more = group.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Ok(format!("Waldur holds {}{more}; the ledger has {}.", holds.join(", "), has.join(", ")))
+    format!("Waldur holds {}{more}; the ledger has {}.", holds.join(", "), has.join(", "))
 }
 
 /// `cpu_hours 32.00, mem 3.00: These components are invalid`
 fn kept_back(statement: &Statement, group: &[&Blocked]) -> String {
     let named = group.iter().take(NAMED).map(|at| {
-        let amount = statement
-            .entry(&at.component, &at.user)
-            .and_then(|entry| entry.stranded().or(entry.posted))
-            .or(at.amount);
+        let entry = statement.entry(&at.component, &at.user);
+        // Of what is stranded, what is left of it.
+        let left = if at.block.state == State::Stranded.name() { at.amount } else { None };
+        let left = left.or_else(|| entry.and_then(Entry::stranded));
+        let amount = left.or_else(|| entry.and_then(|entry| entry.posted)).or(at.amount);
         amount.map_or_else(|| place(at), |amount| format!("{} {amount:.2}", place(at)))
     });
     let named = named.collect::<Vec<_>>().join(", ");

@@ -28,6 +28,7 @@ use crate::submitter::left::Left;
 use crate::submitter::next_try::NextTry;
 use crate::submitter::pause;
 use crate::submitter::reason::waits;
+use crate::submitter::writer::OwnNames;
 
 #[derive(Debug)]
 pub(super) struct View {
@@ -43,6 +44,8 @@ pub(super) struct View {
     pub(super) daemon: Option<Running>,
     pub(super) url: String,
     pub(super) server: pause::ServerStatus,
+    /// What rows call this token's user.
+    pub(super) own: OwnNames,
     pub(super) collectors: Vec<Collector>,
     /// The hosts of a shared ledger.
     pub(super) agents: Vec<AgentReport>,
@@ -98,6 +101,7 @@ impl View {
         for definition in setup.definitions.iter() {
             collectors.push(Collector::of(ledger, setup, definition)?);
         }
+        collectors.sort_by_key(Collector::badness);
         let agents = ledger.agents()?;
         let left = Left::of(ledger, &setup.collectors())?;
         let server = pause::ServerStatus::of(ledger)?;
@@ -111,8 +115,10 @@ impl View {
             Some((None, format!("the file system of {} is read-only", path.display())))
         };
         let failing = told.or_else(read_only);
-        // Nothing can be recorded there.
-        let exit = if free == Some(0) || failing.is_some() {
+        let reload_refused =
+            daemon.as_ref().and_then(|daemon| daemon.told.as_ref()?.reload_refused.as_ref()).is_some();
+        // Nothing can be recorded there, or it is not what the file says that is done.
+        let exit = if free == Some(0) || failing.is_some() || reload_refused {
             Exit::Config
         } else if server.is_refused() {
             Exit::Token
@@ -133,6 +139,7 @@ impl View {
             daemon,
             url: setup.settings.waldur.as_ref().map_or_else(String::new, |waldur| waldur.api.to_string()),
             server,
+            own: OwnNames::of(ledger)?,
             collectors,
             agents,
             left,

@@ -82,7 +82,7 @@ fn server(view: &Overview) -> Markup {
             }
             None => {
                 @match view.server.answered {
-                    Some(at) if view.server.without_role.is_empty() => {
+                    Some(at) if !view.server.is_refused() => {
                         p class="good" { "Answered at " (moment(at)) "." }
                     }
                     Some(at) => { p { "Answered at " (moment(at)) "." } }
@@ -102,13 +102,16 @@ fn wrong(view: &Overview) -> Markup {
         .collect();
     html! {
         @if failing.is_empty() && view.blocked.is_empty() && view.server.paused.is_none()
-            && view.server.without_role.is_empty() && view.troubles.is_empty()
+            && !view.server.is_refused() && view.troubles.is_empty()
         {
             p class="good" { "Nothing." }
         }
         ul class="troubles" {
             @for (offering, _) in &view.server.without_role {
                 li { "The token has no role for offering " (offering) ". " (Cause::Role.remedy()) }
+            }
+            @if let Some((since, words)) = &view.server.reports_refused {
+                li { "All that is posted is refused since " (moment(*since)) ": " (words) " " (Cause::Role.remedy()) }
             }
             @for words in &view.troubles { li { (words) } }
             @for (collector, last) in failing {

@@ -14,6 +14,7 @@ use crate::daemon::stats::Stats;
 use crate::daemon::{Agent, health};
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::sent::blocked::Blocked;
+use crate::ledger::sent::server::RowRead;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::views::calls::Call;
 use crate::ledger::views::explain::SeriesPart;
@@ -24,6 +25,7 @@ use crate::metering::period::{BillingPeriod, BillingZone};
 use crate::submitter::left::Left;
 use crate::submitter::pause::ServerStatus;
 use crate::submitter::reason::waits;
+use crate::submitter::writer::OwnNames;
 
 /// Resources on a page.
 pub(super) const A_PAGE: usize = 50;
@@ -181,6 +183,7 @@ fn rows(ledger: &Ledger, statements: Vec<Statement>) -> Result<Vec<Row>, LedgerE
     for statement in statements {
         resources.entry(statement.key.resource).or_default().push(statement);
     }
+    let own = OwnNames::of(ledger)?;
     let mut units: BTreeMap<Uuid, BTreeMap<String, String>> = BTreeMap::new();
     let mut rows = Vec::with_capacity(resources.len());
     for (uuid, statements) in resources {
@@ -192,14 +195,16 @@ fn rows(ledger: &Ledger, statements: Vec<Statement>) -> Result<Vec<Row>, LedgerE
         }
         let mut numbers: BTreeMap<String, Number> = BTreeMap::new();
         for statement in &statements {
-            let writers = ledger.writers(statement.key)?;
+            let rows = ledger.rows_read(statement.key)?;
             for (component, entry) in &statement.components {
                 let number = numbers.entry(component.clone()).or_default();
                 number.component.clone_from(component);
                 let unit = units.get(&offering).and_then(|of| of.get(component));
                 number.unit = unit.cloned().unwrap_or_default();
-                number.add(entry);
-                number.written = writers.get(component).and_then(|writer| writer.words(moment));
+                let row = rows.get(component);
+                number.add(entry, row);
+                let words = |row: &RowRead| row.writer.words(own.wrote(&row.writer), moment);
+                number.written = row.and_then(words);
             }
         }
         let (customer, project) =
@@ -211,7 +216,7 @@ fn rows(ledger: &Ledger, statements: Vec<Statement>) -> Result<Vec<Row>, LedgerE
 }
 
 impl Number {
-    fn add(&mut self, entry: &Entry) {
+    fn add(&mut self, entry: &Entry, row: Option<&RowRead>) {
         let sum = |one: Option<Decimal>, other: Option<Decimal>| match (one, other) {
             (Some(one), Some(other)) => one.checked_add(other),
             (one, other) => one.or(other),
@@ -220,7 +225,7 @@ impl Number {
             self.used += used;
         }
         self.posted = sum(self.posted, entry.posted);
-        self.holds = sum(self.holds, entry.acknowledged.as_ref().map(|known| known.amount));
+        self.holds = sum(self.holds, entry.holds(row).map(|holds| holds.amount));
         let state = entry.state();
         if self.state.is_empty() || rank(state) < rank(&self.state) {
             state.clone_into(&mut self.state);
@@ -301,7 +306,7 @@ impl OneResource {
         }
         let mut users: BTreeMap<(String, String), Number> = BTreeMap::new();
         for (place, entry) in statements.iter().flat_map(|statement| &statement.users) {
-            users.entry(place.clone()).or_default().add(entry);
+            users.entry(place.clone()).or_default().add(entry, None);
         }
         let empty = || {
             let (customer, project) = known

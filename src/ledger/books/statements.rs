@@ -18,8 +18,8 @@ use super::sourced_meters::{SourcedMeter, SourcedMeters, meters_of};
 use super::targets;
 use crate::ledger::db::columns::{decimal, from_cents, instant, micros, to_cents, two_decimals};
 use crate::ledger::db::event::{About, EventKind, tell};
-use crate::ledger::db::rules::{InForce, Version};
-use crate::ledger::db::sql::{self, Connection, params};
+use crate::ledger::db::rules::{InForce, Version, of_component};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::adjustment::{Onward, Shares, can_be_carried, onward};
 use crate::metering::exact::{Exact, Rounding};
@@ -188,14 +188,20 @@ impl Stating<'_> {
         Ok(())
     }
 
-    /// Whether rules that hold in this month were recorded after the part was last stated.
+    /// Whether rules that make the component otherwise were recorded after the part was last stated. Others make no
+    /// difference to it.
     fn rules_changed_since(&self, (part, _): &(i64, String)) -> sql::Result<bool> {
-        self.connection
+        let stated: Option<i64> = self
+            .connection
             .prepare_cached(
-                "SELECT 1 FROM statement JOIN rules ON rules.id = ?4 AND rules.recorded >= statement.changed
-                 WHERE resource = ?1 AND statement.period = ?2 AND part = ?3",
+                "SELECT changed FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3",
             )?
-            .exists(params![self.place.resource, self.place.period, part, self.version.id])
+            .query_row(params![self.place.resource, self.place.period, part], |row| row.get(0))
+            .optional()?;
+        let before = stated.and_then(|stated| self.in_force.before_since(self.month, instant(stated)));
+        let Some(before) = before else { return Ok(false) };
+        let of = |version| of_component(version, self.place.component);
+        Ok(of(before)? != of(self.version)?)
     }
 
     /// Whether readings that look like earlier ones came after the part was last stated.

@@ -287,8 +287,8 @@ impl LedgerError {
 
     fn full(path: &Path) -> Self {
         Self::passing(format!(
-            "no space left on the disk of the ledger {}: what was just to be written is not kept, everything before it is. \
-             Free some space; the agent goes on by itself.",
+            "no space left on the disk of the ledger {}: nothing can be recorded or reported, and what was recorded before \
+             is kept. Free some space; a daemon goes on by itself.",
             path.display()
         ))
         .because(Cause::Full)
@@ -315,7 +315,7 @@ pub fn is_read_only(path: &Path) -> bool {
 }
 
 /// Whether the file system of the ledger has no block left.
-fn has_no_room(path: &Path) -> bool {
+pub(super) fn has_no_room(path: &Path) -> bool {
     let folder = path.parent().unwrap_or(Path::new("/"));
     nix::sys::statvfs::statvfs(folder).is_ok_and(|disk| disk.blocks_available() == 0)
 }

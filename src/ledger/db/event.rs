@@ -69,6 +69,11 @@ impl Event {
         (some(&self.resource), some(&self.component), some(&self.period))
     }
 
+    /// Whether somebody should look: rules and readings that change or hold back what is billed.
+    pub fn is_warning(&self) -> bool {
+        [EventKind::Rules, EventKind::Held].iter().any(|kind| kind.name() == self.kind)
+    }
+
     /// As one line of a log; `name`: the resource's.
     pub fn sentence(&self, name: Option<&str>) -> String {
         let resource = match name.filter(|name| !name.is_empty()) {

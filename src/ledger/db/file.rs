@@ -8,9 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::error::{LedgerError, is_read_only};
+use super::error::{LedgerError, has_no_room, is_read_only};
 use super::inspect::inspect;
 use super::{schema, sql};
 
@@ -64,7 +65,9 @@ pub(super) fn open_to_read(path: &Path) -> Result<sql::Connection, LedgerError> 
     if !path.exists() {
         return Err(LedgerError::absent(path));
     }
-    match connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).or_else(|error| unchanging(path).ok_or(error)?)? {
+    let opened = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .or_else(|error| unchanging(path).or_else(|| without_room(path)).ok_or(error)?);
+    match opened? {
         (_, version) if version < schema::VERSION => Err(LedgerError::absent(path)),
         (connection, _) => Ok(connection.into()),
     }
@@ -82,6 +85,19 @@ fn unchanging(path: &Path) -> Option<Result<(Connection, i64), LedgerError>> {
     let quoted = path.to_str()?.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
     let uri = format!("file:{quoted}?immutable=1");
     Some(connect(Path::new(&uri), OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI))
+}
+
+/// The same on a full disk, where SQLite can't make the file by which those who have it open share what they know of its log:
+/// this one keeps it in memory, which takes that nobody else has it open, and leaves the log as it is.
+fn without_room(path: &Path) -> Option<Result<(Connection, i64), LedgerError>> {
+    if !has_no_room(path) {
+        return None;
+    }
+    let alone = |connection: &Connection| {
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
+    };
+    Some(connect_so(path, OpenFlags::SQLITE_OPEN_READ_WRITE, alone))
 }
 
 /// A ledger that is gone when it is dropped.
@@ -106,10 +122,20 @@ pub(super) fn verify(connection: &Connection, path: &Path) -> Result<(), LedgerE
 
 /// A connection, and the version of what it leads to.
 fn connect(path: &Path, how: OpenFlags) -> Result<(Connection, i64), LedgerError> {
+    connect_so(path, how, |_| Ok(()))
+}
+
+/// The same, with what is to be said before the file is looked into.
+fn connect_so(
+    path: &Path,
+    how: OpenFlags,
+    first: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> Result<(Connection, i64), LedgerError> {
     let wrap = |error| LedgerError::from_sql(&path.into(), sql::Error::Sqlite(error));
     let connection =
         Connection::open_with_flags(path, how | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(wrap)?;
     connection.busy_timeout(Duration::from_secs(10)).map_err(wrap)?;
+    first(&connection).map_err(wrap)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let version = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap)?;
     if version > schema::VERSION {

@@ -82,6 +82,15 @@ impl InForce {
         next.map_or(Timestamp::MAX, |next| next.recorded)
     }
 
+    /// The rules that held in this month before those that were recorded at this instant or later; `None`: none were.
+    pub fn before_since(&self, period: BillingPeriod, since: Timestamp) -> Option<&Version> {
+        if self.in_month(period).recorded < since {
+            return None;
+        }
+        let before = self.before_in_month(period);
+        before.iter().find(|version| version.recorded < since).or(before.last()).copied()
+    }
+
     /// Versions that hold in some month: those that no later one for the same month has replaced.
     pub fn effective(&self) -> Vec<&Version> {
         let replaced =
@@ -104,6 +113,19 @@ impl InForce {
 
 fn of<'a>(rules: &'a [Rules], collector: &str) -> Option<&'a Rules> {
     rules.iter().find(|rules| rules.collector == collector)
+}
+
+/// What makes a component by these rules; not what is only sent along with it.
+pub(in crate::ledger) fn of_component(version: &Version, component: &str) -> sql::Result<String> {
+    let mut rules = version.rules.clone();
+    for rules in &mut rules {
+        rules.meters.retain(|meter| meter.component == component);
+        for meter in &mut rules.meters {
+            (meter.description, meter.recurring, meter.missing_usage_policy) = (None, None, None);
+        }
+    }
+    rules.retain(|rules| !rules.meters.is_empty());
+    text(&rules)
 }
 
 /// Whether these are still the last that were recorded.
@@ -143,8 +165,8 @@ pub(in crate::ledger) fn load(connection: &Connection, configured: &Rulebook) ->
         versions.push(Version { id, from: period.parse().ok(), recorded: instant(recorded), rules });
     }
     if versions.is_empty() {
-        let recorded = Timestamp::UNIX_EPOCH;
-        versions.push(Version { id: 0, from: None, recorded, rules: configured.rules.clone() });
+        let (recorded, rules) = (Timestamp::UNIX_EPOCH, configured.rules.clone());
+        versions.push(Version { id: 0, from: None, recorded, rules });
     }
     Ok(InForce {
         zone: zone.unwrap_or_else(|| configured.zone.clone()),

@@ -568,7 +568,7 @@ CREATE INDEX plan_period_of_resource ON plan_period (resource);
 -- When a resource's plan periods were last looked up, for which month and plan.
 CREATE TABLE plan_look (resource TEXT PRIMARY KEY, period TEXT NOT NULL, plan TEXT NOT NULL, at INTEGER NOT NULL, found INTEGER NOT NULL) WITHOUT ROWID;
 
--- The server's rows as they were last read: their UUIDs are where users' amounts go.
+-- The server's rows as they were last read: what they held, and their UUIDs, where users' amounts go.
 CREATE TABLE usage_row (
     resource TEXT NOT NULL,
     period TEXT NOT NULL,
@@ -576,8 +576,10 @@ CREATE TABLE usage_row (
     component TEXT NOT NULL,
     uuid TEXT NOT NULL,
     read INTEGER NOT NULL,
+    amount TEXT NOT NULL,         -- what it held then, whoever wrote it
     written_by TEXT,              -- who wrote it last, as the server names them, and when
     written_at INTEGER,
+    dated INTEGER,                -- its `date`, which whoever reports may choose
     PRIMARY KEY (resource, period, part, component)
 ) WITHOUT ROWID;
 

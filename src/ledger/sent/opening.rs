@@ -10,6 +10,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::record::{Amount, StatementKey, note_read};
+use super::statement::Statement;
 use crate::ledger::books::adjustment::part_of;
 use crate::ledger::books::catalog::recount_resource;
 use crate::ledger::books::cuts::plans;
@@ -19,7 +20,7 @@ use crate::ledger::books::unstated::changed_components;
 use crate::ledger::db::columns::{decimal, from_cents, instant, micros, to_cents, two_decimals};
 use crate::ledger::db::sql::{self, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
-use crate::metering::adjustment::onward;
+use crate::metering::adjustment::{Onward, onward};
 use crate::metering::period::BillingPeriod;
 
 /// A recorded opening balance, as `status` and `explain` show it.
@@ -92,11 +93,20 @@ impl Ledger {
         key: StatementKey,
         component: &str,
     ) -> Result<Result<(), &'static str>, LedgerError> {
+        Ok(self.goes_on(key, component)?.map(|_| ()))
+    }
+
+    /// How a component goes on from an opening balance; why it can't, if it can't.
+    pub fn goes_on(
+        &self,
+        key: StatementKey,
+        component: &str,
+    ) -> Result<Result<Onward, &'static str>, LedgerError> {
         let version = self.in_force.in_month(key.period);
         self.look(|connection| {
             let makers = meters_of(connection, version, component)?;
             let makers = makers.of(connection, &key.resource.to_string())?;
-            Ok(onward(makers.iter().map(|maker| maker.measure)).map(|_| ()))
+            Ok(onward(makers.iter().map(|maker| maker.measure)))
         })
     }
 
@@ -107,6 +117,19 @@ impl Ledger {
             let makers = meters_of(connection, version, component)?;
             let makers = makers.of(connection, &key.resource.to_string())?;
             Ok(makers.iter().all(|maker| maker.measure.adds_up()))
+        })
+    }
+
+    /// What the statement would be if this were its opening balance; nothing is kept.
+    pub fn rehearse_adopting(
+        &mut self,
+        key: StatementKey,
+        opening: Opening,
+        now: Timestamp,
+    ) -> Result<Option<Statement>, LedgerError> {
+        self.rehearse(|ledger| {
+            ledger.adopt(key, opening, now)?;
+            ledger.statement(key)
         })
     }
 

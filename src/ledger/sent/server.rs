@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::record::StatementKey;
-use crate::ledger::db::columns::{instant, micros, uuid_column};
+use crate::ledger::db::columns::{decimal, instant, micros, two_decimals, uuid_column};
 use crate::ledger::db::sql::{self, OptionalExtension, Row, params};
 use crate::ledger::db::{Ledger, LedgerError};
 
@@ -35,22 +36,39 @@ impl Retry {
 pub struct Writer {
     /// A number, a name or an address, depending on the server's version.
     pub by: Option<String>,
+    /// When it was written, where the row tells.
     pub at: Option<Timestamp>,
+    /// The row's `date`: whoever reports may choose it, so that it does not tell when that was.
+    pub dated: Option<Timestamp>,
 }
 
 impl Writer {
-    /// `written 04:54Z by user 99`; `moment`: how instants are shown. `None`: the server says nothing.
-    pub fn words(&self, moment: impl Fn(Timestamp) -> String) -> Option<String> {
+    /// `written 04:54Z by user 99`, or `dated 04:54Z, by user 99` where only the date is known; `ours`: it is the user whose
+    /// token this agent has; `moment`: how instants are shown. `None`: the server says nothing.
+    pub fn words(&self, ours: bool, moment: impl Fn(Timestamp) -> String) -> Option<String> {
         // Of an address, what it ends in says who it is.
         let by = self.by.as_deref().map(|by| by.trim_end_matches('/'));
         let by = by.map(|by| by.rsplit('/').next().unwrap_or(by)).filter(|by| !by.is_empty());
-        match (self.at.map(moment), by) {
-            (Some(at), Some(by)) => Some(format!("written {at} by user {by}")),
-            (Some(at), None) => Some(format!("written {at} by nobody named")),
-            (None, Some(by)) => Some(format!("written by user {by}")),
-            (None, None) => None,
+        let by = by.map(|by| if ours { "this agent's user".to_owned() } else { format!("user {by}") });
+        match (self.at.map(&moment), self.dated.map(&moment), by) {
+            (Some(at), _, Some(by)) => Some(format!("written {at} by {by}")),
+            (Some(at), _, None) => Some(format!("written {at} by nobody named")),
+            (None, Some(date), Some(by)) => Some(format!("dated {date}, by {by}")),
+            (None, Some(date), None) => Some(format!("dated {date}, by nobody named")),
+            (None, None, Some(by)) => Some(format!("written by {by}")),
+            (None, None, None) => None,
         }
     }
+}
+
+/// A row of the server's, as it was last read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowRead {
+    pub uuid: Uuid,
+    /// What it held, whoever wrote it.
+    pub amount: Decimal,
+    pub at: Timestamp,
+    pub writer: Writer,
 }
 
 impl Ledger {
@@ -174,50 +192,56 @@ impl Ledger {
         })
     }
 
-    /// Who wrote the rows of a statement's components, and when, as they were last read.
-    pub fn writers(&self, key: StatementKey) -> Result<BTreeMap<String, Writer>, LedgerError> {
+    /// The rows of a statement's components, as they were last read.
+    pub fn rows_read(&self, key: StatementKey) -> Result<BTreeMap<String, RowRead>, LedgerError> {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT component, written_by, written_at FROM usage_row
+                    "SELECT component, uuid, amount, read, written_by, written_at, dated FROM usage_row
                      WHERE resource = ?1 AND period = ?2 AND part = ?3",
                 )?
                 .query_map(
                     params![key.resource.to_string(), key.period.to_string(), micros(key.part)],
                     |row| {
-                        let at = row.get::<_, Option<i64>>(2)?.map(instant);
-                        Ok((row.get(0)?, Writer { by: row.get(1)?, at }))
+                        let (at, dated): (Option<i64>, Option<i64>) = (row.get(5)?, row.get(6)?);
+                        let (at, dated) = (at.map(instant), dated.map(instant));
+                        let writer = Writer { by: row.get(4)?, at, dated };
+                        let (uuid, at) = (uuid_column(row, 1)?, instant(row.get(3)?));
+                        let amount = decimal(row.get(2)?).unwrap_or_default();
+                        Ok((row.get(0)?, RowRead { uuid, amount, at, writer }))
                     },
                 )?
                 .collect()
         })
     }
 
-    /// Notes a row that was read, and who wrote it.
+    /// Notes a row that was read.
     pub fn put_usage_row(
         &mut self,
         key: StatementKey,
         component: &str,
-        (row, writer): (Uuid, &Writer),
-        now: Timestamp,
+        row: &RowRead,
     ) -> Result<(), LedgerError> {
         self.transact(|connection, _| {
             connection
                 .prepare_cached(
-                    "INSERT INTO usage_row (resource, period, part, component, uuid, read, written_by, written_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-                     ON CONFLICT (resource, period, part, component)
-                     DO UPDATE SET uuid = ?5, read = ?6, written_by = ?7, written_at = ?8",
+                    "INSERT INTO usage_row (resource, period, part, component, uuid, read, amount, written_by, written_at,
+                        dated)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+                     ON CONFLICT (resource, period, part, component) DO UPDATE SET uuid = ?5, read = ?6, amount = ?7,
+                        written_by = ?8, written_at = ?9, dated = ?10",
                 )?
                 .execute(params![
                     key.resource.to_string(),
                     key.period.to_string(),
                     micros(key.part),
                     component,
-                    row.to_string(),
-                    micros(now),
-                    writer.by,
-                    writer.at.map(micros)
+                    row.uuid.to_string(),
+                    micros(row.at),
+                    two_decimals(row.amount),
+                    row.writer.by,
+                    row.writer.at.map(micros),
+                    row.writer.dated.map(micros)
                 ])?;
             Ok(())
         })

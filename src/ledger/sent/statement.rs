@@ -8,6 +8,7 @@ use rust_decimal::Decimal;
 
 use super::blocked::{Block, blocks_of_all};
 use super::record::{Acknowledged, Known, Open, Scope, StatementKey, each_of, has_shares, key, known_of_all};
+use super::server::RowRead;
 use crate::ledger::db::columns::{decimal, instant};
 use crate::ledger::db::sql::{self, Connection};
 use crate::ledger::db::{Ledger, LedgerError};
@@ -48,6 +49,15 @@ pub struct Entry {
     pub block: Option<Block>,
     /// Its month is only compared: nothing of it is to be sent.
     pub shadow: bool,
+}
+
+/// What the server holds, as far as is known, and how and when that became known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holds {
+    pub amount: Decimal,
+    /// `accepted` or `read`.
+    pub how: String,
+    pub at: Timestamp,
 }
 
 impl Statement {
@@ -98,6 +108,19 @@ impl Entry {
     /// What the server holds of it, as far as is known.
     pub fn held(&self) -> Decimal {
         self.acknowledged.as_ref().map_or(Decimal::ZERO, |known| known.amount)
+    }
+
+    /// What the server holds, for people: the number that was last accepted from us or taken for ours, or another one that was
+    /// read since, whoever wrote it. `row`: its row as it was last read; shares have none.
+    pub fn holds(&self, row: Option<&RowRead>) -> Option<Holds> {
+        let known = self.acknowledged.as_ref();
+        let is_later =
+            |row: &&RowRead| known.is_none_or(|known| known.amount != row.amount && row.at > known.at);
+        match (row.filter(is_later), known) {
+            (Some(row), _) => Some(Holds { amount: row.amount, how: "read".to_owned(), at: row.at }),
+            (None, Some(known)) => Some(Holds { amount: known.amount, how: known.how.clone(), at: known.at }),
+            (None, None) => None,
+        }
     }
 
     /// A share that belongs to what was accepted, and is not there yet.

@@ -11,7 +11,7 @@ use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResour
 use crate::ledger::db::sql::ToSql;
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::ledger::sent::record::{StatementKey, key};
-use crate::ledger::sent::statement::{Entry as Number, Statement};
+use crate::ledger::sent::statement::{Entry as Number, Holds, Statement};
 use crate::metering::period::BillingPeriod;
 
 /// A statement as it is exported.
@@ -34,6 +34,8 @@ pub struct ExportedAmount {
     /// '' is the total.
     pub user: String,
     pub entry: Number,
+    /// What Waldur holds, and since when that is known.
+    pub holds: Option<Holds>,
     /// The call that told Waldur what it holds; `read` where it was found there.
     pub call: Option<String>,
 }
@@ -107,12 +109,18 @@ impl Ledger {
             let holds =
                 |plan: &&KnownPlanPeriod| plan.start <= key.part && plan.end.is_none_or(|end| key.part < end);
             let plan_period = self.plan_periods(key.resource)?.iter().rfind(holds).map(|plan| plan.uuid);
+            let rows = self.rows_read(key)?;
             let totals = statement.components.into_iter();
             let totals = totals.map(|(component, entry)| ((component, String::new()), entry));
             let numbers: BTreeMap<(String, String), Number> = totals.chain(statement.users).collect();
             let amounts = numbers.into_iter().map(|((component, user), entry)| {
-                let call = entry.acknowledged.as_ref().and_then(|known| calls.remove(&known.id));
-                ExportedAmount { component, user, entry, call }
+                let holds = entry.holds(rows.get(&component).filter(|_| user.is_empty()));
+                let accepted = entry.acknowledged.as_ref().and_then(|known| calls.remove(&known.id));
+                let call = match &holds {
+                    Some(holds) if holds.how == "read" => Some(holds.how.clone()),
+                    _ => accepted,
+                };
+                ExportedAmount { component, user, entry, holds, call }
             });
             let amounts = amounts.collect();
             all.push(Exported { key, plan_period, resource, components, amounts });

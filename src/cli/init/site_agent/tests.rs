@@ -113,8 +113,15 @@ fn what_cannot_be_taken_over_is_said() {
 "#;
     let text = reporting(more)
         .replace("sentry_dsn: \"\"", "global_proxy: http://proxy:3128\nreporting_periods: 2\ntmezone: UTC");
-    let text =
-        text.replace("measured_unit: \"k-Hours\", unit_factor: 60000", "measured_unit: x, unit_factor: 0");
+    let text = text.replace(
+        "measured_unit: \"k-Hours\", unit_factor: 60000",
+        "measured_unit: x, unit_factor: 0, unit_facter: 1",
+    );
+    let text = text.replacen(
+        "backend_settings:\n",
+        "timezone: Europe/Tallinn\n    backend_settings:\n      tres_sources: x\n",
+        1,
+    );
     let taken = read(&text, None).unwrap();
     let left = taken.left.join("\n");
     for words in [
@@ -127,6 +134,9 @@ fn what_cannot_be_taken_over_is_said() {
         "Registry: reporting_backend harbor: begin with config/http-harbor.yaml",
         "Orders only: it has no `reporting_backend`",
         "SLURM Usage Reporting: cpu: its factor `0` can't be used",
+        "SLURM Usage Reporting: cpu: unit_facter: there is nothing like it here",
+        "SLURM Usage Reporting: backend_settings: tres_sources: there is nothing like it here",
+        "SLURM Usage Reporting: timezone: it stands beside `offerings:` there",
     ] {
         assert!(left.contains(words), "`{words}` in\n{left}");
     }
