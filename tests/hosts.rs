@@ -9,13 +9,15 @@ mod hosts;
 #[path = "agent/postgres.rs"]
 mod server;
 
+use std::sync::Arc;
+
 use agent::*;
 use hosts::*;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use server::Server;
 use waldur_usage_agent::collectors::spool::Spool;
-use waldur_usage_agent::config::clock::process_clock;
+use waldur_usage_agent::config::clock::{Clock, SharedClock, Steady, process_clock};
 use waldur_usage_agent::config::place::Place;
 use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
@@ -29,17 +31,7 @@ fn counter(value: &str) -> Value {
 /// What a host reads and sends at this time.
 fn collect(world: &World, host: &str, now: &str, lines: &[Value]) -> Done {
     world.now(now);
-    write_readings(world, host, lines);
-    agent_of(world, &format!("{host}.yaml"), &["collect"])
-}
-
-fn write_readings(world: &World, host: &str, lines: &[Value]) {
-    let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
-    world.write(&format!("{host}.readings"), &lines.concat());
-}
-
-fn texts(server: &Server, sql: &str) -> Vec<String> {
-    server.connect("bill").query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+    collect_on(world, host, lines)
 }
 
 /// What `hv2` reads by a clock of its own, on a machine that has been up for so many seconds.
@@ -308,43 +300,40 @@ fn a_host_whose_clock_was_ahead_reads_its_history_again_once_what_it_saw_has_arr
     assert_eq!(queue.forget_future(ahead, now).unwrap(), [""; 0], "once");
 }
 
-/// A run of a host's file, as the host sends it; all up to `base` were sent under another name of the file.
-fn send_as(server: &Server, host: &str, (file, number): (&str, i64), base: i64) {
-    let head = format!(
-        "{{\"collector\":\"source\",\"at\":1794312000000000,\"finished\":1794312000000000,\"outcome\":\"ok\",\
-         \"message\":null,\"quarantined\":0,\"lists_everything\":false,\"scope\":\"{file}\",\"withheld\":\"[]\"}}"
-    );
-    let cover = format!(
-        "{{\"head\":{head},\"quarantined\":[],\"ends\":[],\"since\":null,\"parts\":0,\"base\":{base}}}"
-    );
+/// A run of a host's file, as the host sends it, with these keys of its cover.
+fn send(server: &Server, host: &str, (file, number): (&str, i64), keys: Value) {
+    let at = 1_794_312_000_000_000_i64;
+    let head = json!({
+        "collector": "source", "at": at, "finished": at, "outcome": "ok", "message": null, "quarantined": 0,
+        "lists_everything": false, "scope": file, "withheld": "[]",
+    });
+    let mut cover =
+        json!({ "head": head, "quarantined": [], "ends": [], "since": null, "parts": 0, "base": 0 });
+    for (key, value) in keys.as_object().unwrap() {
+        // Of the head, where the cover has no such key.
+        let of = if cover.get(key).is_some() || key == "was" { &mut cover } else { &mut cover["head"] };
+        of[key] = value.clone();
+    }
     let sql =
         "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ($1, $2, $3, 0, 0, $4, 0)";
-    server.connect_as("bill", host).execute(sql, &[&host, &file, &number, &cover]).unwrap();
+    let mut as_host = server.connect_as("bill", host);
+    as_host.execute(sql, &[&host, &file, &number, &cover.to_string()]).unwrap();
 }
 
-/// What no check foresees (labels that are longer once they are written down) is that run's fault alone.
+/// What no check foresees (a row that the database does not take) is that run's fault alone.
 #[test]
 fn a_run_that_can_not_be_recorded_stops_nobody_else_and_is_told() {
     let Some(server) = Server::start("a run that can't be recorded", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2", "hv3"]);
-    let long: String = (0..3000).map(|_| fastrand::alphanumeric()).collect();
-    let pair = || [char::from(fastrand::u8(14..32)), fastrand::alphanumeric()];
-    let escaped = || (0..249).flat_map(|_| pair()).collect::<String>();
-    let escaped = json!({ "a": escaped(), "b": escaped(), "c": escaped(), "d": escaped() });
-    for (number, labels) in [(1, json!({ "a": long })), (2, escaped)] {
-        let at = 1_794_312_000_000_000_i64;
-        let head = json!({
-            "collector": "source", "at": at, "finished": at, "outcome": "ok", "message": null, "quarantined": 0,
-            "lists_everything": false, "scope": "", "withheld": "[]",
-        });
-        let ends = [json!(["g", labels.to_string(), at])];
-        let cover =
-            json!({ "head": head, "quarantined": [], "ends": ends, "since": null, "parts": 0, "base": 0 });
-        let sql = "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ('hv2', 'f', $1, 0, 0, $2, 0)";
-        let mut as_host = server.connect_as("bill", "hv2");
-        as_host.execute(sql, &[&i64::from(number), &cover.to_string()]).unwrap();
-    }
+    let long = json!({ "a": "x".repeat(3000) }).to_string();
+    let at = 1_794_312_000_000_000_i64;
+    send(&server, "hv2", ("f", 1), json!({ "ends": [["g", long, at]] }));
+    send(&server, "hv2", ("f", 2), json!({ "message": "too long" }));
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'too long' \
+                  USING ERRCODE = '54000'; END $$";
+    let on = "CREATE TRIGGER refuse BEFORE INSERT ON run FOR EACH ROW WHEN (NEW.message = 'too long')";
+    server.sql("bill", &format!("{refuse}; {on} EXECUTE FUNCTION refuse()"));
     collect(&world, "hv3", NOON, &[hours("1", "3600")]).exits(0);
     world.flush();
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
@@ -361,9 +350,9 @@ fn runs_that_never_arrived_are_told_also_where_nothing_was_there_before() {
     let Some(server) = Server::start("runs that are missing", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2", "hv3"]);
-    send_as(&server, "hv2", ("f", 5), 0);
+    send(&server, "hv2", ("f", 5), json!({}));
     // Four that were sent under another name of its file are not missing.
-    send_as(&server, "hv3", ("f", 5), 4);
+    send(&server, "hv3", ("g", 5), json!({ "base": 4 }));
     world.flush();
     let told = texts(&server, "SELECT words FROM event WHERE words LIKE '%missing%'");
     assert_eq!(told.len(), 1, "{told:?}");
@@ -378,10 +367,10 @@ fn of_a_host_that_was_installed_anew_the_old_file_is_taken_first_and_of_no_host_
     hosts(&server, &world, &["hv2", "hv3"]);
     for (file, runs) in [("z", 7), ("a", 3)] {
         for number in 1..=runs {
-            send_as(&server, "hv2", (file, number), 0);
+            send(&server, "hv2", (file, number), json!({}));
         }
     }
-    send_as(&server, "hv3", ("f", 1), 0);
+    send(&server, "hv3", ("f", 1), json!({}));
     world.flush().exits(0);
     let taken = texts(&server, "SELECT agent || ' ' || scope FROM run WHERE agent <> 'hv1' ORDER BY id");
     let (old, new) = ("hv2 z", "hv2 a");
@@ -447,4 +436,305 @@ fn each_role_sees_what_it_may_and_is_told_what_that_is() {
     reads(&["agents", "list"]).exits(0).says("hv2");
     // It counts in a transaction of its own, which it takes back.
     reads(&["recount"]).exits(78).says("the role `reader` may not do that");
+}
+
+/// On any host, without a token of Waldur and without a right to write.
+#[test]
+fn a_role_that_reads_sees_the_page_and_the_status_and_writes_nothing() {
+    let Some(server) = Server::start("a page of a reading role", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    collect(&world, "hv2", NOON, &[hours("1", "5400")]).exits(0);
+    world.flush().exits(0);
+    configure_host(&world, "reader", &server.url("bill", "reader"));
+    let text = std::fs::read_to_string(world.path("reader.yaml")).unwrap();
+    let socket = world.path("page.sock");
+    let page = format!("page: {{ listen: \"unix:{}\" }}\n", socket.display());
+    let text = text.replace("    plugin: exec\n", "    plugin: exec\n    elsewhere: true\n");
+    world.write("reader.yaml", &(page + &text));
+    let daemon = daemon_of(&world, "reader.yaml");
+    daemon.until_it_says("Ready: ");
+    let overview = get_from_socket(&socket, "/");
+    assert!(overview.starts_with("HTTP/1.1 200 "), "{overview}");
+    for words in ["Usage in 2026-11", "Project A", "1.50", "agreed"] {
+        assert!(overview.contains(words), "`{words}` in {overview}");
+    }
+    let one = get_from_socket(&socket, &format!("/resource/{A}"));
+    assert!(one.starts_with("HTTP/1.1 200 ") && one.contains("set_usage"), "{one}");
+    agent_of(&world, "reader.yaml", &["status", "--all"]).exits(0).tells(&["Project A", "1.50"]);
+    // A run that waits to be counted is no reason to write: it is shown what is stated.
+    collect(&world, "hv2", "2026-11-10T12:05:00Z", &[hours("1", "5400"), hours("2", "3600")]).exits(0);
+    agent_of(&world, "reader.yaml", &["status", "--all"]).says("1.50");
+    assert!(get_from_socket(&socket, "/").contains("1.50"));
+    assert_eq!(texts(&server, "SELECT agent FROM inbox"), ["hv2"; 2]);
+    assert!(!daemon.log().contains("SQLSTATE"), "{}", daemon.log());
+}
+
+/// A counter of a machine that tells when it was started.
+fn counter_since(began: &str, value: &str) -> Value {
+    json!({ "name": "cpu_seconds", "kind": "counter", "value": value, "began": began, "epoch": began })
+}
+
+/// The disk of `hv2` on another machine, whose configuration is `NAME.yaml`, under this agent's name.
+fn copy_hv2(world: &World, name: &str, agent: &str) {
+    copy_file(world, "hv2.queue.db", &format!("{name}.queue.db"));
+    let text = std::fs::read_to_string(world.path("hv2.yaml")).unwrap();
+    let text = text.replace("hv2.queue.db", &format!("{name}.queue.db"));
+    let text = text.replace("hv2.readings", &format!("{name}.readings"));
+    let text = text.replace("agent: hv2", &format!("agent: {agent}"));
+    world.write(&format!("{name}.yaml"), &text.replace("user=hv2", &format!("user={agent}")));
+}
+
+/// Whichever of the two comes first, no level of a counter is billed for being another machine's.
+#[test]
+fn a_copy_of_a_host_that_is_renamed_later_bills_no_level_of_a_counter() {
+    let Some(server) = Server::start("a copy of a host", &[]) else { return };
+    let refused = "another host sends to the ledger";
+    let [first, second] = ["2026-11-01T00:00:00Z", "2026-11-10T11:59:00Z"];
+    for copy_comes_first in [false, true] {
+        server.sql("postgres", "DROP DATABASE bill");
+        server.sql("postgres", "CREATE DATABASE bill OWNER usage");
+        let world = world(&server.url("bill", "usage"));
+        for role in ["reader", "submitter", "appender", "hv2", "hv3"] {
+            server.sql("bill", &format!("DROP ROLE IF EXISTS {role}"));
+        }
+        hosts(&server, &world, &["hv2", "hv3"]);
+        collect(&world, "hv2", "2026-11-10T11:50:00Z", &[counter_since(first, "360000")]).exits(0);
+        collect(&world, "hv2", "2026-11-10T12:00:00Z", &[counter_since(first, "363600")]).exits(0);
+        copy_hv2(&world, "copy", "hv2");
+        let goes_on = if copy_comes_first {
+            // The machine that it was is away for a while.
+            collect(&world, "copy", "2026-11-10T12:01:00Z", &[counter_since(second, "60")]).exits(0);
+            world.flush().exits(0);
+            // What the copy has used since it began, an hour of the first, and nothing else.
+            assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.02"]);
+            let waits = collect(&world, "hv2", "2026-11-10T12:02:00Z", &[counter_since(first, "363720")]);
+            waits.exits(78).says(refused).says("was put back to an earlier state");
+            "2026-11-10T12:20:00Z"
+        } else {
+            collect(&world, "hv2", "2026-11-10T12:01:00Z", &[counter_since(first, "363660")]).exits(0);
+            let waits = collect(&world, "copy", "2026-11-10T12:02:00Z", &[counter_since(second, "120")]);
+            waits.exits(78).says(refused).says("was put back to an earlier state");
+            "2026-11-10T12:03:00Z"
+        };
+        world.flush();
+        world.agent(&["status"]).exits(69).says("Host hv2: two hosts are called so");
+        let renamed = std::fs::read_to_string(world.path("copy.yaml")).unwrap();
+        let renamed = renamed.replace("agent: hv2", "agent: hv3").replace("user=hv2", "user=hv3");
+        world.write("copy.yaml", &renamed);
+        collect(&world, "copy", "2026-11-10T12:03:00Z", &[counter_since(second, "180")]).exits(0);
+        collect(&world, "hv2", goes_on, &[counter_since(first, "367200")]).exits(0);
+        collect(&world, "hv2", "2026-11-10T12:30:00Z", &[counter_since(first, "370800")]).exits(0);
+        collect(&world, "copy", "2026-11-10T12:30:00Z", &[counter_since(second, "3780")]).exits(0);
+        world.flush();
+        // The first: 3 h and the copy's minute from 12:02 to 12:03 and its 1 h. The second: what the first machine used from
+        // 12:00 to 12:02 can't be told, 10,680 s are left; of the copy the first 60 s, and 1 h since 12:03.
+        let (billed, held) = match copy_comes_first {
+            false => ("cpu_hours 2026-11 4.02", false),
+            true => ("cpu_hours 2026-11 3.98", true),
+        };
+        assert_eq!(world.rows(A), [billed]);
+        let explained = world.agent(&["explain", A, "cpu_hours"]);
+        match held {
+            true => explained.says("held: 363720 of it is not counted"),
+            false => explained.says_not("held: "),
+        };
+        world.agent(&["recount"]).exits(0);
+    }
+}
+
+/// What waits on a machine when it is copied waits twice.
+#[test]
+fn what_waited_on_a_host_that_was_copied_is_billed_once_whoever_sends_it_first() {
+    let Some(mut server) = Server::start("what waited on a copy", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3", "hv4"]);
+    let reads = |seconds: &str, value: &str| {
+        let id = format!("until {seconds}");
+        [hours(&id, seconds), json!({ "name": "other", "kind": "counter", "value": value })]
+    };
+    collect(&world, "hv2", "2026-11-10T12:00:00Z", &reads("3600", "0")).exits(0);
+    server.kill();
+    collect(&world, "hv2", "2026-11-10T12:05:00Z", &reads("1800", "10")).exits(75);
+    collect(&world, "hv2", "2026-11-10T12:10:00Z", &reads("900", "20")).exits(75);
+    copy_hv2(&world, "copy", "hv3");
+    server.restart();
+    // The copy is the first to send what waited: it is its original's.
+    let told = "was that of the agent hv2";
+    collect(&world, "copy", "2026-11-10T12:11:00Z", &reads("60", "7")).exits(0).says(told);
+    until("its turn is over", || world.flush_once().code == 0);
+    // 1 h, 30 min, 15 min and the copy's minute.
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.77"]);
+    collect(&world, "hv2", "2026-11-10T12:15:00Z", &reads("7200", "30")).exits(0).says_not("put back");
+    // One that is copied later sends nothing again but what is known.
+    copy_hv2(&world, "late", "hv4");
+    collect(&world, "late", "2026-11-10T12:16:00Z", &reads("36", "7")).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.78"]);
+    let runs = "SELECT agent || ' ' || count(*) FROM run WHERE agent <> 'hv1' GROUP BY agent ORDER BY 1";
+    assert_eq!(texts(&server, runs), ["hv2 4", "hv3 1", "hv4 1"]);
+    let told = "SELECT words FROM event WHERE words LIKE '%send from one file%' ORDER BY id";
+    let told = texts(&server, told);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].starts_with("hv3 and hv2 send from one file: a host was renamed, or its disk"),
+        "{told:?}"
+    );
+    world.agent(&["recount"]).exits(0);
+}
+
+/// An image of a machine on which the agent has measured, and which never reached this ledger.
+#[test]
+fn what_waited_in_an_image_that_many_hosts_are_made_of_is_billed_once() {
+    let Some(server) = Server::start("an image of many hosts", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3", "hv4", "hv5"]);
+    let image = std::fs::read_to_string(world.path("hv2.yaml")).unwrap();
+    world.write("hv2.yaml", &image.replace("/bill?", "/nowhere?"));
+    collect(&world, "hv2", "2026-11-10T12:00:00Z", &[hours("1", "3600")]).exits(78);
+    world.write("hv2.yaml", &image);
+    for (minute, name) in [(1, "hv3"), (2, "hv4"), (3, "hv5")] {
+        copy_hv2(&world, name, name);
+        collect(&world, name, &format!("2026-11-10T12:0{minute}:00Z"), &[hours(name, "1800")]).exits(0);
+    }
+    world.flush().exits(0);
+    // The hour of the image, and half an hour of each.
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.50"]);
+    // Also if it is a host of its own after all.
+    collect(&world, "hv2", "2026-11-10T12:04:00Z", &[hours("2", "3600")]).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.50"]);
+}
+
+/// Nobody can add to another's numbers by naming it: only from its own file.
+#[test]
+fn a_host_that_claims_to_have_been_another_adds_nothing_to_it() {
+    let Some(server) = Server::start("a host that claims another's name", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    collect(&world, "hv2", NOON, &[hours("1", "3600")]).exits(0);
+    world.flush().exits(0);
+    send(&server, "hv3", ("its own", 1), json!({ "was": "hv2" }));
+    world.flush().exits(0);
+    let runs = "SELECT agent || ' ' || coalesce(scope, '') FROM run WHERE scope = 'its own'";
+    assert_eq!(texts(&server, runs), ["hv3 its own"]);
+}
+
+/// The clock of the agent that counts says nothing of a host's: not as it is, nor as it was.
+#[test]
+fn a_clock_of_the_counting_agent_that_is_mended_makes_no_hosts_run_doubtful() {
+    let Some(server) = Server::start("a counting agent's clock", &[]) else { return };
+    let place = Place::parse(&server.url("bill", "usage")).unwrap();
+    Ledger::make(&place).unwrap();
+    let mut ledger = Ledger::open(&place, Rulebook { zone: BillingZone::utc(), rules: Vec::new() }).unwrap();
+    let really = process_clock().now();
+    let clock = |ahead: i64, boot: &str| -> SharedClock {
+        let now = really + SignedDuration::from_mins(ahead);
+        Arc::new(SetClock { now, up: SignedDuration::from_hours(5), boot: boot.to_owned() })
+    };
+    let waldur = |ledger: &Ledger| -> i64 {
+        let (micros, _) = ledger.server_fact("skew_us").unwrap().unwrap();
+        (micros.parse::<i64>().unwrap() + 500_000).div_euclid(60_000_000)
+    };
+    // Seven minutes ahead of Waldur's, which is the database's.
+    ledger.measure_database_clock(&clock(7, "a")).unwrap();
+    ledger.put_server_fact("skew_us", "-420000000", really).unwrap();
+    ledger.measure_database_clock(&clock(7, "a")).unwrap();
+    assert_eq!(waldur(&ledger), -7);
+    // It is mended, and Waldur not asked yet.
+    ledger.measure_database_clock(&clock(0, "a")).unwrap();
+    assert_eq!(waldur(&ledger), 0);
+    // Another agent takes over, whose clock is three minutes behind.
+    ledger.measure_database_clock(&clock(-3, "b")).unwrap();
+    assert_eq!(waldur(&ledger), 3);
+}
+
+/// A clock that was set, of a machine that has been up for so long.
+#[derive(Debug)]
+struct SetClock {
+    now: Timestamp,
+    up: SignedDuration,
+    boot: String,
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn steady(&self) -> Option<Steady> {
+        Some(Steady { boot: self.boot.clone(), up: self.up })
+    }
+}
+
+/// What a clock that was ahead has recorded is not lost with the database that had it.
+#[test]
+fn what_was_recorded_by_a_clock_that_was_ahead_is_sent_again_as_it_was() {
+    let Some(server) = Server::start("a clock that was ahead, and a failover", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    let now = process_clock().now();
+    let ahead = (now + SignedDuration::from_mins(20)).to_string();
+    world.write("hv2.clock", &ahead);
+    write_readings(&world, "hv2", &[hours("1", "3600")]);
+    let config = world.path("hv2.yaml").display().to_string();
+    let collect = |clock: &str| {
+        world.write("hv2.clock", clock);
+        let mut command = world.command(&["--config", &config, "collect"]);
+        command.env("WALDUR_USAGE_AGENT_CLOCK_FILE", world.path("hv2.clock"));
+        Done::from(command.output().unwrap()).exits(0)
+    };
+    collect(&ahead);
+    write_readings(&world, "hv2", &[]);
+    collect(&process_clock().now().to_string()).says("This host's clock was ahead");
+    // A server takes over that never had them.
+    server.sql("bill", "DELETE FROM inbox; DELETE FROM agent");
+    collect(&process_clock().now().to_string()).says_not("This host's clock was ahead");
+    let sent = "SELECT count(*)::text || ' ' || max(body::json #>> '{0,value}') FROM inbox
+                WHERE number = 1 AND part = 1";
+    assert_eq!(texts(&server, sent), ["1 3600"]);
+    let outcome = "SELECT body::json #>> '{head,outcome}' FROM inbox WHERE number = 1 AND part = 0";
+    assert_eq!(texts(&server, outcome), ["ok"]);
+}
+
+/// What one host reads later reaches back into a month that was another's to report there; its neighbour's stays.
+#[test]
+fn what_reaches_back_before_a_host_was_read_is_not_counted_for_its_neighbours_sake() {
+    let Some(server) = Server::start("since when each host is read", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    let late = std::fs::read_to_string(world.path("hv3.yaml")).unwrap();
+    world.write("hv3.yaml", &late.replace(&format!("since: {LONG_AGO}"), "since: 2026-11-01T00:00:00Z"));
+    let over =
+        |id: &str| job("cpu_seconds", id, "2026-10-31T22:00:00Z", "2026-11-01T02:00:00Z", "14400", &[]);
+    collect(&world, "hv2", NOON, &[over("1")]).exits(0);
+    collect(&world, "hv3", NOON, &[over("2")]).exits(0);
+    world.flush();
+    world.agent(&["explain", A, "cpu_hours", "--period", "2026-10"]).says("2.00");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 4.00"]);
+}
+
+/// Two hosts reach one page of metrics, or one host has two names: the first look says so.
+#[test]
+fn a_life_that_two_hosts_read_of_one_counter_is_told() {
+    let Some(server) = Server::start("a life that two hosts read", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3", "hv4"]);
+    let began = |began: &str, value: &str| json!({ "name": "page", "kind": "counter", "value": value, "began": began });
+    // A machine's start, and the number of a group in it.
+    let epoch = |start: &str, value: &str| {
+        let id = format!("0b8c4a2e-7d5f-4c1b-9a3e-{start}/4711");
+        json!({ "name": "group", "kind": "counter", "value": value, "epoch": id })
+    };
+    let hour = |host: &str, minute: u32, lines: &[Value]| {
+        collect(&world, host, &format!("2026-11-10T11:{minute:02}:00Z"), lines).exits(0);
+    };
+    hour("hv2", 0, &[began("2026-11-10T08:00:00Z", "5"), epoch("0123456789ab", "7")]);
+    hour("hv3", 5, &[began("2026-11-10T08:00:00Z", "9"), epoch("fedcba987654", "7")]);
+    hour("hv4", 5, &[began("2026-11-10T08:00:01Z", "9"), epoch("0123456789ab", "8")]);
+    world.flush().exits(0);
+    let told = |name: &str, other: &str| {
+        format!("the collector source reads the same `{name}` on hv2 and on {other}")
+    };
+    world.agent(&["check"]).tells(&[&told("page", "hv3"), &told("group", "hv4")]);
 }

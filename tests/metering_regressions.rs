@@ -107,7 +107,7 @@ fn a_life_known_by_its_beginning_alone_survives_a_look_that_missed_it() {
 /// the run before had listed everything without it.
 #[test]
 fn a_beginning_in_the_future_does_not_hide_that_the_series_is_new() {
-    let run = RunFacts { previous: Some(at(0)), listed: Some(at(0)), max_gap: None };
+    let run = RunFacts { previous: Some(at(0)), listed: Some(at(0)), max_gap: None, anew: None };
     let new = Point { epoch: began(6), run, ..point(5, "40") };
     assert_eq!(count(Measure::Increase(None), std::slice::from_ref(&new)).sum.to_string(), "40");
     let unlisted = Point { run: RunFacts { listed: None, ..run }, ..new };
@@ -328,6 +328,7 @@ fn a_trail_as_text_is_small_and_says_all() {
         previous: Some(at(0)),
         listed: None,
         max_gap: Some(SignedDuration::from_micros(900_000_001)),
+        anew: None,
     };
     let text = serde_json::to_string(&run).unwrap();
     assert_eq!(text, r#"{"previous":1768000000000000,"max_gap":"PT15M0.000001S"}"#);

@@ -350,43 +350,41 @@ fn a_host_that_is_away_is_named_until_it_is_retired_and_its_usage_stays() {
 /// What the host `hv2` reads and sends at this minute past noon.
 fn collect_on_hv2(world: &World, minute: u32, lines: &[Value]) -> Done {
     world.now(&format!("2026-11-10T12:{minute:02}:00Z"));
-    let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
-    world.write("hv2.readings", &lines.concat());
-    agent_of(world, "hv2.yaml", &["collect"]).exits(0)
+    collect_on(world, "hv2", lines)
 }
 
-/// The file of `hv2` as it is, to be put back later.
-fn snapshot_of_hv2(world: &World) -> impl FnOnce() {
-    let (file, kept) = (world.path("hv2.queue.db"), world.path("kept.db"));
-    let copied = rusqlite::Connection::open(&file).unwrap();
-    copied.execute("VACUUM INTO ?", [kept.to_str().unwrap()]).unwrap();
-    let beside = ["hv2.queue.db-wal", "hv2.queue.db-shm"].map(|name| world.path(name));
-    move || {
-        for path in beside {
-            drop(std::fs::remove_file(path));
-        }
-        std::fs::rename(kept, file).unwrap();
-    }
-}
-
-/// As a machine is put back to a snapshot: its file gives numbers again that the database knows.
+/// As a machine is put back to a snapshot: its file gives numbers again that the database knows. It can't be told from a
+/// copy of it while the other may still send.
 #[test]
 fn a_host_that_is_put_back_to_a_snapshot_loses_nothing_of_what_it_sees_then() {
     let Some(server) = Server::start("a host that is put back", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2"]);
-    collect_on_hv2(&world, 0, &[hours("1", "3600")]);
+    collect_on_hv2(&world, 0, &[hours("1", "3600")]).exits(0);
     world.flush().exits(0);
-    let put_back = snapshot_of_hv2(&world);
+    copy_file(&world, "hv2.queue.db", "kept.db");
     for minute in 1..=3 {
-        collect_on_hv2(&world, minute, &[hours("1", "3600"), hours("2", "7200")]);
+        collect_on_hv2(&world, minute, &[hours("1", "3600"), hours("2", "7200")]).exits(0);
     }
     world.flush().exits(0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
-    put_back();
-    collect_on_hv2(&world, 4, &[hours("3", "3600")]).says("was put back to an earlier state");
-    collect_on_hv2(&world, 5, &[hours("4", "3600")]).says_not("was put back");
+    copy_file(&world, "kept.db", "hv2.queue.db");
+    let put_back = "was put back to an earlier state";
+    collect_on_hv2(&world, 4, &[hours("3", "3600")]).exits(78).says(put_back).says("sends to the ledger");
+    collect_on_hv2(&world, 17, &[hours("3", "3600"), hours("4", "3600")]).exits(78).says_not(put_back);
+    collect_on_hv2(&world, 18, &[hours("4", "3600")]).exits(0);
     world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 5.00"]);
+    // A database that has lost all since noon is sent what was recorded under either id.
+    server.sql(
+        "bill",
+        "DELETE FROM agent WHERE name = 'hv2'; UPDATE run SET readings = -1 WHERE agent = 'hv2'",
+    );
+    collect_on_hv2(&world, 19, &[hours("4", "3600")]).exits(0);
+    world.flush().exits(0);
+    let again = "SELECT to_char(to_timestamp(at / 1000000) AT TIME ZONE 'UTC', 'MI') FROM run
+                 WHERE agent = 'hv2' AND readings >= 0 ORDER BY id";
+    assert_eq!(texts(&server, again), ["00", "04", "17", "18", "19"]);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 5.00"]);
 }
 
@@ -396,20 +394,22 @@ fn a_host_that_is_put_back_and_has_seen_nothing_yet_loses_nothing_of_what_it_see
     let Some(server) = Server::start("a host that is put back at rest", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2"]);
-    collect_on_hv2(&world, 1, &[hours("1", "3600")]);
-    let put_back = snapshot_of_hv2(&world);
+    collect_on_hv2(&world, 1, &[hours("1", "3600")]).exits(0);
+    copy_file(&world, "hv2.queue.db", "kept.db");
     for minute in 2..=4 {
-        collect_on_hv2(&world, minute, &[hours("1", "3600")]);
+        collect_on_hv2(&world, minute, &[hours("1", "3600")]).exits(0);
     }
     world.flush().exits(0);
-    put_back();
+    copy_file(&world, "kept.db", "hv2.queue.db");
     world.now("2026-11-10T12:05:00Z");
     // A daemon makes contact when it starts; it looks, too, at a file that has nothing new.
     let mut host = daemon_of(&world, "hv2.yaml");
     host.until_it_says("was put back to an earlier state");
     host.signal("TERM");
     host.ends();
-    collect_on_hv2(&world, 6, &[hours("2", "7200")]).says_not("was put back");
+    // Whoever knows that there is no other need not wait.
+    world.agent(&["agents", "retire", "hv2"]).exits(0);
+    collect_on_hv2(&world, 6, &[hours("2", "7200")]).exits(0).says_not("was put back");
     world.flush().exits(0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
 }
@@ -739,6 +739,32 @@ fn an_agent_that_was_stopped_finds_that_its_turn_is_over() {
     daemon.until_it_says("another process has taken over submitting for this ledger");
     world.in_time("the newer number again", || world.rows(A) == ["cpu_hours 2026-11 2.50"]);
     drop(daemon);
+    world.agent(&["recount"]).exits(0);
+}
+
+/// Stopped after its check, its call lands when another is at work: that one knows it for what it is.
+#[test]
+fn a_call_of_an_older_turn_that_arrives_after_the_takeover_is_put_right_by_who_took_over() {
+    let Some(server) = Server::start("a call of an older turn", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    let first = in_mid_call_with_a_second(&server, &world);
+    first.signal("STOP");
+    let second = daemon_of(&world, "second.yaml");
+    second.until_it_says("At work: ");
+    world.write("none", &format!("{}\n", hours("2", "3600")));
+    world.in_time("the report of the second", || world.rows(A) == ["cpu_hours 2026-11 2.50"]);
+    world.no_faults();
+    let old = || world.reports().iter().any(|report| report == "cpu_hours=1.50");
+    until("the old number lands", old);
+    world.in_time("the newer number again", || world.reports().len() == 3);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.50"]);
+    // By the order in which they were begun: the old one was on its way all the time.
+    assert_eq!(world.reports(), ["cpu_hours=1.50", "cpu_hours=2.50", "cpu_hours=2.50"]);
+    world.agent(&["status"]).exits(0).says_not("held");
+    assert!(!second.log().contains("another writer"), "{}", second.log());
+    drop((first, second));
+    until("its turn is over", || world.flush_once().code == 0);
+    assert_eq!(world.reports().len(), 3);
     world.agent(&["recount"]).exits(0);
 }
 

@@ -46,6 +46,33 @@ pub(crate) fn agent_of(world: &World, config: &str, arguments: &[&str]) -> Done 
     world.agent(&[&["--config", &config], arguments].concat())
 }
 
+/// What the collector of a host prints from now on.
+pub(crate) fn write_readings(world: &World, host: &str, lines: &[Value]) {
+    let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
+    world.write(&format!("{host}.readings"), &lines.concat());
+}
+
+/// What a host reads and sends now.
+pub(crate) fn collect_on(world: &World, host: &str, lines: &[Value]) -> Done {
+    write_readings(world, host, lines);
+    agent_of(world, &format!("{host}.yaml"), &["collect"])
+}
+
+/// Texts that a query finds in the database.
+pub(crate) fn texts(server: &Server, sql: &str) -> Vec<String> {
+    server.connect("bill").query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// Makes one file of SQLite's another, as it is.
+pub(crate) fn copy_file(world: &World, from: &str, to: &str) {
+    let (from, to) = (world.path(from), world.path(to));
+    for beside in ["-wal", "-shm", ""] {
+        drop(std::fs::remove_file(format!("{}{beside}", to.display())));
+    }
+    let copied = rusqlite::Connection::open(from).unwrap();
+    copied.execute("VACUUM INTO ?", [to.to_str().unwrap()]).unwrap();
+}
+
 /// A daemon of the agent with this configuration.
 pub(crate) fn daemon_of(world: &World, config: &str) -> Daemon {
     let path = world.path(config).display().to_string();
