@@ -23,22 +23,11 @@ use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::period::BillingZone;
 
-/// A counter as it is now.
-fn counter(value: &str) -> Value {
-    json!({ "name": "cpu_seconds", "kind": "counter", "value": value })
-}
-
-/// What a host reads and sends at this time.
-fn collect(world: &World, host: &str, now: &str, lines: &[Value]) -> Done {
-    world.now(now);
-    collect_on(world, host, lines)
-}
-
 /// What `hv2` reads by a clock of its own, on a machine that has been up for so many seconds.
 fn collect_by_its_clock(world: &World, clock: &str, up: u32, value: &str) -> Done {
     world.write("hv2.clock", clock);
     world.write("hv2.up", &up.to_string());
-    write_readings(world, "hv2", &[counter(value)]);
+    write_readings(world, "hv2", &[counter_now(value)]);
     let config = world.path("hv2.yaml").display().to_string();
     let mut command = world.command(&["--config", &config, "collect"]);
     command.env("WALDUR_USAGE_AGENT_CLOCK_FILE", world.path("hv2.clock"));
@@ -72,7 +61,7 @@ fn a_run_is_judged_by_how_far_its_hosts_clock_was_off_when_it_was_made() {
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2"]);
     world.now("2026-11-30T23:50:00Z");
-    world.readings(&[counter("0")]);
+    world.readings(&[counter_now("0")]);
     world.flush().exits(0);
     collect_by_its_clock(&world, "2026-11-30T23:56:00Z", 0, "0").exits(0);
     server.kill();
@@ -119,68 +108,6 @@ fn the_months_end_waits_for_each_collector_of_a_host_not_for_its_quickest() {
     );
 }
 
-/// Counters of two machines in one series would be taken for one that is reset again and again.
-#[test]
-fn of_two_hosts_with_one_name_the_second_sends_nothing_until_it_has_another() {
-    let Some(server) = Server::start("two hosts with one name", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2", "hv3"]);
-    let first = std::fs::read_to_string(world.path("hv2.yaml")).unwrap();
-    let twin = first.replace("hv2.queue.db", "twin.queue.db").replace("hv2.readings", "twin.readings");
-    world.write("twin.yaml", &twin);
-    collect(&world, "hv2", "2026-11-10T12:00:00Z", &[counter("360000")]).exits(0);
-    let refused = "another host sends to the ledger";
-    collect(&world, "twin", "2026-11-10T12:01:00Z", &[counter("5")]).exits(78).says(refused).says("`agent:`");
-    agent_of(&world, "twin.yaml", &["status"])
-        .exits(75)
-        .tells(&["Another host sends as the agent hv2", "1 run waiting"]);
-    collect(&world, "hv2", "2026-11-10T12:02:00Z", &[counter("363600")]).exits(0).says_not(refused);
-    collect(&world, "twin", "2026-11-10T12:03:00Z", &[counter("3605")]).exits(78).says(refused);
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
-    world.agent(&["status"]).exits(69).says("Host hv2: two hosts are called so");
-    let list = world.agent(&["agents", "list"]).exits(69);
-    list.tells(&["twice", "hv2: two hosts are called so"]);
-    // Under another name all that waited is sent.
-    let renamed = twin.replace("agent: hv2", "agent: hv3").replace("user=hv2", "user=hv3");
-    world.write("twin.yaml", &renamed);
-    collect(&world, "twin", "2026-11-10T12:04:00Z", &[counter("7205")]).exits(0).says_not(refused);
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
-    // A host that is installed anew has a new file. It sends once the old one is known to be gone.
-    world.write("anew.yaml", &twin.replace("twin", "anew"));
-    collect(&world, "anew", "2026-11-10T12:05:00Z", &[counter("0")]).exits(78).says(refused);
-    world.agent(&["agents", "retire", "hv2"]).exits(0);
-    collect(&world, "anew", "2026-11-10T12:06:00Z", &[counter("1800")]).exits(0);
-    world.write("later.yaml", &twin.replace("twin", "later"));
-    collect(&world, "later", "2026-11-10T12:20:00Z", &[counter("0")]).exits(78).says(refused);
-    collect(&world, "later", "2026-11-10T12:50:00Z", &[counter("0")]).exits(0);
-    world.flush().exits(0);
-    // Half an hour of the one that was installed anew.
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.50"]);
-}
-
-/// What is usual for a host is known once two runs of it are counted, and maybe nobody counts now.
-#[test]
-fn how_long_a_name_is_a_hosts_own_goes_by_the_schedules_also_before_anything_is_counted() {
-    let Some(server) = Server::start("a name before anything is counted", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2"]);
-    let hourly = std::fs::read_to_string(world.path("hv2.yaml")).unwrap().replace("every 1s", "\"@hourly\"");
-    world.write("hv2.yaml", &hourly);
-    world.write(
-        "twin.yaml",
-        &hourly.replace("hv2.queue.db", "twin.queue.db").replace("hv2.read", "twin.read"),
-    );
-    collect(&world, "hv2", "2026-11-10T12:00:00Z", &[counter("0")]).exits(0);
-    let refused = "another host sends to the ledger";
-    collect(&world, "twin", "2026-11-10T12:20:00Z", &[counter("2000000")]).exits(78).says(refused);
-    agent_of(&world, "twin.yaml", &["status"]).exits(75).says("Another host sends as the agent hv2");
-    collect(&world, "hv2", "2026-11-10T13:00:00Z", &[counter("3600")]).exits(0).says_not(refused);
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
-}
-
 #[test]
 fn a_counter_that_two_hosts_read_of_one_source_is_told() {
     let Some(server) = Server::start("a counter that two hosts read", &[]) else { return };
@@ -188,11 +115,12 @@ fn a_counter_that_two_hosts_read_of_one_source_is_told() {
     hosts(&server, &world, &["hv2", "hv3", "hv4"]);
     for (minute, value) in [(0, "3600"), (5, "5400"), (10, "7200")] {
         for host in ["hv2", "hv3"] {
-            collect(&world, host, &format!("2026-11-10T11:{minute:02}:00Z"), &[counter(value)]).exits(0);
+            collect_at(&world, host, &format!("2026-11-10T11:{minute:02}:00Z"), &[counter_now(value)])
+                .exits(0);
         }
         // Another machine, which does the same sort of work.
-        let other = counter(&format!("1{value}"));
-        collect(&world, "hv4", &format!("2026-11-10T11:{minute:02}:00Z"), &[other]).exits(0);
+        let other = counter_now(&format!("1{value}"));
+        collect_at(&world, "hv4", &format!("2026-11-10T11:{minute:02}:00Z"), &[other]).exits(0);
     }
     world.flush().exits(0);
     let told = "the collector source reads the same `cpu_seconds` on hv2 and on hv3";
@@ -216,7 +144,7 @@ fn rules_of_a_host_that_are_not_those_that_count_are_told() {
     change("hv3", "factor: 1/3600", "factor: 1/60");
     change("hv4", "  source:\n", "  another:\n");
     for host in ["hv2", "hv3", "hv4"] {
-        collect(&world, host, NOON, &[hours(host, "3600")]).exits(0);
+        collect_at(&world, host, NOON, &[hours(host, "3600")]).exits(0);
     }
     world.flush();
     // Of the first two: by this agent's rules.
@@ -226,14 +154,14 @@ fn rules_of_a_host_that_are_not_those_that_count_are_told() {
         "collector another of hv4 counts nothing: this file does not know it",
     ]);
     change("hv3", "factor: 1/60", "factor: 1/3600");
-    collect(&world, "hv3", "2026-11-10T12:05:00Z", &[hours("hv3", "3600")]).exits(0);
+    collect_at(&world, "hv3", "2026-11-10T12:05:00Z", &[hours("hv3", "3600")]).exits(0);
     world.flush();
     world.agent(&["check"]).says_not("the file of hv3");
     // A host that is gone is told of no more; one that was installed anew under its name is.
     world.agent(&["agents", "retire", "hv4"]).exits(0);
     world.agent(&["check"]).says_not("of hv4");
     change("hv4", "hv4.queue.db", "anew.queue.db");
-    collect(&world, "hv4", "2026-11-10T12:10:00Z", &[hours("hv4", "3600")]).exits(0);
+    collect_at(&world, "hv4", "2026-11-10T12:10:00Z", &[hours("hv4", "3600")]).exits(0);
     world.flush();
     world.agent(&["check"]).says("collector another of hv4 counts nothing");
 }
@@ -300,26 +228,6 @@ fn a_host_whose_clock_was_ahead_reads_its_history_again_once_what_it_saw_has_arr
     assert_eq!(queue.forget_future(ahead, now).unwrap(), [""; 0], "once");
 }
 
-/// A run of a host's file, as the host sends it, with these keys of its cover.
-fn send(server: &Server, host: &str, (file, number): (&str, i64), keys: Value) {
-    let at = 1_794_312_000_000_000_i64;
-    let head = json!({
-        "collector": "source", "at": at, "finished": at, "outcome": "ok", "message": null, "quarantined": 0,
-        "lists_everything": false, "scope": file, "withheld": "[]",
-    });
-    let mut cover =
-        json!({ "head": head, "quarantined": [], "ends": [], "since": null, "parts": 0, "base": 0 });
-    for (key, value) in keys.as_object().unwrap() {
-        // Of the head, where the cover has no such key.
-        let of = if cover.get(key).is_some() || key == "was" { &mut cover } else { &mut cover["head"] };
-        of[key] = value.clone();
-    }
-    let sql =
-        "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ($1, $2, $3, 0, 0, $4, 0)";
-    let mut as_host = server.connect_as("bill", host);
-    as_host.execute(sql, &[&host, &file, &number, &cover.to_string()]).unwrap();
-}
-
 /// What no check foresees (a row that the database does not take) is that run's fault alone.
 #[test]
 fn a_run_that_can_not_be_recorded_stops_nobody_else_and_is_told() {
@@ -328,13 +236,13 @@ fn a_run_that_can_not_be_recorded_stops_nobody_else_and_is_told() {
     hosts(&server, &world, &["hv2", "hv3"]);
     let long = json!({ "a": "x".repeat(3000) }).to_string();
     let at = 1_794_312_000_000_000_i64;
-    send(&server, "hv2", ("f", 1), json!({ "ends": [["g", long, at]] }));
-    send(&server, "hv2", ("f", 2), json!({ "message": "too long" }));
+    send_as(&server, "hv2", ("f", 1), json!({ "ends": [["g", long, at]] }));
+    send_as(&server, "hv2", ("f", 2), json!({ "message": "too long" }));
     let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'too long' \
                   USING ERRCODE = '54000'; END $$";
     let on = "CREATE TRIGGER refuse BEFORE INSERT ON run FOR EACH ROW WHEN (NEW.message = 'too long')";
     server.sql("bill", &format!("{refuse}; {on} EXECUTE FUNCTION refuse()"));
-    collect(&world, "hv3", NOON, &[hours("1", "3600")]).exits(0);
+    collect_at(&world, "hv3", NOON, &[hours("1", "3600")]).exits(0);
     world.flush();
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
     let told =
@@ -346,44 +254,12 @@ fn a_run_that_can_not_be_recorded_stops_nobody_else_and_is_told() {
 }
 
 #[test]
-fn runs_that_never_arrived_are_told_also_where_nothing_was_there_before() {
-    let Some(server) = Server::start("runs that are missing", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2", "hv3"]);
-    send(&server, "hv2", ("f", 5), json!({}));
-    // Four that were sent under another name of its file are not missing.
-    send(&server, "hv3", ("g", 5), json!({ "base": 4 }));
-    world.flush();
-    let told = texts(&server, "SELECT words FROM event WHERE words LIKE '%missing%'");
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with("4 runs of the agent hv2 are missing"), "{told:?}");
-}
-
-/// The end of a gauge would be known before what it ends, and one host's thousands would keep out all others.
-#[test]
-fn of_a_host_that_was_installed_anew_the_old_file_is_taken_first_and_of_no_host_more_than_a_few_at_once() {
-    let Some(server) = Server::start("a host's two files", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2", "hv3"]);
-    for (file, runs) in [("z", 7), ("a", 3)] {
-        for number in 1..=runs {
-            send(&server, "hv2", (file, number), json!({}));
-        }
-    }
-    send(&server, "hv3", ("f", 1), json!({}));
-    world.flush().exits(0);
-    let taken = texts(&server, "SELECT agent || ' ' || scope FROM run WHERE agent <> 'hv1' ORDER BY id");
-    let (old, new) = ("hv2 z", "hv2 a");
-    assert_eq!(taken, [old, old, old, old, old, "hv3 f", old, old, new, new, new]);
-}
-
-#[test]
 fn a_ledger_does_not_move_into_a_file_before_all_that_hosts_have_sent_is_counted() {
     let Some(server) = Server::start("moving with an inbox", &[]) else { return };
     let database = server.url("bill", "usage");
     let world = world(&database);
     hosts(&server, &world, &["hv2"]);
-    collect(&world, "hv2", NOON, &[hours("1", "3600")]).exits(0);
+    collect_at(&world, "hv2", NOON, &[hours("1", "3600")]).exits(0);
     let file = world.path("file.db").display().to_string();
     let copy = || world.agent(&["ledger", "copy", &database, &file]);
     copy().exits(75).says("1 runs that hosts have sent").says("`flush` there");
@@ -420,7 +296,7 @@ fn each_role_sees_what_it_may_and_is_told_what_that_is() {
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2"]);
     world.readings(&[hours("1", "5400")]);
-    collect(&world, "hv2", NOON, &[hours("2", "3600")]).exits(0);
+    collect_at(&world, "hv2", NOON, &[hours("2", "3600")]).exits(0);
     let brief = agent_of(&world, "hv2.yaml", &["status"]).exits(0);
     brief.tells(&["may only append", "nothing waits here", "12:00Z"]).says_not("SQLSTATE");
     let told = agent_of(&world, "hv2.yaml", &["status", "--json"]).exits(0).json();
@@ -444,7 +320,7 @@ fn a_role_that_reads_sees_the_page_and_the_status_and_writes_nothing() {
     let Some(server) = Server::start("a page of a reading role", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2"]);
-    collect(&world, "hv2", NOON, &[hours("1", "5400")]).exits(0);
+    collect_at(&world, "hv2", NOON, &[hours("1", "5400")]).exits(0);
     world.flush().exits(0);
     configure_host(&world, "reader", &server.url("bill", "reader"));
     let text = std::fs::read_to_string(world.path("reader.yaml")).unwrap();
@@ -463,161 +339,11 @@ fn a_role_that_reads_sees_the_page_and_the_status_and_writes_nothing() {
     assert!(one.starts_with("HTTP/1.1 200 ") && one.contains("set_usage"), "{one}");
     agent_of(&world, "reader.yaml", &["status", "--all"]).exits(0).tells(&["Project A", "1.50"]);
     // A run that waits to be counted is no reason to write: it is shown what is stated.
-    collect(&world, "hv2", "2026-11-10T12:05:00Z", &[hours("1", "5400"), hours("2", "3600")]).exits(0);
+    collect_at(&world, "hv2", "2026-11-10T12:05:00Z", &[hours("1", "5400"), hours("2", "3600")]).exits(0);
     agent_of(&world, "reader.yaml", &["status", "--all"]).says("1.50");
     assert!(get_from_socket(&socket, "/").contains("1.50"));
     assert_eq!(texts(&server, "SELECT agent FROM inbox"), ["hv2"; 2]);
     assert!(!daemon.log().contains("SQLSTATE"), "{}", daemon.log());
-}
-
-/// A counter of a machine that tells when it was started.
-fn counter_since(began: &str, value: &str) -> Value {
-    json!({ "name": "cpu_seconds", "kind": "counter", "value": value, "began": began, "epoch": began })
-}
-
-/// The disk of `hv2` on another machine, whose configuration is `NAME.yaml`, under this agent's name.
-fn copy_hv2(world: &World, name: &str, agent: &str) {
-    copy_file(world, "hv2.queue.db", &format!("{name}.queue.db"));
-    let text = std::fs::read_to_string(world.path("hv2.yaml")).unwrap();
-    let text = text.replace("hv2.queue.db", &format!("{name}.queue.db"));
-    let text = text.replace("hv2.readings", &format!("{name}.readings"));
-    let text = text.replace("agent: hv2", &format!("agent: {agent}"));
-    world.write(&format!("{name}.yaml"), &text.replace("user=hv2", &format!("user={agent}")));
-}
-
-/// Whichever of the two comes first, no level of a counter is billed for being another machine's.
-#[test]
-fn a_copy_of_a_host_that_is_renamed_later_bills_no_level_of_a_counter() {
-    let Some(server) = Server::start("a copy of a host", &[]) else { return };
-    let refused = "another host sends to the ledger";
-    let [first, second] = ["2026-11-01T00:00:00Z", "2026-11-10T11:59:00Z"];
-    for copy_comes_first in [false, true] {
-        server.sql("postgres", "DROP DATABASE bill");
-        server.sql("postgres", "CREATE DATABASE bill OWNER usage");
-        let world = world(&server.url("bill", "usage"));
-        for role in ["reader", "submitter", "appender", "hv2", "hv3"] {
-            server.sql("bill", &format!("DROP ROLE IF EXISTS {role}"));
-        }
-        hosts(&server, &world, &["hv2", "hv3"]);
-        collect(&world, "hv2", "2026-11-10T11:50:00Z", &[counter_since(first, "360000")]).exits(0);
-        collect(&world, "hv2", "2026-11-10T12:00:00Z", &[counter_since(first, "363600")]).exits(0);
-        copy_hv2(&world, "copy", "hv2");
-        let goes_on = if copy_comes_first {
-            // The machine that it was is away for a while.
-            collect(&world, "copy", "2026-11-10T12:01:00Z", &[counter_since(second, "60")]).exits(0);
-            world.flush().exits(0);
-            // What the copy has used since it began, an hour of the first, and nothing else.
-            assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.02"]);
-            let waits = collect(&world, "hv2", "2026-11-10T12:02:00Z", &[counter_since(first, "363720")]);
-            waits.exits(78).says(refused).says("was put back to an earlier state");
-            "2026-11-10T12:20:00Z"
-        } else {
-            collect(&world, "hv2", "2026-11-10T12:01:00Z", &[counter_since(first, "363660")]).exits(0);
-            let waits = collect(&world, "copy", "2026-11-10T12:02:00Z", &[counter_since(second, "120")]);
-            waits.exits(78).says(refused).says("was put back to an earlier state");
-            "2026-11-10T12:03:00Z"
-        };
-        world.flush();
-        world.agent(&["status"]).exits(69).says("Host hv2: two hosts are called so");
-        let renamed = std::fs::read_to_string(world.path("copy.yaml")).unwrap();
-        let renamed = renamed.replace("agent: hv2", "agent: hv3").replace("user=hv2", "user=hv3");
-        world.write("copy.yaml", &renamed);
-        collect(&world, "copy", "2026-11-10T12:03:00Z", &[counter_since(second, "180")]).exits(0);
-        collect(&world, "hv2", goes_on, &[counter_since(first, "367200")]).exits(0);
-        collect(&world, "hv2", "2026-11-10T12:30:00Z", &[counter_since(first, "370800")]).exits(0);
-        collect(&world, "copy", "2026-11-10T12:30:00Z", &[counter_since(second, "3780")]).exits(0);
-        world.flush();
-        // The first: 3 h and the copy's minute from 12:02 to 12:03 and its 1 h. The second: what the first machine used from
-        // 12:00 to 12:02 can't be told, 10,680 s are left; of the copy the first 60 s, and 1 h since 12:03.
-        let (billed, held) = match copy_comes_first {
-            false => ("cpu_hours 2026-11 4.02", false),
-            true => ("cpu_hours 2026-11 3.98", true),
-        };
-        assert_eq!(world.rows(A), [billed]);
-        let explained = world.agent(&["explain", A, "cpu_hours"]);
-        match held {
-            true => explained.says("held: 363720 of it is not counted"),
-            false => explained.says_not("held: "),
-        };
-        world.agent(&["recount"]).exits(0);
-    }
-}
-
-/// What waits on a machine when it is copied waits twice.
-#[test]
-fn what_waited_on_a_host_that_was_copied_is_billed_once_whoever_sends_it_first() {
-    let Some(mut server) = Server::start("what waited on a copy", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2", "hv3", "hv4"]);
-    let reads = |seconds: &str, value: &str| {
-        let id = format!("until {seconds}");
-        [hours(&id, seconds), json!({ "name": "other", "kind": "counter", "value": value })]
-    };
-    collect(&world, "hv2", "2026-11-10T12:00:00Z", &reads("3600", "0")).exits(0);
-    server.kill();
-    collect(&world, "hv2", "2026-11-10T12:05:00Z", &reads("1800", "10")).exits(75);
-    collect(&world, "hv2", "2026-11-10T12:10:00Z", &reads("900", "20")).exits(75);
-    copy_hv2(&world, "copy", "hv3");
-    server.restart();
-    // The copy is the first to send what waited: it is its original's.
-    let told = "was that of the agent hv2";
-    collect(&world, "copy", "2026-11-10T12:11:00Z", &reads("60", "7")).exits(0).says(told);
-    until("its turn is over", || world.flush_once().code == 0);
-    // 1 h, 30 min, 15 min and the copy's minute.
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.77"]);
-    collect(&world, "hv2", "2026-11-10T12:15:00Z", &reads("7200", "30")).exits(0).says_not("put back");
-    // One that is copied later sends nothing again but what is known.
-    copy_hv2(&world, "late", "hv4");
-    collect(&world, "late", "2026-11-10T12:16:00Z", &reads("36", "7")).exits(0);
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.78"]);
-    let runs = "SELECT agent || ' ' || count(*) FROM run WHERE agent <> 'hv1' GROUP BY agent ORDER BY 1";
-    assert_eq!(texts(&server, runs), ["hv2 4", "hv3 1", "hv4 1"]);
-    let told = "SELECT words FROM event WHERE words LIKE '%send from one file%' ORDER BY id";
-    let told = texts(&server, told);
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert!(
-        told[0].starts_with("hv3 and hv2 send from one file: a host was renamed, or its disk"),
-        "{told:?}"
-    );
-    world.agent(&["recount"]).exits(0);
-}
-
-/// An image of a machine on which the agent has measured, and which never reached this ledger.
-#[test]
-fn what_waited_in_an_image_that_many_hosts_are_made_of_is_billed_once() {
-    let Some(server) = Server::start("an image of many hosts", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2", "hv3", "hv4", "hv5"]);
-    let image = std::fs::read_to_string(world.path("hv2.yaml")).unwrap();
-    world.write("hv2.yaml", &image.replace("/bill?", "/nowhere?"));
-    collect(&world, "hv2", "2026-11-10T12:00:00Z", &[hours("1", "3600")]).exits(78);
-    world.write("hv2.yaml", &image);
-    for (minute, name) in [(1, "hv3"), (2, "hv4"), (3, "hv5")] {
-        copy_hv2(&world, name, name);
-        collect(&world, name, &format!("2026-11-10T12:0{minute}:00Z"), &[hours(name, "1800")]).exits(0);
-    }
-    world.flush().exits(0);
-    // The hour of the image, and half an hour of each.
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.50"]);
-    // Also if it is a host of its own after all.
-    collect(&world, "hv2", "2026-11-10T12:04:00Z", &[hours("2", "3600")]).exits(0);
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.50"]);
-}
-
-/// Nobody can add to another's numbers by naming it: only from its own file.
-#[test]
-fn a_host_that_claims_to_have_been_another_adds_nothing_to_it() {
-    let Some(server) = Server::start("a host that claims another's name", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2", "hv3"]);
-    collect(&world, "hv2", NOON, &[hours("1", "3600")]).exits(0);
-    world.flush().exits(0);
-    send(&server, "hv3", ("its own", 1), json!({ "was": "hv2" }));
-    world.flush().exits(0);
-    let runs = "SELECT agent || ' ' || coalesce(scope, '') FROM run WHERE scope = 'its own'";
-    assert_eq!(texts(&server, runs), ["hv3 its own"]);
 }
 
 /// The clock of the agent that counts says nothing of a host's: not as it is, nor as it was.
@@ -707,11 +433,45 @@ fn what_reaches_back_before_a_host_was_read_is_not_counted_for_its_neighbours_sa
     world.write("hv3.yaml", &late.replace(&format!("since: {LONG_AGO}"), "since: 2026-11-01T00:00:00Z"));
     let over =
         |id: &str| job("cpu_seconds", id, "2026-10-31T22:00:00Z", "2026-11-01T02:00:00Z", "14400", &[]);
-    collect(&world, "hv2", NOON, &[over("1")]).exits(0);
-    collect(&world, "hv3", NOON, &[over("2")]).exits(0);
+    collect_at(&world, "hv2", NOON, &[over("1")]).exits(0);
+    collect_at(&world, "hv3", NOON, &[over("2")]).exits(0);
     world.flush();
     world.agent(&["explain", A, "cpu_hours", "--period", "2026-10"]).says("2.00");
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 4.00"]);
+}
+
+/// A month is a ledger's to report where somebody looked while it ran: on a host that measured the resource, not on any.
+#[test]
+fn what_a_new_host_reads_of_a_month_that_is_over_is_not_carried_because_another_host_was_there() {
+    let Some(server) = Server::start("since when each host is there", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    for name in ["agent.yaml", "hv2.yaml", "hv3.yaml"] {
+        let text = std::fs::read_to_string(world.path(name)).unwrap();
+        let by_label = format!("resource: {{ offering: {OFFERING}, backend_id: \"{{project}}\" }}");
+        let text = text.replace(&format!("resource: {A}"), &by_label);
+        world.write(name, &text.replace("schedule: every 1s }", "schedule: every 1s, late: carry_forward }"));
+    }
+    let used = |project: &str, id: &str, day: &str| {
+        let (start, end) = (format!("{day}T00:00:00Z"), format!("{day}T02:00:00Z"));
+        job("cpu_seconds", id, &start, &end, "7200", &[("project", project)])
+    };
+    collect_at(&world, "hv2", "2026-10-20T12:00:00Z", &[used("project-a", "1", "2026-10-10")]).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-10 2.00"]);
+    let late = [used("project-a", "1", "2026-10-10"), used("project-a", "2", "2026-10-11")];
+    collect_at(&world, "hv2", NOON, &late).exits(0);
+    collect_at(
+        &world,
+        "hv3",
+        NOON,
+        &[used("project-b", "1", "2026-10-10"), used("project-b", "2", "2026-11-09")],
+    )
+    .exits(0);
+    world.flush();
+    // What the first brings late is carried into the month that runs; what the other did in October is not.
+    assert_eq!(world.rows(A), ["cpu_hours 2026-10 2.00", "cpu_hours 2026-11 2.00"]);
+    assert_eq!(world.rows(B), ["cpu_hours 2026-11 2.00"]);
 }
 
 /// Two hosts reach one page of metrics, or one host has two names: the first look says so.
@@ -727,7 +487,7 @@ fn a_life_that_two_hosts_read_of_one_counter_is_told() {
         json!({ "name": "group", "kind": "counter", "value": value, "epoch": id })
     };
     let hour = |host: &str, minute: u32, lines: &[Value]| {
-        collect(&world, host, &format!("2026-11-10T11:{minute:02}:00Z"), lines).exits(0);
+        collect_at(&world, host, &format!("2026-11-10T11:{minute:02}:00Z"), lines).exits(0);
     };
     hour("hv2", 0, &[began("2026-11-10T08:00:00Z", "5"), epoch("0123456789ab", "7")]);
     hour("hv3", 5, &[began("2026-11-10T08:00:00Z", "9"), epoch("fedcba987654", "7")]);

@@ -80,16 +80,17 @@ impl Forwarder {
     /// Sends all that the shared ledger does not have, in order.
     pub async fn send(&self, queue: &SharedLedger) -> Result<Forwarded, LedgerError> {
         let Forwarder { database, agent, clock, planned, .. } = self.clone();
-        let known = queue.with(|queue| queue.identities()).await?;
+        let own = queue.with(|queue| queue.identities()).await?.pop();
+        let file = own.map(|own| own.file).unwrap_or_default();
+        let of = file.clone();
         let connect = move || {
             let outbox = Outbox::connect(&database, &agent, || clock.now())?;
-            let last = known.last().map(|own| outbox.last(&own.file)).transpose()?;
-            Ok((last.flatten(), outbox))
+            Ok((outbox.last(&of)?, outbox))
         };
         let (last, outbox) = blocking(connect).await?;
         let skew = outbox.skew;
         queue.with(move |queue| queue.note_database_clock(skew)).await?;
-        let put_back = queue.with(move |queue| queue.begin_anew_if_put_back(last));
+        let put_back = queue.with(move |queue| queue.begin_anew_if_put_back(&file, last));
         if put_back.await? {
             tracing::warn!(
                 "The file in which this host's runs wait was put back to an earlier state, or another host sends from a copy of \

@@ -68,7 +68,8 @@ pub(super) fn status(setup: &Setup, as_json: bool, out: &mut dyn Write) -> Resul
     if is_anothers {
         lines.push(format!(
             "Another host sends as the agent {agent}: name one of them otherwise (`agent:`); until then nothing of this one is \
-             sent."
+             sent. One that was installed anew or put back waits until the other has been silent for longer than is usual, or \
+             for `agents retire {agent}`."
         ));
     }
     for (name, why) in failing {

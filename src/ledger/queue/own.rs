@@ -158,10 +158,21 @@ impl Ledger {
 
     /// Where this file was put back (a snapshot of the machine), or a copy of it has sent meanwhile, numbers stand for other
     /// runs than those that are known there: what was not sent is sent under another id from then on. `last`: the last run
-    /// of the present id that arrived. Returns whether that was so.
-    pub fn begin_anew_if_put_back(&mut self, last: Option<(i64, Timestamp)>) -> Result<bool, LedgerError> {
+    /// of this id that arrived. Returns whether that was so.
+    pub fn begin_anew_if_put_back(
+        &mut self,
+        file: &str,
+        last: Option<(i64, Timestamp)>,
+    ) -> Result<bool, LedgerError> {
         let Some((number, at)) = last else { return Ok(false) };
         let was_put_back = self.look(|connection| {
+            // Another process may have seen it meanwhile.
+            if !connection
+                .prepare("SELECT 1 FROM agent WHERE file = ? AND retired IS NULL")?
+                .exists([file])?
+            {
+                return Ok(false);
+            }
             // The last run is always kept.
             let newest = newest(connection)?;
             let here: Option<i64> = connection
