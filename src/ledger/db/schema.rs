@@ -450,6 +450,7 @@ CREATE TABLE sent (
     counted INTEGER NOT NULL      -- the last run that is counted in it; 0 for what was found in the server's rows
 );
 CREATE INDEX sent_current ON sent (resource, period, part, component, username) WHERE current = 1;
+CREATE INDEX sent_open ON sent (resource, period, part) WHERE outcome = 'open';
 CREATE INDEX sent_of_resource ON sent (resource, period);
 
 -- What is not sent, and why: held and stranded (component and user '' for all of the part), and parked.
