@@ -1,29 +1,39 @@
-//! Many hosts at one ledger, played: so many agents append as agents do (connect, ask how far it has got, append, leave), and
-//! one counts. It prints rows a second, the delay from appended to counted, connections, and the size of a day.
+//! Many hosts at one ledger, played: so many agents append as agents do (connect, ask how far it has got and whether their
+//! name is their own, append, leave), spread evenly over each round, and one counts meanwhile as the agent at work does. It
+//! prints rows a second, the delay from appended to counted, what a connection takes, and the size of a day.
 //!
-//!     cargo run --release --example hosts -- postgresql:///bill?host=/run/postgresql&user=usage 2000 3
+//! What issue and documentation speak of, 2,000 hosts of 50 counters every 5 minutes, for a quarter of an hour:
 //!
-//! The database must be empty and the role own it; docs/many-hosts.md has the figures.
+//!     tests/with-postgres sh -c 'cargo run --release --example hosts -- \
+//!         "postgresql:///postgres?host=$WALDUR_TEST_POSTGRES&user=postgres" 2000 3 300'
+//!
+//! The arguments are the ledger, the hosts, the rounds, and how long a round takes, in seconds: 300 is real time, fewer are
+//! the same hosts in less, and with 0 each round is appended as fast as can be. The database must be empty and the role own
+//! it; docs/many-hosts.md has the figures.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::float_arithmetic,
+    clippy::disallowed_methods,
     reason = "a tool for those who build the agent"
 )]
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use postgres::{Client, NoTls};
 use waldur_usage_agent::collectors::definition::Definition;
 use waldur_usage_agent::collectors::spool::Spool;
+use waldur_usage_agent::config::clock::process_clock;
 use waldur_usage_agent::config::place::{Database, Place};
 use waldur_usage_agent::config::settings::Loaded;
 use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
-use waldur_usage_agent::ledger::queue::outbox::Outbox;
+use waldur_usage_agent::ledger::queue::outbox::{Claim, Outbox};
+use waldur_usage_agent::ledger::queue::own::Identity;
 use waldur_usage_agent::ledger::queue::parcel::Parcel;
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::period::BillingZone;
@@ -31,8 +41,10 @@ use waldur_usage_agent::metering::reading::{Kind, Reading};
 
 const SERIES: i64 = 50;
 const EVERY: SignedDuration = SignedDuration::from_mins(5);
-/// Connections at once.
+/// Connections at once, at most.
 const AT_ONCE: usize = 16;
+/// How often the agent at work looks what has arrived.
+const LOOKS_EVERY: Duration = Duration::from_secs(5);
 
 const CONFIG: &str = "waldur: { url: 'http://127.0.0.1:1', token_file: /dev/null }\n\
     collectors:\n  vms:\n    plugin: exec\n    command: x\n    schedule: every 5m\n    \
@@ -41,37 +53,106 @@ const CONFIG: &str = "waldur: { url: 'http://127.0.0.1:1', token_file: /dev/null
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let usage = "hosts LEDGER HOSTS ROUNDS";
+    let usage = "hosts LEDGER HOSTS ROUNDS SECONDS";
     let place = Place::parse(&arguments.next().expect(usage)).expect(usage);
-    let hosts: i64 = arguments.next().and_then(|text| text.parse().ok()).expect(usage);
-    let rounds: i64 = arguments.next().and_then(|text| text.parse().ok()).expect(usage);
+    let [hosts, rounds, seconds] =
+        [(); 3].map(|()| arguments.next().and_then(|text| text.parse::<i64>().ok()).expect(usage));
     let Place::Database(database) = &place else { panic!("a ledger in a database") };
     Ledger::make(&place).unwrap();
-    let mut books = Ledger::open(&place, rulebook()).unwrap();
     // All hosts see the same, each as its own.
     let mut host = Ledger::in_memory(rulebook()).unwrap();
-    let begun: Timestamp = "2026-11-10T00:00:00Z".parse().unwrap();
-    for round in 1..=rounds {
-        let at = begun + EVERY * i32::try_from(round).unwrap();
-        let number = host.append(run(at, round), &mut Spool::default()).unwrap();
-        let parcel = Arc::new(host.parcel_after(number - 1).unwrap().unwrap());
-        let started = Instant::now();
-        let sent = append_all(database, hosts, &parcel, at);
-        let appended = started.elapsed();
-        let started = Instant::now();
-        books.count_queued().unwrap();
-        let took = started.elapsed();
-        let rate = |number: i64, time: std::time::Duration| number as f64 / time.as_secs_f64();
+    let now = process_clock().now();
+    let play = Play::default();
+    std::thread::scope(|scope| {
+        scope.spawn(|| count(&place, &play));
+        for round in 1..=rounds {
+            let at = now - EVERY * i32::try_from(rounds - round).unwrap();
+            let number = host.append(run(at, round), &mut Spool::default()).unwrap();
+            let parcel = host.parcel_after(number - 1, &identity(0), "hv0").unwrap().unwrap();
+            let (size, started) = (size_of(database), Instant::now());
+            let over = Duration::from_secs(seconds.try_into().unwrap());
+            append_all(database, hosts, (&parcel, at), over, &play);
+            let appended = started.elapsed();
+            play.until_counted(hosts * round);
+            play.tell(round, hosts, (appended, started.elapsed()));
+            let grown = size_of(database) - size;
+            let day = grown * (24 * 60 / EVERY.as_mins()) / 1_000_000;
+            println!("    {} bytes a reading, {day} MB a day", grown / (hosts * SERIES));
+        }
+        play.is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// What goes on.
+#[derive(Default)]
+struct Play {
+    /// When each run of the round was appended, in order.
+    appended: Mutex<Vec<Instant>>,
+    /// How long each connection took.
+    took: Mutex<Vec<Duration>>,
+    /// How long it was from appended to counted.
+    delays: Mutex<Vec<Duration>>,
+    counted: AtomicI64,
+    is_over: AtomicBool,
+}
+
+impl Play {
+    fn until_counted(&self, runs: i64) {
+        while self.counted.load(Ordering::Relaxed) < runs {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Notes that so many runs are counted now.
+    fn note_counted(&self, runs: i64) {
+        let before = self.counted.swap(runs, Ordering::Relaxed);
+        let mut appended = self.appended.lock().unwrap();
+        let counted = usize::try_from(runs - before).unwrap().min(appended.len());
+        self.delays.lock().unwrap().extend(appended.drain(..counted).map(|at| at.elapsed()));
+    }
+
+    fn tell(&self, round: i64, hosts: i64, (appended, counted): (Duration, Duration)) {
+        let of = |times: &Mutex<Vec<Duration>>| {
+            let mut times = std::mem::take(&mut *times.lock().unwrap());
+            times.sort_unstable();
+            [times[times.len() / 2], times[times.len() * 99 / 100], times[times.len() - 1]]
+        };
+        let rate = |number: i64, time: Duration| number as f64 / time.as_secs_f64();
         println!(
-            "round {round}: {hosts} runs appended in {appended:.1?} ({:.0} runs/s, {:.0} readings/s; one takes {:.1} ms at the \
-             median, {:.1} ms at most); counted in {took:.1?} ({:.0} readings/s)",
+            "round {round}: {hosts} runs appended in {appended:.1?} ({:.1} runs, {:.0} readings a second), all counted after \
+             {counted:.1?} ({:.0} readings a second)",
             rate(hosts, appended),
             rate(hosts * SERIES, appended),
-            sent[sent.len() / 2],
-            sent[sent.len() - 1],
-            rate(hosts * SERIES, took),
+            rate(hosts * SERIES, counted),
         );
+        println!("    a connection takes {:.1?} (median, of 100 the slowest, at most)", of(&self.took));
+        println!("    from appended to counted {:.1?} (likewise)", of(&self.delays));
     }
+}
+
+/// Counts what arrives, as the agent at work does.
+fn count(place: &Place, play: &Play) {
+    let mut books = Ledger::open(place, rulebook()).unwrap();
+    let Place::Database(database) = place else { return };
+    let mut admin = connect(database);
+    while !play.is_over.load(Ordering::Relaxed) {
+        let more = books.count_some().unwrap();
+        let counted = admin.query_one("SELECT count(*) FROM run WHERE counted = 1", &[]).unwrap();
+        play.note_counted(counted.get(0));
+        if !more {
+            std::thread::sleep(LOOKS_EVERY);
+        }
+    }
+}
+
+fn connect(database: &Database) -> Client {
+    let Database { host, port, role, name, .. } = database;
+    Client::connect(&format!("host={host} port={port} user={role} dbname={name}"), NoTls).unwrap()
+}
+
+fn size_of(database: &Database) -> i64 {
+    let size = "SELECT pg_database_size(current_database())";
+    connect(database).query_one(size, &[]).unwrap().get(0)
 }
 
 fn rulebook() -> Rulebook {
@@ -97,9 +178,20 @@ fn run(at: Timestamp, round: i64) -> Run {
     Run { collector: "vms".to_owned(), at, finished: at, scope: String::new(), outcome }
 }
 
-/// Lets all hosts append, so many at once; returns how long each took, in milliseconds, sorted.
-fn append_all(database: &Database, hosts: i64, parcel: &Arc<Parcel>, at: Timestamp) -> Vec<f64> {
-    let (next, took) = (AtomicI64::new(0), Mutex::new(Vec::new()));
+fn identity(host: i64) -> Identity {
+    Identity { agent: format!("hv{host}"), file: format!("file of {host}"), base: 0, until: None }
+}
+
+/// Lets all hosts append, spread over so long.
+fn append_all(
+    database: &Database,
+    hosts: i64,
+    (parcel, at): (&Parcel, Timestamp),
+    over: Duration,
+    play: &Play,
+) {
+    let next = Arc::new(AtomicI64::new(0));
+    let started = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
@@ -108,16 +200,23 @@ fn append_all(database: &Database, hosts: i64, parcel: &Arc<Parcel>, at: Timesta
                     if host >= hosts {
                         break;
                     }
-                    let started = Instant::now();
-                    let outbox = Outbox::connect(database, &format!("hv{host}"), "file", || at).unwrap();
-                    assert_eq!(outbox.last().unwrap().map_or(0, |(number, _)| number), parcel.number() - 1);
-                    outbox.send(parcel, at).unwrap();
-                    took.lock().unwrap().push(started.elapsed().as_secs_f64() * 1000.0);
+                    let due = over.mul_f64(host as f64 / hosts as f64);
+                    std::thread::sleep(due.saturating_sub(started.elapsed()));
+                    let began = Instant::now();
+                    let own = identity(host);
+                    let outbox = Outbox::connect(database, &own.agent, || process_clock().now()).unwrap();
+                    let last = outbox.last(&own.file).unwrap();
+                    assert_eq!(last.map_or(0, |(number, _)| number), parcel.number() - 1);
+                    let file = own.file.clone();
+                    let claim = Claim { identities: vec![own], last_look: Some(at), planned: EVERY * 3 };
+                    outbox.check_name(&claim).unwrap();
+                    outbox.send(&file, parcel, process_clock().now()).unwrap();
+                    drop(outbox);
+                    play.took.lock().unwrap().push(began.elapsed());
+                    play.appended.lock().unwrap().push(Instant::now());
                 }
             });
         }
     });
-    let mut took = took.into_inner().unwrap();
-    took.sort_by(f64::total_cmp);
-    took
+    std::thread::sleep(over.saturating_sub(started.elapsed()));
 }

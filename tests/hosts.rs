@@ -9,44 +9,25 @@ mod hosts;
 #[path = "agent/postgres.rs"]
 mod server;
 
+use std::sync::Arc;
+
 use agent::*;
 use hosts::*;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use server::Server;
 use waldur_usage_agent::collectors::spool::Spool;
-use waldur_usage_agent::config::clock::process_clock;
+use waldur_usage_agent::config::clock::{Clock, SharedClock, Steady, process_clock};
 use waldur_usage_agent::config::place::Place;
 use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::period::BillingZone;
 
-/// A counter as it is now.
-fn counter(value: &str) -> Value {
-    json!({ "name": "cpu_seconds", "kind": "counter", "value": value })
-}
-
-/// What a host reads and sends at this time.
-fn collect(world: &World, host: &str, now: &str, lines: &[Value]) -> Done {
-    world.now(now);
-    write_readings(world, host, lines);
-    agent_of(world, &format!("{host}.yaml"), &["collect"])
-}
-
-fn write_readings(world: &World, host: &str, lines: &[Value]) {
-    let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
-    world.write(&format!("{host}.readings"), &lines.concat());
-}
-
-fn texts(server: &Server, sql: &str) -> Vec<String> {
-    server.connect("bill").query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
-}
-
 /// What `hv2` reads by a clock of its own, on a machine that has been up for so many seconds.
 fn collect_by_its_clock(world: &World, clock: &str, up: u32, value: &str) -> Done {
     world.write("hv2.clock", clock);
     world.write("hv2.up", &up.to_string());
-    write_readings(world, "hv2", &[counter(value)]);
+    write_readings(world, "hv2", &[counter_now(value)]);
     let config = world.path("hv2.yaml").display().to_string();
     let mut command = world.command(&["--config", &config, "collect"]);
     command.env("WALDUR_USAGE_AGENT_CLOCK_FILE", world.path("hv2.clock"));
@@ -80,7 +61,7 @@ fn a_run_is_judged_by_how_far_its_hosts_clock_was_off_when_it_was_made() {
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2"]);
     world.now("2026-11-30T23:50:00Z");
-    world.readings(&[counter("0")]);
+    world.readings(&[counter_now("0")]);
     world.flush().exits(0);
     collect_by_its_clock(&world, "2026-11-30T23:56:00Z", 0, "0").exits(0);
     server.kill();
@@ -127,68 +108,6 @@ fn the_months_end_waits_for_each_collector_of_a_host_not_for_its_quickest() {
     );
 }
 
-/// Counters of two machines in one series would be taken for one that is reset again and again.
-#[test]
-fn of_two_hosts_with_one_name_the_second_sends_nothing_until_it_has_another() {
-    let Some(server) = Server::start("two hosts with one name", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2", "hv3"]);
-    let first = std::fs::read_to_string(world.path("hv2.yaml")).unwrap();
-    let twin = first.replace("hv2.queue.db", "twin.queue.db").replace("hv2.readings", "twin.readings");
-    world.write("twin.yaml", &twin);
-    collect(&world, "hv2", "2026-11-10T12:00:00Z", &[counter("360000")]).exits(0);
-    let refused = "another host sends to the ledger";
-    collect(&world, "twin", "2026-11-10T12:01:00Z", &[counter("5")]).exits(78).says(refused).says("`agent:`");
-    agent_of(&world, "twin.yaml", &["status"])
-        .exits(75)
-        .tells(&["Another host sends as the agent hv2", "1 run waiting"]);
-    collect(&world, "hv2", "2026-11-10T12:02:00Z", &[counter("363600")]).exits(0).says_not(refused);
-    collect(&world, "twin", "2026-11-10T12:03:00Z", &[counter("3605")]).exits(78).says(refused);
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
-    world.agent(&["status"]).exits(69).says("Host hv2: two hosts are called so");
-    let list = world.agent(&["agents", "list"]).exits(69);
-    list.tells(&["twice", "hv2: two hosts are called so"]);
-    // Under another name all that waited is sent.
-    let renamed = twin.replace("agent: hv2", "agent: hv3").replace("user=hv2", "user=hv3");
-    world.write("twin.yaml", &renamed);
-    collect(&world, "twin", "2026-11-10T12:04:00Z", &[counter("7205")]).exits(0).says_not(refused);
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
-    // A host that is installed anew has a new file. It sends once the old one is known to be gone.
-    world.write("anew.yaml", &twin.replace("twin", "anew"));
-    collect(&world, "anew", "2026-11-10T12:05:00Z", &[counter("0")]).exits(78).says(refused);
-    world.agent(&["agents", "retire", "hv2"]).exits(0);
-    collect(&world, "anew", "2026-11-10T12:06:00Z", &[counter("1800")]).exits(0);
-    world.write("later.yaml", &twin.replace("twin", "later"));
-    collect(&world, "later", "2026-11-10T12:20:00Z", &[counter("0")]).exits(78).says(refused);
-    collect(&world, "later", "2026-11-10T12:50:00Z", &[counter("0")]).exits(0);
-    world.flush().exits(0);
-    // Half an hour of the one that was installed anew.
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.50"]);
-}
-
-/// What is usual for a host is known once two runs of it are counted, and maybe nobody counts now.
-#[test]
-fn how_long_a_name_is_a_hosts_own_goes_by_the_schedules_also_before_anything_is_counted() {
-    let Some(server) = Server::start("a name before anything is counted", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2"]);
-    let hourly = std::fs::read_to_string(world.path("hv2.yaml")).unwrap().replace("every 1s", "\"@hourly\"");
-    world.write("hv2.yaml", &hourly);
-    world.write(
-        "twin.yaml",
-        &hourly.replace("hv2.queue.db", "twin.queue.db").replace("hv2.read", "twin.read"),
-    );
-    collect(&world, "hv2", "2026-11-10T12:00:00Z", &[counter("0")]).exits(0);
-    let refused = "another host sends to the ledger";
-    collect(&world, "twin", "2026-11-10T12:20:00Z", &[counter("2000000")]).exits(78).says(refused);
-    agent_of(&world, "twin.yaml", &["status"]).exits(75).says("Another host sends as the agent hv2");
-    collect(&world, "hv2", "2026-11-10T13:00:00Z", &[counter("3600")]).exits(0).says_not(refused);
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
-}
-
 #[test]
 fn a_counter_that_two_hosts_read_of_one_source_is_told() {
     let Some(server) = Server::start("a counter that two hosts read", &[]) else { return };
@@ -196,11 +115,12 @@ fn a_counter_that_two_hosts_read_of_one_source_is_told() {
     hosts(&server, &world, &["hv2", "hv3", "hv4"]);
     for (minute, value) in [(0, "3600"), (5, "5400"), (10, "7200")] {
         for host in ["hv2", "hv3"] {
-            collect(&world, host, &format!("2026-11-10T11:{minute:02}:00Z"), &[counter(value)]).exits(0);
+            collect_at(&world, host, &format!("2026-11-10T11:{minute:02}:00Z"), &[counter_now(value)])
+                .exits(0);
         }
         // Another machine, which does the same sort of work.
-        let other = counter(&format!("1{value}"));
-        collect(&world, "hv4", &format!("2026-11-10T11:{minute:02}:00Z"), &[other]).exits(0);
+        let other = counter_now(&format!("1{value}"));
+        collect_at(&world, "hv4", &format!("2026-11-10T11:{minute:02}:00Z"), &[other]).exits(0);
     }
     world.flush().exits(0);
     let told = "the collector source reads the same `cpu_seconds` on hv2 and on hv3";
@@ -224,7 +144,7 @@ fn rules_of_a_host_that_are_not_those_that_count_are_told() {
     change("hv3", "factor: 1/3600", "factor: 1/60");
     change("hv4", "  source:\n", "  another:\n");
     for host in ["hv2", "hv3", "hv4"] {
-        collect(&world, host, NOON, &[hours(host, "3600")]).exits(0);
+        collect_at(&world, host, NOON, &[hours(host, "3600")]).exits(0);
     }
     world.flush();
     // Of the first two: by this agent's rules.
@@ -234,14 +154,14 @@ fn rules_of_a_host_that_are_not_those_that_count_are_told() {
         "collector another of hv4 counts nothing: this file does not know it",
     ]);
     change("hv3", "factor: 1/60", "factor: 1/3600");
-    collect(&world, "hv3", "2026-11-10T12:05:00Z", &[hours("hv3", "3600")]).exits(0);
+    collect_at(&world, "hv3", "2026-11-10T12:05:00Z", &[hours("hv3", "3600")]).exits(0);
     world.flush();
     world.agent(&["check"]).says_not("the file of hv3");
     // A host that is gone is told of no more; one that was installed anew under its name is.
     world.agent(&["agents", "retire", "hv4"]).exits(0);
     world.agent(&["check"]).says_not("of hv4");
     change("hv4", "hv4.queue.db", "anew.queue.db");
-    collect(&world, "hv4", "2026-11-10T12:10:00Z", &[hours("hv4", "3600")]).exits(0);
+    collect_at(&world, "hv4", "2026-11-10T12:10:00Z", &[hours("hv4", "3600")]).exits(0);
     world.flush();
     world.agent(&["check"]).says("collector another of hv4 counts nothing");
 }
@@ -308,44 +228,21 @@ fn a_host_whose_clock_was_ahead_reads_its_history_again_once_what_it_saw_has_arr
     assert_eq!(queue.forget_future(ahead, now).unwrap(), [""; 0], "once");
 }
 
-/// A run of a host's file, as the host sends it; all up to `base` were sent under another name of the file.
-fn send_as(server: &Server, host: &str, (file, number): (&str, i64), base: i64) {
-    let head = format!(
-        "{{\"collector\":\"source\",\"at\":1794312000000000,\"finished\":1794312000000000,\"outcome\":\"ok\",\
-         \"message\":null,\"quarantined\":0,\"lists_everything\":false,\"scope\":\"{file}\",\"withheld\":\"[]\"}}"
-    );
-    let cover = format!(
-        "{{\"head\":{head},\"quarantined\":[],\"ends\":[],\"since\":null,\"parts\":0,\"base\":{base}}}"
-    );
-    let sql =
-        "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ($1, $2, $3, 0, 0, $4, 0)";
-    server.connect_as("bill", host).execute(sql, &[&host, &file, &number, &cover]).unwrap();
-}
-
-/// What no check foresees (labels that are longer once they are written down) is that run's fault alone.
+/// What no check foresees (a row that the database does not take) is that run's fault alone.
 #[test]
 fn a_run_that_can_not_be_recorded_stops_nobody_else_and_is_told() {
     let Some(server) = Server::start("a run that can't be recorded", &[]) else { return };
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2", "hv3"]);
-    let long: String = (0..3000).map(|_| fastrand::alphanumeric()).collect();
-    let pair = || [char::from(fastrand::u8(14..32)), fastrand::alphanumeric()];
-    let escaped = || (0..249).flat_map(|_| pair()).collect::<String>();
-    let escaped = json!({ "a": escaped(), "b": escaped(), "c": escaped(), "d": escaped() });
-    for (number, labels) in [(1, json!({ "a": long })), (2, escaped)] {
-        let at = 1_794_312_000_000_000_i64;
-        let head = json!({
-            "collector": "source", "at": at, "finished": at, "outcome": "ok", "message": null, "quarantined": 0,
-            "lists_everything": false, "scope": "", "withheld": "[]",
-        });
-        let ends = [json!(["g", labels.to_string(), at])];
-        let cover =
-            json!({ "head": head, "quarantined": [], "ends": ends, "since": null, "parts": 0, "base": 0 });
-        let sql = "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ('hv2', 'f', $1, 0, 0, $2, 0)";
-        let mut as_host = server.connect_as("bill", "hv2");
-        as_host.execute(sql, &[&i64::from(number), &cover.to_string()]).unwrap();
-    }
-    collect(&world, "hv3", NOON, &[hours("1", "3600")]).exits(0);
+    let long = json!({ "a": "x".repeat(3000) }).to_string();
+    let at = 1_794_312_000_000_000_i64;
+    send_as(&server, "hv2", ("f", 1), json!({ "ends": [["g", long, at]] }));
+    send_as(&server, "hv2", ("f", 2), json!({ "message": "too long" }));
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'too long' \
+                  USING ERRCODE = '54000'; END $$";
+    let on = "CREATE TRIGGER refuse BEFORE INSERT ON run FOR EACH ROW WHEN (NEW.message = 'too long')";
+    server.sql("bill", &format!("{refuse}; {on} EXECUTE FUNCTION refuse()"));
+    collect_at(&world, "hv3", NOON, &[hours("1", "3600")]).exits(0);
     world.flush();
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
     let told =
@@ -357,44 +254,12 @@ fn a_run_that_can_not_be_recorded_stops_nobody_else_and_is_told() {
 }
 
 #[test]
-fn runs_that_never_arrived_are_told_also_where_nothing_was_there_before() {
-    let Some(server) = Server::start("runs that are missing", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2", "hv3"]);
-    send_as(&server, "hv2", ("f", 5), 0);
-    // Four that were sent under another name of its file are not missing.
-    send_as(&server, "hv3", ("f", 5), 4);
-    world.flush();
-    let told = texts(&server, "SELECT words FROM event WHERE words LIKE '%missing%'");
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with("4 runs of the agent hv2 are missing"), "{told:?}");
-}
-
-/// The end of a gauge would be known before what it ends, and one host's thousands would keep out all others.
-#[test]
-fn of_a_host_that_was_installed_anew_the_old_file_is_taken_first_and_of_no_host_more_than_a_few_at_once() {
-    let Some(server) = Server::start("a host's two files", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2", "hv3"]);
-    for (file, runs) in [("z", 7), ("a", 3)] {
-        for number in 1..=runs {
-            send_as(&server, "hv2", (file, number), 0);
-        }
-    }
-    send_as(&server, "hv3", ("f", 1), 0);
-    world.flush().exits(0);
-    let taken = texts(&server, "SELECT agent || ' ' || scope FROM run WHERE agent <> 'hv1' ORDER BY id");
-    let (old, new) = ("hv2 z", "hv2 a");
-    assert_eq!(taken, [old, old, old, old, old, "hv3 f", old, old, new, new, new]);
-}
-
-#[test]
 fn a_ledger_does_not_move_into_a_file_before_all_that_hosts_have_sent_is_counted() {
     let Some(server) = Server::start("moving with an inbox", &[]) else { return };
     let database = server.url("bill", "usage");
     let world = world(&database);
     hosts(&server, &world, &["hv2"]);
-    collect(&world, "hv2", NOON, &[hours("1", "3600")]).exits(0);
+    collect_at(&world, "hv2", NOON, &[hours("1", "3600")]).exits(0);
     let file = world.path("file.db").display().to_string();
     let copy = || world.agent(&["ledger", "copy", &database, &file]);
     copy().exits(75).says("1 runs that hosts have sent").says("`flush` there");
@@ -431,7 +296,7 @@ fn each_role_sees_what_it_may_and_is_told_what_that_is() {
     let world = world(&server.url("bill", "usage"));
     hosts(&server, &world, &["hv2"]);
     world.readings(&[hours("1", "5400")]);
-    collect(&world, "hv2", NOON, &[hours("2", "3600")]).exits(0);
+    collect_at(&world, "hv2", NOON, &[hours("2", "3600")]).exits(0);
     let brief = agent_of(&world, "hv2.yaml", &["status"]).exits(0);
     brief.tells(&["may only append", "nothing waits here", "12:00Z"]).says_not("SQLSTATE");
     let told = agent_of(&world, "hv2.yaml", &["status", "--json"]).exits(0).json();
@@ -447,4 +312,189 @@ fn each_role_sees_what_it_may_and_is_told_what_that_is() {
     reads(&["agents", "list"]).exits(0).says("hv2");
     // It counts in a transaction of its own, which it takes back.
     reads(&["recount"]).exits(78).says("the role `reader` may not do that");
+}
+
+/// On any host, without a token of Waldur and without a right to write.
+#[test]
+fn a_role_that_reads_sees_the_page_and_the_status_and_writes_nothing() {
+    let Some(server) = Server::start("a page of a reading role", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    collect_at(&world, "hv2", NOON, &[hours("1", "5400")]).exits(0);
+    world.flush().exits(0);
+    configure_host(&world, "reader", &server.url("bill", "reader"));
+    let text = std::fs::read_to_string(world.path("reader.yaml")).unwrap();
+    let socket = world.path("page.sock");
+    let page = format!("page: {{ listen: \"unix:{}\" }}\n", socket.display());
+    let text = text.replace("    plugin: exec\n", "    plugin: exec\n    elsewhere: true\n");
+    world.write("reader.yaml", &(page + &text));
+    let daemon = daemon_of(&world, "reader.yaml");
+    daemon.until_it_says("Ready: ");
+    let overview = get_from_socket(&socket, "/");
+    assert!(overview.starts_with("HTTP/1.1 200 "), "{overview}");
+    for words in ["Usage in 2026-11", "Project A", "1.50", "agreed"] {
+        assert!(overview.contains(words), "`{words}` in {overview}");
+    }
+    let one = get_from_socket(&socket, &format!("/resource/{A}"));
+    assert!(one.starts_with("HTTP/1.1 200 ") && one.contains("set_usage"), "{one}");
+    agent_of(&world, "reader.yaml", &["status", "--all"]).exits(0).tells(&["Project A", "1.50"]);
+    // A run that waits to be counted is no reason to write: it is shown what is stated.
+    collect_at(&world, "hv2", "2026-11-10T12:05:00Z", &[hours("1", "5400"), hours("2", "3600")]).exits(0);
+    agent_of(&world, "reader.yaml", &["status", "--all"]).says("1.50");
+    assert!(get_from_socket(&socket, "/").contains("1.50"));
+    assert_eq!(texts(&server, "SELECT agent FROM inbox"), ["hv2"; 2]);
+    assert!(!daemon.log().contains("SQLSTATE"), "{}", daemon.log());
+}
+
+/// The clock of the agent that counts says nothing of a host's: not as it is, nor as it was.
+#[test]
+fn a_clock_of_the_counting_agent_that_is_mended_makes_no_hosts_run_doubtful() {
+    let Some(server) = Server::start("a counting agent's clock", &[]) else { return };
+    let place = Place::parse(&server.url("bill", "usage")).unwrap();
+    Ledger::make(&place).unwrap();
+    let mut ledger = Ledger::open(&place, Rulebook { zone: BillingZone::utc(), rules: Vec::new() }).unwrap();
+    let really = process_clock().now();
+    let clock = |ahead: i64, boot: &str| -> SharedClock {
+        let now = really + SignedDuration::from_mins(ahead);
+        Arc::new(SetClock { now, up: SignedDuration::from_hours(5), boot: boot.to_owned() })
+    };
+    let waldur = |ledger: &Ledger| -> i64 {
+        let (micros, _) = ledger.server_fact("skew_us").unwrap().unwrap();
+        (micros.parse::<i64>().unwrap() + 500_000).div_euclid(60_000_000)
+    };
+    // Seven minutes ahead of Waldur's, which is the database's.
+    ledger.measure_database_clock(&clock(7, "a")).unwrap();
+    ledger.put_server_fact("skew_us", "-420000000", really).unwrap();
+    ledger.measure_database_clock(&clock(7, "a")).unwrap();
+    assert_eq!(waldur(&ledger), -7);
+    // It is mended, and Waldur not asked yet.
+    ledger.measure_database_clock(&clock(0, "a")).unwrap();
+    assert_eq!(waldur(&ledger), 0);
+    // Another agent takes over, whose clock is three minutes behind.
+    ledger.measure_database_clock(&clock(-3, "b")).unwrap();
+    assert_eq!(waldur(&ledger), 3);
+}
+
+/// A clock that was set, of a machine that has been up for so long.
+#[derive(Debug)]
+struct SetClock {
+    now: Timestamp,
+    up: SignedDuration,
+    boot: String,
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn steady(&self) -> Option<Steady> {
+        Some(Steady { boot: self.boot.clone(), up: self.up })
+    }
+}
+
+/// What a clock that was ahead has recorded is not lost with the database that had it.
+#[test]
+fn what_was_recorded_by_a_clock_that_was_ahead_is_sent_again_as_it_was() {
+    let Some(server) = Server::start("a clock that was ahead, and a failover", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    let now = process_clock().now();
+    let ahead = (now + SignedDuration::from_mins(20)).to_string();
+    world.write("hv2.clock", &ahead);
+    write_readings(&world, "hv2", &[hours("1", "3600")]);
+    let config = world.path("hv2.yaml").display().to_string();
+    let collect = |clock: &str| {
+        world.write("hv2.clock", clock);
+        let mut command = world.command(&["--config", &config, "collect"]);
+        command.env("WALDUR_USAGE_AGENT_CLOCK_FILE", world.path("hv2.clock"));
+        Done::from(command.output().unwrap()).exits(0)
+    };
+    collect(&ahead);
+    write_readings(&world, "hv2", &[]);
+    collect(&process_clock().now().to_string()).says("This host's clock was ahead");
+    // A server takes over that never had them.
+    server.sql("bill", "DELETE FROM inbox; DELETE FROM agent");
+    collect(&process_clock().now().to_string()).says_not("This host's clock was ahead");
+    let sent = "SELECT count(*)::text || ' ' || max(body::json #>> '{0,value}') FROM inbox
+                WHERE number = 1 AND part = 1";
+    assert_eq!(texts(&server, sent), ["1 3600"]);
+    let outcome = "SELECT body::json #>> '{head,outcome}' FROM inbox WHERE number = 1 AND part = 0";
+    assert_eq!(texts(&server, outcome), ["ok"]);
+}
+
+/// What one host reads later reaches back into a month that was another's to report there; its neighbour's stays.
+#[test]
+fn what_reaches_back_before_a_host_was_read_is_not_counted_for_its_neighbours_sake() {
+    let Some(server) = Server::start("since when each host is read", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    let late = std::fs::read_to_string(world.path("hv3.yaml")).unwrap();
+    world.write("hv3.yaml", &late.replace(&format!("since: {LONG_AGO}"), "since: 2026-11-01T00:00:00Z"));
+    let over =
+        |id: &str| job("cpu_seconds", id, "2026-10-31T22:00:00Z", "2026-11-01T02:00:00Z", "14400", &[]);
+    collect_at(&world, "hv2", NOON, &[over("1")]).exits(0);
+    collect_at(&world, "hv3", NOON, &[over("2")]).exits(0);
+    world.flush();
+    world.agent(&["explain", A, "cpu_hours", "--period", "2026-10"]).says("2.00");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 4.00"]);
+}
+
+/// A month is a ledger's to report where somebody looked while it ran: on a host that measured the resource, not on any.
+#[test]
+fn what_a_new_host_reads_of_a_month_that_is_over_is_not_carried_because_another_host_was_there() {
+    let Some(server) = Server::start("since when each host is there", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    for name in ["agent.yaml", "hv2.yaml", "hv3.yaml"] {
+        let text = std::fs::read_to_string(world.path(name)).unwrap();
+        let by_label = format!("resource: {{ offering: {OFFERING}, backend_id: \"{{project}}\" }}");
+        let text = text.replace(&format!("resource: {A}"), &by_label);
+        world.write(name, &text.replace("schedule: every 1s }", "schedule: every 1s, late: carry_forward }"));
+    }
+    let used = |project: &str, id: &str, day: &str| {
+        let (start, end) = (format!("{day}T00:00:00Z"), format!("{day}T02:00:00Z"));
+        job("cpu_seconds", id, &start, &end, "7200", &[("project", project)])
+    };
+    collect_at(&world, "hv2", "2026-10-20T12:00:00Z", &[used("project-a", "1", "2026-10-10")]).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-10 2.00"]);
+    let late = [used("project-a", "1", "2026-10-10"), used("project-a", "2", "2026-10-11")];
+    collect_at(&world, "hv2", NOON, &late).exits(0);
+    collect_at(
+        &world,
+        "hv3",
+        NOON,
+        &[used("project-b", "1", "2026-10-10"), used("project-b", "2", "2026-11-09")],
+    )
+    .exits(0);
+    world.flush();
+    // What the first brings late is carried into the month that runs; what the other did in October is not.
+    assert_eq!(world.rows(A), ["cpu_hours 2026-10 2.00", "cpu_hours 2026-11 2.00"]);
+    assert_eq!(world.rows(B), ["cpu_hours 2026-11 2.00"]);
+}
+
+/// Two hosts reach one page of metrics, or one host has two names: the first look says so.
+#[test]
+fn a_life_that_two_hosts_read_of_one_counter_is_told() {
+    let Some(server) = Server::start("a life that two hosts read", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3", "hv4"]);
+    let began = |began: &str, value: &str| json!({ "name": "page", "kind": "counter", "value": value, "began": began });
+    // A machine's start, and the number of a group in it.
+    let epoch = |start: &str, value: &str| {
+        let id = format!("0b8c4a2e-7d5f-4c1b-9a3e-{start}/4711");
+        json!({ "name": "group", "kind": "counter", "value": value, "epoch": id })
+    };
+    let hour = |host: &str, minute: u32, lines: &[Value]| {
+        collect_at(&world, host, &format!("2026-11-10T11:{minute:02}:00Z"), lines).exits(0);
+    };
+    hour("hv2", 0, &[began("2026-11-10T08:00:00Z", "5"), epoch("0123456789ab", "7")]);
+    hour("hv3", 5, &[began("2026-11-10T08:00:00Z", "9"), epoch("fedcba987654", "7")]);
+    hour("hv4", 5, &[began("2026-11-10T08:00:01Z", "9"), epoch("0123456789ab", "8")]);
+    world.flush().exits(0);
+    let told = |name: &str, other: &str| {
+        format!("the collector source reads the same `{name}` on hv2 and on {other}")
+    };
+    world.agent(&["check"]).tells(&[&told("page", "hv3"), &told("group", "hv4")]);
 }

@@ -198,6 +198,7 @@ fn points(frame: &Frame, steps: &[Step], shape: Shape) -> Vec<Point> {
                 previous: previous_run,
                 listed: previous_run.filter(|_| step.run % 4 == 0),
                 max_gap: (step.run % 8 < 6).then_some(SignedDuration::from_secs(i64::from(step.run) * 20)),
+                anew: None,
             },
         });
         previous = Some(at(now));

@@ -107,11 +107,41 @@ fn a_life_known_by_its_beginning_alone_survives_a_look_that_missed_it() {
 /// the run before had listed everything without it.
 #[test]
 fn a_beginning_in_the_future_does_not_hide_that_the_series_is_new() {
-    let run = RunFacts { previous: Some(at(0)), listed: Some(at(0)), max_gap: None };
+    let run = RunFacts { previous: Some(at(0)), listed: Some(at(0)), max_gap: None, anew: None };
     let new = Point { epoch: began(6), run, ..point(5, "40") };
     assert_eq!(count(Measure::Increase(None), std::slice::from_ref(&new)).sum.to_string(), "40");
     let unlisted = Point { run: RunFacts { listed: None, ..run }, ..new };
     assert_eq!(count(Measure::Increase(None), &[unlisted]).sum.to_string(), "0");
+}
+
+/// Another machine under the name of the first was billed for all that it had counted since it was started.
+#[test]
+fn what_may_be_another_machine_is_billed_for_no_level_of_its_own() {
+    let elsewhere = RunFacts { anew: Some(at(10)), ..RunFacts::default() };
+    let with = |id: &str| Epoch { id: Some(id.to_owned()), ..Epoch::default() };
+    let counted = |before: &Epoch, then: &Epoch, value: &str, after: &str| {
+        let points = [
+            Point { epoch: before.clone(), ..point(0, "1000") },
+            Point { epoch: before.clone(), ..point(5, "1300") },
+            Point { epoch: then.clone(), run: elsewhere, ..point(10, value) },
+            Point { epoch: then.clone(), run: elsewhere, ..point(15, after) },
+        ];
+        let counted = count(Measure::Increase(None), &points);
+        [counted.sum.to_string(), counted.held.to_string()]
+    };
+    let (untold, a, b) = (Epoch::default(), with("a"), with("b"));
+    // 300 before, and 60 after it in each case. The same life goes on.
+    assert_eq!(counted(&a, &a, "1700", "1760"), ["760", "0"]);
+    // A level of another is held, however small.
+    assert_eq!(counted(&a, &b, "1700", "1760"), ["360", "1700"]);
+    assert_eq!(counted(&a, &b, "5", "65"), ["360", "5"]);
+    assert_eq!(counted(&untold, &untold, "5", "65"), ["360", "5"]);
+    // Where nothing is told, it goes on if it rose no faster than 3,000 in five minutes.
+    assert_eq!(counted(&untold, &untold, "4300", "4360"), ["3360", "0"]);
+    assert_eq!(counted(&untold, &untold, "4301", "4361"), ["360", "3001"]);
+    // A life that began since is held as well: the other machine may have been billed for it under its own name.
+    let since = Epoch { began: Some(at(7)), ..with("b") };
+    assert_eq!(counted(&a, &since, "40", "100"), ["360", "40"]);
 }
 
 /// A life that seems to begin in the future of its reading is no restart either, as long as nothing else says so.
@@ -328,6 +358,7 @@ fn a_trail_as_text_is_small_and_says_all() {
         previous: Some(at(0)),
         listed: None,
         max_gap: Some(SignedDuration::from_micros(900_000_001)),
+        anew: None,
     };
     let text = serde_json::to_string(&run).unwrap();
     assert_eq!(text, r#"{"previous":1768000000000000,"max_gap":"PT15M0.000001S"}"#);

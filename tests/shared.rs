@@ -16,7 +16,7 @@ use std::time::Instant;
 use agent::*;
 use hosts::*;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 use server::Server;
 use waldur_usage_agent::config::clock::process_clock;
 use waldur_usage_agent::config::place::Place;
@@ -347,94 +347,6 @@ fn a_host_that_is_away_is_named_until_it_is_retired_and_its_usage_stays() {
     world.agent(&["status"]).exits(69).says("Host hv17: collector source failed");
 }
 
-/// What the host `hv2` reads and sends at this minute past noon.
-fn collect_on_hv2(world: &World, minute: u32, lines: &[Value]) -> Done {
-    world.now(&format!("2026-11-10T12:{minute:02}:00Z"));
-    let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
-    world.write("hv2.readings", &lines.concat());
-    agent_of(world, "hv2.yaml", &["collect"]).exits(0)
-}
-
-/// The file of `hv2` as it is, to be put back later.
-fn snapshot_of_hv2(world: &World) -> impl FnOnce() {
-    let (file, kept) = (world.path("hv2.queue.db"), world.path("kept.db"));
-    let copied = rusqlite::Connection::open(&file).unwrap();
-    copied.execute("VACUUM INTO ?", [kept.to_str().unwrap()]).unwrap();
-    let beside = ["hv2.queue.db-wal", "hv2.queue.db-shm"].map(|name| world.path(name));
-    move || {
-        for path in beside {
-            drop(std::fs::remove_file(path));
-        }
-        std::fs::rename(kept, file).unwrap();
-    }
-}
-
-/// As a machine is put back to a snapshot: its file gives numbers again that the database knows.
-#[test]
-fn a_host_that_is_put_back_to_a_snapshot_loses_nothing_of_what_it_sees_then() {
-    let Some(server) = Server::start("a host that is put back", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2"]);
-    collect_on_hv2(&world, 0, &[hours("1", "3600")]);
-    world.flush().exits(0);
-    let put_back = snapshot_of_hv2(&world);
-    for minute in 1..=3 {
-        collect_on_hv2(&world, minute, &[hours("1", "3600"), hours("2", "7200")]);
-    }
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
-    put_back();
-    collect_on_hv2(&world, 4, &[hours("3", "3600")]).says("was put back to an earlier state");
-    collect_on_hv2(&world, 5, &[hours("4", "3600")]).says_not("was put back");
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 5.00"]);
-}
-
-/// The first contact comes before the first new run: the numbers that are given then were given before.
-#[test]
-fn a_host_that_is_put_back_and_has_seen_nothing_yet_loses_nothing_of_what_it_sees_later() {
-    let Some(server) = Server::start("a host that is put back at rest", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2"]);
-    collect_on_hv2(&world, 1, &[hours("1", "3600")]);
-    let put_back = snapshot_of_hv2(&world);
-    for minute in 2..=4 {
-        collect_on_hv2(&world, minute, &[hours("1", "3600")]);
-    }
-    world.flush().exits(0);
-    put_back();
-    world.now("2026-11-10T12:05:00Z");
-    // A daemon makes contact when it starts; it looks, too, at a file that has nothing new.
-    let mut host = daemon_of(&world, "hv2.yaml");
-    host.until_it_says("was put back to an earlier state");
-    host.signal("TERM");
-    host.ends();
-    collect_on_hv2(&world, 6, &[hours("2", "7200")]).says_not("was put back");
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
-}
-
-/// What was sent under the old name is not sent again under the new one.
-#[test]
-fn a_host_that_is_renamed_bills_nothing_again() {
-    let Some(server) = Server::start("a host that is renamed", &[]) else { return };
-    let world = world(&server.url("bill", "usage"));
-    hosts(&server, &world, &["hv2", "hv9"]);
-    world.write("hv2.readings", &format!("{}\n", hours("1", "3600")));
-    agent_of(&world, "hv2.yaml", &["collect"]).exits(0);
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
-    let text = std::fs::read_to_string(world.path("hv9.yaml")).unwrap();
-    world.write("hv9.yaml", &text.replace("hv9.queue.db", "hv2.queue.db"));
-    world.now("2026-11-10T12:01:00Z");
-    world.write("hv9.readings", &format!("{}\n", hours("2", "7200")));
-    let done = agent_of(&world, "hv9.yaml", &["collect"]).exits(0);
-    done.tells(&["was that of the agent hv2", "what comes is of the agent hv9"]);
-    world.flush().exits(0);
-    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
-    agent_of(&world, "hv9.yaml", &["collect"]).exits(0).says_not("was that of");
-}
-
 /// What one host sends stops no other's bill.
 #[test]
 fn a_run_that_can_not_be_read_stops_nobody_else() {
@@ -739,6 +651,30 @@ fn an_agent_that_was_stopped_finds_that_its_turn_is_over() {
     daemon.until_it_says("another process has taken over submitting for this ledger");
     world.in_time("the newer number again", || world.rows(A) == ["cpu_hours 2026-11 2.50"]);
     drop(daemon);
+    world.agent(&["recount"]).exits(0);
+}
+
+/// Stopped after its check, its call lands when another is at work: that one knows it for what it is.
+#[test]
+fn a_call_of_an_older_turn_that_arrives_after_the_takeover_is_put_right_by_who_took_over() {
+    let Some(server) = Server::start("a call of an older turn", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    let first = in_mid_call_with_a_second(&server, &world);
+    first.signal("STOP");
+    let second = daemon_of(&world, "second.yaml");
+    second.until_it_says("At work: ");
+    world.write("none", &format!("{}\n", hours("2", "3600")));
+    world.in_time("the report of the second", || world.rows(A) == ["cpu_hours 2026-11 2.50"]);
+    let before = world.reports().len();
+    world.no_faults();
+    until("the old number lands", || world.reports().len() > before);
+    world.in_time("the newer number again", || world.reports().len() == before + 2);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.50"]);
+    world.agent(&["status"]).exits(0).says_not("held");
+    assert!(!second.log().contains("another writer"), "{}", second.log());
+    drop((first, second));
+    until("its turn is over", || world.flush_once().code == 0);
+    assert_eq!(world.reports().len(), before + 2);
     world.agent(&["recount"]).exits(0);
 }
 

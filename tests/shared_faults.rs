@@ -22,14 +22,8 @@ use hosts::*;
 use serde_json::Value;
 use server::Server;
 
-fn write_readings(world: &World, host: &str, lines: &[Value]) {
-    let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
-    world.write(&format!("{host}.readings"), &lines.concat());
-}
-
 fn collect(world: &World, lines: &[Value]) -> Done {
-    write_readings(world, "hv2", lines);
-    agent_of(world, "hv2.yaml", &["collect"])
+    collect_on(world, "hv2", lines)
 }
 
 /// Counted once, and as the readings say.

@@ -259,8 +259,8 @@ fn check_name(setup: &Setup, database: &config::place::Database, found: &mut Fin
         Ok(agent) => agent,
         Err(why) => return found.problem(Exit::Config, why),
     };
-    let asked = Outbox::connect(database, &agent, "", || setup.clock.now());
-    match asked.and_then(|outbox| outbox.last().map(|_| outbox.skew)) {
+    let asked = Outbox::connect(database, &agent, || setup.clock.now());
+    match asked.and_then(|outbox| outbox.last("").map(|_| outbox.skew)) {
         Ok(skew) => {
             found.good(format!("agent {agent}: appends to the ledger {}", setup.settings.ledger));
             if skew.abs() > CLOCKS_AGREE {

@@ -3,8 +3,7 @@
 
 use super::exit::{Exit, Failed};
 use super::setup::Setup;
-use crate::collectors::definition::{Definition, longest_gap};
-use crate::config::place::Place;
+use crate::collectors::definition::Definition;
 use crate::daemon::forward::Forwarder;
 use crate::ledger::sent::lock::{Post, Task};
 use crate::ledger::{Ledger, SharedLedger};
@@ -26,23 +25,21 @@ pub(super) struct Recording {
 impl Recorder {
     /// `ledger`: the ledger, if it is open already.
     pub(super) fn of(setup: &Setup, ledger: Option<&SharedLedger>) -> Result<Recorder, Failed> {
-        let Place::Database(database) = &setup.settings.ledger else {
+        if setup.settings.ledger.file().is_some() {
             let first = match ledger {
                 Some(ledger) => ledger.clone(),
                 None => SharedLedger::new(setup.ledger()?),
             };
             return Ok(Recorder { first, forwarder: None });
+        }
+        let agent = setup.settings.agent_name().map_err(|why| Failed::new(Exit::Config, why))?;
+        let forwarder = Forwarder::of(&setup.settings, &agent, &setup.definitions, &setup.clock);
+        let rulebook = (*setup.rulebook).clone();
+        let queue = match &forwarder {
+            Some(forwarder) => forwarder.open_queue(rulebook)?,
+            None => setup.ledger()?,
         };
-        let forwarder = Forwarder {
-            database: database.clone(),
-            agent: setup.settings.agent_name().map_err(|why| Failed::new(Exit::Config, why))?,
-            keep: setup.settings.queue.keep,
-            planned: longest_gap(&setup.definitions),
-            clock: setup.clock.clone(),
-        };
-        let queue =
-            Ledger::open_queue(&setup.settings.first_place(), (*setup.rulebook).clone(), &setup.clock)?;
-        Ok(Recorder { first: SharedLedger::new(queue), forwarder: Some(forwarder) })
+        Ok(Recorder { first: SharedLedger::new(queue), forwarder })
     }
 
     /// Whether what is recorded is counted elsewhere.

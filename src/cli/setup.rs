@@ -103,8 +103,7 @@ impl Setup {
         let mut ledger = Ledger::open(&self.settings.ledger, (*self.rulebook).clone())?;
         if self.settings.submits {
             ledger.apply_rules(self.clock.now())?;
-            let name = self.settings.agent_name().unwrap_or_default();
-            ledger.measure_database_clock(&name, || self.clock.now())?;
+            ledger.measure_database_clock(&self.clock)?;
         }
         for (event, name) in ledger.untold()? {
             let (resource, component, period) = event.about();

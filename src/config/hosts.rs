@@ -17,7 +17,7 @@ const SHORTEST_KEEP: SignedDuration = SignedDuration::from_hours(1);
 const LONGEST: usize = 63;
 
 /// The variable that names the agent where the file does not: in a container, its node.
-const NAME: &str = "WALDUR_AGENT";
+pub(super) const NAME: &str = "WALDUR_AGENT";
 
 /// Where runs wait until the shared ledger has them.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -316,7 +316,7 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Option<String> {
     for (name, key) in [
         ("WALDUR_LEDGER", "ledger"),
         ("WALDUR_LEDGER_PASSWORD_FILE", "ledger_password_file"),
-        ("WALDUR_AGENT", "agent"),
+        (hosts::NAME, "agent"),
         ("WALDUR_LISTEN", "listen"),
     ] {
         if let Some(value) = get(name) {

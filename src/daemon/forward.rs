@@ -9,11 +9,13 @@ use tokio::task::spawn_blocking;
 use super::Part;
 use super::stats::LedgerWork;
 use super::wait::Woken;
+use crate::collectors::definition::{Definition, longest_gap};
 use crate::config::clock::SharedClock;
-use crate::config::place::Database;
+use crate::config::place::{Database, Place};
+use crate::config::settings::Settings;
 use crate::ledger::db::clock::CLOCKS_AGREE;
-use crate::ledger::queue::outbox::{Identity, Outbox};
-use crate::ledger::{LedgerError, SharedLedger};
+use crate::ledger::queue::outbox::{Claim, Outbox};
+use crate::ledger::{Ledger, LedgerError, Rulebook, SharedLedger};
 
 /// After a failure, and to see whether the shared ledger has lost anything.
 const AGAIN: SignedDuration = SignedDuration::from_mins(1);
@@ -26,11 +28,13 @@ const SOONEST: SignedDuration = SignedDuration::from_secs(1);
 pub struct Forwarder {
     pub database: Database,
     pub agent: String,
+    /// The file in which runs wait.
+    file: Place,
     /// How long after it ended a run is kept.
-    pub keep: SignedDuration,
+    keep: SignedDuration,
     /// How long a gap is by this host's own schedules.
-    pub planned: SignedDuration,
-    pub clock: SharedClock,
+    planned: SignedDuration,
+    clock: SharedClock,
 }
 
 /// What was sent.
@@ -42,52 +46,83 @@ pub struct Forwarded {
 }
 
 impl Forwarder {
-    /// Sends all that the shared ledger does not have, in order.
-    pub async fn send(&self, queue: &SharedLedger) -> Result<Forwarded, LedgerError> {
-        let Forwarder { database, agent, clock, .. } = self.clone();
-        let (named, own) = (agent.clone(), agent.clone());
-        let (identity, last_look) =
-            queue.with(move |queue| Ok((queue.identify(&named)?, queue.last_look()?))).await?;
-        let Identity { file, base, was, previous } = identity;
-        if let Some(was) = was {
+    /// `None`: the ledger is a file, and nothing is sent on.
+    pub fn of(
+        settings: &Settings,
+        agent: &str,
+        definitions: &[Definition],
+        clock: &SharedClock,
+    ) -> Option<Forwarder> {
+        let Place::Database(database) = &settings.ledger else { return None };
+        Some(Forwarder {
+            database: database.clone(),
+            agent: agent.to_owned(),
+            file: settings.first_place(),
+            keep: settings.queue.keep,
+            planned: longest_gap(definitions),
+            clock: clock.clone(),
+        })
+    }
+
+    /// Opens the file in which runs wait.
+    pub fn open_queue(&self, rulebook: Rulebook) -> Result<Ledger, LedgerError> {
+        let mut queue = Ledger::open_queue(&self.file, rulebook, &self.clock)?;
+        let agent = &self.agent;
+        if let Some(was) = queue.identify(agent)? {
             tracing::warn!(
-                "The file in which this host's runs wait was that of the agent {was}. What {was} has sent stays its own; what was \
-                 not sent yet and what comes is of the agent {agent}."
+                "The file in which this host's runs wait was that of the agent {was}. What it holds stays {was}'s where {was} \
+                 has sent from it; what comes is of the agent {agent}."
             );
         }
+        Ok(queue)
+    }
+
+    /// Sends all that the shared ledger does not have, in order.
+    pub async fn send(&self, queue: &SharedLedger) -> Result<Forwarded, LedgerError> {
+        let Forwarder { database, agent, clock, planned, .. } = self.clone();
+        let own = queue.with(|queue| queue.identities()).await?.pop();
+        let file = own.map(|own| own.file).unwrap_or_default();
+        let of = file.clone();
         let connect = move || {
-            let outbox = Outbox::connect(&database, &agent, &file, || clock.now())?;
-            Ok((outbox.last()?, outbox))
+            let outbox = Outbox::connect(&database, &agent, || clock.now())?;
+            Ok((outbox.last(&of)?, outbox))
         };
-        let (last, mut outbox) = blocking(connect).await?;
+        let (last, outbox) = blocking(connect).await?;
         let skew = outbox.skew;
         queue.with(move |queue| queue.note_database_clock(skew)).await?;
-        let anew = queue.with(move |queue| queue.begin_anew_if_put_back(&own, last)).await?;
-        let is_anew = anew.is_some();
-        let mut number = match anew {
-            None => last.map_or(base, |(number, _)| number),
-            Some(anew) => {
-                tracing::warn!(
-                    "The file in which this host's runs wait was put back to an earlier state; what was recorded since is sent."
-                );
-                outbox.send_as(anew.file);
-                anew.base
-            }
-        };
-        // Where its file was put back just now, it is the only one that knows.
-        if !is_anew {
-            let planned = self.planned;
-            let check = move || outbox.check_name(last_look, previous.as_deref(), planned).map(|()| outbox);
-            outbox = blocking(check).await?;
+        let put_back = queue.with(move |queue| queue.begin_anew_if_put_back(&file, last));
+        if put_back.await? {
+            tracing::warn!(
+                "The file in which this host's runs wait was put back to an earlier state, or another host sends from a copy of \
+                 it. What was recorded since is sent once nothing has come from there for longer than is usual."
+            );
         }
+        let claim = queue.with(move |queue| {
+            Ok(Claim { identities: queue.identities()?, last_look: queue.last_look()?, planned })
+        });
+        let claim = claim.await?;
+        let identities = claim.identities.clone();
+        let mut outbox = blocking(move || outbox.check_name(&claim).map(|()| outbox)).await?;
         let mut runs = 0;
-        while let Some(parcel) = queue.with(move |queue| queue.parcel_after(number)).await? {
-            number = parcel.number();
-            let now = self.clock.now();
-            outbox = blocking(move || outbox.send(&parcel, now).map(|()| outbox)).await?;
-            runs += 1;
+        let mut number = 0;
+        for identity in identities {
+            let file = identity.file.clone();
+            let last;
+            (last, outbox) = blocking(move || Ok((outbox.last(&file)?, outbox))).await?;
+            number = last.map_or(identity.base, |(number, _)| number);
+            loop {
+                let (of, agent) = (identity.clone(), self.agent.clone());
+                let parcel = queue.with(move |queue| queue.parcel_after(number, &of, &agent)).await?;
+                let Some(parcel) = parcel else { break };
+                number = parcel.number();
+                let (file, now) = (identity.file.clone(), self.clock.now());
+                outbox = blocking(move || outbox.send(&file, &parcel, now).map(|()| outbox)).await?;
+                runs += 1;
+            }
+            queue.with(move |queue| queue.note_sent(&identity, number)).await?;
         }
         let now = self.clock.now();
+        // To a clock that is ahead all would be old, and a database that is restored would ask for it in vain.
         if skew.abs() <= CLOCKS_AGREE {
             let again = queue.with(move |queue| queue.forget_future(number, now)).await?;
             if !again.is_empty() {
@@ -97,13 +132,9 @@ impl Forwarder {
                     again.join(", ")
                 );
             }
+            let kept_from = now.saturating_sub(self.keep).unwrap_or(Timestamp::MIN);
+            queue.with(move |queue| queue.forget_sent(kept_from)).await?;
         }
-        // To a clock that is ahead all would be old, and a database that is restored would ask for it in vain.
-        let kept_from = match skew.abs() <= CLOCKS_AGREE {
-            true => now.saturating_sub(self.keep).unwrap_or(Timestamp::MIN),
-            false => Timestamp::MIN,
-        };
-        queue.with(move |queue| queue.note_sent(number, kept_from)).await?;
         blocking(move || {
             drop(outbox);
             Ok(())

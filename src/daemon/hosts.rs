@@ -1,6 +1,6 @@
-//! Before a month closes, the agent that submits waits for what each collector of each host of its shared ledger sees then: one
-//! that looks often says nothing of another. It waits only as long
-//! as it would have time for anyway: a host that does not answer costs no other its bill.
+//! Before a month closes, the agent that submits waits for what each collector of each host of its shared ledger sees then:
+//! one that looks often says nothing of another. It waits only as long as it would have time for anyway: a host that does not
+//! answer costs no other its bill.
 
 use std::time::Duration;
 
@@ -34,10 +34,10 @@ impl Part {
         let mut told = false;
         let begins = self.agent.rulebook.zone.start(closing.period);
         let missed = loop {
-            let (clock, name) = (self.agent.clock.clone(), self.agent.name.clone());
+            let clock = self.agent.clock.clone();
             let asked = self.ledger.with(move |ledger| {
                 let more = ledger.count_some()?;
-                ledger.measure_database_clock(&name, || clock.now())?;
+                ledger.measure_database_clock(&clock)?;
                 Ok((more, ledger.looks()?))
             });
             let (more, looks) = match asked.await {

@@ -1,7 +1,7 @@
 //! The daemon of a ledger: there is at most one. It holds a lock on a file beside the ledger, which dies with its process,
 //! and tells in that file since when it runs, whether it goes on with an older configuration, and why it can't write the
-//! ledger if it can't. So `status` knows of it without asking it. On a host of a shared ledger it is the daemon of the file in which that host's runs wait. Nothing here ends
-//! another daemon.
+//! ledger if it can't. So `status` knows of it without asking it. On a host of a shared ledger it is the daemon of the file
+//! in which that host's runs wait. Nothing here ends another daemon.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, Write};

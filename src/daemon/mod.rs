@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 
-use crate::collectors::definition::{Definition, longest_gap};
+use crate::collectors::definition::Definition;
 use crate::config::clock::SharedClock;
 use crate::config::place::Place;
 use crate::config::settings::{Report, Settings};
@@ -56,6 +56,13 @@ pub struct Agent {
     pub client: Option<Arc<Client>>,
 }
 
+impl Agent {
+    /// What sends on what is recorded; `None` where the ledger is a file.
+    fn forwarder(&self) -> Option<Forwarder> {
+        Forwarder::of(&self.settings, &self.name, &self.definitions, &self.clock)
+    }
+}
+
 /// Reads the configuration file again; the error is for the operator.
 pub type Loader = Box<dyn Fn() -> Result<Agent, String> + Send + Sync>;
 
@@ -74,9 +81,9 @@ pub async fn run(load: Loader) -> Result<(), String> {
         None => return Err(format!("{first} is no file")),
     };
     let rulebook = (*agent.rulebook).clone();
-    let opened = match place == first {
-        true => Ledger::open(&first, rulebook),
-        false => Ledger::open_queue(&first, rulebook, &agent.clock),
+    let opened = match agent.forwarder() {
+        None => Ledger::open(&first, rulebook),
+        Some(forwarder) => forwarder.open_queue(rulebook),
     };
     let mut ledger = opened.map_err(|error| error.to_string())?;
     for change in ledger.apply_rules(agent.clock.now()).map_err(|error| error.to_string())? {
@@ -185,9 +192,12 @@ pub async fn run(load: Loader) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a configuration names another ledger, or another file in which runs wait for it.
+/// Whether a configuration names another ledger, or another file in which runs wait for it, or another agent as whose.
 fn other_ledger(new: &Agent, current: &Agent) -> bool {
-    let places = |agent: &Agent| (agent.settings.ledger.clone(), agent.settings.first_place());
+    let places = |agent: &Agent| {
+        let name = agent.forwarder().map(|forwarder| forwarder.agent);
+        (agent.settings.ledger.clone(), agent.settings.first_place(), name)
+    };
     places(new) != places(current)
 }
 
@@ -231,14 +241,9 @@ impl Tasks {
         match &agent.settings.ledger {
             Place::File(_) => drop(set.spawn(part.submit())),
             Place::Database(database) => {
-                let forwarder = Forwarder {
-                    database: database.clone(),
-                    agent: agent.name.clone(),
-                    keep: agent.settings.queue.keep,
-                    planned: longest_gap(&agent.definitions),
-                    clock: agent.clock.clone(),
-                };
-                set.spawn(part.clone().forward(forwarder));
+                if let Some(forwarder) = agent.forwarder() {
+                    set.spawn(part.clone().forward(forwarder));
+                }
                 if agent.settings.submits {
                     set.spawn(part.submit_in_turn(database.clone()));
                 }

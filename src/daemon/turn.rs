@@ -125,12 +125,12 @@ impl Part {
     /// Opens the ledger for as long as the post is held, and carries out this agent's rules.
     async fn open_books(&self, place: &Place, number: i64) -> Result<SharedLedger, LedgerError> {
         let (place, rulebook) = (place.clone(), (*self.agent.rulebook).clone());
-        let (clock, name) = (self.agent.clock.clone(), self.agent.name.clone());
+        let clock = self.agent.clock.clone();
         let opened = blocking(move || {
             let mut ledger = Ledger::open(&place, rulebook)?;
             ledger.write_at(number);
             let changes = ledger.apply_rules(clock.now())?;
-            ledger.measure_database_clock(&name, || clock.now())?;
+            ledger.measure_database_clock(&clock)?;
             Ok((ledger, changes))
         });
         let (ledger, changes) = opened.await?;
@@ -151,9 +151,9 @@ async fn lost(gone: &AtomicBool) {
 /// Counts what hosts have sent, until this agent is no longer the one at work.
 async fn count(books: &SharedLedger, agent: &Agent, stats: &Stats) {
     loop {
-        let (clock, name) = (agent.clock.clone(), agent.name.clone());
+        let clock = agent.clock.clone();
         let counted = books.with(move |ledger| {
-            ledger.measure_database_clock(&name, || clock.now())?;
+            ledger.measure_database_clock(&clock)?;
             ledger.count_some()
         });
         let counted = counted.await;

@@ -92,6 +92,10 @@ impl Lives {
     ) -> Step {
         let Some((seen, level)) = before else { return first(None, point, value) };
         let life = life(seen, point);
+        let is_elsewhere = point.run.anew.is_some_and(|anew| seen.at < anew);
+        if is_elsewhere && !ended && life != Life::Same {
+            return self.begin_elsewhere((seen, level), life, point, value);
+        }
         // What went away and came back is not known to be what it was, unless its source still runs and it is no lower.
         let goes_on = match life {
             Life::Same => true,
@@ -135,6 +139,26 @@ impl Lives {
         }
         self.fall = None;
         Step { held, resets: 1, ..Step::of(value.into(), from) }
+    }
+
+    /// The first value of what may be another machine: it may have counted for long, and been billed elsewhere. Only what
+    /// goes on as the last one did counts, and the rises after it.
+    fn begin_elsewhere(
+        &mut self,
+        (seen, level): (&Seen, Decimal),
+        life: Life,
+        point: &Point,
+        value: Decimal,
+    ) -> Step {
+        let rises = life == Life::Untold && value >= level;
+        let rise = if rises { difference(value, level) } else { value.into() };
+        let is_usual = self.fastest.is_some() && !self.is_too_fast(&rise, micros_between(seen.at, point.at));
+        if rises && (rise.is_zero() || is_usual) {
+            return self.go_on(seen, level, false, point, value);
+        }
+        self.fall = None;
+        let held = (!rise.is_zero()).then_some(rise);
+        Step { held, resets: i64::from(!rises), ..Step::of(Exact::zero(), beginning(seen, point)) }
     }
 
     /// What a value is to be compared with: the last one, or the level from which the counter fell before; and what is

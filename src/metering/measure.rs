@@ -187,6 +187,10 @@ pub struct RunFacts {
     /// Three times the usual distance of the collector's recent runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_gap: Option<SignedDuration>,
+    /// Since when its runs come from where this one came from, if they came from elsewhere before: what was read before that
+    /// may be another machine's.
+    #[serde(with = "micros::optional", default, skip_serializing_if = "Option::is_none")]
+    pub anew: Option<Timestamp>,
 }
 
 /// What was counted over one series in one segment, or what one point adds to it.

@@ -183,9 +183,8 @@ impl Reading {
                 return Err("a name, label, unit or id contains a NUL character".to_owned());
             }
         }
-        let labels: usize = self.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
-        if labels > MAX_LABELS {
-            return Err(format!("its labels have more than {MAX_LABELS} bytes together"));
+        if is_too_long(&self.labels) {
+            return Err(format!("its labels have more than {MAX_LABELS} bytes together, as JSON"));
         }
         if self.name.is_empty() {
             return Err("it has no name".to_owned());
@@ -198,6 +197,14 @@ impl Reading {
         }
         Ok(self)
     }
+}
+
+/// Whether labels are too long as they are kept.
+fn is_too_long(labels: &Labels) -> bool {
+    // With quotes, a colon and a comma; what is escaped takes six bytes at most.
+    let plain: usize = labels.iter().map(|(name, value)| name.len() + value.len() + 6).sum();
+    let kept = || serde_json::to_string(labels).map_or(usize::MAX, |text| text.len());
+    plain.saturating_mul(6) > MAX_LABELS && kept() > MAX_LABELS
 }
 
 fn to_micros(time: Timestamp) -> Timestamp {
@@ -299,6 +306,26 @@ mod tests {
         for reading in with("a\0b") {
             assert_eq!(refused(reading), "a name, label, unit or id contains a NUL character");
         }
+    }
+
+    /// `{"a":"..."}` of as many characters as fit; a quote takes two bytes, a control character six.
+    #[test]
+    fn labels_are_counted_as_they_are_kept() {
+        let with = |texts: [&str; 5]| {
+            let labels = ["a", "b", "c", "d", "e"].into_iter().zip(texts);
+            labels
+                .fold(reading(Kind::Gauge, "1"), |reading, (name, text)| reading.label(name, text))
+                .checked()
+        };
+        // Five times `"a":"",`, with braces and one comma less: 36 bytes.
+        let (long, rest) = ("x".repeat(491), "x".repeat(1964 - 4 * 491));
+        assert!(with([&long, &long, &long, &long, &rest]).is_ok());
+        let refused = Err("its labels have more than 2000 bytes together, as JSON".to_owned());
+        assert_eq!(with([&long, &long, &long, &long, "x"]), refused);
+        assert_eq!(with([&"\"".repeat(491), &"\"".repeat(492), "", "", ""]), refused);
+        assert!(with([&"\"".repeat(491), &"\"".repeat(491), "", "", ""]).is_ok());
+        assert!(with([&"\u{1}".repeat(327), "", "", "", ""]).is_ok());
+        assert_eq!(with([&"\u{1}".repeat(328), "", "", "", ""]), refused);
     }
 
     /// Beyond the years that billing periods are made for there is no month to bill, and arithmetic on them has no end.

@@ -248,9 +248,12 @@ impl Submitter {
         let Some(skew) = self.client.skew() else { return Ok(()) };
         let now = self.clock.now();
         let micros = i64::try_from(skew.as_micros()).unwrap_or(i64::MAX);
+        let clock = self.clock.clone();
         let before = self
             .ledger
             .with(move |ledger| {
+                // By the same clock: it may have been set since the last time.
+                ledger.measure_database_clock(&clock)?;
                 let before = ledger.server_fact("skew_us")?;
                 ledger.put_server_fact("skew_us", &micros.to_string(), now)?;
                 Ok(before.and_then(|(text, _)| text.parse::<i64>().ok()).unwrap_or(0))

@@ -90,8 +90,10 @@ impl Cycle {
     }
 
     /// Compares all rows that were not compared for long: of the running month for an hour, of the closed one before it for
-    /// a day.
+    /// a day. A call that was followed by another and may still arrive is looked for in each cycle, until it can't any more.
     pub(super) async fn compare_regularly(&self) -> Result<(), CycleError> {
+        let overtaken = self.ledger(|ledger| ledger.overtaken()).await?;
+        self.read_and_settle(&overtaken).await?;
         for (fact, period, keys) in self.due_to_compare().await? {
             let failed = self.read_and_settle(&keys).await?;
             self.compare_shares(&keys).await?;
@@ -104,7 +106,8 @@ impl Cycle {
     }
 
     pub(super) async fn comparing_is_due(&self) -> Result<bool, CycleError> {
-        Ok(!self.due_to_compare().await?.is_empty())
+        let overtaken = self.ledger(|ledger| ledger.overtaken()).await?;
+        Ok(!overtaken.is_empty() || !self.due_to_compare().await?.is_empty())
     }
 
     /// Months whose rows are to be compared, with the fact that will say when they were.

@@ -4,7 +4,7 @@
 
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::agent::*;
 use super::server::Server;
@@ -44,6 +44,64 @@ pub(crate) fn write_config(world: &World, name: &str, agent: &str, readings: &st
 pub(crate) fn agent_of(world: &World, config: &str, arguments: &[&str]) -> Done {
     let config = world.path(config).display().to_string();
     world.agent(&[&["--config", &config], arguments].concat())
+}
+
+/// What the collector of a host prints from now on.
+pub(crate) fn write_readings(world: &World, host: &str, lines: &[Value]) {
+    let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
+    world.write(&format!("{host}.readings"), &lines.concat());
+}
+
+/// What a host reads and sends now.
+pub(crate) fn collect_on(world: &World, host: &str, lines: &[Value]) -> Done {
+    write_readings(world, host, lines);
+    agent_of(world, &format!("{host}.yaml"), &["collect"])
+}
+
+/// What a host reads and sends at this time.
+pub(crate) fn collect_at(world: &World, host: &str, now: &str, lines: &[Value]) -> Done {
+    world.now(now);
+    collect_on(world, host, lines)
+}
+
+/// A counter as it is now.
+pub(crate) fn counter_now(value: &str) -> Value {
+    json!({ "name": "cpu_seconds", "kind": "counter", "value": value })
+}
+
+/// A run of a host's file, as the host sends it, with these keys of its cover.
+pub(crate) fn send_as(server: &Server, host: &str, (file, number): (&str, i64), keys: Value) {
+    let at = 1_794_312_000_000_000_i64;
+    let head = json!({
+        "collector": "source", "at": at, "finished": at, "outcome": "ok", "message": null, "quarantined": 0,
+        "lists_everything": false, "scope": file, "withheld": "[]",
+    });
+    let mut cover =
+        json!({ "head": head, "quarantined": [], "ends": [], "since": null, "parts": 0, "base": 0 });
+    for (key, value) in keys.as_object().unwrap() {
+        // Of the head, where the cover has no such key.
+        let of = if cover.get(key).is_some() || key == "was" { &mut cover } else { &mut cover["head"] };
+        of[key] = value.clone();
+    }
+    let sql =
+        "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES ($1, $2, $3, 0, 0, $4, 0)";
+    let mut as_host = server.connect_as("bill", host);
+    as_host.execute(sql, &[&host, &file, &number, &cover.to_string()]).unwrap();
+}
+
+/// Texts that a query finds in the database.
+pub(crate) fn texts(server: &Server, sql: &str) -> Vec<String> {
+    server.connect("bill").query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// Makes one file of SQLite's another, as it is.
+pub(crate) fn copy_file(world: &World, from: &str, to: &str) {
+    let (from, to) = (world.path(from), world.path(to));
+    for beside in ["-wal", "-shm", ""] {
+        drop(std::fs::remove_file(format!("{}{beside}", to.display())));
+    }
+    let copied = rusqlite::Connection::open(from).unwrap();
+    copied.execute("VACUUM INTO ?", [to.to_str().unwrap()]).unwrap();
 }
 
 /// A daemon of the agent with this configuration.

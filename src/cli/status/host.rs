@@ -11,7 +11,7 @@ use super::super::text::{cut, fold, moment};
 use crate::collectors::definition::longest_gap;
 use crate::config::place::Place;
 use crate::daemon::instance;
-use crate::ledger::queue::outbox::Outbox;
+use crate::ledger::queue::outbox::{Claim, Outbox};
 use crate::ledger::{Ledger, LedgerErrorKind};
 
 /// `None`: it is not such a role that keeps the ledger from being read.
@@ -24,11 +24,13 @@ pub(super) fn status(setup: &Setup, as_json: bool, out: &mut dyn Write) -> Resul
     }
     let Ok(agent) = setup.settings.agent_name() else { return Ok(None) };
     let queue = Ledger::open_to_read(setup.settings.first_place(), rulebook())?;
-    let (identity, waiting) = (queue.identity()?, queue.not_sent()?);
-    let outbox = Outbox::connect(database, &agent, &identity.file, || setup.clock.now())?;
-    let arrived = outbox.last()?;
+    let waiting = queue.not_sent()?;
     let planned = longest_gap(&setup.definitions);
-    let is_anothers = outbox.is_anothers(queue.last_look()?, identity.previous.as_deref(), planned)?;
+    let claim = Claim { identities: queue.identities()?, last_look: queue.last_look()?, planned };
+    let outbox = Outbox::connect(database, &agent, || setup.clock.now())?;
+    let own = claim.identities.last();
+    let arrived = own.map(|own| outbox.last(&own.file)).transpose()?.flatten();
+    let is_anothers = outbox.is_anothers(&claim)?;
     let mut failing = Vec::new();
     for name in setup.collectors() {
         let last = queue.collector_report(&name)?.last.filter(|run| run.outcome == "failed");
@@ -72,7 +74,8 @@ pub(super) fn status(setup: &Setup, as_json: bool, out: &mut dyn Write) -> Resul
     if is_anothers {
         lines.push(format!(
             "Another host sends as the agent {agent}: name one of them otherwise (`agent:`); until then nothing of this one is \
-             sent."
+             sent. One that was installed anew or put back waits until the other has been silent for longer than is usual, or \
+             for `agents retire {agent}`."
         ));
     }
     for (name, why) in failing {

@@ -102,14 +102,14 @@ const RUNS_BEFORE: SignedDuration = SignedDuration::from_hours(31 * 24);
 /// How many of a collector's runs of each outcome are kept however old: their distances say what is usual (ingest.rs).
 const LAST_RUNS: i64 = 11;
 
-/// Runs that no reading is kept of, nor waits of one that could not be counted. The first of all stays: it says since when
-/// this ledger reports.
+/// Runs that no reading is kept of, nor waits of one that could not be counted. The first of each collector on each host
+/// stays: it says since when that is reported.
 fn forget_runs(connection: &Connection, cut: i64) -> sql::Result<()> {
     let before = cut.saturating_sub(RUNS_BEFORE.as_micros() as i64);
     connection
         .execute(
             "DELETE FROM run WHERE counted = 1 AND at < ?1 AND finished < ?1
-                 AND id <> (SELECT id FROM run ORDER BY finished, id LIMIT 1)
+                 AND id NOT IN (SELECT min(id) FROM run GROUP BY collector, agent)
                  AND id NOT IN (SELECT run FROM reading UNION SELECT run FROM late_correction
                     UNION SELECT run FROM queued UNION SELECT run FROM queued_end)
                  AND id NOT IN (

@@ -29,6 +29,8 @@ pub(super) struct Head {
     pub(super) id: i64,
     /// Which agent's it is.
     pub(super) agent: String,
+    /// The file of a host that it waited in.
+    pub(super) file: Option<String>,
     /// It adds what is not known, and replaces nothing.
     pub(super) superseded: bool,
     pub(super) collector: String,

@@ -6,9 +6,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::before;
 use super::count::{self, Changed, Touched};
 use super::identity::{Head, Put, Queued, Store, ends_of, withheld};
-use super::quantities::{RunRow, bearings};
+use super::quantities::RunRow;
 use super::unstated::{changed_components, counted_from};
 use crate::collectors::Quarantined;
 use crate::collectors::spool::Spool;
@@ -20,7 +21,6 @@ use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 pub use crate::ledger::queue::{Run, RunOutcome};
 use crate::ledger::queue::{keep_quarantined, know};
-use crate::metering::measure::RunFacts;
 
 /// What a run changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,8 +61,6 @@ impl Recorded {
 
 /// Runs that are counted before other work has its turn.
 const COUNTED_TOGETHER: usize = 50;
-/// How many of a collector's runs say what its usual distance is.
-const RECENT_RUNS: usize = 11;
 /// Readings of a run that are counted at once.
 const READ_AT_ONCE: usize = if cfg!(test) { 3 } else { 2_000 };
 
@@ -251,9 +249,9 @@ fn count_run(
     planned: &[(String, SignedDuration)],
 ) -> sql::Result<Recorded> {
     let mut recorded = Recorded::default();
-    let (collector, at, finished, scope, kept, message, agent, superseded, skew) = connection
+    let (collector, at, finished, scope, kept, message, agent, superseded, skew, file) = connection
         .prepare_cached(
-            "SELECT collector, at, finished, scope, withheld, message, agent, superseded, skew FROM run WHERE id = ?",
+            "SELECT collector, at, finished, scope, withheld, message, agent, superseded, skew, file FROM run WHERE id = ?",
         )?
         .query_row([id], |row| {
             Ok((
@@ -266,12 +264,14 @@ fn count_run(
                 row.get::<_, String>(6)?,
                 row.get::<_, bool>(7)?,
                 row.get::<_, Option<i64>>(8)?,
+                row.get::<_, Option<String>>(9)?,
             ))
         })?;
     recorded.problems.extend(message);
     let mut run = Head {
         id,
         agent,
+        file,
         superseded,
         collector,
         at,
@@ -279,8 +279,8 @@ fn count_run(
         withheld: withheld(&kept),
         known: RunRow::default(),
     };
-    run.known = facts(connection, &run, &scope, planned)?;
-    let ended_later = ended_later(connection, &run)?;
+    run.known = before::facts(connection, &run, &scope, planned)?;
+    let ended_later = before::ended_later(connection, &run)?;
     if let Some(ended) = ended_later {
         let problem = format!(
             "the run began at {}, but an earlier run of this collector ended at {ended}: the clock was set back, or two \
@@ -290,7 +290,7 @@ fn count_run(
         );
         recorded.problems.push(problem);
     }
-    let skew = skew_of_run(connection, (&run.agent, run.at), skew)?;
+    let skew = skew_of_run(connection, run.at, skew)?;
     let unsure = skew.and_then(|skew| unsure_of_month(in_force, &run, skew));
     let mut changed = Changed::new();
     let mut touched = Touched::default();
@@ -353,7 +353,7 @@ fn count_run(
             run.finished,
         )?;
     }
-    if let Some(before) = run_of_another_scope(connection, &run, &scope)?.filter(|_| !superseded) {
+    if let Some(before) = before::run_of_another_scope(connection, &run, &scope)?.filter(|_| !superseded) {
         for (name, readings) in store.replace_unseen(before, &mut touched)? {
             let words = format!(
                 "what the collector {} asks for (its query or request) was changed: {readings} readings of `{name}` are \
@@ -429,18 +429,6 @@ fn queued_after(connection: &Connection, run: i64, number: i64) -> sql::Result<(
     Ok((queued, last))
 }
 
-/// When the last run was that did not fail, if it looked at something else.
-fn run_of_another_scope(connection: &Connection, run: &Head, scope: &str) -> sql::Result<Option<Timestamp>> {
-    let last: Option<(i64, String)> = connection
-        .prepare_cached(
-            "SELECT at, scope FROM run WHERE collector = ?1 AND id < ?2 AND outcome <> 'failed' AND agent = ?3
-             ORDER BY id DESC LIMIT 1",
-        )?
-        .query_row(params![run.collector, run.id, run.agent], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    Ok(last.filter(|(_, before)| before != scope).map(|(at, _)| instant(at)))
-}
-
 /// Why it is not sure in which month a run looked: its clock and the server's disagree (by so much) by more than the distance
 /// to the month's boundary.
 fn unsure_of_month(in_force: &InForce, run: &Head, skew: SignedDuration) -> Option<String> {
@@ -457,72 +445,4 @@ fn unsure_of_month(in_force: &InForce, run: &Head, skew: SignedDuration) -> Opti
             run.at
         )
     })
-}
-
-/// When a run that is already counted ended, if that was after this one began. Then the order of their instants is not the
-/// order in which they looked.
-fn ended_later(connection: &Connection, run: &Head) -> sql::Result<Option<Timestamp>> {
-    connection
-        .prepare_cached(
-            "SELECT max(finished) FROM run
-             WHERE collector = ?1 AND agent = ?2 AND finished > ?3 AND outcome <> 'failed' AND id < ?4",
-        )?
-        .query_row(params![run.collector, run.agent, micros(run.at), run.id], |row| {
-            Ok(row.get::<_, Option<i64>>(0)?.map(instant))
-        })
-}
-
-/// What is known now of the collector's earlier runs; it is kept with this one.
-fn facts(
-    connection: &Connection,
-    run: &Head,
-    scope: &str,
-    planned: &[(String, SignedDuration)],
-) -> sql::Result<RunRow> {
-    let mut query = connection.prepare_cached(
-        "SELECT at, lists_everything, scope, outcome = 'ok' AND quarantined = 0, withheld FROM run
-         WHERE collector = ?1 AND agent = ?4 AND outcome <> 'failed' AND at < ?2 AND counted = 1
-         ORDER BY at DESC LIMIT ?3",
-    )?;
-    let earlier: Vec<(i64, bool, String, bool, String)> = query
-        .query_map(params![run.collector, micros(run.at), (RECENT_RUNS - 1) as i64, run.agent], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
-        })?
-        .collect::<sql::Result<_>>()?;
-    let mut at = micros(run.at);
-    let mut distances: Vec<i64> = Vec::new();
-    for (before, ..) in &earlier {
-        distances.push(at - before);
-        at = *before;
-    }
-    distances.sort_unstable();
-    // Two distances are the least that can be called usual; before, the schedule says.
-    let usual = match distances.as_slice() {
-        [] | [_] => None,
-        distances => Some(SignedDuration::from_micros(3 * distances[distances.len() / 2])),
-    };
-    let planned = planned.iter().find(|(name, _)| *name == run.collector).map(|(_, gap)| *gap);
-    let max_gap = usual.max(planned);
-    let of = |found: Option<&(i64, bool, String, bool, String)>| RunFacts {
-        previous: found.map(|(at, ..)| instant(*at)),
-        listed: found.filter(|(_, lists, of, ..)| *lists && *of == scope).map(|(at, ..)| instant(*at)),
-        max_gap,
-    };
-    let (last, complete) = (of(earlier.first()), of(earlier.iter().find(|(.., complete, _)| *complete)));
-    let doubtful = earlier.first().map_or("[]", |(.., withheld)| withheld.as_str());
-    connection
-        .prepare_cached(
-            "UPDATE run SET previous = ?2, listed = ?3, previous_complete = ?4, listed_complete = ?5, max_gap = ?6,
-                            doubtful = ?7 WHERE id = ?1",
-        )?
-        .execute(params![
-            run.id,
-            last.previous.map(micros),
-            last.listed.map(micros),
-            complete.previous.map(micros),
-            complete.listed.map(micros),
-            max_gap.map(|gap| gap.as_micros() as i64),
-            doubtful
-        ])?;
-    Ok(RunRow::new(last, complete, bearings(doubtful)))
 }

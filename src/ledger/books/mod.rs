@@ -3,6 +3,7 @@
 //! No two files import each other in a circle (tests/house.rs). Nothing here knows how usage is sent.
 
 pub(in crate::ledger) mod adjustment;
+mod before;
 pub mod catalog;
 pub mod change;
 mod claims;

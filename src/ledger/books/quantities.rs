@@ -31,15 +31,17 @@ impl RunRow {
     pub(in crate::ledger) fn of(connection: &Connection, run: i64) -> sql::Result<RunRow> {
         connection
             .prepare_cached(
-                "SELECT previous, listed, previous_complete, listed_complete, max_gap, doubtful FROM run WHERE id = ?",
+                "SELECT previous, listed, previous_complete, listed_complete, max_gap, doubtful, anew FROM run
+                 WHERE id = ?",
             )?
             .query_row([run], |row| {
                 let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
                 let max_gap = row.get::<_, Option<i64>>(4)?.map(SignedDuration::from_micros);
                 let doubtful = row.get_ref(5)?.as_str()?;
+                let anew = at(6)?;
                 Ok(RunRow {
-                    usual: RunFacts { previous: at(0)?, listed: at(1)?, max_gap },
-                    complete: RunFacts { previous: at(2)?, listed: at(3)?, max_gap },
+                    usual: RunFacts { previous: at(0)?, listed: at(1)?, max_gap, anew },
+                    complete: RunFacts { previous: at(2)?, listed: at(3)?, max_gap, anew },
                     doubtful: bearings(doubtful),
                 })
             })

@@ -23,8 +23,10 @@ pub(in crate::ledger) struct SourcedMeter<'a> {
 /// What makes a component.
 pub(in crate::ledger) struct SourcedMeters<'a> {
     pub(in crate::ledger) meters: Vec<SourcedMeter<'a>>,
-    /// From where the first of its collectors was read, if that is known of all.
+    /// From where the first of its collectors was read, on whichever host, if that is known of all.
     since: Option<Timestamp>,
+    /// And from where the last, on the last host.
+    all_since: Option<Timestamp>,
 }
 
 impl SourcedMeters<'_> {
@@ -32,6 +34,11 @@ impl SourcedMeters<'_> {
     /// before) is only a part of what was used, and the whole is another's to report.
     pub(super) fn began_after(&self, end: Timestamp) -> bool {
         self.since.is_some_and(|since| end <= since)
+    }
+
+    /// Whether that may be so of some hosts, and not of others.
+    pub(super) fn some_began_after(&self, end: Timestamp) -> bool {
+        self.all_since.is_some_and(|since| end <= since)
     }
 
     /// The meters that may make the component of this resource.
@@ -102,11 +109,13 @@ pub(in crate::ledger) fn meters_of<'a>(
         }
     }
     let mut since = Some(Timestamp::MAX).filter(|_| !meters.is_empty());
+    let mut all_since = None;
     for maker in &meters {
-        let of_this: Option<i64> = connection
-            .prepare_cached("SELECT min(since) FROM collector WHERE name = ?")?
-            .query_row([&maker.rules.collector], |row| row.get(0))?;
-        since = since.zip(of_this).map(|(since, of_this)| since.min(instant(of_this)));
+        let (first, last): (Option<i64>, Option<i64>) = connection
+            .prepare_cached("SELECT min(since), max(since) FROM collector WHERE name = ?")?
+            .query_row([&maker.rules.collector], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        since = since.zip(first).map(|(since, first)| since.min(instant(first)));
+        all_since = all_since.max(last.map(instant));
     }
-    Ok(SourcedMeters { meters, since })
+    Ok(SourcedMeters { meters, since, all_since })
 }

@@ -233,9 +233,14 @@ impl Stating<'_> {
                AND quantity.series = series.id AND quantity.measure = ?4 AND quantity.period = ?5
                AND placed.rules = ?1 AND placed.source = ?2
                AND placed.target IN (SELECT target FROM target_resource WHERE resource = ?3)
+               -- What a host read later reaches back to is a part of what was used there: the whole is another's to report.
+               AND (?7 = 0 OR NOT EXISTS (SELECT 1 FROM collector
+                    WHERE collector.name = ?8 AND collector.agent = series.agent AND collector.since >= ?9))
              ORDER BY placed.target, placed.username, series.id, quantity.segment, quantity.month",
         )?;
         let zone = timeline.zone();
+        let end = zone.end(self.month);
+        let some_began_after = self.makers.some_began_after(end);
         let month = i128::from(micros(zone.end(self.month))) - i128::from(micros(zone.start(self.month)));
         for maker in &self.makers.meters {
             // Quantities of one series in one part are put together first: a mean is of all its time.
@@ -247,7 +252,10 @@ impl Stating<'_> {
                 place.resource,
                 measure,
                 place.period,
-                weighs
+                weighs,
+                some_began_after,
+                maker.rules.collector,
+                micros(end)
             ])?;
             while let Some(row) = rows.next()? {
                 let (target, segment): (i64, i64) = (row.get(2)?, row.get(3)?);

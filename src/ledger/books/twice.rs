@@ -1,6 +1,7 @@
 //! Counters and gauges that two agents seem to read of one source. What two hosts measure adds up, as it should; where they
 //! read the same, it is counted twice. Readings with ids tell it by those (`same_ids`), these by what can't be chance: several
-//! values, or the beginning of a life, that are the same under the same labels. It holds nothing: it is a sign, no proof.
+//! values, or a life (its beginning, or a random id of it), that are the same under the same labels. It holds nothing: it is
+//! a sign, no proof.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -13,6 +14,8 @@ use crate::ledger::db::{Ledger, LedgerError};
 const WITHIN: SignedDuration = SignedDuration::from_hours(24);
 /// A value of so few characters may be the same by chance.
 const SHORTEST: i64 = 4;
+/// The id of a life that is so long has something random in it: of a machine's start, of a container.
+const RANDOM: i64 = 32;
 /// So many values that are the same are no chance.
 const ENOUGH: i64 = 3;
 
@@ -69,7 +72,7 @@ fn twice(connection: &Connection, now: Timestamp) -> sql::Result<Vec<Twice>> {
     connection
         .prepare(
             "WITH recent AS (
-                SELECT series.source, series.labels, series.agent, reading.value, reading.began
+                SELECT series.source, series.labels, series.agent, reading.value, reading.began, reading.epoch
                 FROM reading JOIN series ON series.id = reading.series JOIN source ON source.id = series.source
                 WHERE reading.at >= ?1 AND reading.value IS NOT NULL AND source.kind IN ('counter', 'gauge')),
              same AS (
@@ -78,12 +81,14 @@ fn twice(connection: &Connection, now: Timestamp) -> sql::Result<Vec<Twice>> {
              found AS (
                 SELECT source, labels, one, other FROM same GROUP BY source, labels, one, other HAVING count(*) >= ?3
                 UNION SELECT source, labels, min(agent), max(agent) FROM recent
-                WHERE began IS NOT NULL GROUP BY source, labels, began HAVING count(DISTINCT agent) > 1)
+                WHERE began IS NOT NULL GROUP BY source, labels, began HAVING count(DISTINCT agent) > 1
+                UNION SELECT source, labels, min(agent), max(agent) FROM recent
+                WHERE length(epoch) >= ?4 GROUP BY source, labels, epoch HAVING count(DISTINCT agent) > 1)
              SELECT source.collector, source.name, min(found.labels), min(one), min(other)
              FROM found JOIN source ON source.id = found.source
              GROUP BY source.collector, source.name ORDER BY source.collector, source.name",
         )?
-        .query_map(params![since, SHORTEST, ENOUGH], |row| {
+        .query_map(params![since, SHORTEST, ENOUGH, RANDOM], |row| {
             Ok(Twice {
                 collector: row.get(0)?,
                 reading: row.get(1)?,

@@ -126,8 +126,8 @@ impl LedgerError {
         Self::unusable(format!(
             "another host sends to the ledger {place} as the agent {agent}, too: nothing of this one is sent, so that neither \
              takes the other's place. Name one of them otherwise (`agent:`) and restart it; what waits here is sent under the \
-             new name. If this host was installed anew, it is sent once the old one has been silent for longer than is usual \
-             for it, or after `agents retire {agent}`"
+             new name. If this host was installed anew or put back to an earlier state, it is sent once the other has been silent \
+             for longer than is usual for it, or after `agents retire {agent}`"
         ))
     }
 

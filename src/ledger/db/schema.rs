@@ -135,7 +135,10 @@ CREATE TABLE run (
     max_gap INTEGER,              -- microseconds
     superseded INTEGER NOT NULL,  -- whether another agent had taken over its collector: it adds only what is not known
     skew INTEGER,                 -- the database's clock less the host's when it was made, in microseconds, where known
-    arrived INTEGER               -- of a host's: when it arrived, by the database's clock
+    arrived INTEGER,              -- of a host's: when it arrived, by the database's clock,
+    file TEXT,                    -- and the random id of the file that it waited in
+    anew INTEGER,                 -- since when its collector's runs come from that file, where others came from another
+    sent_as TEXT                  -- in the file of a host whose clock was ahead: the outcome that it is sent with
 );
 CREATE INDEX run_of_collector ON run (collector, agent, at);
 CREATE INDEX run_in_order ON run (collector, agent, id);
@@ -191,15 +194,15 @@ CREATE TABLE agent (
     at INTEGER NOT NULL,          -- when that run looked
     arrived INTEGER NOT NULL,     -- when it arrived, by the database's clock
     skew INTEGER NOT NULL,        -- the database's clock less the host's, in microseconds
-    retired INTEGER,
-    base INTEGER NOT NULL DEFAULT 0, -- in the file itself: the last run that was sent under another id of it,
-    previous TEXT,                -- in the file itself: the id that it had before
+    retired INTEGER,              -- when; in the file itself: the last run with this id, where it has another since
+    base INTEGER NOT NULL DEFAULT 0, -- in the file itself: the last run before those with this id
     patience INTEGER,             -- how long it is usual for this agent to say nothing, in microseconds
     second INTEGER,               -- when another file wanted to send under this name, and was refused
     boot TEXT,                    -- the start of the machine at which the database was asked last,
     booted INTEGER,               -- and when that was, by the database's clock
     PRIMARY KEY (name, file)
 ) WITHOUT ROWID;
+CREATE INDEX agent_of_file ON agent (file);
 
 CREATE TABLE quarantine (
     id INTEGER PRIMARY KEY,
@@ -447,6 +450,7 @@ CREATE TABLE sent (
     counted INTEGER NOT NULL      -- the last run that is counted in it; 0 for what was found in the server's rows
 );
 CREATE INDEX sent_current ON sent (resource, period, part, component, username) WHERE current = 1;
+CREATE INDEX sent_open ON sent (resource, period, part) WHERE outcome = 'open';
 CREATE INDEX sent_of_resource ON sent (resource, period);
 
 -- What is not sent, and why: held and stranded (component and user '' for all of the part), and parked.

@@ -22,6 +22,9 @@ const OF_ONE_AT_ONCE: i64 = 5;
 
 const ORPHANS_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
+/// A host's clock is believed not to have been set for so long.
+const SENT_SOON: SignedDuration = SignedDuration::from_hours(4);
+
 const QUIET: SignedDuration = SignedDuration::from_hours(24);
 
 /// Where a run came from: agent, file and number.
@@ -134,27 +137,20 @@ fn arrived(connection: &Connection) -> sql::Result<Vec<Origin>> {
 
 /// `unrecordable`: why what it says can't be recorded.
 fn take(connection: &Connection, origin: &Origin, unrecordable: Option<&str>) -> sql::Result<Option<Since>> {
-    let (agent, file, number) = origin;
+    let (sender, file, number) = origin;
     let parts: Vec<(String, i64, i64)> = connection
         .prepare_cached(
             "SELECT body, sent, arrived FROM inbox WHERE agent = ?1 AND file = ?2 AND number = ?3 ORDER BY part",
         )?
-        .query_map(params![agent, file, number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map(params![sender, file, number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<sql::Result<_>>()?;
     connection
         .prepare_cached("DELETE FROM inbox WHERE agent = ?1 AND file = ?2 AND number = ?3")?
-        .execute(params![agent, file, number])?;
+        .execute(params![sender, file, number])?;
     let Some((body, sent, arrived)) = parts.first() else { return Ok(None) };
-    let sent = if INSTANTS.contains(sent) { sent } else { arrived };
-    let before: i64 = connection
-        .prepare_cached("SELECT coalesce(max(number), 0) FROM agent WHERE name = ?1 AND file = ?2")?
-        .query_row([agent, file], |row| row.get(0))?;
+    let sent = if INSTANTS.contains(sent) { *sent } else { *arrived };
     if *number == NO_RUN {
-        note_second(connection, agent, *arrived)?;
-        return Ok(None);
-    }
-    if *number <= before {
-        // Sent again: its host did not know that it had arrived.
+        note_second(connection, sender, *arrived)?;
         return Ok(None);
     }
     let bodies: Vec<&str> = parts.iter().map(|(body, ..)| body.as_str()).collect();
@@ -162,18 +158,27 @@ fn take(connection: &Connection, origin: &Origin, unrecordable: Option<&str>) ->
         Some(why) => Err(why.to_owned()),
         None => unpack(body, bodies.get(1..).unwrap_or_default()),
     };
-    let (cover, readings) = match unpacked {
+    let was = unpacked.as_ref().ok().and_then(|(cover, _)| cover.was.clone());
+    let known = Known::of(connection, (sender, file), was.as_deref())?;
+    let agent = known.owner.as_deref().unwrap_or(sender);
+    known.tell_of_copy(connection, sender, *arrived)?;
+    if *number <= known.number {
+        // Sent again: its host did not know that it had arrived, or another has sent it from a copy of the file.
+        known.note_again(connection, (sender, file), (*number, sent, *arrived))?;
+        return Ok(None);
+    }
+    let (mut cover, readings) = match unpacked {
         Ok(unpacked) => unpacked,
         Err(why) => {
             let words = format!(
                 "run {number} of the host {agent} can't be read, and what it measured is not billed: {why}"
             );
             tell(connection, About::default(), EventKind::Readings, &words, instant(*arrived))?;
-            (unreadable(*sent, &why, number - 1), Vec::new())
+            (unreadable(sent, &why, number - 1), Vec::new())
         }
     };
     // What was sent under another id of its file did not get lost.
-    let missing = number.saturating_sub(before.max(cover.base)).saturating_sub(1);
+    let missing = number.saturating_sub(known.number.max(cover.base)).saturating_sub(1);
     if missing > 0 {
         let words = format!(
             "{missing} runs of the agent {agent} are missing: this ledger has lost them, or never had them, and the host no \
@@ -181,7 +186,8 @@ fn take(connection: &Connection, origin: &Origin, unrecordable: Option<&str>) ->
         );
         tell(connection, About::default(), EventKind::Readings, &words, instant(*arrived))?;
     }
-    let run = insert_run(connection, (agent, false, Some(*arrived)), &cover.head)?;
+    cover.head.skew = cover.head.skew.or_else(|| skew_when_sent(cover.head.at, sent, *arrived));
+    let run = insert_run(connection, (agent, false, Some((file, *arrived))), &cover.head)?;
     for (number, some) in (0_i64..).zip(readings.chunks(TOGETHER)) {
         insert_readings(connection, run, number * TOGETHER as i64, some)?;
     }
@@ -195,26 +201,110 @@ fn take(connection: &Connection, origin: &Origin, unrecordable: Option<&str>) ->
     let quarantined: Vec<Quarantined> = quarantined.collect();
     let Head { collector, at, .. } = &cover.head;
     keep_quarantined(connection, (agent, collector), instant(*at), &quarantined)?;
-    connection
-        .prepare_cached(
-            "INSERT INTO agent (name, file, number, at, arrived, skew, patience) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-             ON CONFLICT (name, file) DO UPDATE SET number = ?3, at = ?4, arrived = ?5, skew = ?6, retired = NULL,
-                patience = ?7",
-        )?
-        .execute(params![agent, file, number, at, arrived, arrived.saturating_sub(*sent), patience(connection, agent)?])?;
-    if let Some(rules) = &cover.rules {
+    let taken = (*number, *at, (sent, *arrived));
+    if agent != sender {
+        note_taken(connection, (sender, file), taken)?;
+    }
+    note_taken(connection, (agent, file), taken)?;
+    if agent == sender {
+        // It is here: it is missed no more for having been retired.
         connection
-            .prepare_cached(
-                "UPDATE collector SET rules = ?3 WHERE name = ?1 AND agent = ?2 AND coalesce(rules, '') <> ?3",
-            )?
-            .execute([collector, agent, rules])?;
+            .prepare_cached("UPDATE agent SET retired = NULL, patience = ?3 WHERE name = ?1 AND file = ?2")?
+            .execute(params![agent, file, patience(connection, agent)?])?;
+        if let Some(rules) = &cover.rules {
+            connection
+                .prepare_cached(
+                    "UPDATE collector SET rules = ?3 WHERE name = ?1 AND agent = ?2 AND coalesce(rules, '') <> ?3",
+                )?
+                .execute([collector, agent, rules])?;
+        }
     }
     let Some(since) = cover.since else { return Ok(None) };
     let known: Option<i64> = connection
         .prepare_cached("SELECT since FROM collector WHERE name = ?1 AND agent = ?2")?
-        .query_row([collector, agent], |row| row.get(0))?;
+        .query_row([collector.as_str(), agent], |row| row.get(0))?;
     let earlier = known.is_none_or(|known| since < known);
-    Ok(earlier.then(|| (agent.clone(), collector.clone(), instant(since))))
+    Ok(earlier.then(|| (agent.to_owned(), collector.clone(), instant(since))))
+}
+
+/// What is known of a file from which a run comes.
+struct Known {
+    /// The last of its runs that was taken, whoever sent it.
+    number: i64,
+    /// Whose its runs are, where that is not who sends this one: its host had another name when they were recorded, or it is
+    /// a copy of that one's. Only what that one itself has sent from the file says so: nobody sends in another's name.
+    owner: Option<String>,
+    /// Another who has sent from it.
+    other: Option<String>,
+    /// Whether this one has.
+    is_known: bool,
+}
+
+impl Known {
+    fn of(connection: &Connection, (sender, file): (&str, &str), was: Option<&str>) -> sql::Result<Known> {
+        let senders: Vec<(String, i64)> = connection
+            .prepare_cached("SELECT name, number FROM agent WHERE file = ? ORDER BY name")?
+            .query_map([file], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<sql::Result<_>>()?;
+        let named = |name: &str| senders.iter().map(|(of, _)| of).find(|of| *of == name);
+        Ok(Known {
+            number: senders.iter().map(|(_, number)| *number).max().unwrap_or(0),
+            owner: was.and_then(named).filter(|owner| *owner != sender).cloned(),
+            other: senders.iter().map(|(name, _)| name).find(|name| *name != sender).cloned(),
+            is_known: named(sender).is_some(),
+        })
+    }
+
+    /// Tells that somebody else begins to send from a file: once.
+    fn tell_of_copy(&self, connection: &Connection, sender: &str, arrived: i64) -> sql::Result<()> {
+        let Some(other) = self.other.as_ref().filter(|_| !self.is_known) else { return Ok(()) };
+        let words = format!(
+            "{sender} and {other} send from one file: a host was renamed, or its disk was copied. What both have is counted \
+             once"
+        );
+        tell(connection, About::default(), EventKind::Readings, &words, instant(arrived))
+    }
+
+    /// Notes how far a sender has got with what was taken before.
+    fn note_again(
+        &self,
+        connection: &Connection,
+        (sender, file): (&str, &str),
+        (number, sent, arrived): (i64, i64, i64),
+    ) -> sql::Result<()> {
+        if self.other.is_none() {
+            return Ok(());
+        }
+        connection
+            .prepare_cached(
+                "INSERT INTO agent (name, file, number, at, arrived, skew) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (name, file) DO UPDATE SET number = greatest(agent.number, ?3)",
+            )?
+            .execute(params![sender, file, number, sent, arrived, arrived.saturating_sub(sent)])
+            .map(drop)
+    }
+}
+
+/// Notes that a run was taken, with when it looked, when it was sent, and when it arrived.
+fn note_taken(
+    connection: &Connection,
+    (name, file): (&str, &str),
+    (number, at, (sent, arrived)): (i64, i64, (i64, i64)),
+) -> sql::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO agent (name, file, number, at, arrived, skew) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (name, file) DO UPDATE SET number = ?3, at = ?4, arrived = ?5, skew = ?6",
+        )?
+        .execute(params![name, file, number, at, arrived, arrived.saturating_sub(sent)])
+        .map(drop)
+}
+
+/// The database's clock less the host's when it sent a run, for one that says nothing of it. What waited for long may have
+/// been made by another setting of the clock.
+fn skew_when_sent(at: i64, sent: i64, arrived: i64) -> Option<i64> {
+    let waited = sent.saturating_sub(at).saturating_abs();
+    (waited < SENT_SOON.as_micros() as i64).then(|| arrived.saturating_sub(sent))
 }
 
 /// The longest of what is usual for the collectors of an agent.
@@ -239,7 +329,8 @@ fn note_second(connection: &Connection, agent: &str, now: i64) -> sql::Result<()
         .execute(params![agent, now])?;
     if before.is_none_or(|before| now.saturating_sub(before) > QUIET.as_micros() as i64) {
         let words = format!(
-            "two hosts are called {agent}: what the second measures waits there. Name one of them otherwise (`agent:`)"
+            "two hosts are called {agent}: what the second measures waits there. Name one of them otherwise (`agent:`), unless \
+             the host was installed anew or put back"
         );
         tell(connection, About::default(), EventKind::Readings, &words, instant(now))?;
     }
@@ -273,5 +364,6 @@ fn unreadable(sent: i64, why: &str, base: i64) -> Cover {
         withheld: "[]".to_owned(),
         skew: None,
     };
-    Cover { head, quarantined: Vec::new(), ends: Vec::new(), since: None, parts: 0, rules: None, base }
+    let (quarantined, ends) = (Vec::new(), Vec::new());
+    Cover { head, quarantined, ends, since: None, parts: 0, rules: None, base, was: None }
 }

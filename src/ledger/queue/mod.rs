@@ -3,7 +3,7 @@
 //! Appending is one transaction, with the checkpoint in it (law 1), and looks nothing up. It never judges a reading; what
 //! is wrong within a run was found before it is appended.
 //!
-//! On a host of a shared ledger the queue is a file of the host's own, and counts nothing: `outbox` sends its runs on, each
+//! On a host of a shared ledger the queue is a file of the host's `own`, and counts nothing: `outbox` sends its runs on, each
 //! packed as a `parcel`, and `inbox` takes them into the queue of the shared ledger.
 
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ use crate::metering::reading::{Reading, Span};
 
 pub mod inbox;
 pub mod outbox;
+pub mod own;
 pub mod parcel;
 
 /// What a run brings.
@@ -250,10 +251,10 @@ impl From<Reading> for Queued {
     }
 }
 
-/// Returns the run's number. `arrived`: when a host's run arrived.
+/// Returns the run's number. `from`: of a host's, the file that it waited in, and when it arrived.
 fn insert_run(
     connection: &Connection,
-    (agent, superseded, arrived): (&str, bool, Option<i64>),
+    (agent, superseded, from): (&str, bool, Option<(&str, i64)>),
     head: &Head,
 ) -> sql::Result<i64> {
     know(connection, agent, &head.collector)?;
@@ -261,8 +262,8 @@ fn insert_run(
         .prepare_cached(
             "INSERT INTO run (agent, collector, at, finished, outcome, message, readings, changed, quarantined,
                               lists_everything, scope, withheld, counted, doubtful, superseded, skew,
-                              arrived)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?8, ?9, ?10, ?11, '[]', ?12, ?13, ?14)
+                              arrived, file)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?8, ?9, ?10, ?11, '[]', ?12, ?13, ?14, ?15)
              RETURNING id",
         )?
         .query_row(
@@ -280,7 +281,8 @@ fn insert_run(
                 head.outcome == FAILED,
                 superseded,
                 head.skew,
-                arrived,
+                from.map(|(_, arrived)| arrived),
+                from.map(|(file, _)| file),
             ],
             |row| row.get(0),
         )

@@ -31,6 +31,9 @@ pub(super) struct Cover {
     /// The last run that was sent before its file had this id.
     #[serde(default)]
     pub(super) base: i64,
+    /// As which agent's it was recorded, where its host has another name since.
+    #[serde(default)]
+    pub(super) was: Option<String>,
 }
 
 /// A run, packed.
@@ -63,8 +66,10 @@ impl Cover {
         let Head { at, finished, outcome, withheld, .. } = &cover.head;
         let instants = cover.ends.iter().map(|(_, _, at)| at).chain(&cover.since).chain([at, finished]);
         check_instants(instants)?;
-        if cover.rules.as_ref().is_some_and(|rules| rules.len() > LONGEST_NAME) {
-            return Err("the digest of its rules is too long".to_owned());
+        for (what, text) in [("digest of its rules", &cover.rules), ("former name of its host", &cover.was)] {
+            if text.as_ref().is_some_and(|text| text.len() > LONGEST_NAME) {
+                return Err(format!("the {what} is too long"));
+            }
         }
         if cover.head.collector.len() > LONGEST_NAME {
             return Err(format!("the name of its collector has more than {LONGEST_NAME} bytes"));

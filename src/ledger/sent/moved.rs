@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::record::{Known, Scope, StatementKey, key, known};
 use crate::ledger::books::adjustment::part_of;
 use crate::ledger::books::cuts::plans;
-use crate::ledger::books::sourced_meters::meters_of;
+use crate::ledger::books::sourced_meters::{SourcedMeter, meters_of};
 use crate::ledger::books::statements::state_all;
 use crate::ledger::books::unstated::changed_components;
 use crate::ledger::db::columns::{decimal, from_cents, instant, micros, period_column, to_cents};
@@ -191,7 +191,7 @@ impl Carrying<'_> {
     ) -> sql::Result<Vec<Carried>> {
         let (connection, resource) = (self.connection, self.resource.to_string());
         let mut changes = Vec::new();
-        if !self.was_reported()? || self.is_terminated()? {
+        if self.was_compared()? || self.is_terminated()? {
             return Ok(changes);
         }
         let target = self.in_force.zone.period_of(self.to);
@@ -207,7 +207,7 @@ impl Carrying<'_> {
         for component in &components {
             let makers = meters_of(connection, self.in_force.in_month(self.from), component)?;
             let makers = makers.of(connection, &resource)?;
-            if makers.is_empty()
+            if !self.was_measured(&makers)?
                 || disputed.contains(component)
                 || !can_be_carried(makers.iter().map(|maker| maker.measure))
             {
@@ -290,20 +290,29 @@ impl Carrying<'_> {
             .collect()
     }
 
-    /// Whether this ledger was there while the month ran, and not only to compare: only then it was its to report.
-    fn was_reported(&self) -> sql::Result<bool> {
-        let shadow = self
-            .connection
+    /// Whether this ledger was there only to compare while the month ran: then it was another's to report.
+    fn was_compared(&self) -> sql::Result<bool> {
+        self.connection
             .prepare_cached("SELECT 1 FROM shadow WHERE period = ?1")?
-            .exists([self.from.to_string()])?;
-        if shadow {
-            return Ok(false);
+            .exists([self.from.to_string()])
+    }
+
+    /// Whether one of the hosts on which this was measured ran the collector while the month ran: only then it was this
+    /// ledger's to report.
+    fn was_measured(&self, makers: &[SourcedMeter<'_>]) -> sql::Result<bool> {
+        let mut query = self.connection.prepare_cached(
+            "SELECT 1 FROM run WHERE collector = ?1 AND finished < ?2 AND agent IN (
+                SELECT series.agent FROM placed JOIN series ON series.id = placed.series
+                WHERE placed.source = ?3 AND placed.target IN (SELECT target FROM target_resource WHERE resource = ?4))
+             LIMIT 1",
+        )?;
+        let (end, resource) = (micros(self.in_force.zone.end(self.from)), self.resource.to_string());
+        for maker in makers {
+            if query.exists(params![maker.rules.collector, end, maker.source, resource])? {
+                return Ok(true);
+            }
         }
-        let first: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT min(finished) FROM run")?
-            .query_row([], |row| row.get(0))?;
-        Ok(first.is_some_and(|first| instant(first) < self.in_force.zone.end(self.from)))
+        Ok(false)
     }
 
     fn is_terminated(&self) -> sql::Result<bool> {

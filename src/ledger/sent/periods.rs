@@ -116,6 +116,24 @@ impl Ledger {
         })
     }
 
+    /// Statements of which a call that may still arrive was followed by one that was accepted: it would put the older number
+    /// back.
+    pub fn overtaken(&self) -> Result<Vec<StatementKey>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT DISTINCT resource, period, part FROM sent WHERE outcome = 'open' AND EXISTS (
+                        SELECT 1 FROM sent later WHERE later.resource = sent.resource AND later.period = sent.period
+                            AND later.part = sent.part AND later.component = sent.component
+                            AND later.username = sent.username AND later.id > sent.id AND later.outcome = 'accepted'
+                            AND later.current = 1)
+                     ORDER BY resource, period, part",
+                )?
+                .query_map([], |row| key(row, 0))?
+                .collect()
+        })
+    }
+
     /// Closes a period: all that the server is believed to hold of it was read back just now.
     pub fn close(&mut self, key: StatementKey, now: Timestamp) -> Result<(), LedgerError> {
         self.transact_in_turn(|connection, _, _| {

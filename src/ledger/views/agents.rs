@@ -73,7 +73,7 @@ impl Ledger {
     /// The last looks that did not fail of all collectors of agents that are not retired, and are counted.
     pub fn looks(&self) -> Result<Vec<Look>, LedgerError> {
         self.look(|connection| {
-            let ours = of_counting(connection)?.map(|(_, ours)| ours);
+            let ours = of_counting(connection)?;
             let mut query = connection.prepare_cached(&format!(
                 "SELECT collector.agent, collector.name, run.at, run.arrived, run.max_gap FROM collector
                  JOIN run ON run.id = (
