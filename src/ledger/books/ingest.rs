@@ -4,8 +4,11 @@
 //! changes nothing; seen again in a later run with another value it replaces what was there and is counted as a correction
 //! (law 2). It never judges whether a value is plausible; `metering` and the collectors do.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 
+use super::changed;
 use super::count::{self, Changed, Touched};
 use super::identity::{Head, Put, Queued, Store, ends_of, withheld};
 use super::quantities::{RunRow, bearings};
@@ -251,9 +254,10 @@ fn count_run(
     planned: &[(String, SignedDuration)],
 ) -> sql::Result<Recorded> {
     let mut recorded = Recorded::default();
-    let (collector, at, finished, scope, kept, message, agent, superseded, skew) = connection
+    let (collector, at, finished, scope, kept, message, agent, superseded, skew, history) = connection
         .prepare_cached(
-            "SELECT collector, at, finished, scope, withheld, message, agent, superseded, skew FROM run WHERE id = ?",
+            "SELECT collector, at, finished, scope, withheld, message, agent, superseded, skew, history
+             FROM run WHERE id = ?",
         )?
         .query_row([id], |row| {
             Ok((
@@ -266,6 +270,7 @@ fn count_run(
                 row.get::<_, String>(6)?,
                 row.get::<_, bool>(7)?,
                 row.get::<_, Option<i64>>(8)?,
+                row.get::<_, String>(9)?,
             ))
         })?;
     recorded.problems.extend(message);
@@ -278,8 +283,15 @@ fn count_run(
         finished,
         withheld: withheld(&kept),
         known: RunRow::default(),
+        scope,
+        change: None,
+        history: serde_json::from_str(&history).unwrap_or_default(),
     };
-    run.known = facts(connection, &run, &scope, planned)?;
+    if !superseded {
+        let whose = (run.agent.as_str(), run.collector.as_str());
+        run.change = changed::Change::of(connection, in_force, whose, (id, at, &run.scope))?;
+    }
+    run.known = facts(connection, &run, planned)?;
     let ended_later = ended_later(connection, &run)?;
     if let Some(ended) = ended_later {
         let problem = format!(
@@ -330,16 +342,16 @@ fn count_run(
         touched = Touched::default();
         store.counted();
     }
-    if let Some(before) = run_of_another_scope(connection, &run, &scope)?.filter(|_| !superseded) {
-        for (name, readings) in store.replace_unseen(before, &mut touched)? {
-            let words = format!(
-                "what the collector {} asks for (its query or request) was changed: {readings} readings of `{name}` are \
-                 replaced by what was read again",
-                run.collector
-            );
-            tell(connection, About::default(), EventKind::Readings, &words, run.finished)?;
-        }
+    let levels = store.take_levels();
+    store.look_up(&levels)?;
+    for level in levels {
+        store.put(level, &mut touched)?;
     }
+    let replaced = store.replace_unseen(&mut touched)?;
+    store.end_former(&mut touched)?;
+    store.keep()?;
+    store.tell_of_lives()?;
+    tell_of_change(connection, &run, &replaced, store.settled())?;
     let ends = ends_of(connection, id)?;
     // A reading that is refused here is no sign that its series has ended.
     if ended_later.is_none() && unsure.is_none() && recorded.quarantined.is_empty() && !superseded {
@@ -406,16 +418,35 @@ fn queued_after(connection: &Connection, run: i64, number: i64) -> sql::Result<(
     Ok((queued, last))
 }
 
-/// When the last run was that did not fail, if it looked at something else.
-fn run_of_another_scope(connection: &Connection, run: &Head, scope: &str) -> sql::Result<Option<Timestamp>> {
-    let last: Option<(i64, String)> = connection
-        .prepare_cached(
-            "SELECT at, scope FROM run WHERE collector = ?1 AND id < ?2 AND outcome <> 'failed' AND agent = ?3
-             ORDER BY id DESC LIMIT 1",
-        )?
-        .query_row(params![run.collector, run.id, run.agent], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    Ok(last.filter(|(_, before)| before != scope).map(|(at, _)| instant(at)))
+/// Tells what has become of readings since what their collector asks for was changed.
+fn tell_of_change(
+    connection: &Connection,
+    run: &Head,
+    replaced: &[(String, usize)],
+    settled: &BTreeSet<String>,
+) -> sql::Result<()> {
+    let Some(change) = run.change else { return Ok(()) };
+    let asked = format!("what the collector {} asks for (its query or request) was changed", run.collector);
+    let replaced_by = replaced.iter().map(|(name, readings)| {
+        format!("{asked}: {readings} readings of `{name}` are replaced by what was read again")
+    });
+    let goes_on = run.history.keys().filter(|_| change.is_new).map(|name| {
+        let read_to = instant(change.read_to);
+        format!("{asked}: `{name}` counts by it from {read_to} on, and before as far as it is read again as a whole")
+    });
+    let stays = settled.iter().filter(|name| !change.is_new || !run.history.contains_key(*name)).map(|name| {
+        let before = instant(if run.history.contains_key(name) { change.read_to } else { change.settled });
+        format!("{asked}: of before {before}, what was counted of `{name}` stays, also where it says something else now")
+    });
+    for words in replaced_by.chain(goes_on).chain(stays) {
+        let is_told = connection
+            .prepare_cached("SELECT 1 FROM event WHERE kind = ?1 AND words = ?2")?
+            .exists(params![EventKind::Readings.name(), words])?;
+        if !is_told {
+            tell(connection, About::default(), EventKind::Readings, &words, run.finished)?;
+        }
+    }
+    Ok(())
 }
 
 /// Why it is not sure in which month a run looked: its clock and the server's disagree (by so much) by more than the distance
@@ -450,12 +481,7 @@ fn ended_later(connection: &Connection, run: &Head) -> sql::Result<Option<Timest
 }
 
 /// What is known now of the collector's earlier runs; it is kept with this one.
-fn facts(
-    connection: &Connection,
-    run: &Head,
-    scope: &str,
-    planned: &[(String, SignedDuration)],
-) -> sql::Result<RunRow> {
+fn facts(connection: &Connection, run: &Head, planned: &[(String, SignedDuration)]) -> sql::Result<RunRow> {
     let mut query = connection.prepare_cached(
         "SELECT at, lists_everything, scope, outcome = 'ok' AND quarantined = 0, withheld FROM run
          WHERE collector = ?1 AND agent = ?4 AND outcome <> 'failed' AND at < ?2 AND counted = 1
@@ -482,7 +508,7 @@ fn facts(
     let max_gap = usual.max(planned);
     let of = |found: Option<&(i64, bool, String, bool, String)>| RunFacts {
         previous: found.map(|(at, ..)| instant(*at)),
-        listed: found.filter(|(_, lists, of, ..)| *lists && *of == scope).map(|(at, ..)| instant(*at)),
+        listed: found.filter(|(_, lists, of, ..)| *lists && *of == run.scope).map(|(at, ..)| instant(*at)),
         max_gap,
     };
     let (last, complete) = (of(earlier.first()), of(earlier.iter().find(|(.., complete, _)| *complete)));

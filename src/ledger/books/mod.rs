@@ -5,6 +5,7 @@
 pub(in crate::ledger) mod adjustment;
 pub mod catalog;
 pub mod change;
+mod changed;
 mod claims;
 pub mod compact;
 pub(in crate::ledger) mod count;

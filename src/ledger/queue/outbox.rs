@@ -361,7 +361,8 @@ fn new_id() -> String {
 fn pack(connection: &Connection, number: i64, rulebook: &Rulebook) -> sql::Result<Parcel> {
     let head = connection
         .prepare_cached(
-            "SELECT collector, at, finished, outcome, message, quarantined, lists_everything, scope, withheld, skew
+            "SELECT collector, at, finished, outcome, message, quarantined, lists_everything, scope, withheld, skew,
+                    history
              FROM run WHERE id = ?",
         )?
         .query_row([number], |row| {
@@ -376,6 +377,7 @@ fn pack(connection: &Connection, number: i64, rulebook: &Rulebook) -> sql::Resul
                 scope: row.get(7)?,
                 withheld: row.get(8)?,
                 skew: row.get(9)?,
+                history: serde_json::from_str(row.get_ref(10)?.as_str()?).unwrap_or_default(),
             })
         })?;
     let quarantined = connection

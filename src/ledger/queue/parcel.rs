@@ -61,7 +61,9 @@ impl Cover {
     pub(super) fn read(body: &str) -> Result<Cover, String> {
         let cover: Cover = serde_json::from_str(body).map_err(|error| error.to_string())?;
         let Head { at, finished, outcome, withheld, .. } = &cover.head;
-        let instants = cover.ends.iter().map(|(_, _, at)| at).chain(&cover.since).chain([at, finished]);
+        let windows = cover.head.history.values().flatten().flat_map(|(from, to)| [from, to]);
+        let ends = cover.ends.iter().map(|(_, _, at)| at);
+        let instants = ends.chain(windows).chain(&cover.since).chain([at, finished]);
         check_instants(instants)?;
         if cover.rules.as_ref().is_some_and(|rules| rules.len() > LONGEST_NAME) {
             return Err("the digest of its rules is too long".to_owned());
