@@ -214,6 +214,7 @@ fn a_host_whose_clock_was_ahead_reads_its_history_again_once_what_it_saw_has_arr
             checkpoint: Some(at.to_string()),
             lists_everything: false,
             ended: Default::default(),
+            history: Default::default(),
         };
         let run = Run { collector: collector.to_owned(), at, finished: at, scope: String::new(), outcome };
         queue.append(run, &mut Spool::default()).unwrap()

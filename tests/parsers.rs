@@ -429,6 +429,7 @@ fn use_ledger(path: &Path, rulebook: Rulebook) -> Result<(), LedgerError> {
         checkpoint: None,
         lists_everything: true,
         ended: Default::default(),
+        history: Default::default(),
     };
     let run = Run { collector: "source".to_owned(), at: now, finished: now, scope: String::new(), outcome };
     let _ = ledger.record(run);

@@ -272,6 +272,7 @@ fn an_older_lock_adds_what_is_not_known_replaces_nothing_and_moves_no_checkpoint
             checkpoint: Some(checkpoint.to_owned()),
             lists_everything: false,
             ended: Default::default(),
+            history: Default::default(),
         };
         Run { collector: "source".to_owned(), at, finished: at, scope: String::new(), outcome }
     };

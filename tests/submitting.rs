@@ -135,6 +135,7 @@ impl World {
                 checkpoint: None,
                 lists_everything: false,
                 ended: Default::default(),
+                history: Default::default(),
             },
         };
         self.submitter.ledger.with(move |ledger| ledger.record(run)).await.unwrap();

@@ -34,6 +34,9 @@ const MOST_PAGES: usize = 1_000;
 /// Steps that one run asks for; the next goes on. More than an `overlap` may reach back.
 const MOST_STEPS: usize = 1_000;
 
+/// In seconds.
+const DAY: i64 = 86_400;
+
 /// A configured collector.
 #[derive(Debug)]
 struct Http {
@@ -56,6 +59,9 @@ struct Read {
     from: Timestamp,
     /// All steps before it are over and were read.
     to: Timestamp,
+    /// How long its steps were, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    step: Option<i64>,
     /// Steps with rows that could not be read.
     #[serde(default, skip_serializing_if = "Unread::is_empty")]
     again: Unread,
@@ -93,6 +99,11 @@ impl Http {
                 };
                 answered = true;
                 looks.push(Look { from: start, to: end, whole: taken.is_whole() });
+                for name in source.names_of_history() {
+                    let read = batch.history.entry(name.to_owned()).or_default();
+                    let is_whole = taken.is_whole() && source.asks_for_windows() && self.is_named_once(name);
+                    read.extend(is_whole.then_some((start, end)));
+                }
                 if at >= windows.len() || done.is_some_and(|done| end <= done.to) {
                     // It was told when it was asked for first, and does not make the run one that read nothing.
                     batch.known += taken.bad();
@@ -116,7 +127,13 @@ impl Http {
                     );
                     batch.problem_of(text, Bearing::nothing());
                 }
-                after.insert(source.name.clone(), Read { from, to: over.unwrap_or(from), again: unread });
+                let read = Read {
+                    from,
+                    to: over.unwrap_or(from),
+                    step: source.step.map(|step| step.length.as_secs()),
+                    again: unread,
+                };
+                after.insert(source.name.clone(), read);
             }
         }
         if !answered && !batch.problems.is_empty() {
@@ -183,6 +200,11 @@ impl Http {
         Err(CollectorError(format!("it goes on after {MOST_PAGES} pages; ask for larger ones")))
     }
 
+    /// Whether one request alone makes these readings.
+    fn is_named_once(&self, name: &str) -> bool {
+        self.named().into_iter().filter(|(known, _)| *known == name).count() == 1
+    }
+
     fn address(&self, source: &Source, fill: &Fill) -> Result<Url, CollectorError> {
         let path = fill.fill(&source.path).map_err(CollectorError)?;
         let mut query = Vec::new();
@@ -209,6 +231,10 @@ fn windows(
     let length = step.length.as_secs();
     let late = |error: jiff::Error| CollectorError(error.to_string());
     let start = match done {
+        // Steps of any length begin with the day.
+        Some(done) if done.from <= request.since && done.step.is_some_and(|known| known != length) => {
+            aligned(done.to, DAY)?.max(done.from)
+        }
         Some(done) if done.from <= request.since => {
             done.to.checked_sub(step.overlap).map_err(late)?.max(done.from)
         }
@@ -261,8 +287,13 @@ impl Collector for Http {
     fn scope(&self) -> String {
         let asked = |source: &Arc<Source>| {
             format!(
-                "{} {} {:?} {:?} {:?}",
-                source.name, source.path, source.query, source.each, source.labels
+                "{} {} {:?} {:?} {:?} {:?}",
+                source.name,
+                source.path,
+                source.query,
+                source.each,
+                source.labels,
+                source.step.map(|step| step.length)
             )
         };
         // Its query may hold a key.
@@ -315,7 +346,12 @@ mod tests {
         assert_eq!(problems.list(), vec![]);
         let first = |done: Option<(&str, &str)>, since: &str, now: &str| {
             let request = Request { now: at(now), since: at(since), checkpoint: None, withhold: Vec::new() };
-            let done = done.map(|(from, to)| Read { from: at(from), to: at(to), again: Unread::default() });
+            let done = done.map(|(from, to)| Read {
+                from: at(from),
+                to: at(to),
+                step: None,
+                again: Unread::default(),
+            });
             windows(&source, &request, done.as_ref()).unwrap().0[0].0.to_string()
         };
         let (october, november) = ("2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z");

@@ -99,6 +99,8 @@ pub struct Batch {
     /// by itself. A counter of such a name goes on where it comes back. A series of any other name has ended where a
     /// complete run does not see it.
     pub ended: Ended,
+    /// Which readings are history that is read on from where the last run ended, whatever is asked for by then.
+    pub history: History,
     /// What was there and is known already, so that it makes no reading again: lines that are the same as at the last look.
     pub known: u64,
     /// Bad things beyond those that are kept one by one; the last of `quarantined` sums them up.
@@ -107,6 +109,10 @@ pub struct Batch {
 
 /// By the name of the readings: the labels of a series, and the instant from which it is known not to be there.
 pub type Ended = BTreeMap<String, Vec<(Labels, Timestamp)>>;
+
+/// By the name of the readings: the windows (from, to) that this run has read whole, all that is there and without trouble. What
+/// an earlier run had read of them, when something else was asked for, is replaced.
+pub type History = BTreeMap<String, Vec<(Timestamp, Timestamp)>>;
 
 /// One line or value that can't be a reading.
 #[derive(Debug, Clone, PartialEq, Eq)]

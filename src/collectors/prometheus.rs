@@ -90,6 +90,7 @@ impl Prometheus {
                 read.resume = earliest;
             }
             run.batch.ended.insert(query.name.clone(), Vec::new());
+            run.batch.history.insert(query.name.clone(), Vec::new());
             readers.push(Reader::new(query, read, now));
         }
         run.histories(&mut readers).await?;

@@ -78,11 +78,19 @@ pub async fn collect_once(
             checkpoint,
             lists_everything,
             ended,
+            history,
             ..
         }) => {
             let seen = readings.clone();
-            let outcome =
-                RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended };
+            let outcome = RunOutcome::Seen {
+                readings,
+                quarantined,
+                problems,
+                checkpoint,
+                lists_everything,
+                ended,
+                history,
+            };
             (outcome, seen, more, notes)
         }
         Err(error) => (RunOutcome::Failed(error.to_string()), Vec::new(), Spool::default(), Vec::new()),

@@ -66,6 +66,7 @@ fn seen(time: Timestamp, readings: Vec<Reading>) -> Run {
             checkpoint: None,
             lists_everything: false,
             ended: Default::default(),
+            history: Default::default(),
         },
     }
 }

@@ -367,6 +367,7 @@ impl World {
                 checkpoint: None,
                 lists_everything: false,
                 ended: batch.ended,
+                history: batch.history,
             },
         };
         let (collector, scope) = (format!("c{}", self.config.collector), String::new());

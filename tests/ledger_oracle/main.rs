@@ -218,6 +218,7 @@ impl<'a> Bench<'a> {
                 checkpoint: None,
                 lists_everything: batch.lists_everything,
                 ended: batch.ended,
+                history: batch.history,
             },
         };
         let run = Run {

@@ -40,6 +40,7 @@ fn record_run(ledger: &mut Ledger, now: &str, scope: Option<&str>, readings: Vec
         checkpoint: None,
         lists_everything: scope.is_some(),
         ended: Default::default(),
+        history: Default::default(),
     };
     let (collector, scope) = ("c".to_owned(), scope.unwrap_or_default().to_owned());
     ledger.record(Run { collector, at: time(now), finished: time(now), scope, outcome }).unwrap();

@@ -189,6 +189,7 @@ impl Story<'_> {
                 checkpoint: None,
                 lists_everything: false,
                 ended: Default::default(),
+                history: Default::default(),
             },
         };
         self.submitter.as_ref().unwrap().ledger.with(move |ledger| ledger.record(run)).await.unwrap();

@@ -40,6 +40,32 @@ pub(super) struct Source {
     pub(super) readings: Vec<Wanted>,
 }
 
+impl Source {
+    /// Readings of intervals, which are the same ones by where they begin: what is read of a time stands for that time.
+    pub(super) fn names_of_history(&self) -> impl Iterator<Item = &str> {
+        let is_of_intervals = match self.when {
+            When::Default => self.step.is_some(),
+            When::At(_) => false,
+            When::Between(..) | When::From(..) => true,
+        };
+        let names_itself = self.id.is_some() && self.step.is_none();
+        let of = move |wanted: &&Wanted| {
+            is_of_intervals && !names_itself && matches!(wanted.kind, Kind::Delta | Kind::Total)
+        };
+        self.readings.iter().filter(of).map(|wanted| wanted.name.as_str())
+    }
+
+    /// Whether the server is asked for what lies between two instants, and for no more.
+    pub(super) fn asks_for_windows(&self) -> bool {
+        let is_start = |text: &Template| text.labels().any(|name| name.split(':').next() == Some("start"));
+        let in_body = || self.body.as_ref().is_some_and(|body| body.to_string().contains("{start"));
+        self.step.is_some()
+            || is_start(&self.path)
+            || self.query.iter().any(|(_, text)| is_start(text))
+            || in_body()
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) name: String,

@@ -91,7 +91,9 @@ impl<'a> Reader<'a> {
     /// What to ask for next. `None`: there is nothing up to its end yet, and reading is done.
     pub(super) fn window(&mut self) -> Option<Window> {
         let now = self.until;
-        let end = self.at.checked_add(self.length()).unwrap_or(now).min(now);
+        let longest = self.at.checked_add(self.length()).unwrap_or(now).min(now);
+        let end =
+            self.read.until.filter(|until| self.at < *until).map_or(longest, |until| until.min(longest));
         if self.query.mode != Mode::Range {
             return Some(Window { first: self.at, last: end, end });
         }

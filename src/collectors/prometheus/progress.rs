@@ -21,6 +21,10 @@ pub(super) struct Read {
     pub(super) from: Timestamp,
     /// Where the next run goes on. Behind the last sample that was read, because some come late.
     pub(super) resume: Timestamp,
+    /// All before was read, late samples aside. What is asked for by then is asked up to here first: that sample is kept which
+    /// was read last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) until: Option<Timestamp>,
     /// What the server did not call whole.
     #[serde(default, skip_serializing_if = "Unread::is_empty")]
     pub(super) again: Unread,
@@ -33,19 +37,21 @@ impl Progress {
         checkpoint.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
     }
 
-    /// Where reading begins for a query. One that is new, or another than before, begins where history is wanted from.
+    /// Where reading begins for a query. One that is new begins where history is wanted from; one that is another than before
+    /// goes on where that was read to.
     pub(super) fn start(&self, query: &Query, since: Timestamp) -> Read {
         let identity = query.identity();
-        let (from, resume) = match self.0.get(&query.name) {
-            None => (since, since),
-            Some(known) if since < known.from => (since, since),
-            Some(known) if known.query == identity => {
-                let (from, resume) = (known.from, known.resume.max(known.from));
-                return Read { query: identity, from, resume, again: known.again.clone() };
+        match self.0.get(&query.name).filter(|known| known.from <= since) {
+            None => {
+                Read { query: identity, from: since, resume: since, until: None, again: Unread::default() }
             }
-            Some(known) => (known.from, known.resume.min(since).max(known.from)),
-        };
-        Read { query: identity, from, resume, again: Unread::default() }
+            Some(known) => {
+                let is_same = known.query == identity;
+                let (from, resume) = (known.from, known.resume.max(known.from));
+                let again = if is_same { known.again.clone() } else { Unread::default() };
+                Read { query: identity, from, resume, until: known.until.filter(|_| !is_same), again }
+            }
+        }
     }
 
     /// Notes that a query has been read up to an instant.
@@ -71,7 +77,7 @@ impl Read {
     /// `until` has been read at `now`; samples may still come in late up to `overlap` behind it.
     pub(super) fn advanced(self, until: Timestamp, now: Timestamp, overlap: SignedDuration) -> Read {
         let late = now.saturating_sub(overlap).unwrap_or(Timestamp::MIN);
-        Read { resume: until.min(late).max(self.from), ..self }
+        Read { resume: until.min(late).max(self.from), until: Some(until), ..self }
     }
 }
 

@@ -7,7 +7,7 @@ use super::identity::Head;
 use super::quantities::{RunRow, bearings};
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
-use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
+use crate::ledger::db::sql::{self, Connection, params};
 use crate::metering::measure::RunFacts;
 
 /// How many of a collector's runs say what its usual distance is.
@@ -28,7 +28,6 @@ struct Earlier {
 pub(super) fn facts(
     connection: &Connection,
     run: &Head,
-    scope: &str,
     planned: &[(String, SignedDuration)],
 ) -> sql::Result<RunRow> {
     let mut query = connection.prepare_cached(
@@ -66,7 +65,7 @@ pub(super) fn facts(
     let of = |found: Option<&&Earlier>| RunFacts {
         previous: found.map(|before| instant(before.at)),
         listed: found
-            .filter(|before| before.lists_everything && before.scope == scope)
+            .filter(|before| before.lists_everything && before.scope == run.scope)
             .map(|before| instant(before.at)),
         max_gap,
         anew,
@@ -113,22 +112,6 @@ fn usual_gap(at: i64, earlier: &[Earlier]) -> Option<SignedDuration> {
         [] | [_] => None,
         distances => Some(SignedDuration::from_micros(3 * distances[distances.len() / 2])),
     }
-}
-
-/// When the last run was that did not fail, if it looked at something else.
-pub(super) fn run_of_another_scope(
-    connection: &Connection,
-    run: &Head,
-    scope: &str,
-) -> sql::Result<Option<Timestamp>> {
-    let last: Option<(i64, String)> = connection
-        .prepare_cached(
-            "SELECT at, scope FROM run WHERE collector = ?1 AND id < ?2 AND outcome <> 'failed' AND agent = ?3
-             ORDER BY id DESC LIMIT 1",
-        )?
-        .query_row(params![run.collector, run.id, run.agent], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    Ok(last.filter(|(_, before)| before != scope).map(|(at, _)| instant(at)))
 }
 
 /// When a run that is already counted ended, if that was after this one began. Then the order of their instants is not the

@@ -435,7 +435,7 @@ impl<'a> Counter<'a> {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => new.insert(RunRow::of(connection, run)?),
             }
-            .facts(&source, &labels);
+            .facts(&source, &labels, row.get_ref(7)?.as_str()?);
             points.push(point);
         }
         drop(rows);

@@ -3,12 +3,13 @@
 //! It finds out whether a reading is new, the same again, a correction, or one for a month whose readings are no longer
 //! kept; what that changes is counted by `count`. It never judges whether a value is plausible.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
+use super::changed::{self, Verdict};
 use super::count::{Met, Touched};
 use super::known::{self, Known, Wanted};
 use super::place::{Unplaced, place_by_all};
@@ -20,8 +21,11 @@ use crate::ledger::db::columns::{instant, micros, unreadable};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row as SqlRow, params};
+use crate::ledger::queue::Spans;
 use crate::metering::measure::RunFacts;
 use crate::metering::reading::{Kind, Labels};
+
+mod others;
 
 /// A run that is being counted.
 #[derive(Debug)]
@@ -40,6 +44,11 @@ pub(super) struct Head {
     pub(super) withheld: Vec<Bearing>,
     /// What was known before it.
     pub(super) known: RunRow,
+    pub(super) scope: String,
+    /// When what its collector asks for was changed, if ever.
+    pub(super) change: Option<changed::Change>,
+    /// What its collector goes on reading, and what this run has read whole.
+    pub(super) history: Spans,
 }
 
 impl Head {
@@ -112,7 +121,7 @@ impl Queued {
 
 /// A source as it was met.
 #[derive(Debug, Clone)]
-struct Source {
+pub(super) struct Source {
     id: i64,
     kind: Kind,
     /// Sources of other collectors with readings of the same name.
@@ -131,8 +140,20 @@ pub(super) struct Store<'a> {
     seen: HashSet<i64>,
     /// How many new readings say what another with another id says.
     alike: usize,
-    /// From when on each source was read in this run.
-    read_from: HashMap<i64, i64>,
+    /// Series that nothing was known of, or that had ended.
+    begun: HashSet<i64>,
+    /// From where those go on, at the latest: by name and labels.
+    levels: HashMap<(String, String), Queued>,
+    puts_levels: bool,
+    /// Lives of counters before this run, once they were looked up; and series that go on with one that was another's.
+    lives: Option<others::Lives>,
+    taken_over: HashMap<i64, others::Life>,
+    relabelled: usize,
+    first_relabelled: Option<(String, i64)>,
+    /// Names of which something else is said than was counted, and stays.
+    settled: BTreeSet<String>,
+    /// Where readings are of what was read whole, with their ids.
+    put: HashSet<(known::At, String)>,
     known: Known<'a>,
 }
 
@@ -145,7 +166,15 @@ impl<'a> Store<'a> {
             sources: sources(connection, &run.collector)?,
             seen: HashSet::new(),
             alike: 0,
-            read_from: HashMap::new(),
+            begun: HashSet::new(),
+            levels: HashMap::new(),
+            puts_levels: false,
+            lives: None,
+            taken_over: HashMap::new(),
+            relabelled: 0,
+            first_relabelled: None,
+            settled: BTreeSet::new(),
+            put: HashSet::new(),
             known: Known::new(connection, &run.agent)?,
         })
     }
@@ -177,7 +206,8 @@ impl<'a> Store<'a> {
                 labels,
             })
             .collect();
-        place_by_all(self.connection, self.in_force, &unplaced, self.run.finished)
+        place_by_all(self.connection, self.in_force, &unplaced, self.run.finished)?;
+        self.find_lives(&accepted)
     }
 
     /// The source of a reading, or why it is refused.
@@ -221,8 +251,6 @@ impl<'a> Store<'a> {
         let met = self.series(&source, &labels)?;
         let series = met.id;
         self.seen.insert(series);
-        let from = if row.start == 0 { row.at } else { row.start };
-        self.read_from.entry(source.id).and_modify(|first| *first = from.min(*first)).or_insert(from);
         // What is no longer kept is from before its series was compacted, or has left its id.
         let is_old = met.compacted.is_some_and(|until| row.at < micros(until));
         let late = match is_old || self.known.is_spent(source.id, &row.id) {
@@ -243,11 +271,53 @@ impl<'a> Store<'a> {
             false => self.known.place_of(source.id, &row.id),
         };
         let before = known_at.and_then(|at| Some((at.0, self.known.row(at, &row.id)?)));
+        if self.run.change.is_some() && row.start != 0 && self.run.history.contains_key(&name) {
+            self.put.insert((place, row.id.clone()));
+        }
         if let Some((old_series, old)) = &before
             && (*old_series == series && **old == row || self.run.superseded && old.value.is_some())
         {
             return Ok(Put::Same);
         }
+        let is_last = met.last.is_some_and(|last| micros(last) == row.at);
+        let verdict = self.run.change.map_or(Verdict::Counts, |change| {
+            let windows = self.run.history.get(&name).map(Vec::as_slice);
+            change.judge(source.kind, &row, (before.as_ref().map(|(_, old)| old.as_ref()), is_last), windows)
+        });
+        let row = match verdict {
+            Verdict::Counts => row,
+            Verdict::Stays => {
+                self.settled.insert(name);
+                return Ok(Put::Same);
+            }
+            Verdict::CountsFrom(cut) => {
+                self.settled.insert(name);
+                let Some((_, after)) = changed::cut(&row, cut) else { return Ok(Put::Same) };
+                if let Some((of, old)) = &before {
+                    let of = if *of == met.id { met.clone() } else { self.met(*of, &source)? };
+                    self.keep_until((&source, &of), old, cut, touched)?;
+                }
+                return self.put_rest(&source, &met, after, touched);
+            }
+            Verdict::NewLevel => {
+                self.settled.insert(name);
+                self.begin_at(&met, (row.at, row.value), touched)?;
+                return Ok(Put::Same);
+            }
+            Verdict::Level if self.puts_levels => row,
+            Verdict::Level => {
+                if self.begun.contains(&series) && met.last.is_none_or(|last| micros(last) < row.at) {
+                    let key = (name.clone(), labels.clone());
+                    if self.levels.get(&key).is_none_or(|known| known.row.at < row.at) {
+                        self.levels.insert(
+                            key,
+                            Queued { name, kind: source.kind.name().to_owned(), unit: None, labels, row },
+                        );
+                    }
+                }
+                return Ok(Put::Same);
+            }
+        };
         if let Some((old_series, old)) = &before {
             let of_old = if *old_series == series { met.clone() } else { self.met(*old_series, &source)? };
             // Only deltas are taken back by what they added, and those ask nothing of their run.
@@ -262,11 +332,17 @@ impl<'a> Store<'a> {
             Some(_) => self.known.move_id(source.id, &row.id, place)?,
             None => self.known.add_id(source.id, &row.id, place),
         }
-        touched.meet(&met).added(row.point(self.run.known.facts(&name, &labels)));
+        self.take_over((&source, &met), touched)?;
+        touched.meet(&met).added(row.point(self.run.known.facts(&name, &labels, &row.id)));
         self.known.add_row(series, row, self.run.id)?;
         // A marker that the series was not seen is no reading; one that takes its place is new.
         let new = !corrects_spent && before.is_none_or(|(_, old)| old.value.is_none());
         Ok(if new { Put::New } else { Put::Corrected })
+    }
+
+    /// Names of which something else is said than was counted, and stays.
+    pub(super) fn settled(&self) -> &BTreeSet<String> {
+        &self.settled
     }
 
     /// How many readings say, under a new id, what an earlier one says under another.
@@ -287,6 +363,9 @@ impl<'a> Store<'a> {
         let late = met.compacted.is_some_and(|until| row.at < micros(until));
         match &earlier {
             Some((of, earlier)) if *of == met.id && earlier.is_same(row) => return Ok(Some(Put::Same)),
+            Some(_) if self.run.change.is_some_and(|change| change.settles(row)) => {
+                return Ok(Some(Put::Same));
+            }
             Some((of, earlier)) if source.kind == Kind::Delta => {
                 // It needs no neighbours: what it added is taken back, and what it says now is counted below.
                 let of = if *of == met.id { met.clone() } else { self.met(*of, source)? };
@@ -455,7 +534,11 @@ impl<'a> Store<'a> {
     /// The series of a reading that was looked up.
     fn series(&mut self, source: &Source, labels: &str) -> sql::Result<Met> {
         let met = self.known.series(source.id, labels).ok_or(sql::Error::NoRow)?.clone();
+        if met.last.is_none() {
+            self.begun.insert(met.id);
+        }
         if self.known.wakes(met.id) {
+            self.begun.insert(met.id);
             self.connection.prepare_cached("UPDATE series SET live = 1 WHERE id = ?1")?.execute([met.id])?;
         }
         Ok(met)
@@ -465,50 +548,6 @@ impl<'a> Store<'a> {
         self.connection
             .prepare_cached("SELECT id, compacted, last, state FROM series WHERE id = ?")?
             .query_row([id], |row| known::met(row, 0, (source.id, source.kind)))
-    }
-
-    /// What is read at (a query, a request) has changed since the run at `before`: what this run has read again of that time
-    /// takes the place of what other series told of it. Returns the names of readings, and how many were replaced.
-    pub(super) fn replace_unseen(
-        &mut self,
-        before: Timestamp,
-        touched: &mut Touched,
-    ) -> sql::Result<Vec<(String, usize)>> {
-        let mut replaced = Vec::new();
-        let sources: Vec<(String, Source)> =
-            self.sources.iter().map(|(name, source)| (name.clone(), source.clone())).collect();
-        for (name, source) in sources {
-            let Some(from) = self.read_from.get(&source.id).copied().filter(|from| *from < micros(before))
-            else {
-                continue;
-            };
-            let old: Vec<(i64, Row)> = self
-                .connection
-                .prepare_cached(
-                    "SELECT reading.series, reading.at, start, reading.id, value, epoch, began, shared FROM reading
-                     JOIN series ON series.id = reading.series
-                     WHERE series.source = ?1 AND series.agent = ?3 AND reading.at > ?2
-                        -- An id of the source's own stays the same under other labels; one made of them does not.
-                        AND (reading.id = '' OR substr(reading.id, length(reading.id) - length(series.labels) + 1) = series.labels)",
-                )?
-                .query_map(params![source.id, from, self.run.agent], |row| {
-                    Ok((row.get(0)?, Row::of(row, 1)?))
-                })?
-                .filter(|row| row.as_ref().map_or(true, |(series, _)| !self.seen.contains(series)))
-                .collect::<sql::Result<_>>()?;
-            for (series, row) in &old {
-                let met = self.met(*series, &source)?;
-                touched.meet(&met).removed(row.point(RunFacts::default()));
-                self.known.remove_row(*series, row)?;
-                self.connection
-                    .prepare_cached("DELETE FROM identity WHERE source = ?1 AND id = ?2 AND agent = ?3")?
-                    .execute(params![source.id, row.id, self.run.agent])?;
-            }
-            if !old.is_empty() {
-                replaced.push((name, old.len()));
-            }
-        }
-        Ok(replaced)
     }
 
     /// A run that does not see a series ends it there, unless something odd may have been of it, or its source tells ends
@@ -586,7 +625,7 @@ impl<'a> Store<'a> {
     ) -> sql::Result<()> {
         let (id, value, epoch, began) = (String::new(), None, None, None);
         let row = Row { at: micros(at), start: 0, id, value, epoch, began, shared: false };
-        touched.meet(met).added(row.point(self.run.known.facts(name, labels)));
+        touched.meet(met).added(row.point(self.run.known.facts(name, labels, "")));
         self.known.add_row(met.id, row, self.run.id)
     }
 }

@@ -4,9 +4,12 @@
 //! changes nothing; seen again in a later run with another value it replaces what was there and is counted as a correction
 //! (law 2). It never judges whether a value is plausible; `metering` and the collectors do.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::before;
+use super::changed;
 use super::count::{self, Changed, Touched};
 use super::identity::{Head, Put, Queued, Store, ends_of, withheld};
 use super::quantities::RunRow;
@@ -249,9 +252,11 @@ fn count_run(
     planned: &[(String, SignedDuration)],
 ) -> sql::Result<Recorded> {
     let mut recorded = Recorded::default();
-    let (collector, at, finished, scope, kept, message, agent, superseded, skew, file) = connection
+    let (collector, at, finished, scope, kept, message, agent, superseded, skew, history, file) = connection
         .prepare_cached(
-            "SELECT collector, at, finished, scope, withheld, message, agent, superseded, skew, file FROM run WHERE id = ?",
+            "SELECT collector, at, finished, scope, withheld, message, agent, superseded, skew, history,
+                    file
+             FROM run WHERE id = ?",
         )?
         .query_row([id], |row| {
             Ok((
@@ -264,7 +269,8 @@ fn count_run(
                 row.get::<_, String>(6)?,
                 row.get::<_, bool>(7)?,
                 row.get::<_, Option<i64>>(8)?,
-                row.get::<_, Option<String>>(9)?,
+                row.get::<_, String>(9)?,
+                row.get::<_, Option<String>>(10)?,
             ))
         })?;
     recorded.problems.extend(message);
@@ -278,8 +284,15 @@ fn count_run(
         finished,
         withheld: withheld(&kept),
         known: RunRow::default(),
+        scope,
+        change: None,
+        history: serde_json::from_str(&history).unwrap_or_default(),
     };
-    run.known = before::facts(connection, &run, &scope, planned)?;
+    if !superseded {
+        let whose = (run.agent.as_str(), run.collector.as_str());
+        run.change = changed::Change::of(connection, in_force, whose, (id, at, &run.scope))?;
+    }
+    run.known = before::facts(connection, &run, planned)?;
     let ended_later = before::ended_later(connection, &run)?;
     if let Some(ended) = ended_later {
         let problem = format!(
@@ -353,16 +366,16 @@ fn count_run(
             run.finished,
         )?;
     }
-    if let Some(before) = before::run_of_another_scope(connection, &run, &scope)?.filter(|_| !superseded) {
-        for (name, readings) in store.replace_unseen(before, &mut touched)? {
-            let words = format!(
-                "what the collector {} asks for (its query or request) was changed: {readings} readings of `{name}` are \
-                 replaced by what was read again",
-                run.collector
-            );
-            tell(connection, About::default(), EventKind::Readings, &words, run.finished)?;
-        }
+    let levels = store.take_levels();
+    store.look_up(&levels)?;
+    for level in levels {
+        store.put(level, &mut touched)?;
     }
+    let replaced = store.replace_unseen(&mut touched)?;
+    store.end_former(&mut touched)?;
+    store.keep()?;
+    store.tell_of_lives()?;
+    tell_of_change(connection, &run, &replaced, store.settled())?;
     let ends = ends_of(connection, id)?;
     // A reading that is refused here is no sign that its series has ended.
     if ended_later.is_none() && unsure.is_none() && recorded.quarantined.is_empty() && !superseded {
@@ -427,6 +440,37 @@ fn queued_after(connection: &Connection, run: i64, number: i64) -> sql::Result<(
         })?
         .collect::<sql::Result<_>>()?;
     Ok((queued, last))
+}
+
+/// Tells what has become of readings since what their collector asks for was changed.
+fn tell_of_change(
+    connection: &Connection,
+    run: &Head,
+    replaced: &[(String, usize)],
+    settled: &BTreeSet<String>,
+) -> sql::Result<()> {
+    let Some(change) = run.change else { return Ok(()) };
+    let asked = format!("what the collector {} asks for (its query or request) was changed", run.collector);
+    let replaced_by = replaced.iter().map(|(name, readings)| {
+        format!("{asked}: {readings} readings of `{name}` are replaced by what was read again")
+    });
+    let goes_on = run.history.keys().filter(|_| change.is_new).map(|name| {
+        let read_to = instant(change.read_to);
+        format!("{asked}: `{name}` counts by it from {read_to} on, and before as far as it is read again as a whole")
+    });
+    let stays = settled.iter().filter(|name| !change.is_new || !run.history.contains_key(*name)).map(|name| {
+        let before = instant(if run.history.contains_key(name) { change.read_to } else { change.settled });
+        format!("{asked}: of before {before}, what was counted of `{name}` stays, also where it says something else now")
+    });
+    for words in replaced_by.chain(goes_on).chain(stays) {
+        let is_told = connection
+            .prepare_cached("SELECT 1 FROM event WHERE kind = ?1 AND words = ?2")?
+            .exists(params![EventKind::Readings.name(), words])?;
+        if !is_told {
+            tell(connection, About::default(), EventKind::Readings, &words, run.finished)?;
+        }
+    }
+    Ok(())
 }
 
 /// Why it is not sure in which month a run looked: its clock and the server's disagree (by so much) by more than the distance

@@ -221,6 +221,11 @@ impl<'a> Known<'a> {
         self.series.clear();
     }
 
+    /// Whether a series was not there when the last complete run looked, and is not woken yet.
+    pub(super) fn is_asleep(&self, series: i64) -> bool {
+        self.asleep.contains(&series)
+    }
+
     /// Whether a series is to be woken; it is asked once.
     pub(super) fn wakes(&mut self, series: i64) -> bool {
         self.asleep.remove(&series)

@@ -6,6 +6,7 @@ pub(in crate::ledger) mod adjustment;
 mod before;
 pub mod catalog;
 pub mod change;
+mod changed;
 mod claims;
 pub mod compact;
 pub(in crate::ledger) mod count;

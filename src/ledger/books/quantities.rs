@@ -48,7 +48,10 @@ impl RunRow {
     }
 
     /// What was known when a reading of this series came in.
-    pub(in crate::ledger) fn facts(&self, name: &str, labels: &str) -> RunFacts {
+    pub(in crate::ledger) fn facts(&self, name: &str, labels: &str, id: &str) -> RunFacts {
+        if id == LEVEL {
+            return RunFacts::default();
+        }
         if self.doubtful.is_empty() {
             return self.usual;
         }
@@ -59,6 +62,11 @@ impl RunRow {
         }
     }
 }
+
+/// The ids of readings that the books made themselves, at the instant of one that they follow: the series ended there,
+pub(in crate::ledger) const GONE: &str = "~gone";
+/// and there is a level from which it goes on. It was counted elsewhere, and adds nothing.
+pub(in crate::ledger) const LEVEL: &str = "~level";
 
 /// Bearings as a run's row has them.
 pub(super) fn bearings(text: &str) -> Vec<Bearing> {

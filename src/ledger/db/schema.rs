@@ -90,6 +90,8 @@ CREATE TABLE collector (
     name TEXT NOT NULL,
     checkpoint TEXT,
     since INTEGER,                -- from where it was first read; what was used in months before is another's to report
+    read_to INTEGER,              -- since what it asks for was changed: the last run before,
+    settled INTEGER,              -- and before when nothing of that changes what was counted (books/changed.rs)
     rules TEXT,                   -- of a host's: a digest of the rules in its own file, which count nothing
     PRIMARY KEY (name, agent)
 ) WITHOUT ROWID;
@@ -126,6 +128,7 @@ CREATE TABLE run (
     lists_everything INTEGER NOT NULL,
     scope TEXT NOT NULL,
     withheld TEXT NOT NULL,       -- JSON: of which series nothing is concluded; '[]' of none
+    history TEXT NOT NULL,        -- JSON: what it goes on reading, by name, and which windows it has read whole
     counted INTEGER NOT NULL,     -- whether it has left the queue
     previous INTEGER,             -- the last run before it that did not fail
     listed INTEGER,               -- that run, if it listed everything of the same scope

@@ -7,7 +7,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::parcel::{Cover, INSTANTS, readings};
-use super::{Head, NO_RUN, TOGETHER, insert_end, insert_readings, insert_run, keep_quarantined};
+use super::{Head, NO_RUN, Spans, TOGETHER, insert_end, insert_readings, insert_run, keep_quarantined};
 use crate::collectors::{Bearing, Quarantined};
 use crate::ledger::db::clock::of_database;
 use crate::ledger::db::columns::{instant, micros};
@@ -362,6 +362,7 @@ fn unreadable(sent: i64, why: &str, base: i64) -> Cover {
         lists_everything: false,
         scope: String::new(),
         withheld: "[]".to_owned(),
+        history: Spans::new(),
         skew: None,
     };
     let (quarantined, ends) = (Vec::new(), Vec::new());

@@ -17,7 +17,7 @@ use super::db::lease;
 use super::db::sql::{self, Connection, OptionalExtension, ToSql, params};
 use super::db::{Ledger, LedgerError};
 use crate::collectors::spool::Spool;
-use crate::collectors::{Bearing, Ended, Problem, Quarantined, texts};
+use crate::collectors::{Bearing, Ended, History, Problem, Quarantined, texts};
 use crate::config::clock::{SharedClock, Steady};
 use crate::metering::reading::{Reading, Span};
 
@@ -47,6 +47,7 @@ pub enum RunOutcome {
         checkpoint: Option<String>,
         lists_everything: bool,
         ended: Ended,
+        history: History,
     },
     Failed(String),
 }
@@ -115,6 +116,9 @@ struct Head {
     lists_everything: bool,
     scope: String,
     withheld: String,
+    /// Windows, as microseconds.
+    #[serde(default)]
+    history: Spans,
     /// The database's clock less the host's when it was made, in microseconds, where that is known.
     skew: Option<i64>,
 }
@@ -134,6 +138,9 @@ struct Queued {
     began: Option<i64>,
     shared: bool,
 }
+
+/// By the name of readings: from when to when, in microseconds.
+pub(in crate::ledger) type Spans = BTreeMap<String, Vec<(i64, i64)>>;
 
 /// The end of a gauge as it is queued: name, labels, and the instant.
 type QueuedEnd = (String, String, i64);
@@ -166,15 +173,22 @@ fn append(
     more: &mut Spool,
 ) -> sql::Result<i64> {
     let Run { collector, at, finished, scope, outcome } = run;
-    let (readings, quarantined, problems, checkpoint, lists_everything, ended, failed) = match outcome {
-        RunOutcome::Seen { readings, quarantined, problems, checkpoint, lists_everything, ended } => {
-            (readings, quarantined, problems, checkpoint, lists_everything, ended, None)
-        }
-        RunOutcome::Failed(message) => {
-            let nothing = (Vec::new(), Vec::new(), Vec::new(), None, false, Ended::new());
-            (nothing.0, nothing.1, nothing.2, nothing.3, nothing.4, nothing.5, Some(message))
-        }
-    };
+    let (readings, quarantined, problems, checkpoint, lists_everything, ended, history, failed) =
+        match outcome {
+            RunOutcome::Seen {
+                readings,
+                quarantined,
+                problems,
+                checkpoint,
+                lists_everything,
+                ended,
+                history,
+            } => (readings, quarantined, problems, checkpoint, lists_everything, ended, history, None),
+            RunOutcome::Failed(message) => {
+                let (ended, history) = (Ended::new(), History::new());
+                (Vec::new(), Vec::new(), Vec::new(), None, false, ended, history, Some(message))
+            }
+        };
     let outcome = match (&failed, problems.as_slice()) {
         (Some(_), _) => FAILED,
         (None, []) => "ok",
@@ -190,6 +204,7 @@ fn append(
         lists_everything,
         scope,
         withheld: withheld(&problems, &quarantined),
+        history: spans(history),
         skew,
     };
     let number = insert_run(connection, (agent, superseded, None), &head)?;
@@ -262,8 +277,8 @@ fn insert_run(
         .prepare_cached(
             "INSERT INTO run (agent, collector, at, finished, outcome, message, readings, changed, quarantined,
                               lists_everything, scope, withheld, counted, doubtful, superseded, skew,
-                              arrived, file)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?8, ?9, ?10, ?11, '[]', ?12, ?13, ?14, ?15)
+                              arrived, file, history)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?8, ?9, ?10, ?11, '[]', ?12, ?13, ?14, ?15, ?16)
              RETURNING id",
         )?
         .query_row(
@@ -283,6 +298,7 @@ fn insert_run(
                 head.skew,
                 from.map(|(_, arrived)| arrived),
                 from.map(|(file, _)| file),
+                serde_json::to_string(&head.history).unwrap_or_default(),
             ],
             |row| row.get(0),
         )
@@ -332,6 +348,22 @@ pub(super) fn know(connection: &Connection, agent: &str, collector: &str) -> sql
 /// Labels as the ledger keeps them: one text for one set of labels.
 pub(super) fn labels_text(labels: &BTreeMap<String, String>) -> String {
     serde_json::to_string(labels).unwrap_or_default()
+}
+
+/// Windows in order; those that touch are one.
+fn spans(history: History) -> Spans {
+    let joined = |mut windows: Vec<(Timestamp, Timestamp)>| {
+        windows.sort_unstable();
+        let mut joined: Vec<(i64, i64)> = Vec::new();
+        for (from, to) in windows.into_iter().map(|(from, to)| (micros(from), micros(to))) {
+            match joined.last_mut().filter(|last| from <= last.1) {
+                Some(last) => last.1 = last.1.max(to),
+                None => joined.push((from, to)),
+            }
+        }
+        joined
+    };
+    history.into_iter().map(|(name, windows)| (name, joined(windows))).collect()
 }
 
 /// Of which series nothing is concluded.

@@ -298,7 +298,7 @@ fn pack(
     let head = connection
         .prepare_cached(
             "SELECT collector, at, finished, coalesce(sent_as, outcome), message, quarantined, lists_everything, scope,
-                    withheld, skew
+                    withheld, skew, history
              FROM run WHERE id = ?",
         )?
         .query_row([number], |row| {
@@ -313,6 +313,7 @@ fn pack(
                 scope: row.get(7)?,
                 withheld: row.get(8)?,
                 skew: row.get(9)?,
+                history: serde_json::from_str(row.get_ref(10)?.as_str()?).unwrap_or_default(),
             })
         })?;
     let quarantined = connection

@@ -64,7 +64,9 @@ impl Cover {
     pub(super) fn read(body: &str) -> Result<Cover, String> {
         let cover: Cover = serde_json::from_str(body).map_err(|error| error.to_string())?;
         let Head { at, finished, outcome, withheld, .. } = &cover.head;
-        let instants = cover.ends.iter().map(|(_, _, at)| at).chain(&cover.since).chain([at, finished]);
+        let windows = cover.head.history.values().flatten().flat_map(|(from, to)| [from, to]);
+        let ends = cover.ends.iter().map(|(_, _, at)| at);
+        let instants = ends.chain(windows).chain(&cover.since).chain([at, finished]);
         check_instants(instants)?;
         for (what, text) in [("digest of its rules", &cover.rules), ("former name of its host", &cover.was)] {
             if text.as_ref().is_some_and(|text| text.len() > LONGEST_NAME) {

@@ -201,7 +201,7 @@ fn replay(
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(RunRow::of(connection, run)?),
         };
-        point.run = known.facts(name, labels);
+        point.run = known.facts(name, labels, row.get_ref(7)?.as_str()?);
         let mut part = ReadingPart {
             at: point.at,
             start: point.start,
