@@ -128,7 +128,7 @@ impl Cycle {
                     let compared = ledger.server_fact(fact)?.is_some_and(|(of, at)| {
                         of == period.to_string() && now.duration_since(at).abs() < every
                             // What was decided since is carried out now, not within the hour.
-                            && !decided.is_some_and(|decided| decided >= at)
+                            && decided.is_none_or(|decided| decided < at)
                     });
                     match compared {
                         true => Ok(Vec::new()),
