@@ -146,6 +146,7 @@ fn whole(way: &str, folder: &Path) -> Outcome<Duration> {
             checkpoint,
             lists_everything: false,
             ended: Default::default(),
+            history: Default::default(),
         };
         let run = Run { collector: "c".to_owned(), at: now, finished: now, scope: String::new(), outcome };
         let recorded = ledger.record_all(run, &mut more)?;

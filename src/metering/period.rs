@@ -138,6 +138,12 @@ impl BillingZone {
         self.end(period).min(midnight(self.zone_of(period.next()), period.next().first_day()))
     }
 
+    /// The start of the period, or the one that it would have in its own zone, whichever comes last: from then on both agree
+    /// on the month.
+    pub fn surely_from(&self, period: BillingPeriod) -> Timestamp {
+        self.start(period).max(midnight(self.zone_of(period), period.first_day()))
+    }
+
     /// The calendar day of this instant.
     pub fn date_of(&self, at: Timestamp) -> Date {
         at.to_zoned(self.zone_of(self.period_of(at)).clone()).date()
@@ -455,6 +461,10 @@ mod tests {
         assert_eq!(back.start(period("2026-12")), at("2026-11-30T22:00:00Z"));
         assert_eq!(back.period_of(at("2026-11-30T22:00:00Z")), period("2026-12"));
         assert_eq!(back.end(period("2026-12")), at("2027-01-01T00:00:00Z"));
+        // From UTC to Tallinn the month begins later than Tallinn's would; the other way two hours pass until UTC's begins, too.
+        assert_eq!(changed.surely_from(period("2026-12")), at("2026-12-01T00:00:00Z"));
+        assert_eq!(back.surely_from(period("2026-12")), at("2026-12-01T00:00:00Z"));
+        assert_eq!(back.surely_from(period("2027-01")), at("2027-01-01T00:00:00Z"));
         assert_eq!(back.changed_from(period("2026-12"), &zone("Europe/Tallinn")), zone("Europe/Tallinn"));
     }
 

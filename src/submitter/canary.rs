@@ -140,7 +140,7 @@ enum Verdict {
 /// end of it, and the zone that is believed.
 fn boundary(zone: &BillingZone, server: &ServerTime) -> Option<String> {
     let period = zone.period_of(server.now);
-    let since_start = server.now.duration_since(zone.start(period));
+    let since_start = server.now.duration_since(zone.surely_from(period));
     let until_end = zone.end(period).duration_since(server.now);
     let end = match (since_start < ZONES_APART, until_end < ZONES_APART) {
         (true, _) => "begins",

@@ -49,9 +49,9 @@ pub fn send_window(
     part_end: Option<Timestamp>,
     server: &ServerTime,
 ) -> SendWindow {
-    // Where another zone holds from the next month on, only until both agree that this one runs.
-    let (start, end, sure) = (zone.start(period), zone.end(period), zone.surely_until(period));
-    if server.now >= end {
+    // Where another zone holds from this month or from the next one on, only while both agree that this one runs.
+    let (start, sure) = (zone.surely_from(period), zone.surely_until(period));
+    if server.now >= zone.end(period) {
         return SendWindow::Ended;
     }
     if server.now < start {
@@ -92,7 +92,7 @@ fn date_inside(
 pub fn probe(zone: &BillingZone, period: BillingPeriod, date: Timestamp) -> Option<Timestamp> {
     let whole = date.as_microsecond() - date.as_microsecond().rem_euclid(1_000_000);
     let probe = Timestamp::from_microsecond(whole + fastrand::i64(1..1_000_000)).ok()?;
-    (whole > zone.start(period).as_microsecond()).then_some(probe)
+    (whole > zone.surely_from(period).as_microsecond()).then_some(probe)
 }
 
 /// The `date` of a report into a month that is over: inside it, and in the plan period meant.
@@ -126,10 +126,13 @@ mod tests {
     }
 
     fn pass(zone: &str, now: &str, dated: Option<bool>) -> SendWindow {
-        let zone = BillingZone::named(zone).unwrap();
+        pass_in(&BillingZone::named(zone).unwrap(), now, dated)
+    }
+
+    fn pass_in(zone: &BillingZone, now: &str, dated: Option<bool>) -> SendWindow {
         let period: BillingPeriod = "2026-11".parse().unwrap();
         send_window(
-            &zone,
+            zone,
             period,
             zone.start(period),
             None,
@@ -148,6 +151,19 @@ mod tests {
         assert_eq!(pass("UTC", "2026-10-31T23:59:59Z", Some(true)), SendWindow::NotYet);
         // Tallinn's November ends two hours before UTC's.
         assert_eq!(pass("Europe/Tallinn", "2026-11-30T22:00:00Z", Some(true)), SendWindow::Ended);
+    }
+
+    /// From November on the server's months are UTC's: October ended when Tallinn's did, and UTC's goes on for two hours.
+    #[test]
+    fn a_month_that_begins_in_another_zone_waits_until_both_agree_that_it_has_begun() {
+        let november = "2026-11".parse().unwrap();
+        let tallinn = BillingZone::named("Europe/Tallinn").unwrap();
+        let zone = tallinn.changed_from(november, &BillingZone::utc());
+        assert_eq!(zone.start(november), at("2026-10-31T22:00:00Z"));
+        assert_eq!(pass_in(&zone, "2026-10-31T22:00:10Z", Some(true)), SendWindow::NotYet);
+        assert_eq!(pass_in(&zone, "2026-10-31T23:59:59Z", Some(false)), SendWindow::NotYet);
+        let open = SendWindow::Open { date: at("2026-11-01T00:00:00Z") };
+        assert_eq!(pass_in(&zone, "2026-11-01T00:00:02Z", Some(true)), open);
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl NextTry {
             ledger.without_role()?.into_iter().map(|(offering, _)| offering).collect();
         let mut next = NextTry::default();
         for key in ledger.pending_as_stated()? {
-            let begins_in = zone.start(key.period).duration_since(server.now);
+            let begins_in = zone.surely_from(key.period).duration_since(server.now);
             let mut at = now;
             if begins_in.is_positive() {
                 *next.not_begun.entry(key.period).or_default() += 1;

@@ -78,5 +78,9 @@ pub(super) fn moved(
             moved.from.entry(user).or_default().push((part, cents));
         }
     }
+    // What was taken back comes first: only then can it be seen how much the month still has of what was carried out of it.
+    for from in moved.from.values_mut() {
+        from.sort_unstable_by_key(|(_, cents)| *cents);
+    }
     Ok(moved)
 }

@@ -450,6 +450,15 @@ fn match_targets(
                 } else {
                     restate_resource(connection, in_force, &resource)?;
                 }
+                // With the first listing all are new.
+                if listed.is_some() && !was_anothers {
+                    let about = About { resource: &resource, period: &month.to_string(), component: "" };
+                    let words = format!(
+                        "the backend id {backend_id}, which Waldur did not know before, is its: all that was used of it \
+                         counts, also what was used in months before"
+                    );
+                    tell(connection, about, EventKind::Resource, &words, now)?;
+                }
             }
             Some(current) if current.resource != resource => {
                 // From the last listing on that still had it otherwise; never in a month that is over.

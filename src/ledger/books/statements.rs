@@ -4,7 +4,7 @@
 //! looks at what was sent only to know which lines Waldur has heard of, and which amounts changed rules have left behind.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -418,6 +418,20 @@ fn apply(moved: &Moved, lines: &mut Lines) {
         let negative = decimal(line.posted.clone()).is_some_and(|posted| posted.is_sign_negative());
         if negative {
             line.posted = Some("0.00".to_owned());
+        }
+    }
+    shares_of_nothing(lines);
+}
+
+/// Of a total of nothing nobody has a share, whatever was carried: where there is no row there is no place for it, and where
+/// there is one a newer server makes the total of its shares.
+fn shares_of_nothing(lines: &mut Lines) {
+    let is_nothing = |line: &Line| decimal(line.posted.clone()).is_some_and(|posted| posted.is_zero());
+    let of_total = lines.iter().filter(|((_, user), total)| user.is_empty() && is_nothing(total));
+    let parts: BTreeSet<i64> = of_total.map(|((part, _), _)| *part).collect();
+    for (_, share) in lines.iter_mut().filter(|((part, user), _)| !user.is_empty() && parts.contains(part)) {
+        if share.posted.is_some() {
+            share.posted = Some("0.00".to_owned());
         }
     }
 }

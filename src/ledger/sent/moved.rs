@@ -54,6 +54,9 @@ const LEFT_OVER: [&str; 3] = ["period_ended", "late_refused", "closing_rest"];
 /// The reason of what can't be changed any more where it was reported, but can be moved to a later part of its month.
 const PLAN_ENDED: &str = "plan_ended";
 
+/// What is told of a month that gave away more than it has.
+const CARRIED_TOO_MUCH: &str = "of it was carried to other months than its readings make by now";
+
 impl Ledger {
     /// What was moved from or to a resource's month.
     pub fn moved(&self, resource: Uuid, period: BillingPeriod) -> Result<Vec<Moved>, LedgerError> {
@@ -191,9 +194,10 @@ impl Carrying<'_> {
     ) -> sql::Result<Vec<Carried>> {
         let (connection, resource) = (self.connection, self.resource.to_string());
         let mut changes = Vec::new();
-        if self.was_compared()? || self.is_terminated()? {
+        if self.was_compared()? {
             return Ok(changes);
         }
+        let terminated = self.is_terminated()?;
         let target = self.in_force.zone.period_of(self.to);
         let within = self.is_within();
         let used = self.cents("used", self.from, self.parts())?;
@@ -227,11 +231,18 @@ impl Carrying<'_> {
             self.moved_rows(settled, component, (target, part), (&mut fixed, &mut before, &mut others))?;
             let none = BTreeMap::new();
             let held = held.get(component).unwrap_or(&none);
-            let mut rest: BTreeMap<String, i64> = used.get(component).cloned().unwrap_or_default();
+            let used_of = used.get(component).cloned().unwrap_or_default();
+            let mut rest: BTreeMap<String, i64> = used_of.clone();
             for (user, cents) in held.iter().chain(&fixed) {
                 *rest.entry(user.clone()).or_default() -= cents;
             }
             if self.taken_back != (rest.get("").copied().unwrap_or(0) < 0) {
+                continue;
+            }
+            let total = |rows: &BTreeMap<String, i64>| rows.get("").copied().unwrap_or(0);
+            if terminated {
+                // What was carried stays, and nothing more is.
+                self.tell_of_too_much(component, total(&fixed) + total(&before) - total(&used_of), now)?;
                 continue;
             }
             // What there is in the month that it goes to, by the total and each user: no more can be taken away.
@@ -240,8 +251,8 @@ impl Carrying<'_> {
                 *room.entry(user).or_default() += cents;
             }
             let after = fit(&rest, &room);
+            self.tell_of_too_much(component, total(&fixed) + total(&after) - total(&used_of), now)?;
             settled.insert((self.resource, self.from, component.clone()));
-            let total = |rows: &BTreeMap<String, i64>| rows.get("").copied().unwrap_or(0);
             if after == before || (before.is_empty() && !new) {
                 continue;
             }
@@ -270,6 +281,41 @@ impl Carrying<'_> {
             changes.push(change);
         }
         Ok(changes)
+    }
+
+    /// More was carried out of a month than its readings make by now, and there is nothing that it could be taken back from:
+    /// it is billed too much. Its line shows nothing of that, because less than nothing is never posted; so it is told, once.
+    fn tell_of_too_much(&self, component: &str, cents: i64, now: Timestamp) -> sql::Result<()> {
+        let (resource, period) = (self.resource.to_string(), self.from.to_string());
+        if cents <= 0 || self.is_within() {
+            return Ok(());
+        }
+        let words = format!(
+            "{:.2} more {CARRIED_TOO_MUCH}; it is taken back where there is something that it can be taken from",
+            from_cents(cents)
+        );
+        let last: Option<String> = self
+            .connection
+            .prepare_cached(
+                "SELECT words FROM event WHERE resource = ?1 AND period = ?2 AND component = ?3 AND kind = ?4
+                 AND words LIKE ?5 ORDER BY id DESC LIMIT 1",
+            )?
+            .query_row(
+                params![
+                    resource,
+                    period,
+                    component,
+                    EventKind::Moved.name(),
+                    format!("%{CARRIED_TOO_MUCH}%")
+                ],
+                |row| row.get(0),
+            )
+            .optional()?;
+        if last.as_ref() != Some(&words) {
+            let about = About { resource: &resource, period: &period, component };
+            tell(self.connection, about, EventKind::Moved, &words, now)?;
+        }
+        Ok(())
     }
 
     /// Whether it stays in its month, and only goes to a later part.
@@ -447,6 +493,13 @@ impl Carrying<'_> {
                 )?
                 .execute(params![resource, component, user, from, to, part, cents, micros(now)])?;
         }
+        // What was closed as it was left over is looked at again with what is left now.
+        self.connection.execute(
+            "UPDATE statement SET closed = NULL WHERE resource = ?1 AND period = ?2 AND closed IS NOT NULL AND EXISTS (
+                SELECT 1 FROM blocked WHERE blocked.resource = statement.resource AND blocked.period = statement.period
+                AND blocked.part = statement.part AND component = ?3 AND state = 'stranded')",
+            params![resource, from, component],
+        )?;
         let within = self.is_within().then_some(PLAN_ENDED);
         for reason in LEFT_OVER.into_iter().chain(within) {
             self.connection.execute(
