@@ -93,6 +93,7 @@ fn run(at: Timestamp, readings: Vec<Reading>) -> Run {
         checkpoint: None,
         lists_everything: false,
         ended: Default::default(),
+        history: Default::default(),
     };
     Run { collector: "c".to_owned(), at, finished: at, scope: String::new(), outcome }
 }

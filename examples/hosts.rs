@@ -174,6 +174,7 @@ fn run(at: Timestamp, round: i64) -> Run {
         checkpoint: None,
         lists_everything: true,
         ended: Default::default(),
+        history: Default::default(),
     };
     Run { collector: "vms".to_owned(), at, finished: at, scope: String::new(), outcome }
 }
