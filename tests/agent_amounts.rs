@@ -59,7 +59,7 @@ fn a_job_across_the_end_of_a_month_is_split_there_by_time() {
     world.configure(&cpu_hours_of_a());
     // 4 h, 1 h of them before midnight: 3600 of 14400 s.
     world.readings(&[job("cpu_seconds", "1", "2026-10-31T23:00:00Z", "2026-11-01T03:00:00Z", "14400", &[])]);
-    world.flush().exits(65).says("1 amount: stranded: their month can't be reported any more");
+    world.flush().exits(65).says("1 amount: stranded: they can't be reported any more");
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
     let october = world.agent(&["explain", A, "cpu_hours", "--period", "2026-10", "--json"]).json();
     assert_eq!((&october["amount"], &october["posted"]), (&json!("1"), &json!("1.00")));

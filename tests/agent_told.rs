@@ -694,7 +694,7 @@ fn two_thousand_resources_with_trouble_fit_one_screen() {
             "BEGIN;
              CREATE TEMP TABLE n AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
                 SELECT i, printf('5e2f0000-0000-4000-9000-%012d', i) AS uuid FROM n;
-             INSERT INTO resource SELECT n.uuid, offering, 'Tenant ' || i, 'tenant-' || i, state, plan, customer, project, refreshed
+             INSERT INTO resource SELECT n.uuid, offering, 'Tenant ' || i, 'tenant-' || i, 'tenant-' || i, state, plan, customer, project, refreshed
                 FROM n, resource WHERE resource.uuid = '{A}';
              INSERT INTO statement SELECT n.uuid, period, part, changed, closed, counted FROM n, statement WHERE resource = '{A}';
              INSERT INTO line SELECT n.uuid, period, part, component, username, exact, used, posted, problem, held, held_words

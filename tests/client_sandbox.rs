@@ -185,7 +185,6 @@ async fn what_is_compared_is_read_without_the_names_that_make_a_row_dear() {
                 "{api}: {compared:?}"
             );
             let expected = UsageRow {
-                created: None,
                 name: String::new(),
                 measured_unit: String::new(),
                 resource_name: String::new(),

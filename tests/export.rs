@@ -189,7 +189,7 @@ fn grow(world: &World, resources: u32) {
     let uuid = "printf('5e2f0000-0000-4000-9000-%012d', i)";
     ledger
         .execute_batch(&format!(
-            "{n} INSERT INTO resource SELECT {uuid}, offering, name || ' ' || i, backend_id || i, state, plan, customer,
+            "{n} INSERT INTO resource SELECT {uuid}, offering, name || ' ' || i, backend_id || i, folded_id || i, state, plan, customer,
                 project, refreshed FROM resource, n WHERE uuid = '{A}';
              {n} INSERT INTO statement SELECT {uuid}, period, part, changed, closed, counted FROM statement, n WHERE resource = '{A}';
              {n} INSERT INTO line SELECT {uuid}, period, part, component, username, exact, used, posted, problem, held,

@@ -212,7 +212,8 @@ impl Submitter {
             (std::mem::take(&mut state.report), std::mem::take(&mut state.put_off))
         };
         // One log line a change of state, here too; where the server itself is left alone, that has been said.
-        for (resource, words) in put_off.iter().filter(|_| report.paused.is_none()) {
+        let is_told = report.paused.is_some() || report.refused.is_some();
+        for (resource, words) in put_off.iter().filter(|_| !is_told) {
             tracing::warn!(%resource, "{words}");
         }
         report.requests = self.client.requests() - before;
@@ -489,7 +490,8 @@ impl Cycle {
             .await?;
         if first {
             tracing::warn!(
-                "All that is posted is refused: {failure}. What to do: {}",
+                "All that is posted is refused: {}. What to do: {}",
+                failure.to_string().trim_end_matches('.'),
                 pause::Cause::Role.remedy()
             );
         }
