@@ -26,6 +26,10 @@ pub(super) struct Life {
 /// Lives of counters, by source, id and beginning.
 pub(super) type Lives = std::collections::HashMap<(i64, String, Option<i64>), Vec<Life>>;
 
+/// What a life's id contains that is of one thing alone: a boot and, in it, the inode of a control group. A boot alone is the life
+/// of all that one machine counts.
+const OF_ONE: char = '/';
+
 impl Store<'_> {
     /// The levels from which series go on that are new since what is asked for was changed.
     pub(in crate::ledger::books) fn take_levels(&mut self) -> Vec<Queued> {
@@ -112,7 +116,9 @@ impl Store<'_> {
     pub(super) fn find_lives(&mut self, accepted: &[(Source, &Queued)]) -> sql::Result<()> {
         for (source, queued) in accepted {
             let Queued { name, labels, row, .. } = queued;
-            let Some(id) = row.epoch.clone().filter(|_| source.kind == Kind::Counter && !row.shared) else {
+            let is_one = |id: &String| id.split_once(OF_ONE).is_some();
+            let counts = source.kind == Kind::Counter && !row.shared;
+            let Some(id) = row.epoch.clone().filter(|id| counts && is_one(id)) else {
                 continue;
             };
             let Some(met) = self.known.series(source.id, labels) else { continue };
