@@ -539,22 +539,17 @@ impl Cycle {
     /// Leaves the server alone for a while: nothing else of this cycle is tried.
     async fn pause(&self, failure: Failure) -> Result<(), CycleError> {
         let now = self.submitter.clock.now();
-        let words = failure.to_string();
-        let asked = failure.retry_after();
-        let (chance, cause) = (fastrand::u64(0..1000), failure.cause());
+        let (chance, failed) = (fastrand::u64(0..1000), failure.clone());
         let until = self
             .ledger(move |ledger| {
-                let before = ledger.retry(None)?.filter(|retry| retry.cause == cause);
-                let failures = before.map_or(0, |retry| retry.failures) + 1;
-                let wait = backoff::wait(failures, chance, asked);
-                let next = now.saturating_add(wait).unwrap_or(now);
+                let retry = backoff::retry(ledger.retry(None)?, &failed, chance, now);
+                let next = retry.next;
                 // One log line a change of state, not one a try (the rest is in the counters).
-                if failures == 1 {
-                    tracing::warn!("Reporting is paused until {next:.0}: {words}");
-                    ledger.put_server_fact(pause::SINCE, &cause, now)?;
+                if retry.failures == 1 {
+                    tracing::warn!("Reporting is paused until {next:.0}: {}", retry.words);
+                    ledger.put_server_fact(pause::SINCE, &retry.cause, now)?;
                 }
-                let asked = asked.map(|asked| now.saturating_add(asked).unwrap_or(now));
-                ledger.set_retry(None, Some(Retry { cause, failures, next, words, asked }))?;
+                ledger.set_retry(None, Some(retry))?;
                 Ok(next)
             })
             .await?;
@@ -573,25 +568,24 @@ impl Cycle {
             state.unclear_in_a_row
         };
         let now = self.submitter.clock.now();
-        let (words, asked, chance) = (failure.to_string(), failure.retry_after(), fastrand::u64(0..1000));
-        let (cause, name) = (failure.cause(), self.name_of(resource).await?);
+        let (chance, failed) = (fastrand::u64(0..1000), failure.clone());
+        let name = self.name_of(resource).await?;
         let first = self
             .ledger(move |ledger| {
-                let before = ledger.retry(Some(resource))?.filter(|retry| retry.cause == cause);
-                let failures = before.map_or(0, |retry| retry.failures) + 1;
-                let next = now.saturating_add(backoff::wait(failures, chance, asked)).unwrap_or(now);
-                let first = (failures == 1).then(|| {
+                let retry = backoff::retry(ledger.retry(Some(resource))?, &failed, chance, now);
+                let first = (retry.failures == 1).then(|| {
                     format!(
-                        "Resource {name} is not reported for now, it is tried again from {next:.0} on: {words}"
+                        "Resource {name} is not reported for now, it is tried again from {:.0} on: {}",
+                        retry.next, retry.words
                     )
                 });
-                let asked = asked.map(|asked| now.saturating_add(asked).unwrap_or(now));
-                ledger.set_retry(Some(resource), Some(Retry { cause, failures, next, words, asked }))?;
+                ledger.set_retry(Some(resource), Some(retry))?;
                 Ok(first)
             })
             .await?;
         self.state().put_off.extend(first.map(|words| (resource, words)));
-        if asked.is_some() || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
+        let asked = failure.retry_after().is_some();
+        if asked || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
     }
 
     /// A clear answer: neither the server nor the resource is in trouble.

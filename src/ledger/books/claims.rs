@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use super::freed::is_freed;
 use super::place::placed;
 use super::sourced_meters::{SourcedMeters, meters_of};
 use super::targets::mappings;
@@ -59,14 +60,14 @@ pub(super) fn claim(
     let held = accepted(connection, resource, period, component)?;
     let now = in_force.in_month(month);
     if held != Some(posted)
-        && !is_freed(connection, now, (resource, period, component), SAME_IDS)?
+        && !is_freed(connection, now.recorded, (resource, period, component), SAME_IDS)?
         && let Some(words) = counted_twice(connection, resource, makers)?
     {
         let held = held.unwrap_or_default();
         let words = format!("{words}: by these rules it is {posted:.2}, Waldur holds {held:.2}");
         return Ok(Verdict::Held(Claim { reason: SAME_IDS, words }));
     }
-    if is_freed(connection, now, (resource, period, component), RULES_CHANGED)? {
+    if is_freed(connection, now.recorded, (resource, period, component), RULES_CHANGED)? {
         return Ok(Verdict::Free);
     }
     let since = in_force.zone.start(month);
@@ -90,7 +91,7 @@ pub(super) fn claim(
             let Some(held) = accepted(connection, &of, period, &was)?.filter(|held| !held.is_zero()) else {
                 continue;
             };
-            if !is_freed(connection, now, (&of, period, &was), RULES_CHANGED)? {
+            if !is_freed(connection, now.recorded, (&of, period, &was), RULES_CHANGED)? {
                 let name =
                     if of == resource { String::new() } else { format!(" of {}", name(connection, &of)?) };
                 let words = format!(
@@ -123,20 +124,6 @@ fn accepted(
         }
     }
     Ok(sum)
-}
-
-/// Whether it is held for this reason no more, since the rules of its month were recorded.
-fn is_freed(
-    connection: &Connection,
-    now: &Version,
-    (resource, period, component): (&str, &str, &str),
-    reason: &str,
-) -> sql::Result<bool> {
-    connection
-        .prepare_cached(
-            "SELECT 1 FROM freed WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason = ?4 AND at >= ?5",
-        )?
-        .exists(params![resource, period, component, reason, micros(now.recorded)])
 }
 
 fn name(connection: &Connection, resource: &str) -> sql::Result<String> {

@@ -326,12 +326,7 @@ impl<'a> Store<'a> {
         } else if !row.id.is_empty() && source.kind == Kind::Delta && !corrects_spent {
             self.look_for_twins(&source, &met, &row)?;
         }
-        match known_at {
-            _ if row.id.is_empty() => {}
-            Some(at) if at == place => {}
-            Some(_) => self.known.move_id(source.id, &row.id, place)?,
-            None => self.known.add_id(source.id, &row.id, place),
-        }
+        self.known.put_id(source.id, &row.id, place)?;
         self.take_over((&source, &met), touched)?;
         touched.meet(&met).added(row.point(self.run.known.facts(&name, &labels, &row.id)));
         self.known.add_row(series, row, self.run.id)?;

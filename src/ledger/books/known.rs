@@ -262,8 +262,19 @@ impl<'a> Known<'a> {
         self.new_ids.push((source, id.to_owned(), place));
     }
 
+    /// Notes where the reading with this id is from now on, if it has one.
+    pub(super) fn put_id(&mut self, source: i64, id: &str, place: At) -> sql::Result<()> {
+        match self.place_of(source, id) {
+            _ if id.is_empty() => {}
+            Some(at) if at == place => {}
+            Some(_) => self.move_id(source, id, place)?,
+            None => self.add_id(source, id, place),
+        }
+        Ok(())
+    }
+
     /// Moves a known id to another place.
-    pub(super) fn move_id(&mut self, source: i64, id: &str, place: At) -> sql::Result<()> {
+    fn move_id(&mut self, source: i64, id: &str, place: At) -> sql::Result<()> {
         self.keep()?;
         self.ids.entry(source).or_default().insert(id.to_owned(), place);
         self.connection

@@ -11,6 +11,7 @@ mod claims;
 pub mod compact;
 pub(in crate::ledger) mod count;
 pub(in crate::ledger) mod cuts;
+pub(in crate::ledger) mod freed;
 pub mod future;
 mod identity;
 pub mod ingest;

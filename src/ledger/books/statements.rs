@@ -12,6 +12,7 @@ use rust_decimal::Decimal;
 use super::adjustment::{Moved, moved, openings};
 use super::claims::{Verdict, claim};
 use super::cuts::{Timelines, plans};
+use super::freed::free;
 use super::lines::{Line, LineRows, Lines, Place};
 use super::quantities::quantity;
 use super::sourced_meters::{SourcedMeter, SourcedMeters, meters_of};
@@ -114,15 +115,7 @@ impl Stating<'_> {
         let place = (self.place.resource, self.place.period, self.place.component);
         let claim = match claim(self.connection, self.in_force, place, (posted, self.makers))? {
             Verdict::Free => return Ok(()),
-            Verdict::Agreed(reason) => {
-                self.connection
-                    .prepare_cached(
-                        "INSERT INTO freed (resource, period, component, reason, at) VALUES (?1, ?2, ?3, ?4, ?5)
-                         ON CONFLICT (resource, period, component, reason) DO UPDATE SET at = ?5",
-                    )?
-                    .execute(params![place.0, place.1, place.2, reason, micros(now)])?;
-                return Ok(());
-            }
+            Verdict::Agreed(reason) => return free(self.connection, place, reason, now),
             Verdict::Held(claim) => claim,
         };
         for ((_, user), line) in lines.iter_mut() {

@@ -6,6 +6,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::record::StatementKey;
+use crate::ledger::books::freed::free;
 use crate::ledger::books::unstated::all_of_month;
 use crate::ledger::db::columns::{decimal, instant, micros, two_decimals};
 use crate::ledger::db::event::{About, EventKind, tell};
@@ -145,7 +146,7 @@ fn decide(
             (held, false, for_limit),
             now,
         )?;
-        free(connection, (&resource, &period, &component), now)?;
+        free_held(connection, (&resource, &period, &component), now)?;
         let about = About { resource: &resource, period: &period, component: &component };
         let name = match decision {
             Decision::Overwrite => "is to be overwritten",
@@ -165,21 +166,16 @@ fn decide(
     Ok(decided)
 }
 
-/// What changed rules hold of a component is decided, for just the reasons that it is held for (books/claims.rs).
-fn free(
-    connection: &Connection,
-    (resource, period, component): (&str, &str, &str),
-    now: Timestamp,
-) -> sql::Result<()> {
-    connection
+/// What changed rules hold of a component is decided, for just the reasons that it is held for.
+fn free_held(connection: &Connection, of: (&str, &str, &str), now: Timestamp) -> sql::Result<()> {
+    let reasons: Vec<String> = connection
         .prepare_cached(
-            "INSERT INTO freed (resource, period, component, reason, at)
-             SELECT DISTINCT ?1, ?2, ?3, held, ?4 FROM line
-             WHERE resource = ?1 AND period = ?2 AND component = ?3 AND held IS NOT NULL
-             ON CONFLICT (resource, period, component, reason) DO UPDATE SET at = ?4",
+            "SELECT DISTINCT held FROM line
+             WHERE resource = ?1 AND period = ?2 AND component = ?3 AND held IS NOT NULL",
         )?
-        .execute(params![resource, period, component, micros(now)])
-        .map(drop)
+        .query_map([of.0, of.1, of.2], |row| row.get(0))?
+        .collect::<sql::Result<_>>()?;
+    reasons.iter().try_for_each(|reason| free(connection, of, reason, now))
 }
 
 /// What the server accepted last of a component, where its month is one part.

@@ -72,11 +72,7 @@ impl Store<'_> {
         touched: &mut Touched,
     ) -> sql::Result<Put> {
         let place = (met.id, row.at, row.start);
-        match self.known.place_of(source.id, &row.id) {
-            Some(at) if at == place => {}
-            Some(_) => self.known.move_id(source.id, &row.id, place)?,
-            None => self.known.add_id(source.id, &row.id, place),
-        }
+        self.known.put_id(source.id, &row.id, place)?;
         touched.meet(met).added(row.point(RunFacts::default()));
         self.known.add_row(met.id, row, self.run.id)?;
         Ok(Put::Corrected)
@@ -116,11 +112,8 @@ impl Store<'_> {
     pub(super) fn find_lives(&mut self, accepted: &[(Source, &Queued)]) -> sql::Result<()> {
         for (source, queued) in accepted {
             let Queued { name, labels, row, .. } = queued;
-            let is_one = |id: &String| id.split_once(OF_ONE).is_some();
             let counts = source.kind == Kind::Counter && !row.shared;
-            let Some(id) = row.epoch.clone().filter(|id| counts && is_one(id)) else {
-                continue;
-            };
+            let Some(id) = row.epoch.clone().filter(|id| counts && id.contains(OF_ONE)) else { continue };
             let Some(met) = self.known.series(source.id, labels) else { continue };
             let (series, is_begun) = (met.id, met.last.is_none() || self.known.is_asleep(met.id));
             if !is_begun {
@@ -246,9 +239,6 @@ impl Store<'_> {
                     continue;
                 }
                 let Some(at) = last else { continue };
-                self.connection
-                    .prepare_cached("UPDATE series SET live = 0 WHERE id = ?1")?
-                    .execute([series])?;
                 self.end_at(&met, at, touched)?;
             }
         }
