@@ -144,6 +144,20 @@ fn what_adopting_a_number_comes_to_is_said_before() {
 }
 
 #[test]
+fn a_persons_number_that_is_to_repeat_is_theirs_and_never_the_servers_own() {
+    let world = world(CURRENT, NOON);
+    configure(&world, "late: hold", "", &[("source", keys(CPU))]);
+    world.post(
+        "rows",
+        json!({ "resource": A, "type": "cpu", "usage": "500.00", "modified_by": 77, "missing_usage_policy": "reuse" }),
+    );
+    jobs(&world, NOON, &[hours("1", "11-05T00:00", "11-05T10:00", "10")])
+        .exits(65)
+        .tells(&["500.00", "10.00"]);
+    assert_eq!(world.rows(A), ["cpu 2026-11 500.00"]);
+}
+
+#[test]
 fn a_persons_number_that_equals_an_old_one_of_ours_is_a_conflict() {
     for api in BOTH {
         let world = world(api, NOON);

@@ -379,11 +379,7 @@ impl Cycle {
             writer: writer(row),
             held: Held {
                 amount: row.usage,
-                by_server: row.recurring
-                    || row
-                        .missing_usage_policy
-                        .as_deref()
-                        .is_some_and(|policy| ["reuse", "zero"].contains(&policy)),
+                by_server: by_server(row),
                 evidence: evidence(row, &together, own),
             },
         };
@@ -523,4 +519,11 @@ fn missing_one(
 
 pub(super) fn total(component: String, amount: Decimal) -> Amount {
     Amount { component, user: String::new(), amount }
+}
+
+/// Whether the server made the row itself, of last month's value: it names nobody then. What a person or another program
+/// wrote may ask for the same of later months, and is theirs all the same.
+fn by_server(row: &UsageRow) -> bool {
+    let repeats = |policy: &str| ["reuse", "zero"].contains(&policy);
+    row.modified_by.is_none() && (row.recurring || row.missing_usage_policy.as_deref().is_some_and(repeats))
 }

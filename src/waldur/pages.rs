@@ -16,8 +16,10 @@ use super::types::{Listed, Offering, OfferingUser, RawRow, Resource, Share, User
 
 /// The most that the server gives at once.
 pub(super) const PAGE_SIZE: usize = 300;
-/// How often a shifting list is read before giving up.
+/// So often a shifting list is read before giving up, and on as long as each walk shows rows that none before has shown.
 const WALKS: usize = 3;
+/// But no more often than this: a list that grows faster than it is read never comes out whole.
+const MOST_WALKS: usize = 20;
 
 /// What tells a row from another.
 pub(super) trait Row: DeserializeOwned {
@@ -86,18 +88,22 @@ impl Client {
     ) -> Result<Vec<T>, Failure> {
         let mut union = Seen::new();
         let mut last = (0, 0);
-        for _ in 0..WALKS {
+        for walk in 1..=MOST_WALKS {
             let (seen, count) = self.walk_once::<T>(what, path, query).await?;
             let Some(count) = count else { return Ok(seen.rows) };
             if seen.rows.len() == count {
                 return Ok(seen.rows);
             }
-            last = (seen.rows.len(), count);
+            let before = union.rows.len();
             for row in seen.rows {
                 union.add(row);
             }
+            last = (union.rows.len(), count);
             if union.rows.len() == count {
                 return Ok(union.rows);
+            }
+            if walk >= WALKS && union.rows.len() == before {
+                break;
             }
         }
         let (seen, count) = last;

@@ -237,6 +237,26 @@ async fn a_list_goes_on_by_its_own_page_numbers_never_by_a_link() {
 }
 
 #[tokio::test]
+async fn a_shifting_list_is_read_on_as_long_as_rows_are_seen_that_were_not_seen_before() {
+    let walk = |id: u32| {
+        let row = format!("[{{\"uuid\":\"{id:032x}\",\"username\":\"u\",\"usage\":1}}]");
+        let headers = "Content-Type: application/json\r\nX-Result-Count: 5\r\nLink: <x>; rel=\"first\"\r\n";
+        Act::Say(headed("200 OK", headers, &row))
+    };
+    let read = async |ids: &[u32]| {
+        let server = Server::start(ids.iter().map(|id| walk(*id)).collect()).await;
+        let period = "2026-11-01".parse().unwrap();
+        let rows = client_of(&server).list_user_usages(Uuid::from_u128(7), "cpu", period).await;
+        (rows.map(|rows| rows.len()).map_err(|failure| failure.to_string()), server.requests().len())
+    };
+    assert_eq!(read(&[1, 2, 3, 4, 5]).await, (Ok(5), 5));
+    // The fourth walk shows nothing new.
+    let (rows, walks) = read(&[1, 2, 3, 3, 5]).await;
+    assert!(rows.unwrap_err().contains("3 of 5 rows"));
+    assert_eq!(walks, 4);
+}
+
+#[tokio::test]
 async fn a_list_that_never_comes_out_whole_is_an_error_and_not_a_shorter_list() {
     let rows = "[{\"uuid\":\"00000000000000000000000000000001\",\"username\":\"u\",\"usage\":1}]";
     let headers = "Content-Type: application/json\r\nX-Result-Count: 2\r\n";
