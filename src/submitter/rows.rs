@@ -14,7 +14,7 @@ use super::adopt::evidence;
 use super::part::Part;
 use super::reason::Reason;
 use super::reconcile::{Held, Row};
-use super::writer::{OwnNames, writer};
+use super::writer::{OwnNames, by_server, writer};
 use super::{About, Cycle, CycleError, DATE_PROBE, closing};
 use crate::ledger::sent::record::{Amount, StatementKey};
 use crate::ledger::sent::server::RowRead;
@@ -519,11 +519,4 @@ fn missing_one(
 
 pub(super) fn total(component: String, amount: Decimal) -> Amount {
     Amount { component, user: String::new(), amount }
-}
-
-/// Whether the server made the row itself, of last month's value: it names nobody then. What a person or another program
-/// wrote may ask for the same of later months, and is theirs all the same.
-fn by_server(row: &UsageRow) -> bool {
-    let repeats = |policy: &str| ["reuse", "zero"].contains(&policy);
-    row.modified_by.is_none() && (row.recurring || row.missing_usage_policy.as_deref().is_some_and(repeats))
 }

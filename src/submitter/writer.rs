@@ -39,6 +39,13 @@ pub(super) fn writer(row: &UsageRow) -> Writer {
     Writer { by: row.modified_by.clone(), at: row.modified.or(made_then), dated: row.date }
 }
 
+/// Whether the server made the row itself, of last month's value: it names nobody then. What a person or another program
+/// wrote may ask for the same of later months, and is theirs all the same.
+pub(super) fn by_server(row: &UsageRow) -> bool {
+    let repeats = |policy: &str| ["reuse", "zero"].contains(&policy);
+    row.modified_by.is_none() && (row.recurring || row.missing_usage_policy.as_deref().is_some_and(repeats))
+}
+
 /// Names are numbers, texts or addresses, depending on the server's version.
 fn same_name(own: &str, by: &str) -> bool {
     let uuid = |text: &str| text.parse::<Uuid>().ok().or_else(|| uuid_of_address(text));

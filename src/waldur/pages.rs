@@ -87,7 +87,7 @@ impl Client {
         query: &[(&str, String)],
     ) -> Result<Vec<T>, Failure> {
         let mut union = Seen::new();
-        let mut last = (0, 0);
+        let mut counted = 0;
         for walk in 1..=MOST_WALKS {
             let (seen, count) = self.walk_once::<T>(what, path, query).await?;
             let Some(count) = count else { return Ok(seen.rows) };
@@ -98,7 +98,7 @@ impl Client {
             for row in seen.rows {
                 union.add(row);
             }
-            last = (union.rows.len(), count);
+            counted = count;
             if union.rows.len() == count {
                 return Ok(union.rows);
             }
@@ -106,10 +106,9 @@ impl Client {
                 break;
             }
         }
-        let (seen, count) = last;
         Err(Failure::unreadable(
             what,
-            format!("the list changes while it is read: {seen} of {count} rows seen"),
+            format!("the list changes while it is read: {} of {counted} rows seen", union.rows.len()),
         ))
     }
 
