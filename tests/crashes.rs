@@ -128,7 +128,8 @@ impl Source {
                 // level that takes more than ten times its fastest rise is not believed (law 14).
                 let is_clear = *counter > 2 * rise * CENT && rise * over <= 10 * most * seconds;
                 let reset = is_clear && self.chance.u8(0..12) == 0;
-                if rise * over > most * seconds {
+                // What a machine has used since it started anew is no rise that was seen.
+                if !reset && rise * over > most * seconds {
                     self.told.insert((resource, user), (before, rise, seconds));
                 }
                 *counter = if reset { rise * CENT } else { *counter + rise * CENT };
