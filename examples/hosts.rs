@@ -2,7 +2,7 @@
 //! name is their own, append, leave), spread evenly over each round, and one counts meanwhile as the agent at work does. It
 //! prints rows a second, the delay from appended to counted, what a connection takes, and the size of a day.
 //!
-//! What issue and documentation speak of, 2,000 hosts of 50 counters every 5 minutes, for a quarter of an hour:
+//! What the documentation speaks of, 2,000 hosts of 50 counters every 5 minutes, for a quarter of an hour:
 //!
 //!     tests/with-postgres sh -c 'cargo run --release --example hosts -- \
 //!         "postgresql:///postgres?host=$WALDUR_TEST_POSTGRES&user=postgres" 2000 3 300'
@@ -65,6 +65,7 @@ fn main() {
     let play = Play::default();
     std::thread::scope(|scope| {
         scope.spawn(|| count(&place, &play));
+        scope.spawn(|| watch(database, &play));
         for round in 1..=rounds {
             let at = now - EVERY * i32::try_from(rounds - round).unwrap();
             let number = host.append(run(at, round), &mut Spool::default()).unwrap();
@@ -92,6 +93,8 @@ struct Play {
     took: Mutex<Vec<Duration>>,
     /// How long it was from appended to counted.
     delays: Mutex<Vec<Duration>>,
+    /// Most agents that were connected at once, the one that counts among them.
+    connected: AtomicI64,
     counted: AtomicI64,
     is_over: AtomicBool,
 }
@@ -127,6 +130,7 @@ impl Play {
         );
         println!("    a connection takes {:.1?} (median, of 100 the slowest, at most)", of(&self.took));
         println!("    from appended to counted {:.1?} (likewise)", of(&self.delays));
+        println!("    at most {} connections at once", self.connected.load(Ordering::Relaxed));
     }
 }
 
@@ -142,6 +146,17 @@ fn count(place: &Place, play: &Play) {
         if !more {
             std::thread::sleep(LOOKS_EVERY);
         }
+    }
+}
+
+/// Looks how many are connected.
+fn watch(database: &Database, play: &Play) {
+    let mut admin = connect(database);
+    let connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'waldur-usage-agent'";
+    while !play.is_over.load(Ordering::Relaxed) {
+        let now = admin.query_one(connected, &[]).unwrap().get(0);
+        play.connected.fetch_max(now, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

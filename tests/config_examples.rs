@@ -180,6 +180,7 @@ fn the_agents_of_the_manifest_for_many_hosts_take_their_files() {
         let pod = &of(kind)["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
         assert_eq!(container["env"][0]["name"], "WALDUR_AGENT");
+        assert_eq!(of(kind)["spec"]["replicas"].as_i64(), submits.then_some(2));
         let volumes = pod["volumes"].as_sequence().unwrap();
         let secret = volumes.iter().find_map(|volume| volume["secret"]["secretName"].as_str()).unwrap();
         assert_eq!(secret == "waldur-usage-agent", submits, "{secret}");
@@ -191,6 +192,82 @@ fn the_agents_of_the_manifest_for_many_hosts_take_their_files() {
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(said.contains("1 collector, 1 meter, no mistakes"), "{said}");
     }
+}
+
+/// A control group of a node, of version 2, that has used so many microseconds.
+fn group(node: &Path, path: &str, cpu: &str) {
+    let path = node.join(path);
+    fs::create_dir_all(&path).unwrap();
+    fs::write(path.join("cgroup.controllers"), "cpu memory io pids\n").unwrap();
+    fs::write(path.join("cgroup.procs"), "").unwrap();
+    fs::write(path.join("cpu.stat"), format!("usage_usec {cpu}\nuser_usec 1\nsystem_usec 1\n")).unwrap();
+    fs::write(path.join("memory.current"), "1048576\n").unwrap();
+    fs::write(path.join("memory.stat"), "inactive_file 0\n").unwrap();
+}
+
+/// A pod of each class of service; what they are in, and their containers, are no pods.
+#[test]
+fn the_collecting_pods_of_the_manifest_for_many_hosts_find_pods_of_every_class() {
+    let manifest = fs::read_to_string(root().join("config/kubernetes-hosts.yaml")).unwrap();
+    let files = documents(&manifest).unwrap();
+    let of_hosts = |document: &&Value| {
+        document["kind"] == "ConfigMap" && document["metadata"]["name"] == "waldur-usage-hosts"
+    };
+    let file = files.iter().find(of_hosts).unwrap()["data"]["agent.yaml"].as_str().unwrap();
+    let node = tempfile::tempdir().unwrap();
+    let pods = [
+        ("kubepods.slice/kubepods-pod11.slice", "5000000"),
+        ("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod22.slice", "6000000"),
+        ("kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod33.slice", "7000000"),
+    ];
+    for path in ["", "kubepods.slice", "kubepods.slice/kubepods-burstable.slice"] {
+        group(node.path(), path, "900000000");
+    }
+    for (path, cpu) in pods {
+        group(node.path(), path, cpu);
+        group(node.path(), &format!("{path}/cri-containerd-1.scope"), "800000000");
+    }
+    // As on the node, but that the database is a file here.
+    let is_elsewhere = |line: &&str| ["ledger", "queue"].iter().any(|key| line.starts_with(key));
+    let rest: Vec<_> = file.lines().filter(|line| !is_elsewhere(line)).collect();
+    let rest = rest.join("\n").replace("/host/cgroup", &node.path().display().to_string());
+    assert!(rest.contains(&node.path().display().to_string()), "{rest}");
+    let config = node.path().join("agent.yaml");
+    let head = "waldur: { url: http://127.0.0.1:9, token_env: PATH }\nledger: ";
+    fs::write(&config, format!("{head}{}\n{rest}\n", node.path().join("ledger.db").display())).unwrap();
+    let output = agent().arg("--config").arg(&config).args(["collect", "--json"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let answer: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let readings = answer["collectors"][0]["readings"].as_array().unwrap();
+    let cpu = readings.iter().filter(|reading| reading["name"] == "cpu_seconds");
+    let mut cpu: Vec<_> = cpu.map(|reading| reading["value"].as_str().unwrap()).collect();
+    cpu.sort_unstable();
+    assert_eq!(cpu, ["5", "6", "7"], "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// An agent's name is a part of what it measures, and a container's is another each time.
+#[test]
+fn in_a_container_an_agent_of_a_shared_ledger_has_to_be_named() {
+    let text = "ledger: postgresql://usage@db.example.com/usage\nqueue: { file: /nowhere/queue.db }\ncollectors:\n  a:\n    \
+                plugin: exec\n    schedule: \"@hourly\"\n    command: [/bin/true]\n    \
+                resource: 5e2f0000-0000-4000-8000-000000000001\n    meters: { cpu: { reading: cpu } }\n";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("agent.yaml");
+    fs::write(&file, text).unwrap();
+    let check = |name: Option<&str>| {
+        let mut command = agent();
+        command.env("container", "podman").env_remove("WALDUR_AGENT");
+        if let Some(name) = name {
+            command.env("WALDUR_AGENT", name);
+        }
+        let output = command.arg("--config").arg(&file).args(["check", "--offline"]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = check(None);
+    assert!(code == Some(78) && said.contains("`agent` is missing: in a container"), "{code:?} {said}");
+    assert!(said.contains("WALDUR_AGENT"), "{said}");
+    let (code, said) = check(Some("n1"));
+    assert!(code == Some(0), "{code:?} {said}");
 }
 
 /// The agent with the environment of the manifest's sidecar, on a node whose control groups are as systemd's driver,
@@ -213,16 +290,7 @@ fn the_sidecar_of_the_manifest_finds_its_pod() {
                    kubepods-burstable-pod0b1e6f5c_7a3d_4c7e_9d52_3f5a8c1e2b44.slice";
     for pod in [systemd, "kubepods/besteffort/pod0b1e6f5c-7a3d-4c7e-9d52-3f5a8c1e2b44"] {
         let node = tempfile::tempdir().unwrap();
-        let group = |path: &str, cpu: &str| {
-            let path = node.path().join(path);
-            fs::create_dir_all(&path).unwrap();
-            fs::write(path.join("cgroup.controllers"), "cpu memory io pids\n").unwrap();
-            fs::write(path.join("cgroup.procs"), "").unwrap();
-            fs::write(path.join("cpu.stat"), format!("usage_usec {cpu}\nuser_usec 1\nsystem_usec 1\n"))
-                .unwrap();
-            fs::write(path.join("memory.current"), "1048576\n").unwrap();
-            fs::write(path.join("memory.stat"), "inactive_file 0\n").unwrap();
-        };
+        let group = |path: &str, cpu: &str| group(node.path(), path, cpu);
         group("", "900000000");
         group(pod, "70000000");
         group(&format!("{pod}/cri-containerd-1.scope"), "40000000");

@@ -54,6 +54,32 @@ fn what_a_host_has_sent_is_kept_while_its_clock_is_wrong() {
     assert_eq!(kept(), (2, 2), "the first is older than 7 days");
 }
 
+/// As of several series of one host: what each had at its highest, or last, adds up.
+#[test]
+fn levels_that_hosts_read_of_one_resource_add_up() {
+    for (aggregate, wanted) in [("max", "12.00"), ("last", "6.00"), ("integral, max_gap: 2h", "19.00")] {
+        let Some(server) = Server::start("levels of several hosts", &[]) else { return };
+        let world = world(&server.url("bill", "usage"));
+        hosts(&server, &world, &["hv2", "hv3"]);
+        let meter = "cpu_hours: { reading: cpu_seconds, factor: 1/3600";
+        for name in ["agent.yaml", "hv2.yaml", "hv3.yaml"] {
+            let text = std::fs::read_to_string(world.path(name)).unwrap();
+            assert!(text.contains(meter), "{text}");
+            let level = format!("cpu_hours: {{ reading: cpu_seconds, aggregate: {aggregate}, factor: 1");
+            world.write(name, &text.replace(meter, &level));
+        }
+        for (now, hv2, hv3) in [("12:00", "3", "8"), ("13:00", "4", "4"), ("14:00", "1", "5")] {
+            let level = |value: &str| json!({ "name": "cpu_seconds", "kind": "gauge", "value": value });
+            let now = format!("2026-11-10T{now}:00Z");
+            collect_at(&world, "hv2", &now, &[level(hv2)]).exits(0);
+            collect_at(&world, "hv3", &now, &[level(hv3)]).exits(0);
+        }
+        world.flush().exits(0);
+        // 4 + 8; 1 + 5; (3 + 4) + (8 + 4) hours.
+        assert_eq!(world.rows(A), [format!("cpu_hours 2026-11 {wanted}")], "{aggregate}");
+    }
+}
+
 /// The database was away meanwhile, and the clock is right when it is back.
 #[test]
 fn a_run_is_judged_by_how_far_its_hosts_clock_was_off_when_it_was_made() {

@@ -85,6 +85,11 @@ impl Check {
             if let Some(waldur) = settings.waldur.as_mut().filter(|_| self.as_service) {
                 use_token_of_service(waldur, path, &mut found);
             }
+            if settings.ledger.file().is_none()
+                && let Err(why) = settings.agent_name()
+            {
+                found.problem(Exit::Config, format!("{origin}: {why}"));
+            }
             let setup = Setup::of(settings, definitions);
             if !self.offline {
                 online(&setup, self.as_service, &mut found).await?;
@@ -255,10 +260,8 @@ const HOSTS_NAMED: usize = 5;
 
 /// Whether this host may append to the shared ledger, under its own name.
 fn check_name(setup: &Setup, database: &config::place::Database, found: &mut Findings) {
-    let agent = match setup.settings.agent_name() {
-        Ok(agent) => agent,
-        Err(why) => return found.problem(Exit::Config, why),
-    };
+    // What has no name is told with the file's mistakes.
+    let Ok(agent) = setup.settings.agent_name() else { return };
     let asked = Outbox::connect(database, &agent, || setup.clock.now());
     match asked.and_then(|outbox| outbox.last("").map(|_| outbox.skew)) {
         Ok(skew) => {

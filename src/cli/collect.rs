@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failed};
 use super::progress::Progress;
-use super::recorder::Recorder;
+use super::recorder::{Recorder, ledger_or_keep};
 use super::setup::{Setup, count};
 use super::table::table;
 use super::text::{fold, name_or, number, seconds, shorten};
@@ -49,7 +50,14 @@ impl Collect {
     pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         let chosen = choose(setup, &self.names)?;
         let may_count = setup.settings.submits;
-        let books = may_count.then(|| setup.ledger().map(SharedLedger::new)).transpose()?;
+        let books = match may_count {
+            true => {
+                let kept = if self.dry_run { &[] } else { chosen.as_slice() };
+                let by = tokio::time::Instant::now() + LONGEST_MEASURED;
+                Some(SharedLedger::new(ledger_or_keep(setup, kept, by).await?))
+            }
+            false => None,
+        };
         let recorder = Recorder::of(setup, books.as_ref())?;
         let mut exit = Exit::Ok;
         let mut shown = Vec::new();
@@ -367,6 +375,9 @@ fn weighed(meter: &Meter, readings: &[Reading]) -> (usize, usize) {
 
 /// Readings shown to a person.
 const SHOWN: usize = 50;
+
+/// A collector has a limit of its own, which is less.
+const LONGEST_MEASURED: Duration = Duration::from_secs(24 * 3600);
 
 /// `cpu_seconds 5400 s (delta), 2026-11-09 00:00:00Z to 2026-11-09 02:00:00Z, id 7`
 fn one_line(reading: &Reading) -> String {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::exit::{Exit, Failed};
 use super::progress::Progress;
-use super::recorder::Recorder;
+use super::recorder::{Recorder, ledger_or_keep};
 use super::setup::{Setup, count};
 use super::standing;
 use super::text::{WIDTH, fold, fold_all, pad, shorten, thousands};
@@ -51,10 +51,11 @@ impl Flush {
     pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         let progress = Arc::new(Progress::of("Opening the ledger"));
         let client = Arc::new(setup.client()?);
-        let ledger = SharedLedger::new(setup.ledger()?);
+        let end = tokio::time::Instant::now() + Duration::try_from(self.deadline).unwrap_or_default();
+        let measured: Vec<_> = setup.definitions.iter().filter(|_| self.collect).collect();
+        let ledger = SharedLedger::new(ledger_or_keep(setup, &measured, end + GRACE).await?);
         let mut exit = Exit::Ok;
         let mut failed = Vec::new();
-        let end = tokio::time::Instant::now() + Duration::try_from(self.deadline).unwrap_or_default();
         if self.collect {
             let recorder = Recorder::of(setup, Some(&ledger))?;
             for definition in setup.definitions.iter().filter(|definition| !definition.elsewhere) {

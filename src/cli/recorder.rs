@@ -5,6 +5,7 @@ use super::exit::{Exit, Failed};
 use super::setup::Setup;
 use crate::collectors::definition::Definition;
 use crate::daemon::forward::Forwarder;
+use crate::daemon::sample::sample;
 use crate::ledger::sent::lock::{Post, Task};
 use crate::ledger::{Ledger, SharedLedger};
 
@@ -76,4 +77,36 @@ impl Recorder {
         }
         Ok(())
     }
+}
+
+/// The ledger. Where it is a shared one that can't be used now, what these collectors measure is kept in this host's file
+/// before the error is returned: a level that is not read now is never known.
+pub(super) async fn ledger_or_keep(
+    setup: &Setup,
+    definitions: &[&Definition],
+    by: tokio::time::Instant,
+) -> Result<Ledger, Failed> {
+    let failed = match setup.ledger() {
+        Ok(ledger) => return Ok(ledger),
+        Err(failed) => failed,
+    };
+    if setup.settings.ledger.file().is_some() {
+        return Err(failed);
+    }
+    let recorder = Recorder::of(setup, None)?;
+    if recorder.is_shared() {
+        for definition in definitions.iter().filter(|definition| !definition.elsewhere && !definition.once) {
+            let name = &definition.name;
+            let since = definition.since.unwrap_or_else(|| setup.period_start());
+            let run = sample(definition, &recorder.first, &setup.clock, since, setup.withhold());
+            match tokio::time::timeout_at(by, run).await {
+                Ok(Ok(_)) => {
+                    tracing::info!("Collector {name}: its run is kept on this host, and sent later.")
+                }
+                Ok(Err(error)) => tracing::warn!("Collector {name}: {error}"),
+                Err(_) => tracing::warn!("Collector {name}: not done in time; this run is not recorded."),
+            }
+        }
+    }
+    Err(failed)
 }

@@ -204,3 +204,97 @@ fn folder() -> tempfile::TempDir {
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     folder
 }
+
+/// A tablespace on a file system of its own, which can be full.
+pub(crate) struct SmallDisk {
+    path: PathBuf,
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+    }
+}
+
+impl SmallDisk {
+    /// To the last byte.
+    pub(crate) fn fill(&self) {
+        use std::io::Write;
+        let mut file = std::fs::File::create(self.path.join("filler")).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    pub(crate) fn free(&self) {
+        std::fs::remove_file(self.path.join("filler")).unwrap();
+    }
+}
+
+impl Server {
+    /// `None` where nothing can be mounted.
+    pub(crate) fn small_disk(&self, tablespace: &str) -> Option<SmallDisk> {
+        let path = self.folder.path().join(tablespace);
+        std::fs::create_dir(&path).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&path).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let disk = SmallDisk { path: path.clone() };
+        let owner = std::fs::metadata(self.folder.path()).unwrap();
+        std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
+        let location = path.display();
+        self.sql("postgres", &format!("CREATE TABLESPACE {tablespace} LOCATION '{location}'"));
+        Some(disk)
+    }
+}
+
+/// PgBouncer before the server, in session mode, on a socket of its own.
+pub(crate) struct Pooler {
+    process: std::process::Child,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Pooler {
+    /// `None` where PgBouncer is not installed: `test` is left out.
+    pub(crate) fn before(server: &Server, test: &str, roles: &[&str]) -> Option<Pooler> {
+        let folder = folder();
+        let path = folder.path().display();
+        let users: String = roles.iter().map(|role| format!("\"{role}\" \"\"\n")).collect();
+        std::fs::write(folder.path().join("users"), users).unwrap();
+        let configured = format!(
+            "[databases]\nbill = host={} dbname=bill\n[pgbouncer]\nlisten_port = 5432\nunix_socket_dir = {path}\n\
+             auth_type = trust\nauth_file = {path}/users\npool_mode = session\n",
+            server.folder.path().display()
+        );
+        let file = folder.path().join("pgbouncer.ini");
+        std::fs::write(&file, configured).unwrap();
+        let mut command = Command::new("pgbouncer");
+        // It refuses to be root's, too.
+        if nix::unistd::geteuid().is_root() {
+            command.args(["-u", "postgres"]);
+        }
+        let nothing = || std::process::Stdio::null();
+        let started =
+            command.arg("-q").arg(&file).stdin(nothing()).stdout(nothing()).stderr(nothing()).spawn();
+        let Ok(process) = started else {
+            skip(test, "PgBouncer is not installed");
+            return None;
+        };
+        let pooler = Pooler { process, folder };
+        super::agent::until("the pooler listens", || {
+            std::os::unix::net::UnixStream::connect(pooler.folder.path().join(".s.PGSQL.5432")).is_ok()
+        });
+        Some(pooler)
+    }
+
+    pub(crate) fn url(&self, role: &str) -> String {
+        format!("postgresql:///bill?host={}&user={role}", self.folder.path().display())
+    }
+}

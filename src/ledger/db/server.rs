@@ -72,11 +72,11 @@ pub(super) fn schema(connection: &Connection) -> sql::Result<String> {
     connection.query_row("SELECT quote_ident(current_schema())", [], |row| row.get(0))
 }
 
-/// How many other connections of agents with this role there are.
+/// How many other connections there are of agents that may take the turn, of whatever role: those of hosts only append.
 pub(super) fn others(connection: &Connection) -> sql::Result<i64> {
     connection.query_row(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = current_user
-         AND application_name = 'waldur-usage-agent' AND pid <> pg_backend_pid()",
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+         AND application_name = 'waldur-usage-agent' AND has_table_privilege(usesysid, 'lease', 'UPDATE')",
         [],
         |row| row.get(0),
     )
