@@ -165,22 +165,31 @@ fn a_resource_in_the_wrong_state_is_held_and_goes_on_by_itself() {
         world.agent(&["check"]).exits(65).says("is Erred");
         world.post(&format!("resources/{A}"), json!({ "state": "OK" }));
         world.now("2026-11-10T12:11:00Z");
-        world.flush().exits(0);
+        world.flush().exits(0).says("2026-11: it is OK again in Waldur: what was held is tried again");
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"], "{api}");
         world.agent(&["status"]).exits(0).says("agreed");
     }
 }
 
 #[test]
-fn a_terminated_resource_strands_what_it_used() {
+fn a_terminated_resource_strands_what_it_used_until_it_lives_again() {
     for api in BOTH {
         let world = ready(api);
         world.post(&format!("resources/{A}"), json!({ "state": "Terminated" }));
         world.flush().exits(65).says("1 amount: stranded");
-        world.agent(&["parked", "list"]).exits(65).says("terminated").says("1.00").says("by hand");
+        let parked = world.agent(&["parked", "list"]).exits(65);
+        parked.says("terminated").says("1.00").says("by hand").says("tried again by themselves");
         let mark = world.mark();
+        world.now("2026-11-10T18:01:00Z");
         world.flush().exits(65);
-        assert_eq!(world.posts_since(mark).len(), 0);
+        assert_eq!(world.posts_since(mark).len(), 0, "{api}");
+        world.post(&format!("resources/{A}"), json!({ "state": "OK" }));
+        world.now("2026-11-11T00:02:00Z");
+        let told =
+            format!("Project A ({A}), 2026-11: it is OK again in Waldur: what was stranded is tried again");
+        world.flush().exits(0).says(&told);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"], "{api}");
+        world.agent(&["status"]).exits(0).says("agreed");
     }
 }
 
@@ -431,8 +440,27 @@ fn a_damaged_ledger_is_refused_and_says_how_to_go_on() {
         *byte = 0xa5;
     }
     std::fs::write(&path, &bytes).unwrap();
-    for command in [&["flush"][..], &["check"], &["run"]] {
-        world.agent(command).exits(78).says("is damaged").says(".recover");
+    let every = [
+        "flush",
+        "collect",
+        "check",
+        "run",
+        "status",
+        "recount",
+        "export --period 2026-11",
+        "explain project-a cpu_hours",
+    ];
+    let every = every.map(|command| command.split(' ').collect::<Vec<_>>());
+    for command in &every {
+        let refused = world.agent(command).exits(78).says("is damaged").says(".recover");
+        refused.says("put a backup in its place (docs/operations.md, Restore)");
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "left as it was");
+    // Its beginning, which says what it is.
+    bytes[..100].fill(0xa5);
+    std::fs::write(&path, &bytes).unwrap();
+    for command in &every {
+        world.agent(command).exits(78);
     }
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "left as it was");
 }

@@ -71,6 +71,7 @@ fn place(section: &str) -> String {
         // The schedule is asked for only where there is one.
         "queue" => format!("queue: {{ {odd}: 1 }}\n{base}"),
         "submit" => format!("submit: {{ schedule: '@daily', {odd}: 1 }}\n{base}"),
+        "metrics" => format!("metrics: {{ {odd}: 1 }}\n{base}"),
         "page" => format!("page: {{ listen: 'unix:/x', {odd}: 1 }}\n{base}"),
         "resource" => base.replace("5e2f0000-0000-4000-8000-000000000001", &format!("{{ {odd}: 1 }}")),
         "meter" => base.replace("aggregate: last", &format!("{odd}: 1")),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The last stage of the Containerfile: built with a static binary and run for real. Without the network, without a
+# The last stage of the Containerfile: made of the Debian package, and run for real. Without the network, without a
 # daemon, as nobody, with a root file system that can't be written. It measures its own control group and reports to
-# the sandbox, which runs from the same image. Wants root, buildah, podman and runc.
+# the sandbox, which runs from the same image, by a name. Wants root, buildah, podman and runc.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tests/need.sh
@@ -9,9 +9,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 for command in buildah podman runc; do need "$command" "apt-get install buildah podman runc"; done
 [ "$(id -u)" = 0 ] || left_out "root" "Try sudo $0."
 
-host=$(rustc -vV | sed -n 's/^host: //p')
-RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --bins --target "$host"
-built=${CARGO_TARGET_DIR:-target}/$host/debug
+target=${CARGO_TARGET_DIR:-target}
+cargo build --quiet --locked --bins
+cargo run --quiet --locked --example generate -- "$target/assets" >/dev/null
 
 work=$(mktemp -d)
 export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
@@ -28,11 +28,9 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 
-# What the first stage would leave behind; it can't run here, because its image would have to be fetched.
-mkdir -p "$work/context/out/bin" "$work/context/out/etc/ssl/certs" "$work/context/out/state"
-strip -o "$work/context/out/bin/waldur-usage-agent" "$built/waldur-usage-agent"
-strip -o "$work/context/out/bin/waldur-sandbox" "$built/waldur-sandbox"
-cp /etc/ssl/certs/ca-certificates.crt "$work/context/out/etc/ssl/certs/"
+# The first stage can't run here, because its image would have to be fetched: this is its end.
+deb=$(packaging/build-deb --binaries "$target/debug" --assets "$target/assets" --output "$work" --compression gzip)
+packaging/image-root "$deb" "$work/context/out"
 sed -n '/^FROM scratch/,$p' Containerfile | sed 's/ --from=build//' >"$work/context/Containerfile"
 buildah "${store[@]}" build --quiet --tag localhost/waldur-usage-agent:test "$work/context"
 
@@ -40,14 +38,13 @@ run() { # arguments of podman run, then those of the container
     podman --cgroup-manager=cgroupfs --runtime runc "${store[@]}" run --rm --network=host --read-only --cap-drop=all \
         --security-opt=no-new-privileges --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 "$@"
 }
-: >"$work/sandbox.out"
-"$work/context/out/bin/waldur-sandbox" --listen 127.0.0.1:0 >"$work/sandbox.out" &
+run --name sandbox --entrypoint /usr/bin/waldur-sandbox localhost/waldur-usage-agent:test --listen 127.0.0.1:0 >"$work/sandbox.out" 2>&1 &
 sandbox=$!
 until grep -q '^listening on ' "$work/sandbox.out"; do
-    kill -0 "$sandbox"
+    kill -0 "$sandbox" 2>/dev/null || { cat "$work/sandbox.out" >&2; exit 1; }
     sleep 0.05
 done
-url=$(sed -n 's/^listening on //p' "$work/sandbox.out")
+url=$(sed -n 's|^listening on http://127.0.0.1:|http://localhost:|p' "$work/sandbox.out")
 
 agent() {
     run -v usage:/var/lib/waldur-usage-agent -e "WALDUR_URL=$url" -e WALDUR_TOKEN=sandbox-token \

@@ -12,7 +12,9 @@ use agent::*;
 
 const PREFIX: &str = "waldur_usage_agent_";
 /// Listed, and there only where there is something to tell.
-const SOMETIMES: [&str; 6] = [
+const SOMETIMES: [&str; 8] = [
+    "amount",
+    "amount_held",
     "stranded",
     "collector_path_hangs",
     "host_last_look_timestamp_seconds",
@@ -81,9 +83,15 @@ fn served(page: &str) -> Metrics {
 
 /// A daemon that has reported once, and where it serves.
 fn daemon(world: &World) -> (Daemon, String) {
+    daemon_with(world, "")
+}
+
+/// The same with more in its file.
+fn daemon_with(world: &World, more: &str) -> (Daemon, String) {
     world.configure(&cpu_hours_by_user());
     let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
-    world.write("agent.yaml", &format!("{text}listen: 127.0.0.1:0\nsubmit: {{ schedule: every 10s }}\n"));
+    let rest = format!("listen: 127.0.0.1:0\nsubmit: {{ schedule: every 10s }}\n{more}");
+    world.write("agent.yaml", &format!("{text}{rest}"));
     let mut lines = alice_and_bob();
     lines.push(serde_json::json!({ "name": "cpu_seconds", "kind": "counter", "value": "much" }));
     world.readings(&lines);
@@ -105,6 +113,31 @@ fn what_is_served_is_what_is_documented() {
     let (served, mut documented) = (served(&get(&address, "/metrics").1), documented());
     documented.retain(|name, _| !SOMETIMES.contains(&name.as_str()) || served.contains_key(name));
     assert_eq!(served, documented);
+}
+
+/// Everybody on a login node can read the page.
+#[test]
+fn no_resource_and_no_amount_of_one_is_on_the_page_unless_asked_for() {
+    let world = World::new(CURRENT);
+    let (daemon, address) = daemon(&world);
+    let page = get(&address, "/metrics").1;
+    for word in ["Project A", "project-a", A, "alice", "cpu_hours", "amount{", "amount_held"] {
+        assert!(!page.contains(word), "{word}\n{page}");
+    }
+    drop(daemon);
+    let world = World::new(CURRENT);
+    let (daemon, address) = daemon_with(&world, "metrics: { amounts: true }\n");
+    let page = get(&address, "/metrics").1;
+    // 90 s of alice and 20 s of bob.
+    let labels = format!("{{resource=\"{A}\",name=\"Project A\",component=\"cpu_hours\"}}");
+    for metric in ["amount", "amount_held"] {
+        assert!(page.contains(&format!("{PREFIX}{metric}{labels} 0.03\n")), "{metric}{labels}\n{page}");
+    }
+    assert!(!page.contains("alice"), "no user is on it\n{page}");
+    let (served, mut documented) = (served(&page), documented());
+    documented.retain(|name, _| !SOMETIMES.contains(&name.as_str()) || served.contains_key(name));
+    assert_eq!(served, documented);
+    drop(daemon);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The Debian package: built of what Cargo.toml says, installed under a real systemd, made ready as README.md says, run
-# against the sandbox, upgraded, removed and purged. Its man pages and completions are read by what reads them. The system
-# is this machine's own under a layer that is thrown away, without its services. Wants root, systemd-nspawn, dpkg, python3.
+# The packages: built of what Cargo.toml says, installed under a real systemd, made ready as README.md says, run
+# against the sandbox, upgraded, removed and purged, the Debian one and the rpm one alike. Their man pages and completions
+# are read by what reads them. The system is this machine's own under a layer that is thrown away, without its services.
+# Wants root, systemd-nspawn, dpkg, rpm, python3.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tests/need.sh
@@ -12,6 +13,7 @@ need systemd-nspawn "apt-get install systemd-container dbus"
 need dbus-daemon "apt-get install dbus"
 need nsenter "It comes with util-linux."
 need strip "apt-get install binutils"
+need rpmbuild "apt-get install rpm"
 [ "$(id -u)" = 0 ] || left_out "root" "Try sudo $0."
 if [ "${PACKAGES_UNSHARED:-}" != 1 ]; then
     # What is mounted here is gone when this ends, whatever happens.
@@ -49,6 +51,11 @@ build() { packaging/build-deb --binaries "$target/debug" --assets "$target/asset
 old=$(build --version 0.0.9-1)
 new=$(build)
 echo "ok: $(basename "$new")"
+build_rpm() { packaging/build-rpm --binaries "$target/debug" --assets "$target/assets" --output "$work" --compression w1.gzdio "$@"; }
+old_rpm=$(build_rpm --version 0.0.9)
+new_rpm=$(build_rpm)
+rpm -qp --requires "$new_rpm" | grep -q '^libc.so.6' || fail "the rpm does not say what C library it needs"
+echo "ok: $(basename "$new_rpm")"
 # The other package installs the same files.
 python3 - <<'PYTHON'
 import tomllib
@@ -68,8 +75,9 @@ soft_need() { # a command; whether it is here, and a word where it is not
     return 1
 }
 dpkg-deb --extract "$new" "$work/tree"
-for command in init check collect flush run status explain resolve parked usages recount; do
-    [ -s "$work/tree/usr/share/man/man1/waldur-usage-agent-$command.1.gz" ] || fail "there is no man page of $command"
+for help in tests/golden/help/*.long; do
+    page=waldur-usage-$(basename "$help" .long)
+    [ -s "$work/tree/usr/share/man/man1/$page.1.gz" ] || fail "there is no man page $page"
 done
 if soft_need mandoc; then
     for page in "$work"/tree/usr/share/man/man1/*.gz; do
@@ -105,7 +113,7 @@ rm -rf "$root/etc/systemd/system" "$root/etc/waldur-usage-agent" "$root/var/lib/
 mkdir -p "$root/etc/systemd/system" "$root/packages"
 : >"$root/etc/machine-id"
 printf '[Unit]\nRequires=dbus.socket\nAfter=dbus.socket\n' >"$root/etc/systemd/system/packages.target"
-cp "$old" "$new" "$root/packages"
+cp "$old" "$new" "$old_rpm" "$new_rpm" "$root/packages"
 setsid systemd-nspawn -D "$root" --register=no --keep-unit --console=pipe --machine="packages$$" --private-network \
     -b systemd.unit=packages.target systemd.mask=systemd-firstboot.service >"$work/nspawn.log" 2>&1 </dev/null &
 nspawn=$!
@@ -163,7 +171,9 @@ inside waldur-usage-agent init --url http://127.0.0.1:8099 --source cgroup \
 inside head -n1 /etc/waldur-usage-agent/agent.yaml | grep -q 'schema=/usr/share/waldur-usage-agent/agent.schema.json' ||
     fail "init does not tell editors where the schema is"
 echo "ok: init, and its check"
-inside tee /etc/waldur-usage-agent/agent.yaml >/dev/null <<'YAML'
+configure() {
+    inside bash -c 'umask 077; echo sandbox-token >/etc/waldur-usage-agent/token'
+    inside tee /etc/waldur-usage-agent/agent.yaml >/dev/null <<'YAML'
 waldur: { url: "http://127.0.0.1:8099" }
 collectors:
   seven:
@@ -173,6 +183,8 @@ collectors:
     resource: 5e2f0000-0000-4000-8000-000000000001
     meters: { gpu_hours: { reading: seven, aggregate: last } }
 YAML
+}
+configure
 inside waldur-usage-agent check --as-service >"$work/check.log" || { cat "$work/check.log" >&2; fail "check --as-service"; }
 echo "ok: check --as-service, before the service runs"
 inside systemctl enable --quiet --now waldur-usage-agent.service || fail "it does not start"
@@ -202,3 +214,25 @@ dpkg_ --purge waldur-usage-agent
 inside test ! -e /etc/waldur-usage-agent || fail "the purge left the configuration and its token"
 inside test -s /var/lib/waldur-usage-agent/ledger.db || fail "the purge took the ledger"
 echo "ok: removed and purged; the ledger stays"
+
+rpm_() { inside rpm --nodeps "$@" >"$work/rpm.log" 2>&1 || { cat "$work/rpm.log" >&2; fail "rpm $*"; }; }
+rpm_ --install "/packages/$(basename "$old_rpm")"
+grep -q 'now run `waldur-usage-agent init`' "$work/rpm.log" || fail "the rpm does not say what to do next"
+expect "after a new installation of the rpm" "$(property ActiveState) $(property UnitFileState)" "inactive disabled"
+expect "the configuration's directory" "$(inside stat -c '%U %a' /etc/waldur-usage-agent)" "root 755"
+configure
+inside systemctl enable --quiet --now waldur-usage-agent.service || fail "it does not start"
+pid=$(property MainPID)
+expect "the process' user" "$(inside stat -c %U "/proc/$pid")" waldur-usage-agent
+ledger=$(inside stat -L -c '%i %U %a' /var/lib/waldur-usage-agent/ledger.db)
+rpm_ --upgrade "/packages/$(basename "$new_rpm")"
+wait_for "the new version is ready" active property ActiveState
+[ "$(property MainPID)" != "$pid" ] || fail "the old process goes on after the upgrade of the rpm"
+expect "the ledger after the upgrade" "$(inside stat -L -c '%i %U %a' /var/lib/waldur-usage-agent/ledger.db)" "$ledger"
+expect "what Waldur holds after the upgrade" "$(agreed)" agreed
+rpm_ --erase waldur-usage-agent
+expect "after the removal" "$(property ActiveState) $(inside systemctl is-enabled waldur-usage-agent.service 2>/dev/null || true)" "inactive "
+inside test ! -e /usr/bin/waldur-usage-agent || fail "the removal left the program"
+inside test -s /etc/waldur-usage-agent/agent.yaml || fail "the removal took the configuration"
+inside test -s /var/lib/waldur-usage-agent/ledger.db || fail "the removal took the ledger"
+echo "ok: the rpm is gone; the ledger stays"

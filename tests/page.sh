@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The page in a real browser: a headless Chromium opens it by light and by dark, wide and on a phone. No error on its
 # console, nothing asked for but what is the page's own, and what a screen reader needs is there: a title, a language,
-# landmarks, one first heading, labels. The screenshots stay in target/page/. tests/page.rs works out the contrasts.
+# landmarks, one first heading, labels. On a phone nothing is wider than the screen, and axe-core finds nothing to mend. The
+# screenshots stay in target/page/. tests/page.rs works out the contrasts.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tests/need.sh
@@ -30,6 +31,13 @@ rm -rf "$shots" && mkdir -p "$shots"
 "$bin/waldur-sandbox" --listen 127.0.0.1:0 >"$work/sandbox.log" &
 sandbox=$!
 wait_for "the sandbox listens" grep -q '^listening on ' "$work/sandbox.log"
+# What another writer has left in Project B's month is held.
+python3 - "$(sed -n 's/^listening on //p' "$work/sandbox.log")" <<'PYTHON'
+import datetime, json, sys, urllib.request
+month = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-01")
+row = {"resource": "project-b", "type": "cpu_hours", "usage": "3200.00", "billing_period": month}
+urllib.request.urlopen(urllib.request.Request(sys.argv[1] + "/sandbox/rows", json.dumps(row).encode(), method="POST"))
+PYTHON
 echo sandbox-token >"$work/token"
 echo page-token >"$work/page-token"
 # Some days of two users' jobs of two projects, and one that Waldur does not know.
@@ -135,7 +143,7 @@ def check(name, fine, why):
     if not fine:
         raise SystemExit(f"page.sh: {name}: {why}")
 
-for name, words in [("overview", ["Project A", "Waldur holds", "the machine does not answer"]), ("resource", ["Project A", "alice", "1/3600"])]:
+for name, words in [("overview", ["Project A", "Waldur holds", "the machine does not answer", "3200.00", "held"]), ("resource", ["Project A", "alice", "1/3600"])]:
     text = pathlib.Path(sys.argv[1], f"{name}.html").read_text()
     page = Page(text)
     for word in words:
@@ -162,4 +170,60 @@ for name, words in [("overview", ["Project A", "Waldur holds", "the machine does
     check(name, not page.all("script"), "it has a script")
     print(f"ok: {name} has what a screen reader needs")
 PYTHON
+
+# axe-core's own rules, each page as it came, with its stylesheet: the page's policy lets no script of others in.
+venv=${CARGO_TARGET_DIR:-target}/axe-venv
+if ! [ -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import axe_playwright_python' 2>/dev/null; then
+    if ! python3 -m venv "$venv" ||
+        ! "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps 'axe-playwright-python==0.1.8'; then
+        left_out "axe-core 4.12.1" "It is installed from PyPI (axe-playwright-python 0.1.8), with python3-venv and pip."
+    fi
+fi
+cp "$("$venv/bin/python" -c 'import axe_playwright_python as axe; print(axe.__path__[0])')/axe.min.js" src/daemon/page/style.css "$work"
+# Within a frame, because a window of Chromium's is never narrower than 500 pixels.
+judge() { # name, width, more arguments
+    local name=$1 width=$2
+    shift 2
+    python3 - "$work" "$name" "$width" <<'PYTHON'
+import pathlib, sys
+work, name, width = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+text = (work / f"{name}.html").read_text()
+assert 'href="/style.css"' in text
+text = text.replace('href="/style.css"', 'href="style.css"').replace("</body>", """<script src="axe.min.js"></script><script>
+axe.run().then(found => {
+    const told = one => one.id + ": " + one.help + ": " + one.nodes.map(node => node.html).join(" ");
+    const wide = document.documentElement.scrollWidth - window.innerWidth;
+    parent.postMessage(JSON.stringify(
+        { passes: found.passes.length, violations: found.violations.map(told), wide: wide, width: window.innerWidth }), "*");
+});</script></body>""")
+(work / f"{name}.framed.html").write_text(text)
+(work / f"{name}.judge.html").write_text(f"""<!DOCTYPE html><html lang="en"><script>
+onmessage = said => document.documentElement.setAttribute("data-judged", said.data);
+</script><iframe src="{name}.framed.html" style="width: {width}px; height: 1200px; border: 0"></iframe></html>""")
+PYTHON
+    chromium --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars --user-data-dir="$work/profile" \
+        --window-size=1300,1300 --virtual-time-budget=60000 "$@" --dump-dom "file://$work/$name.judge.html" \
+        >"$work/$name.judged" 2>/dev/null || fail "Chromium could not judge $name"
+    python3 - "$name" "$width" "$work/$name.judged" <<'PYTHON'
+import html, json, pathlib, re, sys
+name, width, text = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3]).read_text()
+told = re.search(r'data-judged="([^"]*)"', text)
+if not told:
+    raise SystemExit(f"page.sh: {name}: axe-core did not come to an end")
+told = json.loads(html.unescape(told[1]))
+if told["violations"]:
+    raise SystemExit("\n".join([f"page.sh: {name}: axe-core finds", *told["violations"]]))
+if told["width"] != width or told["wide"] > 0:
+    raise SystemExit(f"page.sh: {name}: of {told['width']} pixels (asked for: {width}), {told['wide']} too wide")
+if told["passes"] < 15:
+    raise SystemExit(f"page.sh: {name}: axe-core looked at {told['passes']} rules only")
+print(f"ok: {name}: axe-core has nothing to say, by {told['passes']} rules, and nothing is wider than {width} pixels")
+PYTHON
+}
+judge overview 1200
+judge resource 1200
+judge overview-phone 420
+judge resource-phone 420
+judge overview-dark 1200 "$dark"
+judge resource-dark 1200 "$dark"
 echo "page.sh: passed; the screenshots are in $shots"

@@ -16,6 +16,7 @@ use crate::ledger::{Ledger, Rulebook, SharedLedger};
 use crate::metering::period::BillingZone;
 use crate::submitter::Submitter;
 use crate::submitter::progress::Progress;
+use crate::submitter::told::tell_events;
 use crate::waldur::client::Client;
 
 /// All parts, made of a file without mistakes.
@@ -105,10 +106,7 @@ impl Setup {
             ledger.apply_rules(self.clock.now())?;
             ledger.measure_database_clock(&self.clock)?;
         }
-        for (event, name) in ledger.untold()? {
-            let (resource, component, period) = event.about();
-            tracing::warn!(resource, component, period, "{}", event.sentence(name.as_deref()));
-        }
+        tell_events(&mut ledger)?;
         Ok(ledger)
     }
 

@@ -76,6 +76,8 @@ pub struct Settings {
     pub report: Report,
     /// Where health and metrics are served.
     pub listen: Option<SocketAddr>,
+    /// Whether metrics have each resource's amounts.
+    pub metrics_amounts: bool,
     /// Where the page for people is served.
     pub page: Option<PageSettings>,
     /// How long after a month's end its readings are kept; then only what they added to the month.
@@ -207,6 +209,11 @@ fn settings(root: &mut Section) -> (Option<Settings>, Option<Place>) {
     let listen = root.parse_with("listen", |text| {
         text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not an address such as 127.0.0.1:9464"))
     });
+    let metrics_amounts = root.section("metrics").and_then(|mut section| {
+        let amounts = section.flag("amounts");
+        section.finish();
+        amounts
+    });
     let page = root.section("page").and_then(|mut section| {
         let page = PageSettings::from_section(&mut section);
         section.finish();
@@ -261,6 +268,7 @@ fn settings(root: &mut Section) -> (Option<Settings>, Option<Place>) {
         late: late.unwrap_or_default(),
         report: report.unwrap_or_default(),
         listen,
+        metrics_amounts: metrics_amounts.unwrap_or(false),
         page,
         retention: retention.unwrap_or(DEFAULT_RETENTION),
     });

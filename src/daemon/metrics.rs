@@ -1,5 +1,5 @@
 //! The page of metrics. docs/metrics.md lists every one of them, with type and labels, and tests/metrics.rs compares. It only
-//! reads; no amount of a customer is on it, nor any name that is not in the configuration.
+//! reads; no amount of a customer is on it unless that is asked for, nor any name that is not in the configuration.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,9 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
+use uuid::Uuid;
 
 use super::health::{self, Shared};
 use super::retry;
@@ -92,6 +94,9 @@ pub(super) async fn gather(shared: &Shared) -> String {
     let read = async {
         collectors(&mut page, shared, now).await?;
         ledger(&mut page, shared, now).await?;
+        if shared.agent.settings.metrics_amounts {
+            amounts(&mut page, shared, now).await?;
+        }
         agents(&mut page, shared, now).await
     };
     let read: Result<(), LedgerError> = read.await;
@@ -361,6 +366,49 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
         "Until the running billing period ends at the server",
         closing.ends.duration_since(now).as_secs().max(0),
     );
+    Ok(())
+}
+
+/// Each resource's amounts of the running month.
+async fn amounts(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), LedgerError> {
+    let (statements, names) = shared
+        .books()
+        .with(move |ledger| {
+            let keys = ledger.keys_of_known_resources(Closing::of(ledger, now)?.period)?;
+            let mut names = BTreeMap::new();
+            for key in &keys {
+                names.insert(
+                    key.resource,
+                    ledger.resource(key.resource)?.map_or_else(String::new, |known| known.name),
+                );
+            }
+            Ok((ledger.totals_of(&keys)?, names))
+        })
+        .await?;
+    let (posted, held) = (Floats::default(), Floats::default());
+    // A month that a switch of plan cuts has several parts.
+    let mut sums: BTreeMap<(Uuid, String), (Option<Decimal>, Decimal)> = BTreeMap::new();
+    for statement in statements {
+        for (component, entry) in statement.components {
+            let holds = entry.held();
+            let sum = sums
+                .entry((statement.key.resource, component))
+                .or_insert((Some(Decimal::ZERO), Decimal::ZERO));
+            sum.0 = sum.0.zip(entry.posted).and_then(|(one, other)| one.checked_add(other));
+            sum.1 = sum.1.saturating_add(holds);
+        }
+    }
+    for ((resource, component), (amount, holds)) in sums {
+        let name = names.get(&resource).cloned().unwrap_or_default();
+        let labels =
+            Labels(vec![("resource", resource.to_string()), ("name", name), ("component", component)]);
+        if let Some(amount) = amount.and_then(|amount| amount.to_f64()) {
+            posted.get_or_create(&labels).set(amount);
+        }
+        held.get_or_create(&labels).set(holds.to_f64().unwrap_or(f64::NAN));
+    }
+    page.0.register("amount", "What the ledger has of a resource's running month, as it is posted", posted);
+    page.0.register("amount_held", "What Waldur is known to hold of it", held);
     Ok(())
 }
 

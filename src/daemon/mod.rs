@@ -18,6 +18,7 @@ use crate::config::clock::SharedClock;
 use crate::config::place::Place;
 use crate::config::settings::{Report, Settings};
 use crate::ledger::{Ledger, Rulebook, SharedLedger};
+use crate::submitter::told::tell_events;
 use crate::waldur::client::Client;
 
 use forward::Forwarder;
@@ -86,9 +87,8 @@ pub async fn run(load: Loader) -> Result<(), String> {
         Some(forwarder) => forwarder.open_queue(rulebook),
     };
     let mut ledger = opened.map_err(|error| error.to_string())?;
-    for change in ledger.apply_rules(agent.clock.now()).map_err(|error| error.to_string())? {
-        tracing::warn!("The rules were changed: {change}.");
-    }
+    ledger.apply_rules(agent.clock.now()).map_err(|error| error.to_string())?;
+    tell_events(&mut ledger).map_err(|error| error.to_string())?;
     let ledger = SharedLedger::new(ledger);
     let stats = Arc::new(Stats::default());
     stats.note_reload(agent.clock.now(), None);
@@ -145,14 +145,12 @@ pub async fn run(load: Loader) -> Result<(), String> {
                         served.close().await;
                         page.close().await;
                         let (rulebook, now) = ((*agent.rulebook).clone(), agent.clock.now());
-                        let applied = ledger.with(move |ledger| ledger.change_rules(rulebook, now)).await;
-                        match applied {
-                            Ok(changes) => {
-                                for change in changes {
-                                    tracing::warn!("The rules were changed: {change}.");
-                                }
-                            }
-                            Err(error) => tracing::error!("The new rules are not carried out yet: {error}"),
+                        let applied = ledger.with(move |ledger| {
+                            ledger.change_rules(rulebook, now)?;
+                            tell_events(ledger)
+                        });
+                        if let Err(error) = applied.await {
+                            tracing::error!("The new rules are not carried out yet: {error}");
                         }
                         tasks = Tasks::start(&agent, &ledger, &stats);
                         // Reporting goes on without health and metrics rather than not at all.

@@ -14,6 +14,7 @@ use super::stats::LedgerWork;
 use super::wait::Woken;
 use crate::ledger::LedgerErrorKind;
 use crate::submitter::progress::Progress;
+use crate::submitter::told::tell_changes;
 use crate::submitter::{CycleError, CycleOptions, Submitter};
 
 /// Submitting waits so long for what is due to be collected at the same instant.
@@ -86,6 +87,9 @@ impl Part {
                     }
                     self.stats.cycles.fetch_add(1, Ordering::Relaxed);
                     self.stats.sent.fetch_add(report.sent as u64, Ordering::Relaxed);
+                    if let Err(error) = tell_changes(&self.ledger, report.changes).await {
+                        tracing::warn!("What was posted can't be told by name: {error}");
+                    }
                     if report.sent > 0 {
                         tracing::info!("Reported {} amounts in {} requests.", report.sent, report.requests);
                     }

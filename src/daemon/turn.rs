@@ -13,6 +13,7 @@ use super::{Agent, Part};
 use crate::config::place::{Database, Place};
 use crate::ledger::sent::lock::{Post, Task};
 use crate::ledger::{Ledger, LedgerError, LedgerErrorKind, SharedLedger};
+use crate::submitter::told::tell_events;
 
 /// How often an agent that stands by looks whether it is needed, and one at work whether it still is.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
@@ -129,15 +130,12 @@ impl Part {
         let opened = blocking(move || {
             let mut ledger = Ledger::open(&place, rulebook)?;
             ledger.write_at(number);
-            let changes = ledger.apply_rules(clock.now())?;
+            ledger.apply_rules(clock.now())?;
+            tell_events(&mut ledger)?;
             ledger.measure_database_clock(&clock)?;
-            Ok((ledger, changes))
+            Ok(SharedLedger::new(ledger))
         });
-        let (ledger, changes) = opened.await?;
-        for change in changes {
-            tracing::warn!("The rules were changed: {change}.");
-        }
-        Ok(SharedLedger::new(ledger))
+        opened.await
     }
 }
 

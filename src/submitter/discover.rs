@@ -12,13 +12,12 @@ use super::reason::Reason;
 use super::writer::OWN_USER;
 use super::{About, CHECKED_FOR, Cycle, CycleError, in_turns};
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
-use crate::ledger::books::targets::takes_reports;
 use crate::ledger::sent::record::StatementKey;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::{Component, Offering, Plan, Resource};
 
 /// How long a listing of resources serves before an unmatched backend id asks for another.
-const RESOURCES_FOR: SignedDuration = SignedDuration::from_mins(10);
+pub(super) const RESOURCES_FOR: SignedDuration = SignedDuration::from_mins(10);
 /// How long they serve while something is to be sent: a report after a plan switch that was not noticed would bill the
 /// whole month once more under the new plan. So there is a listing, which is cheap, before the reports of each cycle.
 const RESOURCES_IN_USE_FOR: SignedDuration = SignedDuration::from_secs(60);
@@ -118,11 +117,11 @@ impl Cycle {
                 return Ok(false);
             }
         }
-        self.lift_what_passed(now).await
+        Ok(true)
     }
 
     /// Whether a look-up that failed leaves the rest to go on: it does, unless every other call would fail like it.
-    async fn goes_on(&self, failure: Failure) -> Result<bool, CycleError> {
+    pub(super) async fn goes_on(&self, failure: Failure) -> Result<bool, CycleError> {
         if failure.concerns_every_call() || failure.retry_after().is_some() {
             return self.give_up(failure).await;
         }
@@ -188,7 +187,7 @@ impl Cycle {
         Ok(me.may_report(offering, customer))
     }
 
-    async fn look_at_resource(
+    pub(super) async fn look_at_resource(
         &self,
         resource: Uuid,
         now: Timestamp,
@@ -243,60 +242,6 @@ impl Cycle {
             }
         }
         Ok(Ok(()))
-    }
-
-    /// Looks again at resources that are held for their state or for want of a plan; what has become reportable is tried
-    /// again.
-    async fn lift_what_passed(&self, now: Timestamp) -> Result<bool, CycleError> {
-        for reason in [Reason::ResourceState, Reason::NoPlan] {
-            let blocks = self.ledger(|ledger| ledger.blocks()).await?;
-            let held: BTreeMap<Uuid, Timestamp> = blocks
-                .into_iter()
-                .filter(|at| at.block.reason == reason.name())
-                .map(|at| (at.resource, at.block.since))
-                .collect();
-            for (resource, since) in held {
-                let known = self.ledger(move |ledger| ledger.resource_seen(resource)).await?;
-                if known.is_none_or(|at| age(now, at) >= RESOURCES_FOR)
-                    && let Err(failure) = self.look_at_resource(resource, now).await?
-                {
-                    if !self.goes_on(failure).await? {
-                        return Ok(false);
-                    }
-                    continue;
-                }
-                // What was seen before it was refused says nothing of what is now.
-                let seen = self.ledger(move |ledger| ledger.resource_seen(resource)).await?;
-                if reason == Reason::ResourceState && seen.is_none_or(|at| at <= since) {
-                    continue;
-                }
-                let known = self.ledger(move |ledger| ledger.resource(resource)).await?;
-                let dated = self.submitter.server_time().await?.dated == Some(true);
-                let passed = known.is_some_and(|known| match reason {
-                    Reason::NoPlan => known.plan.is_some(),
-                    _ => takes_reports(&known.state),
-                });
-                if passed
-                    && (reason != Reason::NoPlan || dated || self.has_open_plan_period(resource).await?)
-                {
-                    self.ledger(move |ledger| {
-                        if reason == Reason::NoPlan {
-                            ledger.forget_plan_look(resource)?;
-                        }
-                        ledger.clear_blocks(Some(resource), &[reason.name()])
-                    })
-                    .await?;
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    async fn has_open_plan_period(&self, resource: Uuid) -> Result<bool, CycleError> {
-        Ok(match self.submitter.client.plan_periods(resource).await {
-            Ok(periods) => periods.iter().any(|period| period.end.is_none()),
-            Err(_) => false,
-        })
     }
 
     /// Whether what is reported of a resource would be billed: it has a plan, and (where the server makes none) a plan period
@@ -474,7 +419,7 @@ impl Cycle {
     }
 }
 
-fn age(now: Timestamp, at: Timestamp) -> SignedDuration {
+pub(super) fn age(now: Timestamp, at: Timestamp) -> SignedDuration {
     // A clock that was set back makes nothing fresh.
     now.duration_since(at).abs()
 }

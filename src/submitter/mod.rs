@@ -34,6 +34,7 @@ pub mod discover;
 pub mod guard;
 mod late;
 pub mod left;
+mod lift;
 pub mod next_try;
 mod part;
 pub mod pause;
@@ -45,6 +46,7 @@ mod send;
 mod settle;
 mod shadow;
 mod shares;
+pub mod told;
 mod totals;
 mod users;
 pub mod writer;
@@ -80,6 +82,8 @@ pub struct CycleOptions {
 pub struct CycleReport {
     /// How many numbers were accepted; which, the ledger tells.
     pub sent: usize,
+    /// The totals among them that changed a bill.
+    pub changes: told::Changes,
     /// Requests of this cycle, of all kinds.
     pub requests: u64,
     /// Why the server is left alone for now, if it is.
@@ -222,14 +226,7 @@ impl Submitter {
             let now = self.clock.now();
             self.ledger.with(move |ledger| ledger.put_server_fact(pause::ANSWERED, "", now)).await?;
         }
-        for (event, name) in self.ledger.with(|ledger| ledger.untold()).await? {
-            let (resource, component, period) = event.about();
-            let words = event.sentence(name.as_deref());
-            match event.is_warning() {
-                true => tracing::warn!(resource, component, period, "{words}"),
-                false => tracing::info!(resource, component, period, "{words}"),
-            }
-        }
+        self.ledger.with(told::tell_events).await?;
         self.ledger.with(|ledger| ledger.release_memory()).await?;
         Ok(report)
     }
@@ -335,7 +332,7 @@ impl Cycle {
         if goes_live {
             self.go_live().await?;
         }
-        if !self.discover().await? {
+        if !self.discover().await? || !self.lift_what_passed(now).await? {
             return Ok(());
         }
         if !self.has_work(options).await? {

@@ -190,7 +190,7 @@ impl Reason {
             }
             Reason::Terminated => {
                 "only Waldur's staff can bill (or credit) it now, by hand; then `parked drop` it. The amounts stay in the \
-                 ledger; if the resource lives again in Waldur, `parked retry`"
+                 ledger; if the resource lives again in Waldur, they are tried again by themselves"
             }
             Reason::LateRefused | Reason::PlanEnded => {
                 "only Waldur's staff can bill (or credit) it now, by hand; then `parked drop` it. The amounts stay in the ledger"
@@ -231,9 +231,7 @@ impl Reason {
             }
             Reason::ClosingRest => "nothing need be done".to_owned(),
             Reason::Terminated => {
-                format!(
-                    "bill it by hand, then `parked drop {name}`; if it lives again, `parked retry {name}`"
-                )
+                format!("bill it by hand, then `parked drop {name}`; it goes on by itself if it lives again")
             }
             Reason::LateRefused | Reason::PlanEnded => {
                 format!("bill it by hand, then `parked drop {name}`")

@@ -39,7 +39,10 @@ impl Cycle {
             statement.components.iter().filter(|(component, _)| !is_odd(component) && !is_odd(""))
         {
             let row = rows.get(component);
-            proven |= self.end_open(entry, row).await?;
+            if self.end_open(entry, row).await? {
+                proven = true;
+                row.iter().for_each(|row| self.note_change(statement, component, row.held.amount));
+            }
             match reconcile(entry, row.map(|row| &row.held)) {
                 Finding::Same => self.pass(key, component, entry).await?,
                 Finding::Known(amount) => {

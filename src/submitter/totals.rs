@@ -304,6 +304,7 @@ impl Cycle {
         match outcome {
             Ok(()) => {
                 self.answered();
+                self.note_posted(&call.statement, &report.usages);
                 {
                     let mut state = self.state();
                     state.report.sent += report.usages.len();

@@ -93,9 +93,9 @@ impl LedgerError {
         let path = path.display();
         Self::unusable(format!(
             "the ledger {path} is damaged ({what}). It was left as it is. To go on: stop the agent, keep a copy of \
-             {path} and its -wal file, and try `sqlite3 {path} .recover | sqlite3 recovered.db`; or move the file \
-             away: the agent then starts a new ledger, reads its sources' history again, and holds what differs from \
-             Waldur until you decide."
+             {path} and its -wal file, and put a backup in its place (docs/operations.md, Restore); without one try \
+             `sqlite3 {path} .recover | sqlite3 recovered.db`, or move the file away: the agent then starts a new ledger, \
+             reads its sources' history again, and holds what differs from Waldur until you decide."
         ))
         .because(Cause::Damaged)
     }

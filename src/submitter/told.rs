@@ -1,0 +1,103 @@
+//! What the log tells of a cycle: each bill that changed, up to so many, and what happened to the books, once. It decides
+//! nothing and keeps nothing.
+
+use rust_decimal::Decimal;
+use tracing::field::display;
+
+use super::Cycle;
+use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::statement::Statement;
+use crate::ledger::{Ledger, LedgerError, SharedLedger};
+use crate::waldur::report::ComponentAmount;
+
+/// So many bills are told of one by one in a cycle; what `export` and `status` show need not be in the log as well.
+const TOLD: usize = 20;
+
+/// Totals that Waldur took in a cycle and held otherwise before: the first of them, and how many there were.
+#[derive(Debug, Default)]
+pub struct Changes {
+    fell: Vec<Change>,
+    others: Vec<Change>,
+    fallen: usize,
+    all: usize,
+}
+
+#[derive(Debug)]
+struct Change {
+    key: StatementKey,
+    component: String,
+    was: Option<Decimal>,
+    is: Decimal,
+}
+
+impl Changes {
+    fn note(&mut self, change: Change) {
+        let was = change.was.unwrap_or_default();
+        if was == change.is {
+            return;
+        }
+        self.all += 1;
+        let fell = change.is < was;
+        self.fallen += usize::from(fell);
+        let kept = if fell { &mut self.fell } else { &mut self.others };
+        if kept.len() < TOLD {
+            kept.push(change);
+        }
+    }
+}
+
+impl Cycle {
+    /// Notes what a call that was accepted changes.
+    pub(super) fn note_posted(&self, statement: &Statement, usages: &[ComponentAmount]) {
+        for usage in usages {
+            self.note_change(statement, &usage.component, usage.amount);
+        }
+    }
+
+    /// Notes a total that is known to have arrived.
+    pub(super) fn note_change(&self, statement: &Statement, component: &str, is: Decimal) {
+        let known = statement.components.get(component).and_then(|entry| entry.acknowledged.as_ref());
+        let (key, was) = (statement.key, known.map(|known| known.amount));
+        self.state().report.changes.note(Change { key, component: component.to_owned(), was, is });
+    }
+}
+
+/// Tells of the bills that changed, those first that fell.
+pub async fn tell_changes(ledger: &SharedLedger, changes: Changes) -> Result<(), LedgerError> {
+    let Changes { fell, others, fallen, all } = changes;
+    let told = fell.len() + others.len().min(TOLD - fell.len());
+    for Change { key, component, was, is } in fell.into_iter().chain(others).take(told) {
+        let known = ledger.with(move |ledger| ledger.resource(key.resource)).await?;
+        let name = known.map(|known| known.name).filter(|name| !name.is_empty());
+        let name = name.map_or_else(|| key.resource.to_string(), |name| format!("{name} ({})", key.resource));
+        let (resource, period) = (display(key.resource), display(key.period));
+        let place = format!("{name}, {component}, {}", key.period);
+        match was {
+            None => tracing::info!(resource, component, period, "{place}: {is:.2} posted, the first"),
+            Some(was) if is < was => {
+                tracing::warn!(resource, component, period, "{place}: {was:.2} -> {is:.2} posted: it fell");
+            }
+            Some(was) => tracing::info!(resource, component, period, "{place}: {was:.2} -> {is:.2} posted"),
+        }
+    }
+    let more = all - told;
+    match fallen.saturating_sub(TOLD) {
+        _ if more == 0 => {}
+        0 => tracing::info!("{more} more amounts changed, none of which fell (`export` shows each)."),
+        fell => tracing::warn!("{more} more amounts changed, of which {fell} fell (`export` shows each)."),
+    }
+    Ok(())
+}
+
+/// Tells what happened to the books since it was told last.
+pub fn tell_events(ledger: &mut Ledger) -> Result<(), LedgerError> {
+    for (event, name) in ledger.untold()? {
+        let (resource, component, period) = event.about();
+        let words = event.sentence(name.as_deref());
+        match event.is_warning() {
+            true => tracing::warn!(resource, component, period, "{words}"),
+            false => tracing::info!(resource, component, period, "{words}"),
+        }
+    }
+    Ok(())
+}
