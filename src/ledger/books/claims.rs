@@ -4,17 +4,18 @@
 //! Whether one is follows from the rules in force, from those before them in the month, from what was counted and from what
 //! was accepted; so it passes by itself when the rules are set right, and when a person has decided. It only reads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 
 use super::freed::is_freed;
+use super::lines::Place;
 use super::place::placed;
 use super::sourced_meters::{SourcedMeters, meters_of};
 use super::targets::mappings;
 use crate::ledger::db::columns::{decimal, micros};
 use crate::ledger::db::rules::{InForce, Version};
-use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, ToSql, params};
 use crate::metering::period::BillingPeriod;
 use rust_decimal::Decimal;
 
@@ -44,30 +45,98 @@ pub(super) enum Verdict {
     Held(Claim),
 }
 
-/// Whether this component of this month may be sent; `posted`: what would be, `makers`: what makes it in this month.
+/// What there is to be said against each of some components, looked up for all of them together.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    /// The names of the resources that share its resource's backend id, if they do.
+    several: HashMap<usize, String>,
+    /// For which reasons it is held no more, and since when.
+    freed: HashMap<usize, Vec<(String, i64)>>,
+    /// Whether any two collectors read the same.
+    some_are_same: bool,
+}
+
+impl Doubts {
+    /// Of these, each with the rules of its month.
+    pub(super) fn of_all<'p>(
+        connection: &Connection,
+        places: impl Iterator<Item = (Place<'p>, &'p Version)>,
+    ) -> sql::Result<Doubts> {
+        let places: Vec<(i64, Place<'_>, &Version)> =
+            (0..).zip(places).map(|(number, (place, version))| (number, place, version)).collect();
+        let mut doubts = Doubts {
+            some_are_same: connection.prepare_cached("SELECT 1 FROM same_ids LIMIT 1")?.exists([])?,
+            ..Doubts::default()
+        };
+        let rows: Vec<[&dyn ToSql; 3]> = places
+            .iter()
+            .map(|(number, place, version)| [number as &dyn ToSql, &place.resource, &version.id])
+            .collect();
+        connection.query_rows(
+            "SELECT v.column1, target.several
+             FROM (VALUES {rows}) v CROSS JOIN target_resource CROSS JOIN target
+             WHERE target_resource.resource = v.column2 AND target.id = target_resource.target
+               AND target.several IS NOT NULL
+               AND EXISTS (SELECT 1 FROM placed WHERE placed.target = target.id AND placed.rules = v.column3)",
+            &rows,
+            |row| {
+                let number = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(usize::MAX);
+                doubts.several.insert(number, row.get(1)?);
+                Ok(())
+            },
+        )?;
+        let rows: Vec<[&dyn ToSql; 4]> = places
+            .iter()
+            .map(|(number, Place { resource, period, component }, _)| {
+                [number as &dyn ToSql, resource, period, component]
+            })
+            .collect();
+        connection.query_rows(
+            "SELECT v.column1, freed.reason, freed.at FROM (VALUES {rows}) v CROSS JOIN freed
+             WHERE freed.resource = v.column2 AND freed.period = v.column3 AND freed.component = v.column4",
+            &rows,
+            |row| {
+                let number = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(usize::MAX);
+                doubts.freed.entry(number).or_default().push((row.get(1)?, row.get(2)?));
+                Ok(())
+            },
+        )?;
+        Ok(doubts)
+    }
+
+    /// Whether it is held for this reason no more; `recorded`: when the rules of its month were.
+    fn is_freed(&self, number: usize, recorded: Timestamp, reason: &str) -> bool {
+        let freed = self.freed.get(&number).map(Vec::as_slice).unwrap_or_default();
+        freed.iter().any(|(of, at)| of == reason && *at >= micros(recorded))
+    }
+}
+
+/// Whether this component of this month may be sent; `posted`: what would be, `makers`: what makes it in this month. Of what
+/// is known, it is that number; `held`: what the server accepted of it.
 pub(super) fn claim(
     connection: &Connection,
     in_force: &InForce,
     (resource, period, component): (&str, &str, &str),
     (posted, makers): (Decimal, &SourcedMeters<'_>),
+    (doubts, number, held): (&Doubts, usize, Option<Decimal>),
 ) -> sql::Result<Verdict> {
     let Ok(month) = period.parse::<BillingPeriod>() else { return Ok(Verdict::Free) };
-    if let Some(names) = several(connection, in_force.in_month(month), resource)? {
+    if let Some(names) = doubts.several.get(&number) {
         let words =
             format!("several resources in Waldur that are not terminated have its backend id: {names}");
         return Ok(Verdict::Held(Claim { reason: "several_resources", words }));
     }
-    let held = accepted(connection, resource, period, component)?;
     let now = in_force.in_month(month);
     if held != Some(posted)
-        && !is_freed(connection, now.recorded, (resource, period, component), SAME_IDS)?
+        && doubts.some_are_same
+        && !doubts.is_freed(number, now.recorded, SAME_IDS)
         && let Some(words) = counted_twice(connection, resource, makers)?
     {
         let held = held.unwrap_or_default();
         let words = format!("{words}: by these rules it is {posted:.2}, Waldur holds {held:.2}");
         return Ok(Verdict::Held(Claim { reason: SAME_IDS, words }));
     }
-    if is_freed(connection, now.recorded, (resource, period, component), RULES_CHANGED)? {
+    if doubts.is_freed(number, now.recorded, RULES_CHANGED) {
         return Ok(Verdict::Free);
     }
     let since = in_force.zone.start(month);
@@ -132,18 +201,6 @@ fn name(connection: &Connection, resource: &str) -> sql::Result<String> {
         .query_row([resource], |row| row.get(0))
         .optional()?;
     Ok(name.filter(|name| !name.is_empty()).unwrap_or_else(|| resource.to_owned()))
-}
-
-/// The names of the resources that share this one's backend id, if they do.
-fn several(connection: &Connection, version: &Version, resource: &str) -> sql::Result<Option<String>> {
-    connection
-        .prepare_cached(
-            "SELECT several FROM target JOIN target_resource ON target_resource.target = target.id
-             WHERE target_resource.resource = ?1 AND several IS NOT NULL
-               AND EXISTS (SELECT 1 FROM placed WHERE placed.target = target.id AND placed.rules = ?2)",
-        )?
-        .query_row(params![resource, version.id], |row| row.get(0))
-        .optional()
 }
 
 /// Whether the same readings are counted into this component by two collectors.

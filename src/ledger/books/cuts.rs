@@ -15,22 +15,39 @@ use crate::ledger::db::rules::{InForce, Version};
 use crate::ledger::db::sql::{self, Connection, ToSql};
 use crate::metering::period::{BillingZone, Timeline};
 
-/// Where the months of this resource are cut at switches of its plan. Its first plan period is no switch: the server files
-/// under it what was used of that month before it began, too (documented), and there is no other to file it under.
+/// Where the months of each of these resources are cut at switches of its plan. A resource's first plan period is no switch:
+/// the server files under it what was used of that month before it began, too (documented), and there is no other to file it
+/// under.
+fn plan_cuts_of_all(
+    connection: &Connection,
+    zone: &BillingZone,
+    resources: &[&str],
+) -> sql::Result<HashMap<String, Vec<Timestamp>>> {
+    let mut cuts: HashMap<String, Vec<Timestamp>> = HashMap::new();
+    let rows: Vec<[&dyn ToSql; 1]> = resources.iter().map(|resource| [resource as &dyn ToSql]).collect();
+    connection.query_rows(
+        "SELECT plan_period.resource, plan_period.start, plan_period.noticed
+         FROM (VALUES {rows}) v CROSS JOIN plan_period WHERE plan_period.resource = v.column1
+           AND plan_period.start > (SELECT min(start) FROM plan_period other WHERE other.resource = v.column1)",
+        &rows,
+        |row| {
+            let (start, noticed) = (instant(row.get(1)?), instant(row.get(2)?));
+            if noticed < zone.end(zone.period_of(start)) {
+                cuts.entry(row.get(0)?).or_default().push(start);
+            }
+            Ok(())
+        },
+    )?;
+    Ok(cuts)
+}
+
+/// Where the months of this resource are cut at switches of its plan.
 pub(in crate::ledger) fn plan_cuts(
     connection: &Connection,
     zone: &BillingZone,
     resource: &str,
 ) -> sql::Result<Vec<Timestamp>> {
-    let starts: Vec<(Timestamp, Timestamp)> = connection
-        .prepare_cached(
-            "SELECT start, noticed FROM plan_period WHERE resource = ?1
-             AND start > (SELECT min(start) FROM plan_period WHERE resource = ?1)",
-        )?
-        .query_map([resource], |row| Ok((instant(row.get(0)?), instant(row.get(1)?))))?
-        .collect::<sql::Result<_>>()?;
-    let in_time = |(start, noticed): &(Timestamp, Timestamp)| *noticed < zone.end(zone.period_of(*start));
-    Ok(starts.into_iter().filter(in_time).map(|(start, _)| start).collect())
+    plan_cuts_of_all(connection, zone, &[resource]).map(|mut cuts| cuts.remove(resource).unwrap_or_default())
 }
 
 /// Time as this resource's plans cut it, and nothing else.
@@ -40,6 +57,19 @@ pub(in crate::ledger) fn plans(
     resource: &str,
 ) -> sql::Result<Timeline> {
     Ok(Timeline::new(zone.clone(), plan_cuts(connection, zone, resource)?))
+}
+
+/// The same of each of these resources, as often as they are named in a row.
+pub(super) fn plans_of_all(
+    connection: &Connection,
+    zone: &BillingZone,
+    mut resources: Vec<&str>,
+) -> sql::Result<HashMap<String, Timeline>> {
+    resources.dedup();
+    let mut cuts = plan_cuts_of_all(connection, zone, &resources)?;
+    let mut timeline =
+        |resource: &str| Timeline::new(zone.clone(), cuts.remove(resource).unwrap_or_default());
+    Ok(resources.into_iter().map(|resource| (resource.to_owned(), timeline(resource))).collect())
 }
 
 /// Where everything of this resource is cut.
@@ -127,9 +157,14 @@ impl<'a> Timelines<'a> {
                 Ok(())
             },
         )?;
-        let unknown = self.targets.values().flatten().filter(|target| !self.mappings.contains_key(target));
-        let unknown: BTreeSet<i64> = unknown.copied().collect();
-        let unknown: Vec<i64> = unknown.into_iter().collect();
+        let placed: BTreeSet<i64> = self.targets.values().flatten().copied().collect();
+        self.look_up_mappings(placed)
+    }
+
+    /// Looks up the resources that each of these targets was.
+    pub(super) fn look_up_mappings(&mut self, targets: BTreeSet<i64>) -> sql::Result<()> {
+        let unknown: Vec<i64> =
+            targets.into_iter().filter(|target| !self.mappings.contains_key(target)).collect();
         let mut found = mappings_of_all(self.connection, &unknown)?;
         for target in unknown {
             self.mappings.insert(target, found.remove(&target).unwrap_or_default().into());

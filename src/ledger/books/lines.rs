@@ -1,12 +1,13 @@
-//! The rows of statements: what each says now, and what differs from what was made anew.
-//!
-//! Statements are held while many are made anew, because most of the cost of a small one is in finding it. It never knows
-//! how an amount came about.
+//! The rows of statements: what each says now, what was sent of it, and what differs from what was made anew; of many
+//! components at once. It never knows how an amount came about.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use rust_decimal::Decimal;
 
-use crate::ledger::db::columns::micros;
-use crate::ledger::db::sql::{self, Connection, Statement, params};
+use crate::ledger::db::columns::{decimal, instant, micros};
+use crate::ledger::db::sql::{self, Connection, Row, ToSql, params};
 
 /// A component of a resource in a period.
 #[derive(Debug, Clone, Copy)]
@@ -36,95 +37,144 @@ impl Line {
 }
 
 /// By part and user, in order; '' is the total.
-pub(super) type Lines = std::collections::BTreeMap<(i64, String), Line>;
+pub(super) type Lines = BTreeMap<(i64, String), Line>;
 
-pub(super) struct LineRows<'a> {
-    lines: Statement<'a>,
-    sent: Statement<'a>,
-    put: Statement<'a>,
-    remove: Statement<'a>,
-    note: Statement<'a>,
+/// What is kept of a component's month.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) lines: Lines,
+    /// The lines that the server was told of, or was about to be.
+    pub(super) sent: BTreeSet<(i64, String)>,
+    /// What the server accepted of it, all parts together.
+    pub(super) accepted: Option<Decimal>,
+    /// When each part of the month was last stated.
+    pub(super) stated: BTreeMap<i64, Timestamp>,
 }
 
-impl<'a> LineRows<'a> {
-    pub(super) fn of(connection: &'a Connection) -> sql::Result<Self> {
-        Ok(LineRows {
-            lines: connection.prepare_cached(
-                "SELECT part, username, exact, used, posted, problem, held, held_words FROM line
-                 WHERE resource = ?1 AND period = ?2 AND component = ?3",
-            )?,
-            sent: connection.prepare_cached(
-                "SELECT DISTINCT part, username FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3
-                 AND current = 1 AND outcome <> 'planned'",
-            )?,
-            put: connection.prepare_cached(
-                "INSERT INTO line (resource, period, part, component, username, exact, used, posted, problem, held, held_words)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-                 ON CONFLICT (resource, period, part, component, username) DO UPDATE SET exact = ?6, used = ?7, posted = ?8,
-                    problem = ?9, held = ?10, held_words = ?11",
-            )?,
-            remove: connection.prepare_cached(
-                "DELETE FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND username = ?5",
-            )?,
-            note: connection.prepare_cached(
-                "INSERT INTO statement (resource, period, part, changed, counted)
-                 SELECT ?1, ?2, ?3, ?4, coalesce(
-                    (SELECT min(id) - 1 FROM run WHERE counted = 0), (SELECT max(id) FROM run), 0)
-                 WHERE true
-                 ON CONFLICT (resource, period, part)
-                 DO UPDATE SET changed = excluded.changed, closed = NULL, counted = excluded.counted",
-            )?,
-        })
+/// What is kept of each of these, in their order. Those of one resource's month stand together.
+pub(super) fn kept(connection: &Connection, places: &[Place<'_>]) -> sql::Result<Vec<Kept>> {
+    let mut kept: Vec<Kept> = places.iter().map(|_| Kept::default()).collect();
+    let mut months: Vec<((&str, &str), Vec<usize>)> = Vec::new();
+    for (number, place) in places.iter().enumerate() {
+        let month = (place.resource, place.period);
+        match months.last_mut().filter(|(last, _)| *last == month) {
+            Some((_, of_month)) => of_month.push(number),
+            None => months.push((month, vec![number])),
+        }
     }
-
-    pub(super) fn read(&mut self, place: Place<'_>) -> sql::Result<Lines> {
-        let rows = self.lines.query_map(params![place.resource, place.period, place.component], |row| {
+    let numbers: Vec<i64> = (0..).take(months.len()).collect();
+    let rows: Vec<[&dyn ToSql; 3]> = months
+        .iter()
+        .zip(&numbers)
+        .map(|(((resource, period), _), number)| [resource as &dyn ToSql, period, number])
+        .collect();
+    let of_month = |row: &Row<'_>| -> sql::Result<&[usize]> {
+        let month = usize::try_from(row.get::<_, i64>(0)?).ok().and_then(|number| months.get(number));
+        Ok(month.map(|(_, of_month)| of_month.as_slice()).unwrap_or_default())
+    };
+    // Which of the components that are stated a row is of.
+    let place_of = |row: &Row<'_>| -> sql::Result<Option<usize>> {
+        let component = row.get_ref(1)?.as_str()?;
+        let is_of = |number: &&usize| places.get(**number).is_some_and(|place| place.component == component);
+        Ok(of_month(row)?.iter().find(is_of).copied())
+    };
+    connection.query_rows(
+        "SELECT v.column3, component, part, username, exact, used, posted, problem, held, held_words
+         FROM (VALUES {rows}) v CROSS JOIN line WHERE line.resource = v.column1 AND line.period = v.column2",
+        &rows,
+        |row| {
+            let Some(kept) = place_of(row)?.and_then(|number| kept.get_mut(number)) else { return Ok(()) };
             let line = Line {
-                exact: row.get(2)?,
-                used: row.get(3)?,
-                posted: row.get(4)?,
-                problem: row.get(5)?,
-                held: row.get(6)?,
-                held_words: row.get(7)?,
+                exact: row.get(4)?,
+                used: row.get(5)?,
+                posted: row.get(6)?,
+                problem: row.get(7)?,
+                held: row.get(8)?,
+                held_words: row.get(9)?,
             };
-            Ok(((row.get(0)?, row.get(1)?), line))
-        })?;
-        rows.collect()
-    }
+            kept.lines.insert((row.get(2)?, row.get(3)?), line);
+            Ok(())
+        },
+    )?;
+    connection.query_rows(
+        "SELECT v.column3, component, part, username, amount, outcome FROM (VALUES {rows}) v CROSS JOIN sent
+         WHERE sent.resource = v.column1 AND sent.period = v.column2 AND sent.current = 1
+           AND sent.outcome <> 'planned'",
+        &rows,
+        |row| {
+            let Some(kept) = place_of(row)?.and_then(|number| kept.get_mut(number)) else { return Ok(()) };
+            let user: String = row.get(3)?;
+            if user.is_empty()
+                && ["accepted", "read"].contains(&row.get_ref(5)?.as_str()?)
+                && let Some(amount) = decimal(row.get(4)?)
+            {
+                kept.accepted = Some(kept.accepted.unwrap_or_default() + amount);
+            }
+            kept.sent.insert((row.get(2)?, user));
+            Ok(())
+        },
+    )?;
+    connection.query_rows(
+        "SELECT v.column3, part, changed FROM (VALUES {rows}) v CROSS JOIN statement
+         WHERE statement.resource = v.column1 AND statement.period = v.column2",
+        &rows,
+        |row| {
+            for number in of_month(row)? {
+                if let Some(kept) = kept.get_mut(*number) {
+                    kept.stated.insert(row.get(1)?, instant(row.get(2)?));
+                }
+            }
+            Ok(())
+        },
+    )?;
+    Ok(kept)
+}
 
-    /// The lines that the server was told of, or was about to be.
-    pub(super) fn were_sent(&mut self, place: Place<'_>) -> sql::Result<Vec<(i64, String)>> {
-        let rows = self.sent.query_map(params![place.resource, place.period, place.component], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
-        rows.collect()
-    }
-
-    /// Writes what differs; returns whether anything did.
-    pub(super) fn store(
-        &mut self,
-        place: Place<'_>,
-        before: &Lines,
-        after: &Lines,
-        now: Timestamp,
-    ) -> sql::Result<bool> {
-        let Place { resource, period, component } = place;
-        let mut changed = std::collections::BTreeSet::new();
+/// Writes what differs of components that were stated: what stood there, and what is to. `counted`: the last run that is
+/// counted in it.
+pub(super) fn store(
+    connection: &Connection,
+    stated: &[(Place<'_>, Lines, Lines)],
+    counted: i64,
+    now: Timestamp,
+) -> sql::Result<()> {
+    let mut changed: BTreeSet<(&str, &str, i64)> = BTreeSet::new();
+    let mut rows: Vec<[&dyn ToSql; 11]> = Vec::new();
+    for (Place { resource, period, component }, before, after) in stated {
         for (part, user) in before.keys().filter(|key| !after.contains_key(key)) {
-            self.remove.execute(params![resource, period, part, component, user])?;
-            changed.insert(*part);
+            connection
+                .prepare_cached(
+                    "DELETE FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND username = ?5",
+                )?
+                .execute(params![resource, period, part, component, user])?;
+            changed.insert((resource, period, *part));
         }
         for (key, line) in after.iter().filter(|(key, line)| before.get(key) != Some(line)) {
             let (part, user) = key;
             let Line { exact, used, posted, problem, held, held_words } = line;
-            self.put.execute(params![
-                resource, period, part, component, user, exact, used, posted, problem, held, held_words
-            ])?;
-            changed.insert(*part);
+            rows.push([
+                resource, period, part, component, user, exact, used, posted, problem, held, held_words,
+            ]);
+            changed.insert((resource, period, *part));
         }
-        for part in &changed {
-            self.note.execute(params![resource, period, part, micros(now)])?;
-        }
-        Ok(!changed.is_empty())
     }
+    connection.execute_rows(
+        "INSERT INTO line (resource, period, part, component, username, exact, used, posted, problem, held, held_words)
+         VALUES {rows}
+         ON CONFLICT (resource, period, part, component, username) DO UPDATE SET exact = excluded.exact,
+            used = excluded.used, posted = excluded.posted, problem = excluded.problem, held = excluded.held,
+            held_words = excluded.held_words",
+        &rows,
+    )?;
+    let at = micros(now);
+    let notes: Vec<[&dyn ToSql; 5]> = changed
+        .iter()
+        .map(|(resource, period, part)| [resource as &dyn ToSql, period, part, &at, &counted])
+        .collect();
+    connection.execute_rows(
+        "INSERT INTO statement (resource, period, part, changed, counted) VALUES {rows}
+         ON CONFLICT (resource, period, part)
+         DO UPDATE SET changed = excluded.changed, closed = NULL, counted = excluded.counted",
+        &notes,
+    )
 }

@@ -17,6 +17,7 @@ mod identity;
 pub mod ingest;
 mod known;
 pub(in crate::ledger) mod lines;
+mod made;
 mod place;
 pub(in crate::ledger) mod quantities;
 pub mod recount;

@@ -4,29 +4,25 @@
 //! looks at what was sent only to know which lines Waldur has heard of, and which amounts changed rules have left behind.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
-use super::adjustment::{Moved, moved, openings};
-use super::claims::{Verdict, claim};
-use super::cuts::{Timelines, plans};
+use super::adjustment::{Moved, moved_of_all, openings_of_all};
+use super::claims::{Doubts, Verdict, claim};
+use super::cuts::plans_of_all;
 use super::freed::free;
-use super::lines::{Line, LineRows, Lines, Place};
-use super::quantities::quantity;
-use super::sourced_meters::{SourcedMeter, SourcedMeters, meters_of};
-use super::targets;
-use crate::ledger::db::columns::{decimal, from_cents, instant, micros, to_cents, two_decimals};
+use super::lines::{Kept, Line, Lines, Place, kept, store};
+use super::made::{Made, Wanted, made};
+use super::sourced_meters::{SourcedMeters, meters_of};
+use crate::ledger::db::columns::{decimal, from_cents, micros, to_cents, two_decimals};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::{InForce, Version, of_component};
-use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
+use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
-use crate::metering::adjustment::{Onward, Shares, can_be_carried, onward};
-use crate::metering::exact::{Exact, Rounding};
-use crate::metering::measure::{Measure, Quantity};
-use crate::metering::period::{BillingPeriod, Timeline};
-use crate::metering::statement::Amounts;
+use crate::metering::exact::Exact;
+use crate::metering::period::BillingPeriod;
 
 impl Ledger {
     /// States anew whatever changed since it was last stated; returns how many components that were.
@@ -40,33 +36,123 @@ impl Ledger {
     }
 }
 
-/// States anew whatever is noted to be.
+/// States anew whatever is noted to be; returns how many components that were.
 pub(in crate::ledger) fn state_all(
     connection: &Connection,
     in_force: &InForce,
     now: Timestamp,
 ) -> sql::Result<usize> {
-    let noted: Vec<(String, String, String)> = connection
-        .prepare_cached("SELECT resource, period, component FROM unstated")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<sql::Result<_>>()?;
-    let mut makers: HashMap<(i64, &str), SourcedMeters<'_>> = HashMap::new();
-    let mut rows = LineRows::of(connection)?;
-    let mut timelines = Timelines::new(connection, in_force);
-    for (resource, period, component) in &noted {
-        let Ok(month) = period.parse::<BillingPeriod>() else { continue };
-        let version = in_force.in_month(month);
-        let makers = match makers.entry((version.id, component)) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(meters_of(connection, version, component)?),
-        };
-        let place = Place { resource, period, component };
-        let stating = Stating { connection, in_force, version, makers, place, month };
-        stating.state(&mut rows, &mut timelines, now)?;
+    let counted = connection
+        .prepare_cached(
+            "SELECT coalesce((SELECT min(id) - 1 FROM run WHERE counted = 0), (SELECT max(id) FROM run), 0)",
+        )?
+        .query_row([], |row| row.get(0))?;
+    let mut makers: HashMap<(i64, String), SourcedMeters<'_>> = HashMap::new();
+    let (mut stated, mut together) = (0, 1);
+    let mut last = Noted::default();
+    loop {
+        let noted = noted_after(connection, &last, together)?;
+        let Some(end) = noted.last() else { break };
+        last = end.clone();
+        for Noted { period, component, .. } in &noted {
+            let Ok(month) = period.parse() else { continue };
+            let version = in_force.in_month(month);
+            if let Entry::Vacant(new) = makers.entry((version.id, component.clone())) {
+                new.insert(meters_of(connection, version, component)?);
+            }
+        }
+        let places: Vec<Stating<'_>> = noted
+            .iter()
+            .filter_map(|Noted { resource, period, component }| {
+                let month = period.parse().ok()?;
+                let version = in_force.in_month(month);
+                let makers = makers.get(&(version.id, component.clone()))?;
+                let place = Place { resource, period, component };
+                Some(Stating { connection, in_force, version, makers, place, month })
+            })
+            .collect();
+        let lines = state_some(&places, counted, now)?;
+        stated += noted.len();
+        // So many that their lines are not too many for memory, judged by these.
+        together = (LINES_TOGETHER * noted.len() / lines.max(1)).clamp(1, STATED_TOGETHER);
     }
-    drop(rows);
     connection.prepare_cached("DELETE FROM unstated")?.execute([])?;
-    Ok(noted.len())
+    Ok(stated)
+}
+
+/// A component that is noted to be stated anew.
+#[derive(Debug, Clone, Default)]
+struct Noted {
+    resource: String,
+    period: String,
+    component: String,
+}
+
+/// The next of them, in order.
+fn noted_after(connection: &Connection, last: &Noted, most: usize) -> sql::Result<Vec<Noted>> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    connection
+        .prepare_cached(
+            "SELECT resource, period, component FROM unstated WHERE (resource, period, component) > (?1, ?2, ?3)
+             ORDER BY resource, period, component LIMIT ?4",
+        )?
+        .query_map(params![last.resource, last.period, last.component, most], |row| {
+            Ok(Noted { resource: row.get(0)?, period: row.get(1)?, component: row.get(2)? })
+        })?
+        .collect()
+}
+
+/// Components that are stated together,
+const STATED_TOGETHER: usize = 256;
+/// and about how many lines they may have.
+const LINES_TOGETHER: usize = 4096;
+
+/// States these anew; returns how many lines they have.
+fn state_some(places: &[Stating<'_>], counted: i64, now: Timestamp) -> sql::Result<usize> {
+    let Some(Stating { connection, in_force, .. }) = places.first() else { return Ok(0) };
+    let all: Vec<Place<'_>> = places.iter().map(|stating| stating.place).collect();
+    let kept = kept(connection, &all)?;
+    let began_after = |stating: &Stating<'_>| stating.makers.began_after(in_force.zone.end(stating.month));
+    let places: Vec<(&Stating<'_>, Kept)> = places
+        .iter()
+        .zip(kept)
+        .filter(|(stating, kept)| !kept.lines.is_empty() || !began_after(stating))
+        .collect();
+    let resources = places.iter().map(|(stating, _)| stating.place.resource).collect();
+    let timelines = plans_of_all(connection, &in_force.zone, resources)?;
+    let wanted: Vec<Wanted<'_>> = places
+        .iter()
+        .filter_map(|(Stating { version, makers, place, month, .. }, _)| {
+            let timeline = timelines.get(place.resource)?;
+            Some(Wanted { place: *place, month: *month, version, makers, timeline })
+        })
+        .collect();
+    let with_timelines: Vec<_> =
+        wanted.iter().map(|wanted| (wanted.place, wanted.month, wanted.timeline)).collect();
+    let openings = openings_of_all(connection, &with_timelines)?;
+    let moved = moved_of_all(connection, &with_timelines)?;
+    let made = made(connection, in_force, &wanted, &openings)?;
+    let doubts = Doubts::of_all(connection, wanted.iter().map(|wanted| (wanted.place, wanted.version)))?;
+    let mut stated = Vec::with_capacity(places.len());
+    let mut count = 0;
+    for (number, (((stating, kept), made), moved)) in places.into_iter().zip(made).zip(moved).enumerate() {
+        let mut after = Lines::new();
+        for (part, made) in made {
+            after.extend(lines(made).into_iter().map(|(user, line)| ((part, user), line)));
+        }
+        // What stood there and has no readings any more is a line of zero; what was never sent is nobody's loss.
+        for key in &kept.sent {
+            after.entry((key.0, String::new())).or_insert_with(Line::zero);
+            after.entry(key.clone()).or_insert_with(Line::zero);
+        }
+        apply(&moved, &mut after);
+        stating.hold(&mut after, (&doubts, number, kept.accepted), now)?;
+        stating.tell_changes(&kept, &after, now)?;
+        count += after.len();
+        stated.push((stating.place, kept.lines, after));
+    }
+    store(connection, &stated, counted, now)?;
+    Ok(count)
 }
 
 /// A component of a resource's month that is stated anew.
@@ -80,40 +166,18 @@ struct Stating<'a> {
 }
 
 impl Stating<'_> {
-    fn state(
+    /// Marks what changed rules have left in doubt.
+    fn hold(
         &self,
-        rows: &mut LineRows<'_>,
-        timelines: &mut Timelines<'_>,
+        lines: &mut Lines,
+        (doubts, number, accepted): (&Doubts, usize, Option<Decimal>),
         now: Timestamp,
     ) -> sql::Result<()> {
-        let before = rows.read(self.place)?;
-        if before.is_empty() && self.makers.began_after(self.in_force.zone.end(self.month)) {
-            return Ok(());
-        }
-        let timeline = plans(self.connection, &self.in_force.zone, self.place.resource)?;
-        let mut after = Lines::new();
-        for (part, made) in self.amounts(&timeline, timelines)? {
-            after.extend(lines(made).into_iter().map(|(user, line)| ((part, user), line)));
-        }
-        // What stood there and has no readings any more is a line of zero; what was never sent is nobody's loss.
-        for key in rows.were_sent(self.place)? {
-            after.entry((key.0, String::new())).or_insert_with(Line::zero);
-            after.entry(key).or_insert_with(Line::zero);
-        }
-        let moved = moved(self.connection, &timeline, self.place, self.month)?;
-        apply(&moved, &mut after);
-        self.hold(&mut after, now)?;
-        self.tell_changes(&before, &after, now)?;
-        rows.store(self.place, &before, &after, now)?;
-        Ok(())
-    }
-
-    /// Marks what changed rules have left in doubt.
-    fn hold(&self, lines: &mut Lines, now: Timestamp) -> sql::Result<()> {
         let totals = || lines.iter().filter(|((_, user), _)| user.is_empty());
         let posted: Decimal = totals().filter_map(|(_, line)| decimal(line.posted.clone())).sum();
         let place = (self.place.resource, self.place.period, self.place.component);
-        let claim = match claim(self.connection, self.in_force, place, (posted, self.makers))? {
+        let known = (doubts, number, accepted);
+        let claim = match claim(self.connection, self.in_force, place, (posted, self.makers), known)? {
             Verdict::Free => return Ok(()),
             Verdict::Agreed(reason) => return free(self.connection, place, reason, now),
             Verdict::Held(claim) => claim,
@@ -128,7 +192,8 @@ impl Stating<'_> {
     }
 
     /// Tells of totals that fall or jump, in months that run.
-    fn tell_changes(&self, before: &Lines, after: &Lines, now: Timestamp) -> sql::Result<()> {
+    fn tell_changes(&self, kept: &Kept, after: &Lines, now: Timestamp) -> sql::Result<()> {
+        let before = &kept.lines;
         let about = About {
             resource: self.place.resource,
             period: self.place.period,
@@ -142,10 +207,13 @@ impl Stating<'_> {
             if new.is_some_and(|new| new.posted.is_none()) || old.posted.is_none() {
                 continue;
             }
-            let by_rules = self.rules_changed_since(key)?;
+            let stated = kept.stated.get(&key.0).copied();
+            let by_rules = stated.map_or(Ok(false), |stated| self.rules_changed_since(stated))?;
             let times = |n: Decimal| !was.is_zero() && was.checked_mul(n).is_some_and(|limit| is >= limit);
             let jumps = times(Decimal::TEN) && was > Decimal::ONE;
-            let doubled = !jumps && times(Decimal::TWO) && self.looked_known_since(key)?;
+            let doubled = !jumps
+                && times(Decimal::TWO)
+                && stated.map_or(Ok(false), |stated| self.looked_known_since(stated))?;
             if by_rules && is != was {
                 let words = format!("{was:.2} becomes {is:.2}, because the rules were changed");
                 tell(self.connection, about, EventKind::Rules, &words, now)?;
@@ -181,179 +249,19 @@ impl Stating<'_> {
         Ok(())
     }
 
-    /// Whether rules that make the component otherwise were recorded after the part was last stated. Others make no
+    /// Whether rules that make the component otherwise were recorded after a part was last stated. Others make no
     /// difference to it.
-    fn rules_changed_since(&self, (part, _): &(i64, String)) -> sql::Result<bool> {
-        let stated: Option<i64> = self
-            .connection
-            .prepare_cached(
-                "SELECT changed FROM statement WHERE resource = ?1 AND period = ?2 AND part = ?3",
-            )?
-            .query_row(params![self.place.resource, self.place.period, part], |row| row.get(0))
-            .optional()?;
-        let before = stated.and_then(|stated| self.in_force.before_since(self.month, instant(stated)));
-        let Some(before) = before else { return Ok(false) };
+    fn rules_changed_since(&self, stated: Timestamp) -> sql::Result<bool> {
+        let Some(before) = self.in_force.before_since(self.month, stated) else { return Ok(false) };
         let of = |version| of_component(version, self.place.component);
         Ok(of(before)? != of(self.version)?)
     }
 
-    /// Whether readings that look like earlier ones came after the part was last stated.
-    fn looked_known_since(&self, (part, _): &(i64, String)) -> sql::Result<bool> {
+    /// Whether readings that look like earlier ones came after a part was last stated.
+    fn looked_known_since(&self, stated: Timestamp) -> sql::Result<bool> {
         self.connection
-            .prepare_cached(
-                "SELECT 1 FROM statement JOIN event ON event.kind = ?4 AND event.at >= statement.changed
-                 WHERE statement.resource = ?1 AND statement.period = ?2 AND part = ?3",
-            )?
-            .exists(params![self.place.resource, self.place.period, part, EventKind::Readings.name()])
-    }
-
-    /// The exact amounts of the component, by part of the month.
-    fn amounts(
-        &self,
-        timeline: &Timeline,
-        timelines: &mut Timelines<'_>,
-    ) -> sql::Result<BTreeMap<i64, Made>> {
-        let (connection, place) = (self.connection, self.place);
-        let mut parts: BTreeMap<i64, Made> = BTreeMap::new();
-        let openings = openings(connection, timeline, place, self.month)?;
-        let opened = |part: i64| openings.get(&part).map(|(at, _)| *at);
-        let mut query = connection.prepare_cached(
-            "SELECT series.id, placed.username, placed.target, quantity.segment, CASE WHEN ?6 = 1 THEN series.labels END,
-                    quantity.sum, quantity.max, quantity.last, quantity.covered, quantity.missed, quantity.gaps,
-                    quantity.resets, quantity.held, quantity.holds, quantity.dips
-             FROM placed CROSS JOIN series CROSS JOIN quantity
-             WHERE series.id = placed.series
-               AND quantity.series = series.id AND quantity.measure = ?4 AND quantity.period = ?5
-               AND placed.rules = ?1 AND placed.source = ?2
-               AND placed.target IN (SELECT target FROM target_resource WHERE resource = ?3)
-               -- What a host read later reaches back to is a part of what was used there: the whole is another's to report.
-               AND (?7 = 0 OR NOT EXISTS (SELECT 1 FROM collector
-                    WHERE collector.name = ?8 AND collector.agent = series.agent AND collector.since >= ?9))
-             ORDER BY placed.target, placed.username, series.id, quantity.segment, quantity.month",
-        )?;
-        let zone = timeline.zone();
-        let end = zone.end(self.month);
-        let some_began_after = self.makers.some_began_after(end);
-        let month = i128::from(micros(zone.end(self.month))) - i128::from(micros(zone.start(self.month)));
-        for maker in &self.makers.meters {
-            // Quantities of one series in one part are put together first: a mean is of all its time.
-            let mut by_series: BTreeMap<(i64, i64), Weighed> = BTreeMap::new();
-            let (measure, weighs) = (maker.measure.name(), !maker.meter.weighing.is_even());
-            let mut rows = query.query(params![
-                self.version.id,
-                maker.source,
-                place.resource,
-                measure,
-                place.period,
-                weighs,
-                some_began_after,
-                maker.rules.collector,
-                micros(end)
-            ])?;
-            while let Some(row) = rows.next()? {
-                let (target, segment): (i64, i64) = (row.get(2)?, row.get(3)?);
-                let mappings = timelines.mappings(target)?;
-                if targets::at(&mappings, instant(segment)) != Some(place.resource) {
-                    continue;
-                }
-                let mut weight = None;
-                if weighs {
-                    let labels = serde_json::from_str(row.get_ref(4)?.as_str()?).unwrap_or_default();
-                    weight = maker.meter.weighing.weigh(&labels);
-                    if weight.is_none() {
-                        continue;
-                    }
-                }
-                let part = micros(timeline.segment_at(instant(segment)).start);
-                if let Some(at) = opened(part) {
-                    if segment >= at {
-                        parts.entry(part).or_insert_with(|| Made::new(maker.meter.rounding)).since = true;
-                    } else if maker.measure != Measure::Level {
-                        continue; // It is in the opening balance.
-                    }
-                }
-                let entry = by_series.entry((part, row.get(0)?)).or_default();
-                entry.quantity.absorb(quantity(&row, 5)?);
-                (entry.target, entry.user, entry.weight) = (target, row.get(1)?, weight);
-            }
-            for ((part, _), Weighed { target, quantity, user, weight }) in by_series {
-                let Some(value) = quantity.value(maker.measure) else { continue };
-                let mut amount = value * maker.meter.factor.clone();
-                if let Some(weight) = weight {
-                    amount = amount * weight;
-                }
-                // A level or a mean is of the whole month: under each plan, and while the target was this resource, it counts
-                // for that share of it.
-                if !can_be_carried([maker.measure]) {
-                    let segment = timeline.segment_at(instant(part));
-                    let mappings = timelines.mappings(target)?;
-                    let time = targets::time_as(&mappings, place.resource, (segment.start, segment.end));
-                    if time < month {
-                        amount = amount * Exact::ratio(time, month).unwrap_or_else(Exact::one);
-                    }
-                }
-                let amounts =
-                    &mut parts.entry(part).or_insert_with(|| Made::new(maker.meter.rounding)).amounts;
-                amounts.total += amount.clone();
-                amounts.additive &= maker.measure.adds_up();
-                if let Some(user) = user {
-                    *amounts.users.entry(user).or_insert_with(Exact::zero) += amount;
-                }
-            }
-        }
-        if !openings.is_empty() {
-            let makers = self.makers.of(connection, place.resource)?;
-            let rounding = makers.first().map_or_else(Rounding::default, |maker| maker.meter.rounding);
-            for (part, (_, opening)) in &openings {
-                parts.entry(*part).or_insert_with(|| Made::new(rounding)).open(&makers, opening);
-            }
-        }
-        Ok(parts)
-    }
-}
-
-/// What a series has in one part of a month, and what it counts there.
-#[derive(Default)]
-struct Weighed {
-    target: i64,
-    quantity: Quantity,
-    user: Option<String>,
-    /// `None`: it counts as it is.
-    weight: Option<Exact>,
-}
-
-/// The exact amounts of a component in one part of the month.
-struct Made {
-    amounts: Amounts,
-    /// Whether something was measured after the opening balance.
-    since: bool,
-    /// Why they can't be put together with what was adopted.
-    problem: Option<String>,
-}
-
-impl Made {
-    fn new(rounding: Rounding) -> Made {
-        let (total, users) = (Exact::zero(), BTreeMap::new());
-        let amounts = Amounts { total, users, additive: true, rounding };
-        Made { amounts, since: false, problem: None }
-    }
-
-    /// Puts an opening balance before what was measured since.
-    fn open(&mut self, makers: &[SourcedMeter<'_>], opening: &Shares) {
-        self.amounts.additive &= makers.iter().all(|maker| maker.measure.adds_up());
-        // Before the first reading nothing says how it goes on, and nothing needs to.
-        let how = if makers.is_empty() {
-            Ok(Onward::Adds)
-        } else {
-            onward(makers.iter().map(|maker| maker.measure))
-        };
-        match how {
-            Ok(how) => self.amounts.open(how, opening, self.since),
-            Err(why) => {
-                let amount = &opening.total;
-                self.problem = Some(format!("it goes on from an opening balance of {amount}, but {why}"));
-            }
-        }
+            .prepare_cached("SELECT 1 FROM event WHERE kind = ?1 AND at >= ?2")?
+            .exists(params![EventKind::Readings.name(), micros(stated)])
     }
 }
 
