@@ -314,8 +314,7 @@ impl Cycle {
 
     /// Looks at the plan periods of resources whose were not looked at for this month and plan. False: paused.
     pub(super) async fn look_at_plans(self: &Arc<Self>, due: &[StatementKey]) -> Result<bool, CycleError> {
-        let server = self.submitter.server_time().await?;
-        let month = self.submitter.zone().await?.period_of(server.now);
+        let month = self.running_month().await?;
         let mut resources: BTreeSet<Uuid> =
             due.iter().filter(|key| key.period == month).map(|key| key.resource).collect();
         resources.extend(self.ledger(|ledger| ledger.provisional_resources()).await?);
@@ -324,9 +323,7 @@ impl Cycle {
 
     async fn look_at_plans_of(self: &Arc<Self>, resources: BTreeSet<Uuid>) -> Result<bool, CycleError> {
         let now = self.submitter.clock.now();
-        let server = self.submitter.server_time().await?;
-        let month = self.submitter.zone().await?.period_of(server.now);
-        let month = month.to_string();
+        let month = self.running_month().await?.to_string();
         let of_month = month.clone();
         let unseen: Vec<(Uuid, String)> = self
             .ledger(move |ledger| {

@@ -511,6 +511,12 @@ impl Cycle {
         self.submitter.ledger.with(work).await
     }
 
+    /// The month that runs by the server's clock.
+    async fn running_month(&self) -> Result<BillingPeriod, LedgerError> {
+        let (zone, server) = (self.submitter.zone().await?, self.submitter.server_time().await?);
+        Ok(zone.period_of(server.now))
+    }
+
     /// A resource as people know it.
     async fn name_of(&self, resource: Uuid) -> Result<String, LedgerError> {
         let known = self.ledger(move |ledger| ledger.resource(resource)).await?;

@@ -250,11 +250,16 @@ impl Ledger {
         })
     }
 
-    /// Makes the next submission look at the resource's plan periods again.
-    pub fn forget_plan_look(&mut self, resource: Uuid) -> Result<(), LedgerError> {
+    /// Makes the next submission look at the resource's plan periods again, and at which rows are of which part of the month
+    /// that runs. Of a month that is over the server does not tell that any more: its rows stay known.
+    pub fn forget_plan_look(&mut self, resource: Uuid, running: BillingPeriod) -> Result<(), LedgerError> {
+        let resource = resource.to_string();
         self.transact(|connection, _| {
-            connection.execute("DELETE FROM plan_look WHERE resource = ?", [resource.to_string()])?;
-            connection.execute("DELETE FROM usage_row WHERE resource = ?", [resource.to_string()])?;
+            connection.execute("DELETE FROM plan_look WHERE resource = ?", [&resource])?;
+            connection.execute(
+                "DELETE FROM usage_row WHERE resource = ?1 AND period >= ?2",
+                params![resource, running.to_string()],
+            )?;
             Ok(())
         })
     }
