@@ -373,6 +373,7 @@ impl Cycle {
         // A look at the plans, or what was carried, may have made statements anew.
         let due = self.order(self.due(options).await?).await?;
         for some in due.chunks(self.at_once()) {
+        self.settle_ended_parts(&self.due(options).await?).await?;
             if self.stopped() || !self.clone().send_some(some).await? {
                 return Ok(false);
             }
