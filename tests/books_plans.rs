@@ -522,6 +522,59 @@ fn a_level_counts_for_each_resource_for_the_time_in_which_the_id_was_its_own() {
     }
 }
 
+/// Nothing is to be sent, so that nothing else asks Waldur whose the id is.
+#[test]
+fn a_level_that_never_changes_is_each_resources_for_the_time_in_which_the_id_was_its_own() {
+    for api in BOTH {
+        for gone in [false, true] {
+            let (world, all) = levels(api);
+            jobs(&world, "2026-11-10T12:00:00Z", &all[..10]).exits(0);
+            jobs(&world, "2026-11-16T00:00:00Z", &all[..16]).exits(0);
+            let old = if gone { json!({ "state": "Terminated" }) } else { json!({ "backend_id": "old" }) };
+            world.post(&format!("resources/{A}"), old);
+            world.post(
+                "resources",
+                json!({ "uuid": N, "name": "Project N", "backend_id": "project-a", "offering": "Cluster",
+                        "plan_periods": [{ "start": "2026-11-16T00:00:00Z" }] }),
+            );
+            // It is noticed with the next comparison, hours before the month's end.
+            let done = jobs(&world, "2026-11-16T02:00:00Z", &all[..16]);
+            done.exits(if gone { 65 } else { 0 }).tells(&["project-a belongs to Project N"]);
+            jobs(&world, "2026-11-29T12:00:00Z", &all);
+            for component in ["cpu", "disk", "ram"] {
+                // Half of November's thirty days; from a resource that is gone nothing can be taken back.
+                let case = format!("{api} {component} {gone}");
+                assert_eq!(in_all(&world, N, component, "2026-11"), amount("250.00"), "{case}");
+                let left = if gone { "500.00" } else { "250.00" };
+                assert_eq!(in_all(&world, A, component, "2026-11"), amount(left), "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_switch_of_plan_is_told_also_where_nothing_is_to_be_sent() {
+    for api in BOTH {
+        let (world, all) = levels(api);
+        jobs(&world, "2026-11-10T12:00:00Z", &all[..10]).exits(0);
+        world.now("2026-11-16T00:00:00Z");
+        world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+        let done = jobs(&world, "2026-11-16T02:00:00Z", &all[..16]).exits(0);
+        done.tells(&["its plan was switched at 2026-11-16"]);
+        assert_eq!(in_all(&world, A, "cpu", "2026-11"), amount("500.00"), "{api}");
+        // 250 + 1000 / 2 = 750 for the first half and the second; then 250 + 300 / 2 = 400, of which Waldur can't get below
+        // the 500 of the plan that ended.
+        for (day, level, billed, code) in [(20, "1000", "750.00", 0), (24, "300", "500.00", 65)] {
+            let mut now = all[15].clone();
+            (now["at"], now["value"]) = (json!(format!("2026-11-{day}T00:00:00Z")), json!(level));
+            jobs(&world, &format!("2026-11-{day}T12:00:00Z"), &[now]).exits(code);
+            assert_eq!(in_all(&world, A, "cpu", "2026-11"), amount(billed), "{api} {day}");
+        }
+        let parked = world.agent(&["parked", "list"]);
+        assert!(parked.all().contains("-100.00"), "{api} {parked:#?}");
+    }
+}
+
 #[test]
 fn two_resources_that_swap_their_ids_are_billed_for_their_own_from_then_on() {
     for api in BOTH {

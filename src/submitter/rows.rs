@@ -111,7 +111,7 @@ impl Cycle {
     }
 
     /// Months whose rows are to be compared, with the fact that will say when they were.
-    async fn due_to_compare(
+    pub(super) async fn due_to_compare(
         &self,
     ) -> Result<Vec<(&'static str, BillingPeriod, Vec<StatementKey>)>, CycleError> {
         let now = self.submitter.clock.now();

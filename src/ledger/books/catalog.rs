@@ -237,6 +237,19 @@ impl Ledger {
         })
     }
 
+    /// Resources that are seen to have another plan than when their plan periods were looked up for this month.
+    pub fn switched_resources(&self, period: BillingPeriod) -> Result<Vec<Uuid>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT plan_look.resource FROM plan_look JOIN resource ON resource.uuid = plan_look.resource
+                     WHERE plan_look.period = ? AND plan_look.plan <> coalesce(resource.plan, '')",
+                )?
+                .query_map([period.to_string()], |row| uuid_column(row, 0))?
+                .collect()
+        })
+    }
+
     /// For which month and plan the plan periods of a resource were last looked up.
     pub fn plan_look(&self, resource: Uuid) -> Result<Option<(String, String)>, LedgerError> {
         self.look(|connection| {
