@@ -223,6 +223,65 @@ fn what_comes_late_of_an_earlier_plan_is_not_shared_out_on_its_row() {
     }
 }
 
+/// October's late hour of the first plan goes to November, and nothing of either plan is left over.
+#[test]
+fn what_is_carried_out_of_a_month_of_two_plans_is_settled_under_the_plan_that_it_was_used_under() {
+    for api in BOTH {
+        let (world, mut all) = october_of_two_plans(api, "late: carry_forward");
+        let october = ["cpu 2026-10 10.00", "cpu 2026-10 3.00"];
+        let billed = |november: &str| {
+            let rows = [&strings(&october)[..], &[format!("cpu 2026-11 {november}")]].concat();
+            assert_eq!(world.rows(A), rows, "{api}");
+            assert_eq!(
+                world.shares(A),
+                rows.iter().map(|row| format!("alice {row}")).collect::<Vec<_>>(),
+                "{api}"
+            );
+            world.agent(&["parked", "list"]).exits(0);
+            world.agent(&["recount"]).exits(0);
+        };
+        all.push(hours("late", "10-12T00:00", "10-12T01:00", "1"));
+        jobs(&world, "2026-11-05T12:00:00Z", &all).exits(0);
+        billed("1.00");
+        // An hour more under the second plan, and half of one less under the first.
+        all[0] = hours("1", "10-10T02:00", "10-10T12:00", "9.5");
+        all.push(hours("later", "10-25T00:00", "10-25T01:00", "1"));
+        jobs(&world, "2026-11-06T12:00:00Z", &all).exits(0);
+        billed("1.50");
+        // An hour that was used under the other plan: no more and no less in all.
+        all[2] = hours("late", "10-25T02:00", "10-25T03:00", "1");
+        jobs(&world, "2026-11-07T12:00:00Z", &all).exits(0);
+        billed("1.50");
+        configure(&world, "late: hold", "", &[("source", keys(CPU))]);
+        jobs(&world, "2026-11-08T12:00:00Z", &all).exits(0);
+        billed("1.50");
+    }
+}
+
+/// 0.20 h of the first plan come after the switch: they can't be reported there any more.
+#[test]
+fn what_a_plan_that_ended_did_not_take_is_carried_with_the_rest_of_its_month() {
+    for api in BOTH {
+        let world = start(api, "2026-10-10T12:00:00Z", "late: carry_forward", &keys(CPU));
+        let mut all = vec![hours("1", "10-10T02:00", "10-10T12:00", "10")];
+        jobs(&world, "2026-10-10T13:00:00Z", &all).exits(0);
+        world.now("2026-10-20T00:00:00Z");
+        world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+        all.push(hours("2", "10-20T02:00", "10-20T05:00", "3"));
+        all.push(hours("3", "10-10T12:00", "10-10T12:12", "0.2"));
+        jobs(&world, "2026-10-25T12:00:00Z", &all).exits(65).tells(&["0.20"]);
+        jobs(&world, "2026-10-31T20:00:00Z", &all).exits(65);
+        jobs(&world, "2026-11-01T12:00:00Z", &all).exits(0);
+        let october = ["cpu 2026-10 10.00", "cpu 2026-10 3.00"];
+        assert_eq!(world.rows(A), [&october[..], &["cpu 2026-11 0.20"]].concat(), "{api}");
+        all.push(hours("late", "10-25T00:00", "10-25T05:00", "5"));
+        jobs(&world, "2026-11-05T12:00:00Z", &all).exits(0);
+        assert_eq!(world.rows(A), [&october[..], &["cpu 2026-11 5.20"]].concat(), "{api}");
+        world.agent(&["parked", "list"]).exits(0);
+        world.agent(&["recount"]).exits(0);
+    }
+}
+
 /// A level of 500 all the month, under three meters.
 fn levels(api: &str) -> (World, Vec<Value>) {
     let meters = "disk: { reading: sec, aggregate: max }\n      ram: { reading: sec, aggregate: mean, max_gap: 2d }\n      \
@@ -460,6 +519,59 @@ fn a_level_counts_for_each_resource_for_the_time_in_which_the_id_was_its_own() {
             // Half of November's thirty days.
             assert_eq!(in_all(&world, N, component, "2026-11"), amount("250.00"), "{api} {component}");
         }
+    }
+}
+
+/// Nothing is to be sent, so that nothing else asks Waldur whose the id is.
+#[test]
+fn a_level_that_never_changes_is_each_resources_for_the_time_in_which_the_id_was_its_own() {
+    for api in BOTH {
+        for gone in [false, true] {
+            let (world, all) = levels(api);
+            jobs(&world, "2026-11-10T12:00:00Z", &all[..10]).exits(0);
+            jobs(&world, "2026-11-16T00:00:00Z", &all[..16]).exits(0);
+            let old = if gone { json!({ "state": "Terminated" }) } else { json!({ "backend_id": "old" }) };
+            world.post(&format!("resources/{A}"), old);
+            world.post(
+                "resources",
+                json!({ "uuid": N, "name": "Project N", "backend_id": "project-a", "offering": "Cluster",
+                        "plan_periods": [{ "start": "2026-11-16T00:00:00Z" }] }),
+            );
+            // It is noticed with the next comparison, hours before the month's end.
+            let done = jobs(&world, "2026-11-16T02:00:00Z", &all[..16]);
+            done.exits(if gone { 65 } else { 0 }).tells(&["project-a belongs to Project N"]);
+            jobs(&world, "2026-11-29T12:00:00Z", &all);
+            for component in ["cpu", "disk", "ram"] {
+                // Half of November's thirty days; from a resource that is gone nothing can be taken back.
+                let case = format!("{api} {component} {gone}");
+                assert_eq!(in_all(&world, N, component, "2026-11"), amount("250.00"), "{case}");
+                let left = if gone { "500.00" } else { "250.00" };
+                assert_eq!(in_all(&world, A, component, "2026-11"), amount(left), "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_switch_of_plan_is_told_also_where_nothing_is_to_be_sent() {
+    for api in BOTH {
+        let (world, all) = levels(api);
+        jobs(&world, "2026-11-10T12:00:00Z", &all[..10]).exits(0);
+        world.now("2026-11-16T00:00:00Z");
+        world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+        let done = jobs(&world, "2026-11-16T02:00:00Z", &all[..16]).exits(0);
+        done.tells(&["its plan was switched at 2026-11-16"]);
+        assert_eq!(in_all(&world, A, "cpu", "2026-11"), amount("500.00"), "{api}");
+        // 250 + 1000 / 2 = 750 for the first half and the second; then 250 + 300 / 2 = 400, of which Waldur can't get below
+        // the 500 of the plan that ended.
+        for (day, level, billed, code) in [(20, "1000", "750.00", 0), (24, "300", "500.00", 65)] {
+            let mut now = all[15].clone();
+            (now["at"], now["value"]) = (json!(format!("2026-11-{day}T00:00:00Z")), json!(level));
+            jobs(&world, &format!("2026-11-{day}T12:00:00Z"), &[now]).exits(code);
+            assert_eq!(in_all(&world, A, "cpu", "2026-11"), amount(billed), "{api} {day}");
+        }
+        let parked = world.agent(&["parked", "list"]);
+        assert!(parked.all().contains("-100.00"), "{api} {parked:#?}");
     }
 }
 

@@ -365,33 +365,46 @@ fn a_closed_month_that_a_person_sets_to_nothing_is_told_and_nothing_is_carried()
     }
 }
 
-/// The month's plan was switched: each plan period has a row, and of either a person's number stands.
+/// A person changes what October holds under its first plan (0) or its second.
+fn person_sets_october(world: &World, plan: usize, amount: &str) {
+    let periods = world.held(A)["plan_periods"].clone();
+    let row = json!({ "resource": A, "type": "cpu", "usage": amount, "billing_period": "2026-10-01",
+        "plan_period": periods[plan]["uuid"], "modified_by": 77 });
+    world.post("rows", row);
+}
+
+/// Of either a person's number stands.
 #[test]
 fn a_closed_month_of_two_plans_that_a_person_lowers_is_told_and_never_overwritten() {
     for api in BOTH {
         for on_conflict in ["hold", "overwrite"] {
-            let world = world(api, "2026-10-10T12:00:00Z");
             let submit = format!("late: carry_forward, on_conflict: {on_conflict}");
-            configure(&world, &submit, "", &[("source", keys(CPU))]);
-            let first = hours("1", "10-10T02:00", "10-10T12:00", "10");
-            jobs(&world, "2026-10-10T13:00:00Z", std::slice::from_ref(&first)).exits(0);
-            world.now("2026-10-20T00:00:00Z");
-            world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
-            let both = [first, hours("2", "10-20T02:00", "10-20T05:00", "3")];
-            jobs(&world, "2026-10-31T20:00:00Z", &both).exits(0);
-            jobs(&world, "2026-11-01T12:00:00Z", &both).exits(0);
-            assert_eq!(world.rows(A), ["cpu 2026-10 10.00", "cpu 2026-10 3.00"], "{api}");
-            let periods = world.held(A)["plan_periods"].clone();
-            let lowered = json!({ "resource": A, "type": "cpu", "usage": "9.00", "billing_period": "2026-10-01",
-                "plan_period": periods[0]["uuid"], "modified_by": 77 });
-            world.post("rows", lowered);
+            let (world, both) = october_of_two_plans(api, &submit);
+            person_sets_october(&world, 0, "9.00");
             let told = jobs(&world, "2026-11-03T12:00:00Z", &both).exits(65);
             told.names_a().tells(&["2026-10", "9.00", "10.00"]);
             // Nor when it comes late: 10 + 3 and an hour, which nobody is billed for until a person decides.
-            let late = [both.to_vec(), vec![hours("3", "10-10T12:00", "10-10T13:00", "1")]].concat();
+            let late = [both, vec![hours("3", "10-10T12:00", "10-10T13:00", "1")]].concat();
             jobs(&world, "2026-11-04T12:00:00Z", &late).exits(65);
             assert_eq!(world.rows(A), ["cpu 2026-10 3.00", "cpu 2026-10 9.00"], "{api} {on_conflict}");
         }
+    }
+}
+
+/// In November the plan is switched again, right before a report: Waldur keeps that in another row than before.
+#[test]
+fn a_closed_month_of_two_plans_is_compared_also_after_another_switch() {
+    for api in BOTH {
+        let (world, mut all) = october_of_two_plans(api, "late: hold");
+        all.push(hours("3", "11-05T00:00", "11-05T05:00", "5"));
+        jobs(&world, "2026-11-05T12:00:00Z", &all).exits(0);
+        world.now("2026-11-05T12:00:20Z");
+        world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+        all.push(hours("4", "11-05T05:00", "11-05T06:00", "1"));
+        jobs(&world, "2026-11-05T12:00:40Z", &all).exits(0).tells(&["other rows than before"]);
+        person_sets_october(&world, 0, "9.00");
+        let told = jobs(&world, "2026-11-06T12:30:00Z", &all).exits(65);
+        told.names_a().tells(&["2026-10", "9.00", "10.00"]);
     }
 }
 

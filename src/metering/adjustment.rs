@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use rust_decimal::Decimal;
+
 use super::exact::Exact;
 use super::measure::Measure;
 use super::statement::Amounts;
@@ -103,36 +105,75 @@ impl Amounts {
     }
 }
 
-/// What of a month's difference can go to another month: by the total ('') and each user, in cents. `rest` is the
-/// difference, `room` what there is in the month that it goes to, so that nothing there is less than nothing, and its users
-/// have no more than its total. What does not fit is left out.
-pub fn fit(rest: &BTreeMap<String, i64>, room: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
-    let of = |rows: &BTreeMap<String, i64>, user: &str| rows.get(user).copied().unwrap_or(0);
-    let fits = |user: &str| of(rest, user).max(-of(room, user).max(0));
+/// What of a month's difference can go to another month: by the total ('') and each user. `rest` is the difference, `room`
+/// what there is in the month that it goes to, so that nothing there is less than nothing, and its users have no more than its
+/// total. What does not fit is left out.
+pub fn fit(rest: &BTreeMap<String, Decimal>, room: &BTreeMap<String, Decimal>) -> BTreeMap<String, Decimal> {
+    let zero = Decimal::ZERO;
+    let of = |rows: &BTreeMap<String, Decimal>, user: &str| rows.get(user).copied().unwrap_or_default();
+    let fits = |user: &str| of(rest, user).max(-of(room, user).max(zero));
     let total = fits("");
     let users: Vec<&String> = rest.keys().filter(|user| !user.is_empty()).collect();
-    let mut moved: BTreeMap<String, i64> = BTreeMap::from([(String::new(), total)]);
-    for user in users.iter().filter(|user| of(rest, user) < 0) {
+    let mut moved: BTreeMap<String, Decimal> = BTreeMap::from([(String::new(), total)]);
+    for user in users.iter().filter(|user| of(rest, user) < zero) {
         moved.insert((*user).clone(), fits(user));
     }
-    let there: i64 = room.iter().filter(|(user, _)| !user.is_empty()).map(|(_, cents)| cents).sum();
-    let taken: i64 = moved.iter().filter(|(user, _)| !user.is_empty()).map(|(_, cents)| cents).sum();
-    let mut left = of(room, "").saturating_add(total).saturating_sub(there).saturating_sub(taken);
-    for user in users.iter().filter(|user| of(rest, user) > 0) {
-        let more = of(rest, user).min(left.max(0));
+    let there: Decimal = room.iter().filter(|(user, _)| !user.is_empty()).map(|(_, amount)| amount).sum();
+    let taken: Decimal = moved.iter().filter(|(user, _)| !user.is_empty()).map(|(_, amount)| amount).sum();
+    let mut left = of(room, "") + total - there - taken;
+    for user in users.iter().filter(|user| of(rest, user) > zero) {
+        let more = of(rest, user).min(left.max(zero));
         left -= more;
         moved.insert((*user).clone(), more);
     }
-    moved.retain(|_, cents| *cents != 0);
+    moved.retain(|_, amount| !amount.is_zero());
     moved
+}
+
+/// The same by the part of the month that it is taken from, too: `rest` is the difference of each part. Of what does not fit
+/// a rest stays in the last parts that have one of its sign.
+pub fn by_part(
+    moved: &BTreeMap<String, Decimal>,
+    rest: &BTreeMap<(i64, String), Decimal>,
+) -> BTreeMap<(i64, String), Decimal> {
+    let zero = Decimal::ZERO;
+    let mut over: BTreeMap<&str, Decimal> =
+        moved.iter().map(|(user, amount)| (user.as_str(), *amount)).collect();
+    for ((_, user), amount) in rest {
+        *over.entry(user).or_default() -= amount;
+    }
+    let mut parts = rest.clone();
+    for ((_, user), amount) in parts.iter_mut().rev() {
+        let Some(over) = over.get_mut(user.as_str()) else { continue };
+        let stays = if *over > zero { (-*amount).clamp(zero, *over) } else { (-*amount).clamp(*over, zero) };
+        *amount += stays;
+        *over -= stays;
+    }
+    parts.retain(|_, amount| !amount.is_zero());
+    parts
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rows(rows: &[(&str, i64)]) -> BTreeMap<String, i64> {
-        rows.iter().map(|(user, cents)| ((*user).to_owned(), *cents)).collect()
+    fn rows(rows: &[(&str, i64)]) -> BTreeMap<String, Decimal> {
+        rows.iter().map(|(user, cents)| ((*user).to_owned(), Decimal::new(*cents, 2))).collect()
+    }
+
+    #[test]
+    fn what_is_carried_is_taken_from_the_part_that_it_was_used_in() {
+        let parts = |rows: &[(i64, i64)]| -> BTreeMap<(i64, String), Decimal> {
+            rows.iter().map(|(part, cents)| ((*part, String::new()), Decimal::new(*cents, 2))).collect()
+        };
+        let of = |moved: i64, rest: &[(i64, i64)]| by_part(&rows(&[("", moved)]), &parts(rest));
+        assert_eq!(of(100, &[(1, 100), (2, 0)]), parts(&[(1, 100)]));
+        // All of it goes, with either sign, and where it comes to nothing, too.
+        assert_eq!(of(150, &[(1, 200), (2, -50)]), parts(&[(1, 200), (2, -50)]));
+        assert_eq!(by_part(&rows(&[]), &parts(&[(1, 100), (2, -100)])), parts(&[(1, 100), (2, -100)]));
+        // 4.00 too many, of which 1.00 fits: 3.00 stay in the last part that has too many.
+        assert_eq!(of(-100, &[(1, -300), (2, -200), (3, 100)]), parts(&[(1, -200), (3, 100)]));
+        assert_eq!(of(100, &[(1, 300), (2, -50)]), parts(&[(1, 150), (2, -50)]));
     }
 
     #[test]

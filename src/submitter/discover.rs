@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::guard::ServerTime;
 use super::reason::Reason;
 use super::writer::OWN_USER;
-use super::{About, CHECKED_FOR, Cycle, CycleError, in_turns};
+use super::{About, CHECKED_FOR, Cycle, CycleError, CycleOptions, in_turns};
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
 use crate::ledger::sent::record::StatementKey;
 use crate::waldur::failure::Failure;
@@ -312,21 +312,32 @@ impl Cycle {
         Ok(!switched.is_empty() && self.look_at_plans_of(switched).await?)
     }
 
-    /// Looks at the plan periods of resources whose were not looked at for this month and plan. False: paused.
-    pub(super) async fn look_at_plans(self: &Arc<Self>, due: &[StatementKey]) -> Result<bool, CycleError> {
-        let server = self.submitter.server_time().await?;
-        let month = self.submitter.zone().await?.period_of(server.now);
-        let mut resources: BTreeSet<Uuid> =
-            due.iter().filter(|key| key.period == month).map(|key| key.resource).collect();
-        resources.extend(self.ledger(|ledger| ledger.provisional_resources()).await?);
+    /// Looks at the plan periods of resources whose were not looked at for this month and plan: of what is due, and of what
+    /// turned out to have another plan, or another's id. False: paused.
+    pub(super) async fn look_at_plans(
+        self: &Arc<Self>,
+        due: &[StatementKey],
+        options: CycleOptions,
+    ) -> Result<bool, CycleError> {
+        let month = self.running_month().await?;
+        let mut resources: BTreeSet<Uuid> = self
+            .ledger(move |ledger| {
+                Ok(ledger
+                    .provisional_resources()?
+                    .into_iter()
+                    .chain(ledger.switched_resources(month)?)
+                    .collect())
+            })
+            .await?;
+        let waiting = self.waiting(options).await?;
+        resources.retain(|resource| !waiting.contains(resource));
+        resources.extend(due.iter().filter(|key| key.period == month).map(|key| key.resource));
         self.look_at_plans_of(resources).await
     }
 
     async fn look_at_plans_of(self: &Arc<Self>, resources: BTreeSet<Uuid>) -> Result<bool, CycleError> {
         let now = self.submitter.clock.now();
-        let server = self.submitter.server_time().await?;
-        let month = self.submitter.zone().await?.period_of(server.now);
-        let month = month.to_string();
+        let month = self.running_month().await?.to_string();
         let of_month = month.clone();
         let unseen: Vec<(Uuid, String)> = self
             .ledger(move |ledger| {

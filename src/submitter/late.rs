@@ -11,9 +11,12 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::guard::{self, ServerTime};
+use super::part::Part;
 use super::reason::Reason;
-use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, cents, is_usage_billed};
+use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, is_usage_billed};
 use super::{About, Cycle, CycleError, Late};
+use crate::ledger::Ledger;
+use crate::ledger::sent::moved::Carried;
 use crate::ledger::sent::record::{Intent, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::period::BillingZone;
@@ -102,7 +105,7 @@ impl Cycle {
         let target = self.submitter.zone().await?.period_of(to);
         for one in carried {
             let before =
-                if one.before == 0 { String::new() } else { format!(" (before: {})", cents(one.before)) };
+                if one.before.is_zero() { String::new() } else { format!(" (before: {:.2})", one.before) };
             let about = About {
                 resource: Some(one.resource),
                 component: Some(&one.component),
@@ -111,10 +114,10 @@ impl Cycle {
             self.note_of(
                 about,
                 format!(
-                    "resource {}, {}: {}{before} of {} is carried forward to {target}",
+                    "resource {}, {}: {:.2}{before} of {} is carried forward to {target}",
                     self.name_of(one.resource).await?,
                     one.component,
-                    cents(one.after),
+                    one.after,
                     one.from
                 ),
             );
@@ -215,18 +218,10 @@ impl Cycle {
         let (key, now) = (statement.key, self.submitter.clock.now());
         let later = self.later_part(key, server.now).await?;
         if let Some(later) = later {
-            let moved = self.ledger(move |ledger| ledger.move_to_later_part(key, later.part, now)).await?;
-            for one in &moved {
-                self.note_of(About::of(key, Some(&one.component)), format!(
-                    "resource {}, {}, {}: {} of it is reported under the plan period that began at {}, because the one \
-                     that it was used in has ended",
-                    self.name_of(one.resource).await?,
-                    one.component,
-                    key.period,
-                    cents(one.after),
-                    later.part
-                ));
-            }
+            let all = (true, true);
+            let moved =
+                self.ledger(move |ledger| ledger.move_to_later_part(key, later.part, all, now)).await?;
+            self.tell_moved(moved, later).await?;
         }
         if let Some(left) = self.ledger(move |ledger| ledger.statement(key)).await? {
             self.strand_for(&left, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;
@@ -235,6 +230,58 @@ impl Cycle {
             Some(later) => Box::pin(self.backfill(later, server)).await,
             None => Ok(true),
         }
+    }
+
+    /// What Waldur holds too much of under a plan period that has ended in the month that runs is taken away under the one
+    /// that the month goes on with, as far as there is something: the same level is billed once, whatever the plan.
+    pub(super) async fn settle_ended_parts(&self, due: &[StatementKey]) -> Result<(), CycleError> {
+        let (now, month) = (self.submitter.clock.now(), self.running_month().await?);
+        let server = self.submitter.server_time().await?;
+        let due: Vec<StatementKey> = due.iter().filter(|key| key.period == month).copied().collect();
+        let ended: Vec<StatementKey> = self
+            .ledger(move |ledger| {
+                let keys: BTreeSet<_> = ledger.moved_within(month)?.into_iter().chain(due).collect();
+                let mut ended = Vec::new();
+                for key in keys {
+                    if Part::of(ledger, key)?.has_ended(server.now)
+                        && ledger
+                            .totals(key)?
+                            .is_some_and(|totals| totals.was_reported() && is_all_ours(&totals))
+                    {
+                        ended.push(key);
+                    }
+                }
+                Ok(ended)
+            })
+            .await?;
+        for key in ended {
+            let Some(later) = self.later_part(key, server.now).await? else { continue };
+            let of_key = move |write| {
+                move |ledger: &mut Ledger| ledger.move_to_later_part(key, later.part, (false, write), now)
+            };
+            if self.ledger(of_key(false)).await?.is_empty() || !self.read_and_settle(&[key]).await?.is_empty()
+            {
+                continue;
+            }
+            let moved = self.ledger(of_key(true)).await?;
+            self.tell_moved(moved, later).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_moved(&self, moved: Vec<Carried>, later: StatementKey) -> Result<(), CycleError> {
+        for one in moved {
+            self.note_of(About::of(later, Some(&one.component)), format!(
+                "resource {}, {}, {}: {:.2} of it is reported under the plan period that began at {}, because the one \
+                 that it was used in has ended",
+                self.name_of(one.resource).await?,
+                one.component,
+                later.period,
+                one.after,
+                later.part
+            ));
+        }
+        Ok(())
     }
 
     /// Reports into a month that is over, reads it back, and completes its shares. False: it did not land there.
@@ -369,6 +416,12 @@ impl Cycle {
             .ledger(move |ledger| ledger.is_all_used_after(key, &component, counted, end - CLOSING))
             .await?)
     }
+}
+
+/// Whether each number that differs is of a report of ours: what another writer has put there is told, and never made up for.
+fn is_all_ours(totals: &Statement) -> bool {
+    let is_anothers = |entry: &Entry| entry.acknowledged.as_ref().is_some_and(|known| known.how == "read");
+    !totals.components.values().any(|entry| entry.differs() && is_anothers(entry))
 }
 
 /// What is used in the last minutes of a month, after its last report, every closing leaves: it is no alarm.

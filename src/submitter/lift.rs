@@ -50,10 +50,11 @@ impl Cycle {
                 if reason == Reason::NoPlan && !dated && !self.has_open_plan_period(resource).await? {
                     continue;
                 }
+                let running = self.running_month().await?;
                 self.ledger(move |ledger| {
                     let words = match reason {
                         Reason::NoPlan => {
-                            ledger.forget_plan_look(resource)?;
+                            ledger.forget_plan_look(resource, running)?;
                             "it has a plan again: what was held is reported".to_owned()
                         }
                         reason => format!(

@@ -363,14 +363,17 @@ impl Cycle {
     /// Sends what is due. False: nothing more is to be sent now.
     async fn round(self: Arc<Self>, options: CycleOptions) -> Result<bool, CycleError> {
         let due = self.due(options).await?;
-        let nothing = due.is_empty() && !self.something_is_late().await?;
         self.try_more_at_once().await?;
-        if nothing || !self.look_at_plans(&due).await? {
+        if !self.look_at_plans(&due, options).await? {
+            return Ok(false);
+        }
+        if due.is_empty() && self.due(options).await?.is_empty() && !self.something_is_late().await? {
             return Ok(false);
         }
         crate::fail_point("after plans are known");
         self.settle_late().await?;
         // A look at the plans, or what was carried, may have made statements anew.
+        self.settle_ended_parts(&self.due(options).await?).await?;
         let due = self.order(self.due(options).await?).await?;
         for some in due.chunks(self.at_once()) {
             if self.stopped() || !self.clone().send_some(some).await? {
@@ -421,17 +424,11 @@ impl Cycle {
 
     /// Statements to work on now: pending, and not put off by an earlier failure.
     async fn due(&self, options: CycleOptions) -> Result<Vec<StatementKey>, CycleError> {
-        let now = self.submitter.clock.now();
-        let (no_role, put_off) = {
-            let state = self.state();
-            (state.no_role.clone(), state.put_off_now.clone())
-        };
+        let (now, no_role) = (self.submitter.clock.now(), self.state().no_role.clone());
+        let waiting = self.waiting(options).await?;
         let keys = self
             .ledger(move |ledger| {
                 let mut due = ledger.pending(now)?;
-                let waits = |retry: &Retry| retry.waits(now, options.ignore_backoff);
-                let waiting = ledger.put_off()?.into_iter().filter(|(_, retry)| waits(retry));
-                let waiting: BTreeSet<Uuid> = waiting.map(|(resource, _)| resource).chain(put_off).collect();
                 due.retain(|key| !waiting.contains(&key.resource));
                 if !no_role.is_empty() {
                     let mut may_go = Vec::with_capacity(due.len());
@@ -447,6 +444,16 @@ impl Cycle {
             })
             .await?;
         Ok(keys)
+    }
+
+    /// Resources that an earlier failure has put off.
+    async fn waiting(&self, options: CycleOptions) -> Result<BTreeSet<Uuid>, CycleError> {
+        let now = self.submitter.clock.now();
+        let waits = move |retry: &Retry| retry.waits(now, options.ignore_backoff);
+        let mut waiting = self.state().put_off_now.clone();
+        let put_off = self.ledger(|ledger| ledger.put_off()).await?;
+        waiting.extend(put_off.into_iter().filter(|(_, retry)| waits(retry)).map(|(resource, _)| resource));
+        Ok(waiting)
     }
 
     async fn conclude_cycle(&self) -> Result<(), CycleError> {
@@ -509,6 +516,12 @@ impl Cycle {
         work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         self.submitter.ledger.with(work).await
+    }
+
+    /// The month that runs by the server's clock.
+    async fn running_month(&self) -> Result<BillingPeriod, LedgerError> {
+        let (zone, server) = (self.submitter.zone().await?, self.submitter.server_time().await?);
+        Ok(zone.period_of(server.now))
     }
 
     /// A resource as people know it.

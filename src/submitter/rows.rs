@@ -111,7 +111,7 @@ impl Cycle {
     }
 
     /// Months whose rows are to be compared, with the fact that will say when they were.
-    async fn due_to_compare(
+    pub(super) async fn due_to_compare(
         &self,
     ) -> Result<Vec<(&'static str, BillingPeriod, Vec<StatementKey>)>, CycleError> {
         let now = self.submitter.clock.now();
@@ -441,7 +441,7 @@ impl Cycle {
             return Ok(());
         }
         crate::fail_point("before rows are kept");
-        let now = self.submitter.clock.now();
+        let (now, running) = (self.submitter.clock.now(), self.running_month().await?);
         let moved: BTreeSet<Uuid> = self
             .ledger(move |ledger| {
                 ledger.together(|ledger| {
@@ -458,7 +458,7 @@ impl Cycle {
                         }
                     }
                     for resource in &moved {
-                        ledger.forget_plan_look(*resource)?;
+                        ledger.forget_plan_look(*resource, running)?;
                     }
                     Ok(moved)
                 })

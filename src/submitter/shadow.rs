@@ -31,7 +31,7 @@ impl Cycle {
             return Ok(());
         }
         let keys = self.running().await?;
-        if !self.look_at_plans(&keys).await? {
+        if !self.look_at_plans(&keys, options).await? {
             return Ok(());
         }
         let last = self.ledger(|ledger| ledger.server_fact(COMPARED)).await?;
@@ -101,7 +101,12 @@ impl Cycle {
         let now = self.submitter.clock.now();
         let keys = match self.is_shadow() {
             true => self.running().await?,
-            false => self.ledger(move |ledger| ledger.pending(now)).await?,
+            false => {
+                let mut keys = self.ledger(move |ledger| ledger.pending(now)).await?;
+                // What does not change may have another plan, or its id another resource: whenever it is compared, that is asked.
+                keys.extend(self.due_to_compare().await?.into_iter().flat_map(|(_, _, keys)| keys));
+                keys
+            }
         };
         Ok(keys.into_iter().map(|key| key.resource).collect())
     }

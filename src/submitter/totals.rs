@@ -398,29 +398,23 @@ fn described(
     component: &str,
     description: Option<String>,
 ) -> Option<String> {
-    let mut carried: BTreeMap<BillingPeriod, i64> = BTreeMap::new();
+    let mut carried: BTreeMap<BillingPeriod, Decimal> = BTreeMap::new();
     for one in moved.iter().filter(|one| one.to == Some(period)) {
         if one.component == component && one.user.is_empty() && one.from != period {
-            *carried.entry(one.from).or_default() += one.cents;
+            *carried.entry(one.from).or_default() += one.amount;
         }
     }
     if carried.is_empty() {
         return description;
     }
-    let shown: Vec<String> = carried
-        .iter()
-        .map(|(from, amount)| format!("{} carried forward from {from}", cents(*amount)))
-        .collect();
+    let shown: Vec<String> =
+        carried.iter().map(|(from, amount)| format!("{amount:.2} carried forward from {from}")).collect();
     let words = format!("includes {}", shown.join(" and "));
     let whole = match description {
         Some(description) => format!("{description}; {words}"),
         None => words,
     };
     Some(whole.chars().take(LONGEST_DESCRIPTION).collect())
-}
-
-pub(super) fn cents(cents: i64) -> String {
-    format!("{:.2}", Decimal::new(cents, 2))
 }
 
 /// What was accepted is noted with others, and no later than this after.

@@ -294,7 +294,8 @@ impl Cycle {
             }
             Failure::Missing { .. } => {
                 // The row has another UUID now (a new plan period, a row made anew): look again next time.
-                self.ledger(move |ledger| ledger.forget_plan_look(key.resource)).await?;
+                let running = self.running_month().await?;
+                self.ledger(move |ledger| ledger.forget_plan_look(key.resource, running)).await?;
                 self.put_off(key.resource, failure).await?;
             }
             failure => self.pause(failure).await?,

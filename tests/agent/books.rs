@@ -271,6 +271,21 @@ pub fn jobs(world: &World, now: &str, jobs: &[Value]) -> Done {
     world.flush()
 }
 
+/// October's plan was switched on the 20th: each plan period has a row, of 10.00 and of 3.00, and it is closed.
+pub fn october_of_two_plans(api: &str, submit: &str) -> (World, Vec<Value>) {
+    let world = world(api, "2026-10-10T12:00:00Z");
+    configure(&world, submit, "", &[("source", keys(CPU))]);
+    let first = hours("1", "10-10T02:00", "10-10T12:00", "10");
+    jobs(&world, "2026-10-10T13:00:00Z", std::slice::from_ref(&first)).exits(0);
+    world.now("2026-10-20T00:00:00Z");
+    world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+    let both = vec![first, hours("2", "10-20T02:00", "10-20T05:00", "3")];
+    jobs(&world, "2026-10-31T20:00:00Z", &both).exits(0);
+    jobs(&world, "2026-11-01T12:00:00Z", &both).exits(0);
+    assert_eq!(world.rows(A), ["cpu 2026-10 10.00", "cpu 2026-10 3.00"], "{api}");
+    (world, both)
+}
+
 /// Another writer reports a total of a resource.
 pub fn another_reports(world: &World, resource: &str, component: &str, amount: &str) {
     let period = &world.held(resource)["plan_periods"][0]["uuid"];

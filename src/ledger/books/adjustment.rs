@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use rust_decimal::Decimal;
 
 use super::lines::Place;
-use crate::ledger::db::columns::{decimal, instant, micros};
+use crate::ledger::db::columns::{decimal, decimal_column, instant, micros};
 use crate::ledger::db::sql::{self, Connection, Row, ToSql};
 use crate::metering::adjustment::Shares;
 use crate::metering::exact::Exact;
@@ -57,13 +58,11 @@ pub(super) fn openings_of_all(
     Ok(all)
 }
 
-/// What was moved to and from a component's month, in cents, by user; '' is the total.
+/// What was moved to and from the lines of a component's month, by part and user; '' is the total.
 #[derive(Debug, Default)]
 pub(super) struct Moved {
-    /// By the part that it went to.
-    pub(super) to: BTreeMap<String, Vec<(i64, i64)>>,
-    /// With the part that it was taken from parts before: one of the same month, or none.
-    pub(super) from: BTreeMap<String, Vec<(i64, i64)>>,
+    pub(super) to: BTreeMap<(i64, String), Decimal>,
+    pub(super) from: BTreeMap<(i64, String), Decimal>,
 }
 
 /// What was moved to and from each of these, in their order.
@@ -75,35 +74,30 @@ pub(super) fn moved_of_all(
     each_of(
         connection,
         places,
-        "SELECT v.column4, username, from_period, to_period, to_part, cents FROM (VALUES {rows}) v CROSS JOIN moved
+        "SELECT v.column4, username, from_period, from_part, to_period, to_part, amount
+         FROM (VALUES {rows}) v CROSS JOIN moved
          WHERE moved.resource = v.column1 AND moved.component = v.column2
            AND (moved.from_period = v.column3 OR moved.to_period = v.column3)",
         |number, row| {
             let (Some((place, period, timeline)), Some(moved)) = (places.get(number), all.get_mut(number)) else {
                 return Ok(());
             };
-            let (user, cents): (String, i64) = (row.get(1)?, row.get(5)?);
+            let (user, amount): (String, Decimal) = (row.get(1)?, decimal_column(row, 6)?);
             let (out, into) =
-                (row.get_ref(2)?.as_str()? == place.period, row.get_ref(3)?.as_str()? == place.period);
-            // Within the month it goes to a plan period that began in it, whether or not that cuts the month.
-            let part = match (out, into) {
-                (true, true) => row.get(4)?,
-                (false, true) => part_of(timeline, *period, instant(row.get(4)?)),
-                (_, false) => i64::MAX,
-            };
+                (row.get_ref(2)?.as_str()? == place.period, row.get_ref(4)?.as_str()? == place.period);
             if into {
-                moved.to.entry(user.clone()).or_default().push((part, cents));
+                let to = row.get(5)?;
+                // Within the month it goes to a plan period that began in it, whether or not that cuts the month.
+                let part = if out { to } else { part_of(timeline, *period, instant(to)) };
+                *moved.to.entry((part, user.clone())).or_default() += amount;
             }
             if out {
-                moved.from.entry(user).or_default().push((part, cents));
+                let part = part_of(timeline, *period, instant(row.get(3)?));
+                *moved.from.entry((part, user)).or_default() += amount;
             }
             Ok(())
         },
     )?;
-    // What was taken back comes first: only then can it be seen how much the month still has of what was carried out of it.
-    for from in all.iter_mut().flat_map(|moved| moved.from.values_mut()) {
-        from.sort_unstable_by_key(|(_, cents)| *cents);
-    }
     Ok(all)
 }
 

@@ -237,6 +237,19 @@ impl Ledger {
         })
     }
 
+    /// Resources that are seen to have another plan than when their plan periods were looked up for this month.
+    pub fn switched_resources(&self, period: BillingPeriod) -> Result<Vec<Uuid>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT plan_look.resource FROM plan_look JOIN resource ON resource.uuid = plan_look.resource
+                     WHERE plan_look.period = ? AND plan_look.plan <> coalesce(resource.plan, '')",
+                )?
+                .query_map([period.to_string()], |row| uuid_column(row, 0))?
+                .collect()
+        })
+    }
+
     /// For which month and plan the plan periods of a resource were last looked up.
     pub fn plan_look(&self, resource: Uuid) -> Result<Option<(String, String)>, LedgerError> {
         self.look(|connection| {
@@ -250,11 +263,16 @@ impl Ledger {
         })
     }
 
-    /// Makes the next submission look at the resource's plan periods again.
-    pub fn forget_plan_look(&mut self, resource: Uuid) -> Result<(), LedgerError> {
+    /// Makes the next submission look at the resource's plan periods again, and at which rows are of which part of the month
+    /// that runs. Of a month that is over the server does not tell that any more: its rows stay known.
+    pub fn forget_plan_look(&mut self, resource: Uuid, running: BillingPeriod) -> Result<(), LedgerError> {
+        let resource = resource.to_string();
         self.transact(|connection, _| {
-            connection.execute("DELETE FROM plan_look WHERE resource = ?", [resource.to_string()])?;
-            connection.execute("DELETE FROM usage_row WHERE resource = ?", [resource.to_string()])?;
+            connection.execute("DELETE FROM plan_look WHERE resource = ?", [&resource])?;
+            connection.execute(
+                "DELETE FROM usage_row WHERE resource = ?1 AND period >= ?2",
+                params![resource, running.to_string()],
+            )?;
             Ok(())
         })
     }

@@ -16,7 +16,7 @@ use super::freed::free;
 use super::lines::{Kept, Line, Lines, Place, kept, store};
 use super::made::{Made, Wanted, made};
 use super::sourced_meters::{SourcedMeters, meters_of};
-use crate::ledger::db::columns::{decimal, from_cents, micros, to_cents, two_decimals};
+use crate::ledger::db::columns::{decimal, micros, two_decimals};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::{InForce, Version, of_component};
 use crate::ledger::db::sql::{self, Connection, params};
@@ -293,26 +293,15 @@ fn lines(made: Made) -> Vec<(String, Line)> {
     lines
 }
 
-/// Adds what was carried to the month, and takes away what was carried out of it: from its last part first, and what went
-/// to a part of the same month from those before.
+/// Adds what was moved to the month, and takes away what was moved out of it.
 fn apply(moved: &Moved, lines: &mut Lines) {
-    for (user, to) in &moved.to {
-        for (part, cents) in to {
-            lines.entry((*part, String::new())).or_insert_with(Line::zero);
-            let line = lines.entry((*part, user.clone())).or_insert_with(Line::zero);
-            shift(line, *cents);
-        }
+    for (key, amount) in &moved.to {
+        lines.entry((key.0, String::new())).or_insert_with(Line::zero);
+        shift(lines.entry(key.clone()).or_insert_with(Line::zero), *amount);
     }
-    let out = moved.from.iter().flat_map(|(user, from)| from.iter().map(move |one| (user, one)));
-    for (user, &(before, mut rest)) in out {
-        let of_user = lines.keys().filter(|(part, of)| of == user && *part < before);
-        let parts: Vec<i64> = of_user.map(|(part, _)| *part).rev().collect();
-        for part in parts {
-            let Some(line) = lines.get_mut(&(part, user.clone())) else { continue };
-            let Some(posted) = decimal(line.posted.clone()) else { continue };
-            let taken = if rest > 0 { rest.min(to_cents(posted).max(0)) } else { rest };
-            shift(line, -taken);
-            rest -= taken;
+    for (key, amount) in &moved.from {
+        if let Some(line) = lines.get_mut(key) {
+            shift(line, -*amount);
         }
     }
     for line in lines.values_mut() {
@@ -337,8 +326,8 @@ fn shares_of_nothing(lines: &mut Lines) {
     }
 }
 
-fn shift(line: &mut Line, cents: i64) {
+fn shift(line: &mut Line, by: Decimal) {
     if let Some(posted) = decimal(line.posted.clone()) {
-        line.posted = Some(two_decimals(posted.saturating_add(from_cents(cents))));
+        line.posted = Some(two_decimals(posted + by));
     }
 }

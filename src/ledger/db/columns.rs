@@ -27,14 +27,9 @@ pub(in crate::ledger) fn decimal(text: Option<String>) -> Option<Decimal> {
     text.and_then(|text| text.parse().ok())
 }
 
-/// A posted amount in whole cents; they have at most 18 digits before the point.
-pub(in crate::ledger) fn to_cents(amount: Decimal) -> i64 {
-    let cents = amount.checked_mul(Decimal::ONE_HUNDRED).unwrap_or_default();
-    i64::try_from(cents.trunc()).unwrap_or(if cents.is_sign_negative() { i64::MIN } else { i64::MAX })
-}
-
-pub(in crate::ledger) fn from_cents(cents: i64) -> Decimal {
-    Decimal::new(cents, 2)
+/// An amount that a row must have.
+pub(in crate::ledger) fn decimal_column(row: &Row<'_>, column: usize) -> sql::Result<Decimal> {
+    row.get::<_, String>(column)?.parse().map_err(|error: rust_decimal::Error| unreadable(column, error))
 }
 
 /// A row that is not as this program writes it.

@@ -421,17 +421,19 @@ CREATE TABLE opening (
     PRIMARY KEY (resource, component, username, period, at)
 ) WITHOUT ROWID;
 
--- Differences of months that are over, in posted cents: carried to another month, or given up by a person.
+-- Differences of what was posted, in cents: carried to another month, moved to a later plan period of the same, or given up
+-- by a person.
 CREATE TABLE moved (
     resource TEXT NOT NULL,
     component TEXT NOT NULL,
     username TEXT NOT NULL,       -- '' is the total
     from_period TEXT NOT NULL,
+    from_part INTEGER NOT NULL,   -- in which part of that month it was used
     to_period TEXT NOT NULL,      -- '' is given up
     to_part INTEGER NOT NULL,     -- in which part of that month
-    cents INTEGER NOT NULL,
+    amount TEXT NOT NULL,         -- two decimals
     recorded INTEGER NOT NULL,
-    PRIMARY KEY (resource, component, username, from_period, to_period, to_part)
+    PRIMARY KEY (resource, component, username, from_period, from_part, to_period, to_part)
 ) WITHOUT ROWID;
 CREATE INDEX moved_to ON moved (to_period);
 

@@ -12,11 +12,9 @@ use uuid::Uuid;
 
 use super::record::{Known, Scope, StatementKey, each_of, key, known};
 use crate::ledger::books::unstated::{all_of_month, changed_components};
-use crate::ledger::db::columns::{
-    decimal, from_cents, instant, micros, period_column, to_cents, two_decimals, uuid_column,
-};
+use crate::ledger::db::columns::{decimal, instant, micros, period_column, two_decimals, uuid_column};
 use crate::ledger::db::event::{About, EventKind, tell};
-use crate::ledger::db::sql::{self, Connection, params};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -322,30 +320,40 @@ fn give_up(
         let chosen = component.is_none_or(|wanted| wanted == of) && (user.is_empty() || user == line_user);
         let Some(posted) = decimal(posted).filter(|_| chosen) else { continue };
         let held = known.get(&(of.clone(), line_user.clone())).map_or(Decimal::ZERO, Known::held);
-        let cents = to_cents(posted).saturating_sub(to_cents(held));
-        if cents == 0 {
+        let amount = posted - held;
+        if amount.is_zero() {
             continue;
         }
+        let before: Option<String> = connection
+            .prepare_cached(
+                "SELECT amount FROM moved WHERE resource = ?1 AND component = ?2 AND username = ?3 AND from_period = ?4
+                 AND from_part = ?5 AND to_period = ''",
+            )?
+            .query_row(params![resource, of, line_user, period, micros(key.part)], |row| row.get(0))
+            .optional()?;
+        let in_all = decimal(before).unwrap_or_default() + amount;
         connection
             .prepare_cached(
-                "INSERT INTO moved (resource, component, username, from_period, to_period, to_part, cents, recorded)
-                 VALUES (?1, ?2, ?3, ?4, '', 0, ?5, ?6)
-                 ON CONFLICT (resource, component, username, from_period, to_period, to_part)
-                 DO UPDATE SET cents = moved.cents + ?5, recorded = ?6",
+                "INSERT INTO moved (resource, component, username, from_period, from_part, to_period, to_part, amount, recorded)
+                 VALUES (?1, ?2, ?3, ?4, ?5, '', 0, ?6, ?7)
+                 ON CONFLICT (resource, component, username, from_period, from_part, to_period, to_part)
+                 DO UPDATE SET amount = ?6, recorded = ?7",
             )?
-            .execute(params![resource, of, line_user, period, cents, micros(now)])?;
+            .execute(params![
+                resource,
+                of,
+                line_user,
+                period,
+                micros(key.part),
+                two_decimals(in_all),
+                micros(now)
+            ])?;
         if line_user.is_empty() {
             let about = About { resource: &resource, period: &period, component: &of };
-            let words = format!("a person gave up {:.2} of it: Waldur holds {held:.2}", from_cents(cents));
+            let words = format!("a person gave up {amount:.2} of it: Waldur holds {held:.2}");
             tell(connection, about, EventKind::Moved, &words, now)?;
         }
-        given_up.push(GivenUp {
-            period: key.period,
-            component: of,
-            user: line_user,
-            amount: from_cents(cents),
-            held,
-        });
+        given_up.push(GivenUp { period: key.period, component: of, user: line_user, amount, held });
     }
     Ok(given_up)
 }

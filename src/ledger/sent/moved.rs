@@ -1,5 +1,6 @@
 //! Differences of months that are over: what was used by the rules of a month, less what was accepted from us, in posted
-//! cents (law 7). Carried forward, one is a row for both months: taken away in the one, added in the other.
+//! cents (law 7). Carried forward, one is a row for both months: taken away in the part of the one that it was used in, added
+//! in the other.
 //!
 //! It is worked out anew while the month that it goes to runs, and fixed when that ends. In that month never less than
 //! nothing is posted, for the total and each user; what does not fit stays where it was. Whether anything is carried at all,
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use jiff::Timestamp;
+use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::record::{Known, Scope, StatementKey, key, known};
@@ -17,22 +19,22 @@ use crate::ledger::books::cuts::plans;
 use crate::ledger::books::sourced_meters::{SourcedMeter, meters_of};
 use crate::ledger::books::statements::state_all;
 use crate::ledger::books::unstated::changed_components;
-use crate::ledger::db::columns::{decimal, from_cents, instant, micros, period_column, to_cents};
+use crate::ledger::db::columns::{decimal, decimal_column, instant, micros, period_column, two_decimals};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
-use crate::metering::adjustment::{can_be_carried, fit};
+use crate::metering::adjustment::{by_part, can_be_carried, fit};
 use crate::metering::period::BillingPeriod;
 
-/// What is carried out of a component's month, or was, in cents.
+/// What is carried out of a component's month, and was before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Carried {
     pub resource: Uuid,
     pub from: BillingPeriod,
     pub component: String,
-    pub before: i64,
-    pub after: i64,
+    pub before: Decimal,
+    pub after: Decimal,
 }
 
 /// A difference that was moved between months, for people.
@@ -44,15 +46,14 @@ pub struct Moved {
     pub from: BillingPeriod,
     /// `None`: a person gave it up.
     pub to: Option<BillingPeriod>,
-    pub cents: i64,
+    pub amount: Decimal,
     pub recorded: Timestamp,
 }
 
-/// The reasons of what was left over when its month ended, of what the server refused after that, and of what only the
-/// closing itself left (submitter/reason.rs).
-const LEFT_OVER: [&str; 3] = ["period_ended", "late_refused", "closing_rest"];
-/// The reason of what can't be changed any more where it was reported, but can be moved to a later part of its month.
-const PLAN_ENDED: &str = "plan_ended";
+/// The reasons of what was left over when its month ended, of what the server refused after that, of what only the closing
+/// itself left, and of what can't be changed any more where it was reported, because its plan period has ended
+/// (submitter/reason.rs).
+const LEFT_OVER: [&str; 4] = ["period_ended", "late_refused", "closing_rest", "plan_ended"];
 
 /// What is told of a month that gave away more than it has.
 const CARRIED_TOO_MUCH: &str = "of it was carried to other months than its readings make by now";
@@ -60,10 +61,10 @@ const CARRIED_TOO_MUCH: &str = "of it was carried to other months than its readi
 impl Ledger {
     /// What was moved from or to a resource's month.
     pub fn moved(&self, resource: Uuid, period: BillingPeriod) -> Result<Vec<Moved>, LedgerError> {
-        self.look(|connection| {
+        let rows: Vec<Moved> = self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT component, username, from_period, to_period, cents, recorded FROM moved
+                    "SELECT component, username, from_period, to_period, amount, recorded FROM moved
                      WHERE resource = ?1 AND (from_period = ?2 OR to_period = ?2)
                      ORDER BY component, from_period, to_period, username",
                 )?
@@ -73,10 +74,36 @@ impl Ledger {
                         user: row.get(1)?,
                         from: period_column(row, 2)?,
                         to: row.get::<_, String>(3)?.parse().ok(),
-                        cents: row.get(4)?,
+                        amount: decimal_column(row, 4)?,
                         recorded: instant(row.get(5)?),
                     })
                 })?
+                .collect()
+        })?;
+        // Of the parts of a month together.
+        let mut moved: Vec<Moved> = Vec::new();
+        for row in rows {
+            let of = |one: &Moved| (one.component.clone(), one.user.clone(), one.from, one.to);
+            match moved.last_mut().filter(|last| of(last) == of(&row)) {
+                Some(last) => {
+                    last.amount += row.amount;
+                    last.recorded = last.recorded.max(row.recorded);
+                }
+                None => moved.push(row),
+            }
+        }
+        moved.retain(|moved| !moved.amount.is_zero());
+        Ok(moved)
+    }
+
+    /// The parts of a month of which something was moved to a later one.
+    pub fn moved_within(&self, period: BillingPeriod) -> Result<Vec<StatementKey>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT DISTINCT resource, from_period, from_part FROM moved WHERE to_period = ?1 AND from_period = ?1",
+                )?
+                .query_map([period.to_string()], |row| key(row, 0))?
                 .collect()
         })
     }
@@ -121,11 +148,13 @@ impl Ledger {
     }
 
     /// Moves what the parts of a month before this one came to since they were reported to this one, which a later plan
-    /// period begins. Returns what changed.
+    /// period begins; with `new` unset, what is moved already, and what Waldur holds too much of. Returns what changed, and
+    /// keeps it if `write` is set.
     pub fn move_to_later_part(
         &mut self,
         key: StatementKey,
         later: Timestamp,
+        (new, write): (bool, bool),
         now: Timestamp,
     ) -> Result<Vec<Carried>, LedgerError> {
         self.state(now)?;
@@ -134,9 +163,10 @@ impl Ledger {
             for taken_back in [false, true] {
                 let (resource, from) = (key.resource, key.period);
                 let carrying = Carrying { connection, in_force, resource, from, to: later, taken_back };
-                changes.extend(carrying.work_out(&mut Settled::new(), (true, true), now)?);
+                let how = (new || taken_back, write);
+                changes.extend(carrying.work_out(&mut Settled::new(), how, now)?);
             }
-            if !changes.is_empty() {
+            if write && !changes.is_empty() {
                 state_all(connection, in_force, now)?;
             }
             Ok(changes)
@@ -151,12 +181,12 @@ fn candidates(connection: &Connection, running: BillingPeriod) -> sql::Result<Ve
     let mut found: Vec<(Uuid, BillingPeriod)> = connection
         .prepare_cached(
             "SELECT resource, from_period FROM moved WHERE from_period < ?1 AND to_period <> ''
-             UNION SELECT resource, period FROM blocked WHERE period < ?1 AND reason IN (?2, ?3, ?4)
+             UNION SELECT resource, period FROM blocked WHERE period < ?1 AND reason IN (?2, ?3, ?4, ?5)
              UNION SELECT resource, period FROM statement WHERE period < ?1 AND closed IS NULL
                 AND EXISTS (SELECT 1 FROM line WHERE line.resource = statement.resource
                     AND line.period = statement.period AND line.part = statement.part)",
         )?
-        .query_map(params![month, LEFT_OVER[0], LEFT_OVER[1], LEFT_OVER[2]], |row| {
+        .query_map(params![month, LEFT_OVER[0], LEFT_OVER[1], LEFT_OVER[2], LEFT_OVER[3]], |row| {
             let resource: String = row.get(0)?;
             Ok((Uuid::parse_str(&resource).unwrap_or_default(), period_column(row, 1)?))
         })?
@@ -167,7 +197,21 @@ fn candidates(connection: &Connection, running: BillingPeriod) -> sql::Result<Ve
 }
 
 /// By user; '' is the total.
-type Cents = BTreeMap<String, i64>;
+type Amounts = BTreeMap<String, Decimal>;
+/// By part of the month and user.
+type Parts = BTreeMap<(i64, String), Decimal>;
+
+fn by_user(parts: &Parts) -> Amounts {
+    let mut amounts = Amounts::new();
+    for ((_, user), amount) in parts {
+        *amounts.entry(user.clone()).or_default() += amount;
+    }
+    amounts
+}
+
+fn total(parts: &Parts) -> Decimal {
+    parts.iter().filter(|((_, user), _)| user.is_empty()).map(|(_, amount)| amount).sum()
+}
 
 /// A month of a resource that is over, and the instant of the month that its differences go to: one of the running month, or
 /// where a later plan period began in the same month.
@@ -200,7 +244,7 @@ impl Carrying<'_> {
         let terminated = self.is_terminated()?;
         let target = self.in_force.zone.period_of(self.to);
         let within = self.is_within();
-        let used = self.cents("used", self.from, self.parts())?;
+        let used = self.used(self.from, self.parts())?;
         let (held, disputed) = self.held()?;
         let timeline = plans(connection, &self.in_force.zone, &resource)?;
         let running = part_of(&timeline, target, self.to);
@@ -213,7 +257,7 @@ impl Carrying<'_> {
             let makers = makers.of(connection, &resource)?;
             if !self.was_measured(&makers)?
                 || disputed.contains(component)
-                || !can_be_carried(makers.iter().map(|maker| maker.measure))
+                || (!within && !can_be_carried(makers.iter().map(|maker| maker.measure)))
             {
                 continue;
             }
@@ -225,32 +269,30 @@ impl Carrying<'_> {
                 Some(total) if first != running && total.acknowledged.is_some() => running,
                 _ => first,
             };
-            let there = self.cents("used", target, part..=part)?;
-            let (mut fixed, mut before) = (BTreeMap::new(), BTreeMap::new());
-            let mut others: BTreeMap<String, i64> = BTreeMap::new();
+            let there = self.used(target, part..=part)?;
+            let (mut fixed, mut before, mut others) = (Parts::new(), Parts::new(), Amounts::new());
             self.moved_rows(settled, component, (target, part), (&mut fixed, &mut before, &mut others))?;
-            let none = BTreeMap::new();
+            let none = Parts::new();
             let held = held.get(component).unwrap_or(&none);
             let used_of = used.get(component).cloned().unwrap_or_default();
-            let mut rest: BTreeMap<String, i64> = used_of.clone();
-            for (user, cents) in held.iter().chain(&fixed) {
-                *rest.entry(user.clone()).or_default() -= cents;
+            let mut rest = used_of.clone();
+            for (of, amount) in held.iter().chain(&fixed) {
+                *rest.entry(of.clone()).or_default() -= amount;
             }
-            if self.taken_back != (rest.get("").copied().unwrap_or(0) < 0) {
+            if self.taken_back != (total(&rest) < Decimal::ZERO) {
                 continue;
             }
-            let total = |rows: &BTreeMap<String, i64>| rows.get("").copied().unwrap_or(0);
             if terminated {
                 // What was carried stays, and nothing more is.
                 self.tell_of_too_much(component, total(&fixed) + total(&before) - total(&used_of), now)?;
                 continue;
             }
             // What there is in the month that it goes to, by the total and each user: no more can be taken away.
-            let mut room = there.get(component).cloned().unwrap_or_default();
-            for (user, cents) in others {
-                *room.entry(user).or_default() += cents;
+            let mut room = there.get(component).map(by_user).unwrap_or_default();
+            for (user, amount) in others {
+                *room.entry(user).or_default() += amount;
             }
-            let after = fit(&rest, &room);
+            let after = by_part(&fit(&by_user(&rest), &room), &rest);
             self.tell_of_too_much(component, total(&fixed) + total(&after) - total(&used_of), now)?;
             settled.insert((self.resource, self.from, component.clone()));
             if after == before || (before.is_empty() && !new) {
@@ -271,11 +313,7 @@ impl Carrying<'_> {
                 } else {
                     format!("carried forward to {target}")
                 };
-                let words = format!(
-                    "{:.2} of it is {whereto} (before: {:.2})",
-                    from_cents(change.after),
-                    from_cents(change.before)
-                );
+                let words = format!("{:.2} of it is {whereto} (before: {:.2})", change.after, change.before);
                 tell(connection, about, EventKind::Moved, &words, now)?;
             }
             changes.push(change);
@@ -285,14 +323,13 @@ impl Carrying<'_> {
 
     /// More was carried out of a month than its readings make by now, and there is nothing that it could be taken back from:
     /// it is billed too much. Its line shows nothing of that, because less than nothing is never posted; so it is told, once.
-    fn tell_of_too_much(&self, component: &str, cents: i64, now: Timestamp) -> sql::Result<()> {
+    fn tell_of_too_much(&self, component: &str, amount: Decimal, now: Timestamp) -> sql::Result<()> {
         let (resource, period) = (self.resource.to_string(), self.from.to_string());
-        if cents <= 0 || self.is_within() {
+        if amount <= Decimal::ZERO || self.is_within() {
             return Ok(());
         }
         let words = format!(
-            "{:.2} more {CARRIED_TOO_MUCH}; it is taken back where there is something that it can be taken from",
-            from_cents(cents)
+            "{amount:.2} more {CARRIED_TOO_MUCH}; it is taken back where there is something that it can be taken from"
         );
         let last: Option<String> = self
             .connection
@@ -370,30 +407,29 @@ impl Carrying<'_> {
         Ok(state.is_some_and(|state| state == "Terminated"))
     }
 
-    /// Cents of a column of the lines of some parts of a month, by component and user.
-    fn cents(
+    /// What was used in some parts of a month, as it is posted, by component.
+    fn used(
         &self,
-        column: &str,
         period: BillingPeriod,
         parts: RangeInclusive<i64>,
-    ) -> sql::Result<BTreeMap<String, Cents>> {
-        let mut found: BTreeMap<String, Cents> = BTreeMap::new();
-        let sql = format!(
-            "SELECT component, username, {column} FROM line WHERE resource = ?1 AND period = ?2 AND part BETWEEN ?3 AND ?4"
-        );
-        let mut query = self.connection.prepare_cached(&sql)?;
+    ) -> sql::Result<BTreeMap<String, Parts>> {
+        let mut found: BTreeMap<String, Parts> = BTreeMap::new();
+        let mut query = self.connection.prepare_cached(
+            "SELECT component, part, username, used FROM line
+             WHERE resource = ?1 AND period = ?2 AND part BETWEEN ?3 AND ?4",
+        )?;
         let (resource, period) = (self.resource.to_string(), period.to_string());
         let mut rows = query.query(params![resource, period, parts.start(), parts.end()])?;
         while let Some(row) = rows.next()? {
-            let Some(amount) = decimal(row.get(2)?) else { continue };
-            *found.entry(row.get(0)?).or_default().entry(row.get(1)?).or_default() += to_cents(amount);
+            let Some(amount) = decimal(row.get(3)?) else { continue };
+            found.entry(row.get(0)?).or_default().insert((row.get(1)?, row.get(2)?), amount);
         }
         Ok(found)
     }
 
     /// What was accepted from us in the month, and the components of which that is disputed or not known.
-    fn held(&self) -> sql::Result<(BTreeMap<String, Cents>, Vec<String>)> {
-        let mut held: BTreeMap<String, Cents> = BTreeMap::new();
+    fn held(&self) -> sql::Result<(BTreeMap<String, Parts>, Vec<String>)> {
+        let mut held: BTreeMap<String, Parts> = BTreeMap::new();
         let mut disputed = Vec::new();
         let keys: Vec<StatementKey> = self
             .connection
@@ -408,8 +444,7 @@ impl Carrying<'_> {
                 if user.is_empty() && !of_line.open.is_empty() {
                     disputed.push(component.clone());
                 }
-                *held.entry(component).or_default().entry(user).or_default() +=
-                    to_cents(Known::held(&of_line));
+                held.entry(component).or_default().insert((micros(key.part), user), Known::held(&of_line));
             }
         }
         let mut query = self.connection.prepare_cached(
@@ -419,8 +454,7 @@ impl Carrying<'_> {
         )?;
         let mut rows = query.query([self.resource.to_string(), self.from.to_string()])?;
         while let Some(row) = rows.next()? {
-            let reason = row.get_ref(1)?.as_str()?;
-            if LEFT_OVER.contains(&reason) || (reason == PLAN_ENDED && self.is_within()) {
+            if LEFT_OVER.contains(&row.get_ref(1)?.as_str()?) {
                 continue;
             }
             match row.get_ref(0)?.as_str()? {
@@ -432,43 +466,43 @@ impl Carrying<'_> {
     }
 
     /// What was moved out of the month elsewhere, less what was moved into it (`fixed`), what of it goes to the running part
-    /// now (`before`), and what other months carry there that were worked out already (`others`).
+    /// now (`before`), and what others carry there (`others`): of other months only those that were worked out already.
     fn moved_rows(
         &self,
         settled: &Settled,
         component: &str,
         (target, part): (BillingPeriod, i64),
-        (fixed, before, others): (&mut Cents, &mut Cents, &mut Cents),
+        (fixed, before, others): (&mut Parts, &mut Parts, &mut Amounts),
     ) -> sql::Result<()> {
-        let (from, target) = (self.from.to_string(), target.to_string());
+        let timeline = plans(self.connection, &self.in_force.zone, &self.resource.to_string())?;
+        let (from, to) = (self.from.to_string(), target.to_string());
         let mut query = self.connection.prepare_cached(
-            "SELECT username, from_period, to_period, to_part, cents FROM moved
+            "SELECT username, from_period, from_part, to_period, to_part, amount FROM moved
              WHERE resource = ?1 AND component = ?2 AND (from_period = ?3 OR to_period IN (?3, ?4))",
         )?;
-        let mut rows = query.query(params![self.resource.to_string(), component, from, target])?;
+        let mut rows = query.query(params![self.resource.to_string(), component, from, to])?;
         while let Some(row) = rows.next()? {
-            let (user, cents): (String, i64) = (row.get(0)?, row.get(4)?);
-            let (own, into) = (row.get_ref(1)?.as_str()? == from, row.get_ref(2)?.as_str()? == from);
-            let here = row.get_ref(2)?.as_str()? == target && row.get::<_, i64>(3)? == part;
-            if into && !here {
-                // It was carried into the month, and so is part of what was accepted in it, but was not used in it. What only
-                // changed parts in it was.
-                if !own && self.parts().contains(&row.get(3)?) {
-                    *fixed.entry(user).or_default() -= cents;
-                }
-                continue;
+            let (user, amount): (String, Decimal) = (row.get(0)?, decimal_column(&row, 5)?);
+            let (from_part, to_part): (i64, i64) = (row.get(2)?, row.get(4)?);
+            let (own, into) = (row.get_ref(1)?.as_str()? == from, row.get_ref(3)?.as_str()? == from);
+            let here = row.get_ref(3)?.as_str()? == to && to_part == part;
+            if own && self.parts().contains(&from_part) {
+                let rows = if here { &mut *before } else { &mut *fixed };
+                *rows.entry((from_part, user.clone())).or_default() += amount;
             }
-            let rows = match (own, here) {
-                (true, true) => &mut *before,
-                (true, false) => &mut *fixed,
-                (false, true)
-                    if settled.contains(&(self.resource, period_column(&row, 1)?, component.to_owned())) =>
-                {
-                    &mut *others
+            if into && !here {
+                // It was moved into the part, and so is of what was accepted there, but was not used in it.
+                let part = if own { to_part } else { part_of(&timeline, self.from, instant(to_part)) };
+                if self.parts().contains(&part) {
+                    *fixed.entry((part, user)).or_default() -= amount;
                 }
-                (false, _) => continue,
-            };
-            *rows.entry(user).or_default() += cents;
+            } else if here && !own {
+                let month = period_column(&row, 1)?;
+                let counts = self.is_within() || month == target;
+                if counts || settled.contains(&(self.resource, month, component.to_owned())) {
+                    *others.entry(user).or_default() += amount;
+                }
+            }
         }
         Ok(())
     }
@@ -477,7 +511,7 @@ impl Carrying<'_> {
         &self,
         component: &str,
         (target, part): (BillingPeriod, i64),
-        after: &BTreeMap<String, i64>,
+        after: &Parts,
         now: Timestamp,
     ) -> sql::Result<()> {
         let (resource, from, to) = (self.resource.to_string(), self.from.to_string(), target.to_string());
@@ -485,13 +519,24 @@ impl Carrying<'_> {
             "DELETE FROM moved WHERE resource = ?1 AND component = ?2 AND from_period = ?3 AND to_period = ?4 AND to_part = ?5",
             params![resource, component, from, to, part],
         )?;
-        for (user, cents) in after {
+        for ((from_part, user), amount) in after {
             self.connection
                 .prepare_cached(
-                    "INSERT INTO moved (resource, component, username, from_period, to_period, to_part, cents, recorded)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    "INSERT INTO moved (resource, component, username, from_period, from_part, to_period, to_part, amount,
+                                        recorded)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                 )?
-                .execute(params![resource, component, user, from, to, part, cents, micros(now)])?;
+                .execute(params![
+                    resource,
+                    component,
+                    user,
+                    from,
+                    from_part,
+                    to,
+                    part,
+                    two_decimals(*amount),
+                    micros(now)
+                ])?;
         }
         // What was closed as it was left over is looked at again with what is left now.
         self.connection.execute(
@@ -500,8 +545,7 @@ impl Carrying<'_> {
                 AND blocked.part = statement.part AND component = ?3 AND state = 'stranded')",
             params![resource, from, component],
         )?;
-        let within = self.is_within().then_some(PLAN_ENDED);
-        for reason in LEFT_OVER.into_iter().chain(within) {
+        for reason in LEFT_OVER {
             self.connection.execute(
                 "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND username = '' AND reason = ?4",
                 params![resource, from, component, reason],

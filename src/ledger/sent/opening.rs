@@ -17,7 +17,7 @@ use crate::ledger::books::cuts::plans;
 use crate::ledger::books::sourced_meters::meters_of;
 use crate::ledger::books::statements::state_all;
 use crate::ledger::books::unstated::changed_components;
-use crate::ledger::db::columns::{decimal, from_cents, instant, micros, to_cents, two_decimals};
+use crate::ledger::db::columns::{decimal, decimal_column, instant, micros, two_decimals};
 use crate::ledger::db::sql::{self, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::adjustment::{Onward, onward};
@@ -155,10 +155,10 @@ impl Ledger {
                 }
             }
             // What was carried to this part stays a row of its own, so that it is once in the amount.
-            let mut carried: BTreeMap<String, i64> = BTreeMap::new();
+            let mut carried: BTreeMap<String, Decimal> = BTreeMap::new();
             {
                 let mut query = connection.prepare_cached(
-                    "SELECT username, to_part, cents FROM moved WHERE resource = ?1 AND component = ?2 AND to_period = ?3",
+                    "SELECT username, to_part, amount FROM moved WHERE resource = ?1 AND component = ?2 AND to_period = ?3",
                 )?;
                 let mut rows = query.query(params![resource, component, period])?;
                 let reported: bool = connection
@@ -170,7 +170,7 @@ impl Ledger {
                 while let Some(row) = rows.next()? {
                     let here = part_of(&timeline, key.period, instant(row.get(1)?)) == micros(key.part);
                     if here && reported {
-                        *carried.entry(row.get(0)?).or_default() += row.get::<_, i64>(2)?;
+                        *carried.entry(row.get(0)?).or_default() += decimal_column(&row, 2)?;
                     }
                 }
             }
@@ -183,7 +183,7 @@ impl Ledger {
             let held: Vec<(String, Decimal)> =
                 std::iter::once(total).chain(opening.users.iter().map(|(user, amount)| (user.clone(), *amount))).collect();
             for (user, amount) in &held {
-                let cents = to_cents(*amount).saturating_sub(carried.get(user).copied().unwrap_or(0));
+                let balance = *amount - carried.get(user).copied().unwrap_or_default();
                 connection
                     .prepare_cached(
                         "INSERT INTO opening (resource, component, username, period, at, amount, words, recorded)
@@ -197,7 +197,7 @@ impl Ledger {
                         user,
                         period,
                         micros(opening.at),
-                        two_decimals(from_cents(cents)),
+                        two_decimals(balance),
                         words,
                         micros(now)
                     ])?;

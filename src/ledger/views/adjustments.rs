@@ -63,7 +63,7 @@ impl Ledger {
             })
             .collect();
         for moved in self.moved(resource, period)? {
-            let amount = Decimal::new(moved.cents, 2);
+            let amount = moved.amount;
             let (kind, amount, words) = match moved.to {
                 Some(to) if to == moved.from => {
                     let words = format!(
