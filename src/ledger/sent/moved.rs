@@ -503,7 +503,7 @@ impl Carrying<'_> {
         let within = self.is_within().then_some(PLAN_ENDED);
         for reason in LEFT_OVER.into_iter().chain(within) {
             self.connection.execute(
-                "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND username = '' AND reason = ?4",
+                "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason = ?4",
                 params![resource, from, component, reason],
             )?;
         }
