@@ -247,9 +247,15 @@ fn another_writers_number_in_the_old_month_is_decided_before_anything_is_carried
     world.flush().exits(65).says("Waldur holds 4.00").says("1.50");
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 4.00", "cpu_hours 2026-12 0.13"]);
     world.agent(&["resolve", A, "overwrite"]).exits(0);
-    world.flush().exits(0);
+    world.flush().exits(65);
     // 6.3666 - 4.00 + 0.1333
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 4.00", "cpu_hours 2026-12 2.50"]);
+    // Of bob's 3.8666 as much goes along as the total has for him beside alice's hour, 1.37; the rest is told.
+    let shares =
+        ["alice cpu_hours 2026-11 1.50", "alice cpu_hours 2026-12 1.00", "bob cpu_hours 2026-12 1.50"];
+    assert_eq!(world.shares(A), shares);
+    world.agent(&["parked", "list"]).exits(65).says("bob").says("2.50");
+    world.agent(&["parked", "drop", A]).exits(0);
     nothing_more(&world, 0);
 }
 

@@ -460,3 +460,67 @@ fn a_row_of_ours_that_can_not_be_read_waits_alone() {
         assert_eq!(world.rows(C), ["cpu 2026-11 5.00"], "{api}");
     }
 }
+
+#[test]
+fn a_resource_that_can_not_be_read_is_tried_again_alone() {
+    for api in BOTH {
+        let (world, ten, _) = ten(api);
+        let all = [ten, on("project-b", "bob", "b", "11-06T00:00", "11-06T02:00", "2")];
+        jobs(&world, "2026-11-10T12:10:00Z", &all).exits(0);
+        let reads_since = |mark: u64| {
+            let reads = world.requests_since(mark).into_iter();
+            reads.filter(|one| one.method == "GET" && one.path.contains("component-usages/")).count()
+        };
+        // Neither the listing nor B by itself is answered; A is.
+        let forms = [B.to_owned(), B.replace('-', "")];
+        let of_b = forms.iter().map(|form| format!("resource_uuid={form}"));
+        let paths = of_b.chain(["offering_uuid=".to_owned()]);
+        let fault = |path: String| json!({ "match": { "method": "GET", "path": path }, "when": "before", "action": { "status": 500 } });
+        world.post("faults", json!({ "faults": paths.map(fault).collect::<Vec<_>>() }));
+        let mark = world.mark();
+        jobs(&world, "2026-11-10T13:20:00Z", &all);
+        assert!(reads_since(mark) >= 3, "{api}");
+        // A quarter of an hour later nothing is due but B.
+        let mark = world.mark();
+        jobs(&world, "2026-11-10T13:40:00Z", &all);
+        let others: Vec<_> = world
+            .requests_since(mark)
+            .into_iter()
+            .filter(|one| {
+                one.path.contains("component-usages/") && !forms.iter().any(|form| one.path.contains(form))
+            })
+            .filter(|one| !one.path.contains("offering_uuid="))
+            .collect();
+        assert!(others.is_empty(), "{api}: {others:?}");
+        // When it is answered again, what another wrote there meanwhile is found, without waiting for the hour.
+        world.no_faults();
+        world.post("rows", json!({ "resource": B, "type": "cpu", "usage": "7.00", "modified_by": 77 }));
+        jobs(&world, "2026-11-10T14:10:00Z", &all).exits(65).tells(&["Project B", "7.00", "2.00"]);
+        let mark = world.mark();
+        jobs(&world, "2026-11-10T14:12:00Z", &all).exits(65);
+        assert_eq!(reads_since(mark), 0, "{api}");
+    }
+}
+
+/// Its plan was renewed, which nobody has looked at yet, and another writes under the new plan period.
+#[test]
+fn a_number_under_a_plan_that_was_renewed_unseen_is_overwritten_as_it_is_said() {
+    for (api, more) in BOTH.into_iter().flat_map(|api| [false, true].map(|more| (api, more))) {
+        let world = world(api, NOON);
+        configure(&world, "on_conflict: overwrite", "", &[("source", keys(CPU))]);
+        let mut all = vec![hours("1", "11-05T00:00", "11-05T10:00", "10")];
+        jobs(&world, NOON, &all).exits(0);
+        world.now("2026-11-10T13:00:00Z");
+        world.post(&format!("resources/{A}"), json!({ "renew_plan": true }));
+        world.now("2026-11-10T13:30:00Z");
+        writes(&world, "500.00");
+        all.extend(more.then(|| hours("2", "11-10T13:10", "11-10T14:10", "1")));
+        jobs(&world, "2026-11-10T14:30:00Z", &all).tells(&["500.00", "overwritten"]);
+        for now in ["2026-11-10T14:45:00Z", "2026-11-10T16:00:00Z"] {
+            jobs(&world, now, &all).exits(0);
+        }
+        let new_plan = if more { "cpu 2026-11 1.00" } else { "cpu 2026-11 0.00" };
+        assert_eq!(world.rows(A), [new_plan, "cpu 2026-11 10.00"], "{api}");
+        world.agent(&["recount"]).exits(0);
+    }
+}

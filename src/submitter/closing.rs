@@ -11,7 +11,6 @@ use rust_decimal::Decimal;
 
 use super::call_time::{CallTime, guard_of};
 use super::guard::{self, ServerTime};
-use super::reason::Reason;
 use super::{CHECKED_FOR, Cycle, CycleError, Late};
 use crate::ledger::sent::periods::PeriodState;
 use crate::ledger::sent::record::StatementKey;
@@ -145,8 +144,9 @@ impl Cycle {
         let month = zone.period_of(server.now);
         let over = self.ledger(move |ledger| ledger.pending_before(month, now)).await?;
         for key in over {
-            let Some(statement) = self.ledger(move |ledger| ledger.totals(key)).await? else { continue };
-            if statement.components.values().any(|entry| entry.to_send() && !entry.is_unclear()) {
+            let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
+            let is_left = |entry: &Entry| entry.to_send() && !entry.is_unclear();
+            if statement.components.values().any(is_left) || statement.late_shares().next().is_some() {
                 self.over(&statement, &server).await?;
             }
         }
@@ -213,26 +213,17 @@ impl Cycle {
     }
 }
 
-/// Whether the server is believed to hold what was posted: nothing is open, to be sent, or another writer's.
+/// Whether the server is believed to hold what was posted: nothing is open, to be sent or completed, or kept back but as
+/// stranded. What is held waits for a person, or for what held it to pass.
 fn agrees(statement: &Statement) -> bool {
-    let disputed = [
-        Reason::Conflict,
-        Reason::Unadoptable,
-        Reason::Shares,
-        Reason::WrongMonth,
-        Reason::Unreadable,
-        Reason::RulesChanged,
-    ];
-    let in_dispute = |entry: &Entry| disputed.iter().any(|reason| entry.is_blocked_for(reason.name()));
-    let totals = !statement
-        .components
-        .values()
-        .any(|entry| entry.to_send() || entry.is_unclear() || in_dispute(entry));
-    let unfinished = |entry: &Entry| {
-        let parked = entry.block.as_ref().is_some_and(|block| block.state == "parked");
-        !parked && (entry.to_complete().is_some() || entry.is_unclear())
+    let is_settled = |entry: &Entry| match entry.block.as_ref().map(|block| block.state.as_str()) {
+        None => !entry.differs(),
+        Some("stranded") => !entry.is_unclear(),
+        Some("parked") => !entry.differs(),
+        Some(_) => false,
     };
-    totals && !statement.users.values().any(unfinished)
+    let of_users = |entry: &Entry| entry.to_complete().is_none() && is_settled(entry);
+    statement.components.values().all(is_settled) && statement.users.values().all(of_users)
 }
 
 /// Whether the month is over at the server.

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use super::closing::has_ended;
 use super::guard::{self, ServerTime};
 use super::part::Part;
 use super::reason::Reason;
@@ -17,7 +18,7 @@ use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, is_usage_billed};
 use super::{About, Cycle, CycleError, Late};
 use crate::ledger::Ledger;
 use crate::ledger::sent::moved::Carried;
-use crate::ledger::sent::record::{Intent, StatementKey};
+use crate::ledger::sent::record::{Amount, Intent, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::period::BillingZone;
 use crate::waldur::report::{ComponentAmount, SetUsage};
@@ -150,6 +151,9 @@ impl Cycle {
     async fn backfill(&self, key: StatementKey, server: &ServerTime) -> Result<bool, CycleError> {
         if !self.read_and_settle(&[key]).await?.is_empty() {
             return Ok(true);
+        }
+        if let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? {
+            self.settle_late_shares(&statement).await?;
         }
         let (known, zone) = (self.components_of(key.resource).await?, self.submitter.zone().await?);
         // What is billed by use is refused to most tokens, and the whole call with it.
@@ -396,7 +400,41 @@ impl Cycle {
             };
             self.block(key, component, reason, words, Some(rest)).await?;
         }
+        for ((component, user), entry, before) in statement.late_shares() {
+            let Some(posted) = entry.posted else { continue };
+            let words = format!(
+                "{before:.2} was reported of {user} for {}, and its readings make {posted:.2} by now, of the same total{why}",
+                key.period
+            );
+            let (what, place) = (format!("{component} of user {user}"), (component.as_str(), user.as_str()));
+            let rest = Some(posted.saturating_sub(before));
+            self.keep_back(key, what, place, Reason::PeriodEnded, words, rest).await?;
+        }
         Ok(())
+    }
+
+    /// Shares that changed without their total, where that can't be reported again: of an earlier plan of the running month,
+    /// or by `late: backfill`, they are completed by themselves, because the server takes them. Others are stranded.
+    pub(super) async fn settle_late_shares(&self, statement: &Statement) -> Result<(), CycleError> {
+        if statement.late_shares().next().is_none() {
+            return Ok(());
+        }
+        let (key, now) = (statement.key, self.submitter.clock.now());
+        let (server, zone) = (self.submitter.server_time().await?, self.submitter.zone().await?);
+        if has_ended(&zone, key.period, &server) {
+            if !(self.submitter.late == Late::Backfill && server.dated == Some(true)) {
+                return self.over(statement, &server).await;
+            }
+        } else if !self.part_of(key).await?.has_ended(server.now) {
+            return Ok(());
+        }
+        let shares: Vec<Amount> = statement
+            .late_shares()
+            .filter_map(|((component, user), entry, _)| {
+                Some(Amount { component: component.clone(), user: user.clone(), amount: entry.posted? })
+            })
+            .collect();
+        Ok(self.ledger(move |ledger| ledger.plan_shares(key, &shares, now)).await?)
     }
 
     /// Whether what is left is only what was used after the last report of the month.

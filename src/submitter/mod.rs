@@ -396,6 +396,7 @@ impl Cycle {
         // Where a month's probe met trouble, its outcome is not known: that one waits.
         let put_off = self.state().put_off_now.clone();
         some.retain(|key| !put_off.contains(&key.resource) || unread.contains(&key.resource));
+        self.compare_before_completing(&mut some).await?;
         // What goes to nothing takes its users' shares there first.
         self.clone().send_users(some.clone(), Shares::BeforeTotals).await?;
         self.clone().send_totals(some.clone()).await?;

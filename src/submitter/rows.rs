@@ -17,7 +17,7 @@ use super::reconcile::{Held, Row};
 use super::writer::{OwnNames, by_server, writer};
 use super::{About, Cycle, CycleError, DATE_PROBE, closing};
 use crate::ledger::sent::record::{Amount, StatementKey};
-use crate::ledger::sent::server::RowRead;
+use crate::ledger::sent::server::{Retry, RowRead};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
@@ -89,18 +89,37 @@ impl Cycle {
         Ok(true)
     }
 
-    /// Compares all rows that were not compared for long: of the running month for an hour, of the closed one before it for
-    /// a day. A call that was followed by another and may still arrive is looked for in each cycle, until it can't any more.
+    /// Compares all rows that were not compared for long: of the running month for an hour, of the one before it, as far as it
+    /// is closed or in conflict, for a day. A call that was followed by another and may still arrive is looked for in each cycle, until it can't any more.
     pub(super) async fn compare_regularly(&self) -> Result<(), CycleError> {
         let overtaken = self.ledger(|ledger| ledger.overtaken()).await?;
         self.read_and_settle(&overtaken).await?;
         for (fact, period, keys) in self.due_to_compare().await? {
             let failed = self.read_and_settle(&keys).await?;
-            self.compare_shares(&keys).await?;
-            if failed.is_empty() && !self.stopped() {
-                let now = self.submitter.clock.now();
-                self.ledger(move |ledger| ledger.put_server_fact(fact, &period.to_string(), now)).await?;
+            let of_read: Vec<StatementKey> =
+                keys.iter().filter(|key| !failed.contains(key)).copied().collect();
+            self.compare_shares(&of_read).await?;
+            if self.stopped() {
+                continue;
             }
+            let now = self.submitter.clock.now();
+            let mut read: BTreeSet<Uuid> = keys.iter().map(|key| key.resource).collect();
+            read.retain(|resource| !failed.iter().any(|key| key.resource == *resource));
+            read.retain(|resource| !self.state().put_off_now.contains(resource));
+            self.ledger(move |ledger| {
+                // What was put off because it could not be read has been read.
+                let put_off = ledger.put_off()?;
+                for (resource, _) in put_off.into_iter().filter(|(resource, _)| read.contains(resource)) {
+                    if !is_pending(ledger, resource)? {
+                        ledger.set_retry(Some(resource), None)?;
+                    }
+                }
+                match fact {
+                    Some(fact) => ledger.put_server_fact(fact, &period.to_string(), now),
+                    None => Ok(()),
+                }
+            })
+            .await?;
         }
         Ok(())
     }
@@ -110,10 +129,11 @@ impl Cycle {
         Ok(!overtaken.is_empty() || !self.due_to_compare().await?.is_empty())
     }
 
-    /// Months whose rows are to be compared, with the fact that will say when they were.
+    /// Months whose rows are to be compared, with the fact that will say when they were. What could not be read then is tried
+    /// again by itself (no fact), and the others not with it.
     pub(super) async fn due_to_compare(
         &self,
-    ) -> Result<Vec<(&'static str, BillingPeriod, Vec<StatementKey>)>, CycleError> {
+    ) -> Result<Vec<(Option<&'static str>, BillingPeriod, Vec<StatementKey>)>, CycleError> {
         let now = self.submitter.clock.now();
         let server = self.submitter.server_time().await?;
         let running = self.submitter.zone().await?.period_of(server.now);
@@ -122,7 +142,7 @@ impl Cycle {
             (ROWS_READ, running, COMPARED_EVERY),
             (CLOSED_ROWS_READ, running.previous(), CLOSED_COMPARED_EVERY),
         ] {
-            let keys = self
+            let (compared, keys) = self
                 .ledger(move |ledger| {
                     let decided = ledger.last_decided(period)?;
                     let compared = ledger.server_fact(fact)?.is_some_and(|(of, at)| {
@@ -130,15 +150,33 @@ impl Cycle {
                             // What was decided since is carried out now, not within the hour.
                             && decided.is_none_or(|decided| decided < at)
                     });
-                    match compared {
-                        true => Ok(Vec::new()),
-                        false if period == running => ledger.keys_of_known_resources(period),
-                        false => ledger.closed_before(now - every, period),
+                    let put_off: BTreeMap<Uuid, Retry> = ledger.put_off()?.into_iter().collect();
+                    if compared && put_off.is_empty() {
+                        return Ok((true, Vec::new()));
                     }
+                    let mut keys = match period == running {
+                        true => ledger.keys_of_known_resources(period)?,
+                        false => ledger.closed_before(now - every, period)?,
+                    };
+                    let waits = |key: &StatementKey| {
+                        put_off.get(&key.resource).is_some_and(|retry| retry.waits(now, false))
+                    };
+                    keys.retain(|key| !waits(key) && (!compared || put_off.contains_key(&key.resource)));
+                    if compared {
+                        // What is to be sent is read before that.
+                        let mut unread = Vec::new();
+                        for key in keys {
+                            if !is_pending(ledger, key.resource)? {
+                                unread.push(key);
+                            }
+                        }
+                        keys = unread;
+                    }
+                    Ok((compared, keys))
                 })
                 .await?;
             if !keys.is_empty() {
-                due.push((fact, period, keys));
+                due.push(((!compared).then_some(fact), period, keys));
             }
         }
         Ok(due)
@@ -496,6 +534,11 @@ impl Cycle {
         };
         Ok(self.ledger(move |ledger| ledger.put_server_fact("dated", verdict, now)).await?)
     }
+}
+
+/// Whether something of a resource is to be sent, or to be learnt.
+fn is_pending(ledger: &Ledger, resource: Uuid) -> Result<bool, LedgerError> {
+    Ok(ledger.pending_as_stated()?.iter().any(|key| key.resource == resource))
 }
 
 /// The resources of which the ledger knows a row that is not among the components that were listed of it.

@@ -130,7 +130,11 @@ impl Cycle {
         for reason in [Reason::Conflict, Reason::Unadoptable, Reason::Unreadable] {
             if entry.is_blocked_for(reason.name()) {
                 let component = component.to_owned();
-                self.ledger(move |ledger| ledger.clear_block(key, &component, reason.name())).await?;
+                self.ledger(move |ledger| {
+                    ledger.clear_block(key, "", reason.name())?;
+                    ledger.clear_block(key, &component, reason.name())
+                })
+                .await?;
             }
         }
         Ok(())

@@ -1,16 +1,18 @@
 //! Comparing the users' shares that the server holds with what was reported: hourly, before a month is closed, and after a
-//! call with an unclear outcome. A share that is not as it was reported is another writer's.
+//! call with an unclear outcome. A share that is not as it was reported is another writer's, and so is one of a user of whom
+//! nothing was reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use super::closing::has_ended;
 use super::reason::Reason;
 use super::{About, Cycle, CycleError};
 use crate::ledger::sent::decision::Decision;
 use crate::ledger::sent::record::{Amount, StatementKey};
-use crate::ledger::sent::statement::Statement;
+use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 use crate::waldur::report::UserAmount;
@@ -37,6 +39,61 @@ impl Found {
         let place =
             self.0.binary_search_by(|share| (share.row, &*share.username).cmp(&(Some(row), user))).ok()?;
         self.0.get(place).map(|share| share.usage)
+    }
+
+    /// All shares of a row.
+    fn of_row(&self, row: Uuid) -> impl Iterator<Item = &Share> {
+        let first = self.0.partition_point(|share| share.row < Some(row));
+        self.0.iter().skip(first).take_while(move |share| share.row == Some(row))
+    }
+
+    /// What of the shares of a component's row is not as this agent reported it.
+    fn differences(&self, statement: &Statement, component: &str, row: Uuid) -> Vec<Difference> {
+        let of_component = statement.users.iter().filter(|((of, _), _)| of == component);
+        let of_component: BTreeMap<&str, &Entry> =
+            of_component.map(|((_, user), entry)| (user.as_str(), entry)).collect();
+        let reported =
+            of_component.iter().filter(|(_, entry)| entry.acknowledged.is_some() && !entry.is_unclear());
+        let mut differences: Vec<Difference> = reported
+            .filter_map(|(user, entry)| {
+                let found = self.held(row, user).unwrap_or_default();
+                let differs = found != entry.held();
+                differs.then(|| Difference { user: (*user).to_owned(), found, reported: Some(entry.held()) })
+            })
+            .collect();
+        // Of whom nothing was reported, nothing is expected there; but for what is about to be, it makes no difference.
+        differences.extend(self.of_row(row).filter(|share| !share.usage.is_zero()).filter_map(|share| {
+            let is_ours = of_component.get(&*share.username).is_some_and(|entry| {
+                entry.acknowledged.is_some()
+                    || !entry.open.is_empty()
+                    || entry.planned.or(entry.posted) == Some(share.usage)
+            });
+            let (user, found) = (share.username.to_string(), share.usage);
+            (!is_ours).then_some(Difference { user, found, reported: None })
+        }));
+        differences
+    }
+}
+
+/// A share that another writer changed, or added (`reported` is none).
+#[derive(Debug)]
+struct Difference {
+    user: String,
+    found: Decimal,
+    reported: Option<Decimal>,
+}
+
+impl Difference {
+    fn words(&self) -> String {
+        let Difference { user, found, reported } = self;
+        match reported {
+            Some(reported) => format!(
+                "Waldur holds {found:.2} of {user}, but this agent last reported {reported:.2}: another writer changed it"
+            ),
+            None => format!(
+                "Waldur holds {found:.2} of {user}, of whom this agent has reported nothing: another writer added it"
+            ),
+        }
     }
 }
 
@@ -95,16 +152,9 @@ impl Cycle {
         let key = statement.key;
         let mut agree = true;
         for (component, total) in &statement.components {
-            let reported: Vec<(&String, Decimal)> = statement
-                .users
-                .iter()
-                .filter(|((of, _), entry)| {
-                    of == component && entry.acknowledged.is_some() && !entry.is_unclear()
-                })
-                .map(|((_, user), entry)| (user, entry.held()))
-                .collect();
-            let row = rows.get(component).copied();
-            let Some(row) = row.filter(|_| !reported.is_empty()) else { continue };
+            let Some(&row) = rows.get(component).filter(|_| has_shares(statement, component)) else {
+                continue;
+            };
             let read;
             let found = match listed {
                 Some(listed) => listed,
@@ -124,20 +174,15 @@ impl Cycle {
                     &read
                 }
             };
-            let held = |user: &str| found.held(row, user).unwrap_or_default();
-            let differs = reported.iter().find(|(user, amount)| held(user) != *amount);
-            match differs {
-                Some((user, amount)) => {
+            let differences = found.differences(statement, component, row);
+            match differences.first() {
+                Some(first) => {
                     agree = false;
-                    let held = held(user);
-                    let words = format!(
-                        "Waldur holds {held:.2} of {user}, but this agent last reported {amount:.2}: another writer changed it"
-                    );
                     if self.is_decided_share(key, component, total.held()).await? {
-                        self.take_shares(key, component, row, (&reported, found)).await?;
+                        self.take_shares(statement, component, differences).await?;
                     } else if !total.is_blocked_for(Reason::Conflict.name()) {
                         // Where the total is in conflict, that is to be decided, and the shares with it.
-                        self.block(key, component, Reason::Shares, words, Some(total.held())).await?;
+                        self.block(key, component, Reason::Shares, first.words(), Some(total.held())).await?;
                     }
                 }
                 None if total.is_blocked_for(Reason::Shares.name()) => {
@@ -151,7 +196,27 @@ impl Cycle {
         Ok(agree)
     }
 
-    /// Whether a person decided to overwrite a component whose total is as it was reported: then it is about its shares.
+    /// Before shares of a month that is over are completed, what is there of them is read, because nothing else is sent that
+    /// would. Statements whose shares can't be read wait.
+    pub(super) async fn compare_before_completing(
+        &self,
+        due: &mut Vec<StatementKey>,
+    ) -> Result<(), CycleError> {
+        let server = self.submitter.server_time().await?;
+        let zone = self.submitter.zone().await?;
+        let over: Vec<StatementKey> =
+            due.iter().filter(|key| has_ended(&zone, key.period, &server)).copied().collect();
+        if over.is_empty() {
+            return Ok(());
+        }
+        self.compare_shares(&over).await?;
+        let put_off = self.state().put_off_now.clone();
+        due.retain(|key| !over.contains(key) || !put_off.contains(&key.resource));
+        Ok(())
+    }
+
+    /// Whether a person decided to overwrite a component whose total is as it was reported: then it is about its shares. What
+    /// another writes after that was done is no longer what the person saw.
     async fn is_decided_share(
         &self,
         key: StatementKey,
@@ -159,10 +224,18 @@ impl Cycle {
         total: Decimal,
     ) -> Result<bool, CycleError> {
         let component = component.to_owned();
-        let decided = self.ledger(move |ledger| ledger.decided(key, &component)).await?;
-        Ok(decided.is_some_and(|decided| {
-            decided.decision == Decision::Overwrite && !decided.by_itself && decided.held == Some(total)
-        }))
+        Ok(self
+            .ledger(move |ledger| {
+                let decided = ledger.decided(key, &component)?;
+                let decided = decided.filter(|decided| {
+                    decided.decision == Decision::Overwrite
+                        && !decided.by_itself
+                        && decided.held == Some(total)
+                });
+                let Some(decided) = decided else { return Ok(false) };
+                Ok(!ledger.were_shares_overwritten_since(key, &component, decided.at)?)
+            })
+            .await?)
     }
 
     /// What goes over another writer's total takes its users' shares along: they are looked at, so that those that differ are
@@ -174,20 +247,17 @@ impl Cycle {
         row: Uuid,
     ) -> Result<(), CycleError> {
         let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
-        let reported: Vec<(&String, Decimal)> = statement
-            .users
-            .iter()
-            .filter(|((of, _), entry)| of == component && entry.acknowledged.is_some())
-            .map(|((_, user), entry)| (user, entry.held()))
-            .collect();
-        if reported.is_empty() {
+        if !statement.users.keys().any(|(of, _)| of == component) {
             return Ok(());
         }
         let month = statement.key.period.first_day();
         match self.submitter.client.list_user_usages(statement.key.resource, component, month).await {
-            Ok(rows) => self.take_shares(statement.key, component, row, (&reported, &found(rows))).await,
+            Ok(rows) => {
+                let differences = found(rows).differences(&statement, component, row);
+                self.take_shares(&statement, component, differences).await
+            }
             Err(failure) => {
-                self.note_of(About::of(statement.key, Some(component)), format!(
+                self.note_of(About::of(key, Some(component)), format!(
                     "resource {}, {component}, {}: the total is overwritten, the users' shares could not be read, so that \
                      those that another writer changed are found only by the next comparison: {failure}",
                     self.name_of(statement.key.resource).await?,
@@ -198,24 +268,30 @@ impl Cycle {
         }
     }
 
-    /// Notes what the server holds of these shares, so that those that differ are sent again.
+    /// Notes what the server holds of these shares, so that they are sent again: as the total that it holds has them, which is
+    /// not what the ledger makes by now where that total can't be changed any more.
     async fn take_shares(
         &self,
-        key: StatementKey,
+        statement: &Statement,
         component: &str,
-        row: Uuid,
-        (reported, found): (&[(&String, Decimal)], &Found),
+        differences: Vec<Difference>,
     ) -> Result<(), CycleError> {
-        let mut amounts = Vec::new();
-        for (user, amount) in reported {
-            let held = found.held(row, user).unwrap_or_default();
-            if held != *amount {
-                let (component, user) = (component.to_owned(), (*user).clone());
-                amounts.push(Amount { component, user, amount: held });
-            }
+        let (key, now) = (statement.key, self.submitter.clock.now());
+        let (server, zone) = (self.submitter.server_time().await?, self.submitter.zone().await?);
+        let ended = has_ended(&zone, key.period, &server) || self.part_of(key).await?.has_ended(server.now);
+        let is_current = !ended && statement.components.get(component).is_some_and(|total| !total.differs());
+        let (mut read, mut wanted) = (Vec::new(), Vec::new());
+        for Difference { user, found, reported } in differences {
+            let entry = statement.entry(component, &user);
+            let posted = entry.filter(|_| is_current).and_then(|entry| entry.posted);
+            let planned = entry.and_then(|entry| entry.planned);
+            let of = |amount| Amount { component: component.to_owned(), user: user.clone(), amount };
+            let amount = posted.or(planned).or(reported).unwrap_or_default();
+            wanted.extend((amount != found).then(|| of(amount)));
+            read.push(of(found));
         }
-        let now = self.submitter.clock.now();
-        Ok(self.ledger(move |ledger| ledger.note_read(key, &amounts, "overwritten", now)).await?)
+        let component = component.to_owned();
+        Ok(self.ledger(move |ledger| ledger.overwrite_shares(key, &component, (&read, &wanted), now)).await?)
     }
 
     /// Whether the server holds these shares: looked up after a call whose outcome is not clear.
@@ -231,6 +307,12 @@ impl Cycle {
         let Ok(found) = rows.map(found) else { return Ok(false) };
         Ok(users.iter().all(|user| found.held(row, &user.username) == Some(user.amount)))
     }
+}
+
+/// Whether shares of a component were reported, or are to be completed.
+fn has_shares(statement: &Statement, component: &str) -> bool {
+    let known = |entry: &Entry| entry.acknowledged.is_some() || entry.planned.is_some();
+    statement.users.iter().any(|((of, _), entry)| of == component && known(entry))
 }
 
 fn found(rows: Vec<UserUsageRow>) -> Found {

@@ -87,6 +87,7 @@ impl Cycle {
                 let Some(again) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };
                 statement = again;
             }
+            self.settle_late_shares(&statement).await?;
             let Some(usages) = self.next_call(&statement).await? else { continue };
             if self.send_window(&statement).await?.is_some() {
                 calls.push((statement, usages));

@@ -112,17 +112,27 @@ impl Ledger {
         component: &str,
         reason: &str,
     ) -> Result<bool, LedgerError> {
+        self.clear_block_of(key, (component, ""), reason)
+    }
+
+    fn clear_block_of(
+        &mut self,
+        key: StatementKey,
+        (component, user): (&str, &str),
+        reason: &str,
+    ) -> Result<bool, LedgerError> {
         self.transact(|connection, _| {
             let cleared = connection
                 .prepare_cached(
                     "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
-                     AND reason = ?5",
+                     AND username = ?5 AND reason = ?6",
                 )?
                 .execute(params![
                     key.resource.to_string(),
                     key.period.to_string(),
                     micros(key.part),
                     component,
+                    user,
                     reason
                 ])?;
             Ok(cleared > 0)
@@ -153,6 +163,16 @@ impl Ledger {
                         (SELECT amount FROM sent WHERE {known} AND outcome IN ('accepted', 'read')), '0.00')
                       AND NOT EXISTS (SELECT 1 FROM sent WHERE {known} AND outcome = 'open')))"
             ))?.execute([])?;
+            // Where all of a statement is blocked, none of it may be left to send.
+            lifted += connection.prepare_cached(
+                "DELETE FROM blocked WHERE component = '' AND reason <> 'unreadable' AND NOT EXISTS (
+                    SELECT 1 FROM line
+                    LEFT JOIN sent ON sent.resource = line.resource AND sent.period = line.period AND sent.part = line.part
+                        AND sent.component = line.component AND sent.username = line.username AND sent.current = 1
+                    WHERE line.resource = blocked.resource AND line.period = blocked.period AND line.part = blocked.part
+                        AND (line.problem IS NOT NULL OR sent.outcome IN ('open', 'planned')
+                            OR line.posted IS DISTINCT FROM coalesce(sent.amount, '0.00')))"
+            )?.execute([])?;
             Ok(lifted)
         })
     }
@@ -208,11 +228,11 @@ impl Ledger {
         let rests = self.blocks()?;
         for at in rests.into_iter().filter(|at| RESTS.contains(&at.block.reason.as_str())) {
             let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
-            let statement = self.totals(key)?;
-            let entry = statement.as_ref().and_then(|statement| statement.components.get(&at.component));
-            let rest = entry.and_then(|entry| Some(entry.posted?.saturating_sub(entry.held())));
+            let statement = if at.user.is_empty() { self.totals(key)? } else { self.statement(key)? };
+            let entry = statement.as_ref().and_then(|statement| statement.entry(&at.component, &at.user));
+            let rest = entry.and_then(|entry| Some(entry.posted?.saturating_sub(entry.accepted())));
             if at.amount.is_some() && rest.is_some() && rest != at.amount {
-                self.clear_block(key, &at.component, &at.block.reason)?;
+                self.clear_block_of(key, (&at.component, &at.user), &at.block.reason)?;
             }
         }
         Ok(())

@@ -158,6 +158,14 @@ fn decide(
             "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason IN (?4, ?5, ?6, ?7)",
             params![resource, period, component, CONFLICT, LIMIT, UNADOPTABLE, SHARES],
         )?;
+        // Also of a month that was closed: it is looked at again, whichever it is, and the decision carried out.
+        connection
+            .prepare_cached(
+                "UPDATE statement SET closed = NULL WHERE resource = ?1 AND period = ?2 AND closed IS NOT NULL
+                 AND EXISTS (SELECT 1 FROM line WHERE line.resource = statement.resource AND line.period = statement.period
+                    AND line.part = statement.part AND line.component = ?3)",
+            )?
+            .execute(params![resource, period, component])?;
         // What was held because of this component may be another resource's, too.
         all_of_month(connection, None, &period)?;
         let Ok(period) = period.parse() else { continue };

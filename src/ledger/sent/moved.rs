@@ -547,7 +547,7 @@ impl Carrying<'_> {
         )?;
         for reason in LEFT_OVER {
             self.connection.execute(
-                "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND username = '' AND reason = ?4",
+                "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason = ?4",
                 params![resource, from, component, reason],
             )?;
         }

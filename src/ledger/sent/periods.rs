@@ -79,7 +79,7 @@ impl Entry {
     /// What of it was used and can no longer be reported: nothing, unless it is stranded.
     pub fn stranded(&self) -> Option<Decimal> {
         let posted = self.posted.filter(|_| self.is("stranded") && self.differs())?;
-        posted.checked_sub(self.planned.unwrap_or_else(|| self.held()))
+        posted.checked_sub(self.accepted())
     }
 }
 
@@ -99,7 +99,7 @@ impl Ledger {
         Ok(keys)
     }
 
-    /// Statements of this month that were closed before this instant.
+    /// Statements of this month that were closed before this instant, or that are in conflict.
     pub fn closed_before(
         &self,
         at: Timestamp,
@@ -108,7 +108,10 @@ impl Ledger {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT resource, period, part FROM statement WHERE closed < ?2 AND period = ?1
+                    "SELECT resource, period, part FROM statement WHERE period = ?1 AND (closed < ?2
+                        OR closed IS NULL AND EXISTS (SELECT 1 FROM blocked WHERE blocked.resource = statement.resource
+                            AND blocked.period = statement.period AND blocked.part = statement.part
+                            AND blocked.reason IN ('conflict', 'conflict_overwrite', 'conflict_shares', 'unreadable')))
                      ORDER BY resource, period, part",
                 )?
                 .query_map(params![period.to_string(), micros(at)], |row| key(row, 0))?

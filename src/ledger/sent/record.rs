@@ -11,6 +11,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::lock::is_current;
+use crate::ledger::books::unstated::changed_components;
 use crate::ledger::db::columns::{decimal, instant, micros, period_column, two_decimals, uuid_column};
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row, ToSql, params};
 use crate::ledger::db::{Ledger, LedgerError};
@@ -162,6 +163,61 @@ impl Ledger {
         })
     }
 
+    /// Notes what the server holds of users' shares that are to be overwritten (`found`), and what they are to be: those of the
+    /// total that it holds (`wanted`).
+    pub fn overwrite_shares(
+        &mut self,
+        key: StatementKey,
+        component: &str,
+        (found, wanted): (&[Amount], &[Amount]),
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.transact_in_turn(|connection, _, turn| {
+            for amount in found {
+                note_read(connection, key, amount, (OVERWRITTEN, turn), now)?;
+            }
+            plan(connection, (key, turn), wanted, now)?;
+            // Who was only another writer's user has a line from now on.
+            let place = (key.resource.to_string(), key.period.to_string(), component.to_owned());
+            changed_components(connection, [place].into_iter().collect())?;
+            reopen(connection, key)
+        })
+    }
+
+    /// Whether shares of a component were taken to be overwritten since then.
+    pub fn were_shares_overwritten_since(
+        &self,
+        key: StatementKey,
+        component: &str,
+        since: Timestamp,
+    ) -> Result<bool, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT 1 FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+                     AND username <> '' AND call = 'read' AND words = ?5 AND at >= ?6",
+                )?
+                .exists(params![
+                    key.resource.to_string(),
+                    key.period.to_string(),
+                    micros(key.part),
+                    component,
+                    OVERWRITTEN,
+                    micros(since)
+                ])
+        })
+    }
+
+    /// Notes shares that are to be completed, beside a total that the server holds.
+    pub fn plan_shares(
+        &mut self,
+        key: StatementKey,
+        shares: &[Amount],
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.transact_in_turn(|connection, _, turn| plan(connection, (key, turn), shares, now))
+    }
+
     /// Ends what is open: the server's row was read after the longest time that a call may take, or it is one of them
     /// (`there`) that the row holds.
     pub fn close_open(
@@ -277,6 +333,35 @@ fn put_last(connection: &Connection, id: i64) -> sql::Result<()> {
         )?
         .execute([id])?;
     connection.prepare_cached("DELETE FROM sent WHERE id = ?")?.execute([id])?;
+    Ok(())
+}
+
+/// What is written beside a share that was read to be overwritten.
+const OVERWRITTEN: &str = "overwritten";
+
+/// Shares that belong to the total that the server holds, in place of what was planned of their lines.
+fn plan(
+    connection: &Connection,
+    (key, turn): (StatementKey, i64),
+    shares: &[Amount],
+    now: Timestamp,
+) -> sql::Result<()> {
+    for Amount { component, user, .. } in shares {
+        connection
+            .prepare_cached(
+                "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+                 AND username = ?5 AND current = 1 AND outcome = 'planned'",
+            )?
+            .execute(params![
+                key.resource.to_string(),
+                key.period.to_string(),
+                micros(key.part),
+                component,
+                user
+            ])?;
+    }
+    let (call, outcome) = ("set_user_usages", "planned");
+    insert(connection, New { key, amounts: shares, call, at: now, turn, outcome, words: "", counted: 0 })?;
     Ok(())
 }
 
@@ -515,12 +600,12 @@ pub(super) enum Scope {
     Totals,
 }
 
-/// Whether anything of the users of a statement was accepted or read.
+/// Whether anything of the users of a statement was accepted or read, or is to be completed.
 pub(super) fn has_shares(connection: &Connection, key: StatementKey) -> sql::Result<bool> {
     connection
         .prepare_cached(
             "SELECT 1 FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND current = 1 AND username <> ''
-             AND outcome IN ('accepted', 'read') LIMIT 1",
+             AND outcome IN ('accepted', 'read', 'planned') LIMIT 1",
         )?
         .exists(params![key.resource.to_string(), key.period.to_string(), micros(key.part)])
 }

@@ -68,6 +68,18 @@ impl Statement {
 }
 
 impl Statement {
+    /// Shares that changed by themselves: their total is what was accepted, so that none that is still to be sent takes them
+    /// along. Each with what it was to be until then.
+    pub fn late_shares(&self) -> impl Iterator<Item = (&(String, String), &Entry, Decimal)> {
+        self.users.iter().filter_map(|(place, entry)| {
+            let total = self.components.get(&place.0)?;
+            let before = entry.accepted();
+            let is_free = entry.block.is_none() && !entry.is_unclear() && !entry.shadow;
+            let is_late = is_free && !total.differs() && entry.posted.is_some_and(|posted| posted != before);
+            is_late.then_some((place, entry, before))
+        })
+    }
+
     /// The number of a component, or of one of its users.
     pub fn entry(&self, component: &str, user: &str) -> Option<&Entry> {
         match user.is_empty() {
@@ -108,6 +120,11 @@ impl Entry {
     /// What the server holds of it, as far as is known.
     pub fn held(&self) -> Decimal {
         self.acknowledged.as_ref().map_or(Decimal::ZERO, |known| known.amount)
+    }
+
+    /// The same of a share, or what it is still to be completed to.
+    pub fn accepted(&self) -> Decimal {
+        self.planned.unwrap_or_else(|| self.held())
     }
 
     /// What the server holds, for people: the number that was last accepted from us or taken for ours, or another one that was
