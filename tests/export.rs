@@ -272,7 +272,7 @@ fn the_commands_of_the_page_work() {
         world.path("agent.yaml").display(),
         world.path("clock").display()
     );
-    docs_commands::run("export.md", directory.path(), ("", ""), &before);
+    docs_commands::run("export.md", directory.path(), &[], &before);
     let csv = std::fs::read_to_string(directory.path().join("usage.csv")).unwrap();
     assert!(csv.lines().count() == 3, "{csv}");
 }

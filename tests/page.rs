@@ -370,5 +370,5 @@ fn the_commands_of_its_page_work() {
     }
     let daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Ready");
-    docs_commands::run("page.md", world.folder.path(), ("", ""), "");
+    docs_commands::run("page.md", world.folder.path(), &[], "");
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
 mod agent;
+mod docs_commands;
 #[path = "agent/hosts.rs"]
 mod hosts;
 #[path = "agent/postgres.rs"]
@@ -198,4 +199,40 @@ fn a_ledger_with_a_history_says_the_same_wherever_it_is() {
     for (there, here) in said().iter().zip(&in_the_file) {
         assert_eq!(there, here);
     }
+}
+
+/// As an administrator makes roles and database, and with the ledger of this test in the places of the page's.
+#[test]
+fn the_commands_of_its_page_work() {
+    let Some(server) = Server::start("the page of many hosts", &[]) else { return };
+    server.sql("postgres", "DROP DATABASE bill");
+    server.sql("postgres", "DROP ROLE usage");
+    let database = server.url("usage", "usage");
+    let world = world(&database);
+    let configured = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let file = world.path("ledger.db").display().to_string();
+    world.write("agent.yaml", &configured.replace(&database, &file));
+    world.readings(&[hours("1", "5400"), hours("2", "1800")]);
+    world.flush().exits(0);
+    world.write("agent.yaml", &configured);
+    let before = format!(
+        "export PGHOST='{}' PGUSER=postgres PGDATABASE=postgres WALDUR_USAGE_AGENT_CONFIG='{}' \
+         WALDUR_USAGE_AGENT_CLOCK_FILE='{}'",
+        server.socket().parent().unwrap().display(),
+        world.path("agent.yaml").display(),
+        world.path("clock").display()
+    );
+    let replace = [
+        ("postgresql://usage@db.example.com/usage", format!("'{database}'")),
+        ("/var/lib/waldur-usage-agent/ledger.db", file),
+    ];
+    let replace = replace.each_ref().map(|(from, to)| (*from, to.as_str()));
+    docs_commands::run("many-hosts.md", world.folder.path(), &replace, &before);
+    let roles = server.connect("usage").query_one(
+        "SELECT count(*) FROM pg_auth_members WHERE roleid = 'appender'::regrole AND member = 'hv17'::regrole",
+        &[],
+    );
+    assert_eq!(roles.unwrap().get::<_, i64>(0), 1);
+    world.agent(&["recount"]).exits(0);
+    world.agent(&["explain", A, "cpu_hours"]).exits(0).says("2.00");
 }

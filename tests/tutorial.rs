@@ -8,5 +8,5 @@ mod docs_commands;
 fn the_tutorial_leads_to_a_reported_number() {
     let directory = tempfile::tempdir().unwrap();
     let port = docs_commands::free_port().to_string();
-    docs_commands::run("tutorial.md", directory.path(), ("8099", &port), "");
+    docs_commands::run("tutorial.md", directory.path(), &[("8099", &port)], "");
 }

@@ -1,8 +1,11 @@
-//! Runs the commands of a page: those in fences of `sh`, and in fences of `console` those after `$ `, whose answers are
-//! compared with what is shown. All of a page runs in one shell and one empty directory, in the order of the page.
+//! Runs the commands of a page: those in fences of `sh`, those that are indented, and in fences of `console` those after `$ `,
+//! whose answers are compared with what is shown. All of a page runs in one shell and one empty directory, in the order of
+//! the page. What needs more than that (another host, root, minutes) stands in `ELSEWHERE`, with where it is run.
 
 #![allow(dead_code, reason = "each test program uses its part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
+pub(crate) mod elsewhere;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,13 +16,44 @@ struct Step {
     shown: Option<Vec<String>>,
 }
 
-fn steps(page: &str) -> Vec<Step> {
+/// The blocks of a page that are commands, or may be: the language (`` where they are indented) and the text.
+fn blocks(page: &str) -> Vec<(String, String)> {
+    let mut blocks: Vec<(String, String)> = Vec::new();
+    let (mut fence, mut before) = (None::<String>, "");
+    for line in page.lines() {
+        match (&fence, line.strip_prefix("```"), line.strip_prefix("    ")) {
+            (None, Some(language), _) => {
+                fence = Some(language.to_owned());
+                blocks.push((language.to_owned(), String::new()));
+            }
+            (Some(_), Some(_), _) => fence = None,
+            (Some(_), None, _) => blocks.last_mut().unwrap().1 += &format!("{line}\n"),
+            (None, None, Some(text)) => {
+                if !before.starts_with("    ") {
+                    blocks.push((String::new(), String::new()));
+                }
+                blocks.last_mut().unwrap().1 += &format!("{text}\n");
+            }
+            (None, None, None) => {}
+        }
+        before = line;
+    }
+    blocks.retain(|(language, _)| ["", "sh", "console"].contains(&language.as_str()));
+    blocks
+}
+
+fn steps(name: &str, page: &str) -> Vec<Step> {
     let mut steps = Vec::new();
-    // Every second part lies between fences; its first line is the language.
-    for block in page.split("\n```").skip(1).step_by(2) {
-        let (language, block) = block.split_once('\n').unwrap();
-        match language {
-            "sh" => steps.push(Step { command: block.to_owned(), shown: None }),
+    for (language, block) in blocks(page) {
+        if elsewhere::of(name, &block).is_some() {
+            continue;
+        }
+        match language.as_str() {
+            "" if block.starts_with("CREATE ") => {
+                let command = format!("psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 <<'SQL'\n{block}SQL");
+                steps.push(Step { command, shown: None });
+            }
+            "" | "sh" => steps.push(Step { command: block, shown: None }),
             "console" => {
                 for part in format!("\n{block}").split("\n$ ").skip(1) {
                     let (command, shown) = part.split_once('\n').unwrap_or((part, ""));
@@ -61,12 +95,18 @@ fn answer_is(answer: &[&str], shown: &[String]) -> bool {
     }
 }
 
-/// Runs a page in `directory`. `replace` is done to commands and answers: a port that may be taken.
-pub(crate) fn run(page: &str, directory: &Path, replace: (&str, &str), before: &str) {
+/// Runs a page in `directory`. `replace` is done to commands and answers: a port that may be taken, a place of the system's.
+pub(crate) fn run(page: &str, directory: &Path, replace: &[(&str, &str)], before: &str) {
     const MARK: &str = "@@@ next @@@";
     let text =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page)).unwrap();
-    let steps = steps(&text.replace(replace.0, replace.1));
+    let mut steps = steps(page, &text);
+    for (from, to) in replace {
+        for step in &mut steps {
+            step.command = step.command.replace(from, to);
+            step.shown.iter_mut().flatten().for_each(|line| *line = line.replace(from, to));
+        }
+    }
     assert!(!steps.is_empty(), "{page} has no commands");
     let mut script = format!("set -eu\n{before}\n");
     for step in &steps {
