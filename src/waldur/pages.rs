@@ -6,10 +6,14 @@
 //! known to be incomplete is never handed out.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::answer::Answer;
 use super::client::Client;
 use super::failure::Failure;
 use super::types::{Listed, Offering, OfferingUser, RawRow, Resource, Share, UserUsageRow};
@@ -119,41 +123,80 @@ impl Client {
         query: &[(&str, String)],
     ) -> Result<(Seen<T>, Option<usize>), Failure> {
         let mut seen = Seen::new();
-        let mut count = None;
-        let mut given = 0;
-        for page in 1.. {
-            let mut query = query.to_vec();
-            query.push(("page_size", PAGE_SIZE.to_string()));
-            if page > 1 {
-                query.push(("page", page.to_string()));
-            }
-            // The page numbers are ours: a `Link` is only asked whether there is more, and never followed, so that
-            // no answer can send the token to another place.
-            let answer = match self.get(what, path, &query).await {
-                // "Invalid page.": the list has become shorter meanwhile.
-                Err(Failure::Missing { .. }) if page > 1 => break,
-                answer => answer?,
+        let (mut count, mut given, mut first, mut page) = (None, 0, 0, 1);
+        loop {
+            // Where it is known how many pages there are, as many are asked for at once as calls may be under way.
+            let left = match count {
+                Some(count) if first > 0 => usize::saturating_sub(count, given).div_ceil(first),
+                _ => 1,
             };
-            count = answer.count().or(count);
-            let rows: Vec<T> = self.decode(what, &answer)?;
-            let on_page = rows.len();
-            given += on_page;
-            let mut any_new = false;
-            for row in rows {
-                any_new |= seen.add(row).ok_or_else(|| {
-                    Failure::unreadable(what, "the answer is not as expected: a row has no uuid")
-                })?;
-            }
-            let more = match (answer.has_next(), count) {
-                (Some(next), _) => next,
-                (None, Some(count)) => given < count,
-                (None, None) => on_page >= PAGE_SIZE,
-            };
-            // A page with nothing new on it would be followed by others for ever on a server that ignores `page`.
-            if !more || !any_new {
-                break;
+            let pages = page..page + left.clamp(1, self.calls_at_once());
+            page = pages.end;
+            let asked = pages.clone().map(|page| self.page(what, path, query, page));
+            for (page, answer) in pages.zip(all(asked).await) {
+                let answer = match answer {
+                    // "Invalid page.": the list has become shorter meanwhile.
+                    Err(Failure::Missing { .. }) if page > 1 => return Ok((seen, count)),
+                    answer => answer?,
+                };
+                count = answer.count().or(count);
+                let rows: Vec<T> = self.decode(what, &answer)?;
+                let on_page = rows.len();
+                if page == 1 {
+                    first = on_page;
+                }
+                given += on_page;
+                let mut any_new = false;
+                for row in rows {
+                    any_new |= seen.add(row).ok_or_else(|| {
+                        Failure::unreadable(what, "the answer is not as expected: a row has no uuid")
+                    })?;
+                }
+                let more = match (answer.has_next(), count) {
+                    (Some(next), _) => next,
+                    (None, Some(count)) => given < count,
+                    (None, None) => on_page >= PAGE_SIZE,
+                };
+                // A page with nothing new on it would be followed by others for ever on a server that ignores `page`.
+                if !more || !any_new {
+                    return Ok((seen, count));
+                }
             }
         }
-        Ok((seen, count))
     }
+
+    /// The page numbers are ours: a `Link` is only asked whether there is more, and never followed, so that no answer can
+    /// send the token to another place.
+    async fn page(
+        &self,
+        what: &str,
+        path: &str,
+        query: &[(&str, String)],
+        page: usize,
+    ) -> Result<Answer, Failure> {
+        let mut query = query.to_vec();
+        query.push(("page_size", PAGE_SIZE.to_string()));
+        if page > 1 {
+            query.push(("page", page.to_string()));
+        }
+        self.get(what, path, &query).await
+    }
+}
+
+/// What all of these come to, in their order; they are under way at once.
+async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut under_way: Vec<(Pin<Box<F>>, Option<F::Output>)> =
+        futures.map(|future| (Box::pin(future), None)).collect();
+    poll_fn(|context| {
+        let mut done = true;
+        for (future, output) in under_way.iter_mut().filter(|(_, output)| output.is_none()) {
+            match future.as_mut().poll(context) {
+                Poll::Ready(ready) => *output = Some(ready),
+                Poll::Pending => done = false,
+            }
+        }
+        if done { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    under_way.into_iter().filter_map(|(_, output)| output).collect()
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Barrier;
 use uuid::Uuid;
 use waldur_usage_agent::config::clock::ManualClock;
 use waldur_usage_agent::config::section::Section;
@@ -254,6 +255,32 @@ async fn a_shifting_list_is_read_on_as_long_as_rows_are_seen_that_were_not_seen_
     let (rows, walks) = read(&[1, 2, 3, 3, 5]).await;
     assert!(rows.unwrap_err().contains("3 of 5 rows"));
     assert_eq!(walks, 4);
+}
+
+#[tokio::test]
+async fn as_many_pages_are_under_way_as_calls_may_be() {
+    let page = |count: u32, ids: &[u32]| {
+        let row = |id: &u32| format!("{{\"uuid\":\"{id:032x}\",\"username\":\"u\",\"usage\":1}}");
+        let rows: Vec<_> = ids.iter().map(row).collect();
+        let headers = format!("Content-Type: application/json\r\nX-Result-Count: {count}\r\n");
+        headed("200 OK", &headers, &format!("[{}]", rows.join(",")))
+    };
+    // Eight lists of one page show that two calls may be under way.
+    let mut acts = vec![Act::Say(page(1, &[9])); 8];
+    acts.push(Act::Say(page(6, &[1, 2])));
+    let both = Arc::new(Barrier::new(2));
+    acts.extend([[3, 4], [5, 6]].map(|ids| Act::SayTogether(both.clone(), page(6, &ids))));
+    let server = Server::start(acts).await;
+    let client = client_of(&server);
+    let period = "2026-11-01".parse().unwrap();
+    let list = async || client.list_user_usages(Uuid::from_u128(7), "cpu", period).await.unwrap();
+    for _ in 0..8 {
+        assert_eq!(list().await.len(), 1);
+    }
+    let mut rows: Vec<u128> = list().await.iter().map(|row| row.uuid.as_u128()).collect();
+    rows.sort_unstable();
+    assert_eq!(rows, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(server.requests().len(), 11);
 }
 
 #[tokio::test]

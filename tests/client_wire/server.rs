@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Barrier;
 
 /// What the server does with one request.
 #[derive(Clone)]
@@ -14,6 +15,8 @@ pub(crate) enum Act {
     SayAndDrop(String),
     Drop,
     Hang,
+    /// Says this once as many requests are under way as the barrier is for.
+    SayTogether(Arc<Barrier>, String),
     /// Says this again and again.
     Pour(String, &'static str),
 }
@@ -61,6 +64,10 @@ async fn serve(mut stream: TcpStream, acts: Arc<Vec<Act>>, requests: Arc<Mutex<V
             Act::Say(text) => stream.write_all(text.as_bytes()).await.unwrap(),
             Act::SayAndDrop(text) => return stream.write_all(text.as_bytes()).await.unwrap(),
             Act::Drop => return,
+            Act::SayTogether(others, text) => {
+                others.wait().await;
+                stream.write_all(text.as_bytes()).await.unwrap();
+            }
             Act::Hang => tokio::time::sleep(Duration::from_secs(60)).await,
             Act::Pour(head, more) => {
                 stream.write_all(head.as_bytes()).await.unwrap();
