@@ -6,10 +6,8 @@
 //! known to be incomplete is never handed out.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::Poll;
 
+use futures_util::future::join_all;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
@@ -133,7 +131,7 @@ impl Client {
             let pages = page..page + left.clamp(1, self.calls_at_once());
             page = pages.end;
             let asked = pages.clone().map(|page| self.page(what, path, query, page));
-            for (page, answer) in pages.zip(all(asked).await) {
+            for (page, answer) in pages.zip(join_all(asked).await) {
                 let answer = match answer {
                     // "Invalid page.": the list has become shorter meanwhile.
                     Err(Failure::Missing { .. }) if page > 1 => return Ok((seen, count)),
@@ -181,22 +179,4 @@ impl Client {
         }
         self.get(what, path, &query).await
     }
-}
-
-/// What all of these come to, in their order; they are under way at once.
-async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut under_way: Vec<(Pin<Box<F>>, Option<F::Output>)> =
-        futures.map(|future| (Box::pin(future), None)).collect();
-    poll_fn(|context| {
-        let mut done = true;
-        for (future, output) in under_way.iter_mut().filter(|(_, output)| output.is_none()) {
-            match future.as_mut().poll(context) {
-                Poll::Ready(ready) => *output = Some(ready),
-                Poll::Pending => done = false,
-            }
-        }
-        if done { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    under_way.into_iter().filter_map(|(_, output)| output).collect()
 }
