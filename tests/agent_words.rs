@@ -178,7 +178,11 @@ fn a_terminated_resource_strands_what_it_used_until_it_lives_again() {
         world.post(&format!("resources/{A}"), json!({ "state": "Terminated" }));
         world.flush().exits(65).says("1 amount: stranded");
         let parked = world.agent(&["parked", "list"]).exits(65);
-        parked.says("terminated").says("1.00").says("by hand").says("tried again by themselves");
+        parked
+            .says("terminated")
+            .says("1.00")
+            .says("by hand")
+            .says("running month are tried again by themselves");
         let mark = world.mark();
         world.now("2026-11-10T18:01:00Z");
         world.flush().exits(65);
@@ -190,6 +194,39 @@ fn a_terminated_resource_strands_what_it_used_until_it_lives_again() {
         world.flush().exits(0).says(&told);
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"], "{api}");
         world.agent(&["status"]).exits(0).says("agreed");
+    }
+}
+
+/// Somebody may have billed it by hand since: only a person brings it onto a later month's bill.
+#[test]
+fn what_a_terminated_resource_left_in_a_month_that_is_over_is_not_carried_when_it_lives_again() {
+    for api in BOTH {
+        let world = World::of(Setting { api, now: "2026-10-20T12:00:00Z", ..Setting::default() });
+        world.configure(&cpu_hours_of_a());
+        let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+        world.write("agent.yaml", &format!("{text}submit: {{ late: carry_forward }}\n"));
+        let (october, december) = (
+            job("cpu_seconds", "1", "2026-10-09T00:00:00Z", "2026-10-10T01:00:00Z", "90000", &[]),
+            job("cpu_seconds", "2", "2026-12-02T00:00:00Z", "2026-12-02T03:00:00Z", "10800", &[]),
+        );
+        world.readings(std::slice::from_ref(&october));
+        world.post(&format!("resources/{A}"), json!({ "state": "Terminated" }));
+        world.flush().exits(65).says("1 amount: stranded");
+        world.now("2026-12-05T12:00:00Z");
+        world.post(&format!("resources/{A}"), json!({ "state": "OK" }));
+        world.readings(&[october, december]);
+        let told = "2026-10: it is OK again in Waldur; what of this month is stranded stays so";
+        let mut said = String::new();
+        for _ in 0..3 {
+            said += &world.flush().exits(65).all();
+        }
+        assert_eq!(said.matches(told).count(), 1, "{api}: {said}");
+        assert_eq!(world.rows(A), ["cpu_hours 2026-12 3.00"], "{api}");
+        world.agent(&["parked", "list"]).exits(65).says("2026-10").says("25.00").says("terminated");
+        world.agent(&["parked", "retry"]).exits(0);
+        world.flush();
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), ["cpu_hours 2026-12 28.00"], "{api}");
     }
 }
 

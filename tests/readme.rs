@@ -19,7 +19,7 @@ fn of_any_day(line: &str) -> String {
 
 /// What cargo sets, and not whoever called it.
 fn is_cargos_own(name: &str) -> bool {
-    name == "CARGO"
+    ["CARGO", "OUT_DIR"].contains(&name)
         || ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"]
             .iter()
             .any(|begins| name.starts_with(begins))

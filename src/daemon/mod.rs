@@ -147,10 +147,12 @@ pub async fn run(load: Loader) -> Result<(), String> {
                         let (rulebook, now) = ((*agent.rulebook).clone(), agent.clock.now());
                         let applied = ledger.with(move |ledger| {
                             ledger.change_rules(rulebook, now)?;
-                            tell_events(ledger)
+                            Ok(tell_events(ledger))
                         });
-                        if let Err(error) = applied.await {
-                            tracing::error!("The new rules are not carried out yet: {error}");
+                        match applied.await {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => tracing::warn!("What changed can't be told: {error}"),
+                            Err(error) => tracing::error!("The new rules are not carried out yet: {error}"),
                         }
                         tasks = Tasks::start(&agent, &ledger, &stats);
                         // Reporting goes on without health and metrics rather than not at all.

@@ -87,9 +87,7 @@ impl Part {
                     }
                     self.stats.cycles.fetch_add(1, Ordering::Relaxed);
                     self.stats.sent.fetch_add(report.sent as u64, Ordering::Relaxed);
-                    if let Err(error) = tell_changes(&self.ledger, report.changes).await {
-                        tracing::warn!("What was posted can't be told by name: {error}");
-                    }
+                    tell_changes(&self.ledger, report.changes).await;
                     if report.sent > 0 {
                         tracing::info!("Reported {} amounts in {} requests.", report.sent, report.requests);
                     }

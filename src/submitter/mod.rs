@@ -121,6 +121,8 @@ struct Cycle {
 #[derive(Debug, Default)]
 struct State {
     report: CycleReport,
+    /// Totals that changed a bill.
+    changes: told::Changes,
     /// Resources in a row whose call had no clear outcome: a server in trouble, not a resource.
     unclear_in_a_row: u32,
     forbidden: Vec<(Uuid, Failure)>,
@@ -209,6 +211,22 @@ impl Submitter {
             let mut state = cycle.state();
             (state.call_time, state.kept_call_time) = (call_time, call_time);
         }
+        let ended = self.carry_out(&cycle, options, before).await;
+        if ended.is_err() {
+            // What was posted before is on the bill all the same.
+            let changes = std::mem::take(&mut cycle.state().changes);
+            told::tell_changes(&self.ledger, changes).await;
+        }
+        ended
+    }
+
+    /// Runs a cycle, and tells what came of it.
+    async fn carry_out(
+        &self,
+        cycle: &Arc<Cycle>,
+        options: CycleOptions,
+        before: u64,
+    ) -> Result<CycleReport, CycleError> {
         cycle.clone().run(options).await?;
         let (mut report, put_off) = {
             let mut state = cycle.state();
@@ -228,6 +246,7 @@ impl Submitter {
         }
         self.ledger.with(told::tell_events).await?;
         self.ledger.with(|ledger| ledger.release_memory()).await?;
+        report.changes = std::mem::take(&mut cycle.state().changes);
         Ok(report)
     }
 

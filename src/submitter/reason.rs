@@ -190,7 +190,8 @@ impl Reason {
             }
             Reason::Terminated => {
                 "only Waldur's staff can bill (or credit) it now, by hand; then `parked drop` it. The amounts stay in the \
-                 ledger; if the resource lives again in Waldur, they are tried again by themselves"
+                 ledger; if the resource lives again in Waldur, those of the running month are \
+                 tried again by themselves, and of others with `parked retry`"
             }
             Reason::LateRefused | Reason::PlanEnded => {
                 "only Waldur's staff can bill (or credit) it now, by hand; then `parked drop` it. The amounts stay in the ledger"

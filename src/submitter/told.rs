@@ -58,21 +58,34 @@ impl Cycle {
     pub(super) fn note_change(&self, statement: &Statement, component: &str, is: Decimal) {
         let known = statement.components.get(component).and_then(|entry| entry.acknowledged.as_ref());
         let (key, was) = (statement.key, known.map(|known| known.amount));
-        self.state().report.changes.note(Change { key, component: component.to_owned(), was, is });
+        self.state().changes.note(Change { key, component: component.to_owned(), was, is });
     }
 }
 
 /// Tells of the bills that changed, those first that fell.
-pub async fn tell_changes(ledger: &SharedLedger, changes: Changes) -> Result<(), LedgerError> {
+pub async fn tell_changes(ledger: &SharedLedger, changes: Changes) {
     let Changes { fell, others, fallen, all } = changes;
     let told = fell.len() + others.len().min(TOLD - fell.len());
     for Change { key, component, was, is } in fell.into_iter().chain(others).take(told) {
-        let known = ledger.with(move |ledger| ledger.resource(key.resource)).await?;
-        let name = known.map(|known| known.name).filter(|name| !name.is_empty());
+        let known = ledger.with(move |ledger| {
+            let begins = ledger.in_force().zone.start(key.period);
+            Ok((ledger.resource(key.resource)?.map(|known| known.name), begins))
+        });
+        // Where the ledger can't be read, it is told all the same.
+        let (name, begins) = known.await.unwrap_or((None, key.part));
+        let name = name.filter(|name| !name.is_empty());
         let name = name.map_or_else(|| key.resource.to_string(), |name| format!("{name} ({})", key.resource));
         let (resource, period) = (display(key.resource), display(key.period));
         let place = format!("{name}, {component}, {}", key.period);
         match was {
+            None if key.part > begins => {
+                tracing::info!(
+                    resource,
+                    component,
+                    period,
+                    "{place}: {is:.2} posted, the first of its plan period"
+                );
+            }
             None => tracing::info!(resource, component, period, "{place}: {is:.2} posted, the first"),
             Some(was) if is < was => {
                 tracing::warn!(resource, component, period, "{place}: {was:.2} -> {is:.2} posted: it fell");
@@ -86,7 +99,6 @@ pub async fn tell_changes(ledger: &SharedLedger, changes: Changes) -> Result<(),
         0 => tracing::info!("{more} more amounts changed, none of which fell (`export` shows each)."),
         fell => tracing::warn!("{more} more amounts changed, of which {fell} fell (`export` shows each)."),
     }
-    Ok(())
 }
 
 /// Tells what happened to the books since it was told last.

@@ -82,7 +82,27 @@ impl Ledger {
     /// Lifts blocks of a resource (of all, if `None`) that have one of these reasons, so that it is tried again. Returns how
     /// many.
     pub fn clear_blocks(&mut self, resource: Option<Uuid>, reasons: &[&str]) -> Result<usize, LedgerError> {
-        let resource = resource.map(|uuid| uuid.to_string());
+        self.clear(resource, None, reasons)
+    }
+
+    /// Lifts those of one month of a resource.
+    pub fn clear_blocks_of(
+        &mut self,
+        resource: Uuid,
+        period: BillingPeriod,
+        reason: &str,
+    ) -> Result<usize, LedgerError> {
+        self.clear(Some(resource), Some(period), &[reason])
+    }
+
+    fn clear(
+        &mut self,
+        resource: Option<Uuid>,
+        period: Option<BillingPeriod>,
+        reasons: &[&str],
+    ) -> Result<usize, LedgerError> {
+        let (resource, period) =
+            (resource.map(|uuid| uuid.to_string()), period.map(|period| period.to_string()));
         self.transact(|connection, _| {
             let mut cleared = 0;
             for reason in reasons {
@@ -91,15 +111,17 @@ impl Ledger {
                     .prepare_cached(
                         "UPDATE statement SET closed = NULL WHERE closed IS NOT NULL AND EXISTS (
                             SELECT 1 FROM blocked WHERE (?1 IS NULL OR resource = ?1) AND reason = ?2
+                            AND (?3 IS NULL OR period = ?3)
                             AND blocked.resource = statement.resource AND blocked.period = statement.period
                             AND blocked.part = statement.part)",
                     )?
-                    .execute(params![resource, reason])?;
+                    .execute(params![resource, reason, period])?;
                 cleared += connection
                     .prepare_cached(
-                        "DELETE FROM blocked WHERE (?1 IS NULL OR resource = ?1) AND reason = ?2",
+                        "DELETE FROM blocked WHERE (?1 IS NULL OR resource = ?1) AND reason = ?2
+                         AND (?3 IS NULL OR period = ?3)",
                     )?
-                    .execute(params![resource, reason])?;
+                    .execute(params![resource, reason, period])?;
             }
             Ok(cleared)
         })
