@@ -144,7 +144,10 @@ impl Flush {
             );
             let now = setup.clock.now();
             let (waiting, next) = ledger
-                .with(move |ledger| Ok((ledger.pending(now)?.len(), NextTry::of(ledger, now)?)))
+                .with(move |ledger| {
+                    let pending = ledger.pending(now)?;
+                    Ok((pending.len(), NextTry::of_these(ledger, &pending, now)?))
+                })
                 .await?;
             if refused || waiting == 0 && !busy {
                 break;
@@ -172,7 +175,8 @@ impl Flush {
             .with(move |ledger| {
                 ledger.state(now)?;
                 let left = Left::of(ledger, &collectors)?;
-                Ok((left, pause::ServerStatus::of(ledger)?, NextTry::of(ledger, now)?))
+                let next = if left.pending == 0 { NextTry::default() } else { NextTry::of(ledger, now)? };
+                Ok((left, pause::ServerStatus::of(ledger)?, next))
             })
             .await?;
         exit = exit.min(standing::exit(&left, &server));

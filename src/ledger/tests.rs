@@ -21,6 +21,7 @@ mod adjustments;
 mod lives;
 mod rules_change;
 mod runs;
+mod together;
 mod turns;
 
 const RESOURCE: &str = "5e2f0000-0000-4000-8000-000000000003";

@@ -283,10 +283,11 @@ impl Cycle {
         let now = self.submitter.clock.now();
         let reported = std::mem::take(&mut self.state().reported);
         let mut offerings: BTreeMap<Uuid, BTreeSet<Uuid>> = BTreeMap::new();
-        for resource in reported {
-            if let Some(known) = self.ledger(move |ledger| ledger.resource(resource)).await? {
-                offerings.entry(known.offering).or_default().insert(resource);
-            }
+        let known = self.ledger(move |ledger| {
+            reported.into_iter().map(|resource| ledger.resource(resource)).collect::<Result<Vec<_>, _>>()
+        });
+        for known in known.await?.into_iter().flatten() {
+            offerings.entry(known.offering).or_default().insert(known.uuid);
         }
         let mut switched = std::mem::take(&mut self.state().moved);
         for (offering, resources) in offerings {
@@ -298,16 +299,18 @@ impl Cycle {
                 self.pause(failure).await?;
                 return Ok(false);
             }
-            for resource in resources {
-                let (known, look) = self
-                    .ledger(move |ledger| Ok((ledger.resource(resource)?, ledger.plan_look(resource)?)))
-                    .await?;
-                let plan =
-                    known.and_then(|known| known.plan).map(|plan| plan.to_string()).unwrap_or_default();
-                if look.is_some_and(|(_, looked)| looked != plan) {
-                    switched.insert(resource);
+            let others = self.ledger(move |ledger| {
+                let mut others = Vec::new();
+                for resource in resources {
+                    let plan = ledger.resource(resource)?.and_then(|known| known.plan);
+                    let plan = plan.map(|plan| plan.to_string()).unwrap_or_default();
+                    if ledger.plan_look(resource)?.is_some_and(|(_, looked)| looked != plan) {
+                        others.push(resource);
+                    }
                 }
-            }
+                Ok(others)
+            });
+            switched.extend(others.await?);
         }
         Ok(!switched.is_empty() && self.look_at_plans_of(switched).await?)
     }

@@ -417,7 +417,7 @@ impl Cycle {
         some.retain(|key| !put_off.contains(&key.resource) || unread.contains(&key.resource));
         self.compare_before_completing(&mut some).await?;
         // What goes to nothing takes its users' shares there first.
-        self.clone().send_users(some.clone(), Shares::BeforeTotals).await?;
+        self.clone().send_users_to_nothing(&some).await?;
         self.clone().send_totals(some.clone()).await?;
         if self.stopped() {
             return Ok(false);

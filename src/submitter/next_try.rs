@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::guard::ServerTime;
+use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::server::Retry;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
@@ -23,13 +24,25 @@ pub struct NextTry {
 impl NextTry {
     /// Of what was last stated.
     pub fn of(ledger: &Ledger, now: Timestamp) -> Result<NextTry, LedgerError> {
+        NextTry::of_these(ledger, &ledger.pending_as_stated()?, now)
+    }
+
+    /// Of what is known to be pending.
+    pub fn of_these(
+        ledger: &Ledger,
+        pending: &[StatementKey],
+        now: Timestamp,
+    ) -> Result<NextTry, LedgerError> {
+        if pending.is_empty() {
+            return Ok(NextTry::default());
+        }
         let server = ServerTime::of(ledger, None, now)?;
         let zone = &ledger.in_force().zone;
         let put_off: BTreeMap<Uuid, Retry> = ledger.put_off()?.into_iter().collect();
         let without_role: BTreeSet<Uuid> =
             ledger.without_role()?.into_iter().map(|(offering, _)| offering).collect();
         let mut next = NextTry::default();
-        for key in ledger.pending_as_stated()? {
+        for key in pending {
             let begins_in = zone.surely_from(key.period).duration_since(server.now);
             let mut at = now;
             if begins_in.is_positive() {

@@ -19,7 +19,7 @@ use crate::waldur::report::UserAmount;
 use crate::waldur::types::{Share, UserUsageRow};
 
 /// Statements whose shares are in memory at once.
-const COMPARED_TOGETHER: usize = 256;
+const COMPARED_TOGETHER: usize = 64;
 
 /// Up to so many statements are asked for one by one; more, by a listing of their offering.
 const SINGLY: usize = 3;

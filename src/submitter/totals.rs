@@ -388,7 +388,7 @@ impl Cycle {
 }
 
 /// Statements whose calls are written down together; more need memory, and no fewer waits for the disk that matter.
-const INTENDED_TOGETHER: usize = 256;
+const INTENDED_TOGETHER: usize = 64;
 /// A longer description is a permanent 500 (observed).
 const LONGEST_DESCRIPTION: usize = 2000;
 

@@ -2,7 +2,7 @@
 //! one call a user. Only users whose share changed are sent. A month that is over has the shares of the total that was
 //! accepted completed, and no others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rust_decimal::Decimal;
@@ -39,6 +39,8 @@ struct ShareCall {
 
 /// Statements that are read together.
 const READ_TOGETHER: usize = 16;
+/// The same, of which only the totals are read.
+const TOTALS_TOGETHER: usize = 256;
 const ALL_AT_ONCE: &str = "set_user_usages";
 const ONE_BY_ONE: &str = "set_user_usage";
 
@@ -66,6 +68,27 @@ impl Batch {
 }
 
 impl Cycle {
+    /// Sends the shares of components whose total goes to nothing, before it does. Of most statements none does: their shares,
+    /// which are many, are not looked up.
+    pub(super) async fn send_users_to_nothing(
+        self: Arc<Self>,
+        due: &[StatementKey],
+    ) -> Result<(), CycleError> {
+        let due = due.to_vec();
+        let falling = self
+            .ledger(move |ledger| {
+                let mut falling = Vec::new();
+                for some in due.chunks(TOTALS_TOGETHER) {
+                    let totals = ledger.totals_of(some)?.into_iter();
+                    let falls = |statement: &Statement| statement.components.values().any(goes_to_nothing);
+                    falling.extend(totals.filter(falls).map(|statement| statement.key));
+                }
+                Ok(falling)
+            })
+            .await?;
+        self.send_users(falling, Shares::BeforeTotals).await
+    }
+
     pub(super) async fn send_users(
         self: Arc<Self>,
         due: Vec<StatementKey>,
@@ -112,6 +135,7 @@ impl Cycle {
                 let server = ServerTime::of(ledger, skew, now)?;
                 let bulk = ledger.server_fact(BULK)?.map(|(value, _)| value == "yes");
                 let (mut calls, mut taken) = (Vec::new(), 0);
+                let mut offerings = Offerings::default();
                 'all: for some in due.chunks(READ_TOGETHER) {
                     let mut statements = ledger.statements_of(some)?.into_iter().peekable();
                     for key in some {
@@ -120,7 +144,13 @@ impl Cycle {
                         }
                         taken += 1;
                         if let Some(statement) = statements.next_if(|statement| statement.key == *key) {
-                            calls.extend(calls_of(ledger, statement, which, (&server, bulk != Some(false)))?);
+                            let bulk = bulk != Some(false);
+                            calls.extend(calls_of(
+                                (ledger, &mut offerings),
+                                statement,
+                                which,
+                                (&server, bulk),
+                            )?);
                         }
                     }
                 }
@@ -332,7 +362,7 @@ impl ShareCall {
 
 /// The calls that send the shares of a statement, none of which is written down yet.
 fn calls_of(
-    ledger: &Ledger,
+    (ledger, offerings): (&Ledger, &mut Offerings),
     statement: Statement,
     which: Shares,
     (server, bulk): (&ServerTime, bool),
@@ -343,7 +373,7 @@ fn calls_of(
     let wanted = wanted(&statement, which, ended);
     let offering = ledger.resource(key.resource)?.map(|known| known.offering);
     if let Some(offering) = offering.filter(|offering| !offering.is_nil())
-        && (wanted.is_empty() || ledger.freshness(offering)?.users.is_none())
+        && (wanted.is_empty() || !offerings.is_listed(ledger, offering)?)
     {
         // The server links a share to its user only when it is first made: until the offering's users were listed, or can't
         // be, none is sent.
@@ -356,7 +386,7 @@ fn calls_of(
         let mut amounts = Vec::with_capacity(users.len());
         for (username, amount) in users {
             let user_url = match offering {
-                Some(offering) => ledger.offering_user(offering, &username)?,
+                Some(offering) => offerings.user(ledger, offering, &username)?,
                 None => None,
             };
             amounts.push(UserAmount { username, amount, user_url, date: None });
@@ -378,16 +408,50 @@ fn calls_of(
     Ok(calls)
 }
 
+/// What is known of offerings' users, looked up once for the calls that are written down together: most of them are of the
+/// same users.
+#[derive(Debug, Default)]
+struct Offerings {
+    listed: HashMap<Uuid, bool>,
+    users: HashMap<Uuid, HashMap<String, Option<String>>>,
+}
+
+impl Offerings {
+    /// Whether its users were listed, or can't be.
+    fn is_listed(&mut self, ledger: &Ledger, offering: Uuid) -> Result<bool, LedgerError> {
+        if let Some(known) = self.listed.get(&offering) {
+            return Ok(*known);
+        }
+        let listed = ledger.freshness(offering)?.users.is_some();
+        self.listed.insert(offering, listed);
+        Ok(listed)
+    }
+
+    /// The address of one of them.
+    fn user(&mut self, ledger: &Ledger, offering: Uuid, name: &str) -> Result<Option<String>, LedgerError> {
+        let users = self.users.entry(offering).or_default();
+        if let Some(known) = users.get(name) {
+            return Ok(known.clone());
+        }
+        let found = ledger.offering_user(offering, name)?;
+        users.insert(name.to_owned(), found.clone());
+        Ok(found)
+    }
+}
+
+/// Whether a total that the server holds is to be lowered to nothing.
+fn goes_to_nothing(total: &Entry) -> bool {
+    total.posted.is_some_and(|posted| posted.is_zero()) && total.to_send() && !total.held().is_zero()
+}
+
 /// The shares to send now, by component.
 fn wanted(statement: &Statement, which: Shares, ended: bool) -> BTreeMap<String, Vec<(String, Decimal)>> {
     let mut wanted: BTreeMap<String, Vec<(String, Decimal)>> = BTreeMap::new();
     for ((component, user), entry) in &statement.users {
         let Some(total) = statement.components.get(component) else { continue };
-        let to_nothing =
-            total.posted.is_some_and(|posted| posted.is_zero()) && total.to_send() && !total.held().is_zero();
         let amount = match (which, ended) {
             (Shares::BeforeTotals, _) => {
-                entry.posted.filter(|posted| to_nothing && posted.is_zero() && entry.to_send())
+                entry.posted.filter(|posted| goes_to_nothing(total) && posted.is_zero() && entry.to_send())
             }
             // A share only goes where its total went.
             (Shares::AfterTotals, false) => {

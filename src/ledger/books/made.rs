@@ -72,7 +72,9 @@ pub(super) fn made(
                 amount = amount * Exact::ratio(time, month).unwrap_or_else(Exact::one);
             }
         }
-        let amounts = &mut parts.entry(one.part).or_insert_with(|| Made::new(maker.meter.rounding)).amounts;
+        let made = parts.entry(one.part).or_insert_with(Made::nothing);
+        made.is_made_by(one.of.1, maker.meter.rounding);
+        let amounts = &mut made.amounts;
         amounts.total += amount.clone();
         amounts.additive &= maker.measure.adds_up();
         if let Some(user) = one.user {
@@ -86,7 +88,9 @@ pub(super) fn made(
         let makers = wanted.makers.of(connection, wanted.place.resource)?;
         let rounding = makers.first().map_or_else(Rounding::default, |maker| maker.meter.rounding);
         for (part, (_, opening)) in openings {
-            parts.entry(*part).or_insert_with(|| Made::new(rounding)).open(&makers, opening);
+            let made = parts.entry(*part).or_insert_with(Made::nothing);
+            made.is_made_by(usize::MAX, rounding);
+            made.open(&makers, opening);
         }
     }
     Ok(all)
@@ -252,7 +256,9 @@ impl Weighing<'_, '_> {
         let part = micros(wanted.timeline.segment_at(at).start);
         if let Some((opened, _)) = openings.get(&part) {
             if segment >= *opened {
-                parts.entry(part).or_insert_with(|| Made::new(maker.meter.rounding)).since = true;
+                let made = parts.entry(part).or_insert_with(Made::nothing);
+                made.is_made_by(of.1, maker.meter.rounding);
+                made.since = true;
             } else if maker.measure != Measure::Level {
                 return Ok(()); // It is in the opening balance.
             }
@@ -284,6 +290,8 @@ fn targets_of(connection: &Connection, wanted: &[Wanted<'_>]) -> sql::Result<Has
 /// The exact amounts of a component in one part of the month.
 pub(super) struct Made {
     pub(super) amounts: Amounts,
+    /// The first of its meters that has anything here, by which it is rounded.
+    by: Option<usize>,
     /// Whether something was measured after the opening balance.
     since: bool,
     /// Why they can't be put together with what was adopted.
@@ -291,10 +299,17 @@ pub(super) struct Made {
 }
 
 impl Made {
-    fn new(rounding: Rounding) -> Made {
+    fn nothing() -> Made {
         let (total, users) = (Exact::zero(), BTreeMap::new());
-        let amounts = Amounts { total, users, additive: true, rounding };
-        Made { amounts, since: false, problem: None }
+        let amounts = Amounts { total, users, additive: true, rounding: Rounding::default() };
+        Made { amounts, by: None, since: false, problem: None }
+    }
+
+    /// This one of its meters has something here: rows come in any order.
+    fn is_made_by(&mut self, maker: usize, rounding: Rounding) {
+        if self.by.is_none_or(|by| maker < by) {
+            (self.by, self.amounts.rounding) = (Some(maker), rounding);
+        }
     }
 
     /// Puts an opening balance before what was measured since.
@@ -312,6 +327,23 @@ impl Made {
                 let amount = &opening.total;
                 self.problem = Some(format!("it goes on from an opening balance of {amount}, but {why}"));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_rounded_by_the_first_of_its_meters_in_whatever_order_they_are_met() {
+        let meters = [(0, Rounding::Up), (1, Rounding::HalfEven), (usize::MAX, Rounding::Down)];
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut made = Made::nothing();
+            for number in order {
+                made.is_made_by(meters[number].0, meters[number].1);
+            }
+            assert_eq!(made.amounts.rounding, Rounding::Up);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! looks at what was sent only to know which lines Waldur has heard of, and which amounts changed rules have left behind.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -48,12 +48,23 @@ pub(in crate::ledger) fn state_all(
         )?
         .query_row([], |row| row.get(0))?;
     let mut makers: HashMap<(i64, String), SourcedMeters<'_>> = HashMap::new();
-    let (mut stated, mut together) = (0, 1);
-    let mut last = Noted::default();
+    let (mut last, mut asked, mut stated) = (Noted::default(), 16, 0);
     loop {
-        let noted = noted_after(connection, &last, together)?;
-        let Some(end) = noted.last() else { break };
-        last = end.clone();
+        let months = months_after(connection, &last, asked)?;
+        let Some(first) = months.first() else { break };
+        let mut series = 0;
+        let fit = months.iter().take_while(|month| {
+            series += month.series;
+            series <= SERIES_TOGETHER
+        });
+        let taken = fit.count().max(1);
+        // One that is too large by itself is stated component by component.
+        let is_large = first.series > SERIES_TOGETHER;
+        // What is looked at is no more than can soon be taken.
+        asked = i64::try_from((2 * taken).min(MONTHS_TOGETHER)).unwrap_or(1);
+        let Some(end) = months.get(taken - 1) else { break };
+        let noted = noted_in(connection, (&last, end))?;
+        (last.resource, last.period) = (end.resource.clone(), end.period.clone());
         for Noted { period, component, .. } in &noted {
             let Ok(month) = period.parse() else { continue };
             let version = in_force.in_month(month);
@@ -71,47 +82,84 @@ pub(in crate::ledger) fn state_all(
                 Some(Stating { connection, in_force, version, makers, place, month })
             })
             .collect();
-        let lines = state_some(&places, counted, now)?;
+        let together = if is_large { 1 } else { places.len().max(1) };
+        let mut before = None;
+        for some in places.chunks(together) {
+            state_some(some, &mut before, counted, now)?;
+        }
         stated += noted.len();
-        // So many that their lines are not too many for memory, judged by these.
-        together = (LINES_TOGETHER * noted.len() / lines.max(1)).clamp(1, STATED_TOGETHER);
     }
     connection.prepare_cached("DELETE FROM unstated")?.execute([])?;
     Ok(stated)
 }
 
 /// A component that is noted to be stated anew.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Noted {
     resource: String,
     period: String,
     component: String,
 }
 
+/// A resource's month of which some is.
+#[derive(Debug)]
+struct NotedMonth {
+    resource: String,
+    period: String,
+    /// How many series its resource has, in all months: that many lines a component may have.
+    series: i64,
+}
+
 /// The next of them, in order.
-fn noted_after(connection: &Connection, last: &Noted, most: usize) -> sql::Result<Vec<Noted>> {
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
+fn months_after(connection: &Connection, last: &Noted, most: i64) -> sql::Result<Vec<NotedMonth>> {
     connection
         .prepare_cached(
-            "SELECT resource, period, component FROM unstated WHERE (resource, period, component) > (?1, ?2, ?3)
-             ORDER BY resource, period, component LIMIT ?4",
+            "SELECT month.resource, month.period, (SELECT count(*) FROM target_resource CROSS JOIN placed
+                 WHERE target_resource.resource = month.resource AND placed.target = target_resource.target)
+             FROM (SELECT DISTINCT resource, period FROM unstated WHERE (resource, period) > (?1, ?2)
+                   ORDER BY resource, period LIMIT ?3) month
+             ORDER BY month.resource, month.period",
         )?
-        .query_map(params![last.resource, last.period, last.component, most], |row| {
+        .query_map(params![last.resource, last.period, most], |row| {
+            Ok(NotedMonth { resource: row.get(0)?, period: row.get(1)?, series: row.get(2)? })
+        })?
+        .collect()
+}
+
+/// What is noted after one month, up to another, in order.
+fn noted_in(connection: &Connection, (last, end): (&Noted, &NotedMonth)) -> sql::Result<Vec<Noted>> {
+    connection
+        .prepare_cached(
+            "SELECT resource, period, component FROM unstated
+             WHERE (resource, period) > (?1, ?2) AND (resource, period) <= (?3, ?4)
+             ORDER BY resource, period, component",
+        )?
+        .query_map(params![last.resource, last.period, end.resource, end.period], |row| {
             Ok(Noted { resource: row.get(0)?, period: row.get(1)?, component: row.get(2)? })
         })?
         .collect()
 }
 
-/// Components that are stated together,
-const STATED_TOGETHER: usize = 256;
-/// and about how many lines they may have.
-const LINES_TOGETHER: usize = 4096;
+/// Resources' months that are stated together,
+const MONTHS_TOGETHER: usize = 256;
+/// as long as they have no more series than memory should hold the lines of.
+const SERIES_TOGETHER: i64 = if cfg!(test) { 8 } else { 4096 };
 
-/// States these anew; returns how many lines they have.
-fn state_some(places: &[Stating<'_>], counted: i64, now: Timestamp) -> sql::Result<usize> {
-    let Some(Stating { connection, in_force, .. }) = places.first() else { return Ok(0) };
+/// States these anew. `before`: when the parts of their month were stated before, where some of its components have been just
+/// now.
+fn state_some(
+    places: &[Stating<'_>],
+    before: &mut Option<BTreeMap<i64, Timestamp>>,
+    counted: i64,
+    now: Timestamp,
+) -> sql::Result<()> {
+    let Some(Stating { connection, in_force, .. }) = places.first() else { return Ok(()) };
     let all: Vec<Place<'_>> = places.iter().map(|stating| stating.place).collect();
-    let kept = kept(connection, &all)?;
+    let mut kept = kept(connection, &all)?;
+    match before {
+        Some(before) => kept.iter_mut().for_each(|kept| kept.stated.clone_from(before)),
+        None => *before = kept.first().map(|kept| kept.stated.clone()),
+    }
     let began_after = |stating: &Stating<'_>| stating.makers.began_after(in_force.zone.end(stating.month));
     let places: Vec<(&Stating<'_>, Kept)> = places
         .iter()
@@ -134,7 +182,6 @@ fn state_some(places: &[Stating<'_>], counted: i64, now: Timestamp) -> sql::Resu
     let made = made(connection, in_force, &wanted, &openings)?;
     let doubts = Doubts::of_all(connection, wanted.iter().map(|wanted| (wanted.place, wanted.version)))?;
     let mut stated = Vec::with_capacity(places.len());
-    let mut count = 0;
     for (number, (((stating, kept), made), moved)) in places.into_iter().zip(made).zip(moved).enumerate() {
         let mut after = Lines::new();
         for (part, made) in made {
@@ -148,11 +195,9 @@ fn state_some(places: &[Stating<'_>], counted: i64, now: Timestamp) -> sql::Resu
         apply(&moved, &mut after);
         stating.hold(&mut after, (&doubts, number, kept.accepted), now)?;
         stating.tell_changes(&kept, &after, now)?;
-        count += after.len();
         stated.push((stating.place, kept.lines, after));
     }
-    store(connection, &stated, counted, now)?;
-    Ok(count)
+    store(connection, &stated, counted, now)
 }
 
 /// A component of a resource's month that is stated anew.

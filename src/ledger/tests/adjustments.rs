@@ -59,6 +59,32 @@ fn apply(ledger: &mut Ledger, fact: Fact, now: Timestamp) {
 }
 
 #[test]
+fn what_goes_on_from_a_balance_is_rounded_by_the_first_meter_whichever_is_looked_up_first() {
+    let rules = rulebook(&format!(
+        "collectors:\n  c:\n    resource: {RESOURCE}\n    meters:\n      \
+         gpu: {{ reading: a, weights: {{ kind: {{ x: 2 }} }}, rounding: up }}\n  d:\n    resource: {RESOURCE}\n    meters:\n      \
+         gpu: {{ reading: b }}\n"
+    ));
+    let mut ledger = Ledger::in_memory(rules).unwrap();
+    ledger.apply_rules(at("2026-11-01T00:00:00Z")).unwrap();
+    let (opened, time) = (at("2026-11-10T00:00:00Z"), at("2026-11-10T02:00:00Z"));
+    for (collector, name, value) in [("c", "a", "6"), ("d", "b", "0.341")] {
+        let reading = Reading {
+            span: Span::Interval { start: at("2026-11-10T01:00:00Z"), end: time },
+            ..Reading::new(name, Kind::Delta, value.parse().unwrap(), time).label("kind", "x")
+        };
+        let run = super::Run { collector: collector.to_owned(), ..seen(time, vec![reading]) };
+        ledger.record(run).unwrap();
+    }
+    let users = Default::default();
+    let balance =
+        Opening { component: "gpu".to_owned(), at: opened, total: 100.into(), users, words: "x".to_owned() };
+    ledger.adopt(key(), balance, time).unwrap();
+    // 100.00, 6 at a weight of 2 and 0.341: 112.341, rounded up.
+    assert_eq!(amounts(&mut ledger)["2026-11 gpu"], "112.341 Some(112.35)");
+}
+
+#[test]
 fn whenever_the_balance_is_recorded_the_amounts_are_the_same_and_a_recount_agrees() {
     let (start, now) = (at("2026-10-31T12:00:00Z"), at("2026-11-06T00:00:00Z"));
     for seed in 0..15 {
