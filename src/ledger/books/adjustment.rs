@@ -79,7 +79,8 @@ pub(super) fn moved_of_all(
          WHERE moved.resource = v.column1 AND moved.component = v.column2
            AND (moved.from_period = v.column3 OR moved.to_period = v.column3)",
         |number, row| {
-            let (Some((place, period, timeline)), Some(moved)) = (places.get(number), all.get_mut(number)) else {
+            let (Some((place, period, timeline)), Some(moved)) = (places.get(number), all.get_mut(number))
+            else {
                 return Ok(());
             };
             let (user, amount): (String, Decimal) = (row.get(1)?, decimal_column(row, 6)?);
