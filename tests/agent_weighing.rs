@@ -79,6 +79,32 @@ fn a_changed_rule_is_carried_out_on_what_is_known() {
     }
 }
 
+/// `at_most` is what the component gets by the hour, so it is compared with what is weighed.
+#[test]
+fn what_a_meter_takes_at_most_is_what_is_billed() {
+    let world = World::new(CURRENT);
+    let rules = |gpu: &str| {
+        format!("        at_most: 10\n        weights: {{ partition: {{ gpu: {gpu}, cheap: 0.1 }} }}\n")
+    };
+    let in_an_hour = |id: &str, partition: &str, hours: u32| {
+        let labels = [("user", "alice"), ("partition", partition), ("state", "")];
+        let seconds = (3600 * hours).to_string();
+        job("cpu_seconds", id, "2026-11-10T10:00:00Z", "2026-11-10T11:00:00Z", &seconds, &labels)
+    };
+    configure(&world, &rules("4"));
+    // 5 x 4 = 20 are too much; 50 x 0.1 = 5 and 8 are not.
+    world.readings(&[in_an_hour("1", "gpu", 5), in_an_hour("2", "cheap", 50), in_an_hour("3", "main", 8)]);
+    world.flush();
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 13.00"]);
+    world.agent(&["explain", A, "cpu_hours"]).exits(0).says("held");
+    world.agent(&["recount"]).exits(0);
+    // 5 x 2 = 10 are just what may be.
+    configure(&world, &rules("2"));
+    world.flush();
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 23.00"]);
+    world.agent(&["recount"]).exits(0);
+}
+
 #[test]
 fn collect_and_explain_tell_what_counts_and_how_much() {
     let world = World::new(CURRENT);

@@ -282,6 +282,23 @@ fn what_a_plan_that_ended_did_not_take_is_carried_with_the_rest_of_its_month() {
     }
 }
 
+/// What is carried of both plans is more than 64 bits hold in cents: it is told as what it is, and all else goes on.
+#[test]
+fn amounts_that_no_bill_can_hold_are_told_and_stop_nothing() {
+    for api in BOTH {
+        let (world, mut all) = october_of_two_plans(api, "late: carry_forward");
+        let huge = "80000000000000000";
+        all.push(hours("x", "10-12T00:00", "10-12T01:00", huge));
+        all.push(hours("y", "10-25T00:00", "10-25T01:00", huge));
+        all.push(on("project-b", "bob", "b", "11-02T00:00", "11-02T02:00", "2"));
+        jobs(&world, "2026-11-05T12:00:00Z", &all).exits(65);
+        world.agent(&["parked", "list"]).exits(65).names_a().tells(&["160000000000000000.00"]);
+        assert_eq!(world.rows(A), ["cpu 2026-10 10.00", "cpu 2026-10 3.00"], "{api}");
+        assert_eq!(world.rows(B), ["cpu 2026-11 2.00"], "{api}");
+        world.agent(&["recount"]).exits(0);
+    }
+}
+
 /// A level of 500 all the month, under three meters.
 fn levels(api: &str) -> (World, Vec<Value>) {
     let meters = "disk: { reading: sec, aggregate: max }\n      ram: { reading: sec, aggregate: mean, max_gap: 2d }\n      \
@@ -559,13 +576,13 @@ fn a_switch_of_plan_is_told_also_where_nothing_is_to_be_sent() {
         jobs(&world, "2026-11-10T12:00:00Z", &all[..10]).exits(0);
         world.now("2026-11-16T00:00:00Z");
         world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
-        let done = jobs(&world, "2026-11-16T02:00:00Z", &all[..16]).exits(0);
+        let done = jobs(&world, "2026-11-17T00:00:00Z", &all[..17]).exits(0);
         done.tells(&["its plan was switched at 2026-11-16"]);
         assert_eq!(in_all(&world, A, "cpu", "2026-11"), amount("500.00"), "{api}");
         // 250 + 1000 / 2 = 750 for the first half and the second; then 250 + 300 / 2 = 400, of which Waldur can't get below
         // the 500 of the plan that ended.
         for (day, level, billed, code) in [(20, "1000", "750.00", 0), (24, "300", "500.00", 65)] {
-            let mut now = all[15].clone();
+            let mut now = all[16].clone();
             (now["at"], now["value"]) = (json!(format!("2026-11-{day}T00:00:00Z")), json!(level));
             jobs(&world, &format!("2026-11-{day}T12:00:00Z"), &[now]).exits(code);
             assert_eq!(in_all(&world, A, "cpu", "2026-11"), amount(billed), "{api} {day}");

@@ -408,6 +408,23 @@ fn a_closed_month_of_two_plans_is_compared_also_after_another_switch() {
     }
 }
 
+/// What was decided of the one number does not hold for the other, whichever of them is more.
+#[test]
+fn a_decision_about_a_month_of_two_plans_is_about_each_plans_own_number() {
+    for api in BOTH {
+        let (world, all) = october_of_two_plans(api, "late: hold");
+        person_sets_october(&world, 0, "9.00");
+        person_sets_october(&world, 1, "12.00");
+        jobs(&world, "2026-11-03T12:00:00Z", &all).exits(65).names_a().tells(&["9.00", "12.00"]);
+        world.agent(&["resolve", A, "overwrite"]).exits(0);
+        world.now("2026-11-03T13:00:00Z");
+        world.flush();
+        let explained = world.agent(&["explain", A, "cpu", "--period", "2026-10"]).exits(0);
+        explained.tells(&["Waldur's 9.00", "Waldur's 12.00"]);
+        world.agent(&["parked", "list"]).says_not("another writer");
+    }
+}
+
 /// Something odd stands in a row of project B: all else goes on.
 #[track_caller]
 fn odd(field: &str, value: Value) {

@@ -47,7 +47,7 @@ fn amounts_are_exact_as_number_and_as_string() {
         assert_eq!(row(usage, "").unwrap().usage.to_string(), exact, "{usage}");
     }
     // What cannot be read is no zero.
-    for usage in ["null", r#""""#, r#""many""#, "[1]", "true", "1e99"] {
+    for usage in ["null", r#""""#, r#""many""#, "[1]", "true", "1e99", "1e18", "-1e18", "7e28"] {
         assert!(row(usage, "").is_err(), "{usage}");
     }
 }

@@ -124,6 +124,43 @@ impl Measure {
         }
     }
 
+    /// The same over a series that counts so much: what one of its readings may add at most is less the more that counts.
+    /// What counts nothing has no limit.
+    pub fn weighed(self, weight: &Exact) -> Measure {
+        let by_weight = |at_most: Option<AtMost>| {
+            let at_most = at_most.filter(|_| !weight.is_zero())?;
+            let limit = at_most.an_hour().checked_div(weight);
+            Some(limit.as_ref().and_then(AtMost::new).unwrap_or(at_most))
+        };
+        match self {
+            Measure::Increase(at_most) => Measure::Increase(by_weight(at_most)),
+            Measure::Sum(at_most) => Measure::Sum(by_weight(at_most)),
+            Measure::Total(at_most) => Measure::Total(by_weight(at_most)),
+            Measure::Integral(hold, at_most) => Measure::Integral(hold, by_weight(at_most)),
+            Measure::Mean(_) | Measure::Max(_) | Measure::Level => self,
+        }
+    }
+
+    /// Whether it has a limit, which is another for each weight.
+    pub fn is_limited(&self) -> bool {
+        matches!(
+            self,
+            Measure::Increase(Some(_))
+                | Measure::Sum(Some(_))
+                | Measure::Total(Some(_))
+                | Measure::Integral(_, Some(_))
+        )
+    }
+
+    /// The first and the last name that it can have, in the order of bytes, whatever the weight.
+    pub fn names_by_weight(&self) -> (Cow<'static, str>, Cow<'static, str>) {
+        let plain = self.weighed(&Exact::zero()).name();
+        match self.is_limited() {
+            true => (plain.clone(), format!("{plain} at most ~").into()),
+            false => (plain.clone(), plain),
+        }
+    }
+
     /// Whether what several series, or several parts of one, make of it adds up: a level and a highest level don't.
     pub fn adds_up(&self) -> bool {
         !matches!(self, Measure::Max(_) | Measure::Level)

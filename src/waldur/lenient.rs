@@ -74,10 +74,12 @@ pub(super) fn strict_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     text.parse().map_err(|_| D::Error::custom(format!("`{text}` is no date")))
 }
 
-/// An amount as the server writes it: digits with decimals, or (of a number) with an exponent.
+/// An amount as the server writes it: digits with decimals, or (of a number) with an exponent. It keeps 18 digits before the
+/// point; what has more is none of its amounts, and could not be summed.
 pub(super) fn decimal(text: &str) -> Option<Decimal> {
     let text = text.trim();
-    Decimal::from_str_exact(text).or_else(|_| Decimal::from_scientific(text)).ok()
+    let amount = Decimal::from_str_exact(text).or_else(|_| Decimal::from_scientific(text)).ok()?;
+    (amount.trunc().abs() < Decimal::from(1_000_000_000_000_000_000_i64)).then_some(amount)
 }
 
 pub(super) fn opt_decimal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Decimal>, D::Error> {

@@ -131,7 +131,10 @@ fn carry_out(
 fn counting(rules: &Rules) -> Vec<(&str, String, &str)> {
     let meters = rules.meters.iter();
     let counted = meters.map(|meter| {
-        let how = format!("{:?} {:?} {:?} {}", meter.aggregate, meter.hold, meter.at_most, meter.factor);
+        let mut how = format!("{:?} {:?} {:?} {}", meter.aggregate, meter.hold, meter.at_most, meter.factor);
+        if meter.at_most.is_some() {
+            how += &meter.weighing.to_string();
+        }
         (meter.reading.as_str(), how, meter.component.as_str())
     });
     counted.collect()

@@ -18,9 +18,11 @@ use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, ToSql, params};
 use crate::metering::measure::{AtMost, Measure, Point, Quantity};
+use crate::metering::meter::Meter;
 use crate::metering::period::{BillingPeriod, Segment, Timeline};
-use crate::metering::reading::Kind;
+use crate::metering::reading::{Kind, Labels};
 use crate::metering::series_state::{SeriesState, sum};
+use crate::metering::weighing::Weighing;
 
 /// A series as it was met while a run was counted.
 #[derive(Debug, Clone)]
@@ -180,7 +182,27 @@ pub(in crate::ledger) fn restate(
 #[derive(Debug, Clone, Default)]
 struct Counted {
     measures: Vec<Measure>,
+    /// Of meters that limit what a series may add by what it counts.
+    by_weight: Vec<(Measure, Weighing)>,
     components: Vec<String>,
+}
+
+impl Counted {
+    /// Those of a meter.
+    fn add(&mut self, meter: &Meter, measure: Measure) {
+        match measure.is_limited() && !meter.weighing.is_even() {
+            true => self.by_weight.push((measure, meter.weighing.clone())),
+            false => self.measures.push(measure),
+        }
+    }
+
+    /// How a series with these labels is counted.
+    fn of<'a>(&'a self, labels: &'a Labels) -> impl Iterator<Item = Measure> + 'a {
+        let by_weight = self.by_weight.iter();
+        let weighed =
+            by_weight.filter_map(|(measure, weighing)| Some(measure.weighed(&weighing.weigh(labels)?)));
+        self.measures.iter().copied().chain(weighed)
+    }
 }
 
 /// What must be known of a series to count it.
@@ -190,6 +212,8 @@ struct SeriesFacts {
     kind: Kind,
     /// All ways in which it is counted in some month; at least one, so that it is known how far it was counted.
     measures: Rc<[Measure]>,
+    /// Where some of them depend on those.
+    labels: Labels,
     timeline: Rc<Timeline>,
 }
 
@@ -202,8 +226,8 @@ struct Counter<'a> {
     reached: Vec<(i64, Option<String>, Option<i64>)>,
     /// How far series had been counted before their first reading of a month, likewise.
     months: Vec<(i64, String, String)>,
-    /// By source: its collector, name, and all its measures.
-    sources: HashMap<i64, (String, String, Rc<[Measure]>)>,
+    /// By source: its collector, name, and all its measures; and how it is counted in some month.
+    sources: HashMap<i64, (String, String, Rc<[Measure]>, Rc<Counted>)>,
     /// By rules and source.
     counted: HashMap<(i64, i64), Rc<Counted>>,
     runs: HashMap<i64, RunRow>,
@@ -262,8 +286,8 @@ impl<'a> Counter<'a> {
     }
 
     fn facts(&mut self, series: i64, source: i64, kind: Kind) -> sql::Result<SeriesFacts> {
-        let measures = match self.sources.entry(source) {
-            Entry::Occupied(known) => known.get().2.clone(),
+        let (mut measures, counted) = match self.sources.entry(source) {
+            Entry::Occupied(known) => (known.get().2.clone(), known.get().3.clone()),
             Entry::Vacant(new) => {
                 let (collector, name): (String, String) = self
                     .connection
@@ -272,16 +296,28 @@ impl<'a> Counter<'a> {
                 let rules =
                     self.in_force.effective().into_iter().filter_map(|version| version.of(&collector));
                 let meters = rules.flat_map(|rules| &rules.meters).filter(|meter| meter.reading == name);
-                let mut measures: BTreeSet<Measure> =
-                    meters.filter_map(|meter| meter.measure(kind).ok()).collect();
-                if measures.is_empty() {
-                    measures.insert(plain(kind));
+                let mut counted = Counted::default();
+                for meter in meters {
+                    if let Ok(measure) = meter.measure(kind) {
+                        counted.add(meter, measure);
+                    }
                 }
-                let measures: Rc<[Measure]> = measures.into_iter().collect();
-                new.insert((collector, name, measures)).2.clone()
+                let measures = at_least(kind, counted.measures.iter().copied());
+                let known = new.insert((collector, name, measures, Rc::new(counted)));
+                (known.2.clone(), known.3.clone())
             }
         };
-        Ok(SeriesFacts { series, source, kind, measures, timeline: self.timelines.of_series(series)? })
+        let mut labels = Labels::default();
+        if !counted.by_weight.is_empty() {
+            let text: String = self
+                .connection
+                .prepare_cached("SELECT labels FROM series WHERE id = ?")?
+                .query_row([series], |row| row.get(0))?;
+            labels = serde_json::from_str(&text).map_err(|error| unreadable(0, error))?;
+            measures = at_least(kind, counted.of(&labels));
+        }
+        let timeline = self.timelines.of_series(series)?;
+        Ok(SeriesFacts { series, source, kind, measures, labels, timeline })
     }
 
     /// What is counted over a source by the rules of a month.
@@ -291,12 +327,12 @@ impl<'a> Counter<'a> {
         let sources = &self.sources;
         known
             .or_insert_with(|| {
-                let Some((collector, name, _)) = sources.get(&source) else { return Rc::default() };
+                let Some((collector, name, ..)) = sources.get(&source) else { return Rc::default() };
                 let meters = version.of(collector).map(|rules| rules.meters.as_slice()).unwrap_or_default();
                 let mut counted = Counted::default();
                 for meter in meters.iter().filter(|meter| meter.reading == *name) {
                     if let Ok(measure) = meter.measure(kind) {
-                        counted.measures.push(measure);
+                        counted.add(meter, measure);
                         counted.components.push(meter.component.clone());
                     }
                 }
@@ -314,7 +350,8 @@ impl<'a> Counter<'a> {
         parts: impl IntoIterator<Item = (Segment, Quantity)>,
     ) -> sql::Result<()> {
         for (segment, part) in parts {
-            if !self.counted(facts.source, facts.kind, segment.period).measures.contains(&measure) {
+            let counted = self.counted(facts.source, facts.kind, segment.period);
+            if !counted.of(&facts.labels).any(|of| of == measure) {
                 self.note_unruled(facts, segment.period);
                 continue;
             }
@@ -326,7 +363,7 @@ impl<'a> Counter<'a> {
 
     /// Notes readings of a month whose rules do not know their collector, which rules of later months do.
     fn note_unruled(&mut self, facts: &SeriesFacts, period: BillingPeriod) {
-        let Some((collector, _, _)) = self.sources.get(&facts.source) else { return };
+        let Some((collector, ..)) = self.sources.get(&facts.source) else { return };
         let known = self.in_force.in_month(period).of(collector).is_some();
         if !known && self.in_force.latest().of(collector).is_some() {
             self.unruled.insert((collector.clone(), period));
@@ -571,6 +608,15 @@ fn limit(measure: Measure) -> Option<AtMost> {
         Measure::Sum(at_most) => at_most,
         _ => None,
     }
+}
+
+/// These ways to count a series, or the plain one.
+fn at_least(kind: Kind, measures: impl Iterator<Item = Measure>) -> Rc<[Measure]> {
+    let mut all: BTreeSet<Measure> = measures.collect();
+    if all.is_empty() {
+        all.insert(plain(kind));
+    }
+    all.into_iter().collect()
 }
 
 /// How a series is followed that no meter counts.

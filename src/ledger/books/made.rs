@@ -1,6 +1,7 @@
 //! What meters make of quantities: the exact amounts of many components at once, by part of their month. It rounds nothing,
 //! and knows no statement.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::adjustment::Openings;
@@ -126,7 +127,8 @@ impl Weighing<'_, '_> {
         struct Asked<'w> {
             number: i64,
             target: i64,
-            measure: std::borrow::Cow<'static, str>,
+            /// The first and the last name of what it counts.
+            measures: (Cow<'static, str>, Cow<'static, str>),
             weighs: bool,
             /// Where it may be that some hosts were first read after the month: when it ended.
             end: i64,
@@ -141,14 +143,16 @@ impl Weighing<'_, '_> {
             let end = if wanted.makers.some_began_after(end) { micros(end) } else { i64::MAX };
             let targets = targets.get(wanted.place.resource).map(Vec::as_slice).unwrap_or_default();
             for (maker_number, maker) in wanted.makers.meters.iter().enumerate() {
-                let (measure, weighs) = (maker.measure.name(), !maker.meter.weighing.is_even());
+                let weighs = !maker.meter.weighing.is_even();
+                let name = || (maker.measure.name(), maker.measure.name());
+                let measures = if weighs { maker.measure.names_by_weight() } else { name() };
                 let number = i64::try_from(makers.len()).unwrap_or(i64::MAX);
                 makers.push((place, maker_number));
                 for &target in targets {
                     asked.push(Asked {
                         number,
                         target,
-                        measure: measure.clone(),
+                        measures: measures.clone(),
                         weighs,
                         end,
                         maker,
@@ -162,7 +166,7 @@ impl Weighing<'_, '_> {
         let rows: Vec<[&dyn ToSql; 6]> = plain
             .iter()
             .map(|asked| {
-                let Asked { number, target, measure, maker, wanted, .. } = asked;
+                let Asked { number, target, measures: (measure, _), maker, wanted, .. } = asked;
                 [
                     number as &dyn ToSql,
                     target,
@@ -183,10 +187,10 @@ impl Weighing<'_, '_> {
             &rows,
             |row| self.take(row, None, &makers, parts),
         )?;
-        let rows: Vec<[&dyn ToSql; 9]> = looked_into
+        let rows: Vec<[&dyn ToSql; 10]> = looked_into
             .iter()
             .map(|asked| {
-                let Asked { number, target, measure, weighs, end, maker, wanted } = asked;
+                let Asked { number, target, measures: (first, last), weighs, end, maker, wanted } = asked;
                 let (version, period, collector) =
                     (&wanted.version.id, &wanted.place.period, &maker.rules.collector);
                 [
@@ -194,11 +198,12 @@ impl Weighing<'_, '_> {
                     target,
                     version,
                     &maker.source,
-                    measure,
+                    first,
                     period,
                     weighs,
                     collector,
                     end,
+                    last,
                 ]
             })
             .collect();
@@ -206,27 +211,29 @@ impl Weighing<'_, '_> {
             "SELECT v.column1, placed.series, placed.username, placed.target, quantity.segment, quantity.month,
                     quantity.sum, quantity.max, quantity.last, quantity.covered, quantity.missed, quantity.gaps,
                     quantity.resets, quantity.held, quantity.holds, quantity.dips,
-                    CASE WHEN v.column7 = 1 THEN series.labels END
+                    CASE WHEN v.column7 = 1 THEN series.labels END, quantity.measure
              FROM (VALUES {rows}) v CROSS JOIN placed CROSS JOIN series CROSS JOIN quantity
              WHERE placed.target = v.column2 AND placed.rules = v.column3 AND placed.source = v.column4
                AND series.id = placed.series
-               AND quantity.series = placed.series AND quantity.measure = v.column5 AND quantity.period = v.column6
+               AND quantity.series = placed.series AND quantity.measure BETWEEN v.column5 AND v.column10
+               AND quantity.period = v.column6
                -- What a host read later reaches back to is a part of what was used there: the whole is another's to report.
                AND NOT EXISTS (SELECT 1 FROM collector WHERE collector.name = v.column8
                     AND collector.agent = series.agent AND collector.since >= v.column9)",
             &rows,
             |row| {
-                let labels = row.get_ref(16)?.as_str_or_null()?;
+                let labels = row.get_ref(16)?.as_str_or_null()?.map(|labels| (labels, 17));
                 self.take(row, labels, &makers, parts)
             },
         )
     }
 
-    /// Takes a quantity, unless it is of another resource, or counts nothing; `labels`: where its meter weighs by them.
+    /// Takes a quantity, unless it is of another resource, or counts nothing; `labels`: where its meter weighs by them, with
+    /// the column of what was counted, which the weight decides, too.
     fn take(
         &mut self,
         row: &sql::Row<'_>,
-        labels: Option<&str>,
+        labels: Option<(&str, usize)>,
         makers: &[(usize, usize)],
         parts: &mut [Parts],
     ) -> sql::Result<()> {
@@ -245,12 +252,13 @@ impl Weighing<'_, '_> {
         }
         let weight = match labels {
             None => None,
-            Some(labels) => {
+            Some((labels, measure)) => {
                 let labels = serde_json::from_str(labels).unwrap_or_default();
-                match maker.meter.weighing.weigh(&labels) {
-                    None => return Ok(()),
-                    weight => weight,
+                let Some(weight) = maker.meter.weighing.weigh(&labels) else { return Ok(()) };
+                if row.get_ref(measure)?.as_str()? != maker.measure.weighed(&weight).name() {
+                    return Ok(()); // Another meter's, of the same readings.
                 }
+                Some(weight)
             }
         };
         let part = micros(wanted.timeline.segment_at(at).start);

@@ -477,6 +477,7 @@ CREATE TABLE blocked (
 CREATE TABLE decision (
     resource TEXT NOT NULL,
     period TEXT NOT NULL,
+    part INTEGER NOT NULL,
     component TEXT NOT NULL,
     decision TEXT NOT NULL CHECK (decision IN ('overwrite', 'adopt')),
     held TEXT,                    -- the number that it is about
@@ -484,7 +485,7 @@ CREATE TABLE decision (
     balance_at INTEGER,           -- adopt: the instant that the opening balance speaks of, if the person said it
     by_itself INTEGER NOT NULL,   -- made by `on_conflict`, which does it once a period
     for_limit INTEGER NOT NULL,   -- it is about a limit
-    PRIMARY KEY (resource, period, component)
+    PRIMARY KEY (resource, period, part, component)
 ) WITHOUT ROWID;
 
 -- What changed rules have left on the bill and is held no more: a person decided, or they make just what Waldur holds.

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::record::StatementKey;
+use super::record::{StatementKey, key};
 use crate::ledger::books::freed::free;
 use crate::ledger::books::unstated::all_of_month;
 use crate::ledger::db::columns::{decimal, instant, micros, two_decimals};
@@ -23,7 +23,7 @@ pub enum Decision {
     Adopt { at: Option<Timestamp> },
 }
 
-/// A decision about one component of one month.
+/// A decision about one component of one month, in the part that one plan period covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decided {
     pub period: BillingPeriod,
@@ -62,23 +62,26 @@ impl Ledger {
             connection
                 .prepare_cached(
                     "SELECT decision, balance_at, at, held, by_itself, for_limit FROM decision
-                     WHERE resource = ?1 AND period = ?2 AND component = ?3",
+                     WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4",
                 )?
-                .query_row(params![key.resource.to_string(), key.period.to_string(), component], |row| {
-                    let decision = match row.get_ref(0)?.as_str()? {
-                        "adopt" => Decision::Adopt { at: row.get::<_, Option<i64>>(1)?.map(instant) },
-                        _ => Decision::Overwrite,
-                    };
-                    Ok(Decided {
-                        period: key.period,
-                        component: component.to_owned(),
-                        decision,
-                        held: decimal(row.get(3)?),
-                        at: instant(row.get(2)?),
-                        by_itself: row.get(4)?,
-                        for_limit: row.get(5)?,
-                    })
-                })
+                .query_row(
+                    params![key.resource.to_string(), key.period.to_string(), micros(key.part), component],
+                    |row| {
+                        let decision = match row.get_ref(0)?.as_str()? {
+                            "adopt" => Decision::Adopt { at: row.get::<_, Option<i64>>(1)?.map(instant) },
+                            _ => Decision::Overwrite,
+                        };
+                        Ok(Decided {
+                            period: key.period,
+                            component: component.to_owned(),
+                            decision,
+                            held: decimal(row.get(3)?),
+                            at: instant(row.get(2)?),
+                            by_itself: row.get(4)?,
+                            for_limit: row.get(5)?,
+                        })
+                    },
+                )
                 .optional()
         })
     }
@@ -102,14 +105,7 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         self.transact(|connection, _| {
-            let (resource, period) = (key.resource.to_string(), key.period.to_string());
-            insert_decision(
-                connection,
-                (&resource, &period, component),
-                Decision::Overwrite,
-                (Some(held), true, false),
-                now,
-            )
+            insert_decision(connection, (key, component), Decision::Overwrite, (Some(held), true, false), now)
         })
     }
 }
@@ -121,31 +117,32 @@ fn decide(
     now: Timestamp,
 ) -> sql::Result<Vec<Decided>> {
     let resource = resource.to_string();
-    let concerned: Vec<(String, String, Option<String>, bool)> = connection
+    // Each part of a month has a number of its own.
+    let concerned: Vec<(StatementKey, String, Option<String>, Option<bool>)> = connection
         .prepare_cached(
-            "SELECT period, component, max(amount), max(CASE WHEN reason = ?3 THEN 1 ELSE 0 END) FROM blocked
-             WHERE resource = ?1 AND reason IN (?2, ?3, ?4, ?5) GROUP BY period, component
-             UNION SELECT line.period, line.component, (
-                SELECT amount FROM sent WHERE sent.resource = line.resource AND sent.period = line.period
-                AND sent.component = line.component AND sent.username = '' AND current = 1
-                AND outcome IN ('accepted', 'read') LIMIT 1), 0
-             FROM line WHERE resource = ?1 AND held IS NOT NULL",
+            "SELECT resource, period, part, component, amount, CASE WHEN reason = ?3 THEN 1 ELSE 0 END FROM blocked
+             WHERE resource = ?1 AND username = '' AND reason IN (?2, ?3, ?4, ?5)
+             UNION ALL SELECT resource, period, part, component, NULL, NULL FROM line
+             WHERE resource = ?1 AND held IS NOT NULL AND NOT EXISTS (
+                SELECT 1 FROM blocked WHERE blocked.resource = line.resource AND blocked.period = line.period
+                AND blocked.part = line.part AND blocked.component = line.component AND blocked.username = ''
+                AND blocked.reason IN (?2, ?3, ?4, ?5))
+             ORDER BY 2, 3, 4",
         )?
         .query_map(params![resource, CONFLICT, LIMIT, UNADOPTABLE, SHARES], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            Ok((key(row, 0)?, row.get(3)?, row.get(4)?, row.get(5)?))
         })?
         .collect::<sql::Result<_>>()?;
     let mut decided = Vec::new();
-    for (period, component, held, for_limit) in concerned {
-        let held =
-            if for_limit { accepted(connection, &resource, &period, &component)? } else { decimal(held) };
-        insert_decision(
-            connection,
-            (&resource, &period, &component),
-            decision,
-            (held, false, for_limit),
-            now,
-        )?;
+    for (key, component, held, for_limit) in concerned {
+        // What the books hold, and what a limit does, is about what was accepted.
+        let held = match for_limit {
+            Some(false) => decimal(held),
+            Some(true) | None => accepted(connection, key, &component)?,
+        };
+        let for_limit = for_limit == Some(true);
+        let period = key.period.to_string();
+        insert_decision(connection, (key, &component), decision, (held, false, for_limit), now)?;
         free_held(connection, (&resource, &period, &component), now)?;
         let about = About { resource: &resource, period: &period, component: &component };
         let name = match decision {
@@ -155,8 +152,9 @@ fn decide(
         let shown = held.map_or_else(|| "what Waldur holds".to_owned(), |held| format!("Waldur's {held:.2}"));
         tell(connection, about, EventKind::Writer, &format!("a person decided: {shown} {name}"), now)?;
         connection.execute(
-            "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND component = ?3 AND reason IN (?4, ?5, ?6, ?7)",
-            params![resource, period, component, CONFLICT, LIMIT, UNADOPTABLE, SHARES],
+            "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+             AND reason IN (?5, ?6, ?7, ?8)",
+            params![resource, period, micros(key.part), component, CONFLICT, LIMIT, UNADOPTABLE, SHARES],
         )?;
         // Also of a month that was closed: it is looked at again, whichever it is, and the decision carried out.
         connection
@@ -168,7 +166,7 @@ fn decide(
             .execute(params![resource, period, component])?;
         // What was held because of this component may be another resource's, too.
         all_of_month(connection, None, &period)?;
-        let Ok(period) = period.parse() else { continue };
+        let period = key.period;
         decided.push(Decided { period, component, decision, held, at: now, by_itself: false, for_limit });
     }
     Ok(decided)
@@ -186,26 +184,24 @@ fn free_held(connection: &Connection, of: (&str, &str, &str), now: Timestamp) ->
     reasons.iter().try_for_each(|reason| free(connection, of, reason, now))
 }
 
-/// What the server accepted last of a component, where its month is one part.
-fn accepted(
-    connection: &Connection,
-    resource: &str,
-    period: &str,
-    component: &str,
-) -> sql::Result<Option<Decimal>> {
+/// What the server accepted last of a component.
+fn accepted(connection: &Connection, key: StatementKey, component: &str) -> sql::Result<Option<Decimal>> {
     let amount: Option<String> = connection
         .prepare_cached(
-            "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND username = '' AND current = 1
-             AND outcome IN ('accepted', 'read') ORDER BY id DESC LIMIT 1",
+            "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND username = ''
+             AND current = 1 AND outcome IN ('accepted', 'read') ORDER BY id DESC LIMIT 1",
         )?
-        .query_row([resource, period, component], |row| row.get(0))
+        .query_row(
+            params![key.resource.to_string(), key.period.to_string(), micros(key.part), component],
+            |row| row.get(0),
+        )
         .optional()?;
     Ok(decimal(amount))
 }
 
 fn insert_decision(
     connection: &Connection,
-    (resource, period, component): (&str, &str, &str),
+    (key, component): (StatementKey, &str),
     decision: Decision,
     (held, by_itself, for_limit): (Option<Decimal>, bool, bool),
     now: Timestamp,
@@ -216,14 +212,15 @@ fn insert_decision(
     };
     connection
         .prepare_cached(
-            "INSERT INTO decision (resource, period, component, decision, held, at, balance_at, by_itself, for_limit)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-             ON CONFLICT (resource, period, component) DO UPDATE SET decision = ?4, held = ?5, at = ?6, balance_at = ?7,
-                by_itself = ?8, for_limit = ?9",
+            "INSERT INTO decision (resource, period, part, component, decision, held, at, balance_at, by_itself, for_limit)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             ON CONFLICT (resource, period, part, component) DO UPDATE SET decision = ?5, held = ?6, at = ?7,
+                balance_at = ?8, by_itself = ?9, for_limit = ?10",
         )?
         .execute(params![
-            resource,
-            period,
+            key.resource.to_string(),
+            key.period.to_string(),
+            micros(key.part),
             component,
             name,
             held.map(two_decimals),

@@ -108,13 +108,14 @@ impl Ledger {
                     let mappings = timelines.mappings(target)?;
                     let within = Within { period, plans: &plans, opened, mappings: &mappings, resource: &uuid };
                     let of = (series, name.as_str(), labels.as_str());
-                    let (counted, readings) = replay(connection, &timeline, of, (kind, maker.measure), within)?;
-                    let Some(quantity) = counted.value(maker.measure).filter(|_| !readings.is_empty()) else {
+                    let SourcedMeter { meter, measure, .. } = maker;
+                    let by_label = serde_json::from_str(&labels).unwrap_or_default();
+                    let weight = meter.weighing.weigh(&by_label);
+                    let measure = weight.as_ref().map_or(*measure, |weight| measure.weighed(weight));
+                    let (counted, readings) = replay(connection, &timeline, of, (kind, measure), within)?;
+                    let Some(quantity) = counted.value(measure).filter(|_| !readings.is_empty()) else {
                         continue;
                     };
-                    let labels = serde_json::from_str(&labels).unwrap_or_default();
-                    let SourcedMeter { meter, measure, .. } = maker;
-                    let weight = meter.weighing.weigh(&labels);
                     let amount = match &weight {
                         Some(weight) => quantity.clone() * meter.factor.clone() * weight.clone(),
                         None => Exact::zero(),
@@ -124,10 +125,10 @@ impl Ledger {
                         reading: name,
                         kind,
                         unit: row.get(5)?,
-                        labels,
+                        labels: by_label,
                         user: row.get(7)?,
                         measure: measure.name().into_owned(),
-                        counting: *measure,
+                        counting: measure,
                         amount,
                         quantity,
                         factor: meter.factor.clone(),
