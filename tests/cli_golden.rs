@@ -40,7 +40,8 @@ fn filtered(world: &World, text: &str) -> String {
             continue;
         }
         let words = line.split_inclusive([' ', ',', ')', '(', ';']).map(|word| {
-            let bare = word.trim_end_matches([' ', ',', ')', '(', ';']);
+            let bare = word.trim_end_matches([' ', ',', ')', '(', ';', '"']);
+            let quote = bare.len() - bare.trim_start_matches('"').len();
             let rest = &word[bare.len()..];
             let is_row = bare.replace('-', "").len() == 32
                 && bare.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
@@ -50,12 +51,12 @@ fn filtered(world: &World, text: &str) -> String {
                 _ if is_row => format!("ROW-ROW-ROW-ROW-ROW-ROW-ROW-ROW-{rest}"),
                 // The sandbox waits a moment before it answers, and tells fractions of a second.
                 _ if bare.starts_with("11:59:") => format!("11:59:ssZ{rest}"),
-                _ if bare.starts_with("20")
+                _ if bare[quote..].starts_with("20")
                     && bare.contains('T')
                     && bare.contains('.')
                     && bare.ends_with('Z') =>
                 {
-                    format!("{}.ffffffZ{rest}", &bare[..19])
+                    format!("{}.ffffffZ{rest}", &bare[..quote + 19])
                 }
                 _ => word.to_owned(),
             }
@@ -230,6 +231,51 @@ fn every_command_says_what_was_looked_at_in_80_columns() {
     golden.of_both("status-mistake", 78, &["status"]);
     let left_out: Vec<String> = commands().difference(&golden.seen).cloned().collect();
     assert!(left_out.is_empty(), "no golden output of {left_out:?}");
+    assert!(golden.wrong.is_empty(), "{}", golden.wrong.join("\n"));
+}
+
+/// A counter that was reset and one with a gap, an amount that was adopted, a ledger that is not what its readings make, and
+/// a waldur-site-agent's file.
+#[test]
+fn what_is_rarer_says_so_in_80_columns_too() {
+    let world = World::new(CURRENT);
+    let meters = "cpu_hours: { reading: cpu_seconds, factor: 1/3600 }, ram_gb_hours: { reading: memory_gb, aggregate: integral, max_gap: 1h }";
+    world.configure(&format!("    resource: {A}\n    meters: {{ {meters} }}\n"));
+    let mut lines = counter(&["3600", "7200", "1800", "5400"], &[]);
+    let level =
+        |at: &str, value: &str| reading("memory_gb", "gauge", &format!("2026-11-10T{at}:00Z"), value, &[]);
+    lines.extend([level("06:00", "4"), level("06:30", "4"), level("09:30", "2"), level("10:00", "2")]);
+    world.readings(&lines);
+    world.post(
+        "rows",
+        json!({ "resource": A, "type": "cpu_hours", "usage": "32.00", "billing_period": "2026-11-01" }),
+    );
+    let mut golden = Golden { world, wrong: Vec::new(), seen: BTreeSet::new() };
+    golden.world.flush().exits(65);
+    golden.of("diff-json", 65, &["diff", "--json"]);
+    golden.of("resolve-adopt", 0, &["resolve", "project-a", "adopt"]);
+    golden.world.flush();
+    golden.of("explain-adopted", 0, &["explain", "project-a", "cpu_hours"]);
+    golden.of("explain-gap", 0, &["explain", "project-a", "ram_gb_hours"]);
+    let ledger = rusqlite::Connection::open(golden.world.path("ledger.db")).unwrap();
+    ledger
+        .execute("UPDATE line SET exact = '7/2', posted = '3.50' WHERE component = 'ram_gb_hours'", [])
+        .unwrap();
+    drop(ledger);
+    golden.of("recount-differs", 1, &["recount"]);
+    golden.of("recount-write", 1, &["recount", "--write"]);
+    golden.of("recount-repaired", 0, &["recount"]);
+    let file = format!(
+        "timezone: UTC\noffering: none\nofferings:\n  - name: Cluster\n    waldur_api_url: {}/api/\n    waldur_api_token: {TOKEN}\n    \
+         waldur_offering_uuid: {OFFERING}\n    reporting_backend: slurm\n    backend_type: slurm\n    backend_components:\n      \
+         cpu: {{ measured_unit: h, unit_factor: 60, accounting_type: usage, label: CPU }}\n      \
+         odd: {{ measured_unit: h, unit_factor: 60, accounting_type: usage, label: Odd }}\n",
+        golden.world.url()
+    );
+    golden.world.write("site-agent.yaml", &file);
+    let (from, made) = (golden.world.path("site-agent.yaml"), golden.world.path("made.yaml"));
+    let (from, made) = (from.to_str().unwrap(), made.to_str().unwrap());
+    golden.of("init-from-site-agent", 0, &["init", "--from-site-agent", from, "--output", made, "--offline"]);
     assert!(golden.wrong.is_empty(), "{}", golden.wrong.join("\n"));
 }
 
