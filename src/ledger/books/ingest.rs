@@ -65,7 +65,7 @@ impl Recorded {
 /// Runs that are counted before other work has its turn.
 const COUNTED_TOGETHER: usize = 50;
 /// Readings of a run that are counted at once.
-const READ_AT_ONCE: usize = if cfg!(test) { 3 } else { 1_000 };
+const READ_AT_ONCE: usize = if cfg!(test) { 3 } else { 2_000 };
 
 impl Ledger {
     /// Appends a run to the queue, and counts it and all that waited before it.

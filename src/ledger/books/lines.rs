@@ -51,6 +51,13 @@ pub(super) struct Kept {
     pub(super) stated: BTreeMap<i64, Timestamp>,
 }
 
+/// What is current of all that was sent of some months.
+pub(in crate::ledger) const SENT: &str =
+    "SELECT v.column3, component, part, username, amount, outcome FROM (VALUES {rows}) v CROSS JOIN sent
+     WHERE sent.resource = v.column1 AND sent.period = v.column2 AND sent.current = 1 AND sent.outcome <> 'planned'
+       -- Always so: SQLite finds what is current by it, and does not go through all that was ever sent of the month.
+       AND sent.part > -9000000000000000000";
+
 /// What is kept of each of these, in their order. Those of one resource's month stand together.
 pub(super) fn kept(connection: &Connection, places: &[Place<'_>]) -> sql::Result<Vec<Kept>> {
     let mut kept: Vec<Kept> = places.iter().map(|_| Kept::default()).collect();
@@ -96,24 +103,18 @@ pub(super) fn kept(connection: &Connection, places: &[Place<'_>]) -> sql::Result
             Ok(())
         },
     )?;
-    connection.query_rows(
-        "SELECT v.column3, component, part, username, amount, outcome FROM (VALUES {rows}) v CROSS JOIN sent
-         WHERE sent.resource = v.column1 AND sent.period = v.column2 AND sent.current = 1
-           AND sent.outcome <> 'planned'",
-        &rows,
-        |row| {
-            let Some(kept) = place_of(row)?.and_then(|number| kept.get_mut(number)) else { return Ok(()) };
-            let user: String = row.get(3)?;
-            if user.is_empty()
-                && ["accepted", "read"].contains(&row.get_ref(5)?.as_str()?)
-                && let Some(amount) = decimal(row.get(4)?)
-            {
-                kept.accepted = Some(kept.accepted.unwrap_or_default() + amount);
-            }
-            kept.sent.insert((row.get(2)?, user));
-            Ok(())
-        },
-    )?;
+    connection.query_rows(SENT, &rows, |row| {
+        let Some(kept) = place_of(row)?.and_then(|number| kept.get_mut(number)) else { return Ok(()) };
+        let user: String = row.get(3)?;
+        if user.is_empty()
+            && ["accepted", "read"].contains(&row.get_ref(5)?.as_str()?)
+            && let Some(amount) = decimal(row.get(4)?)
+        {
+            kept.accepted = Some(kept.accepted.unwrap_or_default() + amount);
+        }
+        kept.sent.insert((row.get(2)?, user));
+        Ok(())
+    })?;
     connection.query_rows(
         "SELECT v.column3, part, changed FROM (VALUES {rows}) v CROSS JOIN statement
          WHERE statement.resource = v.column1 AND statement.period = v.column2",

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ledger::books::catalog::KnownResource;
+use crate::ledger::books::lines::SENT;
 
 const OFFERING: &str = "91ab0000-0000-4000-8000-000000000001";
 
@@ -93,4 +94,18 @@ fn of_each_component_it_is_told_that_its_rules_were_changed() {
         };
         assert_eq!(told, [("cpu", words), ("gpu", words)]);
     }
+}
+
+#[test]
+fn what_is_current_is_found_without_all_that_was_ever_sent() {
+    let ledger = Ledger::in_memory(cpu()).unwrap();
+    let query = format!("EXPLAIN QUERY PLAN {}", SENT.replace("{rows}", "('', '', 0)"));
+    let plan: Vec<String> = ledger
+        .look(|connection| connection.prepare(&query)?.query_map([], |row| row.get(3))?.collect())
+        .unwrap();
+    assert!(
+        plan.iter()
+            .any(|step| step.contains("sent USING INDEX sent_current (resource=? AND period=? AND part>?)")),
+        "{plan:?}"
+    );
 }
