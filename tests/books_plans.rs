@@ -576,19 +576,25 @@ fn a_switch_of_plan_is_told_also_where_nothing_is_to_be_sent() {
         jobs(&world, "2026-11-10T12:00:00Z", &all[..10]).exits(0);
         world.now("2026-11-16T00:00:00Z");
         world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
-        let done = jobs(&world, "2026-11-17T00:00:00Z", &all[..17]).exits(0);
+        // The mean's new part has nothing yet that it could be taken from: it waits.
+        let done = jobs(&world, "2026-11-16T02:00:00Z", &all[..16]).exits(75);
         done.tells(&["its plan was switched at 2026-11-16"]);
-        assert_eq!(in_all(&world, A, "cpu", "2026-11"), amount("500.00"), "{api}");
+        jobs(&world, "2026-11-17T00:00:00Z", &all[..17]).exits(0);
+        for component in ["cpu", "disk", "ram"] {
+            assert_eq!(in_all(&world, A, component, "2026-11"), amount("500.00"), "{api} {component}");
+        }
         // 250 + 1000 / 2 = 750 for the first half and the second; then 250 + 300 / 2 = 400, of which Waldur can't get below
-        // the 500 of the plan that ended.
-        for (day, level, billed, code) in [(20, "1000", "750.00", 0), (24, "300", "500.00", 65)] {
+        // the 500 of the plan that ended, until it is 250 + 600 / 2 = 550.
+        for (day, level, billed, left) in
+            [(20, "1000", "750.00", false), (24, "300", "500.00", true), (26, "600", "550.00", false)]
+        {
             let mut now = all[16].clone();
             (now["at"], now["value"]) = (json!(format!("2026-11-{day}T00:00:00Z")), json!(level));
-            jobs(&world, &format!("2026-11-{day}T12:00:00Z"), &[now]).exits(code);
+            jobs(&world, &format!("2026-11-{day}T12:00:00Z"), &[now]);
             assert_eq!(in_all(&world, A, "cpu", "2026-11"), amount(billed), "{api} {day}");
+            let parked = world.agent(&["parked", "list"]);
+            assert_eq!(parked.all().contains("cpu -100.00"), left, "{api} {day} {parked:#?}");
         }
-        let parked = world.agent(&["parked", "list"]);
-        assert!(parked.all().contains("-100.00"), "{api} {parked:#?}");
     }
 }
 

@@ -12,12 +12,9 @@ use uuid::Uuid;
 
 use super::closing::has_ended;
 use super::guard::{self, ServerTime};
-use super::part::Part;
 use super::reason::Reason;
 use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, is_usage_billed};
 use super::{About, Cycle, CycleError, Late};
-use crate::ledger::Ledger;
-use crate::ledger::sent::moved::Carried;
 use crate::ledger::sent::record::{Amount, Intent, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::metering::period::BillingZone;
@@ -236,58 +233,6 @@ impl Cycle {
         }
     }
 
-    /// What Waldur holds too much of under a plan period that has ended in the month that runs is taken away under the one
-    /// that the month goes on with, as far as there is something: the same level is billed once, whatever the plan.
-    pub(super) async fn settle_ended_parts(&self, due: &[StatementKey]) -> Result<(), CycleError> {
-        let (now, month) = (self.submitter.clock.now(), self.running_month().await?);
-        let server = self.submitter.server_time().await?;
-        let due: Vec<StatementKey> = due.iter().filter(|key| key.period == month).copied().collect();
-        let ended: Vec<StatementKey> = self
-            .ledger(move |ledger| {
-                let keys: BTreeSet<_> = ledger.moved_within(month)?.into_iter().chain(due).collect();
-                let mut ended = Vec::new();
-                for key in keys {
-                    if Part::of(ledger, key)?.has_ended(server.now)
-                        && ledger
-                            .totals(key)?
-                            .is_some_and(|totals| totals.was_reported() && is_all_ours(&totals))
-                    {
-                        ended.push(key);
-                    }
-                }
-                Ok(ended)
-            })
-            .await?;
-        for key in ended {
-            let Some(later) = self.later_part(key, server.now).await? else { continue };
-            let of_key = move |write| {
-                move |ledger: &mut Ledger| ledger.move_to_later_part(key, later.part, (false, write), now)
-            };
-            if self.ledger(of_key(false)).await?.is_empty() || !self.read_and_settle(&[key]).await?.is_empty()
-            {
-                continue;
-            }
-            let moved = self.ledger(of_key(true)).await?;
-            self.tell_moved(moved, later).await?;
-        }
-        Ok(())
-    }
-
-    async fn tell_moved(&self, moved: Vec<Carried>, later: StatementKey) -> Result<(), CycleError> {
-        for one in moved {
-            self.note_of(About::of(later, Some(&one.component)), format!(
-                "resource {}, {}, {}: {:.2} of it is reported under the plan period that began at {}, because the one \
-                 that it was used in has ended",
-                self.name_of(one.resource).await?,
-                one.component,
-                later.period,
-                one.after,
-                later.part
-            ));
-        }
-        Ok(())
-    }
-
     /// Reports into a month that is over, reads it back, and completes its shares. False: it did not land there.
     async fn report_late(
         &self,
@@ -454,12 +399,6 @@ impl Cycle {
             .ledger(move |ledger| ledger.is_all_used_after(key, &component, counted, end - CLOSING))
             .await?)
     }
-}
-
-/// Whether each number that differs is of a report of ours: what another writer has put there is told, and never made up for.
-fn is_all_ours(totals: &Statement) -> bool {
-    let is_anothers = |entry: &Entry| entry.acknowledged.as_ref().is_some_and(|known| known.how == "read");
-    !totals.components.values().any(|entry| entry.differs() && is_anothers(entry))
 }
 
 /// What is used in the last minutes of a month, after its last report, every closing leaves: it is no alarm.

@@ -31,6 +31,7 @@ mod canary;
 pub mod closing;
 pub mod compare;
 pub mod discover;
+mod ended;
 pub mod guard;
 mod late;
 pub mod left;

@@ -259,7 +259,7 @@ impl Cycle {
         };
         if part.has_ended(server.now) && statement.was_reported() {
             // The server would make a second invoice item beside the first (observed).
-            self.strand_for(statement, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;
+            self.strand_ended(statement, server.now).await?;
             return Ok(None);
         }
         if !self.has_plan(key, &server).await? {
