@@ -316,3 +316,27 @@ fn a_month_that_was_in_conflict_when_it_ended_is_closed_when_the_other_writer_ta
         assert!(is_closed(&world), "{api}");
     }
 }
+
+/// A source that states the month's sum by itself: its number can only be overwritten, and its shares with it.
+#[test]
+fn a_total_that_can_not_be_adopted_is_decided_together_with_its_shares() {
+    for api in BOTH {
+        let world = start(api, NOON, "late: hold");
+        let mut ten = seen("total", "36000");
+        ten["at"] = json!("2026-11-10T11:00:00Z");
+        jobs(&world, NOON, std::slice::from_ref(&ten)).exits(0);
+        assert_eq!(world.shares(A), ["alice cpu 2026-11 10.00"], "{api}");
+        let theirs = json!({ "resource": A, "type": "cpu", "usage": "500.00", "modified_by": 77 });
+        world.post("rows", theirs);
+        share_is(&world, "alice", "400.00");
+        share_is(&world, "carol", "100.00");
+        jobs(&world, "2026-11-10T13:05:00Z", std::slice::from_ref(&ten))
+            .exits(65)
+            .tells(&["500.00", "10.00"]);
+        world.agent(&["parked", "list"]).exits(65).tells(&["500.00", "overwrite"]);
+        world.agent(&["resolve", A, "overwrite"]).exits(0).tells(&["500.00", "10.00"]);
+        jobs(&world, "2026-11-10T13:20:00Z", std::slice::from_ref(&ten)).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 10.00"], "{api}");
+        assert_eq!(world.shares(A), ["alice cpu 2026-11 10.00", "carol cpu 2026-11 0.00"], "{api}");
+    }
+}

@@ -108,9 +108,11 @@ impl Cycle {
             read.retain(|resource| !self.state().put_off_now.contains(resource));
             self.ledger(move |ledger| {
                 // What was put off because it could not be read has been read.
-                let put_off = ledger.put_off()?;
-                for (resource, _) in put_off.into_iter().filter(|(resource, _)| read.contains(resource)) {
-                    if !is_pending(ledger, resource)? {
+                let mut passed = ledger.put_off()?;
+                passed.retain(|(resource, _)| read.contains(resource));
+                if !passed.is_empty() {
+                    let pending = pending_resources(ledger)?;
+                    for (resource, _) in passed.into_iter().filter(|(one, _)| !pending.contains(one)) {
                         ledger.set_retry(Some(resource), None)?;
                     }
                 }
@@ -162,15 +164,10 @@ impl Cycle {
                         put_off.get(&key.resource).is_some_and(|retry| retry.waits(now, false))
                     };
                     keys.retain(|key| !waits(key) && (!compared || put_off.contains_key(&key.resource)));
-                    if compared {
+                    if compared && !keys.is_empty() {
                         // What is to be sent is read before that.
-                        let mut unread = Vec::new();
-                        for key in keys {
-                            if !is_pending(ledger, key.resource)? {
-                                unread.push(key);
-                            }
-                        }
-                        keys = unread;
+                        let pending = pending_resources(ledger)?;
+                        keys.retain(|key| !pending.contains(&key.resource));
                     }
                     Ok((compared, keys))
                 })
@@ -536,9 +533,9 @@ impl Cycle {
     }
 }
 
-/// Whether something of a resource is to be sent, or to be learnt.
-fn is_pending(ledger: &Ledger, resource: Uuid) -> Result<bool, LedgerError> {
-    Ok(ledger.pending_as_stated()?.iter().any(|key| key.resource == resource))
+/// Resources of which something is to be sent, or to be learnt.
+fn pending_resources(ledger: &Ledger) -> Result<BTreeSet<Uuid>, LedgerError> {
+    Ok(ledger.pending_as_stated()?.into_iter().map(|key| key.resource).collect())
 }
 
 /// The resources of which the ledger knows a row that is not among the components that were listed of it.

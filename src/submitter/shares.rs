@@ -180,7 +180,10 @@ impl Cycle {
                     agree = false;
                     if self.is_decided_share(key, component, total.held()).await? {
                         self.take_shares(statement, component, differences).await?;
-                    } else if !total.is_blocked_for(Reason::Conflict.name()) {
+                    } else if ![Reason::Conflict, Reason::Unadoptable]
+                        .iter()
+                        .any(|reason| total.is_blocked_for(reason.name()))
+                    {
                         // Where the total is in conflict, that is to be decided, and the shares with it.
                         self.block(key, component, Reason::Shares, first.words(), Some(total.held())).await?;
                     }

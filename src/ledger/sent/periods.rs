@@ -99,7 +99,7 @@ impl Ledger {
         Ok(keys)
     }
 
-    /// Statements of this month that were closed before this instant, or that are in conflict.
+    /// Statements of this month that were closed before this instant, or were in conflict by then and still are.
     pub fn closed_before(
         &self,
         at: Timestamp,
@@ -111,6 +111,7 @@ impl Ledger {
                     "SELECT resource, period, part FROM statement WHERE period = ?1 AND (closed < ?2
                         OR closed IS NULL AND EXISTS (SELECT 1 FROM blocked WHERE blocked.resource = statement.resource
                             AND blocked.period = statement.period AND blocked.part = statement.part
+                            AND blocked.since < ?2
                             AND blocked.reason IN ('conflict', 'conflict_overwrite', 'conflict_shares', 'unreadable')))
                      ORDER BY resource, period, part",
                 )?
