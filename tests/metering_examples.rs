@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use rust_decimal::Decimal;
 use waldur_usage_agent::config::duration::parse_duration;
 use waldur_usage_agent::metering::adjustment::{self, Shares, onward};
 use waldur_usage_agent::metering::exact::{Exact, Rounding};
@@ -237,13 +238,17 @@ fn shares(text: &str) -> Shares {
 }
 
 /// By user ('' is the total), in cents.
-fn cents(text: &str) -> BTreeMap<String, i64> {
+fn amounts(text: &str) -> BTreeMap<String, Decimal> {
     let one = |text: &str| {
         let (user, amount) = text.split_once(' ').unwrap();
         let user = if user == "total" { "" } else { user };
-        (user.to_owned(), amount.replace('.', "").parse::<i64>().unwrap())
+        (user.to_owned(), amount.parse::<Decimal>().unwrap())
     };
-    text.split("; ").filter(|text| !text.is_empty()).map(one).filter(|(_, cents)| *cents != 0).collect()
+    text.split("; ")
+        .filter(|text| !text.is_empty())
+        .map(one)
+        .filter(|(_, amount)| !amount.is_zero())
+        .collect()
 }
 
 #[test]
@@ -307,7 +312,7 @@ fn what_is_carried_forward_on_the_page_holds() {
     assert!(rows.len() >= 10, "only {} rows were found", rows.len());
     for row in rows {
         let [name, rest, there, carried] = row.try_into().unwrap();
-        assert_eq!(adjustment::fit(&cents(&rest), &cents(&there)), cents(&carried), "{name}");
+        assert_eq!(adjustment::fit(&amounts(&rest), &amounts(&there)), amounts(&carried), "{name}");
     }
 }
 

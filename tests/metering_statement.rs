@@ -175,7 +175,14 @@ proptest! {
         };
         let room = named(&there, there.iter().sum::<i64>() + nobodys);
         let rest = named(&rest, rest_total);
-        let moved = fit(&rest, &room);
+        let amounts = |cents: &BTreeMap<String, i64>| -> BTreeMap<String, Decimal> {
+            cents.iter().map(|(user, cents)| (user.clone(), Decimal::new(*cents, 2))).collect()
+        };
+        let moved = fit(&amounts(&rest), &amounts(&room));
+        let moved: BTreeMap<String, i64> = moved
+            .into_iter()
+            .map(|(user, amount)| (user, i64::try_from(amount * Decimal::ONE_HUNDRED).unwrap()))
+            .collect();
         let of = |rows: &BTreeMap<String, i64>, user: &str| rows.get(user).copied().unwrap_or(0);
         for (user, cents) in &moved {
             let left = of(&rest, user);
