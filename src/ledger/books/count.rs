@@ -217,6 +217,9 @@ struct SeriesFacts {
     timeline: Rc<Timeline>,
 }
 
+/// A source: its collector, name, and all its measures; and how it is counted in some month.
+type Source = (String, String, Rc<[Measure]>, Rc<Counted>);
+
 struct Counter<'a> {
     connection: &'a Connection,
     in_force: &'a InForce,
@@ -226,8 +229,7 @@ struct Counter<'a> {
     reached: Vec<(i64, Option<String>, Option<i64>)>,
     /// How far series had been counted before their first reading of a month, likewise.
     months: Vec<(i64, String, String)>,
-    /// By source: its collector, name, and all its measures; and how it is counted in some month.
-    sources: HashMap<i64, (String, String, Rc<[Measure]>, Rc<Counted>)>,
+    sources: HashMap<i64, Source>,
     /// By rules and source.
     counted: HashMap<(i64, i64), Rc<Counted>>,
     runs: HashMap<i64, RunRow>,
