@@ -34,7 +34,7 @@ use waldur_usage_agent::config::settings::Loaded;
 use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
 use waldur_usage_agent::ledger::queue::outbox::{Claim, Outbox};
 use waldur_usage_agent::ledger::queue::own::Identity;
-use waldur_usage_agent::ledger::queue::parcel::Parcel;
+use waldur_usage_agent::ledger::queue::packed_run::PackedRun;
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::metering::reading::{Kind, Reading};
@@ -69,10 +69,10 @@ fn main() {
         for round in 1..=rounds {
             let at = now - EVERY * i32::try_from(rounds - round).unwrap();
             let number = host.append(run(at, round), &mut Spool::default()).unwrap();
-            let parcel = host.parcel_after(number - 1, &identity(0), "hv0").unwrap().unwrap();
+            let packed_run = host.packed_run_after(number - 1, &identity(0), "hv0").unwrap().unwrap();
             let (size, started) = (size_of(database), Instant::now());
             let over = Duration::from_secs(seconds.try_into().unwrap());
-            append_all(database, hosts, (&parcel, at), over, &play);
+            append_all(database, hosts, (&packed_run, at), over, &play);
             let appended = started.elapsed();
             play.until_counted(hosts * round);
             play.tell(round, hosts, (appended, started.elapsed()));
@@ -202,7 +202,7 @@ fn identity(host: i64) -> Identity {
 fn append_all(
     database: &Database,
     hosts: i64,
-    (parcel, at): (&Parcel, Timestamp),
+    (packed_run, at): (&PackedRun, Timestamp),
     over: Duration,
     play: &Play,
 ) {
@@ -222,11 +222,11 @@ fn append_all(
                     let own = identity(host);
                     let outbox = Outbox::connect(database, &own.agent, || process_clock().now()).unwrap();
                     let last = outbox.last(&own.file).unwrap();
-                    assert_eq!(last.map_or(0, |(number, _)| number), parcel.number() - 1);
+                    assert_eq!(last.map_or(0, |(number, _)| number), packed_run.number() - 1);
                     let file = own.file.clone();
                     let claim = Claim { identities: vec![own], last_look: Some(at), planned: EVERY * 3 };
                     outbox.check_name(&claim).unwrap();
-                    outbox.send(&file, parcel, process_clock().now()).unwrap();
+                    outbox.send(&file, packed_run, process_clock().now()).unwrap();
                     drop(outbox);
                     play.took.lock().unwrap().push(began.elapsed());
                     play.appended.lock().unwrap().push(Instant::now());

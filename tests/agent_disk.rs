@@ -535,7 +535,7 @@ fn a_ledger_that_is_damaged_under_a_daemon_is_told_and_nothing_more_is_sent() {
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
     world.agent(&["run"]).exits(78);
     // One line a change of state, not one a try.
-    assert_eq!(daemon.log().matches("Submission could not go on").count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.log().matches("Submission failed").count(), 1, "{}", daemon.log());
 }
 
 /// Each sync takes a fifth of a second: everything is slower, and right. Health is answered meanwhile.

@@ -304,8 +304,8 @@ fn what_has_no_resource_is_counted_once_and_for_what_it_is() {
         .exits(0)
         .says("Unmatched: 1 backend id that Waldur knows no resource for: gone");
     let status =
-        status.says("Of no resource: 1 series of collector cpu_hours: its readings carry no label `project`");
-    status.says("Of no resource: 1 series of collector gpu_hours: ").says_not("New:");
+        status.says("No resource: 1 series of collector cpu_hours: its readings carry no label `project`");
+    status.says("No resource: 1 series of collector gpu_hours: ").says_not("New:");
     let daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Ready: ");
     let log = daemon.log();
@@ -321,7 +321,7 @@ fn what_has_no_resource_is_counted_once_and_for_what_it_is() {
     let shown = get_from_socket(&world.path("page.sock"), "/");
     for words in [
         "Backend ids that Waldur knows no resource of: 1<",
-        "Series whose labels don't say whose they are: 2<",
+        "Series whose labels don't identify a resource: 2<",
     ] {
         assert!(shown.contains(words), "{words}: {shown}");
     }
@@ -370,7 +370,7 @@ fn a_server_that_asks_for_rest_is_no_trouble() {
     at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
     at.shows(&Seen {
         exit: 75,
-        status: &["Waldur: it asked for fewer calls since", "nothing need be done"],
+        status: &["Waldur: the server is rate limiting (HTTP 429) since", "no action needed"],
         metrics: &["pending_statements 1", "waldur_paused_reason{reason=\"throttled\"} 1"],
         log: "Reporting is paused until",
         ready: (200, "ready, 1 statements pending"),

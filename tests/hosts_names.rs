@@ -36,9 +36,9 @@ fn of_two_hosts_with_one_name_the_second_sends_nothing_until_it_has_another() {
     collect_at(&world, "twin", "2026-11-10T12:03:00Z", &[counter_now("3605")]).exits(78).says(refused);
     world.flush().exits(0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
-    world.agent(&["status"]).exits(69).says("Host hv2: two hosts are called so");
+    world.agent(&["status"]).exits(69).says("Host hv2: two hosts use this name");
     let list = world.agent(&["agents", "list"]).exits(69);
-    list.tells(&["twice", "hv2: two hosts are called so"]);
+    list.tells(&["twice", "hv2: two hosts use this name"]);
     // Under another name all that waited is sent.
     let renamed = twin.replace("agent: hv2", "agent: hv3").replace("user=hv2", "user=hv3");
     world.write("twin.yaml", &renamed);
@@ -127,7 +127,7 @@ fn a_copy_of_a_host_that_is_renamed_later_bills_no_level_of_a_counter() {
             "2026-11-10T12:03:00Z"
         };
         world.flush();
-        world.agent(&["status"]).exits(69).says("Host hv2: two hosts are called so");
+        world.agent(&["status"]).exits(69).says("Host hv2: two hosts use this name");
         let renamed = std::fs::read_to_string(world.path("copy.yaml")).unwrap();
         let renamed = renamed.replace("agent: hv2", "agent: hv3").replace("user=hv2", "user=hv3");
         world.write("copy.yaml", &renamed);

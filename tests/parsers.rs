@@ -415,7 +415,7 @@ fn use_ledger(path: &Path, rulebook: Rulebook) -> Result<(), LedgerError> {
         let _ = (ledger.statement(key), ledger.decided(key, "cpu_hours"), ledger.usage_row(key, "cpu_hours"));
     }
     let _ = (ledger.statements(None), ledger.blocks(), ledger.retry(None), ledger.next_retry());
-    let _ = (ledger.collector_report("source"), ledger.strays(), ledger.quarantined("source", 10));
+    let _ = (ledger.collector_report("source"), ledger.unassigned(), ledger.quarantined("source", 10));
     let _ = (ledger.explain(resource, "cpu_hours", period, None), ledger.calls(resource, period));
     let _ = (ledger.resource(resource), ledger.plan_periods(resource), ledger.plan_look(resource));
     let _ =

@@ -44,7 +44,7 @@ impl Agents {
                     return Err(Failed::new(Exit::Usage, why));
                 }
                 let words = format!(
-                    "{name} is retired: it is not missed any more, and what it measured stays. If it comes back, it counts again."
+                    "{name} is retired: no alert is raised for it any more, and what it measured stays. If it reports again, it counts again."
                 );
                 writeln!(out, "{}", fold(&words, 2))?;
                 Ok(Exit::Ok)
@@ -91,7 +91,7 @@ fn list(setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
     for agent in agents.iter().filter(|agent| agent.retired.is_none()) {
         if agent.is_twice {
             let line = format!(
-                "{}: two hosts are called so. What the second measures waits there until one of them has another name \
+                "{}: two hosts use this name. What the second measures waits on it until one of them has another name \
                  (`agent:`)",
                 agent.name
             );

@@ -11,12 +11,12 @@ use serde_json::json;
 
 use super::exit::{Exit, Failed};
 use super::progress::Progress;
-use super::rehearsal::Rehearsal;
+use super::rehearsal::DryRun;
 use super::setup::{Read, Setup, count, read};
 use super::text::{fold_all, span};
 use crate::collectors::definition::Definition;
 use crate::config;
-use crate::daemon::health::{LITTLE_ROOM, free};
+use crate::daemon::health::{LOW_DISK_BYTES, free};
 use crate::daemon::sample::{CollectedRun, Since, collect_once};
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::books::ingest::RunOutcome;
@@ -29,7 +29,7 @@ use crate::waldur::client::Client;
 
 use findings::{Findings, Mark, tell_failure};
 use marketplace::{check_offerings, check_resources, check_time_zone};
-use reports::{Reports, Tried};
+use reports::{Reports, MeterSample};
 use token::{check_token, check_token_files, use_token_of_service};
 
 mod changes;
@@ -128,7 +128,7 @@ async fn online(setup: &Setup, as_service: bool, found: &mut Findings) -> Result
         check_collectors(setup, &mut None, &progress, found).await?;
         return Ok(());
     }
-    let tried = Rehearsal::of(&setup.settings.ledger, &setup.rulebook, setup.clock.now());
+    let tried = DryRun::of(&setup.settings.ledger, &setup.rulebook, setup.clock.now());
     let mut rehearsal = tried.unwrap_or_else(|failed| {
         let why = failed.message;
         found.warning(format!(
@@ -225,7 +225,7 @@ fn check_room(ledger: &Path, found: &mut Findings) {
                 ledger.display()
             ),
         ),
-        Some(free) if free < LITTLE_ROOM => found.warning(format!(
+        Some(free) if free < LOW_DISK_BYTES => found.warning(format!(
             "only {} MB are free on the disk of the ledger {}: without room nothing can be recorded",
             free / 1_000_000,
             ledger.display()
@@ -250,7 +250,7 @@ fn check_hosts(setup: &Setup, ledger: &Ledger, found: &mut Findings) {
             ),
         });
     }
-    for twice in ledger.read_twice(setup.clock.now()).into_iter().flatten() {
+    for twice in ledger.duplicate_series(setup.clock.now()).into_iter().flatten() {
         found.warning(twice.to_string());
     }
 }
@@ -280,7 +280,7 @@ fn check_name(setup: &Setup, database: &config::place::Database, found: &mut Fin
 /// Tries each collector without recording anything. Returns what each would report.
 async fn check_collectors(
     setup: &Setup,
-    rehearsal: &mut Option<Rehearsal>,
+    rehearsal: &mut Option<DryRun>,
     progress: &Progress,
     found: &mut Findings,
 ) -> Result<Reports, Failed> {
@@ -323,7 +323,7 @@ async fn check_collectors(
     Ok(reports)
 }
 
-/// What each meter makes of the readings, and which of them belong nowhere.
+/// What each meter makes of the readings, and which of them match no resource.
 fn describe(
     definition: &Definition,
     readings: impl Iterator<Item = Reading>,
@@ -336,7 +336,7 @@ fn describe(
     let mut names: BTreeMap<String, (usize, Kind, String)> = BTreeMap::new();
     let meters = &definition.rules.meters;
     // What each meter counts.
-    let mut tried: Vec<Tried> = meters.iter().map(|_| Tried::default()).collect();
+    let mut tried: Vec<MeterSample> = meters.iter().map(|_| MeterSample::default()).collect();
     for reading in readings {
         let place = definition.rules.place(&reading.labels);
         for (meter, tried) in meters.iter().zip(&mut tried) {
@@ -351,7 +351,7 @@ fn describe(
         }
     }
     for why in nowhere {
-        found.warning(format!("collector {name}: some readings belong nowhere: {why}"));
+        found.warning(format!("collector {name}: some readings match no resource: {why}"));
     }
     for (meter, tried) in meters.iter().zip(tried) {
         let Some((readings, kind, unit)) = names.get(&meter.reading) else {

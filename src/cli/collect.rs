@@ -203,7 +203,7 @@ struct Unknown {
 impl Unknown {
     fn of(ledger: &Ledger, collector: &str) -> Result<Unknown, crate::ledger::LedgerError> {
         let mut unknown = Unknown::default();
-        for one in ledger.strays()?.into_iter().filter(|one| one.collector == collector) {
+        for one in ledger.unassigned()?.into_iter().filter(|one| one.collector == collector) {
             match one.why {
                 Why::NotAsked => unknown.not_asked.push(one.backend_id),
                 Why::Unmatched => unknown.unmatched.push(one.backend_id),

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::exit::{Exit, Failed};
 use super::explain::find;
-use super::rehearsal::{Billed, Change, Rehearsal};
+use super::rehearsal::{Billed, Change, DryRun};
 use super::setup::{Setup, count};
 use super::text::{WIDTH, fold, moment, pad, shorten};
 use crate::ledger::SharedLedger;
@@ -159,7 +159,7 @@ impl Diff {
     async fn beside_another(&self, setup: &Setup, new: &Path, out: &mut dyn Write) -> Result<Exit, Failed> {
         let new = Setup::load(Some(new))?;
         let (ledger, now) = (&setup.settings.ledger, setup.clock.now());
-        let Some(mut rehearsal) = Rehearsal::of(ledger, &new.rulebook, now)? else {
+        let Some(mut rehearsal) = DryRun::of(ledger, &new.rulebook, now)? else {
             // Why there is none that can be read is told by whoever opens it.
             setup.ledger_to_read()?;
             return Err(Failed::new(Exit::Config, format!("there is no ledger {ledger} to try it on")));
@@ -216,11 +216,7 @@ impl Diff {
 
 /// Finds the resources of offerings that only the new file names. Where Waldur does not tell, what the ledger knows serves;
 /// which that is and why is returned, with the exit code of the cause.
-async fn look_up(
-    setup: &Setup,
-    new: &Setup,
-    rehearsal: &mut Rehearsal,
-) -> Result<Vec<(String, Exit)>, Failed> {
+async fn look_up(setup: &Setup, new: &Setup, rehearsal: &mut DryRun) -> Result<Vec<(String, Exit)>, Failed> {
     let offerings = |setup: &Setup| -> BTreeSet<Uuid> {
         setup.rulebook.rules.iter().filter_map(|rules| rules.offering()).collect()
     };

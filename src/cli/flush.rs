@@ -22,7 +22,7 @@ use crate::daemon::sample::sample;
 use crate::ledger::views::calls::{Sent, Since};
 use crate::ledger::{LedgerError, SharedLedger};
 use crate::submitter::CycleOptions;
-use crate::submitter::left::Left;
+use crate::submitter::left::Outstanding;
 use crate::submitter::next_try::NextTry;
 use crate::submitter::pause::{self, Cause};
 use crate::submitter::progress::Progress as Stages;
@@ -174,7 +174,7 @@ impl Flush {
         let (left, server, next) = ledger
             .with(move |ledger| {
                 ledger.state(now)?;
-                let left = Left::of(ledger, &collectors)?;
+                let left = Outstanding::of(ledger, &collectors)?;
                 let next = if left.pending == 0 { NextTry::default() } else { NextTry::of(ledger, now)? };
                 Ok((left, pause::ServerStatus::of(ledger)?, next))
             })

@@ -6,7 +6,7 @@ use super::setup::Setup;
 use crate::collectors::definition::Definition;
 use crate::daemon::forward::Forwarder;
 use crate::daemon::sample::sample;
-use crate::ledger::sent::lock::{Post, Task};
+use crate::ledger::sent::lock::{Task, TaskLease};
 use crate::ledger::{Ledger, SharedLedger};
 
 pub(super) struct Recorder {
@@ -20,7 +20,7 @@ pub(super) struct Recording {
     /// Whose they are there.
     pub(super) agent: String,
     /// Held as long as it is recorded.
-    _post: Option<Post>,
+    _lease: Option<TaskLease>,
 }
 
 impl Recorder {
@@ -55,19 +55,19 @@ impl Recorder {
         definition: &Definition,
     ) -> Result<Result<Recording, String>, Failed> {
         let Some(forwarder) = &self.forwarder else {
-            return Ok(Ok(Recording { ledger: self.first.clone(), agent: String::new(), _post: None }));
+            return Ok(Ok(Recording { ledger: self.first.clone(), agent: String::new(), _lease: None }));
         };
         if !definition.once {
             let agent = forwarder.agent.clone();
-            return Ok(Ok(Recording { ledger: self.first.clone(), agent, _post: None }));
+            return Ok(Ok(Recording { ledger: self.first.clone(), agent, _lease: None }));
         }
         let task = Task::Collect(definition.name.clone());
-        let Some(post) = Post::try_take(&forwarder.database, &task)? else {
-            return Ok(Err(Post::holder(&forwarder.database, &task)));
+        let Some(lease) = TaskLease::try_take(&forwarder.database, &task)? else {
+            return Ok(Err(TaskLease::holder(&forwarder.database, &task)));
         };
         let ledger = Ledger::open(&setup.settings.ledger, (*setup.rulebook).clone())?;
-        let ledger = SharedLedger::new(ledger.of_collector(&definition.name, post.number(), &setup.clock));
-        Ok(Ok(Recording { ledger, agent: String::new(), _post: Some(post) }))
+        let ledger = SharedLedger::new(ledger.of_collector(&definition.name, lease.number(), &setup.clock));
+        Ok(Ok(Recording { ledger, agent: String::new(), _lease: Some(lease) }))
     }
 
     /// Sends on what waits here.

@@ -20,7 +20,7 @@ use crate::ledger::{Ledger, Rulebook};
 use crate::metering::period::BillingPeriod;
 
 /// A copy of the ledger, and what it says before anything is tried on it.
-pub(super) struct Rehearsal {
+pub(super) struct DryRun {
     ledger: Ledger,
     before: Amounts,
     now: Timestamp,
@@ -68,13 +68,13 @@ pub(super) struct Outcome {
     pub(super) amounts: usize,
 }
 
-impl Rehearsal {
+impl DryRun {
     /// Of this ledger, under these rules. `None`: there is no ledger yet, so that nothing can change.
     pub(super) fn of(
         ledger: &place::Place,
         rulebook: &Rulebook,
         now: Timestamp,
-    ) -> Result<Option<Rehearsal>, Failed> {
+    ) -> Result<Option<DryRun>, Failed> {
         if ledger.file().is_some_and(|path| !path.exists()) {
             return Ok(None);
         }
@@ -89,7 +89,7 @@ impl Rehearsal {
         ledger.state(now)?;
         ledger.untold()?;
         let before = amounts(&ledger)?;
-        Ok(Some(Rehearsal { ledger, before, now, _folder: folder }))
+        Ok(Some(DryRun { ledger, before, now, _folder: folder }))
     }
 
     /// What a collector said just now.

@@ -5,12 +5,12 @@ use std::io::Write;
 use super::exit::{Exit, Failed};
 use super::setup::count;
 use super::text::fold;
-use crate::submitter::left::Left;
+use crate::submitter::left::Outstanding;
 use crate::submitter::next_try::NextTry;
 use crate::submitter::pause;
 
 /// While the server is left alone after a failure, what it holds can't be compared with what it should: that is pending, too.
-pub(super) fn exit(left: &Left, server: &pause::ServerStatus) -> Exit {
+pub(super) fn exit(left: &Outstanding, server: &pause::ServerStatus) -> Exit {
     if left.pending > 0 || server.paused.is_some() {
         Exit::Pending
     } else if left.held + left.parked + left.stranded + left.quarantined + left.implausible > 0
@@ -23,7 +23,7 @@ pub(super) fn exit(left: &Left, server: &pause::ServerStatus) -> Exit {
     }
 }
 
-pub(super) fn show(left: &Left, out: &mut dyn Write) -> Result<(), Failed> {
+pub(super) fn show(left: &Outstanding, out: &mut dyn Write) -> Result<(), Failed> {
     let (unmatched, not_asked) = (left.unmatched(None), left.not_asked());
     let unplaced = usize::try_from(left.unplaced_series(None)).unwrap_or(0);
     let counts = [
@@ -34,7 +34,7 @@ pub(super) fn show(left: &Left, out: &mut dyn Write) -> Result<(), Failed> {
         (left.rest, "amount", "left by the closing of a month (`status` says how much)"),
         (unmatched.len(), "backend id", "unmatched: Waldur knows no such resource"),
         (not_asked.len(), "backend id", "Waldur was not asked for yet"),
-        (unplaced, "series", "of no resource: their labels don't say whose they are (`status --all`)"),
+        (unplaced, "series", "of no resource: their labels don't identify a resource (`status --all`)"),
         (left.implausible, "reading", "held: more than can be believed (`parked list` says which)"),
         (left.quarantined, "line", "quarantined in the last run, not billed (`status` says where)"),
     ];

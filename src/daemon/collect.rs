@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::due::{Next, next_look, next_run};
-use super::missed::Missing;
+use super::missed::MissedRuns;
 use super::stats::LedgerWork;
-use super::wait::Woken;
+use super::wait::WakeReason;
 use super::{Part, retry, sample};
 use crate::collectors::definition::{Definition, secret_env};
 use crate::config::schedule::Schedule;
@@ -23,13 +23,13 @@ impl Part {
         let mut next = Next { at: self.agent.clock.now(), closes: false };
         let mut planned = next.at;
         let mut failing = false;
-        let mut missing = Missing::Away;
+        let mut missing = MissedRuns::Away;
         loop {
             self.due.send_modify(|due| due[index] = next.at);
             let matters = match self.wait_until(next.at, planned).await {
-                Woken::Stopped => return,
-                Woken::Due => next.closes,
-                Woken::RunNow => true,
+                WakeReason::Stopped => return,
+                WakeReason::Due => next.closes,
+                WakeReason::RunNow => true,
             };
             missing = self.note_missed(definition, missing).await;
             let looked = self.agent.clock.now();

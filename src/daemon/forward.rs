@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 
 use super::Part;
 use super::stats::LedgerWork;
-use super::wait::Woken;
+use super::wait::WakeReason;
 use crate::collectors::definition::{Definition, longest_gap};
 use crate::config::clock::SharedClock;
 use crate::config::place::{Database, Place};
@@ -93,8 +93,8 @@ impl Forwarder {
         let put_back = queue.with(move |queue| queue.begin_anew_if_put_back(&file, last));
         if put_back.await? {
             tracing::warn!(
-                "The file in which this host's runs wait was put back to an earlier state, or another host sends from a copy of \
-                 it. What was recorded since is sent once nothing has come from there for longer than is usual."
+                "This host's queue file was put back to an earlier state, or another host sends from a copy of it. \
+                 What was recorded since is sent once nothing has come from there for longer than is usual."
             );
         }
         let claim = queue.with(move |queue| {
@@ -112,11 +112,11 @@ impl Forwarder {
             number = last.map_or(identity.base, |(number, _)| number);
             loop {
                 let (of, agent) = (identity.clone(), self.agent.clone());
-                let parcel = queue.with(move |queue| queue.parcel_after(number, &of, &agent)).await?;
-                let Some(parcel) = parcel else { break };
-                number = parcel.number();
+                let packed_run = queue.with(move |queue| queue.packed_run_after(number, &of, &agent)).await?;
+                let Some(packed_run) = packed_run else { break };
+                number = packed_run.number();
                 let (file, now) = (identity.file.clone(), self.clock.now());
-                outbox = blocking(move || outbox.send(&file, &parcel, now).map(|()| outbox)).await?;
+                outbox = blocking(move || outbox.send(&file, &packed_run, now).map(|()| outbox)).await?;
                 runs += 1;
             }
             queue.with(move |queue| queue.note_sent(&identity, number)).await?;
@@ -163,16 +163,16 @@ impl Part {
             let again = now.saturating_add(AGAIN).unwrap_or(Timestamp::MAX);
             let woken = tokio::select! {
                 woken = self.wait_until(again, now) => woken,
-                () = recorded.notified() => Woken::Due,
+                () = recorded.notified() => WakeReason::Due,
             };
             let run_now_asked = match woken {
-                Woken::Stopped => return,
-                Woken::RunNow => true,
-                Woken::Due => false,
+                WakeReason::Stopped => return,
+                WakeReason::RunNow => true,
+                WakeReason::Due => false,
             };
             // Each host at another moment, and each time at another.
             let millis = fastrand::u64(..=u64::try_from(spread.as_millis()).unwrap_or(0));
-            if !run_now_asked && self.pause(Duration::from_millis(millis)).await == Woken::Stopped {
+            if !run_now_asked && self.pause(Duration::from_millis(millis)).await == WakeReason::Stopped {
                 return;
             }
             let sent = forwarder.send(&self.ledger).await;
@@ -181,7 +181,7 @@ impl Part {
                 Ok(Forwarded { skew, .. }) => {
                     spread = self.agent.settings.queue.jitter;
                     if !told.is_empty() {
-                        tracing::info!("What was recorded is sent to the ledger again.");
+                        tracing::info!("Sending to the shared ledger goes on.");
                         told.clear();
                     }
                     self.stats.note_skew(skew);
@@ -194,7 +194,9 @@ impl Part {
                     spread = (spread * 2).clamp(SOONEST, AGAIN);
                     let words = error.to_string();
                     if told != words {
-                        tracing::warn!("What was recorded waits on this host, and is sent later: {words}");
+                        tracing::warn!(
+                            "The shared ledger can't be reached: what is recorded waits on this host, and is sent later: {words}"
+                        );
                         told = words;
                     }
                 }

@@ -12,7 +12,7 @@ use crate::ledger::{LedgerError, SharedLedger};
 use crate::submitter::pause::{Cause, ServerStatus};
 
 /// Less room on the ledger's disk is told, in bytes: the alert fires there, too.
-pub const LITTLE_ROOM: i64 = 200_000_000;
+pub const LOW_DISK_BYTES: i64 = 200_000_000;
 
 /// What an answer is made of.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::Part;
-use crate::ledger::views::agents::Look;
+use crate::ledger::views::agents::LastRun;
 use crate::submitter::closing::Closing;
 
 /// The last call of a month comes a minute before nothing is sent any more: that leaves a quarter of it for the calls.
@@ -48,9 +48,9 @@ impl Part {
                 }
             };
             // What a host measured by another name, or another host once, is not of this month.
-            let of_month: Vec<Look> = looks.into_iter().filter(|look| look.until >= begins).collect();
-            let missed = |look: &&Look| look.until < at;
-            let awaited: Vec<Look> =
+            let of_month: Vec<LastRun> = looks.into_iter().filter(|look| look.until >= begins).collect();
+            let missed = |look: &&LastRun| look.until < at;
+            let awaited: Vec<LastRun> =
                 of_month.iter().filter(missed).filter(|look| !look.is_away(at)).cloned().collect();
             let is_over = Instant::now() >= until || self.agent.clock.now() >= limit;
             if awaited.is_empty() || is_over || *self.stopped.borrow() {
@@ -79,7 +79,7 @@ impl Part {
 /// So many are named.
 const NAMED: usize = 10;
 
-fn named(looks: &[Look]) -> String {
+fn named(looks: &[LastRun]) -> String {
     let each = looks
         .iter()
         .take(NAMED)

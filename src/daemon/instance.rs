@@ -19,7 +19,7 @@ use crate::ledger::sent::lock::{give_to_owner, process_named};
 
 /// What a daemon tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct DaemonState {
     pub since: Timestamp,
     /// When a new configuration was last refused, and why.
     pub reload_refused: Option<(Timestamp, String)>,
@@ -33,7 +33,7 @@ pub struct Told {
 pub struct Running {
     /// `None` where it runs on another machine, or in another container.
     pub pid: Option<u32>,
-    pub told: Option<Told>,
+    pub told: Option<DaemonState>,
 }
 
 impl Running {
@@ -43,7 +43,7 @@ impl Running {
     }
 }
 
-impl Told {
+impl DaemonState {
     /// When a reload was last refused, and why, in one line.
     pub fn refusal(&self) -> Option<(Timestamp, String)> {
         self.reload_refused.as_ref().map(|(at, words)| (*at, in_one_line(words)))
@@ -70,13 +70,13 @@ pub(super) struct Instance {
     /// A lock of POSIX: it goes with the process, no child inherits it, and the kernel says who holds it. It would go, too,
     /// if this process opened the file once more and closed it.
     file: File,
-    told: Told,
+    told: DaemonState,
 }
 
 impl Instance {
     /// Becomes the daemon of this ledger; the error is for the operator.
     pub(super) fn start(ledger: &Path, now: Timestamp) -> Result<Instance, String> {
-        let told = Told { since: now, reload_refused: None, ledger_failing: None };
+        let told = DaemonState { since: now, reload_refused: None, ledger_failing: None };
         let path = file_of(ledger);
         let failed = |error: std::io::Error| format!("can't lock {}: {error}", path.display());
         let file = OpenOptions::new()

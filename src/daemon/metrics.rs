@@ -22,7 +22,7 @@ use super::stats::Runs;
 use crate::ledger::LedgerError;
 use crate::ledger::db::error::Cause;
 use crate::submitter::closing::Closing;
-use crate::submitter::left::Left;
+use crate::submitter::left::Outstanding;
 use crate::submitter::pause::{self, ServerStatus};
 
 /// Labels and their values.
@@ -271,7 +271,7 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
             let closing = Closing::of(ledger, now)?;
             let pending = ledger.pending_as_stated()?;
             Ok((
-                Left::of(ledger, &collectors)?,
+                Outstanding::of(ledger, &collectors)?,
                 ledger.queue_length()?,
                 ServerStatus::of(ledger)?,
                 ledger.periods(&pending, closing.period, closing.begins <= now)?,
@@ -305,7 +305,7 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
     );
     page.gauges(
         "collector_unplaced_series",
-        "Series of the collector whose labels don't say whose they are",
+        "Series of the collector whose labels don't identify a resource",
         "collector",
         names.iter().map(|name| (name.clone(), left.unplaced_series(Some(name)))).collect(),
     );
@@ -335,7 +335,7 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
     );
     page.gauge(
         "ambiguous_backend_ids",
-        "Backend ids of several resources that live, so that nobody can say which is meant",
+        "Backend ids that belong to several active resources, so that the target is ambiguous",
         number(left.several.len()),
     );
     page.gauges(

@@ -7,7 +7,7 @@ use crate::ledger::views::report::Pace;
 
 /// Whether a collector has been missing runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(super) enum MissedRuns {
     /// Nothing is known yet: the agent has just started.
     Away,
     None,
@@ -22,28 +22,28 @@ impl Part {
     }
 
     /// Tells of runs that were due since the last one and did not take place, once for each time that it begins.
-    pub(super) async fn note_missed(&self, definition: &Definition, before: Missing) -> Missing {
+    pub(super) async fn note_missed(&self, definition: &Definition, before: MissedRuns) -> MissedRuns {
         let pace = self.pace(definition).await;
         // Where it failed, it was left alone.
         let Some((last, ended)) = pace.last.filter(|_| pace.failed_in_a_row == 0) else {
-            return Missing::None;
+            return MissedRuns::None;
         };
         let missed = retry::missed(&definition.schedule, last, self.agent.clock.now());
         if missed == 0 {
-            return Missing::None;
+            return MissedRuns::None;
         }
         self.stats.note_runs(&definition.name, |runs| runs.missed += missed as u64);
         let took = ended.duration_since(last);
         let why = match before {
-            Missing::Some => return Missing::Some,
-            Missing::Away => "the agent was not at work".to_owned(),
-            Missing::None if took >= definition.schedule.usual_distance() => {
+            MissedRuns::Some => return MissedRuns::Some,
+            MissedRuns::Away => "the agent was not at work".to_owned(),
+            MissedRuns::None if took >= definition.schedule.usual_distance() => {
                 format!("that one took {took:#}")
             }
-            Missing::None if self.stats.runs_of(&definition.name).unrecorded => {
+            MissedRuns::None if self.stats.runs_of(&definition.name).unrecorded => {
                 "they could not be recorded".to_owned()
             }
-            Missing::None => "the machine slept, or its clock was set".to_owned(),
+            MissedRuns::None => "the machine slept, or its clock was set".to_owned(),
         };
         let what = match pace.keeps_history {
             true => "its source keeps history, and this run reads on from where the last one stopped",
@@ -57,6 +57,6 @@ impl Part {
             collector = %name,
             "Collector {name}: {missed} of its runs were missed since {last}, because {why}: {what}."
         );
-        Missing::Some
+        MissedRuns::Some
     }
 }

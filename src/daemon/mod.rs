@@ -152,7 +152,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
                         match applied.await {
                             Ok(Ok(())) => {}
                             Ok(Err(error)) => tracing::warn!("What changed can't be told: {error}"),
-                            Err(error) => tracing::error!("The new rules are not carried out yet: {error}"),
+                            Err(error) => tracing::error!("The new rules could not be applied yet: {error}"),
                         }
                         tasks = Tasks::start(&agent, &ledger, &stats);
                         // Reporting goes on without health and metrics rather than not at all.

@@ -11,7 +11,7 @@ use super::Part;
 use super::due::Next;
 use super::registration;
 use super::stats::LedgerWork;
-use super::wait::Woken;
+use super::wait::WakeReason;
 use crate::ledger::LedgerErrorKind;
 use crate::submitter::progress::Progress;
 use crate::submitter::told::tell_changes;
@@ -49,15 +49,15 @@ impl Part {
             let sampled = self.sampled.clone();
             let (woken, closes) = tokio::select! {
                 woken = self.wait_until(next.at, planned) => (woken, next.closes),
-                () = sampled.notified() => (Woken::Due, true),
+                () = sampled.notified() => (WakeReason::Due, true),
             };
             // What closes a month is tried even if the server was left alone: later there is no time any more.
             let ignore_backoff = match woken {
-                Woken::Stopped => return,
-                Woken::Due => closes,
-                Woken::RunNow => true,
+                WakeReason::Stopped => return,
+                WakeReason::Due => closes,
+                WakeReason::RunNow => true,
             };
-            if woken == Woken::Due {
+            if woken == WakeReason::Due {
                 // Of all runs that are due by now: not only of those of its own instant, where the clock has jumped.
                 self.wait_for_collectors(agent.clock.now()).await;
             }
@@ -83,7 +83,7 @@ impl Part {
                         registration.spawn(registration::register(agent.clone()));
                     }
                     if failing.take().is_some() {
-                        tracing::info!("Submission goes on.");
+                        tracing::info!("Submission works again.");
                     }
                     self.stats.cycles.fetch_add(1, Ordering::Relaxed);
                     self.stats.sent.fetch_add(report.sent as u64, Ordering::Relaxed);
@@ -97,7 +97,7 @@ impl Part {
                     in_doubt = cause.kind == LedgerErrorKind::Superseded;
                     let words = error.to_string();
                     if failing.as_ref() != Some(&words) {
-                        tracing::error!("Submission could not go on: {words}");
+                        tracing::error!("Submission failed: {words}");
                     }
                     failing = Some(words);
                 }
@@ -134,13 +134,13 @@ impl Part {
         *last = now;
         let compacted = self.ledger.with(move |ledger| {
             ledger.sweep_inbox()?;
-            ledger.tell_read_twice(now)?;
+            ledger.log_duplicate_series(now)?;
             ledger.compact(now, keep)
         });
         match compacted.await {
             Ok(done) if done.readings > 0 => {
                 tracing::info!(
-                    "Compacted: {} old readings of {} series are deleted; what they added is kept.",
+                    "Compacted: {} old readings of {} series are deleted; the amounts that they made are kept.",
                     done.readings,
                     done.series
                 );

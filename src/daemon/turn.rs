@@ -8,10 +8,10 @@ use jiff::Timestamp;
 
 use super::forward::blocking;
 use super::stats::{LedgerWork, Stats};
-use super::wait::Woken;
+use super::wait::WakeReason;
 use super::{Agent, Part};
 use crate::config::place::{Database, Place};
-use crate::ledger::sent::lock::{Post, Task};
+use crate::ledger::sent::lock::{Task, TaskLease};
 use crate::ledger::{Ledger, LedgerError, LedgerErrorKind, SharedLedger};
 use crate::submitter::told::tell_events;
 
@@ -25,21 +25,21 @@ impl Part {
     pub(super) async fn submit_in_turn(mut self, database: Database) {
         let place = Place::Database(database.clone());
         loop {
-            let Some(post) = self.take_post(&database, &Task::Submit).await else { return };
-            let books = match self.open_books(&place, post.number()).await {
+            let Some(lease) = self.take_task_lease(&database, &Task::Submit).await else { return };
+            let books = match self.open_books(&place, lease.number()).await {
                 Ok(books) => books,
                 Err(error) => {
                     tracing::warn!("{error}");
                     // Not at once: what a ledger refuses now it refuses a moment later.
                     match self.pause(LOOKED_AT_EVERY).await {
-                        Woken::Stopped => return,
+                        WakeReason::Stopped => return,
                         _ => continue,
                     }
                 }
             };
             tracing::info!("At work: this agent counts and submits for the ledger {place}.");
             self.stats.set_books(Some(books.clone()));
-            let gone = post.lost();
+            let gone = lease.lost();
             let submitting = Part { ledger: books.clone(), ..self.clone() }.submit();
             let stopped = tokio::select! {
                 () = submitting => true,
@@ -53,8 +53,8 @@ impl Part {
                 return;
             }
             tracing::error!(
-                "The turn on the ledger {place} is over: another agent is at work there since, or the database does not answer. \
-                 This one stands by."
+                "The turn on the ledger {place} is over: another agent has taken over, or the database does not answer. This one \
+                 stands by."
             );
         }
     }
@@ -67,8 +67,8 @@ impl Part {
         loop {
             // Nobody waits for what another agent does.
             self.due.send_modify(|due| due[index] = Timestamp::MAX);
-            let Some(post) = self.take_post(&database, &task).await else { return };
-            let (of, rulebook, number) = (place.clone(), (*self.agent.rulebook).clone(), post.number());
+            let Some(lease) = self.take_task_lease(&database, &task).await else { return };
+            let (of, rulebook, number) = (place.clone(), (*self.agent.rulebook).clone(), lease.number());
             let (name, clock) = (definitions[index].name.clone(), self.agent.clock.clone());
             let opened =
                 blocking(move || Ok(Ledger::open(&of, rulebook)?.of_collector(&name, number, &clock))).await;
@@ -77,13 +77,13 @@ impl Part {
                 Err(error) => {
                     tracing::warn!("{error}");
                     match self.pause(LOOKED_AT_EVERY).await {
-                        Woken::Stopped => return,
+                        WakeReason::Stopped => return,
                         _ => continue,
                     }
                 }
             };
             tracing::info!("Collector {}: run by this agent.", definitions[index].name);
-            let gone = post.lost();
+            let gone = lease.lost();
             tokio::select! {
                 () = Part { ledger, ..self.clone() }.collect(index) => return,
                 () = lost(&gone) => {}
@@ -92,18 +92,18 @@ impl Part {
     }
 
     /// Waits until no other agent has the task; `None`: it is to stop.
-    async fn take_post(&mut self, database: &Database, task: &Task) -> Option<Post> {
+    async fn take_task_lease(&mut self, database: &Database, task: &Task) -> Option<TaskLease> {
         let mut said = String::new();
         loop {
             let (of, what) = (database.clone(), task.clone());
-            let tried = blocking(move || match Post::try_take(&of, &what)? {
-                Some(post) => Ok(Ok(post)),
-                None => Ok(Err(Post::holder(&of, &what))),
+            let tried = blocking(move || match TaskLease::try_take(&of, &what)? {
+                Some(lease) => Ok(Ok(lease)),
+                None => Ok(Err(TaskLease::holder(&of, &what))),
             });
             let tried = tried.await;
             self.stats.note_ledger(LedgerWork::Submit, tried.as_ref().err());
             let words = match tried {
-                Ok(Ok(post)) => return Some(post),
+                Ok(Ok(lease)) => return Some(lease),
                 Ok(Err(other)) => match task {
                     Task::Submit => {
                         let place = Place::Database(database.clone());
@@ -117,13 +117,13 @@ impl Part {
                 tracing::info!("{words}");
                 said = words;
             }
-            if self.pause(LOOKED_AT_EVERY).await == Woken::Stopped {
+            if self.pause(LOOKED_AT_EVERY).await == WakeReason::Stopped {
                 return None;
             }
         }
     }
 
-    /// Opens the ledger for as long as the post is held, and carries out this agent's rules.
+    /// Opens the ledger for as long as the lease is held, and carries out this agent's rules.
     async fn open_books(&self, place: &Place, number: i64) -> Result<SharedLedger, LedgerError> {
         let (place, rulebook) = (place.clone(), (*self.agent.rulebook).clone());
         let clock = self.agent.clock.clone();

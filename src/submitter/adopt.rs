@@ -11,7 +11,7 @@ use rust_decimal::Decimal;
 
 use super::part::Part;
 use super::reconcile::Row;
-use super::writer::{OWN_HAND, OwnNames};
+use super::writer::{OWN_WRITER, OwnNames};
 use super::{About, Cycle, CycleError, OnConflict, guard};
 use crate::ledger::db::event::EventKind;
 use crate::ledger::sent::decision::Decision;
@@ -134,7 +134,7 @@ impl Cycle {
     }
 
     /// Remembers who is said to have written a row that is known to be ours.
-    pub(super) async fn learn_own_hand(
+    pub(super) async fn learn_own_writer(
         &self,
         statement: &Statement,
         rows: &[UsageRow],
@@ -147,9 +147,9 @@ impl Cycle {
         let Some(name) = ours.and_then(|row| row.modified_by.clone()) else { return Ok(()) };
         let now = self.submitter.clock.now();
         Ok(self
-            .ledger(move |ledger| match ledger.server_fact(OWN_HAND)? {
+            .ledger(move |ledger| match ledger.server_fact(OWN_WRITER)? {
                 Some((known, _)) if known == name => Ok(()),
-                _ => ledger.put_server_fact(OWN_HAND, &name, now),
+                _ => ledger.put_server_fact(OWN_WRITER, &name, now),
             })
             .await?)
     }

@@ -37,7 +37,7 @@ impl Cycle {
             key.period == period || key.period == period.previous() && boundary.contains("begins")
         }) {
             self.note_of(About::of(*key, None), format!(
-                "nothing is sent as long as the month's boundary is near: Waldur filed a report of resource {} for {} in \
+                "nothing is sent near the month's boundary: Waldur filed a report of resource {} for {} in \
                  another month. What to do: {}",
                 self.name_of(key.resource).await?,
                 key.period,

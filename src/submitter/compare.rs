@@ -21,7 +21,7 @@ pub type Place = (Uuid, String, String);
 
 /// What the two sides hold of one place; `None`: nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sides {
+pub struct AmountPair {
     pub ledger: Option<Decimal>,
     pub waldur: Option<Decimal>,
     /// How the ledger's number stands (`agreed`, `held`, ...).
@@ -34,7 +34,7 @@ pub struct Sides {
     pub written_by_us: bool,
 }
 
-impl Sides {
+impl AmountPair {
     /// What was never reported and is zero need not be there.
     pub fn differ(&self) -> bool {
         self.unpostable || self.ledger.unwrap_or_default() != self.waldur.unwrap_or_default()
@@ -44,7 +44,7 @@ impl Sides {
 /// Both sides of a month.
 #[derive(Debug, Clone, Default)]
 pub struct Comparison {
-    pub sides: BTreeMap<Place, Sides>,
+    pub sides: BTreeMap<Place, AmountPair>,
     /// What the resources are called.
     pub names: BTreeMap<Uuid, String>,
     /// Resources that could not be read, and why: nothing is said of them.
@@ -62,7 +62,7 @@ impl Comparison {
         self.unread.is_empty() && self.unlisted.is_empty()
     }
 
-    pub fn differing(&self) -> impl Iterator<Item = (&Place, &Sides)> {
+    pub fn differing(&self) -> impl Iterator<Item = (&Place, &AmountPair)> {
         self.sides.iter().filter(|(_, sides)| sides.differ())
     }
 
@@ -166,7 +166,7 @@ pub async fn compare(
     if let Err(failure) = reading.read(&books).await {
         return Ok(Err(failure));
     }
-    Ok(Ok(lay_beside(&books, reading.found, &wanted)))
+    Ok(Ok(build_comparison(&books, reading.found, &wanted)))
 }
 
 /// What Waldur holds.
@@ -297,7 +297,7 @@ fn concerns_all(failure: &Failure) -> bool {
         || failure.retry_after().is_some()
 }
 
-fn lay_beside(books: &Books, found: Found, wanted: &Compare) -> Comparison {
+fn build_comparison(books: &Books, found: Found, wanted: &Compare) -> Comparison {
     let mut comparison =
         Comparison { unread: found.unread, unlisted: found.unlisted, ..Comparison::default() };
     comparison.names = books.known.iter().map(|(uuid, (_, name))| (*uuid, name.clone())).collect();

@@ -95,6 +95,6 @@ impl Cycle {
 
 /// Whether each number that differs is of a report of ours: what another writer has put there is told, and never made up for.
 fn is_all_ours(totals: &Statement) -> bool {
-    let is_anothers = |entry: &Entry| entry.acknowledged.as_ref().is_some_and(|known| known.how == "read");
-    !totals.components.values().any(|entry| entry.differs() && is_anothers(entry))
+    let is_name_taken = |entry: &Entry| entry.acknowledged.as_ref().is_some_and(|known| known.how == "read");
+    !totals.components.values().any(|entry| entry.differs() && is_name_taken(entry))
 }

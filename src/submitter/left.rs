@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use super::reason::waits;
-use crate::ledger::views::report::{Stray, Why};
+use crate::ledger::views::report::{UnassignedSeries, Why};
 use crate::ledger::{Ledger, LedgerError};
 
 /// What is left.
 #[derive(Debug, Default)]
-pub struct Left {
+pub struct Outstanding {
     /// Statements; the others are amounts.
     pub pending: usize,
     pub held: usize,
@@ -18,7 +18,7 @@ pub struct Left {
     /// What only the closing of a month left: no alarm.
     pub rest: usize,
     /// What belongs to no resource.
-    pub strays: Vec<Stray>,
+    pub unassigned: Vec<UnassignedSeries>,
     /// Nothing that some collector measured has a resource.
     pub wholly_unmatched: bool,
     /// Backend ids of several resources that live, with their names.
@@ -29,17 +29,17 @@ pub struct Left {
     pub quarantined: usize,
 }
 
-impl Left {
+impl Outstanding {
     /// As last stated; `collectors`: those that are configured.
-    pub fn of(ledger: &Ledger, collectors: &[String]) -> Result<Left, LedgerError> {
-        let mut left = Left {
+    pub fn of(ledger: &Ledger, collectors: &[String]) -> Result<Outstanding, LedgerError> {
+        let mut left = Outstanding {
             pending: ledger.pending_as_stated()?.len(),
-            strays: ledger.strays()?,
+            unassigned: ledger.unassigned()?,
             wholly_unmatched: ledger.is_wholly_unmatched()?,
             several: ledger.several_resources()?,
             implausible: ledger.held_readings()?.len(),
             quarantined: ledger.quarantined_lately(collectors)?,
-            ..Left::default()
+            ..Outstanding::default()
         };
         for one in ledger.blocks()? {
             match one.block.state.as_str() {
@@ -64,17 +64,17 @@ impl Left {
     }
 
     fn ids(&self, of: Option<&str>, why: &Why) -> Vec<&str> {
-        let strays = self.strays.iter().filter(|one| one.why == *why);
-        let strays = strays.filter(|one| of.is_none_or(|of| of == one.collector));
+        let unassigned = self.unassigned.iter().filter(|one| one.why == *why);
+        let unassigned = unassigned.filter(|one| of.is_none_or(|of| of == one.collector));
         let ids: BTreeSet<(&str, &str)> =
-            strays.map(|one| (one.backend_id.as_str(), one.offering.as_str())).collect();
+            unassigned.map(|one| (one.backend_id.as_str(), one.offering.as_str())).collect();
         ids.into_iter().map(|(id, _)| id).collect()
     }
 
     /// Those whose readings don't say whose they are; `of`: those of one collector.
-    pub fn unplaced(&self, of: Option<&str>) -> impl Iterator<Item = &Stray> {
-        let unplaced = |one: &&Stray| matches!(one.why, Why::Unplaced(_));
-        self.strays.iter().filter(unplaced).filter(move |one| of.is_none_or(|of| of == one.collector))
+    pub fn unplaced(&self, of: Option<&str>) -> impl Iterator<Item = &UnassignedSeries> {
+        let unplaced = |one: &&UnassignedSeries| matches!(one.why, Why::Unplaced(_));
+        self.unassigned.iter().filter(unplaced).filter(move |one| of.is_none_or(|of| of == one.collector))
     }
 
     /// How many series those are.

@@ -277,7 +277,10 @@ impl Submitter {
                 Ok(before.and_then(|(text, _)| text.parse::<i64>().ok()).unwrap_or(0))
             })
             .await?;
-        match (before.saturating_abs() > pause::FAR_APART, micros.saturating_abs() > pause::FAR_APART) {
+        match (
+            before.saturating_abs() > pause::SKEW_LOGGED_US,
+            micros.saturating_abs() > pause::SKEW_LOGGED_US,
+        ) {
             (false, true) => {
                 let way = if micros > 0 { "ahead of" } else { "behind" };
                 let apart = SignedDuration::from_secs(micros.saturating_abs() / 1_000_000);
@@ -515,7 +518,7 @@ impl Cycle {
             .await?;
         if first {
             tracing::warn!(
-                "All that is posted is refused: {}. What to do: {}",
+                "Waldur refuses every report: {}. What to do: {}",
                 failure.to_string().trim_end_matches('.'),
                 pause::Cause::Role.remedy()
             );

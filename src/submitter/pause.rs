@@ -17,10 +17,10 @@ pub(super) const ANSWERED: &str = "answered";
 pub(super) const REFUSED: &str = "reports_refused";
 
 /// Clocks that are further apart are shown, in microseconds.
-pub const SKEWED: i64 = 2_000_000;
+pub const SKEW_SHOWN_US: i64 = 2_000_000;
 /// Further apart they are a line of the log: an answer's time is known to a second, and this does not come and go. The alert
 /// fires there, too.
-pub(super) const FAR_APART: i64 = 30_000_000;
+pub(super) const SKEW_LOGGED_US: i64 = 30_000_000;
 
 /// Every cause there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Cause {
             Cause::Token => "the token was refused",
             Cause::Role => "the token may not report",
             Cause::Unreachable => "no usable answer",
-            Cause::Throttled => "it asked for fewer calls",
+            Cause::Throttled => "the server is rate limiting (HTTP 429)",
         }
     }
 
@@ -68,7 +68,7 @@ impl Cause {
                 "look at what it says, then at `waldur.url`, the network, the proxy, the certificate and the server's log; it is \
                  tried again by itself"
             }
-            Cause::Throttled => "nothing need be done: it is tried again by itself",
+            Cause::Throttled => "no action needed: the agent retries by itself",
         }
     }
 

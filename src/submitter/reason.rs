@@ -180,17 +180,17 @@ impl Reason {
                 "check the meter's factor and its readings (`collect --dry-run`), then `parked retry`"
             }
             Reason::Refused => {
-                "see the server's words, mend it in Waldur or in the configuration, then `parked retry`"
+                "read the server's message, fix its cause in Waldur or in the configuration, then `parked retry`"
             }
             Reason::PeriodEnded => {
                 "have Waldur's staff bill (or credit) it by hand, then `parked drop` it; or let `submit: { late: ... }` deal with it"
             }
             Reason::ClosingRest => {
-                "nothing need be done: `submit: { late: ... }` says how it is billed, and `parked drop` gives it up"
+                "no action needed: `submit: { late: ... }` says how it is billed, and `parked drop` gives it up"
             }
             Reason::Terminated => {
                 "only Waldur's staff can bill (or credit) it now, by hand; then `parked drop` it. The amounts stay in the \
-                 ledger; if the resource lives again in Waldur, those of the running month are \
+                 ledger; if the resource is active again in Waldur, those of the running month are \
                  tried again by themselves, and of others with `parked retry`"
             }
             Reason::LateRefused | Reason::PlanEnded => {
@@ -207,7 +207,7 @@ impl Reason {
         match self {
             Reason::Conflict => format!("`resolve {name} adopt | overwrite`"),
             Reason::Unadoptable | Reason::Shares | Reason::RulesChanged | Reason::SameIds => {
-                format!("`resolve {name} overwrite`, or mend its cause: `parked list`")
+                format!("`resolve {name} overwrite`, or fix its cause: `parked list`")
             }
             Reason::SeveralResources => "correct the backend ids in Waldur".to_owned(),
             Reason::Unreadable => "ask Waldur's operator to look at the row".to_owned(),
@@ -230,9 +230,11 @@ impl Reason {
             Reason::PeriodEnded => {
                 format!("bill it by hand, then `parked drop {name}`; or set `submit: {{ late: ... }}`")
             }
-            Reason::ClosingRest => "nothing need be done".to_owned(),
+            Reason::ClosingRest => "no action needed".to_owned(),
             Reason::Terminated => {
-                format!("bill it by hand, then `parked drop {name}`; it goes on by itself if it lives again")
+                format!(
+                    "bill it by hand, then `parked drop {name}`; it goes on by itself if the resource is active again"
+                )
             }
             Reason::LateRefused | Reason::PlanEnded => {
                 format!("bill it by hand, then `parked drop {name}`")

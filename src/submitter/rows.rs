@@ -230,7 +230,7 @@ impl Cycle {
             }
             let ended = closing::has_ended(&zone, key.period, &server);
             if let Some(statement) = statement {
-                self.learn_own_hand(&statement, of_key).await?;
+                self.learn_own_writer(&statement, of_key).await?;
                 if ended && !self.is_traceable(&statement).await? {
                     continue;
                 }
@@ -298,7 +298,7 @@ impl Cycle {
                         return Ok((rows, keys.iter().copied().collect()));
                     }
                     Err(failure) => {
-                        tracing::warn!("A listing failed, its resources are asked for one by one: {failure}")
+                        tracing::warn!("A listing failed; its resources are read one by one: {failure}")
                     }
                 }
             }

@@ -9,7 +9,7 @@ use crate::waldur::types::{UsageRow, uuid_of_address};
 
 /// The server facts that say under which names rows carry this token's own user.
 pub(super) const OWN_USER: &str = "own_user";
-pub(super) const OWN_HAND: &str = "own_hand";
+pub(super) const OWN_WRITER: &str = "own_writer";
 
 /// The names under which rows carry this token's own user, as far as they are known.
 #[derive(Debug, Clone, Default)]
@@ -17,7 +17,7 @@ pub struct OwnNames(pub(super) Vec<String>);
 
 impl OwnNames {
     pub fn of(ledger: &Ledger) -> Result<OwnNames, LedgerError> {
-        let facts = [ledger.server_fact(OWN_USER)?, ledger.server_fact(OWN_HAND)?];
+        let facts = [ledger.server_fact(OWN_USER)?, ledger.server_fact(OWN_WRITER)?];
         let names = facts.iter().flatten().flat_map(|(text, _)| text.split('\n'));
         Ok(OwnNames(names.map(str::to_owned).collect()))
     }

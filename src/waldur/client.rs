@@ -19,7 +19,7 @@ use tracing::debug;
 
 use super::answer::{Answer, Wanted};
 use super::failure::{Failure, NO_TLS};
-use super::pace::{Leave, Pace};
+use super::pace::{Pace, Permit};
 use super::skew::{Skew, SkewMeter};
 use super::tally::Tally;
 use super::token;
@@ -226,13 +226,16 @@ impl Client {
     /// Sends a call. A refused token is read again where it is kept: if it was replaced, the call is made once
     /// more with the new one (the refused call was certainly not applied).
     async fn call(&self, call: Call<'_>) -> Result<Answer, Failure> {
-        let leave = self.pace.leave().await;
+        let permit = self.pace.permit().await;
         let token = self.token.current();
-        let first = self.send(&call, &token, &leave).await;
+        let first = self.send(&call, &token, &permit).await;
         if matches!(first, Err(Failure::Token { .. }))
             && let Some(token) = self.token.after_refusal(&token)
         {
-            return self.send(&call, &token, &leave).await.map_err(|failure| self.name_token(failure, token));
+            return self
+                .send(&call, &token, &permit)
+                .await
+                .map_err(|failure| self.name_token(failure, token));
         }
         first.map_err(|failure| self.name_token(failure, token))
     }
@@ -252,10 +255,10 @@ impl Client {
         &self,
         call: &Call<'_>,
         token: &SecretString,
-        leave: &Leave<'_>,
+        permit: &Permit<'_>,
     ) -> Result<Answer, Failure> {
         let began = Instant::now();
-        let ended = self.send_once(call, token, leave).await;
+        let ended = self.send_once(call, token, permit).await;
         self.tally.note(began.elapsed(), &ended);
         ended
     }
@@ -264,7 +267,7 @@ impl Client {
         &self,
         call: &Call<'_>,
         token: &SecretString,
-        leave: &Leave<'_>,
+        permit: &Permit<'_>,
     ) -> Result<Answer, Failure> {
         let (what, kind) = (call.what, kind(&call.url));
         let mut request = self
@@ -282,13 +285,13 @@ impl Client {
             Ok(response) => response,
             Err(error) => {
                 let failure = self.network(what, error);
-                leave.learn(kind, since.elapsed(), failure.may_be_applied());
+                permit.learn(kind, since.elapsed(), failure.may_be_applied());
                 return Err(failure);
             }
         };
         let answered = self.clock.now();
         let unclear = response.status().as_u16() == 429 || response.status().is_server_error();
-        leave.learn(kind, since.elapsed(), unclear);
+        permit.learn(kind, since.elapsed(), unclear);
 
         let (status, headers) = (response.status(), response.headers().clone());
         let success = status.is_success();

@@ -50,21 +50,21 @@ struct Measured {
     took: Duration,
 }
 
-/// Leave for one call, until it is dropped.
+/// Permit for one call, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Leave<'a> {
+pub(super) struct Permit<'a> {
     pace: &'a Pace,
     era: u64,
 }
 
-impl Drop for Leave<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.pace.state().under_way -= 1;
         self.pace.freed.notify_one();
     }
 }
 
-impl Leave<'_> {
+impl Permit<'_> {
     /// What the call came to: its kind, how long it took, and whether the server gave no clear answer (a time-out, 429, 5xx).
     pub(super) fn learn(&self, kind: &str, took: Duration, unclear: bool) {
         let more = self.pace.state().learn((kind, took, unclear), self.era, self.pace.most);
@@ -99,13 +99,13 @@ impl Pace {
     }
 
     /// Waits until one more call may be under way.
-    pub(super) async fn leave(&self) -> Leave<'_> {
+    pub(super) async fn permit(&self) -> Permit<'_> {
         loop {
             {
                 let mut state = self.state();
                 if state.under_way < state.allowed {
                     state.under_way += 1;
-                    return Leave { pace: self, era: state.era };
+                    return Permit { pace: self, era: state.era };
                 }
             }
             self.freed.notified().await;
@@ -187,7 +187,7 @@ mod tests {
         for _ in 0..calls {
             let mut leaves = Vec::new();
             for _ in 0..pace.allowed() {
-                leaves.push(pace.leave().await);
+                leaves.push(pace.permit().await);
             }
             most = most.max(leaves.len());
             let took = 20 * MS * u32::try_from(leaves.len().div_ceil(at_once)).unwrap();
@@ -238,12 +238,12 @@ mod tests {
         let pace = Pace::new(8);
         play(&pace, 24, "a", 8).await;
         for (took, unclear, left) in [(MS, true, 4), (SLOW, false, 2), (MS, true, 1), (MS, true, 1)] {
-            pace.leave().await.learn("a", took, unclear);
+            pace.permit().await.learn("a", took, unclear);
             assert_eq!(pace.allowed(), left);
         }
         // A call that began before says nothing of what came after.
         let pace = Pace::new(8);
-        let old = pace.leave().await;
+        let old = pace.permit().await;
         pace.state().allow(1);
         (0..100).for_each(|_| old.learn("a", MS, false));
         assert_eq!(pace.allowed(), 1);
@@ -252,13 +252,13 @@ mod tests {
     #[tokio::test]
     async fn whoever_has_no_leave_waits_until_another_gives_it_back() {
         let pace = Pace::new(2);
-        let first = pace.leave().await;
-        let second = tokio::time::timeout(Duration::from_millis(20), pace.leave()).await;
+        let first = pace.permit().await;
+        let second = tokio::time::timeout(Duration::from_millis(20), pace.permit()).await;
         assert!(second.is_err());
         drop(first);
-        drop(pace.leave().await);
+        drop(pace.permit().await);
         play(&pace, 8, "a", 8).await;
-        let both = (pace.leave().await, pace.leave().await);
+        let both = (pace.permit().await, pace.permit().await);
         drop(both);
     }
 }

@@ -173,7 +173,7 @@ impl UsageFilter {
 
 /// A row that can't be read as one: told, and of no bearing on the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OddRow {
+pub struct UnreadableRow {
     /// As far as it says.
     pub resource: Option<Uuid>,
     pub component: Option<String>,
@@ -185,7 +185,7 @@ pub struct OddRow {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     pub rows: Vec<UsageRow>,
-    pub odd: Vec<OddRow>,
+    pub odd: Vec<UnreadableRow>,
 }
 
 impl Client {
@@ -196,7 +196,7 @@ impl Client {
         for row in rows {
             match row {
                 Listed::Row(row) if filter.admits(&row) => listing.rows.push(*row),
-                Listed::Odd(row, words) if filter.admits_raw(&row) => listing.odd.push(OddRow {
+                Listed::Odd(row, words) if filter.admits_raw(&row) => listing.odd.push(UnreadableRow {
                     resource: row.text("resource_uuid").and_then(|text| text.parse().ok()),
                     component: row.text("type"),
                     words,

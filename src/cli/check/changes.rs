@@ -7,14 +7,14 @@ use rust_decimal::Decimal;
 
 use super::findings::Findings;
 use crate::cli::exit::Failed;
-use crate::cli::rehearsal::{Change, Place, Rehearsal};
+use crate::cli::rehearsal::{Change, DryRun, Place};
 use crate::cli::setup::count;
 use crate::cli::text::thousands;
 
 /// More changes of a component are summed up, too.
 const FEW: usize = 8;
 
-pub(super) fn tell(rehearsal: Rehearsal, found: &mut Findings) -> Result<(), Failed> {
+pub(super) fn tell(rehearsal: DryRun, found: &mut Findings) -> Result<(), Failed> {
     let outcome = rehearsal.play()?;
     let rules_changed = !outcome.rules.is_empty();
     let is_usual = |change: &Change| {
@@ -34,7 +34,7 @@ pub(super) fn tell(rehearsal: Rehearsal, found: &mut Findings) -> Result<(), Fai
         match event.resource.is_empty() {
             true => found.warning(line),
             false if places.contains(&about) => {}
-            false => found.warning_of_many("things that would be told", line),
+            false => found.warning_of_many("changes that would be logged", line),
         }
     }
     sums(&told, found);

@@ -102,7 +102,7 @@ pub(super) fn tell_failure(found: &mut Findings, failure: &Failure) {
             (Exit::Pending, "write http:// in `waldur.url`, or the port where the server speaks TLS")
         }
         Failure::Certificate { .. } => {
-            (Exit::Pending, "name the server's authority in `waldur.ca_file`, or mend its certificate")
+            (Exit::Pending, "name the server's authority in `waldur.ca_file`, or fix its certificate")
         }
         Failure::NotSent { .. } => {
             (Exit::Pending, "check `waldur.url`, the name service, the network and the proxy")

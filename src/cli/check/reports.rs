@@ -23,7 +23,7 @@ const NAME: usize = 30;
 
 /// What a meter counts of a collector's readings.
 #[derive(Debug, Default)]
-pub(super) struct Tried {
+pub(super) struct MeterSample {
     pub(super) counted: usize,
     /// Some of the readings, for people, and whose they are.
     examples: Vec<(String, Target)>,
@@ -31,7 +31,7 @@ pub(super) struct Tried {
     doubles: doubles::Counted,
 }
 
-impl Tried {
+impl MeterSample {
     pub(super) fn add(&mut self, reading: &Reading, place: &Place) {
         self.counted += 1;
         self.doubles.add(reading);
@@ -55,7 +55,7 @@ struct Would {
     meter: Meter,
     measure: Measure,
     unit: String,
-    tried: Tried,
+    tried: MeterSample,
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +71,14 @@ pub(super) struct Reports {
 
 impl Reports {
     /// Notes what a meter makes of a collector's readings, which are in `unit`.
-    pub(super) fn add(&mut self, collector: &str, meter: &Meter, measure: Measure, unit: &str, tried: Tried) {
+    pub(super) fn add(
+        &mut self,
+        collector: &str,
+        meter: &Meter,
+        measure: Measure,
+        unit: &str,
+        tried: MeterSample,
+    ) {
         let (collector, unit) = (collector.to_owned(), unit.to_owned());
         self.would.push(Would { collector, meter: meter.clone(), measure, unit, tried });
     }

@@ -62,7 +62,7 @@ pub(super) fn check_token(me: &Me, found: &mut Findings) {
     match me.token_lifetime {
         None => found.good(format!("token: of user {who}; it does not expire")),
         Some(seconds) => found.warning(format!(
-            "token: of user {who}; it dies after {seconds} s without a call. The daemon keeps it alive; for `flush` from \
+            "token: of user {who}; it expires after {seconds} s without a request. The daemon keeps it alive; for `flush` from \
              cron, use a token without a lifetime"
         )),
     }

@@ -12,12 +12,12 @@ use crate::cli::exit::Failed;
 use crate::cli::setup::count;
 use crate::cli::standing;
 use crate::cli::text::{cut, fold, moment, soon, span, thousands};
-use crate::daemon::health::LITTLE_ROOM;
-use crate::daemon::instance::{Running, Told};
+use crate::daemon::health::LOW_DISK_BYTES;
+use crate::daemon::instance::{DaemonState, Running};
 use crate::ledger::Ledger;
 use crate::ledger::db::clock::CLOCKS_AGREE;
-use crate::ledger::views::report::Stray;
-use crate::submitter::pause::{Cause, SKEWED};
+use crate::ledger::views::report::UnassignedSeries;
+use crate::submitter::pause::{Cause, SKEW_SHOWN_US};
 
 /// So many resources with trouble are shown, of all states together.
 const SHOWN: usize = 5;
@@ -33,7 +33,7 @@ pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result
         let line = format!("Ledger: it can't be written{since}, so nothing is recorded or reported: {words}");
         writeln!(out, "{}", fold(&line, 2))?;
     }
-    if let Some(free) = view.free.filter(|free| *free < LITTLE_ROOM) {
+    if let Some(free) = view.free.filter(|free| *free < LOW_DISK_BYTES) {
         let free = thousands(usize::try_from(free / 1_000_000).unwrap_or(0));
         let words = format!(
             "Ledger: {free} MB are free on the disk of {}; without room nothing can be recorded.",
@@ -71,7 +71,7 @@ pub(super) fn daemon(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
 pub(super) fn running(out: &mut dyn Write, daemon: &Running, now: Timestamp) -> Result<(), Failed> {
     let since = daemon.told.as_ref().map(|told| format!(", since {}", moment(told.since, now)));
     writeln!(out, "{}", fold(&format!("Daemon: {}{}.", daemon.name(), since.unwrap_or_default()), 2))?;
-    if let Some((at, words)) = daemon.told.as_ref().and_then(Told::refusal) {
+    if let Some((at, words)) = daemon.told.as_ref().and_then(DaemonState::refusal) {
         let words = cut(&words, 300);
         writeln!(out, "{}", fold(&format!("  Reload refused at {}: {words}", moment(at, now)), 4))?;
     }
@@ -106,7 +106,7 @@ pub(super) fn server(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         let answered = answered.unwrap_or_else(|| "not asked yet".to_owned());
         writeln!(out, "{}", fold(&format!("Waldur: {} {answered}.", view.url), 2))?;
     }
-    if let Some(skew) = server.skew.filter(|skew| skew.abs() > SKEWED) {
+    if let Some(skew) = server.skew.filter(|skew| skew.abs() > SKEW_SHOWN_US) {
         let (apart, way) = (span(skew.abs() / 1_000_000), if skew > 0 { "ahead of" } else { "behind" });
         writeln!(out, "  Its clock is {apart} {way} ours; synchronise them.")?;
     }
@@ -141,7 +141,7 @@ pub(super) fn agents(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         if agent.retired.is_none() && agent.is_twice {
             let name = &agent.name;
             lines.push(format!(
-                "{name}: two hosts are called so; what the second measures waits there (`agent:`)"
+                "{name}: two hosts use this name; what the second measures waits on it (`agent:`)"
             ));
         }
         if agent.retired.is_none() && agent.skew.abs() > CLOCKS_AGREE {
@@ -219,14 +219,10 @@ fn unmatched(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         let ids = count(ids.len(), "backend id");
         writeln!(out, "{}", fold(&format!("{heading}: {ids} {what}: {}{more}", named.join(", ")), 2))?;
     }
-    let unplaced: Vec<&Stray> = view.left.unplaced(None).collect();
+    let unplaced: Vec<&UnassignedSeries> = view.left.unplaced(None).collect();
     for one in unplaced.iter().take(FEW) {
-        let words = format!(
-            "Of no resource: {} series of collector {}: {}",
-            one.series,
-            one.collector,
-            one.why.words()
-        );
+        let words =
+            format!("No resource: {} series of collector {}: {}", one.series, one.collector, one.why.words());
         writeln!(out, "{}", fold(&words, 2))?;
     }
     if unplaced.len() > FEW {

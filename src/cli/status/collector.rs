@@ -54,7 +54,7 @@ impl Collector {
     }
 
     /// Where it stands among others, the worst first: failed, read in part, otherwise in trouble, well.
-    pub(super) fn badness(&self) -> usize {
+    pub(super) fn severity(&self) -> usize {
         match self.report.last.as_ref().map(|last| last.outcome.as_str()) {
             Some("failed") => 0,
             Some(outcome) if outcome != "ok" => 1,

@@ -30,7 +30,7 @@ pub(super) fn status(setup: &Setup, as_json: bool, out: &mut dyn Write) -> Resul
     let outbox = Outbox::connect(database, &agent, || setup.clock.now())?;
     let own = claim.identities.last();
     let arrived = own.map(|own| outbox.last(&own.file)).transpose()?.flatten();
-    let is_anothers = outbox.is_anothers(&claim)?;
+    let is_name_taken = outbox.is_name_taken(&claim)?;
     let mut failing = Vec::new();
     for name in setup.collectors() {
         let last = queue.collector_report(&name)?.last.filter(|run| run.outcome == "failed");
@@ -50,7 +50,7 @@ pub(super) fn status(setup: &Setup, as_json: bool, out: &mut dyn Write) -> Resul
             failing.iter().map(|(name, why)| json!({ "collector": name, "message": why })).collect();
         let shown = json!({
             "ledger": setup.settings.ledger.to_string(), "agent": agent, "appends_only": true, "waiting": waiting,
-            "name_is_taken_twice": is_anothers, "last_look": last_look.map(|at| at.to_string()), "failing": failing, "exit": exit.code(),
+            "name_is_taken_twice": is_name_taken, "last_look": last_look.map(|at| at.to_string()), "failing": failing, "exit": exit.code(),
         });
         writeln!(out, "{shown:#}")?;
         return Ok(Some(exit));
@@ -71,7 +71,7 @@ pub(super) fn status(setup: &Setup, as_json: bool, out: &mut dyn Write) -> Resul
         last_look.map(|at| format!("the last look that arrived was {}", moment(at, setup.clock.now())));
     let arrived = arrived.unwrap_or_else(|| "nothing has arrived yet".to_owned());
     lines.push(format!("Sent: {arrived}; {} here.", waiting_in_words(waiting)));
-    if is_anothers {
+    if is_name_taken {
         lines.push(format!(
             "Another host sends as the agent {agent}: name one of them otherwise (`agent:`); until then nothing of this one is \
              sent. One that was installed anew or put back waits until the other has been silent for longer than is usual, or \

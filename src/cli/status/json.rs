@@ -14,7 +14,7 @@ use super::entry::{adjustment_json, entry_json};
 use super::view::{Month, Resource, View};
 use crate::cli::agents::agent_json;
 use crate::cli::exit::Failed;
-use crate::daemon::instance::{Running, Told};
+use crate::daemon::instance::{DaemonState, Running};
 use crate::ledger::Ledger;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::Statement;
@@ -31,7 +31,7 @@ pub(super) fn write(
         .map(|state| (state.name().to_owned(), counts.get(&state).copied().unwrap_or(0).into()))
         .collect();
     let paused = view.server.paused.as_ref();
-    let unmatched = view.left.strays.iter().map(|one| {
+    let unmatched = view.left.unassigned.iter().map(|one| {
         json!({
             "collector": one.collector, "backend_id": one.backend_id, "offering": one.offering,
             "series": one.series, "since": one.since.map(|at| at.to_string()), "kind": one.why.name(), "why": one.why.words(),
@@ -92,7 +92,7 @@ pub(super) fn daemon(running: Option<&Running>) -> Value {
     json!({
         "running": running.is_some(), "pid": running.and_then(|daemon| daemon.pid),
         "since": told.map(|told| told.since.to_string()),
-        "reload_refused": told.and_then(Told::refusal).map(|(at, words)| {
+        "reload_refused": told.and_then(DaemonState::refusal).map(|(at, words)| {
             json!({ "at": at.to_string(), "words": words })
         }),
     })

@@ -36,7 +36,7 @@ pub(super) fn write(
             writeln!(out, "{}", fold(&format!("  tried again after {next}: {}", retry.words), 4))?;
         }
     }
-    strays(out, view)?;
+    unassigned(out, view)?;
     writeln!(out)?;
     brief::summary(out, view)
 }
@@ -131,12 +131,12 @@ fn kept_back(
     Ok(())
 }
 
-fn strays(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
-    if view.left.strays.is_empty() {
+fn unassigned(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
+    if view.left.unassigned.is_empty() {
         return Ok(());
     }
-    writeln!(out, "\nOf no resource (kept, and reported once they have one):")?;
-    for one in &view.left.strays {
+    writeln!(out, "\nNo resource (kept, and reported once they have one):")?;
+    for one in &view.left.unassigned {
         let id = if one.backend_id.is_empty() { "(no backend id)" } else { &one.backend_id };
         let line = format!("  {id}: collector {}, {} series: {}", one.collector, one.series, one.why.words());
         writeln!(out, "{}", fold(&line, 4))?;

@@ -24,7 +24,7 @@ use crate::ledger::sent::server::Retry;
 use crate::ledger::views::agents::AgentReport;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::closing::Closing;
-use crate::submitter::left::Left;
+use crate::submitter::left::Outstanding;
 use crate::submitter::next_try::NextTry;
 use crate::submitter::pause;
 use crate::submitter::reason::waits;
@@ -49,7 +49,7 @@ pub(super) struct View {
     pub(super) collectors: Vec<Collector>,
     /// The hosts of a shared ledger.
     pub(super) agents: Vec<AgentReport>,
-    pub(super) left: Left,
+    pub(super) left: Outstanding,
     pub(super) next: NextTry,
     pub(super) held_readings: Vec<Event>,
     pub(super) closing: Closing,
@@ -101,9 +101,9 @@ impl View {
         for definition in setup.definitions.iter() {
             collectors.push(Collector::of(ledger, setup, definition)?);
         }
-        collectors.sort_by_key(Collector::badness);
+        collectors.sort_by_key(Collector::severity);
         let agents = ledger.agents()?;
-        let left = Left::of(ledger, &setup.collectors())?;
+        let left = Outstanding::of(ledger, &setup.collectors())?;
         let server = pause::ServerStatus::of(ledger)?;
         let free = ledger.place().file().and_then(free);
         let daemon = instance::running(&setup.settings.first_place());

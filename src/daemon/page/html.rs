@@ -4,7 +4,7 @@
 use maud::{DOCTYPE, Markup, html};
 use rust_decimal::Decimal;
 
-use super::view::{A_PAGE, Explained, Number, OneResource, Overview, Row, moment};
+use super::view::{Explained, Number, Overview, ROWS_PER_PAGE, ResourceDetail, Row, moment};
 use crate::metering::exact::Exact;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::pause::Cause;
@@ -111,7 +111,7 @@ fn wrong(view: &Overview) -> Markup {
                 li { "The token has no role for offering " (offering) ". " (Cause::Role.remedy()) }
             }
             @if let Some((since, words)) = &view.server.reports_refused {
-                li { "All that is posted is refused since " (moment(*since)) ": " (words) " " (Cause::Role.remedy()) }
+                li { "Waldur refuses every report since " (moment(*since)) ": " (words) " " (Cause::Role.remedy()) }
             }
             @for words in &view.troubles { li { (words) } }
             @for (collector, last) in failing {
@@ -170,17 +170,17 @@ fn figure(number: &Number, size: &str) -> Markup {
 fn pages(view: &Overview) -> Markup {
     let link = |from: usize| format!("/?period={}&from={from}", view.period);
     html! {
-        @if view.total > A_PAGE || view.from > 0 {
+        @if view.total > ROWS_PER_PAGE || view.from > 0 {
             nav aria-label="Pages" {
-                @if view.from > 0 { a href=(link(view.from.saturating_sub(A_PAGE))) { "Before" } " " }
+                @if view.from > 0 { a href=(link(view.from.saturating_sub(ROWS_PER_PAGE))) { "Before" } " " }
                 span { (view.from + 1) " to " (view.from + view.resources.len()) " of " (view.total) } " "
-                @if view.from + A_PAGE < view.total { a href=(link(view.from + A_PAGE)) { "After" } }
+                @if view.from + ROWS_PER_PAGE < view.total { a href=(link(view.from + ROWS_PER_PAGE)) { "After" } }
             }
         }
     }
 }
 
-pub(super) fn resource(view: &OneResource) -> Markup {
+pub(super) fn resource(view: &ResourceDetail) -> Markup {
     let row = &view.row;
     let main = html! {
         header {
@@ -290,7 +290,7 @@ fn users(number: &Number, one: &Explained) -> Markup {
     }
 }
 
-fn calls(view: &OneResource) -> Markup {
+fn calls(view: &ResourceDetail) -> Markup {
     let skipped = view.calls.len().saturating_sub(SHOWN);
     html! {
         @if !view.calls.is_empty() {

@@ -71,7 +71,7 @@ pub(super) async fn start(agent: &Agent, stats: &Arc<Stats>) -> Result<Server, S
                 .await
                 .map_err(|error| refused(&address.to_string(), error.to_string()))?;
             let address = listener.local_addr().unwrap_or(*address);
-            tracing::info!("The page for people at http://{address}/, for who has its token.");
+            tracing::info!("The page is at http://{address}/ (its token is required).");
             Ok(Server::of(listener, router(Shared { token: Some(Arc::new(token)), ..shared })))
         }
     }
@@ -144,19 +144,19 @@ fn is_admitted(headers: &HeaderMap, token: &Secret) -> bool {
 }
 
 #[derive(Debug, Deserialize)]
-struct Asked {
+struct PageQuery {
     period: Option<String>,
     /// The number of the first resource that is shown.
     from: Option<usize>,
 }
 
-impl Asked {
+impl PageQuery {
     fn period(&self) -> Option<BillingPeriod> {
         self.period.as_ref().and_then(|text| text.parse().ok())
     }
 }
 
-async fn overview(State(shared): State<Shared>, Query(asked): Query<Asked>) -> Response {
+async fn overview(State(shared): State<Shared>, Query(asked): Query<PageQuery>) -> Response {
     let (agent, stats) = (shared.agent.clone(), shared.stats.clone());
     answer(&shared, move |ledger| {
         let view = view::Overview::of(ledger, &agent, &stats, (asked.period(), asked.from.unwrap_or(0)))?;
@@ -168,12 +168,12 @@ async fn overview(State(shared): State<Shared>, Query(asked): Query<Asked>) -> R
 async fn resource(
     State(shared): State<Shared>,
     InPath(uuid): InPath<String>,
-    Query(asked): Query<Asked>,
+    Query(asked): Query<PageQuery>,
 ) -> Response {
     let agent = shared.agent.clone();
     answer(&shared, move |ledger| {
         let Ok(uuid) = uuid.parse::<Uuid>() else { return Ok(None) };
-        let view = view::OneResource::of(ledger, &agent, uuid, asked.period())?;
+        let view = view::ResourceDetail::of(ledger, &agent, uuid, asked.period())?;
         Ok(view.as_ref().map(html::resource))
     })
     .await

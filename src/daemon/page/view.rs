@@ -22,13 +22,13 @@ use crate::ledger::views::report::CollectorReport;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::exact::Exact;
 use crate::metering::period::{BillingPeriod, BillingZone};
-use crate::submitter::left::Left;
+use crate::submitter::left::Outstanding;
 use crate::submitter::pause::ServerStatus;
 use crate::submitter::reason::waits;
 use crate::submitter::writer::OwnNames;
 
 /// Resources on a page.
-pub(super) const A_PAGE: usize = 50;
+pub(super) const ROWS_PER_PAGE: usize = 50;
 
 /// The first page.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Overview {
             (worst, row.name.to_lowercase(), row.uuid)
         });
         let total = rows.len();
-        let mut resources: Vec<Row> = rows.into_iter().skip(from).take(A_PAGE).collect();
+        let mut resources: Vec<Row> = rows.into_iter().skip(from).take(ROWS_PER_PAGE).collect();
         for row in &mut resources {
             reported(ledger, row, period, now)?;
         }
@@ -103,7 +103,7 @@ impl Overview {
         }
         let collectors = agent.definitions.iter().map(|definition| ledger.collector_report(&definition.name));
         let names: Vec<String> = agent.definitions.iter().map(|definition| definition.name.clone()).collect();
-        let left = Left::of(ledger, &names)?;
+        let left = Outstanding::of(ledger, &names)?;
         Ok(Overview {
             now,
             period,
@@ -130,7 +130,7 @@ fn of_the_agent(agent: &Agent, stats: &Stats) -> Vec<String> {
     }
     told.extend(stats.ledger_error().map(|error| format!("The ledger can't be written: {error}")));
     let place = &agent.settings.ledger;
-    if let Some(free) = place.file().and_then(health::free).filter(|free| *free < health::LITTLE_ROOM) {
+    if let Some(free) = place.file().and_then(health::free).filter(|free| *free < health::LOW_DISK_BYTES) {
         let free = free / 1_000_000;
         told.push(format!("{free} MB are free on the disk of {place}; without room nothing can be recorded"));
     }
@@ -141,7 +141,7 @@ fn of_the_agent(agent: &Agent, stats: &Stats) -> Vec<String> {
 }
 
 /// What is not billed as it was read.
-fn of_readings(left: &Left) -> Vec<String> {
+fn of_readings(left: &Outstanding) -> Vec<String> {
     let unplaced = usize::try_from(left.unplaced_series(None)).unwrap_or(0);
     let told = [
         ("Readings that are held, because they are not plausible", left.implausible),
@@ -149,7 +149,7 @@ fn of_readings(left: &Left) -> Vec<String> {
         ("Lines or values that the last runs quarantined", left.quarantined),
         ("Backend ids that Waldur knows no resource of", left.unmatched(None).len()),
         ("Backend ids that Waldur was not asked for yet", left.not_asked().len()),
-        ("Series whose labels don't say whose they are", unplaced),
+        ("Series whose labels don't identify a resource", unplaced),
     ];
     let mut told: Vec<String> = told
         .into_iter()
@@ -261,7 +261,7 @@ fn reported(
 
 /// A resource's page.
 #[derive(Debug)]
-pub(super) struct OneResource {
+pub(super) struct ResourceDetail {
     pub(super) now: Timestamp,
     pub(super) period: BillingPeriod,
     pub(super) running: BillingPeriod,
@@ -284,14 +284,14 @@ pub(super) struct Explained {
     pub(super) users: BTreeMap<String, (Option<Decimal>, Option<Decimal>)>,
 }
 
-impl OneResource {
+impl ResourceDetail {
     /// `None`: the ledger has nothing of it.
     pub(super) fn of(
         ledger: &Ledger,
         agent: &Agent,
         uuid: Uuid,
         period: Option<BillingPeriod>,
-    ) -> Result<Option<OneResource>, LedgerError> {
+    ) -> Result<Option<ResourceDetail>, LedgerError> {
         let now = agent.clock.now();
         let zone = &ledger.in_force().zone;
         let running = zone.period_of(now);
@@ -334,6 +334,6 @@ impl OneResource {
             components.push(Explained { number: place_, days, whole, series, users });
         }
         let calls = ledger.calls(uuid, period)?;
-        Ok(Some(OneResource { now, period, running, known, row, components, calls }))
+        Ok(Some(ResourceDetail { now, period, running, known, row, components, calls }))
     }
 }

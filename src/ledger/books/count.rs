@@ -26,7 +26,7 @@ use crate::metering::weighing::Weighing;
 
 /// A series as it was met while a run was counted.
 #[derive(Debug, Clone)]
-pub(super) struct Met {
+pub(super) struct KnownSeries {
     pub(super) id: i64,
     pub(super) source: i64,
     pub(super) kind: Kind,
@@ -39,12 +39,12 @@ pub(super) struct Met {
 
 /// What a run did to the readings of each series.
 #[derive(Debug, Default)]
-pub(super) struct Touched(BTreeMap<i64, Change>);
+pub(super) struct SeriesChanges(BTreeMap<i64, Change>);
 
 /// What a run did to the readings of one series.
 #[derive(Debug)]
 pub(super) struct Change {
-    met: Met,
+    met: KnownSeries,
     last: Option<Timestamp>,
     /// Whether all that happened is that readings came in behind all others, each behind the one before.
     in_order: bool,
@@ -54,9 +54,9 @@ pub(super) struct Change {
     removed: Vec<Point>,
 }
 
-impl Touched {
+impl SeriesChanges {
     /// What has become of a series since the run began.
-    pub(super) fn meet(&mut self, met: &Met) -> &mut Change {
+    pub(super) fn meet(&mut self, met: &KnownSeries) -> &mut Change {
         match self.0.entry(met.id) {
             btree_map::Entry::Occupied(known) => known.into_mut(),
             btree_map::Entry::Vacant(new) => new.insert(Change {
@@ -100,7 +100,7 @@ pub(in crate::ledger) type Changed = BTreeSet<(String, String, String)>;
 pub(super) fn update(
     connection: &Connection,
     in_force: &InForce,
-    touched: &Touched,
+    touched: &SeriesChanges,
     changed: &mut Changed,
 ) -> sql::Result<()> {
     let mut counter = Counter::new(connection, in_force);

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::changed::{self, Verdict};
-use super::count::{Met, Touched};
+use super::count::{KnownSeries, SeriesChanges};
 use super::known::{self, Known, Wanted};
 use super::place::{Unplaced, place_by_all};
 use super::quantities::{RunRow, bearings};
@@ -66,7 +66,7 @@ pub(super) fn withheld(text: &str) -> Vec<Bearing> {
     bearings(text)
 }
 
-pub(super) enum Put {
+pub(super) enum ReadingOutcome {
     New,
     Corrected,
     Same,
@@ -242,10 +242,10 @@ impl<'a> Store<'a> {
         Ok(Ok(source))
     }
 
-    pub(super) fn put(&mut self, queued: Queued, touched: &mut Touched) -> sql::Result<Put> {
+    pub(super) fn put(&mut self, queued: Queued, touched: &mut SeriesChanges) -> sql::Result<ReadingOutcome> {
         let source = match self.source_of(&queued)? {
             Ok(source) => source,
-            Err(reason) => return Ok(Put::Refused(queued.quarantined(reason))),
+            Err(reason) => return Ok(ReadingOutcome::Refused(queued.quarantined(reason))),
         };
         let Queued { name, labels, row, .. } = queued;
         let met = self.series(&source, &labels)?;
@@ -254,13 +254,15 @@ impl<'a> Store<'a> {
         // What is no longer kept is from before its series was compacted, or has left its id.
         let is_old = met.compacted.is_some_and(|until| row.at < micros(until));
         let late = match is_old || self.known.is_spent(source.id, &row.id) {
-            true if self.run.superseded && self.is_spent(&source, &met, &row)? => return Ok(Put::Same),
+            true if self.run.superseded && self.is_spent(&source, &met, &row)? => {
+                return Ok(ReadingOutcome::Same);
+            }
             true => self.put_late(&source, &met, (&name, &row), touched)?,
             false => None,
         };
         let corrects_spent = match late {
             None => false,
-            Some(Put::Corrected) => true,
+            Some(ReadingOutcome::Corrected) => true,
             Some(done) => return Ok(done),
         };
         // What lies behind all that is known of its series, and has no id of its own, was not seen before; nor was one whose
@@ -277,7 +279,7 @@ impl<'a> Store<'a> {
         if let Some((old_series, old)) = &before
             && (*old_series == series && **old == row || self.run.superseded && old.value.is_some())
         {
-            return Ok(Put::Same);
+            return Ok(ReadingOutcome::Same);
         }
         let is_last = met.last.is_some_and(|last| micros(last) == row.at);
         let verdict = self.run.change.map_or(Verdict::Counts, |change| {
@@ -288,11 +290,11 @@ impl<'a> Store<'a> {
             Verdict::Counts => row,
             Verdict::Stays => {
                 self.settled.insert(name);
-                return Ok(Put::Same);
+                return Ok(ReadingOutcome::Same);
             }
             Verdict::CountsFrom(cut) => {
                 self.settled.insert(name);
-                let Some((_, after)) = changed::cut(&row, cut) else { return Ok(Put::Same) };
+                let Some((_, after)) = changed::cut(&row, cut) else { return Ok(ReadingOutcome::Same) };
                 if let Some((of, old)) = &before {
                     let of = if *of == met.id { met.clone() } else { self.met(*of, &source)? };
                     self.keep_until((&source, &of), old, cut, touched)?;
@@ -302,7 +304,7 @@ impl<'a> Store<'a> {
             Verdict::NewLevel => {
                 self.settled.insert(name);
                 self.begin_at(&met, (row.at, row.value), touched)?;
-                return Ok(Put::Same);
+                return Ok(ReadingOutcome::Same);
             }
             Verdict::Level if self.puts_levels => row,
             Verdict::Level => {
@@ -315,7 +317,7 @@ impl<'a> Store<'a> {
                         );
                     }
                 }
-                return Ok(Put::Same);
+                return Ok(ReadingOutcome::Same);
             }
         };
         if let Some((old_series, old)) = &before {
@@ -324,7 +326,7 @@ impl<'a> Store<'a> {
             touched.meet(&of_old).removed(old.point(RunFacts::default()));
             self.known.remove_row(*old_series, old)?;
         } else if !row.id.is_empty() && source.kind == Kind::Delta && !corrects_spent {
-            self.look_for_twins(&source, &met, &row)?;
+            self.note_same_ids(&source, &met, &row)?;
         }
         self.known.put_id(source.id, &row.id, place)?;
         self.take_over((&source, &met), touched)?;
@@ -332,7 +334,7 @@ impl<'a> Store<'a> {
         self.known.add_row(series, row, self.run.id)?;
         // A marker that the series was not seen is no reading; one that takes its place is new.
         let new = !corrects_spent && before.is_none_or(|(_, old)| old.value.is_none());
-        Ok(if new { Put::New } else { Put::Corrected })
+        Ok(if new { ReadingOutcome::New } else { ReadingOutcome::Corrected })
     }
 
     /// Names of which something else is said than was counted, and stays.
@@ -350,23 +352,25 @@ impl<'a> Store<'a> {
     fn put_late(
         &mut self,
         source: &Source,
-        met: &Met,
+        met: &KnownSeries,
         (name, row): (&str, &Row),
-        touched: &mut Touched,
-    ) -> sql::Result<Option<Put>> {
+        touched: &mut SeriesChanges,
+    ) -> sql::Result<Option<ReadingOutcome>> {
         let earlier = spent::find(self.connection, self.owner(source), met.id, row)?;
         let late = met.compacted.is_some_and(|until| row.at < micros(until));
         match &earlier {
-            Some((of, earlier)) if *of == met.id && earlier.is_same(row) => return Ok(Some(Put::Same)),
+            Some((of, earlier)) if *of == met.id && earlier.is_same(row) => {
+                return Ok(Some(ReadingOutcome::Same));
+            }
             Some(_) if self.run.change.is_some_and(|change| change.settles(row)) => {
-                return Ok(Some(Put::Same));
+                return Ok(Some(ReadingOutcome::Same));
             }
             Some((of, earlier)) if source.kind == Kind::Delta => {
                 // It needs no neighbours: what it added is taken back, and what it says now is counted below.
                 let of = if *of == met.id { met.clone() } else { self.met(*of, source)? };
                 touched.meet(&of).removed(earlier.row().point(RunFacts::default()));
                 spent::forget(self.connection, self.owner(source), of.id, row)?;
-                return Ok(Some(Put::Corrected));
+                return Ok(Some(ReadingOutcome::Corrected));
             }
             None if !late || source.kind == Kind::Delta => return Ok(None),
             _ => {}
@@ -389,19 +393,22 @@ impl<'a> Store<'a> {
                 self.run.id
             ])?;
         if new == 0 {
-            return Ok(Some(Put::Same));
+            return Ok(Some(ReadingOutcome::Same));
         }
         let counted = earlier.unwrap_or_else(|| "nothing".to_owned());
         let says = row.value.as_deref().unwrap_or("nothing");
-        Ok(Some(Put::Late(format!("`{name}` of {} says {says}, {counted} was known", instant(row.at)))))
+        Ok(Some(ReadingOutcome::Late(format!(
+            "`{name}` of {} says {says}, {counted} was known",
+            instant(row.at)
+        ))))
     }
 
-    fn is_spent(&self, source: &Source, met: &Met, row: &Row) -> sql::Result<bool> {
+    fn is_spent(&self, source: &Source, met: &KnownSeries, row: &Row) -> sql::Result<bool> {
         Ok(spent::find(self.connection, self.owner(source), met.id, row)?.is_some())
     }
 
     /// Whether another agent has read the very same: both reach one source.
-    fn look_for_other_agents(&mut self, source: &Source, met: &Met, row: &Row) -> sql::Result<()> {
+    fn look_for_other_agents(&mut self, source: &Source, met: &KnownSeries, row: &Row) -> sql::Result<()> {
         // Hosts that have nothing to do say the same in good faith.
         if row
             .value
@@ -452,7 +459,7 @@ impl<'a> Store<'a> {
     }
 
     /// Whether a new reading may be one that is known under another id, of this collector or of another.
-    fn look_for_twins(&mut self, source: &Source, met: &Met, row: &Row) -> sql::Result<()> {
+    fn note_same_ids(&mut self, source: &Source, met: &KnownSeries, row: &Row) -> sql::Result<()> {
         let says_the_same =
             |other: &Row, run: i64| run != self.run.id && row.value.is_some() && other.value == row.value;
         let place = (met.id, row.at, row.start);
@@ -527,7 +534,7 @@ impl<'a> Store<'a> {
     }
 
     /// The series of a reading that was looked up.
-    fn series(&mut self, source: &Source, labels: &str) -> sql::Result<Met> {
+    fn series(&mut self, source: &Source, labels: &str) -> sql::Result<KnownSeries> {
         let met = self.known.series(source.id, labels).ok_or(sql::Error::NoRow)?.clone();
         if met.last.is_none() {
             self.begun.insert(met.id);
@@ -539,7 +546,7 @@ impl<'a> Store<'a> {
         Ok(met)
     }
 
-    fn met(&self, id: i64, source: &Source) -> sql::Result<Met> {
+    fn met(&self, id: i64, source: &Source) -> sql::Result<KnownSeries> {
         self.connection
             .prepare_cached("SELECT id, compacted, last, state FROM series WHERE id = ?")?
             .query_row([id], |row| known::met(row, 0, (source.id, source.kind)))
@@ -547,7 +554,7 @@ impl<'a> Store<'a> {
 
     /// A run that does not see a series ends it there, unless something odd may have been of it, or its source tells ends
     /// by itself (`told`: the names of its readings).
-    pub(super) fn end_unseen(&mut self, told: &Ends, touched: &mut Touched) -> sql::Result<()> {
+    pub(super) fn end_unseen(&mut self, told: &Ends, touched: &mut SeriesChanges) -> sql::Result<()> {
         let unseen: Vec<(i64, Source, String, String)> = self
             .connection
             .prepare_cached(
@@ -587,7 +594,7 @@ impl<'a> Store<'a> {
         name: &str,
         labels: &str,
         at: Timestamp,
-        touched: &mut Touched,
+        touched: &mut SeriesChanges,
     ) -> sql::Result<()> {
         let known = self
             .connection
@@ -613,10 +620,10 @@ impl<'a> Store<'a> {
 
     fn mark_gone(
         &mut self,
-        met: &Met,
+        met: &KnownSeries,
         (name, labels): (&str, &str),
         at: Timestamp,
-        touched: &mut Touched,
+        touched: &mut SeriesChanges,
     ) -> sql::Result<()> {
         let (id, value, epoch, began) = (String::new(), None, None, None);
         let row = Row { at: micros(at), start: 0, id, value, epoch, began, shared: false };

@@ -10,8 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::before;
 use super::changed;
-use super::count::{self, Changed, Touched};
-use super::identity::{Head, Put, Queued, Store, ends_of, withheld};
+use super::count::{self, Changed, SeriesChanges};
+use super::identity::{Head, Queued, ReadingOutcome, Store, ends_of, withheld};
 use super::quantities::RunRow;
 use super::unstated::{changed_components, counted_from};
 use crate::collectors::Quarantined;
@@ -306,7 +306,7 @@ fn count_run(
     let skew = skew_of_run(connection, run.at, skew)?;
     let unsure = skew.and_then(|skew| unsure_of_month(in_force, &run, skew));
     let mut changed = Changed::new();
-    let mut touched = Touched::default();
+    let mut touched = SeriesChanges::default();
     let mut late: Option<String> = None;
     let mut store = Store::new(connection, in_force, &run)?;
     let mut after = -1;
@@ -325,14 +325,14 @@ fn count_run(
         store.look_up(&some)?;
         for queued in some {
             match store.put(queued, &mut touched)? {
-                Put::New => recorded.new += 1,
-                Put::Corrected => recorded.corrected += 1,
-                Put::Late(what) => {
+                ReadingOutcome::New => recorded.new += 1,
+                ReadingOutcome::Corrected => recorded.corrected += 1,
+                ReadingOutcome::Late(what) => {
                     recorded.late += 1;
                     late.get_or_insert(what);
                 }
-                Put::Same => {}
-                Put::Refused(bad) => {
+                ReadingOutcome::Same => {}
+                ReadingOutcome::Refused(bad) => {
                     recorded.quarantined.push(bad);
                     continue;
                 }
@@ -344,7 +344,7 @@ fn count_run(
             break;
         }
         count::update(connection, in_force, &touched, &mut changed)?;
-        touched = Touched::default();
+        touched = SeriesChanges::default();
         store.counted();
     }
     if let Some(what) = late {

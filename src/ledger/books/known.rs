@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
-use super::count::Met;
+use super::count::KnownSeries;
 use super::row::Row;
 use super::spent;
 use crate::ledger::db::columns::{instant, micros};
@@ -32,7 +32,7 @@ pub(super) struct Known<'a> {
     /// Whether there is any reading with an id that is no longer kept.
     some_are_spent: bool,
     /// Series, by source and labels.
-    series: HashMap<i64, HashMap<String, Met>>,
+    series: HashMap<i64, HashMap<String, KnownSeries>>,
     /// Those of them that the last complete run did not see.
     asleep: HashSet<i64>,
     /// Where readings with an id of their own are, by source and id.
@@ -52,7 +52,7 @@ impl<'a> Known<'a> {
         Ok(Known {
             connection,
             agent,
-            some_are_spent: connection.prepare_cached("SELECT 1 FROM spent_id LIMIT 1")?.exists([])?,
+            some_are_spent: connection.prepare_cached("SELECT 1 FROM compacted_id LIMIT 1")?.exists([])?,
             series: HashMap::new(),
             asleep: HashSet::new(),
             ids: HashMap::new(),
@@ -124,7 +124,8 @@ impl<'a> Known<'a> {
         )?;
         for (id, source, labels) in &made {
             let Some(&kind) = new.get(&(*source, labels.as_str())) else { continue };
-            let met = Met { id: *id, source: *source, kind, compacted: None, last: None, state: None };
+            let met =
+                KnownSeries { id: *id, source: *source, kind, compacted: None, last: None, state: None };
             self.series.entry(*source).or_default().insert(labels.clone(), met);
         }
         Ok(made)
@@ -167,8 +168,8 @@ impl<'a> Known<'a> {
             hashes.keys().map(|hash| [hash as &dyn ToSql, &self.agent]).collect();
         let spent = &mut self.spent;
         self.connection.query_rows(
-            "SELECT spent_id.identity FROM (VALUES {rows}) v CROSS JOIN spent_id
-             WHERE spent_id.identity = v.column1 AND spent_id.agent = v.column2",
+            "SELECT compacted_id.identity FROM (VALUES {rows}) v CROSS JOIN compacted_id
+             WHERE compacted_id.identity = v.column1 AND compacted_id.agent = v.column2",
             &rows,
             |row| {
                 let hash: Vec<u8> = row.get(0)?;
@@ -212,7 +213,7 @@ impl<'a> Known<'a> {
         )
     }
 
-    pub(super) fn series(&self, source: i64, labels: &str) -> Option<&Met> {
+    pub(super) fn series(&self, source: i64, labels: &str) -> Option<&KnownSeries> {
         self.series.get(&source)?.get(labels)
     }
 
@@ -343,9 +344,9 @@ impl<'a> Known<'a> {
 }
 
 /// A series of columns `id, compacted, last, state`.
-pub(super) fn met(row: &SqlRow<'_>, first: usize, (source, kind): (i64, Kind)) -> sql::Result<Met> {
+pub(super) fn met(row: &SqlRow<'_>, first: usize, (source, kind): (i64, Kind)) -> sql::Result<KnownSeries> {
     let at = |column: usize| row.get::<_, Option<i64>>(column).map(|at| at.map(instant));
-    Ok(Met {
+    Ok(KnownSeries {
         id: row.get(first)?,
         source,
         kind,

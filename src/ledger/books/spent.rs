@@ -12,29 +12,33 @@ pub(super) fn find(
     owner: (i64, &str),
     series: i64,
     row: &Row,
-) -> sql::Result<Option<(i64, Spent)>> {
+) -> sql::Result<Option<(i64, CompactedReading)>> {
     if row.id.is_empty() {
         return connection
-            .prepare_cached("SELECT value FROM spent_sample WHERE series = ?1 AND at = ?2 AND start = ?3")?
+            .prepare_cached(
+                "SELECT value FROM compacted_sample WHERE series = ?1 AND at = ?2 AND start = ?3",
+            )?
             .query_row([series, row.at, row.start], |found| {
-                Ok((series, Spent(Row { value: found.get(0)?, ..row.clone() })))
+                Ok((series, CompactedReading(Row { value: found.get(0)?, ..row.clone() })))
             })
             .optional();
     }
     connection
-        .prepare_cached("SELECT series, at, start, value FROM spent_id WHERE identity = ?1 AND agent = ?2")?
+        .prepare_cached(
+            "SELECT series, at, start, value FROM compacted_id WHERE identity = ?1 AND agent = ?2",
+        )?
         .query_row(params![identity(owner.0, &row.id), owner.1], |found| {
             let (at, start, value) = (found.get(1)?, found.get(2)?, found.get(3)?);
-            Ok((found.get(0)?, Spent(Row { at, start, value, ..row.clone() })))
+            Ok((found.get(0)?, CompactedReading(Row { at, start, value, ..row.clone() })))
         })
         .optional()
 }
 
 /// What is left of a reading.
 #[derive(Debug, Clone)]
-pub(super) struct Spent(Row);
+pub(super) struct CompactedReading(Row);
 
-impl Spent {
+impl CompactedReading {
     /// Whether a reading says the same.
     pub(super) fn is_same(&self, row: &Row) -> bool {
         (self.0.at, self.0.start, &self.0.value) == (row.at, row.start, &row.value)
@@ -58,7 +62,7 @@ pub(super) fn spend(
     if id.is_empty() {
         connection
             .prepare_cached(
-                "INSERT INTO spent_sample (series, at, start, value) VALUES (?1, ?2, ?3, ?4)
+                "INSERT INTO compacted_sample (series, at, start, value) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (series, at, start) DO UPDATE SET value = ?4",
             )?
             .execute(params![series, at, start, value])?;
@@ -66,7 +70,7 @@ pub(super) fn spend(
     }
     connection
         .prepare_cached(
-            "INSERT INTO spent_id (identity, series, at, start, value, agent) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            "INSERT INTO compacted_id (identity, series, at, start, value, agent) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (identity, agent) DO UPDATE SET series = ?2, at = ?3, start = ?4, value = ?5",
         )?
         .execute(params![identity(owner.0, id), series, at, start, value, owner.1])?;
@@ -80,11 +84,11 @@ pub(super) fn spend(
 pub(super) fn forget(connection: &Connection, owner: (i64, &str), series: i64, row: &Row) -> sql::Result<()> {
     if row.id.is_empty() {
         connection
-            .prepare_cached("DELETE FROM spent_sample WHERE series = ?1 AND at = ?2 AND start = ?3")?
+            .prepare_cached("DELETE FROM compacted_sample WHERE series = ?1 AND at = ?2 AND start = ?3")?
             .execute([series, row.at, row.start])?;
     } else {
         connection
-            .prepare_cached("DELETE FROM spent_id WHERE identity = ?1 AND agent = ?2")?
+            .prepare_cached("DELETE FROM compacted_id WHERE identity = ?1 AND agent = ?2")?
             .execute(params![identity(owner.0, &row.id), owner.1])?;
     }
     Ok(())

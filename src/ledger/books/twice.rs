@@ -21,7 +21,7 @@ const ENOUGH: i64 = 3;
 
 /// The same readings of one collector, by two agents.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Twice {
+pub struct DuplicateSeries {
     pub collector: String,
     pub reading: String,
     /// Of one of the series.
@@ -29,9 +29,9 @@ pub struct Twice {
     pub agents: [String; 2],
 }
 
-impl std::fmt::Display for Twice {
+impl std::fmt::Display for DuplicateSeries {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Twice { collector, reading, labels, agents: [one, other] } = self;
+        let DuplicateSeries { collector, reading, labels, agents: [one, other] } = self;
         let one = if one.is_empty() { "the agent that runs it once for all" } else { one };
         write!(
             f,
@@ -43,7 +43,7 @@ impl std::fmt::Display for Twice {
 
 impl Ledger {
     /// What two agents seem to read of one source, one of each collector and reading.
-    pub fn read_twice(&self, now: Timestamp) -> Result<Vec<Twice>, LedgerError> {
+    pub fn duplicate_series(&self, now: Timestamp) -> Result<Vec<DuplicateSeries>, LedgerError> {
         if self.place().file().is_some() {
             return Ok(Vec::new());
         }
@@ -51,13 +51,13 @@ impl Ledger {
     }
 
     /// Tells of what two agents seem to read of one source, once each.
-    pub fn tell_read_twice(&mut self, now: Timestamp) -> Result<(), LedgerError> {
-        let found = self.read_twice(now)?;
+    pub fn log_duplicate_series(&mut self, now: Timestamp) -> Result<(), LedgerError> {
+        let found = self.duplicate_series(now)?;
         if found.is_empty() {
             return Ok(());
         }
         self.transact(|connection, _| {
-            for words in found.iter().map(Twice::to_string) {
+            for words in found.iter().map(DuplicateSeries::to_string) {
                 if !connection.prepare("SELECT 1 FROM event WHERE words = ?")?.exists([&words])? {
                     tell(connection, About::default(), EventKind::Readings, &words, now)?;
                 }
@@ -67,7 +67,7 @@ impl Ledger {
     }
 }
 
-fn twice(connection: &Connection, now: Timestamp) -> sql::Result<Vec<Twice>> {
+fn twice(connection: &Connection, now: Timestamp) -> sql::Result<Vec<DuplicateSeries>> {
     let since = micros(now.saturating_sub(WITHIN).unwrap_or(Timestamp::MIN));
     connection
         .prepare(
@@ -89,7 +89,7 @@ fn twice(connection: &Connection, now: Timestamp) -> sql::Result<Vec<Twice>> {
              GROUP BY source.collector, source.name ORDER BY source.collector, source.name",
         )?
         .query_map(params![since, SHORTEST, ENOUGH, RANDOM], |row| {
-            Ok(Twice {
+            Ok(DuplicateSeries {
                 collector: row.get(0)?,
                 reading: row.get(1)?,
                 labels: row.get(2)?,

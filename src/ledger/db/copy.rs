@@ -28,8 +28,8 @@ const OF_AGENTS: [(&str, &str); 6] = [
     ("series", "(SELECT collector FROM source WHERE source.id = series.source)"),
     ("identity", "(SELECT collector FROM source WHERE source.id = identity.source)"),
     (
-        "spent_id",
-        "(SELECT collector FROM source JOIN series ON series.source = source.id WHERE series.id = spent_id.series)",
+        "compacted_id",
+        "(SELECT collector FROM source JOIN series ON series.source = source.id WHERE series.id = compacted_id.series)",
     ),
 ];
 

@@ -47,7 +47,7 @@ impl Lease {
         let wrap = |error| LedgerError::from_sql(&Place::Database(database.clone()), error);
         let connection = server::connect(database, Use::Write).map_err(wrap)?;
         let Some(number) = take(&connection, name).map_err(wrap)? else { return Ok(None) };
-        connection.be_patient_for(ANSWERED_WITHIN);
+        connection.set_answer_timeout(ANSWERED_WITHIN);
         let (stop, stopped) = mpsc::channel();
         let (ends, ended) = mpsc::channel();
         let lost = Arc::new(AtomicBool::new(false));
@@ -127,7 +127,7 @@ fn gone(connection: &Connection, name: &str, own: &Process) -> Result<Option<i64
         .prepare("SELECT process, number FROM lease WHERE name = ?1")?
         .query_row([name], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    Ok(last.and_then(|(holder, number)| own.knows_gone(&holder.parse().ok()?).then_some(number)))
+    Ok(last.and_then(|(holder, number)| own.is_known_dead(&holder.parse().ok()?).then_some(number)))
 }
 
 /// Makes it last so much longer, if it is still this one; returns whether it is.

@@ -48,7 +48,7 @@ pub struct Ledger {
     /// The turn of submission that this process has, or had (sent/lock.rs).
     pub(super) turn: Option<i64>,
     /// Of a shared ledger: the turn that lasts as long as this agent is at work, by its name.
-    pub(super) post: Option<(String, i64)>,
+    pub(super) lease: Option<(String, i64)>,
     /// The number of the last event that was told in the log.
     pub(super) told: i64,
 }
@@ -175,7 +175,7 @@ impl Ledger {
             rulebook,
             in_force,
             turn: None,
-            post: None,
+            lease: None,
             told,
         })
     }
@@ -222,7 +222,7 @@ impl Ledger {
             return work(&self.connection, &self.in_force).map_err(wrap);
         }
         let transaction = self.connection.transaction().map_err(wrap)?;
-        self.check_post()?;
+        self.check_task_lease()?;
         // Another process may have recorded others since.
         if !rules::is_latest(&transaction, &self.in_force).map_err(wrap)? {
             self.in_force = rules::load(&transaction, &self.rulebook).map_err(wrap)?;
@@ -243,7 +243,7 @@ impl Ledger {
         work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
         self.look(Connection::begin)?;
-        let done = self.check_post().and_then(|()| work(self));
+        let done = self.check_task_lease().and_then(|()| work(self));
         self.look(if done.is_ok() { Connection::commit } else { Connection::roll_back })?;
         done
     }
@@ -274,8 +274,8 @@ impl Ledger {
     }
 
     /// Whether this agent may still write: nothing of what one writes counts whose place another has taken.
-    fn check_post(&self) -> Result<(), LedgerError> {
-        let Some((name, number)) = &self.post else { return Ok(()) };
+    fn check_task_lease(&self) -> Result<(), LedgerError> {
+        let Some((name, number)) = &self.lease else { return Ok(()) };
         match self.look(|connection| lease::is_current(connection, name, *number))? {
             true => Ok(()),
             false => Err(LedgerError::followed(&self.place)),

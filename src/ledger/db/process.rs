@@ -35,7 +35,7 @@ impl Process {
     }
 
     /// Whether that process is certain to have ended, as this one sees it.
-    pub(super) fn knows_gone(&self, other: &Process) -> bool {
+    pub(super) fn is_known_dead(&self, other: &Process) -> bool {
         if (&self.boot, &self.namespace) != (&other.boot, &other.namespace) {
             return false;
         }
@@ -91,22 +91,22 @@ mod tests {
     #[test]
     fn only_a_process_of_this_machine_and_namespace_that_ended_is_known_to_be_gone() {
         let own = Process::own().unwrap();
-        assert!(!own.knows_gone(&own));
+        assert!(!own.is_known_dead(&own));
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let there = of(child.id());
-        assert!(!own.knows_gone(&there));
+        assert!(!own.is_known_dead(&there));
         // Another has its number since.
-        assert!(own.knows_gone(&Process { began: there.began - 1, ..there.clone() }));
+        assert!(own.is_known_dead(&Process { began: there.began - 1, ..there.clone() }));
         kill(Pid::from_raw(there.pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
-        assert!(!own.knows_gone(&there), "one that is stopped is there");
+        assert!(!own.is_known_dead(&there), "one that is stopped is there");
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(own.knows_gone(&there));
+        assert!(own.is_known_dead(&there));
         for elsewhere in [
             Process { boot: "another".to_owned(), ..there.clone() },
             Process { namespace: "pid:[1]".to_owned(), ..there.clone() },
         ] {
-            assert!(!own.knows_gone(&elsewhere), "{elsewhere}");
+            assert!(!own.is_known_dead(&elsewhere), "{elsewhere}");
         }
     }
 

@@ -175,7 +175,7 @@ CREATE TABLE queued_end (
     PRIMARY KEY (run, name, labels, at)
 ) WITHOUT ROWID;
 
--- Runs that hosts have sent to a shared ledger, packed (queue/parcel.rs), until they are taken into its queue.
+-- Runs that hosts have sent to a shared ledger, packed (queue/packed_run.rs), until they are taken into its queue.
 CREATE TABLE inbox (
     agent TEXT NOT NULL,
     file TEXT NOT NULL,           -- the random id of the file that it waited in
@@ -317,7 +317,7 @@ CREATE TABLE identity (
 
 -- Identities of readings that are no longer kept, so that history read again never counts twice, and a correction
 -- replaces what was counted. Those with an id of their own by its hash:
-CREATE TABLE spent_id (
+CREATE TABLE compacted_id (
     identity BLOB NOT NULL,
     agent TEXT NOT NULL,
     series INTEGER NOT NULL,
@@ -328,7 +328,7 @@ CREATE TABLE spent_id (
 ) WITHOUT ROWID;
 
 -- and those that are known by series and times:
-CREATE TABLE spent_sample (
+CREATE TABLE compacted_sample (
     series INTEGER NOT NULL,
     at INTEGER NOT NULL,
     start INTEGER NOT NULL,

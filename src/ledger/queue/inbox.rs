@@ -6,7 +6,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::parcel::{Cover, INSTANTS, readings};
+use super::packed_run::{INSTANTS, Manifest, readings};
 use super::{Head, NO_RUN, Spans, TOGETHER, insert_end, insert_readings, insert_run, keep_quarantined};
 use crate::collectors::{Bearing, Quarantined};
 use crate::ledger::db::clock::of_database;
@@ -337,8 +337,8 @@ fn note_second(connection: &Connection, agent: &str, now: i64) -> sql::Result<()
     Ok(())
 }
 
-fn unpack(cover: &str, parts: &[&str]) -> Result<(Cover, Vec<super::Queued>), String> {
-    let cover = Cover::read(cover)?;
+fn unpack(cover: &str, parts: &[&str]) -> Result<(Manifest, Vec<super::Queued>), String> {
+    let cover = Manifest::read(cover)?;
     if usize::try_from(cover.parts) != Ok(parts.len()) {
         return Err(format!("it has {} parts with readings instead of {}", parts.len(), cover.parts));
     }
@@ -350,7 +350,7 @@ fn unpack(cover: &str, parts: &[&str]) -> Result<(Cover, Vec<super::Queued>), St
 }
 
 /// A run of which nothing can be read.
-fn unreadable(sent: i64, why: &str, base: i64) -> Cover {
+fn unreadable(sent: i64, why: &str, base: i64) -> Manifest {
     let at = micros(instant(sent));
     let head = Head {
         collector: String::new(),
@@ -366,5 +366,5 @@ fn unreadable(sent: i64, why: &str, base: i64) -> Cover {
         skew: None,
     };
     let (quarantined, ends) = (Vec::new(), Vec::new());
-    Cover { head, quarantined, ends, since: None, parts: 0, rules: None, base, was: None }
+    Manifest { head, quarantined, ends, since: None, parts: 0, rules: None, base, was: None }
 }

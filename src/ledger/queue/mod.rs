@@ -4,7 +4,7 @@
 //! is wrong within a run was found before it is appended.
 //!
 //! On a host of a shared ledger the queue is a file of the host's `own`, and counts nothing: `outbox` sends its runs on, each
-//! packed as a `parcel`, and `inbox` takes them into the queue of the shared ledger.
+//! packed as a `packed_run`, and `inbox` takes them into the queue of the shared ledger.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ use crate::metering::reading::{Reading, Span};
 pub mod inbox;
 pub mod outbox;
 pub mod own;
-pub mod parcel;
+pub mod packed_run;
 
 /// What a run brings.
 #[derive(Debug, Clone)]

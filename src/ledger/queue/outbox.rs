@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::NO_RUN;
 use super::own::Identity;
-use super::parcel::Parcel;
+use super::packed_run::PackedRun;
 use crate::config::place::{Database, Place};
 use crate::ledger::db::clock::of_database;
 use crate::ledger::db::columns::{instant, micros};
@@ -52,7 +52,7 @@ impl Outbox {
     ) -> Result<Outbox, LedgerError> {
         let place = Place::Database(database.clone());
         let connection = connect_to_append(database)?;
-        connection.be_patient_for(ANSWERED_WITHIN);
+        connection.set_answer_timeout(ANSWERED_WITHIN);
         let clock = of_database(&connection).map_err(|error| LedgerError::from_sql(&place, error))?;
         let skew = clock.duration_since(now());
         Ok(Outbox { connection, place, agent: agent.to_owned(), skew })
@@ -73,7 +73,7 @@ impl Outbox {
 
     /// Whether another host has this agent's name now: what came last under it came from another file, not long before this
     /// host looked. One that was put back has a new id, too, and can't be told from a copy of it.
-    pub fn is_anothers(&self, claim: &Claim) -> Result<bool, LedgerError> {
+    pub fn is_name_taken(&self, claim: &Claim) -> Result<bool, LedgerError> {
         let newest = self.connection.query_row(
             "SELECT file, max(at), max(number), (SELECT max(patience) FROM agent WHERE name = ?1 AND retired IS NULL) FROM (
                 SELECT file, at, number FROM agent WHERE name = ?1 AND retired IS NULL
@@ -100,7 +100,7 @@ impl Outbox {
     /// Fails where another host has this agent's name, and lets the ledger know: both would be taken for one.
     pub fn check_name(&self, claim: &Claim) -> Result<(), LedgerError> {
         let Some(own) = claim.identities.last() else { return Ok(()) };
-        if !self.is_anothers(claim)? {
+        if !self.is_name_taken(claim)? {
             return Ok(());
         }
         let noted = self.connection.execute(
@@ -113,14 +113,14 @@ impl Outbox {
     }
 
     /// Sends a run of this file; again, if it has arrived already, changes nothing.
-    pub fn send(&self, file: &str, parcel: &Parcel, now: Timestamp) -> Result<(), LedgerError> {
+    pub fn send(&self, file: &str, packed_run: &PackedRun, now: Timestamp) -> Result<(), LedgerError> {
         let send = || {
             self.connection.begin_to_append()?;
-            for (part, body) in (0_i64..).zip(&parcel.bodies) {
+            for (part, body) in (0_i64..).zip(&packed_run.bodies) {
                 self.connection.execute(
                     "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                      ON CONFLICT (agent, file, number, part) DO NOTHING",
-                    params![self.agent, file, parcel.number, part, parcel.at, body, micros(now)],
+                    params![self.agent, file, packed_run.number, part, packed_run.at, body, micros(now)],
                 )?;
             }
             crate::fail_point("before a run is sent");

@@ -8,7 +8,7 @@
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::parcel::{Cover, Parcel, READINGS_AT_ONCE};
+use super::packed_run::{Manifest, PackedRun, READINGS_AT_ONCE};
 use super::{FAILED, Head, Queued};
 use crate::config::clock::{SharedClock, Steady};
 use crate::config::place::Place;
@@ -140,12 +140,12 @@ impl Ledger {
     }
 
     /// The first of these runs after this number, packed for this agent.
-    pub fn parcel_after(
+    pub fn packed_run_after(
         &self,
         number: i64,
         identity: &Identity,
         agent: &str,
-    ) -> Result<Option<Parcel>, LedgerError> {
+    ) -> Result<Option<PackedRun>, LedgerError> {
         let until = identity.until.unwrap_or(i64::MAX);
         self.look(|connection| {
             let next: Option<i64> = connection
@@ -294,7 +294,7 @@ fn pack(
     number: i64,
     rulebook: &Rulebook,
     (identity, agent): (&Identity, &str),
-) -> sql::Result<Parcel> {
+) -> sql::Result<PackedRun> {
     let head = connection
         .prepare_cached(
             "SELECT collector, at, finished, coalesce(sent_as, outcome), message, quarantined, lists_everything, scope,
@@ -365,9 +365,9 @@ fn pack(
     let was = (identity.agent != agent).then(|| identity.agent.clone());
     let rules = rulebook.of(&head.collector).map(digest).transpose()?;
     let parts = bodies.len() as i64;
-    let cover = Cover { head, quarantined, ends, since, parts, rules, base: identity.base, was };
+    let cover = Manifest { head, quarantined, ends, since, parts, rules, base: identity.base, was };
     bodies.insert(0, json(&cover)?);
-    Ok(Parcel { number, at, bodies })
+    Ok(PackedRun { number, at, bodies })
 }
 
 fn json(what: &impl serde::Serialize) -> sql::Result<String> {

@@ -94,11 +94,11 @@ impl Task {
 
 /// Held by the one agent whose task it is.
 #[derive(Debug)]
-pub struct Post(Lease);
+pub struct TaskLease(Lease);
 
-impl Post {
-    pub fn try_take(database: &Database, task: &Task) -> Result<Option<Post>, LedgerError> {
-        Ok(Lease::try_take(database, &task.lease())?.map(Post))
+impl TaskLease {
+    pub fn try_take(database: &Database, task: &Task) -> Result<Option<TaskLease>, LedgerError> {
+        Ok(Lease::try_take(database, &task.lease())?.map(TaskLease))
     }
 
     /// Who holds it, for people.
@@ -118,9 +118,9 @@ impl Post {
 }
 
 impl Ledger {
-    /// From now on nothing is written once another agent has taken the post that had this number.
+    /// From now on nothing is written once another agent has taken the lease that had this number.
     pub fn write_at(&mut self, number: i64) {
-        self.post = Some((Task::Submit.lease(), number));
+        self.lease = Some((Task::Submit.lease(), number));
     }
 
     /// The same ledger, to which runs of a collector are appended whose lock had this number, whoever's agent that is.

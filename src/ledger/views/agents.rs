@@ -53,7 +53,7 @@ impl AgentReport {
 
 /// When a collector of an agent has looked last: until then its usage is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct LastRun {
     pub agent: String,
     pub collector: String,
     /// By its own clock, or when it arrived, where that clock is ahead.
@@ -62,7 +62,7 @@ pub struct Look {
     patience: SignedDuration,
 }
 
-impl Look {
+impl LastRun {
     /// Whether nothing has come of it for longer than is usual.
     pub fn is_away(&self, now: Timestamp) -> bool {
         now.duration_since(self.until) > self.patience
@@ -71,7 +71,7 @@ impl Look {
 
 impl Ledger {
     /// The last looks that did not fail of all collectors of agents that are not retired, and are counted.
-    pub fn looks(&self) -> Result<Vec<Look>, LedgerError> {
+    pub fn looks(&self) -> Result<Vec<LastRun>, LedgerError> {
         self.look(|connection| {
             let ours = of_counting(connection)?;
             let mut query = connection.prepare_cached(&format!(
@@ -94,7 +94,7 @@ impl Ledger {
                         Some(gap) => SignedDuration::from_micros(gap).max(AWAY),
                         None => AWAY_IF_NEW,
                     };
-                    Ok(Look {
+                    Ok(LastRun {
                         agent: row.get(0)?,
                         collector: row.get(1)?,
                         until: instant(latest.map_or(at, |latest| at.min(latest))),

@@ -48,7 +48,7 @@ pub struct RunReport {
 
 /// Series of one collector that belong to no resource, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stray {
+pub struct UnassignedSeries {
     /// The offering's UUID; empty where the readings do not even say whose they are.
     pub offering: String,
     pub backend_id: String,
@@ -89,7 +89,7 @@ impl Why {
             Why::Unmatched => "Waldur knows no resource with this backend id".to_owned(),
             Why::NotAsked => "Waldur was not asked for this backend id yet".to_owned(),
             Why::Several(names) => {
-                format!("it is the backend id of several resources that live in Waldur: {names}")
+                format!("it is the backend id of several active resources in Waldur: {names}")
             }
             Why::Unplaced(why) => why.clone(),
         }
@@ -335,9 +335,9 @@ impl Ledger {
     }
 
     /// What is metered and belongs to no resource, by offering, backend id, collector and reason.
-    pub fn strays(&self) -> Result<Vec<Stray>, LedgerError> {
+    pub fn unassigned(&self) -> Result<Vec<UnassignedSeries>, LedgerError> {
         let version = self.in_force.latest();
-        let mut strays: BTreeMap<Place, (i64, Option<Timestamp>)> = BTreeMap::new();
+        let mut unassigned: BTreeMap<Place, (i64, Option<Timestamp>)> = BTreeMap::new();
         self.look(|connection| {
             let mut query = connection.prepare_cached(
                 "SELECT coalesce(target.offering, ''), coalesce(target.backend_id, ''), source.collector, source.name,
@@ -364,11 +364,11 @@ impl Ledger {
                     (None, None) => Why::Unmatched,
                 };
                 let place = (row.get(0)?, row.get(1)?, collector, why);
-                strays.entry(place).or_insert((0, since.map(instant))).0 += 1;
+                unassigned.entry(place).or_insert((0, since.map(instant))).0 += 1;
             }
             Ok(())
         })?;
-        let stray = |((offering, backend_id, collector, why), (series, since))| Stray {
+        let stray = |((offering, backend_id, collector, why), (series, since))| UnassignedSeries {
             offering,
             backend_id,
             collector,
@@ -376,7 +376,7 @@ impl Ledger {
             since,
             why,
         };
-        Ok(strays.into_iter().map(stray).collect())
+        Ok(unassigned.into_iter().map(stray).collect())
     }
 
     /// The newest quarantined lines of a collector.

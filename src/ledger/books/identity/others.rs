@@ -4,10 +4,10 @@
 use rust_decimal::Decimal;
 
 use super::super::changed;
-use super::super::count::{Met, Touched};
+use super::super::count::{KnownSeries, SeriesChanges};
 use super::super::quantities::{GONE, LEVEL};
 use super::super::row::Row;
-use super::{Head, Put, Queued, Source, Store};
+use super::{Head, Queued, ReadingOutcome, Source, Store};
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::sql::{self, Connection, params};
@@ -40,10 +40,10 @@ impl Store<'_> {
     /// What was counted of a delta before an instant stays, under an id of its own.
     pub(super) fn keep_until(
         &mut self,
-        (source, met): (&Source, &Met),
+        (source, met): (&Source, &KnownSeries),
         old: &Row,
         cut: i64,
-        touched: &mut Touched,
+        touched: &mut SeriesChanges,
     ) -> sql::Result<()> {
         let place = (met.id, old.at, old.start);
         let run =
@@ -67,40 +67,40 @@ impl Store<'_> {
     pub(super) fn put_rest(
         &mut self,
         source: &Source,
-        met: &Met,
+        met: &KnownSeries,
         row: Row,
-        touched: &mut Touched,
-    ) -> sql::Result<Put> {
+        touched: &mut SeriesChanges,
+    ) -> sql::Result<ReadingOutcome> {
         let place = (met.id, row.at, row.start);
         self.known.put_id(source.id, &row.id, place)?;
         touched.meet(met).added(row.point(RunFacts::default()));
         self.known.add_row(met.id, row, self.run.id)?;
-        Ok(Put::Corrected)
+        Ok(ReadingOutcome::Corrected)
     }
 
     /// From here on a series counts what it rises above this level, whatever it had before.
     pub(super) fn begin_at(
         &mut self,
-        met: &Met,
+        met: &KnownSeries,
         (at, value): (i64, Option<String>),
-        touched: &mut Touched,
+        touched: &mut SeriesChanges,
     ) -> sql::Result<()> {
         self.mark(met, at, (GONE, None), touched)?;
         self.mark(met, at, (LEVEL, value), touched)
     }
 
     /// A series ends where it was read last.
-    fn end_at(&mut self, met: &Met, at: i64, touched: &mut Touched) -> sql::Result<()> {
+    fn end_at(&mut self, met: &KnownSeries, at: i64, touched: &mut SeriesChanges) -> sql::Result<()> {
         self.connection.prepare_cached("UPDATE series SET live = 0 WHERE id = ?1")?.execute([met.id])?;
         self.mark(met, at, (GONE, None), touched)
     }
 
     fn mark(
         &mut self,
-        met: &Met,
+        met: &KnownSeries,
         at: i64,
         (id, value): (&str, Option<String>),
-        touched: &mut Touched,
+        touched: &mut SeriesChanges,
     ) -> sql::Result<()> {
         let row = Row { at, start: 0, id: id.to_owned(), value, epoch: None, began: None, shared: false };
         touched.meet(met).added(row.point(RunFacts::default()));
@@ -141,8 +141,8 @@ impl Store<'_> {
     /// A series goes on where its life was read last, under other labels.
     pub(super) fn take_over(
         &mut self,
-        (source, met): (&Source, &Met),
-        touched: &mut Touched,
+        (source, met): (&Source, &KnownSeries),
+        touched: &mut SeriesChanges,
     ) -> sql::Result<()> {
         let Some(life) = self.taken_over.remove(&met.id) else { return Ok(()) };
         let former = self.met(life.series, source)?;
@@ -172,7 +172,7 @@ impl Store<'_> {
     /// many readings of each name are replaced.
     pub(in crate::ledger::books) fn replace_unseen(
         &mut self,
-        touched: &mut Touched,
+        touched: &mut SeriesChanges,
     ) -> sql::Result<Vec<(String, usize)>> {
         let Some(change) = self.run.change else { return Ok(Vec::new()) };
         let mut replaced = Vec::new();
@@ -217,7 +217,7 @@ impl Store<'_> {
 
     /// Since what is asked for was changed, readings of history have other labels: what they were under the former ones ends
     /// where it was read last.
-    pub(in crate::ledger::books) fn end_former(&mut self, touched: &mut Touched) -> sql::Result<()> {
+    pub(in crate::ledger::books) fn end_former(&mut self, touched: &mut SeriesChanges) -> sql::Result<()> {
         let Some(change) = self.run.change.filter(|change| change.is_new) else { return Ok(()) };
         for name in self.run.history.keys() {
             let Some(source) = self.sources.get(name).cloned() else { continue };

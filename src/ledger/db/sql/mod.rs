@@ -46,9 +46,9 @@ impl Connection {
     }
 
     /// From now on, what a server does not answer in so long is given up.
-    pub(in crate::ledger) fn be_patient_for(&self, patience: Duration) {
+    pub(in crate::ledger) fn set_answer_timeout(&self, patience: Duration) {
         if let Engine::Postgres(connection) = &self.0 {
-            connection.be_patient_for(patience);
+            connection.set_answer_timeout(patience);
         }
     }
 

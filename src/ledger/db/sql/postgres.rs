@@ -77,12 +77,12 @@ impl Connection {
             transaction: StdCell::new(Transaction::None),
         };
         connection.ask(|_| Ok(()))?;
-        connection.be_patient_for(ANSWERED_WITHIN);
+        connection.set_answer_timeout(ANSWERED_WITHIN);
         Ok(connection)
     }
 
     /// From now on, what is not answered in so long is given up.
-    pub(super) fn be_patient_for(&self, patience: Duration) {
+    pub(super) fn set_answer_timeout(&self, patience: Duration) {
         self.patience.set(patience);
     }
 

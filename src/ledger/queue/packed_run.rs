@@ -16,7 +16,7 @@ pub(super) const READINGS_AT_ONCE: usize = 1000;
 
 /// What a run was; the first part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Cover {
+pub(super) struct Manifest {
     pub(super) head: Head,
     /// Lines that were no readings, and why.
     pub(super) quarantined: Vec<(String, String)>,
@@ -38,7 +38,7 @@ pub(super) struct Cover {
 
 /// A run, packed.
 #[derive(Debug, Clone)]
-pub struct Parcel {
+pub struct PackedRun {
     /// The number of the run in the file that it waited in.
     pub(super) number: i64,
     /// When it looked.
@@ -47,7 +47,7 @@ pub struct Parcel {
     pub(super) bodies: Vec<String>,
 }
 
-impl Parcel {
+impl PackedRun {
     pub fn number(&self) -> i64 {
         self.number
     }
@@ -60,9 +60,9 @@ const MOST: i64 = 1_000_000;
 /// Nothing that an instant of a reading may be is beyond this: the years 1970 to 9999, in microseconds.
 pub(super) const INSTANTS: std::ops::Range<i64> = 0..253_370_764_800_000_000;
 
-impl Cover {
-    pub(super) fn read(body: &str) -> Result<Cover, String> {
-        let cover: Cover = serde_json::from_str(body).map_err(|error| error.to_string())?;
+impl Manifest {
+    pub(super) fn read(body: &str) -> Result<Manifest, String> {
+        let cover: Manifest = serde_json::from_str(body).map_err(|error| error.to_string())?;
         let Head { at, finished, outcome, withheld, .. } = &cover.head;
         let windows = cover.head.history.values().flatten().flat_map(|(from, to)| [from, to]);
         let ends = cover.ends.iter().map(|(_, _, at)| at);
