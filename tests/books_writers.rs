@@ -408,6 +408,32 @@ fn a_closed_month_of_two_plans_is_compared_also_after_another_switch() {
     }
 }
 
+/// A credit that staff gave under the plan that has ended is not billed again in the next month.
+#[test]
+fn what_another_writer_put_under_a_plan_that_ended_is_never_carried() {
+    for api in BOTH {
+        for number in ["7.00", "12.00"] {
+            let world = world(api, "2026-10-10T12:00:00Z");
+            configure(&world, "late: carry_forward", "", &[("source", keys(CPU))]);
+            let mut all = vec![hours("1", "10-10T02:00", "10-10T12:00", "10")];
+            jobs(&world, "2026-10-10T13:00:00Z", &all).exits(0);
+            world.now("2026-10-20T00:00:00Z");
+            world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+            all.push(hours("2", "10-20T02:00", "10-20T05:00", "3"));
+            jobs(&world, "2026-10-25T12:00:00Z", &all).exits(0);
+            person_sets_october(&world, 0, number);
+            jobs(&world, "2026-10-26T12:00:00Z", &all).tells(&[number]);
+            jobs(&world, "2026-10-31T20:00:00Z", &all);
+            let mut october = vec!["cpu 2026-10 3.00".to_owned(), format!("cpu 2026-10 {number}")];
+            october.sort();
+            for now in ["2026-11-01T12:00:00Z", "2026-11-02T12:00:00Z"] {
+                jobs(&world, now, &all).exits(65);
+                assert_eq!(world.rows(A), october, "{api} {number} {now}");
+            }
+        }
+    }
+}
+
 /// What was decided of the one number does not hold for the other, whichever of them is more.
 #[test]
 fn a_decision_about_a_month_of_two_plans_is_about_each_plans_own_number() {

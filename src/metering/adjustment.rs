@@ -130,24 +130,29 @@ pub fn fit(rest: &BTreeMap<String, Decimal>, room: &BTreeMap<String, Decimal>) -
     moved
 }
 
-/// The same by the part of the month that it is taken from, too: `rest` is the difference of each part. Of what does not fit
-/// a rest stays in the last parts that have one of its sign.
+/// The same by the part of the month that it is taken from, too: `rest` is the difference of each part. Where all of it fits,
+/// all parts are settled, also one by another; else only those with a rest of its sign, the first first.
 pub fn by_part(
     moved: &BTreeMap<String, Decimal>,
     rest: &BTreeMap<(i64, String), Decimal>,
 ) -> BTreeMap<(i64, String), Decimal> {
-    let zero = Decimal::ZERO;
-    let mut over: BTreeMap<&str, Decimal> =
-        moved.iter().map(|(user, amount)| (user.as_str(), *amount)).collect();
-    for ((_, user), amount) in rest {
-        *over.entry(user).or_default() -= amount;
-    }
+    let mut left = moved.clone();
     let mut parts = rest.clone();
-    for ((_, user), amount) in parts.iter_mut().rev() {
-        let Some(over) = over.get_mut(user.as_str()) else { continue };
-        let stays = if *over > zero { (-*amount).clamp(zero, *over) } else { (-*amount).clamp(*over, zero) };
-        *amount += stays;
-        *over -= stays;
+    let mut whole: BTreeMap<String, Decimal> = BTreeMap::new();
+    for ((_, user), amount) in rest {
+        *whole.entry(user.clone()).or_default() += amount;
+    }
+    whole.retain(|_, amount| !amount.is_zero());
+    if whole != left {
+        for ((_, user), amount) in &mut parts {
+            let left = left.entry(user.clone()).or_default();
+            let fits = match *left > Decimal::ZERO {
+                true => (*amount).clamp(Decimal::ZERO, *left),
+                false => (*amount).clamp(*left, Decimal::ZERO),
+            };
+            *left -= fits;
+            *amount = fits;
+        }
     }
     parts.retain(|_, amount| !amount.is_zero());
     parts
@@ -166,14 +171,18 @@ mod tests {
         let parts = |rows: &[(i64, i64)]| -> BTreeMap<(i64, String), Decimal> {
             rows.iter().map(|(part, cents)| ((*part, String::new()), Decimal::new(*cents, 2))).collect()
         };
-        let of = |moved: i64, rest: &[(i64, i64)]| by_part(&rows(&[("", moved)]), &parts(rest));
+        let of = |moved: i64, rest: &[(i64, i64)]| {
+            let moved = if moved == 0 { rows(&[]) } else { rows(&[("", moved)]) };
+            by_part(&moved, &parts(rest))
+        };
         assert_eq!(of(100, &[(1, 100), (2, 0)]), parts(&[(1, 100)]));
         // All of it goes, with either sign, and where it comes to nothing, too.
         assert_eq!(of(150, &[(1, 200), (2, -50)]), parts(&[(1, 200), (2, -50)]));
         assert_eq!(by_part(&rows(&[]), &parts(&[(1, 100), (2, -100)])), parts(&[(1, 100), (2, -100)]));
-        // 4.00 too many, of which 1.00 fits: 3.00 stay in the last part that has too many.
-        assert_eq!(of(-100, &[(1, -300), (2, -200), (3, 100)]), parts(&[(1, -200), (3, 100)]));
-        assert_eq!(of(100, &[(1, 300), (2, -50)]), parts(&[(1, 150), (2, -50)]));
+        // Not all of it fits: what there is too much of stays beside what there is too little of.
+        assert_eq!(of(-100, &[(1, -300), (2, -200), (3, 100)]), parts(&[(1, -100)]));
+        assert_eq!(of(-350, &[(1, -300), (2, -200), (3, 100)]), parts(&[(1, -300), (2, -50)]));
+        assert_eq!(of(0, &[(1, 200), (2, -300)]), parts(&[]));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{About, Cycle, CycleError};
 use crate::ledger::Ledger;
 use crate::ledger::sent::moved::Carried;
 use crate::ledger::sent::record::StatementKey;
-use crate::ledger::sent::statement::{Entry, Statement};
+use crate::ledger::sent::statement::Statement;
 
 impl Cycle {
     /// What Waldur holds too much of under a plan period that has ended in the month that runs is taken away under the one
@@ -29,9 +29,7 @@ impl Cycle {
                 let mut ended = Vec::new();
                 for key in keys.into_iter().filter(|key| key.period == month) {
                     if Part::of(ledger, key)?.has_ended(server.now)
-                        && ledger
-                            .totals(key)?
-                            .is_some_and(|totals| totals.was_reported() && is_all_ours(&totals))
+                        && ledger.totals(key)?.is_some_and(|totals| totals.was_reported())
                     {
                         ended.push(key);
                     }
@@ -91,10 +89,4 @@ impl Cycle {
         }
         Ok(())
     }
-}
-
-/// Whether each number that differs is of a report of ours: what another writer has put there is told, and never made up for.
-fn is_all_ours(totals: &Statement) -> bool {
-    let is_name_taken = |entry: &Entry| entry.acknowledged.as_ref().is_some_and(|known| known.how == "read");
-    !totals.components.values().any(|entry| entry.differs() && is_name_taken(entry))
 }

@@ -53,7 +53,8 @@ pub struct Moved {
 /// The reasons of what was left over when its month ended, of what the server refused after that, of what only the closing
 /// itself left, and of what can't be changed any more where it was reported, because its plan period has ended
 /// (submitter/reason.rs).
-const LEFT_OVER: [&str; 4] = ["period_ended", "late_refused", "closing_rest", "plan_ended"];
+const LEFT_OVER: [&str; 4] = ["period_ended", "late_refused", "closing_rest", PLAN_ENDED];
+const PLAN_ENDED: &str = "plan_ended";
 
 /// What is told of a month that gave away more than it has.
 const CARRIED_TOO_MUCH: &str = "of it was carried to other months than its readings make by now";
@@ -136,7 +137,9 @@ impl Ledger {
             // What is taken back is taken last, from all that there is then; so the same facts always give the same rows.
             for taken_back in [false, true] {
                 for &(resource, from) in &candidates {
-                    let carrying = Carrying { connection, in_force, resource, from, to, taken_back };
+                    let only_ours = false;
+                    let carrying =
+                        Carrying { connection, in_force, resource, from, to, only_ours, taken_back };
                     changes.extend(carrying.work_out(&mut settled, (new, write), now)?);
                 }
             }
@@ -162,7 +165,8 @@ impl Ledger {
             let mut changes = Vec::new();
             for taken_back in [false, true] {
                 let (resource, from) = (key.resource, key.period);
-                let carrying = Carrying { connection, in_force, resource, from, to: later, taken_back };
+                let (to, only_ours) = (later, !new);
+                let carrying = Carrying { connection, in_force, resource, from, to, only_ours, taken_back };
                 let how = (new || taken_back, write);
                 changes.extend(carrying.work_out(&mut Settled::new(), how, now)?);
             }
@@ -221,6 +225,8 @@ struct Carrying<'a> {
     resource: Uuid,
     from: BillingPeriod,
     to: Timestamp,
+    /// Whether a component stays where it is of which something was read of another writer, or adopted.
+    only_ours: bool,
     /// Whether it is the turn of what came to less than was accepted.
     taken_back: bool,
 }
@@ -431,6 +437,7 @@ impl Carrying<'_> {
     fn held(&self) -> sql::Result<(BTreeMap<String, Parts>, Vec<String>)> {
         let mut held: BTreeMap<String, Parts> = BTreeMap::new();
         let mut disputed = Vec::new();
+        let mut read: BTreeSet<(String, i64)> = BTreeSet::new();
         let keys: Vec<StatementKey> = self
             .connection
             .prepare_cached(
@@ -444,23 +451,32 @@ impl Carrying<'_> {
                 if user.is_empty() && !of_line.open.is_empty() {
                     disputed.push(component.clone());
                 }
+                if user.is_empty() && of_line.acknowledged.as_ref().is_some_and(|known| known.how == "read") {
+                    read.insert((component.clone(), micros(key.part)));
+                }
                 held.entry(component).or_default().insert((micros(key.part), user), Known::held(&of_line));
             }
         }
         let mut query = self.connection.prepare_cached(
-            "SELECT component, reason FROM blocked WHERE resource = ?1 AND period = ?2 AND username = ''
-             UNION ALL SELECT component, held FROM line WHERE resource = ?1 AND period = ?2 AND held IS NOT NULL
-             UNION ALL SELECT component, '' FROM line WHERE resource = ?1 AND period = ?2 AND problem IS NOT NULL",
+            "SELECT component, reason, part FROM blocked WHERE resource = ?1 AND period = ?2 AND username = ''
+             UNION ALL SELECT component, held, part FROM line WHERE resource = ?1 AND period = ?2 AND held IS NOT NULL
+             UNION ALL SELECT component, '', part FROM line WHERE resource = ?1 AND period = ?2 AND problem IS NOT NULL",
         )?;
         let mut rows = query.query([self.resource.to_string(), self.from.to_string()])?;
         while let Some(row) = rows.next()? {
-            if LEFT_OVER.contains(&row.get_ref(1)?.as_str()?) {
+            let reason = row.get_ref(1)?.as_str()?;
+            // What another writer put there while its plan ended is told, and never made up for (law 7).
+            let is_anothers = reason == PLAN_ENDED && read.contains(&(row.get(0)?, row.get(2)?));
+            if LEFT_OVER.contains(&reason) && !is_anothers {
                 continue;
             }
             match row.get_ref(0)?.as_str()? {
                 "" => disputed.extend(held.keys().cloned()),
                 component => disputed.push(component.to_owned()),
             }
+        }
+        if self.only_ours {
+            disputed.extend(read.into_iter().map(|(component, _)| component));
         }
         Ok((held, disputed))
     }

@@ -587,8 +587,11 @@ pub(in crate::ledger) fn file_under_new_part(
          ON CONFLICT (resource, period, part) DO NOTHING",
         params![resource, period, new],
     )?;
-    connection
-        .execute("DELETE FROM usage_row WHERE resource = ?1 AND period = ?2", params![resource, period])?;
+    // Its row is the new part's, or was.
+    connection.execute(
+        "DELETE FROM usage_row WHERE resource = ?1 AND period = ?2 AND part IN (?3, ?4)",
+        params![resource, period, old, new],
+    )?;
     Ok(())
 }
 
