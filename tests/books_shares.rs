@@ -340,3 +340,109 @@ fn a_total_that_can_not_be_adopted_is_decided_together_with_its_shares() {
         assert_eq!(world.shares(A), ["alice cpu 2026-11 10.00", "carol cpu 2026-11 0.00"], "{api}");
     }
 }
+
+/// A person sets what November holds of project A under its first plan, and the shares of its users there.
+fn november_is(world: &World, amount: &str, shares: &[(&str, &str)]) {
+    let held = world.held(A);
+    let period = &held["plan_periods"][0]["uuid"];
+    let rows = held["rows"].as_array().unwrap();
+    let of_november = |row: &&Value| {
+        row["billing_period"].as_str().unwrap().starts_with("2026-11") && row["plan_period"] == *period
+    };
+    let row = rows.iter().find(of_november).unwrap()["uuid"].as_str().unwrap().replace('-', "");
+    let path = format!("/api/marketplace-component-usages/{row}/set_user_usage/");
+    for (user, share) in shares {
+        let body = json!({ "username": user, "usage": share }).to_string();
+        assert_eq!(world.send_as("staff-token", "POST", &path, &body).0, 201);
+    }
+    // Last, because a total of nothing becomes that of its users where they are written after it.
+    world.post(
+        "rows",
+        json!({ "resource": A, "type": "cpu", "usage": amount, "billing_period": "2026-11-01", "plan_period": period,
+                "modified_by": 77 }),
+    );
+}
+
+/// Ours were 6 of 10 and 4 of 10; of the nothing that a person made of them, they are nothing.
+#[test]
+fn shares_of_a_total_that_a_person_credited_under_an_ended_plan_stay_as_they_are() {
+    for api in BOTH {
+        let world = start(api, NOON, "late: hold");
+        jobs(&world, NOON, &[alice("6"), bob("4")]).exits(0);
+        world.now("2026-11-16T00:00:00Z");
+        world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+        let all = [alice("6"), bob("4"), hours("3", "11-17T00:00", "11-17T02:00", "2")];
+        jobs(&world, "2026-11-17T12:00:00Z", &all).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 10.00", "cpu 2026-11 2.00"], "{api}");
+        november_is(&world, "0.00", &[("alice", "0.00"), ("bob", "0.00")]);
+        let mark = world.mark();
+        jobs(&world, "2026-11-17T14:00:00Z", &all).tells(&["0.00", "10.00", "stays"]);
+        for now in ["2026-11-17T14:10:00Z", "2026-11-17T16:00:00Z"] {
+            jobs(&world, now, &all);
+        }
+        assert_eq!(world.posts_since(mark).len(), 0, "{api}");
+        assert_eq!(world.rows(A), ["cpu 2026-11 0.00", "cpu 2026-11 2.00"], "{api}");
+        let shares = ["alice cpu 2026-11 0.00", "alice cpu 2026-11 2.00", "bob cpu 2026-11 0.00"];
+        assert_eq!(world.shares(A), shares, "{api}");
+    }
+}
+
+/// 12 were closed (7 and 5), and a person sets all of it to nothing and has it overwritten: it goes to December, and once.
+#[test]
+fn shares_are_carried_with_a_total_that_a_person_set_to_nothing_in_a_closed_month() {
+    for api in BOTH {
+        let world = start(api, NOON, "late: carry_forward");
+        let all = [alice("7"), bob("5")];
+        jobs(&world, NOON, &all).exits(0);
+        jobs(&world, "2026-12-01T00:10:00Z", &all).exits(0);
+        assert!(is_closed(&world), "{api}");
+        november_is(&world, "0.00", &[("alice", "0.00"), ("bob", "0.00")]);
+        jobs(&world, "2026-12-03T00:10:00Z", &all).exits(65).tells(&["0.00", "12.00"]);
+        world.agent(&["resolve", A, "overwrite"]).exits(0);
+        for now in ["2026-12-03T00:20:00Z", "2026-12-03T00:30:00Z", "2026-12-03T02:00:00Z"] {
+            jobs(&world, now, &all).exits(0);
+        }
+        assert_eq!(world.rows(A), ["cpu 2026-11 0.00", "cpu 2026-12 12.00"], "{api}");
+        let shares = [
+            "alice cpu 2026-11 0.00",
+            "alice cpu 2026-12 7.00",
+            "bob cpu 2026-11 0.00",
+            "bob cpu 2026-12 5.00",
+        ];
+        assert_eq!(world.shares(A), shares, "{api}");
+    }
+}
+
+/// Of 8 (5 and 3) a person made 6 (4 and 2), and has them overwritten after the month's end: of the 2 that are carried, one
+/// hour is alice's and one is bob's. Shares that can't be read keep nothing but themselves back.
+#[test]
+fn shares_are_carried_with_a_total_that_is_overwritten_after_the_months_end() {
+    for (api, lost) in BOTH.into_iter().flat_map(|api| [false, true].map(|lost| (api, lost))) {
+        let world = start(api, NOON, "late: carry_forward");
+        let all = [alice("5"), bob("3")];
+        jobs(&world, NOON, &all).exits(0);
+        november_is(&world, "6.00", &[("alice", "4.00"), ("bob", "2.00")]);
+        jobs(&world, "2026-12-01T00:10:00Z", &all).exits(65).tells(&["6.00", "8.00"]);
+        world.agent(&["resolve", A, "overwrite"]).exits(0);
+        if lost {
+            let unread = json!({ "match": { "method": "GET", "path": "user-usages" }, "when": "before",
+                "action": { "status": 500 } });
+            world.fault(unread);
+            jobs(&world, "2026-12-01T00:20:00Z", &all).tells(&["user usages", "is not reported for now"]);
+            assert_eq!(world.rows(A), ["cpu 2026-11 6.00"], "{api}");
+            world.no_faults();
+        }
+        for now in ["2026-12-01T02:20:00Z", "2026-12-01T02:30:00Z", "2026-12-01T04:00:00Z"] {
+            jobs(&world, now, &all).exits(0);
+        }
+        assert_eq!(world.rows(A), ["cpu 2026-11 6.00", "cpu 2026-12 2.00"], "{api} {lost}");
+        let shares = [
+            "alice cpu 2026-11 4.00",
+            "alice cpu 2026-12 1.00",
+            "bob cpu 2026-11 2.00",
+            "bob cpu 2026-12 1.00",
+        ];
+        assert_eq!(world.shares(A), shares, "{api} {lost}");
+        assert!(is_closed(&world), "{api} {lost}");
+    }
+}

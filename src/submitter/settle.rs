@@ -180,14 +180,19 @@ impl Cycle {
                 ));
             }
             let words = format!("{}; overwritten", row.held.evidence);
-            self.note_read(key, component, row.held.amount, words).await?;
-            self.retake_shares(key, component, row.uuid).await?;
+            if let Err(failure) = self.take_theirs(key, component, row, words).await? {
+                return Ok(Err(failure));
+            }
             if let Some(entry) = entry {
                 self.pass(key, component, entry).await?;
             }
             return Ok(Ok(()));
         }
         if self.submitter.on_conflict == OnConflict::Overwrite && decided.is_none() && !ended {
+            let taken = format!("{}; overwritten, as `on_conflict` says", row.held.evidence);
+            if let Err(failure) = self.take_theirs(key, component, row, taken).await? {
+                return Ok(Err(failure));
+            }
             let (of_component, held, now) =
                 (component.to_owned(), row.held.amount, self.submitter.clock.now());
             self.ledger(move |ledger| ledger.decided_by_itself(key, &of_component, held, now)).await?;
@@ -196,9 +201,6 @@ impl Cycle {
                 self.name_of(key.resource).await?,
                 key.period
             ));
-            let words = format!("{}; overwritten, as `on_conflict` says", row.held.evidence);
-            self.note_read(key, component, held, words).await?;
-            self.retake_shares(key, component, row.uuid).await?;
             return Ok(Ok(()));
         }
         let of_component = component.to_owned();

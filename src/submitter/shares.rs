@@ -9,12 +9,15 @@ use uuid::Uuid;
 
 use super::closing::has_ended;
 use super::reason::Reason;
-use super::{About, Cycle, CycleError};
+use super::reconcile::Row;
+use super::rows::total;
+use super::{Cycle, CycleError};
 use crate::ledger::sent::decision::Decision;
 use crate::ledger::sent::record::{Amount, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
+use crate::waldur::failure::Failure;
 use crate::waldur::report::UserAmount;
 use crate::waldur::types::{Share, UserUsageRow};
 
@@ -62,7 +65,8 @@ impl Found {
             })
             .collect();
         // Of whom nothing was reported, nothing is expected there; but for what is about to be, it makes no difference.
-        differences.extend(self.of_row(row).filter(|share| !share.usage.is_zero()).filter_map(|share| {
+        let of_users = self.of_row(row).filter(|share| !share.usage.is_zero() && !share.username.is_empty());
+        differences.extend(of_users.filter_map(|share| {
             let is_ours = of_component.get(&*share.username).is_some_and(|entry| {
                 entry.acknowledged.is_some()
                     || !entry.open.is_empty()
@@ -72,6 +76,23 @@ impl Found {
             (!is_ours).then_some(Difference { user, found, reported: None })
         }));
         differences
+    }
+
+    /// What is there of the users of a component's row, as far as it is not known to be.
+    fn unlike_known(&self, statement: &Statement, component: &str, row: Uuid) -> Vec<Amount> {
+        let known = statement.users.iter().filter(|((of, _), _)| of == component);
+        let known: BTreeMap<&str, &Entry> = known.map(|((_, user), entry)| (user.as_str(), entry)).collect();
+        let there = self.of_row(row).filter(|share| !share.usage.is_zero()).map(|share| &*share.username);
+        let users: BTreeSet<&str> =
+            known.keys().copied().chain(there).filter(|user| !user.is_empty()).collect();
+        let unlike = users.into_iter().filter_map(|user| {
+            let (found, entry) = (self.held(row, user).unwrap_or_default(), known.get(user));
+            let is_known = entry.map(|entry| entry.held()).unwrap_or_default() == found
+                && !entry.is_some_and(|entry| entry.is_unclear());
+            let (component, user) = (component.to_owned(), user.to_owned());
+            (!is_known).then_some(Amount { component, user, amount: found })
+        });
+        unlike.collect()
     }
 }
 
@@ -178,7 +199,7 @@ impl Cycle {
             match differences.first() {
                 Some(first) => {
                     agree = false;
-                    if self.is_decided_share(key, component, total.held()).await? {
+                    if self.is_decided_share(key, component, total).await? {
                         self.take_shares(statement, component, differences).await?;
                     } else if ![Reason::Conflict, Reason::Unadoptable]
                         .iter()
@@ -219,21 +240,24 @@ impl Cycle {
     }
 
     /// Whether a person decided to overwrite a component whose total is as it was reported: then it is about its shares. What
-    /// another writes after that was done is no longer what the person saw.
+    /// another writes after that was done is no longer what the person saw, and what was decided of another's total is done.
     async fn is_decided_share(
         &self,
         key: StatementKey,
         component: &str,
-        total: Decimal,
+        total: &Entry,
     ) -> Result<bool, CycleError> {
-        let component = component.to_owned();
+        let (component, held) = (component.to_owned(), total.held());
+        let known = total.acknowledged.as_ref();
+        let read = known.filter(|known| known.how == "read").map(|known| known.at);
         Ok(self
             .ledger(move |ledger| {
                 let decided = ledger.decided(key, &component)?;
                 let decided = decided.filter(|decided| {
                     decided.decision == Decision::Overwrite
                         && !decided.by_itself
-                        && decided.held == Some(total)
+                        && decided.held == Some(held)
+                        && read.is_none_or(|read| read <= decided.at)
                 });
                 let Some(decided) = decided else { return Ok(false) };
                 Ok(!ledger.were_shares_overwritten_since(key, &component, decided.at)?)
@@ -241,38 +265,31 @@ impl Cycle {
             .await?)
     }
 
-    /// What goes over another writer's total takes its users' shares along: they are looked at, so that those that differ are
-    /// sent again.
-    pub(super) async fn retake_shares(
+    /// Notes another writer's total, whether it is to be overwritten or stays, together with what the server holds of its users:
+    /// from then on none of the shares that were reported belongs to it.
+    pub(super) async fn take_theirs(
         &self,
         key: StatementKey,
         component: &str,
-        row: Uuid,
-    ) -> Result<(), CycleError> {
-        let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { return Ok(()) };
-        if !statement.users.keys().any(|(of, _)| of == component) {
-            return Ok(());
-        }
-        let month = statement.key.period.first_day();
-        match self.submitter.client.list_user_usages(statement.key.resource, component, month).await {
-            Ok(rows) => {
-                let differences = found(rows).differences(&statement, component, row);
-                self.take_shares(&statement, component, differences).await
-            }
-            Err(failure) => {
-                self.note_of(About::of(key, Some(component)), format!(
-                    "resource {}, {component}, {}: the total is overwritten, the users' shares could not be read, so that \
-                     those that another writer changed are found only by the next comparison: {failure}",
-                    self.name_of(statement.key.resource).await?,
-                    statement.key.period
-                ));
-                Ok(())
+        row: &Row,
+        words: String,
+    ) -> Result<Result<(), Failure>, CycleError> {
+        let mut amounts = vec![total(component.to_owned(), row.held.amount)];
+        let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
+        if let Some(statement) = statement.filter(|known| known.users.keys().any(|(of, _)| of == component)) {
+            let month = key.period.first_day();
+            match self.submitter.client.list_user_usages(key.resource, component, month).await {
+                Ok(rows) => amounts.extend(found(rows).unlike_known(&statement, component, row.uuid)),
+                Err(failure) => return Ok(Err(failure)),
             }
         }
+        let now = self.submitter.clock.now();
+        self.ledger(move |ledger| ledger.take_theirs(key, &amounts, &words, now)).await?;
+        Ok(Ok(()))
     }
 
     /// Notes what the server holds of these shares, so that they are sent again: as the total that it holds has them, which is
-    /// not what the ledger makes by now where that total can't be changed any more.
+    /// not what the ledger makes by now where that total can't be changed any more. Beside another writer's total none is sent.
     async fn take_shares(
         &self,
         statement: &Statement,
@@ -282,7 +299,9 @@ impl Cycle {
         let (key, now) = (statement.key, self.submitter.clock.now());
         let (server, zone) = (self.submitter.server_time().await?, self.submitter.zone().await?);
         let ended = has_ended(&zone, key.period, &server) || self.part_of(key).await?.has_ended(server.now);
-        let is_current = !ended && statement.components.get(component).is_some_and(|total| !total.differs());
+        let total = statement.components.get(component);
+        let is_ours = total.is_some_and(Entry::is_ours);
+        let is_current = !ended && total.is_some_and(|total| !total.differs());
         let (mut read, mut wanted) = (Vec::new(), Vec::new());
         for Difference { user, found, reported } in differences {
             let entry = statement.entry(component, &user);
@@ -290,7 +309,7 @@ impl Cycle {
             let planned = entry.and_then(|entry| entry.planned);
             let of = |amount| Amount { component: component.to_owned(), user: user.clone(), amount };
             let amount = posted.or(planned).or(reported).unwrap_or_default();
-            wanted.extend((amount != found).then(|| of(amount)));
+            wanted.extend((is_ours && amount != found).then(|| of(amount)));
             read.push(of(found));
         }
         let component = component.to_owned();

@@ -103,17 +103,7 @@ impl Ledger {
                 |amounts, outcome| New { key, amounts, call, at: now, turn, outcome, words: "", counted };
             // What was planned with an earlier total of these components is not any more.
             for total in amounts.iter().filter(|amount| amount.user.is_empty()) {
-                connection
-                    .prepare_cached(
-                        "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3
-                         AND component = ?4 AND current = 1 AND outcome = 'planned'",
-                    )?
-                    .execute(params![
-                        key.resource.to_string(),
-                        key.period.to_string(),
-                        micros(key.part),
-                        total.component
-                    ])?;
+                unplan(connection, key, &total.component)?;
             }
             insert(connection, new(planned, "planned"))?;
             insert(connection, new(amounts, "open"))
@@ -160,6 +150,27 @@ impl Ledger {
                 note_read(connection, key, amount, (words, turn), now)?;
             }
             Ok(())
+        })
+    }
+
+    /// Notes another writer's total, and what the server holds of its users.
+    pub fn take_theirs(
+        &mut self,
+        key: StatementKey,
+        amounts: &[Amount],
+        words: &str,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.transact_in_turn(|connection, _, turn| {
+            let mut places = BTreeSet::new();
+            for amount in amounts {
+                let words = if amount.user.is_empty() { words } else { OVERWRITTEN };
+                note_read(connection, key, amount, (words, turn), now)?;
+                places.insert((key.resource.to_string(), key.period.to_string(), amount.component.clone()));
+            }
+            // Who was only another writer's user has a line from now on.
+            changed_components(connection, places)?;
+            reopen(connection, key)
         })
     }
 
@@ -365,6 +376,17 @@ fn plan(
     Ok(())
 }
 
+/// The shares that were planned with a total of this component are not any more.
+fn unplan(connection: &Connection, key: StatementKey, component: &str) -> sql::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+             AND current = 1 AND outcome = 'planned'",
+        )?
+        .execute(params![key.resource.to_string(), key.period.to_string(), micros(key.part), component])?;
+    Ok(())
+}
+
 /// Another row takes the place of what was known of a line.
 fn supersede(connection: &Connection, key: StatementKey, component: &str, user: &str) -> sql::Result<()> {
     connection
@@ -510,6 +532,10 @@ pub(super) fn note_read(
     now: Timestamp,
 ) -> sql::Result<()> {
     supersede(connection, key, &amount.component, &amount.user)?;
+    if amount.user.is_empty() {
+        // They belong to another total.
+        unplan(connection, key, &amount.component)?;
+    }
     // Where it is what is stated, it has what that has.
     let counted = connection
         .prepare_cached(

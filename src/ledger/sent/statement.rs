@@ -122,6 +122,12 @@ impl Entry {
         self.acknowledged.as_ref().map_or(Decimal::ZERO, |known| known.amount)
     }
 
+    /// Whether what the server holds of it is our doing: accepted from us, or just what it should be.
+    pub fn is_ours(&self) -> bool {
+        let is_ours = |known: &Acknowledged| known.how == "accepted" || self.posted == Some(known.amount);
+        self.acknowledged.as_ref().is_some_and(is_ours)
+    }
+
     /// The same of a share, or what it is still to be completed to.
     pub fn accepted(&self) -> Decimal {
         self.planned.unwrap_or_else(|| self.held())
