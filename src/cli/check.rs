@@ -29,7 +29,7 @@ use crate::waldur::client::Client;
 
 use findings::{Findings, Mark, tell_failure};
 use marketplace::{check_offerings, check_resources, check_time_zone};
-use reports::{Reports, MeterSample};
+use reports::{MeterSample, Reports};
 use token::{check_token, check_token_files, use_token_of_service};
 
 mod changes;
