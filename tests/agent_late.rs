@@ -270,9 +270,9 @@ fn what_was_stranded_before_is_carried_when_the_policy_changes_but_not_what_was_
     nothing_more(&world, 0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 0.13"]);
     // It is taken back on purpose.
-    world.agent(&["parked", "retry"]).exits(0).says("0 things");
+    world.agent(&["parked", "retry"]).exits(0).says("0 items");
     // The total, and alice's and bob's shares of it.
-    world.agent(&["parked", "retry", A]).exits(0).says("3 things");
+    world.agent(&["parked", "retry", A]).exits(0).says("3 items");
     world.flush().exits(0);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50", "cpu_hours 2026-12 5.00"]);
     nothing_more(&world, 0);
@@ -399,7 +399,7 @@ fn a_provider_is_refused_in_the_servers_words_once_and_reports_what_it_may() {
     // A person asks again, a day later, with another token.
     staff(&world);
     world.now("2026-12-02T12:00:00Z");
-    world.agent(&["parked", "retry"]).exits(0).says("2 things");
+    world.agent(&["parked", "retry"]).exits(0).says("2 items");
     world.flush().exits(0);
     for resource in [A, B] {
         assert_eq!(world.rows(resource), ["cpu_hours 2026-11 2.00", "storage_gb 2026-11 7.00"]);

@@ -70,7 +70,7 @@ impl Parked {
                 if let Some(resource) = resource {
                     lifted += ledger.pick_up_dropped(resource)?;
                 }
-                writeln!(out, "{} will be tried again with the next submission.", count(lifted, "entry"))?;
+                writeln!(out, "{} will be tried again with the next submission.", count(lifted, "item"))?;
                 Ok(Exit::Ok)
             }
             ParkedCommand::Drop { resource, component, period, user } => {
