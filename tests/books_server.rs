@@ -65,6 +65,34 @@ fn plan_periods_of_one_resource_that_fail_stop_nothing_else() {
     }
 }
 
+/// Three of four resources have something that the server can't read: the fourth is reported, and the server not left alone.
+#[test]
+fn what_can_not_be_read_of_several_resources_is_their_own_trouble() {
+    let fourth = "5e2f0000-0000-4000-8000-000000000009";
+    for api in BOTH {
+        let world = start(api, NOON);
+        let spec =
+            json!({ "uuid": fourth, "name": "Fourth", "backend_id": "project-d", "offering": "Cluster" });
+        world.post("resources", spec);
+        let forms = [A, B, C].into_iter().flat_map(|uuid| [uuid.to_owned(), uuid.replace('-', "")]);
+        let fault = |form: String| {
+            let path = format!("{form}/plan_periods");
+            json!({ "match": { "path": path }, "when": "before", "action": { "status": 500 } })
+        };
+        world.post("faults", json!({ "faults": forms.map(fault).collect::<Vec<_>>() }));
+        let job = |project: &str| on(project, "alice", project, "11-05T00:00", "11-05T05:00", "5");
+        let all = ["project-a", "project-b", "project-c", "project-d"].map(job);
+        jobs(&world, NOON, &all).exits(75);
+        assert_eq!(world.rows(fourth), ["cpu 2026-11 5.00"], "{api}");
+        assert_eq!(world.shares(fourth), ["alice cpu 2026-11 5.00"], "{api}");
+        world.agent(&["status"]).exits(75).says_not("paused until");
+        // Where it answers nothing, it is no resource's trouble.
+        world.fault(json!({ "match": { "method": "GET" }, "when": "before", "action": { "status": 500 } }));
+        jobs(&world, "2026-11-10T14:10:00Z", &all).exits(75);
+        world.agent(&["status"]).exits(75).says("paused until");
+    }
+}
+
 /// Twenty-four resources with an hour each, known to a server behind a proxy that answers 504 to all that is committed.
 fn many(api: &str) -> (World, Vec<String>) {
     let world = start(api, NOON);

@@ -405,6 +405,7 @@ impl Cycle {
         }
         match self.submitter.client.plan_periods(resource).await {
             Ok(periods) => {
+                self.was_read();
                 let known = periods.into_iter().filter_map(|period| {
                     Some(KnownPlanPeriod { uuid: period.uuid, start: period.start?, end: period.end })
                 });
@@ -426,7 +427,7 @@ impl Cycle {
                         self.name_of(resource).await?
                     ),
                 );
-                self.put_off(resource, failure).await?;
+                self.put_off_unread(resource, failure).await?;
                 Ok(None)
             }
         }

@@ -126,6 +126,8 @@ struct State {
     changes: told::Changes,
     /// Resources in a row whose call had no clear outcome: a server in trouble, not a resource.
     unclear_in_a_row: u32,
+    /// Resources in a row of which something could not be read.
+    unread_in_a_row: u32,
     forbidden: Vec<(Uuid, Failure)>,
     /// When rows of statements were read in this cycle.
     read: BTreeMap<StatementKey, Timestamp>,
@@ -173,6 +175,8 @@ const UNDATED_FOR: SignedDuration = SignedDuration::from_hours(24);
 const ROUNDS: usize = 2;
 /// After so many unclear outcomes in a row the server itself is left alone for a while.
 const UNCLEAR_IN_A_ROW: u32 = 3;
+/// After so many that could not be read it is left alone although it answers otherwise.
+const UNREAD_IN_A_ROW: u32 = 10 * UNCLEAR_IN_A_ROW;
 /// A resource that alone meets server errors is held after so many.
 const SERVER_ERRORS: i64 = 6;
 /// So near to the server's clock, and so lately compared with it, ours is taken to be right.
@@ -597,12 +601,33 @@ impl Cycle {
     async fn put_off(&self, resource: Uuid, failure: Failure) -> Result<(), CycleError> {
         let in_a_row = {
             let mut state = self.state();
-            state.put_off_now.insert(resource);
             state.unclear_in_a_row += 1;
             state.unclear_in_a_row
         };
+        self.put_off_alone(resource, failure.clone()).await?;
+        let asked = failure.retry_after().is_some();
+        if asked || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
+    }
+
+    /// The same where something of it could not be read. While the server answers otherwise it is the resource's own trouble.
+    async fn put_off_unread(&self, resource: Uuid, failure: Failure) -> Result<(), CycleError> {
+        let in_a_row = {
+            let mut state = self.state();
+            state.unread_in_a_row += 1;
+            state.unread_in_a_row
+        };
+        self.put_off_alone(resource, failure.clone()).await?;
+        let asked = failure.retry_after().is_some() || failure.concerns_every_call();
+        let doubtful = !asked && in_a_row.is_multiple_of(UNCLEAR_IN_A_ROW);
+        let stops =
+            asked || doubtful && (in_a_row >= UNREAD_IN_A_ROW || self.submitter.client.me().await.is_err());
+        if stops { self.pause(failure).await } else { Ok(()) }
+    }
+
+    async fn put_off_alone(&self, resource: Uuid, failed: Failure) -> Result<(), CycleError> {
+        self.state().put_off_now.insert(resource);
         let now = self.submitter.clock.now();
-        let (chance, failed) = (fastrand::u64(0..1000), failure.clone());
+        let chance = fastrand::u64(0..1000);
         let name = self.name_of(resource).await?;
         let first = self
             .ledger(move |ledger| {
@@ -618,8 +643,12 @@ impl Cycle {
             })
             .await?;
         self.state().put_off.extend(first.map(|words| (resource, words)));
-        let asked = failure.retry_after().is_some();
-        if asked || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Something of a single resource was read.
+    fn was_read(&self) {
+        self.state().unread_in_a_row = 0;
     }
 
     /// A clear answer: neither the server nor the resource is in trouble.

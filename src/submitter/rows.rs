@@ -245,7 +245,7 @@ impl Cycle {
                     Err(failure) => Err(failure),
                 };
                 if let Err(failure) = settled {
-                    self.put_off(key.resource, failure).await?;
+                    self.put_off_unread(key.resource, failure).await?;
                     failed.insert(key);
                     continue;
                 }
@@ -308,6 +308,7 @@ impl Cycle {
                 let filter = filter.to_compare();
                 match self.submitter.client.list_usages(&filter).await {
                     Ok(listing) => {
+                        self.was_read();
                         self.take(listing, period, &BTreeSet::from([resource]), &mut rows).await?;
                         rows.entry((resource, period)).or_default();
                     }
@@ -319,7 +320,7 @@ impl Cycle {
                         failed.extend(
                             keys.iter().filter(|key| key.resource == resource && key.period == period),
                         );
-                        self.put_off(resource, failure).await?;
+                        self.put_off_unread(resource, failure).await?;
                         if self.stopped() {
                             return Ok((rows, keys.iter().copied().collect()));
                         }

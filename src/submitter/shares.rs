@@ -186,9 +186,12 @@ impl Cycle {
                         key.period.first_day(),
                     );
                     match rows.await {
-                        Ok(rows) => read = found(rows),
+                        Ok(rows) => {
+                            self.was_read();
+                            read = found(rows);
+                        }
                         Err(failure) => {
-                            self.put_off(key.resource, failure).await?;
+                            self.put_off_unread(key.resource, failure).await?;
                             return Ok(false);
                         }
                     }
