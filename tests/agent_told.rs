@@ -437,7 +437,7 @@ fn a_component_that_the_offering_has_not() {
         &format!("offerings/{OFFERING}/components"),
         json!({ "type": "removed", "billing_type": "usage" }),
     );
-    at.world.agent(&["parked", "retry", "project-a"]).exits(0).says("1 thing will be tried again");
+    at.world.agent(&["parked", "retry", "project-a"]).exits(0).says("1 item will be tried again");
     at.goes_on(&["cpu_hours 2026-11 1.50", "removed 2026-11 3.00"]);
 }
 

@@ -149,7 +149,7 @@ fn an_unknown_component_is_parked_in_the_servers_words_and_the_others_go_through
             &format!("offerings/{OFFERING}/components"),
             json!({ "type": "cpu_hour", "billing_type": "usage" }),
         );
-        world.agent(&["parked", "retry"]).exits(0).says("2 things will be tried again");
+        world.agent(&["parked", "retry"]).exits(0).says("2 items will be tried again");
         world.flush().exits(65);
         assert_eq!(world.rows(A), ["cpu_hour 2026-11 1.00", "cpu_hours 2026-11 1.00"], "{api}");
     }
