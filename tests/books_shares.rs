@@ -446,3 +446,51 @@ fn shares_are_carried_with_a_total_that_is_overwritten_after_the_months_end() {
         assert!(is_closed(&world), "{api} {lost}");
     }
 }
+
+/// Of 17 the server takes alice's 5, and of bob no more than 10: his 12 are given up, and stay so.
+#[test]
+fn a_share_that_was_refused_and_is_given_up_keeps_nothing_open() {
+    let limited = "5e2f0000-0000-4000-8000-000000000009";
+    // Earlier servers have no limits of users.
+    let world = start(CURRENT, NOON, "late: hold");
+    let limit = json!({ "username": "bob", "type": "cpu", "limit": "10.00" });
+    let spec = json!({ "uuid": limited, "name": "Limited", "backend_id": "limited", "offering": "Cluster",
+        "user_limits": [limit] });
+    world.post("resources", spec);
+    let of = |user, id, used| on("limited", user, id, "11-05T00:00", "11-06T00:00", used);
+    let all = [of("alice", "1", "5"), of("bob", "2", "12")];
+    jobs(&world, NOON, &all).exits(65).tells(&["bob"]);
+    world.agent(&["parked", "drop", limited]).exits(0).tells(&["bob", "12.00"]);
+    let mark = world.mark();
+    jobs(&world, "2026-11-10T13:10:00Z", &all).exits(0);
+    assert_eq!(world.posts_since(mark).len(), 0);
+    jobs(&world, "2026-12-01T00:10:00Z", &all).exits(0);
+    assert_eq!(world.rows(limited), ["cpu 2026-11 17.00"]);
+    assert_eq!(world.shares(limited), ["alice cpu 2026-11 5.00"]);
+    world.agent(&["recount"]).exits(0);
+    assert!(is_closed(&world));
+}
+
+/// A share of nobody is no total.
+#[test]
+fn a_share_without_a_user_is_left_alone() {
+    for api in BOTH {
+        let world = start(api, NOON, "late: hold");
+        let all = [alice("5"), bob("3")];
+        jobs(&world, NOON, &all).exits(0);
+        let users = json!({ "alice": "0.50", "bob": "3.00", "": "2.00" });
+        world.post(
+            "rows",
+            json!({ "resource": A, "type": "cpu", "usage": "8.00", "modified_by": 77, "users": users }),
+        );
+        jobs(&world, "2026-11-10T13:10:00Z", &all).exits(65).tells(&["alice", "0.50", "5.00"]);
+        world.agent(&["resolve", A, "overwrite"]).exits(0);
+        for now in ["2026-11-10T13:20:00Z", "2026-11-10T14:30:00Z", "2026-12-01T00:10:00Z"] {
+            jobs(&world, now, &all).exits(0);
+        }
+        assert_eq!(world.rows(A), ["cpu 2026-11 8.00"], "{api}");
+        let shares = [" cpu 2026-11 2.00", "alice cpu 2026-11 5.00", "bob cpu 2026-11 3.00"];
+        assert_eq!(world.shares(A), shares, "{api}");
+        assert!(is_closed(&world), "{api}");
+    }
+}

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::record::{Known, Scope, StatementKey, each_of, key, known};
+use super::record::{Known, Scope, StatementKey, each_of, key, known, unplan};
 use crate::ledger::books::unstated::{all_of_month, changed_components};
 use crate::ledger::db::columns::{decimal, instant, micros, period_column, two_decimals, uuid_column};
 use crate::ledger::db::event::{About, EventKind, tell};
@@ -361,7 +361,14 @@ fn give_up(
     for (of, line_user, posted) in lines {
         let chosen = component.is_none_or(|wanted| wanted == of) && (user.is_empty() || user == line_user);
         let Some(posted) = decimal(posted).filter(|_| chosen) else { continue };
-        let held = known.get(&(of.clone(), line_user.clone())).map_or(Decimal::ZERO, Known::held);
+        let known = known.get(&(of.clone(), line_user.clone()));
+        let held = if user.is_empty() {
+            known.map_or(Decimal::ZERO, Known::held)
+        } else {
+            // A share that was not taken, also where the total that is there has it.
+            unplan(connection, key, (&of, Some(&line_user)))?;
+            known.and_then(|known| known.acknowledged.as_ref()).map_or(Decimal::ZERO, |known| known.amount)
+        };
         let amount = posted - held;
         if amount.is_zero() {
             continue;

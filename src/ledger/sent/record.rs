@@ -103,7 +103,7 @@ impl Ledger {
                 |amounts, outcome| New { key, amounts, call, at: now, turn, outcome, words: "", counted };
             // What was planned with an earlier total of these components is not any more.
             for total in amounts.iter().filter(|amount| amount.user.is_empty()) {
-                unplan(connection, key, &total.component)?;
+                unplan(connection, key, (&total.component, None))?;
             }
             insert(connection, new(planned, "planned"))?;
             insert(connection, new(amounts, "open"))
@@ -358,32 +358,31 @@ fn plan(
     now: Timestamp,
 ) -> sql::Result<()> {
     for Amount { component, user, .. } in shares {
-        connection
-            .prepare_cached(
-                "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
-                 AND username = ?5 AND current = 1 AND outcome = 'planned'",
-            )?
-            .execute(params![
-                key.resource.to_string(),
-                key.period.to_string(),
-                micros(key.part),
-                component,
-                user
-            ])?;
+        unplan(connection, key, (component, Some(user)))?;
     }
     let (call, outcome) = ("set_user_usages", "planned");
     insert(connection, New { key, amounts: shares, call, at: now, turn, outcome, words: "", counted: 0 })?;
     Ok(())
 }
 
-/// The shares that were planned with a total of this component are not any more.
-fn unplan(connection: &Connection, key: StatementKey, component: &str) -> sql::Result<()> {
+/// The shares that were planned with a total of this component (all, or that of one user) are not any more.
+pub(super) fn unplan(
+    connection: &Connection,
+    key: StatementKey,
+    (component, user): (&str, Option<&str>),
+) -> sql::Result<()> {
     connection
         .prepare_cached(
             "UPDATE sent SET current = 0 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
-             AND current = 1 AND outcome = 'planned'",
+             AND (?5 IS NULL OR username = ?5) AND current = 1 AND outcome = 'planned'",
         )?
-        .execute(params![key.resource.to_string(), key.period.to_string(), micros(key.part), component])?;
+        .execute(params![
+            key.resource.to_string(),
+            key.period.to_string(),
+            micros(key.part),
+            component,
+            user
+        ])?;
     Ok(())
 }
 
@@ -534,7 +533,7 @@ pub(super) fn note_read(
     supersede(connection, key, &amount.component, &amount.user)?;
     if amount.user.is_empty() {
         // They belong to another total.
-        unplan(connection, key, &amount.component)?;
+        unplan(connection, key, (&amount.component, None))?;
     }
     // Where it is what is stated, it has what that has.
     let counted = connection
