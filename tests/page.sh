@@ -84,7 +84,7 @@ YAML
 "$bin/waldur-usage-agent" --config "$work/agent.yaml" run >"$work/agent.log" 2>&1 &
 agent=$!
 wait_for "something is reported" grep -q 'Reported [1-9]' "$work/agent.log"
-address=$(sed -n 's|.*The page for people at http://\([^/]*\)/.*|\1|p' "$work/agent.log" | head -n 1)
+address=$(sed -n 's|.*The page is at http://\([^/]*\)/.*|\1|p' "$work/agent.log" | head -n 1)
 
 # Opens a page, keeps what came of it and what Chromium said, and makes a screenshot.
 browse() { # name, path, width,height, more arguments
