@@ -135,8 +135,10 @@ struct State {
     odd: BTreeSet<(Uuid, BillingPeriod, String)>,
     /// Resources that the server keeps in other rows than before.
     moved: BTreeSet<Uuid>,
-    /// Resources that were put off in this cycle.
+    /// Resources that were put off in this cycle; and those of them that a call has put off, not a read: what became of it may
+    /// not be known.
     put_off_now: BTreeSet<Uuid>,
+    put_off_by_a_call: BTreeSet<Uuid>,
     /// How many rows a month of an offering had when it was listed.
     rows_of_offering: BTreeMap<Uuid, usize>,
     /// The token has no role for these offerings.
@@ -416,13 +418,12 @@ impl Cycle {
     async fn send_some(self: Arc<Self>, some: &[StatementKey]) -> Result<bool, CycleError> {
         self.try_more_at_once().await?;
         let mut some = self.read_before(some).await?;
-        let unread = self.state().put_off_now.clone();
         if self.stopped() || !self.month_is_right(&some).await? {
             return Ok(false);
         }
         // Where a month's probe met trouble, its outcome is not known: that one waits.
-        let put_off = self.state().put_off_now.clone();
-        some.retain(|key| !put_off.contains(&key.resource) || unread.contains(&key.resource));
+        let put_off = self.state().put_off_by_a_call.clone();
+        some.retain(|key| !put_off.contains(&key.resource));
         self.compare_before_completing(&mut some).await?;
         // What goes to nothing takes its users' shares there first.
         self.clone().send_users_to_nothing(&some).await?;
@@ -601,6 +602,7 @@ impl Cycle {
     async fn put_off(&self, resource: Uuid, failure: Failure) -> Result<(), CycleError> {
         let in_a_row = {
             let mut state = self.state();
+            state.put_off_by_a_call.insert(resource);
             state.unclear_in_a_row += 1;
             state.unclear_in_a_row
         };

@@ -158,3 +158,20 @@ fn a_canary_that_another_hand_wrote_over_at_once_leaves_the_word_to_the_next() {
         plays(&[Step::MonthEnds, used(0), used(2), cycle(&fates)]);
     }
 }
+
+/// What could not be read of the month before is no reason to send the first report of this one twice.
+#[test]
+fn a_canary_of_a_resource_that_was_put_off_waits_when_its_outcome_is_not_known() {
+    let [fine, lost] = [Fate::Passes, Fate::NeverArrives];
+    plays(&[
+        used(2),
+        used(0),
+        cycle(&[fine, fine, lost, lost, lost]),
+        Step::MonthEnds,
+        cycle(&[]),
+        Step::Minutes(10),
+        used(0),
+        cycle(&[Fate::Fails]),
+        cycle(&[fine, fine, lost, fine, lost, lost]),
+    ]);
+}
