@@ -117,7 +117,7 @@ fn at_an_address_it_is_for_who_has_its_token() {
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
     world.agent(&["check"]).exits(0).says_not("page: every user");
     let daemon = world.daemon(&[], &[]);
-    let page = address(&daemon, "The page for people at http://");
+    let page = address(&daemon, "The page is at http://");
     let metrics = address(&daemon, "Health and metrics at http://");
     let get = |path: &str, more: &str| ask(TcpStream::connect(&page).unwrap(), path, more);
     // base64 of `anybody:the-pages-0wn-token`, of `:wrong`, and of what has no colon.
