@@ -197,10 +197,7 @@ fn rules_of_a_host_that_are_not_those_that_count_are_told() {
 fn what_is_run_once_for_all_stays_nobodys_when_a_file_moves_into_a_database() {
     let Some(server) = Server::start("moving what is run once", &[]) else { return };
     let database = server.url("bill", "usage");
-    let world = world(&database);
-    let configured = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
-    let file = world.path("ledger.db").display().to_string();
-    world.write("agent.yaml", &configured.replace(&database, &file));
+    let (world, configured, file) = world_before_the_move(&database);
     world.readings(&[hours("1", "5400")]);
     world.flush().exits(0);
     world

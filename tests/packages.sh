@@ -194,13 +194,19 @@ inside systemctl kill --signal=USR1 waldur-usage-agent.service
 wait_for "it reports" '*"usage":"7.00"*' state
 agreed() { inside env CREDENTIALS_DIRECTORY=/etc/waldur-usage-agent waldur-usage-agent status --json | grep -m1 -o agreed; }
 wait_for "and knows what Waldur holds" agreed agreed
-ledger=$(inside stat -L -c '%i %U %a' /var/lib/waldur-usage-agent/ledger.db)
 
-dpkg_ --install "/packages/$(basename "$new")"
-wait_for "the new version is ready" active property ActiveState
-[ "$(property MainPID)" != "$pid" ] || fail "the old process goes on after the upgrade"
-expect "the ledger after the upgrade" "$(inside stat -L -c '%i %U %a' /var/lib/waldur-usage-agent/ledger.db)" "$ledger"
-expect "what Waldur holds after the upgrade" "$(agreed)" agreed
+# Both kinds of package, while the service runs.
+upgrade() { # by this command
+    local pid ledger
+    pid=$(property MainPID)
+    ledger=$(inside stat -L -c '%i %U %a' /var/lib/waldur-usage-agent/ledger.db)
+    "$@"
+    wait_for "the new version is ready" active property ActiveState
+    [ "$(property MainPID)" != "$pid" ] || fail "the old process goes on after: $*"
+    expect "the ledger after the upgrade" "$(inside stat -L -c '%i %U %a' /var/lib/waldur-usage-agent/ledger.db)" "$ledger"
+    expect "what Waldur holds after the upgrade" "$(agreed)" agreed
+}
+upgrade dpkg_ --install "/packages/$(basename "$new")"
 expect "the token after the upgrade" "$(inside cat /etc/waldur-usage-agent/token)" sandbox-token
 
 dpkg_ --remove waldur-usage-agent
@@ -224,12 +230,7 @@ configure
 inside systemctl enable --quiet --now waldur-usage-agent.service || fail "it does not start"
 pid=$(property MainPID)
 expect "the process' user" "$(inside stat -c %U "/proc/$pid")" waldur-usage-agent
-ledger=$(inside stat -L -c '%i %U %a' /var/lib/waldur-usage-agent/ledger.db)
-rpm_ --upgrade "/packages/$(basename "$new_rpm")"
-wait_for "the new version is ready" active property ActiveState
-[ "$(property MainPID)" != "$pid" ] || fail "the old process goes on after the upgrade of the rpm"
-expect "the ledger after the upgrade" "$(inside stat -L -c '%i %U %a' /var/lib/waldur-usage-agent/ledger.db)" "$ledger"
-expect "what Waldur holds after the upgrade" "$(agreed)" agreed
+upgrade rpm_ --upgrade "/packages/$(basename "$new_rpm")"
 rpm_ --erase waldur-usage-agent
 expect "after the removal" "$(property ActiveState) $(inside systemctl is-enabled waldur-usage-agent.service 2>/dev/null || true)" "inactive "
 inside test ! -e /usr/bin/waldur-usage-agent || fail "the removal left the program"

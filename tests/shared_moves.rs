@@ -19,10 +19,7 @@ use server::Server;
 fn a_ledger_moves_into_a_database_and_back_and_is_the_same() {
     let Some(server) = Server::start("moving a ledger", &[]) else { return };
     let database = server.url("bill", "usage");
-    let world = world(&database);
-    let configured = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
-    let file = world.path("ledger.db").display().to_string();
-    world.write("agent.yaml", &configured.replace(&database, &file));
+    let (world, configured, file) = world_before_the_move(&database);
     world.readings(&[hours("1", "5400"), hours("2", "1800")]);
     world.flush().exits(0);
     // Not while a daemon is at work.
@@ -83,10 +80,7 @@ fn a_ledger_does_not_move_while_any_agent_that_may_submit_is_at_work_in_the_data
 fn what_a_file_measured_is_whose_it_is_said_to_be_in_a_database() {
     let Some(mut server) = Server::start("a move in another agent's name", &[]) else { return };
     let database = server.url("bill", "usage");
-    let world = world(&database);
-    let configured = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
-    let file = world.path("ledger.db").display().to_string();
-    world.write("agent.yaml", &configured.replace(&database, &file));
+    let (world, configured, file) = world_before_the_move(&database);
     world.readings(&[hours("1", "5400")]);
     world.flush().exits(0);
     world.agent(&["ledger", "copy", &file, &database, "--agent", "hv7"]).exits(0);
@@ -208,10 +202,7 @@ fn the_commands_of_its_page_work() {
     server.sql("postgres", "DROP DATABASE bill");
     server.sql("postgres", "DROP ROLE usage");
     let database = server.url("usage", "usage");
-    let world = world(&database);
-    let configured = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
-    let file = world.path("ledger.db").display().to_string();
-    world.write("agent.yaml", &configured.replace(&database, &file));
+    let (world, configured, file) = world_before_the_move(&database);
     world.readings(&[hours("1", "5400"), hours("2", "1800")]);
     world.flush().exits(0);
     world.write("agent.yaml", &configured);

@@ -288,7 +288,7 @@ async fn check_collectors(
     // A ledger in memory: checkpoints are not consulted, and the real one is left alone.
     let ledger = SharedLedger::new(Ledger::in_memory((*setup.rulebook).clone())?);
     for definition in setup.definitions.iter().filter(|definition| !definition.elsewhere) {
-        let since = definition.since.unwrap_or_else(|| setup.period_start());
+        let since = setup.since(definition);
         let since = Since::Checkpoint(since);
         progress.at(&format!("Waiting for collector {}", definition.name), 0, 0);
         let CollectedRun { run, readings, mut more, notes } =

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
@@ -53,8 +52,7 @@ impl Collect {
         let books = match may_count {
             true => {
                 let kept = if self.dry_run { &[] } else { chosen.as_slice() };
-                let by = tokio::time::Instant::now() + LONGEST_MEASURED;
-                Some(SharedLedger::new(ledger_or_keep(setup, kept, by).await?))
+                Some(SharedLedger::new(ledger_or_keep(setup, kept, None).await?))
             }
             false => None,
         };
@@ -70,8 +68,7 @@ impl Collect {
             if let Some(since) = self.since {
                 self.leaves_nothing_out(definition, &ledger, since).await?;
             }
-            let usual = || definition.since.unwrap_or_else(|| setup.period_start());
-            let mut from = self.since.unwrap_or_else(usual);
+            let mut from = self.since.unwrap_or_else(|| setup.since(definition));
             if !self.dry_run {
                 let name = definition.name.clone();
                 from = ledger.with(move |ledger| ledger.reads_from(&name, from)).await?;
@@ -375,9 +372,6 @@ fn weighed(meter: &Meter, readings: &[Reading]) -> (usize, usize) {
 
 /// Readings shown to a person.
 const SHOWN: usize = 50;
-
-/// A collector has a limit of its own, which is less.
-const LONGEST_MEASURED: Duration = Duration::from_secs(24 * 3600);
 
 /// `cpu_seconds 5400 s (delta), 2026-11-09 00:00:00Z to 2026-11-09 02:00:00Z, id 7`
 fn one_line(reading: &Reading) -> String {

@@ -53,14 +53,14 @@ impl Flush {
         let client = Arc::new(setup.client()?);
         let end = tokio::time::Instant::now() + Duration::try_from(self.deadline).unwrap_or_default();
         let measured: Vec<_> = setup.definitions.iter().filter(|_| self.collect).collect();
-        let ledger = SharedLedger::new(ledger_or_keep(setup, &measured, end + GRACE).await?);
+        let ledger = SharedLedger::new(ledger_or_keep(setup, &measured, Some(end + GRACE)).await?);
         let mut exit = Exit::Ok;
         let mut failed = Vec::new();
         if self.collect {
             let recorder = Recorder::of(setup, Some(&ledger))?;
             for definition in setup.definitions.iter().filter(|definition| !definition.elsewhere) {
                 progress.at(&format!("Collector {}: measuring", definition.name), 0, 0);
-                let since = definition.since.unwrap_or_else(|| setup.period_start());
+                let since = setup.since(definition);
                 let recording = match recorder.at(setup, definition)? {
                     Ok(recording) => recording,
                     Err(other) => {

@@ -84,7 +84,7 @@ impl Recorder {
 pub(super) async fn ledger_or_keep(
     setup: &Setup,
     definitions: &[&Definition],
-    by: tokio::time::Instant,
+    by: Option<tokio::time::Instant>,
 ) -> Result<Ledger, Failed> {
     let failed = match setup.ledger() {
         Ok(ledger) => return Ok(ledger),
@@ -97,9 +97,13 @@ pub(super) async fn ledger_or_keep(
     if recorder.is_shared() {
         for definition in definitions.iter().filter(|definition| !definition.elsewhere && !definition.once) {
             let name = &definition.name;
-            let since = definition.since.unwrap_or_else(|| setup.period_start());
+            let since = setup.since(definition);
             let run = sample(definition, &recorder.first, &setup.clock, since, setup.withhold());
-            match tokio::time::timeout_at(by, run).await {
+            let ended = match by {
+                Some(by) => tokio::time::timeout_at(by, run).await,
+                None => Ok(run.await),
+            };
+            match ended {
                 Ok(Ok(_)) => {
                     tracing::info!("Collector {name}: its run is kept on this host, and sent later.")
                 }

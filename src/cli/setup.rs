@@ -165,6 +165,11 @@ impl Setup {
         zone.start(zone.period_of(self.clock.now()))
     }
 
+    /// From when on a collector reads that was never read: as it is configured, or the running period.
+    pub(super) fn since(&self, definition: &Definition) -> Timestamp {
+        definition.since.unwrap_or_else(|| self.period_start())
+    }
+
     /// Environment variables that no program of a collector may see.
     pub fn withhold(&self) -> Vec<String> {
         secret_env(self.settings.token_env(), &self.definitions)

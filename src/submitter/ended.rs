@@ -16,8 +16,9 @@ use crate::ledger::sent::statement::Statement;
 
 impl Cycle {
     /// What Waldur holds too much of under a plan period that has ended in the month that runs is taken away under the one
-    /// that the month goes on with, as far as there is something: the same level is billed once, whatever the plan.
-    pub(super) async fn settle_ended_parts(&self, due: &[StatementKey]) -> Result<(), CycleError> {
+    /// that the month goes on with, as far as there is something: the same level is billed once, whatever the plan. Returns
+    /// whether anything was to be: then other statements may be due.
+    pub(super) async fn settle_ended_parts(&self, due: &[StatementKey]) -> Result<bool, CycleError> {
         let (now, month) = (self.submitter.clock.now(), self.running_month().await?);
         let server = self.submitter.server_time().await?;
         let due: Vec<StatementKey> = due.iter().filter(|key| key.period == month).copied().collect();
@@ -37,19 +38,23 @@ impl Cycle {
                 Ok(ended)
             })
             .await?;
+        let mut any = false;
         for key in ended {
             let Some(later) = self.later_part(key, server.now).await? else { continue };
             let of_key = move |write| {
                 move |ledger: &mut Ledger| ledger.move_to_later_part(key, later.part, (false, write), now)
             };
-            if self.ledger(of_key(false)).await?.is_empty() || !self.read_and_settle(&[key]).await?.is_empty()
-            {
+            if self.ledger(of_key(false)).await?.is_empty() {
+                continue;
+            }
+            any = true;
+            if !self.read_and_settle(&[key]).await?.is_empty() {
                 continue;
             }
             let moved = self.ledger(of_key(true)).await?;
             self.tell_moved(moved, later).await?;
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Strands what a plan period that has ended can't take any more. What is too much there, and can be taken away under the

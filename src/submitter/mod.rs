@@ -402,8 +402,11 @@ impl Cycle {
         crate::fail_point("after plans are known");
         self.settle_late().await?;
         // A look at the plans, or what was carried, may have made statements anew.
-        self.settle_ended_parts(&self.due(options).await?).await?;
-        let due = self.order(self.due(options).await?).await?;
+        let mut due = self.due(options).await?;
+        if self.settle_ended_parts(&due).await? {
+            due = self.due(options).await?;
+        }
+        let due = self.order(due).await?;
         for some in due.chunks(self.at_once()) {
             if self.stopped() || !self.clone().send_some(some).await? {
                 return Ok(false);

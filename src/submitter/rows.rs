@@ -90,7 +90,8 @@ impl Cycle {
     }
 
     /// Compares all rows that were not compared for long: of the running month for an hour, of the one before it, as far as it
-    /// is closed or in conflict, for a day. A call that was followed by another and may still arrive is looked for in each cycle, until it can't any more.
+    /// is closed or in conflict, for a day. A call that was followed by another and may still arrive is looked for in each
+    /// cycle, until it can't any more.
     pub(super) async fn compare_regularly(&self) -> Result<(), CycleError> {
         let overtaken = self.ledger(|ledger| ledger.overtaken()).await?;
         self.read_and_settle(&overtaken).await?;
@@ -136,9 +137,7 @@ impl Cycle {
     pub(super) async fn due_to_compare(
         &self,
     ) -> Result<Vec<(Option<&'static str>, BillingPeriod, Vec<StatementKey>)>, CycleError> {
-        let now = self.submitter.clock.now();
-        let server = self.submitter.server_time().await?;
-        let running = self.submitter.zone().await?.period_of(server.now);
+        let (now, running) = (self.submitter.clock.now(), self.running_month().await?);
         let mut due = Vec::new();
         for (fact, period, every) in [
             (ROWS_READ, running, COMPARED_EVERY),

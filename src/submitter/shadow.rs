@@ -25,8 +25,7 @@ impl Cycle {
             return Ok(());
         }
         self.mark_months().await?;
-        let server = self.submitter.server_time().await?;
-        let (now, period) = (self.submitter.clock.now(), self.submitter.zone().await?.period_of(server.now));
+        let (now, period) = (self.submitter.clock.now(), self.running_month().await?);
         if !self.discover().await? {
             return Ok(());
         }
@@ -84,9 +83,7 @@ impl Cycle {
 
     /// The statements of the month that runs.
     async fn running(&self) -> Result<Vec<StatementKey>, CycleError> {
-        let server = self.submitter.server_time().await?;
-        let period = self.submitter.zone().await?.period_of(server.now);
-        let now = self.submitter.clock.now();
+        let (now, period) = (self.submitter.clock.now(), self.running_month().await?);
         // What was matched just now is stated, too.
         Ok(self
             .ledger(move |ledger| {

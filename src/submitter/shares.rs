@@ -315,8 +315,7 @@ impl Cycle {
             wanted.extend((is_ours && amount != found).then(|| of(amount)));
             read.push(of(found));
         }
-        let component = component.to_owned();
-        Ok(self.ledger(move |ledger| ledger.overwrite_shares(key, &component, (&read, &wanted), now)).await?)
+        Ok(self.ledger(move |ledger| ledger.overwrite_shares(key, (&read, &wanted), now)).await?)
     }
 
     /// Whether the server holds these shares: looked up after a call whose outcome is not clear.

@@ -21,6 +21,15 @@ pub(crate) fn world(ledger: &str) -> World {
     world
 }
 
+/// The usual world, with its ledger in a file that is to move there; its configuration once that is done, and the file.
+pub(crate) fn world_before_the_move(database: &str) -> (World, String, String) {
+    let world = world(database);
+    let configured = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let file = world.path("ledger.db").display().to_string();
+    world.write("agent.yaml", &configured.replace(database, &file));
+    (world, configured, file)
+}
+
 /// The configuration of an agent that submits, whose collector prints a file.
 pub(crate) fn configure(world: &World, name: &str, agent: &str, readings: &str, ledger: &str) {
     let waldur = world.head("").lines().take(3).fold(String::new(), |head, line| head + line + "\n");

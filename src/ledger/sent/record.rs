@@ -161,17 +161,7 @@ impl Ledger {
         words: &str,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        self.transact_in_turn(|connection, _, turn| {
-            let mut places = BTreeSet::new();
-            for amount in amounts {
-                let words = if amount.user.is_empty() { words } else { OVERWRITTEN };
-                note_read(connection, key, amount, (words, turn), now)?;
-                places.insert((key.resource.to_string(), key.period.to_string(), amount.component.clone()));
-            }
-            // Who was only another writer's user has a line from now on.
-            changed_components(connection, places)?;
-            reopen(connection, key)
-        })
+        self.transact_in_turn(|connection, _, turn| note_theirs(connection, key, amounts, (words, turn), now))
     }
 
     /// Notes what the server holds of users' shares that are to be overwritten (`found`), and what they are to be: those of the
@@ -179,19 +169,12 @@ impl Ledger {
     pub fn overwrite_shares(
         &mut self,
         key: StatementKey,
-        component: &str,
         (found, wanted): (&[Amount], &[Amount]),
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         self.transact_in_turn(|connection, _, turn| {
-            for amount in found {
-                note_read(connection, key, amount, (OVERWRITTEN, turn), now)?;
-            }
-            plan(connection, (key, turn), wanted, now)?;
-            // Who was only another writer's user has a line from now on.
-            let place = (key.resource.to_string(), key.period.to_string(), component.to_owned());
-            changed_components(connection, [place].into_iter().collect())?;
-            reopen(connection, key)
+            note_theirs(connection, key, found, (OVERWRITTEN, turn), now)?;
+            plan(connection, (key, turn), wanted, now)
         })
     }
 
@@ -363,6 +346,25 @@ fn plan(
     let (call, outcome) = ("set_user_usages", "planned");
     insert(connection, New { key, amounts: shares, call, at: now, turn, outcome, words: "", counted: 0 })?;
     Ok(())
+}
+
+/// Notes what another writer put there: totals, in these words, and shares. The statement is looked at again.
+fn note_theirs(
+    connection: &Connection,
+    key: StatementKey,
+    amounts: &[Amount],
+    (words, turn): (&str, i64),
+    now: Timestamp,
+) -> sql::Result<()> {
+    let mut places = BTreeSet::new();
+    for amount in amounts {
+        let words = if amount.user.is_empty() { words } else { OVERWRITTEN };
+        note_read(connection, key, amount, (words, turn), now)?;
+        places.insert((key.resource.to_string(), key.period.to_string(), amount.component.clone()));
+    }
+    // Who was only another writer's user has a line from now on.
+    changed_components(connection, places)?;
+    reopen(connection, key)
 }
 
 /// The shares that were planned with a total of this component (all, or that of one user) are not any more.
