@@ -1,0 +1,116 @@
+//! A case: how server and agent are set up, and what happens. Each event means something whatever was before it, so that any
+//! of them can be left out.
+
+use fastrand::Rng;
+use waldur_usage_agent::submitter::Late;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    pub(crate) classic: bool,
+    /// The token may report into months that are over.
+    pub(crate) staff: bool,
+    pub(crate) late: Late,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(crate) number: u64,
+    pub(crate) setting: Setting,
+    pub(crate) events: Vec<Event>,
+}
+
+/// Amounts are in cents of an hour, times in minutes.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    /// A job ended so long ago.
+    Used { place: usize, user: usize, cents: i64, ago: i64 },
+    /// A job that is known turns out to have used this much.
+    Corrected { job: usize, cents: i64 },
+    /// A job turns out to be of another user.
+    Passes { minutes: i64 },
+    /// To so many minutes before the month's end (or after it).
+    ToMonthEnd { minutes: i64 },
+    /// One cycle, in which some calls fail.
+    Cycle { fault: Option<Fault> },
+    /// Another writer sets a total of the running month or, of `months` ago, of one that is over.
+    Another { place: usize, cents: i64, months: i64 },
+    /// The agent runs until nothing is left to do, and the laws are looked at.
+    Rest,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fault {
+    pub(crate) what: What,
+    /// The call was carried out all the same.
+    pub(crate) after: bool,
+    pub(crate) times: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum What {
+    Totals,
+    Shares,
+    Rows,
+    UserRows,
+    Resources,
+    Plans,
+}
+
+fn one_of<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
+    of[rng.usize(..of.len())]
+}
+
+impl Case {
+    pub(crate) fn drawn(number: u64) -> Case {
+        let mut rng = Rng::with_seed(number);
+        let setting = Setting {
+            classic: rng.bool(),
+            staff: rng.bool(),
+            late: one_of(&mut rng, &[Late::Hold, Late::CarryForward, Late::Backfill]),
+        };
+        let mut events = Vec::new();
+        for _ in 0..rng.usize(8..28) {
+            events.push(Event::drawn(&mut rng));
+        }
+        events.push(Event::Rest);
+        Case { number, setting, events }
+    }
+}
+
+impl Event {
+    fn drawn(rng: &mut Rng) -> Event {
+        match rng.u8(..100) {
+            0..30 => {
+                let ago = match rng.u8(..4) {
+                    0 => rng.i64(0..5 * 24 * 60),
+                    1 => rng.i64(0..600),
+                    _ => 0,
+                };
+                let cents = one_of(rng, &[1, 50, 100, 250, 1000, 12_345]) * rng.i64(1..4);
+                Event::Used { place: rng.usize(..4), user: rng.usize(..3), cents, ago }
+            }
+            30..45 => Event::Corrected {
+                job: rng.usize(..64),
+                cents: one_of(rng, &[0, 0, 1, 40, 300, 2000, 20_000]),
+            },
+            45..55 => Event::Passes { minutes: one_of(rng, &[1, 7, 30, 90, 600, 3000]) },
+            55..63 => Event::ToMonthEnd { minutes: one_of(rng, &[-300, -4, -1, 0, 1, 15, 120, 1500]) },
+            63..76 => Event::Cycle { fault: rng.bool().then(|| Fault::drawn(rng)) },
+            76..81 => Event::Another {
+                place: rng.usize(..4),
+                cents: one_of(rng, &[0, 7, 777, 50_007]),
+                months: one_of(rng, &[0, 0, 1]),
+            },
+            _ => Event::Rest,
+        }
+    }
+}
+
+impl Fault {
+    fn drawn(rng: &mut Rng) -> Fault {
+        let what = [What::Totals, What::Totals, What::Shares, What::Rows, What::UserRows];
+        let more = [What::Resources, What::Plans];
+        let what = if rng.u8(..6) == 0 { one_of(rng, &more) } else { one_of(rng, &what) };
+        Fault { what, after: rng.bool(), times: rng.u64(1..4) }
+    }
+}

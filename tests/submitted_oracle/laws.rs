@@ -1,0 +1,261 @@
+//! What must hold whenever the agent has come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rust_decimal::Decimal;
+use serde_json::Value;
+use uuid::Uuid;
+use waldur_usage_agent::ledger::sent::blocked::Blocked;
+use waldur_usage_agent::metering::period::BillingPeriod;
+use waldur_usage_agent::submitter::Late;
+
+use crate::account::{Amounts, COMPONENTS, Month, PLACES, Place};
+use crate::bench::{Bench, RESOURCES};
+
+/// What Waldur holds: by place, month and plan period.
+pub(crate) type Seen = BTreeMap<(Place, Month, Option<Uuid>), Amounts>;
+
+fn to_cents(amount: Decimal) -> i64 {
+    let cents = amount * Decimal::ONE_HUNDRED;
+    assert!(cents.fract().is_zero(), "{amount}");
+    i64::try_from(cents).unwrap()
+}
+
+fn before((year, month): Month) -> Month {
+    if month == 1 { (year - 1, 12) } else { (year, month - 1) }
+}
+
+fn period((year, month): Month) -> BillingPeriod {
+    format!("{year}-{month:02}").parse().unwrap()
+}
+
+/// What the agent tells of a component's month.
+#[derive(Debug, Default)]
+struct Told {
+    blocks: Vec<Blocked>,
+    /// Moved out of it to other months, less what was moved into it; by user, '' is the total.
+    carried: BTreeMap<String, i64>,
+    events: Vec<String>,
+    /// The server is known to honour dates.
+    dated: bool,
+    /// The agent has asked for the resource: it does where there is something to report of it.
+    is_known: bool,
+}
+
+impl Told {
+    fn has(&self, reason: &str) -> bool {
+        self.blocks.iter().any(|at| at.block.reason == reason)
+    }
+
+    fn stranded(&self) -> i64 {
+        let rests = ["period_ended", "closing_rest"];
+        let blocks = self.blocks.iter();
+        let rests = blocks.filter(|at| at.user.is_empty() && rests.contains(&at.block.reason.as_str()));
+        rests.map(|at| to_cents(at.amount.unwrap_or_default())).sum()
+    }
+}
+
+impl Bench {
+    pub(crate) fn seen(&self) -> Seen {
+        let mut seen = Seen::new();
+        let world = self.app.world();
+        for place in PLACES {
+            let uuid: Uuid = RESOURCES[place.0].parse().unwrap();
+            let resource = world.resources.iter().find(|one| one.uuid == uuid).unwrap();
+            for row in resource.rows.iter().filter(|row| row.kind == COMPONENTS[place.1]) {
+                let key = (place, (row.month.year(), row.month.month()), row.plan_period);
+                let users = row.users.iter().map(|user| (user.username.clone(), to_cents(user.usage)));
+                let users = users.filter(|(_, cents)| *cents != 0).collect();
+                let there = seen.insert(key, Amounts { total: to_cents(row.usage), users });
+                assert_eq!(there, None, "twin rows of {key:?}");
+            }
+        }
+        seen
+    }
+
+    /// All parts of a month.
+    fn held(seen: &Seen, place: Place, month: Month) -> Amounts {
+        let mut sum = Amounts::default();
+        for (_, amounts) in seen.iter().filter(|(key, _)| key.0 == place && key.1 == month) {
+            sum.add(amounts, 1);
+        }
+        sum
+    }
+
+    pub(crate) fn same(&self, before: &Seen, words: &str) -> Result<(), String> {
+        let now = self.seen();
+        if now == *before { Ok(()) } else { Err(format!("{words}: {before:#?} became {now:#?}")) }
+    }
+
+    /// Law 4: no call says what one before it said.
+    pub(crate) fn sent_once(&self, calls: &[Value]) -> Result<(), String> {
+        let mut said = BTreeSet::new();
+        for call in calls {
+            let mut body: Value = serde_json::from_str(call["body"].as_str().unwrap()).unwrap();
+            body.as_object_mut().unwrap().remove("date");
+            for usage in body["usages"].as_array_mut().into_iter().flatten() {
+                usage.as_object_mut().unwrap().remove("description");
+            }
+            if !said.insert(format!("{} {body}", call["path"])) {
+                return Err(format!("said twice: {call:#}"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn told(&self, place: Place, month: Month) -> Told {
+        let (resource, of): (Uuid, _) = (RESOURCES[place.0].parse().unwrap(), period(month));
+        let component = COMPONENTS[place.1];
+        let (blocks, moved, events, (dated, is_known)) = self
+            .ledger()
+            .with(move |ledger| {
+                let dated = ledger.server_fact("dated")?.is_some_and(|(value, _)| value == "yes");
+                let known = (dated, ledger.resource(resource)?.is_some());
+                Ok((ledger.blocks()?, ledger.moved(resource, of)?, ledger.events_of(resource, of)?, known))
+            })
+            .await
+            .unwrap();
+        let is_of = |at: &Blocked| {
+            at.resource == resource && at.period == of && ["", component].contains(&at.component.as_str())
+        };
+        let mut carried: BTreeMap<String, i64> = BTreeMap::new();
+        for one in moved.into_iter().filter(|one| one.component == component) {
+            let sign = i64::from(one.from == of) - i64::from(one.to == Some(of));
+            *carried.entry(one.user).or_default() += sign * to_cents(one.amount);
+        }
+        let events = events.into_iter().filter(|event| event.component == component);
+        Told {
+            blocks: blocks.into_iter().filter(is_of).collect(),
+            carried,
+            events: events.map(|event| event.words).collect(),
+            dated,
+            is_known,
+        }
+    }
+
+    pub(crate) async fn laws(&mut self) -> Result<(), String> {
+        let (seen, running) = (self.seen(), self.month());
+        let mut months = self.account.months();
+        months.extend(seen.keys().map(|key| key.1));
+        months.insert(running);
+        for place in PLACES {
+            let disturbed = self.account.disturbed.iter().any(|(of, _)| *of == place);
+            // What was not accepted of months that are over, by the account alone.
+            let mut left = Amounts::default();
+            for month in months.iter().copied().filter(|month| *month <= running) {
+                let used = self.account.used(place, month);
+                let held = Bench::held(&seen, place, month);
+                let told = self.told(place, month).await;
+                let about = format!("{} of {}, {month:?}", COMPONENTS[place.1], RESOURCES[place.0]);
+                let shares: i64 = held.users.values().sum();
+                let is_disturbed = self.account.disturbed.contains(&(place, month));
+                // Carried, a total and each share are nothing at least, each by itself: then they may be apart.
+                let is_carried = self.setting.late == Late::CarryForward;
+                if shares > held.total && !is_disturbed && !is_carried && told.blocks.is_empty() {
+                    return Err(format!("{about}: the shares are more than the total: {held:?}, {told:#?}"));
+                }
+                let words =
+                    || format!("{about}: used {used:?}, left {left:?}, Waldur holds {held:?}, {told:#?}");
+                if is_disturbed {
+                    // Of what is not measured here nothing is said.
+                    let is_read =
+                        self.account.knows(place, month) && month >= before(running) && told.is_known;
+                    let right = held.total == used.total || !is_read;
+                    if !right && told.blocks.is_empty() && told.events.is_empty() && told.carried.is_empty() {
+                        return Err(format!("another writer's number is not told: {}", words()));
+                    }
+                    continue;
+                }
+                if told.blocks.iter().any(|at| at.block.reason.starts_with("conflict")) && !disturbed {
+                    return Err(format!("nobody else wrote: {}", words()));
+                }
+                if month == running {
+                    if !disturbed {
+                        self.running(&used, &left, &held, &told)
+                            .map_err(|why| format!("{why}: {}", words()))?;
+                    }
+                } else {
+                    self.ended(&used, &held, &told).map_err(|why| format!("{why}: {}", words()))?;
+                    // What was measured only after its month is nobody's to carry.
+                    if self.account.measured_in(month) {
+                        left.add(&used, 1);
+                        left.add(&held, -1);
+                    }
+                }
+            }
+        }
+        self.settled(&seen, running)?;
+        self.rested = Some((seen, running));
+        Ok(())
+    }
+
+    fn running(
+        &self,
+        used: &Amounts,
+        left: &Amounts,
+        held: &Amounts,
+        told: &Told,
+    ) -> Result<(), &'static str> {
+        if !told.blocks.is_empty() {
+            return Err("nothing should be held of the running month");
+        }
+        let mut right = used.clone();
+        if self.setting.late == Late::CarryForward {
+            right.add(left, 1);
+        }
+        if held.total != right.total.max(0) {
+            return Err("the total is wrong");
+        }
+        let fits = right.total >= right.users.values().sum() && right.users.values().all(|cents| *cents >= 0);
+        // Of what is added to a share no more than fits into the total.
+        let only_less = left.users.values().all(|cents| *cents <= 0);
+        right.users.retain(|_, cents| *cents > 0);
+        // A total of nothing has no shares.
+        if right.total <= 0 {
+            right.users.clear();
+        }
+        if (only_less || fits && right.total >= 0) && held.users != right.users {
+            return Err("shares are wrong");
+        }
+        Ok(())
+    }
+
+    fn ended(&self, used: &Amounts, held: &Amounts, told: &Told) -> Result<(), &'static str> {
+        let rest = used.total - held.total;
+        let carried = told.carried.get("").copied().unwrap_or(0);
+        let late = told.has("late_refused") || told.has("plan_ended") || told.has("terminated");
+        if rest - carried != told.stranded() && !late {
+            let is_too_much =
+                rest < carried && told.events.iter().any(|words| words.contains("more of it was"));
+            if !is_too_much {
+                return Err("used is not accepted, carried and stranded");
+            }
+        }
+        if self.setting.late == Late::Backfill && self.setting.staff && told.dated && rest != 0 {
+            return Err("it could be reported into its month");
+        }
+        Ok(())
+    }
+
+    /// Law 7: what was over when the agent last rested is as it was.
+    fn settled(&self, seen: &Seen, running: Month) -> Result<(), String> {
+        let Some((before, month)) = &self.rested else { return Ok(()) };
+        if self.setting.late == Late::Backfill {
+            return Ok(());
+        }
+        let over = |key: &(Place, Month, Option<Uuid>)| {
+            key.1 < *month && !self.account.disturbed.contains(&(key.0, key.1))
+        };
+        let keys: BTreeSet<_> = before.keys().chain(seen.keys()).filter(|key| over(key)).collect();
+        for key in keys {
+            if before.get(key) != seen.get(key) {
+                return Err(format!(
+                    "a month that was over has changed: {key:?} from {:?} to {:?}, in {running:?}",
+                    before.get(key),
+                    seen.get(key)
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! What was once wrong, as the random test found it.
