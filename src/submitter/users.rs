@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::closing::has_ended;
-use super::guard::ServerTime;
+use super::guard::{self, SendWindow, ServerTime};
 use super::part::Part;
 use super::reason::Reason;
 use super::{Cycle, CycleError, Shares, in_turns};
@@ -369,7 +369,13 @@ fn calls_of(
 ) -> Result<Vec<ShareCall>, LedgerError> {
     let key = statement.key;
     let part = Part::of(ledger, key)?;
-    let ended = has_ended(&ledger.in_force().zone, key.period, server) || part.has_ended(server.now);
+    let zone = &ledger.in_force().zone;
+    let ended = has_ended(zone, key.period, server) || part.has_ended(server.now);
+    let window = guard::send_window(zone, key.period, key.part, part.end, server);
+    if which == Shares::BeforeTotals && (ended || !matches!(window, SendWindow::Open { .. })) {
+        // Their total can't go to nothing any more, or not now: they stay with it.
+        return Ok(Vec::new());
+    }
     let wanted = wanted(&statement, which, ended);
     let offering = ledger.resource(key.resource)?.map(|known| known.offering);
     if let Some(offering) = offering.filter(|offering| !offering.is_nil())

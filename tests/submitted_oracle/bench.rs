@@ -59,8 +59,8 @@ pub(crate) struct Bench {
     submitter: Option<Submitter>,
 }
 
-/// Carries a case out; the error says which law was broken.
-pub(crate) fn run(case: &Case) -> Result<(), String> {
+/// Carries a case out, and tells what Waldur holds in the end; the error says which law was broken.
+pub(crate) fn run(case: &Case) -> Result<Vec<String>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let outcome = runtime.block_on(async {
         let mut bench = Bench::new(&case.setting).await;
@@ -68,7 +68,7 @@ pub(crate) fn run(case: &Case) -> Result<(), String> {
             tracing::info!("{} --- {event:?}", bench.now);
             bench.take(event).await.map_err(|words| format!("event {number}, {}: {words}", bench.now))?;
         }
-        Ok(())
+        Ok(bench.held_in_words())
     });
     runtime.shutdown_background();
     outcome

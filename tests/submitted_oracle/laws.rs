@@ -73,6 +73,18 @@ impl Bench {
         seen
     }
 
+    /// Row by row: month, resource, component, total, and the users' shares.
+    pub(crate) fn held_in_words(&self) -> Vec<String> {
+        let hours = |cents: i64| Decimal::new(cents, 2).to_string();
+        let words = self.seen().into_iter().map(|((place, (year, month), _), amounts)| {
+            let users = amounts.users.iter().map(|(user, cents)| format!(", {user} {}", hours(*cents)));
+            let users: String = users.collect();
+            let (resource, component) = (["a", "b"][place.0], COMPONENTS[place.1]);
+            format!("{year}-{month:02} {resource} {component} {}{users}", hours(amounts.total))
+        });
+        words.collect()
+    }
+
     /// All parts of a month.
     fn held(seen: &Seen, place: Place, month: Month) -> Amounts {
         let mut sum = Amounts::default();

@@ -82,7 +82,7 @@ fn number(name: &str) -> Option<u64> {
 /// What went wrong, if anything did.
 fn outcome(case: &Case) -> Option<String> {
     match catch_unwind(AssertUnwindSafe(|| bench::run(case))) {
-        Ok(Ok(())) => None,
+        Ok(Ok(_)) => None,
         Ok(Err(words)) => Some(words),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
