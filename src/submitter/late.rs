@@ -174,8 +174,8 @@ impl Cycle {
                     && self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?.is_none()
                 {
                     // It is in several rows, of plans that nobody lists any more; a report would go beside them.
-                    self.block(key, component, Reason::PlanEnded, PLAN_ENDED.to_owned(), Some(amount))
-                        .await?;
+                    let rest = amount.saturating_sub(entry.held());
+                    self.block(key, component, Reason::PlanEnded, PLAN_ENDED.to_owned(), Some(rest)).await?;
                     continue;
                 }
                 if by_use && amount >= TOO_MUCH {

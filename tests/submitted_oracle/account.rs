@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 pub(crate) type Month = (i16, i8);
 /// Resource and component, by their numbers.
@@ -19,6 +19,20 @@ pub(crate) struct Job {
     pub(crate) user: usize,
     pub(crate) cents: i64,
     pub(crate) at: Timestamp,
+    /// It ran for half an hour before and after that.
+    pub(crate) across: bool,
+}
+
+impl Job {
+    /// When it used how much.
+    fn parts(&self) -> Vec<(Timestamp, i64)> {
+        match self.across {
+            true => {
+                vec![(self.at - SignedDuration::from_mins(30), self.cents / 2), (self.at, self.cents / 2)]
+            }
+            false => vec![(self.at, self.cents)],
+        }
+    }
 }
 
 /// A total and its users' shares, in cents.
@@ -65,11 +79,17 @@ impl Account {
     }
 
     pub(crate) fn used(&self, place: Place, month: Month) -> Amounts {
+        self.used_when(place, |at| self.month(at) == month)
+    }
+
+    pub(crate) fn used_when(&self, place: Place, when: impl Fn(Timestamp) -> bool) -> Amounts {
         let mut amounts = Amounts::default();
-        for job in self.jobs.iter().filter(|job| job.place == place && self.month(job.at) == month) {
-            amounts.total += job.cents;
-            if job.user > 0 {
-                *amounts.users.entry(USERS[job.user].to_owned()).or_default() += job.cents;
+        for job in self.jobs.iter().filter(|job| job.place == place) {
+            for (_, cents) in job.parts().into_iter().filter(|(at, _)| when(*at)) {
+                amounts.total += cents;
+                if job.user > 0 {
+                    *amounts.users.entry(USERS[job.user].to_owned()).or_default() += cents;
+                }
             }
         }
         amounts.users.retain(|_, cents| *cents != 0);
@@ -77,7 +97,8 @@ impl Account {
     }
 
     pub(crate) fn knows(&self, place: Place, month: Month) -> bool {
-        self.jobs.iter().any(|job| job.place == place && self.month(job.at) == month)
+        let of_place = self.jobs.iter().filter(|job| job.place == place);
+        of_place.flat_map(Job::parts).any(|(at, _)| self.month(at) == month)
     }
 
     /// Whether anything was measured before the month was over.
@@ -86,7 +107,7 @@ impl Account {
     }
 
     pub(crate) fn months(&self) -> BTreeSet<Month> {
-        self.jobs.iter().map(|job| self.month(job.at)).collect()
+        self.jobs.iter().flat_map(Job::parts).map(|(at, _)| self.month(at)).collect()
     }
 }
 
@@ -96,4 +117,8 @@ pub(crate) fn cents(text: &str) -> i64 {
     let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
     assert!(rest.len() <= 2, "{text}");
     sign * (whole.parse::<i64>().unwrap() * 100 + format!("{rest:0<2}").parse::<i64>().unwrap())
+}
+
+pub(crate) fn before((year, month): Month) -> Month {
+    if month == 1 { (year - 1, 12) } else { (year, month - 1) }
 }

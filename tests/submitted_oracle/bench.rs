@@ -12,20 +12,22 @@ use waldur_usage_agent::config::clock::ManualClock;
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::config::waldur::WaldurSettings;
 use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::sent::record::StatementKey;
 use waldur_usage_agent::ledger::{Ledger, Rulebook, SharedLedger};
 use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
-use waldur_usage_agent::metering::reading::{Kind, Reading};
+use waldur_usage_agent::metering::reading::{Kind, Reading, Span};
 use waldur_usage_agent::submitter::{CycleOptions, CycleReport, OnConflict, Report, Submitter};
 use waldur_usage_agent::waldur::client::Client;
 
-use crate::account::{Account, COMPONENTS, Job, Month, PLACES, Place, USERS};
+use crate::account::{Account, COMPONENTS, Job, Month, PLACES, Place, USERS, before};
 use crate::app::App;
 use crate::case::{Case, Event, Fault, Setting, What};
 use crate::engine;
 use crate::faults::Faults;
 use crate::laws::Seen;
 use crate::marketplace::{self, Overrides};
+use crate::request::Request;
 use crate::specs::RowSpec;
 use crate::wire::{Cut, Wire};
 use crate::world::Api;
@@ -53,6 +55,8 @@ pub(crate) struct Bench {
     pub(crate) rested: Option<(Seen, Month)>,
     /// Somebody changed a month that was over, since the agent last rested.
     wrote_into_the_past: bool,
+    /// What waits for something to be taken away from.
+    pub(crate) waiting: Vec<StatementKey>,
     clock: Arc<ManualClock>,
     folder: tempfile::TempDir,
     settings: WaldurSettings,
@@ -122,6 +126,7 @@ impl Bench {
             now,
             rested: None,
             wrote_into_the_past: false,
+            waiting: Vec::new(),
             clock: Arc::new(ManualClock::at(now)),
             folder,
             settings,
@@ -169,6 +174,14 @@ impl Bench {
         match *event {
             Event::Used { place, user, cents, ago } => self.used(PLACES[place], user, cents, ago).await,
             Event::Corrected { job, cents } => self.corrected(job, cents).await,
+            Event::Reassigned { job, user } => self.reassigned(job, user).await,
+            Event::Across { place, user, cents } => self.across(PLACES[place], user, cents).await,
+            Event::Slow { times, minutes, cycle } => self.slow(times, minutes, cycle).await?,
+            Event::Restart => self.start(),
+            Event::Switch { resource } => {
+                self.set(self.now + SignedDuration::from_secs(1));
+                self.change(resource, json!({ "switch_plan": true }));
+            }
             Event::Passes { minutes } => self.pass(minutes),
             Event::ToMonthEnd { minutes } => {
                 let at = self.account.end(self.month()) + SignedDuration::from_mins(minutes);
@@ -189,16 +202,84 @@ impl Bench {
 
     async fn used(&mut self, place: Place, user: usize, cents: i64, ago: i64) {
         self.set(self.now + SignedDuration::from_secs(1));
-        self.account.jobs.push(Job { place, user, cents, at: self.now - SignedDuration::from_mins(ago) });
+        let at = self.now - SignedDuration::from_mins(ago);
+        self.account.jobs.push(Job { place, user, cents, at, across: false });
         self.record(self.account.jobs.len() - 1).await;
+    }
+
+    /// Where a plan began within the hour, nothing: how much of the job is whose would be no whole number.
+    async fn across(&mut self, place: Place, user: usize, cents: i64) {
+        let at = self.account.end(before(self.month()));
+        let near =
+            |(_, start): (Uuid, Timestamp)| at.duration_since(start).abs() < SignedDuration::from_mins(31);
+        let is_cut = self.plans(place.0).into_iter().any(near);
+        if self.now - SignedDuration::from_mins(31) > at && !is_cut {
+            self.set(self.now + SignedDuration::from_secs(1));
+            self.account.jobs.push(Job { place, user, cents, at, across: true });
+            self.record(self.account.jobs.len() - 1).await;
+        }
+    }
+
+    async fn reassigned(&mut self, job: usize, user: usize) {
+        let count = self.account.jobs.len();
+        if count > 0 {
+            self.set(self.now + SignedDuration::from_secs(1));
+            self.account.jobs[job % count].user = user;
+            self.record(job % count).await;
+        }
+    }
+
+    /// A call of a cycle arrives when its sender has given it up; never in another month, which a server without dates would
+    /// file it under.
+    async fn slow(&mut self, times: u64, minutes: i64, cycle: bool) -> Result<(), String> {
+        if self.account.end(self.month()) - SignedDuration::from_mins(15) < self.now {
+            return Ok(());
+        }
+        self.order(json!([{ "match": { "method": "POST", "path": "/set_usage/" }, "when": "late",
+                            "action": { "status": 504 }, "times": times }]));
+        self.cycle().await?;
+        self.fail(None);
+        self.pass(minutes);
+        if cycle {
+            self.cycle().await?;
+        }
+        self.app.process_late();
+        Ok(())
+    }
+
+    /// Waldur's side of a resource changes.
+    fn change(&self, resource: usize, what: Value) {
+        let request = Request {
+            method: "POST".to_owned(),
+            path: format!("/sandbox/resources/{}", RESOURCES[resource]),
+            query: String::new(),
+            host: "localhost".to_owned(),
+            authorization: None,
+            accept: None,
+            accept_language: None,
+            content_type: None,
+            has_length: true,
+            body: what.to_string().into_bytes(),
+        };
+        let answer = crate::admin::serve(&self.app, &request);
+        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    }
+
+    /// In the order of time.
+    pub(crate) fn plans(&self, resource: usize) -> Vec<(Uuid, Timestamp)> {
+        let (world, uuid): (_, Uuid) = (self.app.world(), RESOURCES[resource].parse().unwrap());
+        let resource = world.resources.iter().find(|one| one.uuid == uuid).unwrap();
+        resource.plan_periods.iter().map(|period| (period.uuid, period.start)).collect()
     }
 
     async fn corrected(&mut self, job: usize, cents: i64) {
         let count = self.account.jobs.len();
         if count > 0 {
             self.set(self.now + SignedDuration::from_secs(1));
-            self.account.jobs[job % count].cents = cents;
-            self.record(job % count).await;
+            let number = job % count;
+            let job = &mut self.account.jobs[number];
+            job.cents = if job.across { cents / 2 * 2 } else { cents };
+            self.record(number).await;
         }
     }
 
@@ -210,6 +291,10 @@ impl Bench {
             .label("r", RESOURCES[resource]);
         if job.user > 0 {
             reading = reading.label("user", USERS[job.user]);
+        }
+        if job.across {
+            let half = SignedDuration::from_mins(30);
+            reading.span = Span::Interval { start: job.at - half, end: job.at + half };
         }
         reading.id = Some(format!("job-{number}"));
         let run = Run {
@@ -241,10 +326,14 @@ impl Bench {
                 What::Plans => ("GET", "/plan_periods/"),
             };
             let when = if after { "after" } else { "before" };
-            json!({ "faults": [{ "match": { "method": method, "path": path }, "when": when, "action": { "status": 504 },
-                                 "times": times }] })
+            json!([{ "match": { "method": method, "path": path }, "when": when, "action": { "status": 504 },
+                     "times": times }])
         });
-        let faults: Faults = serde_json::from_value(faults.unwrap_or(json!({}))).unwrap();
+        self.order(faults.unwrap_or(json!([])));
+    }
+
+    fn order(&self, faults: Value) {
+        let faults: Faults = serde_json::from_value(json!({ "faults": faults })).unwrap();
         self.app.set_faults(faults.build().unwrap());
     }
 
@@ -289,7 +378,15 @@ impl Bench {
             next = after;
             let now = self.now;
             let pending = self.ledger().with(move |ledger| ledger.pending(now)).await.unwrap();
-            let quiet = posts.is_empty() && pending.is_empty() && report.paused.is_none();
+            // What is too much under a plan that has ended waits until there is something under the next one.
+            let waits = |key: &StatementKey| {
+                let resource = RESOURCES.iter().position(|uuid| *uuid == key.resource.to_string()).unwrap();
+                let end = self.account.end(self.account.month(key.part));
+                self.plans(resource).into_iter().any(|(_, start)| key.part < start && start < end)
+            };
+            let idle = pending.iter().all(waits);
+            let quiet = posts.is_empty() && idle && report.paused.is_none();
+            self.waiting = pending.clone();
             calls.extend(posts);
             if quiet && round > 0 {
                 self.same(&before, "a cycle that sent nothing changed something")?;

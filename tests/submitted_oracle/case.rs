@@ -23,17 +23,57 @@ pub(crate) struct Case {
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
     /// A job ended so long ago.
-    Used { place: usize, user: usize, cents: i64, ago: i64 },
+    Used {
+        place: usize,
+        user: usize,
+        cents: i64,
+        ago: i64,
+    },
     /// A job that is known turns out to have used this much.
-    Corrected { job: usize, cents: i64 },
+    Corrected {
+        job: usize,
+        cents: i64,
+    },
     /// A job turns out to be of another user.
-    Passes { minutes: i64 },
+    Reassigned {
+        job: usize,
+        user: usize,
+    },
+    /// A job that ran for half an hour before and after the last month's end.
+    Across {
+        place: usize,
+        user: usize,
+        cents: i64,
+    },
+    Passes {
+        minutes: i64,
+    },
     /// To so many minutes before the month's end (or after it).
-    ToMonthEnd { minutes: i64 },
+    ToMonthEnd {
+        minutes: i64,
+    },
     /// One cycle, in which some calls fail.
-    Cycle { fault: Option<Fault> },
+    Cycle {
+        fault: Option<Fault>,
+    },
+    /// One cycle, the totals of which arrive after that: minutes later, perhaps when others were sent.
+    Slow {
+        times: u64,
+        minutes: i64,
+        cycle: bool,
+    },
+    /// The agent is started anew, with its ledger.
+    Restart,
+    /// A resource gets another plan.
+    Switch {
+        resource: usize,
+    },
     /// Another writer sets a total of the running month or, of `months` ago, of one that is over.
-    Another { place: usize, cents: i64, months: i64 },
+    Another {
+        place: usize,
+        cents: i64,
+        months: i64,
+    },
     /// The agent runs until nothing is left to do, and the laws are looked at.
     Rest,
 }
@@ -89,13 +129,22 @@ impl Event {
                 let cents = one_of(rng, &[1, 50, 100, 250, 1000, 12_345]) * rng.i64(1..4);
                 Event::Used { place: rng.usize(..4), user: rng.usize(..3), cents, ago }
             }
-            30..45 => Event::Corrected {
+            30..42 => Event::Corrected {
                 job: rng.usize(..64),
                 cents: one_of(rng, &[0, 0, 1, 40, 300, 2000, 20_000]),
             },
-            45..55 => Event::Passes { minutes: one_of(rng, &[1, 7, 30, 90, 600, 3000]) },
+            42..44 => Event::Reassigned { job: rng.usize(..64), user: rng.usize(..3) },
+            44..46 => {
+                Event::Across { place: rng.usize(..4), user: rng.usize(..3), cents: 2 * rng.i64(1..500) }
+            }
+            46..55 => Event::Passes { minutes: one_of(rng, &[1, 7, 30, 90, 600, 3000]) },
             55..63 => Event::ToMonthEnd { minutes: one_of(rng, &[-300, -4, -1, 0, 1, 15, 120, 1500]) },
-            63..76 => Event::Cycle { fault: rng.bool().then(|| Fault::drawn(rng)) },
+            63..65 => {
+                Event::Slow { times: rng.u64(1..3), minutes: one_of(rng, &[0, 1, 8]), cycle: rng.bool() }
+            }
+            65 => Event::Restart,
+            66..70 => Event::Switch { resource: rng.usize(..2) },
+            70..76 => Event::Cycle { fault: rng.bool().then(|| Fault::drawn(rng)) },
             76..81 => Event::Another {
                 place: rng.usize(..4),
                 cents: one_of(rng, &[0, 7, 777, 50_007]),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde_json::Value;
 use uuid::Uuid;
@@ -9,7 +10,7 @@ use waldur_usage_agent::ledger::sent::blocked::Blocked;
 use waldur_usage_agent::metering::period::BillingPeriod;
 use waldur_usage_agent::submitter::Late;
 
-use crate::account::{Amounts, COMPONENTS, Month, PLACES, Place};
+use crate::account::{Amounts, COMPONENTS, Month, PLACES, Place, before};
 use crate::bench::{Bench, RESOURCES};
 
 /// What Waldur holds: by place, month and plan period.
@@ -19,10 +20,6 @@ fn to_cents(amount: Decimal) -> i64 {
     let cents = amount * Decimal::ONE_HUNDRED;
     assert!(cents.fract().is_zero(), "{amount}");
     i64::try_from(cents).unwrap()
-}
-
-fn before((year, month): Month) -> Month {
-    if month == 1 { (year - 1, 12) } else { (year, month - 1) }
 }
 
 fn period((year, month): Month) -> BillingPeriod {
@@ -38,6 +35,10 @@ struct Told {
     events: Vec<String>,
     /// The server is known to honour dates.
     dated: bool,
+    /// Something went to a later plan of the month.
+    within: bool,
+    /// Something of it is pending still.
+    waits: bool,
     /// The agent has asked for the resource: it does where there is something to report of it.
     is_known: bool,
 }
@@ -48,7 +49,7 @@ impl Told {
     }
 
     fn stranded(&self) -> i64 {
-        let rests = ["period_ended", "closing_rest"];
+        let rests = ["period_ended", "closing_rest", "plan_ended"];
         let blocks = self.blocks.iter();
         let rests = blocks.filter(|at| at.user.is_empty() && rests.contains(&at.block.reason.as_str()));
         rests.map(|at| to_cents(at.amount.unwrap_or_default())).sum()
@@ -104,7 +105,10 @@ impl Bench {
         let mut said = BTreeSet::new();
         for call in calls {
             let mut body: Value = serde_json::from_str(call["body"].as_str().unwrap()).unwrap();
-            body.as_object_mut().unwrap().remove("date");
+            // Of the date only its month says what is meant.
+            if let Some(date) = body.get_mut("date") {
+                *date = date.as_str().unwrap()[..7].into();
+            }
             for usage in body["usages"].as_array_mut().into_iter().flatten() {
                 usage.as_object_mut().unwrap().remove("description");
             }
@@ -131,7 +135,9 @@ impl Bench {
             at.resource == resource && at.period == of && ["", component].contains(&at.component.as_str())
         };
         let mut carried: BTreeMap<String, i64> = BTreeMap::new();
+        let mut within = false;
         for one in moved.into_iter().filter(|one| one.component == component) {
+            within |= one.to == Some(one.from);
             let sign = i64::from(one.from == of) - i64::from(one.to == Some(of));
             *carried.entry(one.user).or_default() += sign * to_cents(one.amount);
         }
@@ -141,6 +147,8 @@ impl Bench {
             carried,
             events: events.map(|event| event.words).collect(),
             dated,
+            within,
+            waits: self.waiting.iter().any(|key| key.resource == resource && key.period == of),
             is_known,
         }
     }
@@ -153,7 +161,7 @@ impl Bench {
         for place in PLACES {
             let disturbed = self.account.disturbed.iter().any(|(of, _)| *of == place);
             // What was not accepted of months that are over, by the account alone.
-            let mut left = Amounts::default();
+            let (mut left, mut carried_too_much) = (Amounts::default(), false);
             for month in months.iter().copied().filter(|month| *month <= running) {
                 let used = self.account.used(place, month);
                 let held = Bench::held(&seen, place, month);
@@ -169,11 +177,13 @@ impl Bench {
                 let words =
                     || format!("{about}: used {used:?}, left {left:?}, Waldur holds {held:?}, {told:#?}");
                 if is_disturbed {
-                    // Of what is not measured here nothing is said.
-                    let is_read =
-                        self.account.knows(place, month) && month >= before(running) && told.is_known;
+                    // Where nothing was used nobody looks.
+                    let parts = self.parts(&seen, place, month);
+                    let is_elsewhere = parts.iter().any(|(used, held)| used.total == 0 && held.total != 0);
+                    let is_read = month >= before(running) && told.is_known && !is_elsewhere;
                     let right = held.total == used.total || !is_read;
-                    if !right && told.blocks.is_empty() && told.events.is_empty() && told.carried.is_empty() {
+                    let is_told = told.waits || !told.blocks.is_empty() || !told.events.is_empty();
+                    if !right && !is_told && told.carried.is_empty() {
                         return Err(format!("another writer's number is not told: {}", words()));
                     }
                     continue;
@@ -183,11 +193,23 @@ impl Bench {
                 }
                 if month == running {
                     if !disturbed {
-                        self.running(&used, &left, &held, &told)
+                        // Where it can't be taken away from what an ended plan has of the month, it stays, and was told.
+                        let is_told = carried_too_much && held.total > used.total + left.total;
+                        let judged = self.running(&used, &left, &held, &told);
+                        judged
+                            .or_else(|why| if is_told { Ok(()) } else { Err(why) })
                             .map_err(|why| format!("{why}: {}", words()))?;
+                        let parts = self.parts(&seen, place, month);
+                        let is_plain =
+                            told.blocks.is_empty() && !told.within && !told.waits && told.carried.is_empty();
+                        let differ = parts.iter().any(|(used, held)| used != held);
+                        if is_plain && left == Amounts::default() && differ {
+                            return Err(format!("not under the plan of its time: {parts:?}: {}", words()));
+                        }
                     }
                 } else {
                     self.ended(&used, &held, &told).map_err(|why| format!("{why}: {}", words()))?;
+                    carried_too_much |= told.events.iter().any(|words| words.contains("more of it was"));
                     // What was measured only after its month is nobody's to carry.
                     if self.account.measured_in(month) {
                         left.add(&used, 1);
@@ -201,6 +223,22 @@ impl Bench {
         Ok(())
     }
 
+    /// What was used and what is held under each plan of a month.
+    fn parts(&self, seen: &Seen, place: Place, month: Month) -> Vec<(Amounts, Amounts)> {
+        let plans = self.plans(place.0);
+        let mut parts = Vec::new();
+        for (number, (plan, start)) in plans.iter().enumerate() {
+            let next = plans.get(number + 1).map(|(_, start)| *start);
+            let when = |at: Timestamp| {
+                let begun = number == 0 || at >= *start;
+                begun && next.is_none_or(|next| at < next) && self.account.month(at) == month
+            };
+            let held = seen.get(&(place, month, Some(*plan))).cloned().unwrap_or_default();
+            parts.push((self.account.used_when(place, when), held));
+        }
+        parts
+    }
+
     fn running(
         &self,
         used: &Amounts,
@@ -208,15 +246,22 @@ impl Bench {
         held: &Amounts,
         told: &Told,
     ) -> Result<(), &'static str> {
-        if !told.blocks.is_empty() {
+        if told.blocks.iter().any(|at| at.block.reason != "plan_ended") {
             return Err("nothing should be held of the running month");
         }
         let mut right = used.clone();
         if self.setting.late == Late::CarryForward {
             right.add(left, 1);
         }
-        if held.total != right.total.max(0) {
+        if told.waits && held.total > right.total {
+            return Ok(());
+        }
+        let stranded = told.stranded();
+        if held.total != (right.total - stranded).max(0) {
             return Err("the total is wrong");
+        }
+        if told.has("plan_ended") {
+            return Ok(());
         }
         let fits = right.total >= right.users.values().sum() && right.users.values().all(|cents| *cents >= 0);
         // Of what is added to a share no more than fits into the total.
@@ -235,7 +280,7 @@ impl Bench {
     fn ended(&self, used: &Amounts, held: &Amounts, told: &Told) -> Result<(), &'static str> {
         let rest = used.total - held.total;
         let carried = told.carried.get("").copied().unwrap_or(0);
-        let late = told.has("late_refused") || told.has("plan_ended") || told.has("terminated");
+        let late = told.has("late_refused") || told.has("terminated");
         if rest - carried != told.stranded() && !late {
             let is_too_much =
                 rest < carried && told.events.iter().any(|words| words.contains("more of it was"));
@@ -243,7 +288,12 @@ impl Bench {
                 return Err("used is not accepted, carried and stranded");
             }
         }
-        if self.setting.late == Late::Backfill && self.setting.staff && told.dated && rest != 0 {
+        if self.setting.late == Late::Backfill
+            && self.setting.staff
+            && told.dated
+            && rest != 0
+            && !told.has("plan_ended")
+        {
             return Err("it could be reported into its month");
         }
         Ok(())

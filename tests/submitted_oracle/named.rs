@@ -26,3 +26,38 @@ fn shares_of_a_month_that_is_over_stay_with_a_total_that_can_not_go_to_nothing_a
         &["2026-11 a cpu_hours 370.35, bob 370.35"],
     );
 }
+
+#[test]
+fn the_shares_of_a_row_that_a_late_report_made_in_a_month_cut_by_a_switch_of_plan_are_sent() {
+    holds(
+        Setting { classic: false, staff: true, late: Late::Backfill },
+        vec![
+            Switch { resource: 0 },
+            Used { place: 0, user: 2, cents: 3, ago: 4_359 },
+            Rest,
+            ToMonthEnd { minutes: -300 },
+            Used { place: 1, user: 1, cents: 250, ago: 0 },
+            ToMonthEnd { minutes: 1_200 },
+            Rest,
+        ],
+        &["2026-11 a cpu_hours 0.03, bob 0.03", "2026-11 a ram_gb_hours 2.50, alice 2.50"],
+    );
+}
+
+/// The law: what was used (20.43) is what Waldur holds and what is told to be stranded (20.39).
+#[test]
+fn what_a_plan_that_has_ended_left_is_told_anew_where_it_changes() {
+    holds(
+        Setting { classic: true, staff: false, late: Late::Hold },
+        vec![
+            Used { place: 1, user: 2, cents: 4, ago: 0 },
+            Rest,
+            Used { place: 1, user: 2, cents: 2_000, ago: 70 },
+            Switch { resource: 0 },
+            Rest,
+            Corrected { job: 1, cents: 2_039 },
+            Rest,
+        ],
+        &["2026-11 a ram_gb_hours 0.04, bob 0.04"],
+    );
+}
