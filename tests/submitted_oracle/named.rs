@@ -61,3 +61,37 @@ fn what_a_plan_that_has_ended_left_is_told_anew_where_it_changes() {
         &["2026-11 a ram_gb_hours 0.04, bob 0.04"],
     );
 }
+
+#[test]
+fn what_is_taken_back_is_taken_from_the_plan_that_runs_where_the_first_of_the_month_has_nothing() {
+    holds(
+        Setting { classic: true, staff: false, late: Late::CarryForward },
+        vec![
+            Used { place: 1, user: 0, cents: 12_345, ago: 0 },
+            Rest,
+            ToMonthEnd { minutes: 120 },
+            Switch { resource: 0 },
+            Corrected { job: 0, cents: 10_345 },
+            Used { place: 1, user: 0, cents: 3_000, ago: 0 },
+            Rest,
+        ],
+        &["2026-11 a ram_gb_hours 123.45", "2026-12 a ram_gb_hours 10.00"],
+    );
+}
+
+#[test]
+fn a_share_that_is_taken_back_is_taken_from_what_another_month_brings() {
+    holds(
+        Setting { classic: false, staff: false, late: Late::CarryForward },
+        vec![
+            Used { place: 1, user: 1, cents: 3, ago: 0 },
+            Rest,
+            ToMonthEnd { minutes: 1_500 },
+            Reassigned { job: 0, user: 0 },
+            Used { place: 1, user: 1, cents: 1_000, ago: 0 },
+            ToMonthEnd { minutes: 1_500 },
+            Rest,
+        ],
+        &["2026-11 a ram_gb_hours 0.03, alice 0.03", "2027-01 a ram_gb_hours 10.00, alice 9.97"],
+    );
+}
