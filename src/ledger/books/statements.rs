@@ -32,7 +32,11 @@ impl Ledger {
         if !waiting {
             return Ok(0);
         }
-        self.transact(|connection, in_force| state_all(connection, in_force, now))
+        let stated = self.transact(|connection, in_force| state_all(connection, in_force, now))?;
+        if !self.follow_renamed(now)? {
+            return Ok(stated);
+        }
+        Ok(stated + self.transact(|connection, in_force| state_all(connection, in_force, now))?)
     }
 }
 
