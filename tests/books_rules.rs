@@ -61,6 +61,13 @@ fn an_amount_that_a_reading_changes_is_not_said_to_be_changed_by_rules() {
         books.at("2026-11-12T12:00:00Z", &[]).exits(0);
         let told = books.world.agent(&["explain", A, "cpu"]).exits(0);
         told.says("6.00 becomes 12.00, because the rules were changed");
+        // Its own rule again, which makes no difference to what there is; but a job does.
+        books.rules(&[("source", keys("cpu: { reading: sec, factor: 1/1800, rounding: up }"))]);
+        books.at("2026-11-13T12:00:00Z", &[]).exits(0);
+        books.at("2026-11-14T12:00:00Z", &[hours("10", "11-13T10:00", "11-13T11:00", "1")]).exits(0);
+        books.november(A, &["cpu 14.00"]);
+        let told = books.world.agent(&["explain", A, "cpu"]).exits(0);
+        told.says_not("14.00, because the rules were changed");
     });
 }
 

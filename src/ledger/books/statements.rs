@@ -18,7 +18,7 @@ use super::made::{Made, Wanted, made};
 use super::sourced_meters::{SourcedMeters, meters_of};
 use crate::ledger::db::columns::{decimal, micros, two_decimals};
 use crate::ledger::db::event::{About, EventKind, tell};
-use crate::ledger::db::rules::{InForce, Version, of_component};
+use crate::ledger::db::rules::{InForce, Version, are_stated, first_unstated, of_component};
 use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::exact::Exact;
@@ -51,6 +51,7 @@ pub(in crate::ledger) fn state_all(
             "SELECT coalesce((SELECT min(id) - 1 FROM run WHERE counted = 0), (SELECT max(id) FROM run), 0)",
         )?
         .query_row([], |row| row.get(0))?;
+    let new_rules = first_unstated(connection)?;
     let mut makers: HashMap<(i64, String), SourcedMeters<'_>> = HashMap::new();
     let (mut last, mut asked, mut stated) = (Noted::default(), 16, 0);
     loop {
@@ -83,7 +84,7 @@ pub(in crate::ledger) fn state_all(
                 let version = in_force.in_month(month);
                 let makers = makers.get(&(version.id, component.clone()))?;
                 let place = Place { resource, period, component };
-                Some(Stating { connection, in_force, version, makers, place, month })
+                Some(Stating { connection, in_force, version, makers, place, month, new_rules })
             })
             .collect();
         let together = if is_large { 1 } else { places.len().max(1) };
@@ -94,6 +95,9 @@ pub(in crate::ledger) fn state_all(
         stated += noted.len();
     }
     connection.prepare_cached("DELETE FROM unstated")?.execute([])?;
+    if new_rules.is_some() {
+        are_stated(connection)?;
+    }
     Ok(stated)
 }
 
@@ -212,6 +216,8 @@ struct Stating<'a> {
     makers: &'a SourcedMeters<'a>,
     place: Place<'a>,
     month: BillingPeriod,
+    /// The first rules by which nothing was stated yet.
+    new_rules: Option<i64>,
 }
 
 impl Stating<'_> {
@@ -243,6 +249,7 @@ impl Stating<'_> {
     /// Tells of totals that fall or jump, in months that run.
     fn tell_changes(&self, kept: &Kept, after: &Lines, now: Timestamp) -> sql::Result<()> {
         let before = &kept.lines;
+        let by_rules = self.by_other_rules()?;
         let about = About {
             resource: self.place.resource,
             period: self.place.period,
@@ -257,7 +264,6 @@ impl Stating<'_> {
                 continue;
             }
             let stated = kept.stated.get(&key.0).copied();
-            let by_rules = stated.map_or(Ok(false), |stated| self.rules_changed_since(stated))?;
             let times = |n: Decimal| !was.is_zero() && was.checked_mul(n).is_some_and(|limit| is >= limit);
             let jumps = times(Decimal::TEN) && was > Decimal::ONE;
             let doubled = !jumps
@@ -298,10 +304,10 @@ impl Stating<'_> {
         Ok(())
     }
 
-    /// Whether rules that make the component otherwise were recorded after a part was last stated. Others make no
-    /// difference to it.
-    fn rules_changed_since(&self, stated: Timestamp) -> sql::Result<bool> {
-        let Some(before) = self.in_force.before_since(self.month, stated) else { return Ok(false) };
+    /// Whether new rules make the component otherwise than those by which it was stated last.
+    fn by_other_rules(&self) -> sql::Result<bool> {
+        let before = self.new_rules.and_then(|version| self.in_force.before(self.month, version));
+        let Some(before) = before else { return Ok(false) };
         let of = |version| of_component(version, self.place.component);
         Ok(of(before)? != of(self.version)?)
     }
