@@ -266,7 +266,7 @@ impl Cycle {
 
     /// Whether the statement may be sent now: the plan period to name and the date to send. `None`: it may not, and why is
     /// recorded.
-    async fn send_window(
+    pub(super) async fn send_window(
         &self,
         statement: &Statement,
     ) -> Result<Option<(Option<Uuid>, Option<Timestamp>)>, CycleError> {

@@ -17,7 +17,7 @@ use super::lines::{Kept, Line, Lines, Place, kept, store};
 use super::made::{Made, Wanted, made};
 use super::sourced_meters::{SourcedMeters, meters_of};
 use crate::ledger::db::columns::{decimal, micros, two_decimals};
-use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::event::{About, EventKind, tell, tell_if_new};
 use crate::ledger::db::rules::{InForce, Version, are_stated, first_unstated, of_component};
 use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
@@ -200,13 +200,18 @@ fn state_some(
             after.entry((key.0, String::new())).or_insert_with(Line::zero);
             after.entry(key.clone()).or_insert_with(Line::zero);
         }
-        apply(&moved, &mut after);
+        let too_much = apply(&moved, &mut after);
+        stating.tell_too_much(too_much, now)?;
         stating.hold(&mut after, (&doubts, number, kept.accepted), now)?;
         stating.tell_changes(&kept, &after, now)?;
         stated.push((stating.place, kept.lines, after));
     }
     store(connection, &stated, counted, now)
 }
+
+/// What is told of a month of which more was taken away than it has.
+const TAKEN_AWAY: &str =
+    "was to be taken away, for what was billed too much elsewhere, than its readings make by now";
 
 /// A component of a resource's month that is stated anew.
 struct Stating<'a> {
@@ -244,6 +249,21 @@ impl Stating<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Tells of what was to be taken away in a month that is over and is more than its readings make by now: less than nothing
+    /// is never posted, so that no line shows it.
+    fn tell_too_much(&self, amount: Decimal, now: Timestamp) -> sql::Result<()> {
+        if amount.is_zero() || now < self.in_force.zone.end(self.month) {
+            return Ok(());
+        }
+        let about = About {
+            resource: self.place.resource,
+            period: self.place.period,
+            component: self.place.component,
+        };
+        let words = format!("{amount:.2} more {TAKEN_AWAY}: so much too much stays on the bill");
+        tell_if_new(self.connection, about, (EventKind::Moved, TAKEN_AWAY), &words, now)
     }
 
     /// Tells of totals that fall or jump, in months that run.
@@ -349,7 +369,8 @@ fn lines(made: Made) -> Vec<(String, Line)> {
 }
 
 /// Adds what was moved to the month, and takes away what was moved out of it.
-fn apply(moved: &Moved, lines: &mut Lines) {
+/// Returns what of that was more than there is, by the total.
+fn apply(moved: &Moved, lines: &mut Lines) -> Decimal {
     for (key, amount) in &moved.to {
         lines.entry((key.0, String::new())).or_insert_with(Line::zero);
         shift(lines.entry(key.clone()).or_insert_with(Line::zero), *amount);
@@ -359,13 +380,18 @@ fn apply(moved: &Moved, lines: &mut Lines) {
             shift(line, -*amount);
         }
     }
-    for line in lines.values_mut() {
-        let negative = decimal(line.posted.clone()).is_some_and(|posted| posted.is_sign_negative());
-        if negative {
+    let mut too_much = Decimal::ZERO;
+    for ((_, user), line) in lines.iter_mut() {
+        let posted = decimal(line.posted.clone());
+        if let Some(posted) = posted.filter(Decimal::is_sign_negative) {
             line.posted = Some("0.00".to_owned());
+            if user.is_empty() {
+                too_much -= posted;
+            }
         }
     }
     shares_of_nothing(lines);
+    too_much
 }
 
 /// Of a total of nothing nobody has a share, whatever was carried: where there is no row there is no place for it, and where
