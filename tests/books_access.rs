@@ -243,6 +243,29 @@ fn a_total_limit_that_counts_the_old_row_is_told_and_resolved_by_lowering_first(
     over_the_years_limit("total");
 }
 
+/// What another resource's month did to a limit can't be known before it is tried: lowered for nothing, the old amount goes
+/// back.
+#[test]
+fn what_was_lowered_for_a_limit_that_refuses_it_all_the_same_is_put_back() {
+    let world = start(CLASSIC, "annual: { reading: sec, factor: 1/3600 }");
+    let used = |amount: &str| [hours("1", "11-05T00:00", "11-06T00:00", amount)];
+    jobs(&world, NOON, &used("45")).exits(0);
+    assert_eq!(world.shares(A), ["alice annual 2026-11 45.00"]);
+    jobs(&world, "2026-11-10T13:00:00Z", &used("120")).exits(65).tells(&["45.00", "120.00", "100"]);
+    world.agent(&["resolve", A, "overwrite"]).exits(0).tells(&["45.00", "120.00"]);
+    let done = jobs(&world, "2026-11-10T15:00:00Z", &used("120")).exits(65).names_a();
+    done.tells(&["annual", "120.00", "45.00", "put back", "100"]);
+    assert_eq!(world.rows(A), ["annual 2026-11 45.00"]);
+    assert_eq!(world.shares(A), ["alice annual 2026-11 45.00"]);
+    // Nothing more is tried by itself, and what fits goes on.
+    let calls = totals(&world, A, 0).len();
+    jobs(&world, "2026-11-10T16:00:00Z", &used("120")).exits(65);
+    assert_eq!(totals(&world, A, 0).len(), calls);
+    jobs(&world, "2026-11-10T17:00:00Z", &used("50")).exits(0);
+    assert_eq!(world.rows(A), ["annual 2026-11 50.00"]);
+    assert_eq!(world.shares(A), ["alice annual 2026-11 50.00"]);
+}
+
 #[test]
 fn a_limited_component_goes_alone_and_what_that_does_is_said() {
     let world = start(CLASSIC, &format!("{CPU}\n      annual: {{ reading: sec, factor: 1/3600 }}"));

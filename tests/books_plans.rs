@@ -283,6 +283,32 @@ fn what_a_plan_that_ended_did_not_take_is_carried_with_the_rest_of_its_month() {
 }
 
 /// What is carried of both plans is more than 64 bits hold in cents: it is told as what it is, and all else goes on.
+/// 1.50 too much under the old plan is taken away under the new one; when that falls to 1.00 in the end, 0.50 of it is not.
+#[test]
+fn what_a_later_fall_leaves_of_the_old_plan_on_the_bill_is_told() {
+    for api in BOTH {
+        let world = start(api, "2026-10-10T12:00:00Z", "late: hold", &keys(CPU));
+        let first = |value| hours("1", "10-10T02:00", "10-10T12:00", value);
+        let second = |value| hours("2", "10-20T02:00", "10-20T07:00", value);
+        jobs(&world, "2026-10-10T13:00:00Z", &[first("10")]).exits(0);
+        world.now("2026-10-20T00:00:00Z");
+        world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+        jobs(&world, "2026-10-21T12:00:00Z", &[first("10"), second("5")]).exits(0);
+        jobs(&world, "2026-10-22T12:00:00Z", &[first("8.5"), second("5")]).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-10 10.00", "cpu 2026-10 3.50"], "{api}");
+        jobs(&world, "2026-10-31T20:00:00Z", &[first("8.5"), second("5")]).exits(0);
+        jobs(&world, "2026-11-01T12:00:00Z", &[first("8.5"), second("5")]).exits(0);
+        let done = jobs(&world, "2026-11-02T12:00:00Z", &[first("8.5"), second("1")]).exits(65);
+        done.names_a().tells(&["3.50 more was reported", "0.50 more was to be taken away", "2026-10"]);
+        assert_eq!(world.rows(A), ["cpu 2026-10 10.00", "cpu 2026-10 3.50"], "{api}");
+        let shares = ["alice cpu 2026-10 10.00", "alice cpu 2026-10 3.50"];
+        assert_eq!(world.shares(A), shares, "{api}: those of the totals that stand");
+        // Once.
+        jobs(&world, "2026-11-02T13:00:00Z", &[first("8.5"), second("1")]).says_not("0.50 more");
+        world.agent(&["explain", A, "cpu", "--period", "2026-10"]).exits(0).tells(&["0.50 more"]);
+    }
+}
+
 #[test]
 fn amounts_that_no_bill_can_hold_are_told_and_stop_nothing() {
     for api in BOTH {

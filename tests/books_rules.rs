@@ -61,6 +61,13 @@ fn an_amount_that_a_reading_changes_is_not_said_to_be_changed_by_rules() {
         books.at("2026-11-12T12:00:00Z", &[]).exits(0);
         let told = books.world.agent(&["explain", A, "cpu"]).exits(0);
         told.says("6.00 becomes 12.00, because the rules were changed");
+        // Its own rule again, which makes no difference to what there is; but a job does.
+        books.rules(&[("source", keys("cpu: { reading: sec, factor: 1/1800, rounding: up }"))]);
+        books.at("2026-11-13T12:00:00Z", &[]).exits(0);
+        books.at("2026-11-14T12:00:00Z", &[hours("10", "11-13T10:00", "11-13T11:00", "1")]).exits(0);
+        books.november(A, &["cpu 14.00"]);
+        let told = books.world.agent(&["explain", A, "cpu"]).exits(0);
+        told.says_not("14.00, because the rules were changed");
     });
 }
 
@@ -298,10 +305,18 @@ fn a_collector_renamed_with_history_that_makes_the_same_goes_on() {
         books.at("2026-11-11T12:00:00Z", &[hours("n2", "11-10T00:00", "11-10T01:00", "1")]).exits(0);
         books.november(A, &["cpu 6.00"]);
         books.november_shares(A, &["alice cpu 6.00"]);
-        // October's rules know `source` alone: what comes late of it is told, until `continues` says who goes on.
-        books.at("2026-11-12T12:00:00Z", &[late_hour()]).tells(&["renamed", "2026-10", "continues"]);
-        books.october_stands("12.00");
-        books.november(A, &["cpu 6.00"]);
+        // The same rules, ids and amounts: it is the old one under another name, in October, too.
+        books.the_late_hour_is_one_hour(&["cpu 6.00"], &["cpu 7.00"]);
+        books.world.agent(&["recount"]).exits(0);
+    });
+}
+
+#[test]
+fn what_a_renamed_collector_brings_late_with_its_first_run_is_counted_by_the_rules_of_its_month() {
+    each(&keys(CPU), &[], |books| {
+        books.rules(&[("renamed", keys(CPU))]);
+        books.the_late_hour_is_one_hour(&["cpu 5.00"], &["cpu 6.00"]);
+        books.world.agent(&["recount"]).exits(0);
     });
 }
 
@@ -416,8 +431,11 @@ fn a_collector_that_has_counted_a_month_by_itself_is_not_put_together_with_an_ol
             world.write("token", "staff-token");
         }
         let submit = format!("late: {late}");
+        // By other rules, if only in what is said: it goes on as another collector.
+        let described = "cpu: { reading: sec, factor: 1/3600, description: hours }";
         let go = |collector: &str, more: &str, now: &str, jobs: &[Value]| {
-            configure(&world, &submit, "", &[(collector, format!("{more}{}", keys(CPU)))]);
+            let meters = if collector == "source" { CPU } else { described };
+            configure(&world, &submit, "", &[(collector, format!("{more}{}", keys(meters)))]);
             lines(&world, collector, jobs);
             world.now(now);
             world.flush()

@@ -61,6 +61,25 @@ fn a_share_that_is_overwritten_after_the_months_end_is_that_of_the_accepted_tota
 }
 
 #[test]
+fn a_month_that_is_over_and_comes_to_nothing_keeps_the_shares_of_the_total_that_stands() {
+    for api in BOTH {
+        for closed in [false, true] {
+            let world = start(api, NOON, "late: hold");
+            jobs(&world, NOON, &[alice("5"), bob("3")]).exits(0);
+            if closed {
+                jobs(&world, "2026-12-01T00:10:00Z", &[alice("5"), bob("3")]).exits(0);
+            }
+            let done = jobs(&world, "2026-12-01T12:00:00Z", &[alice("0"), bob("0")]).exits(65);
+            done.names_a().tells(&["8.00 more was reported for 2026-11"]);
+            jobs(&world, "2026-12-01T13:00:00Z", &[alice("0"), bob("0")]).exits(65);
+            assert_eq!(world.rows(A), ["cpu 2026-11 8.00"], "{api} {closed}");
+            let shares = ["alice cpu 2026-11 5.00", "bob cpu 2026-11 3.00"];
+            assert_eq!(world.shares(A), shares, "{api} {closed}");
+        }
+    }
+}
+
+#[test]
 fn a_share_of_a_closed_month_is_overwritten_by_that_of_its_total() {
     for api in BOTH {
         let world = start(api, NOON, "late: hold");

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use jiff::{SignedDuration, Timestamp};
+use rust_decimal::Decimal;
 use tokio::task::JoinSet;
 use tracing::field::display;
 use uuid::Uuid;
@@ -158,6 +159,8 @@ struct State {
     answered: bool,
     /// Components of calls that were refused for a limit: each goes alone from here on.
     limited: BTreeSet<(Uuid, String)>,
+    /// Components whose amount a limit refused after they were lowered for it: what goes back, and the refusal.
+    put_back: BTreeMap<(StatementKey, String), (Decimal, String)>,
     /// How long calls take.
     call_time: CallTime,
     /// The same as the ledger knows it.

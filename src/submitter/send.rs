@@ -139,6 +139,16 @@ impl Cycle {
                 .and_then(|statement| statement.components.get(&of_component).map(Entry::held))
                 .unwrap_or_default();
             let amount = usage.amount;
+            let lowered = self.lowered_from(key, &usage.component).await?;
+            if let Some(before) = lowered.filter(|before| *before != amount) {
+                let words = format!(
+                    "{amount:.2}: {words}. It was refused after the {before:.2} that Waldur held was lowered to 0.00; the \
+                     {before:.2} is put back"
+                );
+                self.state().put_back.insert((key, usage.component.clone()), (before, words));
+                self.again(key);
+                return Ok(());
+            }
             let words = if held.is_zero() {
                 format!("{amount:.2}: {words}")
             } else {

@@ -170,12 +170,16 @@ impl Cycle {
                 self.block(statement.key, component, Reason::Amount, words, Some(amount)).await?;
                 continue;
             }
-            let amount = if self.lowers_first(statement.key, component, entry).await? {
-                Decimal::ZERO
-            } else {
-                amount
-            };
-            usages.push((component.clone(), amount));
+            if let Some((before, words)) = self.put_back(statement.key, component) {
+                if entry.held() == before && !entry.is_unclear() {
+                    self.block(statement.key, component, Reason::Limit, words, Some(amount)).await?;
+                } else {
+                    usages.push((component.clone(), before));
+                }
+                continue;
+            }
+            let lowered = self.lowers_first(statement.key, component, entry).await?;
+            usages.push((component.clone(), if lowered { Decimal::ZERO } else { amount }));
         }
         if usages.is_empty() { Ok(None) } else { self.with_options(statement.key, usages).await.map(Some) }
     }
@@ -196,6 +200,32 @@ impl Cycle {
         Ok(decided.is_some_and(|decided| {
             decided.for_limit && decided.decision == Decision::Overwrite && decided.at >= accepted_at
         }))
+    }
+
+    /// What a component was lowered from for a limit that then refused its new amount, and the refusal.
+    fn put_back(&self, key: StatementKey, component: &str) -> Option<(Decimal, String)> {
+        self.state().put_back.get(&(key, component.to_owned())).cloned()
+    }
+
+    /// What the server held of a component before it was lowered to nothing for its limit, if nothing else was accepted
+    /// since.
+    pub(super) async fn lowered_from(
+        &self,
+        key: StatementKey,
+        component: &str,
+    ) -> Result<Option<Decimal>, CycleError> {
+        let component = component.to_owned();
+        Ok(self
+            .ledger(move |ledger| {
+                let Some(decided) = ledger.decided(key, &component)?.filter(|decided| decided.for_limit)
+                else {
+                    return Ok(None);
+                };
+                let since = ledger.held_since(key, &component, decided.at)?;
+                let is_lowered = !since.is_empty() && since.iter().all(Decimal::is_zero);
+                Ok(decided.held.filter(|before| is_lowered && !before.is_zero()))
+            })
+            .await?)
     }
 
     /// Components' amounts with what their meters want sent along.
@@ -236,7 +266,7 @@ impl Cycle {
 
     /// Whether the statement may be sent now: the plan period to name and the date to send. `None`: it may not, and why is
     /// recorded.
-    async fn send_window(
+    pub(super) async fn send_window(
         &self,
         statement: &Statement,
     ) -> Result<Option<(Option<Uuid>, Option<Timestamp>)>, CycleError> {
@@ -429,9 +459,13 @@ pub(super) fn amount(usage: &ComponentAmount) -> Amount {
     Amount { component: usage.component.clone(), user: String::new(), amount: usage.amount }
 }
 
-/// The shares that belong to these totals and are not known to be there.
+/// The shares that belong to these totals and are not known to be there. None belongs to a total that is lowered for its
+/// limit, or put back.
 pub(super) fn shares_of(statement: &Statement, usages: &[ComponentAmount]) -> Vec<Amount> {
-    let sent = |component: &String| usages.iter().any(|usage| usage.component == *component);
+    let posted = |component: &String| statement.components.get(component).and_then(|entry| entry.posted);
+    let sent = |component: &String| {
+        usages.iter().any(|usage| usage.component == *component && posted(component) == Some(usage.amount))
+    };
     statement
         .users
         .iter()

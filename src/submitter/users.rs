@@ -81,12 +81,19 @@ impl Cycle {
                 for some in due.chunks(TOTALS_TOGETHER) {
                     let totals = ledger.totals_of(some)?.into_iter();
                     let falls = |statement: &Statement| statement.components.values().any(goes_to_nothing);
-                    falling.extend(totals.filter(falls).map(|statement| statement.key));
+                    falling.extend(totals.filter(falls));
                 }
                 Ok(falling)
             })
             .await?;
-        self.send_users(falling, Shares::BeforeTotals).await
+        let mut sent = Vec::with_capacity(falling.len());
+        for statement in falling {
+            // Where the total is not sent (its month or plan is over, say), its shares stay as well.
+            if self.send_window(&statement).await?.is_some() {
+                sent.push(statement.key);
+            }
+        }
+        self.send_users(sent, Shares::BeforeTotals).await
     }
 
     pub(super) async fn send_users(

@@ -71,15 +71,48 @@ fn apply(
     }
     let since = month.to_string();
     for words in &changes {
-        tell(
-            connection,
-            About { period: &since, ..About::default() },
-            EventKind::Rules,
-            &format!("the rules were changed: {words}"),
-            now,
-        )?;
+        let words = format!("the rules were changed: {words}");
+        tell(connection, About { period: &since, ..About::default() }, EventKind::Rules, &words, now)?;
     }
     Ok(changes)
+}
+
+/// Lets a collector go on where another ended, in all months, as `continues` would (`renamed`). What it has brought of months
+/// that are over, which had no rules for it until now, is counted as what comes late.
+pub(super) fn go_on_as(
+    connection: &Connection,
+    in_force: &InForce,
+    configured: &Rulebook,
+    (old, new): (&str, &str),
+    now: Timestamp,
+) -> sql::Result<()> {
+    let month = in_force.zone.period_of(now);
+    let Some(words) = go_on(connection, (old, new), month)? else { return Ok(()) };
+    // Recorded once more, so that whoever has the ledger open reads them again.
+    rules::record(connection, Some(month), &in_force.latest().rules, now)?;
+    let recorded = rules::load(connection, configured)?;
+    let series: Vec<(i64, String, i64)> = connection
+        .prepare(
+            "SELECT series.id, series.labels, source.id FROM series JOIN source ON source.id = series.source
+             WHERE source.collector = ?",
+        )?
+        .query_map([new], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<sql::Result<_>>()?;
+    let unplaced: Vec<Unplaced<'_>> = series
+        .iter()
+        .map(|(series, labels, source)| Unplaced { series: *series, source: *source, collector: new, labels })
+        .collect();
+    for version in recorded.effective() {
+        place(connection, (&recorded.zone, version), &unplaced, now)?;
+    }
+    carry_out(connection, in_force, &recorded, month, now)?;
+    let series: Vec<i64> = series.into_iter().map(|(series, ..)| series).collect();
+    let mut changed = Changed::new();
+    recount_from(connection, &recorded, &series, Some(month.previous()), &mut changed)?;
+    changed_components(connection, changed)?;
+    let since = month.to_string();
+    let words = format!("{words}: its rules, the ids of its readings and its amounts are the same");
+    tell(connection, About { period: &since, ..About::default() }, EventKind::Rules, &words, now)
 }
 
 /// Places all series by the new rules, and counts anew what is counted otherwise in the running month.

@@ -21,6 +21,7 @@ mod made;
 mod place;
 pub(in crate::ledger) mod quantities;
 pub mod recount;
+mod renamed;
 mod row;
 pub mod sourced_meters;
 mod spent;

@@ -17,8 +17,8 @@ use super::lines::{Kept, Line, Lines, Place, kept, store};
 use super::made::{Made, Wanted, made};
 use super::sourced_meters::{SourcedMeters, meters_of};
 use crate::ledger::db::columns::{decimal, micros, two_decimals};
-use crate::ledger::db::event::{About, EventKind, tell};
-use crate::ledger::db::rules::{InForce, Version, of_component};
+use crate::ledger::db::event::{About, EventKind, tell, tell_if_new};
+use crate::ledger::db::rules::{InForce, Version, are_stated, first_unstated, of_component};
 use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::exact::Exact;
@@ -32,7 +32,11 @@ impl Ledger {
         if !waiting {
             return Ok(0);
         }
-        self.transact(|connection, in_force| state_all(connection, in_force, now))
+        let stated = self.transact(|connection, in_force| state_all(connection, in_force, now))?;
+        if !self.follow_renamed(now)? {
+            return Ok(stated);
+        }
+        Ok(stated + self.transact(|connection, in_force| state_all(connection, in_force, now))?)
     }
 }
 
@@ -47,6 +51,7 @@ pub(in crate::ledger) fn state_all(
             "SELECT coalesce((SELECT min(id) - 1 FROM run WHERE counted = 0), (SELECT max(id) FROM run), 0)",
         )?
         .query_row([], |row| row.get(0))?;
+    let new_rules = first_unstated(connection)?;
     let mut makers: HashMap<(i64, String), SourcedMeters<'_>> = HashMap::new();
     let (mut last, mut asked, mut stated) = (Noted::default(), 16, 0);
     loop {
@@ -79,7 +84,7 @@ pub(in crate::ledger) fn state_all(
                 let version = in_force.in_month(month);
                 let makers = makers.get(&(version.id, component.clone()))?;
                 let place = Place { resource, period, component };
-                Some(Stating { connection, in_force, version, makers, place, month })
+                Some(Stating { connection, in_force, version, makers, place, month, new_rules })
             })
             .collect();
         let together = if is_large { 1 } else { places.len().max(1) };
@@ -90,6 +95,9 @@ pub(in crate::ledger) fn state_all(
         stated += noted.len();
     }
     connection.prepare_cached("DELETE FROM unstated")?.execute([])?;
+    if new_rules.is_some() {
+        are_stated(connection)?;
+    }
     Ok(stated)
 }
 
@@ -192,13 +200,18 @@ fn state_some(
             after.entry((key.0, String::new())).or_insert_with(Line::zero);
             after.entry(key.clone()).or_insert_with(Line::zero);
         }
-        apply(&moved, &mut after);
+        let too_much = apply(&moved, &mut after);
+        stating.tell_too_much(too_much, now)?;
         stating.hold(&mut after, (&doubts, number, kept.accepted), now)?;
         stating.tell_changes(&kept, &after, now)?;
         stated.push((stating.place, kept.lines, after));
     }
     store(connection, &stated, counted, now)
 }
+
+/// What is told of a month of which more was taken away than it has.
+const TAKEN_AWAY: &str =
+    "was to be taken away, for what was billed too much elsewhere, than its readings make by now";
 
 /// A component of a resource's month that is stated anew.
 struct Stating<'a> {
@@ -208,6 +221,8 @@ struct Stating<'a> {
     makers: &'a SourcedMeters<'a>,
     place: Place<'a>,
     month: BillingPeriod,
+    /// The first rules by which nothing was stated yet.
+    new_rules: Option<i64>,
 }
 
 impl Stating<'_> {
@@ -236,9 +251,25 @@ impl Stating<'_> {
         Ok(())
     }
 
+    /// Tells of what was to be taken away in a month that is over and is more than its readings make by now: less than nothing
+    /// is never posted, so that no line shows it.
+    fn tell_too_much(&self, amount: Decimal, now: Timestamp) -> sql::Result<()> {
+        if amount.is_zero() || now < self.in_force.zone.end(self.month) {
+            return Ok(());
+        }
+        let about = About {
+            resource: self.place.resource,
+            period: self.place.period,
+            component: self.place.component,
+        };
+        let words = format!("{amount:.2} more {TAKEN_AWAY}: so much too much stays on the bill");
+        tell_if_new(self.connection, about, (EventKind::Moved, TAKEN_AWAY), &words, now)
+    }
+
     /// Tells of totals that fall or jump, in months that run.
     fn tell_changes(&self, kept: &Kept, after: &Lines, now: Timestamp) -> sql::Result<()> {
         let before = &kept.lines;
+        let by_rules = self.by_other_rules()?;
         let about = About {
             resource: self.place.resource,
             period: self.place.period,
@@ -253,7 +284,6 @@ impl Stating<'_> {
                 continue;
             }
             let stated = kept.stated.get(&key.0).copied();
-            let by_rules = stated.map_or(Ok(false), |stated| self.rules_changed_since(stated))?;
             let times = |n: Decimal| !was.is_zero() && was.checked_mul(n).is_some_and(|limit| is >= limit);
             let jumps = times(Decimal::TEN) && was > Decimal::ONE;
             let doubled = !jumps
@@ -294,10 +324,10 @@ impl Stating<'_> {
         Ok(())
     }
 
-    /// Whether rules that make the component otherwise were recorded after a part was last stated. Others make no
-    /// difference to it.
-    fn rules_changed_since(&self, stated: Timestamp) -> sql::Result<bool> {
-        let Some(before) = self.in_force.before_since(self.month, stated) else { return Ok(false) };
+    /// Whether new rules make the component otherwise than those by which it was stated last.
+    fn by_other_rules(&self) -> sql::Result<bool> {
+        let before = self.new_rules.and_then(|version| self.in_force.before(self.month, version));
+        let Some(before) = before else { return Ok(false) };
         let of = |version| of_component(version, self.place.component);
         Ok(of(before)? != of(self.version)?)
     }
@@ -339,7 +369,8 @@ fn lines(made: Made) -> Vec<(String, Line)> {
 }
 
 /// Adds what was moved to the month, and takes away what was moved out of it.
-fn apply(moved: &Moved, lines: &mut Lines) {
+/// Returns what of that was more than there is, by the total.
+fn apply(moved: &Moved, lines: &mut Lines) -> Decimal {
     for (key, amount) in &moved.to {
         lines.entry((key.0, String::new())).or_insert_with(Line::zero);
         shift(lines.entry(key.clone()).or_insert_with(Line::zero), *amount);
@@ -349,13 +380,18 @@ fn apply(moved: &Moved, lines: &mut Lines) {
             shift(line, -*amount);
         }
     }
-    for line in lines.values_mut() {
-        let negative = decimal(line.posted.clone()).is_some_and(|posted| posted.is_sign_negative());
-        if negative {
+    let mut too_much = Decimal::ZERO;
+    for ((_, user), line) in lines.iter_mut() {
+        let posted = decimal(line.posted.clone());
+        if let Some(posted) = posted.filter(Decimal::is_sign_negative) {
             line.posted = Some("0.00".to_owned());
+            if user.is_empty() {
+                too_much -= posted;
+            }
         }
     }
     shares_of_nothing(lines);
+    too_much
 }
 
 /// Of a total of nothing nobody has a share, whatever was carried: where there is no row there is no place for it, and where

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::columns::{instant, micros};
-use super::sql::{self, Connection, Row, params};
+use super::sql::{self, Connection, OptionalExtension, Row, params};
 use super::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -110,6 +110,27 @@ pub(in crate::ledger) fn tell(
         )?
         .execute(params![micros(now), about.resource, about.period, about.component, kind.name(), words])?;
     Ok(())
+}
+
+/// Tells it, unless these were the last words with this mark that were told of it.
+pub(in crate::ledger) fn tell_if_new(
+    connection: &Connection,
+    about: About<'_>,
+    (kind, mark): (EventKind, &str),
+    words: &str,
+    now: Timestamp,
+) -> sql::Result<()> {
+    let last: Option<String> = connection
+        .prepare_cached(
+            "SELECT words FROM event WHERE resource = ?1 AND period = ?2 AND component = ?3 AND kind = ?4
+             AND words LIKE ?5 ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row(
+            params![about.resource, about.period, about.component, kind.name(), format!("%{mark}%")],
+            |row| row.get(0),
+        )
+        .optional()?;
+    if last.as_deref() == Some(words) { Ok(()) } else { tell(connection, about, kind, words, now) }
 }
 
 impl Ledger {

@@ -82,13 +82,13 @@ impl InForce {
         next.map_or(Timestamp::MAX, |next| next.recorded)
     }
 
-    /// The rules that held in this month before those that were recorded at this instant or later; `None`: none were.
-    pub fn before_since(&self, period: BillingPeriod, since: Timestamp) -> Option<&Version> {
-        if self.in_month(period).recorded < since {
+    /// The rules that held in this month before this version was recorded; `None`: it made no difference to the month.
+    pub fn before(&self, period: BillingPeriod, version: i64) -> Option<&Version> {
+        if self.in_month(period).id < version {
             return None;
         }
         let before = self.before_in_month(period);
-        before.iter().find(|version| version.recorded < since).or(before.last()).copied()
+        before.iter().find(|earlier| earlier.id < version).or(before.last()).copied()
     }
 
     /// Versions that hold in some month: those that no later one for the same month has replaced.
@@ -173,6 +173,16 @@ pub(in crate::ledger) fn load(connection: &Connection, configured: &Rulebook) ->
         versions,
         latest: latest(connection)?,
     })
+}
+
+/// The first rules by which no statements were made yet.
+pub(in crate::ledger) fn first_unstated(connection: &Connection) -> sql::Result<Option<i64>> {
+    connection.prepare_cached("SELECT min(id) FROM rules WHERE stated = 0")?.query_row([], |row| row.get(0))
+}
+
+/// Statements were made by all rules.
+pub(in crate::ledger) fn are_stated(connection: &Connection) -> sql::Result<()> {
+    connection.prepare_cached("UPDATE rules SET stated = 1 WHERE stated = 0")?.execute([]).map(drop)
 }
 
 /// What was recorded; a new ledger records what the configuration says.

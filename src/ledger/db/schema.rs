@@ -102,7 +102,8 @@ CREATE TABLE rules (
     id INTEGER PRIMARY KEY,
     period TEXT NOT NULL,         -- '' for the first: all months before it was recorded, too
     recorded INTEGER NOT NULL,
-    rules TEXT NOT NULL           -- JSON, a list of collectors' rules
+    rules TEXT NOT NULL,          -- JSON, a list of collectors' rules
+    stated INTEGER NOT NULL DEFAULT 0 -- whether statements were made by them
 );
 
 -- The billing time zone, likewise.

@@ -86,6 +86,34 @@ impl Ledger {
         })
     }
 
+    /// What the server was known to hold of a component's total since an instant, in order.
+    pub fn held_since(
+        &self,
+        key: StatementKey,
+        component: &str,
+        since: Timestamp,
+    ) -> Result<Vec<Decimal>, LedgerError> {
+        self.look(|connection| {
+            let amounts: Vec<String> = connection
+                .prepare_cached(
+                    "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+                     AND username = '' AND outcome IN ('accepted', 'read') AND at >= ?5 ORDER BY id",
+                )?
+                .query_map(
+                    params![
+                        key.resource.to_string(),
+                        key.period.to_string(),
+                        micros(key.part),
+                        component,
+                        micros(since)
+                    ],
+                    |row| row.get(0),
+                )?
+                .collect::<sql::Result<_>>()?;
+            Ok(amounts.into_iter().filter_map(|amount| decimal(Some(amount))).collect())
+        })
+    }
+
     /// When a person last decided about something of a month.
     pub fn last_decided(&self, period: BillingPeriod) -> Result<Option<Timestamp>, LedgerError> {
         self.look(|connection| {

@@ -20,7 +20,7 @@ use crate::ledger::books::sourced_meters::{SourcedMeter, meters_of};
 use crate::ledger::books::statements::state_all;
 use crate::ledger::books::unstated::changed_components;
 use crate::ledger::db::columns::{decimal, decimal_column, instant, micros, period_column, two_decimals};
-use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::event::{About, EventKind, tell, tell_if_new};
 use crate::ledger::db::rules::InForce;
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
@@ -352,28 +352,8 @@ impl Carrying<'_> {
         let words = format!(
             "{amount:.2} more {CARRIED_TOO_MUCH}; it is taken back where there is something that it can be taken from"
         );
-        let last: Option<String> = self
-            .connection
-            .prepare_cached(
-                "SELECT words FROM event WHERE resource = ?1 AND period = ?2 AND component = ?3 AND kind = ?4
-                 AND words LIKE ?5 ORDER BY id DESC LIMIT 1",
-            )?
-            .query_row(
-                params![
-                    resource,
-                    period,
-                    component,
-                    EventKind::Moved.name(),
-                    format!("%{CARRIED_TOO_MUCH}%")
-                ],
-                |row| row.get(0),
-            )
-            .optional()?;
-        if last.as_ref() != Some(&words) {
-            let about = About { resource: &resource, period: &period, component };
-            tell(self.connection, about, EventKind::Moved, &words, now)?;
-        }
-        Ok(())
+        let about = About { resource: &resource, period: &period, component };
+        tell_if_new(self.connection, about, (EventKind::Moved, CARRIED_TOO_MUCH), &words, now)
     }
 
     /// The parts of the month that a difference goes to. It was used under the plan that the month began with, and is billed by
