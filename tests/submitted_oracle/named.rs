@@ -95,3 +95,21 @@ fn a_share_that_is_taken_back_is_taken_from_what_another_month_brings() {
         &["2026-11 a ram_gb_hours 0.03, alice 0.03", "2027-01 a ram_gb_hours 10.00, alice 9.97"],
     );
 }
+
+/// The law: what became of the call that arrived late is found out, and the 7.50 that are billed twice are told.
+#[test]
+fn what_became_of_a_call_is_found_out_also_where_its_plan_ended_and_its_month_is_over() {
+    holds(
+        Setting { classic: false, staff: true, late: Late::CarryForward },
+        vec![
+            Used { place: 2, user: 0, cents: 37_035, ago: 0 },
+            Cycle { fault: None },
+            Switch { resource: 1 },
+            Used { place: 2, user: 0, cents: 750, ago: 0 },
+            Slow { times: 1, minutes: 8, cycle: true },
+            ToMonthEnd { minutes: -4 },
+            Rest,
+        ],
+        &["2026-11 b cpu_hours 377.85", "2026-11 b cpu_hours 7.50"],
+    );
+}
