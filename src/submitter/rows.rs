@@ -474,7 +474,7 @@ impl Cycle {
     }
 
     /// Of a month that is over and was cut by a switch of plan, a report that was accepted late, or not read back in time, may
-    /// have made its row: it is the one row of its component that is of no part yet, with just what was accepted.
+    /// have made its row: the one row of its component that is of no part yet and holds just what was accepted.
     async fn claim_rows(&self, statement: &Statement, rows: &[UsageRow]) -> Result<(), CycleError> {
         let (key, now) = (statement.key, self.submitter.clock.now());
         let of_others = self.ledger(move |ledger| ledger.usage_rows_of_other_parts(key)).await?;
@@ -486,13 +486,14 @@ impl Cycle {
             else {
                 continue;
             };
-            let free = |row: &&UsageRow| row.component == *component && !of_others.contains(&row.uuid);
-            let mut free = rows.iter().filter(free);
-            let (Some(row), None) = (free.next(), free.next()) else { continue };
-            if row.usage == accepted.amount {
-                let (of_component, read) = (component.clone(), read_now(row, now));
-                self.ledger(move |ledger| ledger.put_usage_row(key, &of_component, &read)).await?;
-            }
+            let ours = |row: &&UsageRow| {
+                let is_free = row.component == *component && !of_others.contains(&row.uuid);
+                is_free && row.usage == accepted.amount
+            };
+            let mut ours = rows.iter().filter(ours);
+            let (Some(row), None) = (ours.next(), ours.next()) else { continue };
+            let (of_component, read) = (component.clone(), read_now(row, now));
+            self.ledger(move |ledger| ledger.put_usage_row(key, &of_component, &read)).await?;
         }
         Ok(())
     }

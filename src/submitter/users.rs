@@ -487,9 +487,13 @@ fn wanted(statement: &Statement, which: Shares, ended: bool) -> BTreeMap<String,
 }
 
 /// A share that was sent and whose outcome is not known: it is to be what belongs to the accepted total. What would have
-/// gone to nothing before its total did is what it was.
+/// gone to nothing before its total did is what it was; what was sent before that total is what it is now.
 fn open_again(entry: &Entry, total: &Entry) -> Option<Decimal> {
-    let open = entry.open.last()?.amount;
+    let sent = entry.open.last()?;
+    if total.acknowledged.as_ref().is_some_and(|known| known.id > sent.id) && !total.differs() {
+        return entry.posted;
+    }
+    let open = sent.amount;
     let before = entry.acknowledged.as_ref().map(|known| known.amount);
     Some(before.filter(|_| open.is_zero() && !total.held().is_zero()).unwrap_or(open))
 }

@@ -9,7 +9,8 @@ pub(crate) type Month = (i16, i8);
 /// Resource and component, by their numbers.
 pub(crate) type Place = (usize, usize);
 
-pub(crate) const USERS: [&str; 3] = ["", "alice", "bob"];
+/// Of the last nothing is ever measured.
+pub(crate) const USERS: [&str; 4] = ["", "alice", "bob", "carol"];
 pub(crate) const COMPONENTS: [&str; 2] = ["cpu_hours", "ram_gb_hours"];
 pub(crate) const PLACES: [Place; 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 
@@ -58,13 +59,37 @@ pub(crate) struct Account {
     pub(crate) jobs: Vec<Job>,
     /// When something was measured first.
     pub(crate) since: Option<Timestamp>,
-    /// Where somebody else wrote, and when we last decided of it.
+    /// Where somebody else wrote, and nothing was decided since.
     pub(crate) disturbed: BTreeSet<(Place, Month)>,
+    /// The same of shares.
+    pub(crate) shares_disturbed: BTreeSet<(Place, Month)>,
+    /// What somebody else wrote of a month that ran.
+    pub(crate) theirs: BTreeMap<(Place, Month), i64>,
+    /// From when on which factors of the components hold.
+    pub(crate) factors: Vec<(Timestamp, [i64; 2])>,
+    pub(crate) given_up: BTreeMap<(Place, Month), Amounts>,
+    /// What was adopted, and when: what was used until then is in it.
+    pub(crate) openings: BTreeMap<(Place, Month), (Timestamp, Amounts)>,
+    /// What is to be adopted with the next cycle.
+    pub(crate) to_adopt: BTreeMap<(Place, Month), (Timestamp, Amounts)>,
+    pub(crate) terminated: [bool; 2],
 }
 
 impl Account {
     pub(crate) fn new(zone: TimeZone) -> Account {
-        Account { zone, jobs: Vec::new(), since: None, disturbed: BTreeSet::new() }
+        Account {
+            zone,
+            jobs: Vec::new(),
+            since: None,
+            disturbed: BTreeSet::new(),
+            shares_disturbed: BTreeSet::new(),
+            theirs: BTreeMap::new(),
+            factors: vec![(Timestamp::UNIX_EPOCH, [1, 1])],
+            given_up: BTreeMap::new(),
+            openings: BTreeMap::new(),
+            to_adopt: BTreeMap::new(),
+            terminated: [false, false],
+        }
     }
 
     pub(crate) fn month(&self, at: Timestamp) -> Month {
@@ -78,14 +103,36 @@ impl Account {
         self.zone.to_timestamp(jiff::civil::date(year, month, 1).at(0, 0, 0, 0)).unwrap()
     }
 
+    /// What the rules that hold in a month make of it.
+    fn factor(&self, component: usize, month: Month) -> i64 {
+        let end = self.end(month);
+        self.factors.iter().rfind(|(since, _)| *since < end).unwrap().1[component]
+    }
+
+    /// What Waldur should hold of a month, but for what is carried.
     pub(crate) fn used(&self, place: Place, month: Month) -> Amounts {
-        self.used_when(place, |at| self.month(at) == month)
+        let opening = self.openings.get(&(place, month));
+        let since = |at: Timestamp| opening.is_none_or(|(opened, _)| at > *opened);
+        let mut amounts = self.used_when(place, |at| self.month(at) == month && since(at));
+        if let Some((_, opening)) = opening {
+            amounts.add(opening, 1);
+        }
+        if let Some(given_up) = self.given_up.get(&(place, month)) {
+            amounts.add(given_up, -1);
+        }
+        amounts
+    }
+
+    /// Whether it is only what was measured.
+    pub(crate) fn is_plain(&self, place: Place, month: Month) -> bool {
+        !self.openings.contains_key(&(place, month)) && !self.given_up.contains_key(&(place, month))
     }
 
     pub(crate) fn used_when(&self, place: Place, when: impl Fn(Timestamp) -> bool) -> Amounts {
         let mut amounts = Amounts::default();
         for job in self.jobs.iter().filter(|job| job.place == place) {
-            for (_, cents) in job.parts().into_iter().filter(|(at, _)| when(*at)) {
+            for (at, cents) in job.parts().into_iter().filter(|(at, _)| when(*at)) {
+                let cents = cents * self.factor(place.1, self.month(at));
                 amounts.total += cents;
                 if job.user > 0 {
                     *amounts.users.entry(USERS[job.user].to_owned()).or_default() += cents;
@@ -94,11 +141,6 @@ impl Account {
         }
         amounts.users.retain(|_, cents| *cents != 0);
         amounts
-    }
-
-    pub(crate) fn knows(&self, place: Place, month: Month) -> bool {
-        let of_place = self.jobs.iter().filter(|job| job.place == place);
-        of_place.flat_map(Job::parts).any(|(at, _)| self.month(at) == month)
     }
 
     /// Whether anything was measured before the month was over.

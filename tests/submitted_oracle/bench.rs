@@ -1,40 +1,32 @@
 //! Agent and server in one process, with one clock that stands still until it is set; and what each event does to them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use rust_decimal::Decimal;
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 use waldur_usage_agent::config::clock::ManualClock;
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::config::waldur::WaldurSettings;
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
 use waldur_usage_agent::ledger::sent::record::StatementKey;
 use waldur_usage_agent::ledger::{Ledger, Rulebook, SharedLedger};
 use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
-use waldur_usage_agent::metering::reading::{Kind, Reading, Span};
 use waldur_usage_agent::submitter::{CycleOptions, CycleReport, OnConflict, Report, Submitter};
 use waldur_usage_agent::waldur::client::Client;
 
-use crate::account::{Account, COMPONENTS, Job, Month, PLACES, Place, USERS, before};
+use crate::account::{Account, Month};
 use crate::app::App;
-use crate::case::{Case, Event, Fault, Setting, What};
+use crate::case::{Case, Setting};
 use crate::engine;
-use crate::faults::Faults;
 use crate::laws::Seen;
 use crate::marketplace::{self, Overrides};
-use crate::request::Request;
-use crate::specs::RowSpec;
 use crate::wire::{Cut, Wire};
 use crate::world::Api;
 
 pub(crate) const RESOURCES: [&str; 2] =
     ["5e2f0000-0000-4000-8000-000000000001", "5e2f0000-0000-4000-8000-000000000002"];
-const READINGS: [&str; 2] = ["cpu", "ram"];
 const MARKETPLACE: &str = "
 offerings:
   - uuid: 91ab0000-0000-4000-8000-000000000001
@@ -46,6 +38,14 @@ resources:
   - { uuid: 5e2f0000-0000-4000-8000-000000000002, name: B, backend_id: b, offering: Cluster }
 ";
 
+/// What the agent's file says.
+#[derive(Debug, Clone)]
+pub(crate) struct Configured {
+    pub(crate) collector: String,
+    pub(crate) continues: Option<String>,
+    pub(crate) factors: [i64; 2],
+}
+
 pub(crate) struct Bench {
     pub(crate) setting: Setting,
     pub(crate) app: Arc<App>,
@@ -54,9 +54,10 @@ pub(crate) struct Bench {
     /// What Waldur held when the agent last rested, and which month ran then.
     pub(crate) rested: Option<(Seen, Month)>,
     /// Somebody changed a month that was over, since the agent last rested.
-    wrote_into_the_past: bool,
+    pub(crate) wrote_into_the_past: bool,
     /// What waits for something to be taken away from.
     pub(crate) waiting: Vec<StatementKey>,
+    pub(crate) configured: Configured,
     clock: Arc<ManualClock>,
     folder: tempfile::TempDir,
     settings: WaldurSettings,
@@ -78,10 +79,29 @@ pub(crate) fn run(case: &Case) -> Result<Vec<String>, String> {
     outcome
 }
 
-fn rulebook() -> Rulebook {
-    let text = "collectors:\n  c:\n    resource: \"{r}\"\n    user: \"{user}\"\n    meters:\n      \
-                cpu_hours: { reading: cpu, factor: 1/100 }\n      ram_gb_hours: { reading: ram, factor: 1/100 }\n";
-    let (mut root, problems) = Section::parse(text);
+fn rulebook(rules: &Configured) -> Rulebook {
+    let Configured { collector, continues, factors: [cpu, ram] } = rules;
+    let continues = continues
+        .as_ref()
+        .map(|old| {
+            format!(
+                "    continues: {old}
+"
+            )
+        })
+        .unwrap_or_default();
+    let text = format!(
+        "collectors:
+  {collector}:
+{continues}    resource: \"{{r}}\"
+    user: \"{{user}}\"
+    meters:
+      \
+         cpu_hours: {{ reading: cpu, factor: {cpu}/100 }}
+      ram_gb_hours: {{ reading: ram, factor: {ram}/100 }}
+"
+    );
+    let (mut root, problems) = Section::parse(&text);
     let mut rules: Vec<Rules> = Vec::new();
     for mut section in root.named_sections("collectors") {
         rules.extend(Rules::from_section(&mut section));
@@ -127,6 +147,7 @@ impl Bench {
             rested: None,
             wrote_into_the_past: false,
             waiting: Vec::new(),
+            configured: Configured { collector: "c".to_owned(), continues: None, factors: [1, 1] },
             clock: Arc::new(ManualClock::at(now)),
             folder,
             settings,
@@ -137,9 +158,9 @@ impl Bench {
     }
 
     /// The agent starts, with nothing but its ledger.
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.submitter = None;
-        let mut ledger = Ledger::open(engine::place(self.folder.path()), rulebook()).unwrap();
+        let mut ledger = Ledger::open(engine::place(self.folder.path()), rulebook(&self.configured)).unwrap();
         ledger.apply_rules(self.now).unwrap();
         self.submitter = Some(Submitter {
             client: Arc::new(Client::new(&self.settings, self.clock.clone()).unwrap()),
@@ -156,13 +177,13 @@ impl Bench {
         self.submitter.as_ref().unwrap().ledger.clone()
     }
 
-    fn set(&mut self, now: Timestamp) {
+    pub(crate) fn set(&mut self, now: Timestamp) {
         self.now = now;
         self.clock.set(now);
         self.app.world().clock.set(now);
     }
 
-    fn pass(&mut self, minutes: i64) {
+    pub(crate) fn pass(&mut self, minutes: i64) {
         self.set(self.now + SignedDuration::from_mins(minutes));
     }
 
@@ -170,99 +191,9 @@ impl Bench {
         self.account.month(self.now)
     }
 
-    async fn take(&mut self, event: &Event) -> Result<(), String> {
-        match *event {
-            Event::Used { place, user, cents, ago } => self.used(PLACES[place], user, cents, ago).await,
-            Event::Corrected { job, cents } => self.corrected(job, cents).await,
-            Event::Reassigned { job, user } => self.reassigned(job, user).await,
-            Event::Across { place, user, cents } => self.across(PLACES[place], user, cents).await,
-            Event::Slow { times, minutes, cycle } => self.slow(times, minutes, cycle).await?,
-            Event::Restart => self.start(),
-            Event::Switch { resource } => {
-                self.set(self.now + SignedDuration::from_secs(1));
-                self.change(resource, json!({ "switch_plan": true }));
-            }
-            Event::Passes { minutes } => self.pass(minutes),
-            Event::ToMonthEnd { minutes } => {
-                let at = self.account.end(self.month()) + SignedDuration::from_mins(minutes);
-                if at > self.now {
-                    self.set(at);
-                }
-            }
-            Event::Cycle { fault } => {
-                self.fail(fault);
-                self.cycle().await?;
-                self.fail(None);
-            }
-            Event::Another { place, cents, months } => self.another(PLACES[place], cents, months),
-            Event::Rest => self.rest().await?,
-        }
-        Ok(())
-    }
-
-    async fn used(&mut self, place: Place, user: usize, cents: i64, ago: i64) {
-        self.set(self.now + SignedDuration::from_secs(1));
-        let at = self.now - SignedDuration::from_mins(ago);
-        self.account.jobs.push(Job { place, user, cents, at, across: false });
-        self.record(self.account.jobs.len() - 1).await;
-    }
-
-    /// Where a plan began within the hour, nothing: how much of the job is whose would be no whole number.
-    async fn across(&mut self, place: Place, user: usize, cents: i64) {
-        let at = self.account.end(before(self.month()));
-        let near =
-            |(_, start): (Uuid, Timestamp)| at.duration_since(start).abs() < SignedDuration::from_mins(31);
-        let is_cut = self.plans(place.0).into_iter().any(near);
-        if self.now - SignedDuration::from_mins(31) > at && !is_cut {
-            self.set(self.now + SignedDuration::from_secs(1));
-            self.account.jobs.push(Job { place, user, cents, at, across: true });
-            self.record(self.account.jobs.len() - 1).await;
-        }
-    }
-
-    async fn reassigned(&mut self, job: usize, user: usize) {
-        let count = self.account.jobs.len();
-        if count > 0 {
-            self.set(self.now + SignedDuration::from_secs(1));
-            self.account.jobs[job % count].user = user;
-            self.record(job % count).await;
-        }
-    }
-
-    /// A call of a cycle arrives when its sender has given it up; never in another month, which a server without dates would
-    /// file it under.
-    async fn slow(&mut self, times: u64, minutes: i64, cycle: bool) -> Result<(), String> {
-        if self.account.end(self.month()) - SignedDuration::from_mins(15) < self.now {
-            return Ok(());
-        }
-        self.order(json!([{ "match": { "method": "POST", "path": "/set_usage/" }, "when": "late",
-                            "action": { "status": 504 }, "times": times }]));
-        self.cycle().await?;
-        self.fail(None);
-        self.pass(minutes);
-        if cycle {
-            self.cycle().await?;
-        }
-        self.app.process_late();
-        Ok(())
-    }
-
-    /// Waldur's side of a resource changes.
-    fn change(&self, resource: usize, what: Value) {
-        let request = Request {
-            method: "POST".to_owned(),
-            path: format!("/sandbox/resources/{}", RESOURCES[resource]),
-            query: String::new(),
-            host: "localhost".to_owned(),
-            authorization: None,
-            accept: None,
-            accept_language: None,
-            content_type: None,
-            has_length: true,
-            body: what.to_string().into_bytes(),
-        };
-        let answer = crate::admin::serve(&self.app, &request);
-        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    pub(crate) async fn cycle(&mut self) -> Result<CycleReport, String> {
+        let cycle = self.submitter.as_ref().unwrap().cycle(CycleOptions { ignore_backoff: true });
+        cycle.await.map_err(|error| format!("the cycle failed: {error}"))
     }
 
     /// In the order of time.
@@ -270,89 +201,6 @@ impl Bench {
         let (world, uuid): (_, Uuid) = (self.app.world(), RESOURCES[resource].parse().unwrap());
         let resource = world.resources.iter().find(|one| one.uuid == uuid).unwrap();
         resource.plan_periods.iter().map(|period| (period.uuid, period.start)).collect()
-    }
-
-    async fn corrected(&mut self, job: usize, cents: i64) {
-        let count = self.account.jobs.len();
-        if count > 0 {
-            self.set(self.now + SignedDuration::from_secs(1));
-            let number = job % count;
-            let job = &mut self.account.jobs[number];
-            job.cents = if job.across { cents / 2 * 2 } else { cents };
-            self.record(number).await;
-        }
-    }
-
-    async fn record(&mut self, number: usize) {
-        self.account.since.get_or_insert(self.now);
-        let job = self.account.jobs[number].clone();
-        let (resource, component) = job.place;
-        let mut reading = Reading::new(READINGS[component], Kind::Delta, job.cents.into(), job.at)
-            .label("r", RESOURCES[resource]);
-        if job.user > 0 {
-            reading = reading.label("user", USERS[job.user]);
-        }
-        if job.across {
-            let half = SignedDuration::from_mins(30);
-            reading.span = Span::Interval { start: job.at - half, end: job.at + half };
-        }
-        reading.id = Some(format!("job-{number}"));
-        let run = Run {
-            collector: "c".to_owned(),
-            at: self.now,
-            finished: self.now,
-            scope: String::new(),
-            outcome: RunOutcome::Seen {
-                readings: vec![reading],
-                quarantined: Vec::new(),
-                problems: Vec::new(),
-                checkpoint: None,
-                lists_everything: false,
-                ended: Default::default(),
-                history: Default::default(),
-            },
-        };
-        self.ledger().with(move |ledger| ledger.record(run)).await.unwrap();
-    }
-
-    fn fail(&self, fault: Option<Fault>) {
-        let faults = fault.map(|Fault { what, after, times }| {
-            let (method, path) = match what {
-                What::Totals => ("POST", "/set_usage/"),
-                What::Shares => ("POST", "/set_user_usage"),
-                What::Rows => ("GET", "/marketplace-component-usages/"),
-                What::UserRows => ("GET", "/marketplace-component-user-usages/"),
-                What::Resources => ("GET", "/marketplace-provider-resources/"),
-                What::Plans => ("GET", "/plan_periods/"),
-            };
-            let when = if after { "after" } else { "before" };
-            json!([{ "match": { "method": method, "path": path }, "when": when, "action": { "status": 504 },
-                     "times": times }])
-        });
-        self.order(faults.unwrap_or(json!([])));
-    }
-
-    fn order(&self, faults: Value) {
-        let faults: Faults = serde_json::from_value(json!({ "faults": faults })).unwrap();
-        self.app.set_faults(faults.build().unwrap());
-    }
-
-    pub(crate) async fn cycle(&mut self) -> Result<CycleReport, String> {
-        let cycle = self.submitter.as_ref().unwrap().cycle(CycleOptions { ignore_backoff: true });
-        cycle.await.map_err(|error| format!("the cycle failed: {error}"))
-    }
-
-    fn another(&mut self, place: Place, cents: i64, months: i64) {
-        let (year, month) = self.month();
-        self.wrote_into_the_past |= months > 0;
-        let first = jiff::civil::date(year, month, 1) - jiff::Span::new().months(months);
-        self.account.disturbed.insert((place, (first.year(), first.month())));
-        let spec: RowSpec = serde_json::from_value(json!({
-            "resource": RESOURCES[place.0], "type": COMPONENTS[place.1], "billing_period": first.to_string(),
-            "usage": Decimal::new(cents, 2).to_string(),
-        }))
-        .unwrap();
-        marketplace::put_row(&mut self.app.world(), spec).unwrap();
     }
 
     /// The calls that wrote since this one, and the number of the next.
@@ -363,7 +211,7 @@ impl Bench {
     }
 
     /// The agent runs, an hour after the other, until nothing is left to do.
-    async fn rest(&mut self) -> Result<(), String> {
+    pub(crate) async fn rest(&mut self) -> Result<(), String> {
         // Months that are over are compared once a day.
         if std::mem::take(&mut self.wrote_into_the_past) {
             self.pass(25 * 60);
@@ -401,6 +249,7 @@ impl Bench {
             }
         }
         self.sent_once(&calls)?;
+        self.adopted().await;
         self.laws().await?;
         let before = self.seen();
         self.pass(2);

@@ -74,6 +74,37 @@ pub(crate) enum Event {
         cents: i64,
         months: i64,
     },
+    /// Another writer sets a share of a row of the running month, if there is one.
+    AnotherShare {
+        place: usize,
+        user: usize,
+        cents: i64,
+    },
+    /// A person decides about what is in conflict.
+    Decide {
+        resource: usize,
+        decision: Decides,
+    },
+    /// A person gives up what is kept back.
+    Drop {
+        resource: usize,
+    },
+    /// A person has it tried again.
+    Retry {
+        resource: usize,
+    },
+    /// A meter's factor is another from now on.
+    Factor {
+        component: usize,
+        factor: i64,
+    },
+    /// The collector gets another name, which continues the old one.
+    Renamed,
+    /// A resource is terminated, or lives again.
+    Terminated {
+        resource: usize,
+        yes: bool,
+    },
     /// The agent runs until nothing is left to do, and the laws are looked at.
     Rest,
 }
@@ -84,6 +115,12 @@ pub(crate) struct Fault {
     /// The call was carried out all the same.
     pub(crate) after: bool,
     pub(crate) times: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Decides {
+    Overwrite,
+    Adopt,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -150,6 +187,20 @@ impl Event {
                 cents: one_of(rng, &[0, 7, 777, 50_007]),
                 months: one_of(rng, &[0, 0, 1]),
             },
+            81 | 82 => Event::AnotherShare {
+                place: rng.usize(..4),
+                user: rng.usize(1..4),
+                cents: one_of(rng, &[0, 3, 333]),
+            },
+            83 | 84 => Event::Decide {
+                resource: rng.usize(..2),
+                decision: if rng.u8(..3) == 0 { Decides::Adopt } else { Decides::Overwrite },
+            },
+            85 => Event::Drop { resource: rng.usize(..2) },
+            86 => Event::Retry { resource: rng.usize(..2) },
+            87 => Event::Factor { component: rng.usize(..2), factor: rng.i64(1..4) },
+            88 if rng.bool() => Event::Renamed,
+            88 => Event::Terminated { resource: rng.usize(..2), yes: rng.bool() },
             _ => Event::Rest,
         }
     }

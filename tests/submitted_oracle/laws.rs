@@ -16,7 +16,7 @@ use crate::bench::{Bench, RESOURCES};
 /// What Waldur holds: by place, month and plan period.
 pub(crate) type Seen = BTreeMap<(Place, Month, Option<Uuid>), Amounts>;
 
-fn to_cents(amount: Decimal) -> i64 {
+pub(crate) fn to_cents(amount: Decimal) -> i64 {
     let cents = amount * Decimal::ONE_HUNDRED;
     assert!(cents.fract().is_zero(), "{amount}");
     i64::try_from(cents).unwrap()
@@ -87,7 +87,7 @@ impl Bench {
     }
 
     /// All parts of a month.
-    fn held(seen: &Seen, place: Place, month: Month) -> Amounts {
+    pub(crate) fn held(seen: &Seen, place: Place, month: Month) -> Amounts {
         let mut sum = Amounts::default();
         for (_, amounts) in seen.iter().filter(|(key, _)| key.0 == place && key.1 == month) {
             sum.add(amounts, 1);
@@ -136,7 +136,7 @@ impl Bench {
         };
         let mut carried: BTreeMap<String, i64> = BTreeMap::new();
         let mut within = false;
-        for one in moved.into_iter().filter(|one| one.component == component) {
+        for one in moved.into_iter().filter(|one| one.component == component && one.to.is_some()) {
             within |= one.to == Some(one.from);
             let sign = i64::from(one.from == of) - i64::from(one.to == Some(of));
             *carried.entry(one.user).or_default() += sign * to_cents(one.amount);
@@ -159,7 +159,19 @@ impl Bench {
         months.extend(seen.keys().map(|key| key.1));
         months.insert(running);
         for place in PLACES {
-            let disturbed = self.account.disturbed.iter().any(|(of, _)| *of == place);
+            let carries = self.setting.late == Late::CarryForward;
+            let touched = |month: &Month| *month == running || carries && *month < running;
+            let is_touched = |(of, month): &(Place, Month)| *of == place && touched(month);
+            let disturbed = self.account.disturbed.iter().any(is_touched)
+                || carries && self.account.shares_disturbed.iter().any(is_touched);
+            let (anybody, terminated) = (
+                self.account
+                    .disturbed
+                    .iter()
+                    .chain(&self.account.shares_disturbed)
+                    .any(|(of, _)| *of == place),
+                self.account.terminated[place.0],
+            );
             // What was not accepted of months that are over, by the account alone.
             let (mut left, mut carried_too_much) = (Amounts::default(), false);
             for month in months.iter().copied().filter(|month| *month <= running) {
@@ -168,7 +180,16 @@ impl Bench {
                 let told = self.told(place, month).await;
                 let about = format!("{} of {}, {month:?}", COMPONENTS[place.1], RESOURCES[place.0]);
                 let shares: i64 = held.users.values().sum();
-                let is_disturbed = self.account.disturbed.contains(&(place, month));
+                let is_disturbed = self.account.disturbed.contains(&(place, month))
+                    || self.account.shares_disturbed.contains(&(place, month)) && told.has("conflict_shares");
+                let theirs = self.account.theirs.get(&(place, month)).filter(|_| month == running);
+                if let Some(theirs) = theirs
+                    && !told.waits
+                    && self.plans(place.0).len() == 1
+                    && ![*theirs, used.total].contains(&held.total)
+                {
+                    return Err(format!("{about}: another's {theirs} became {held:?}, {told:#?}"));
+                }
                 // Carried, a total and each share are nothing at least, each by itself: then they may be apart.
                 let is_carried = self.setting.late == Late::CarryForward;
                 if shares > held.total && !is_disturbed && !is_carried && told.blocks.is_empty() {
@@ -182,17 +203,18 @@ impl Bench {
                     let is_elsewhere = parts.iter().any(|(used, held)| used.total == 0 && held.total != 0);
                     let is_read = month >= before(running) && told.is_known && !is_elsewhere;
                     let right = held.total == used.total || !is_read;
-                    let is_told = told.waits || !told.blocks.is_empty() || !told.events.is_empty();
+                    let is_told =
+                        told.waits || terminated || !told.blocks.is_empty() || !told.events.is_empty();
                     if !right && !is_told && told.carried.is_empty() {
                         return Err(format!("another writer's number is not told: {}", words()));
                     }
                     continue;
                 }
-                if told.blocks.iter().any(|at| at.block.reason.starts_with("conflict")) && !disturbed {
+                if told.blocks.iter().any(|at| at.block.reason.starts_with("conflict")) && !anybody {
                     return Err(format!("nobody else wrote: {}", words()));
                 }
                 if month == running {
-                    if !disturbed {
+                    if !disturbed && !terminated {
                         // Where it can't be taken away from what an ended plan has of the month, it stays, and was told.
                         let is_told = carried_too_much && held.total > used.total + left.total;
                         let several = self
@@ -206,8 +228,11 @@ impl Bench {
                             .or_else(|why| if is_told { Ok(()) } else { Err(why) })
                             .map_err(|why| format!("{why}: {}", words()))?;
                         let parts = self.parts(&seen, place, month);
-                        let is_plain =
-                            told.blocks.is_empty() && !told.within && !told.waits && told.carried.is_empty();
+                        let is_plain = self.account.is_plain(place, month)
+                            && told.blocks.is_empty()
+                            && !told.within
+                            && !told.waits
+                            && told.carried.is_empty();
                         let differ = parts.iter().any(|(used, held)| used != held);
                         if is_plain && left == Amounts::default() && differ {
                             return Err(format!("not under the plan of its time: {parts:?}: {}", words()));
@@ -215,9 +240,10 @@ impl Bench {
                     }
                 } else {
                     self.ended(&used, &held, &told).map_err(|why| format!("{why}: {}", words()))?;
-                    carried_too_much |= told.events.iter().any(|words| words.contains("more of it was"));
+                    carried_too_much |= told.events.iter().any(|words| words.contains("more of it was"))
+                        || told.stranded() < 0 && self.plans(place.0).len() > 1;
                     // What was measured only after its month is nobody's to carry.
-                    if self.account.measured_in(month) {
+                    if self.account.measured_in(month) && !told.has("terminated") {
                         left.add(&used, 1);
                         left.add(&held, -1);
                     }
@@ -267,7 +293,7 @@ impl Bench {
             return Err("the total is wrong");
         }
         // Of a month of several plans a share can be more than its total under one of them.
-        if told.has("plan_ended") || several && left != &Amounts::default() {
+        if told.has("plan_ended") || told.within || several && left != &Amounts::default() {
             return Ok(());
         }
         let fits = right.total >= right.users.values().sum() && right.users.values().all(|cents| *cents >= 0);
@@ -296,6 +322,7 @@ impl Bench {
             }
         }
         if self.setting.late == Late::Backfill
+            && !told.has("terminated")
             && self.setting.staff
             && told.dated
             && rest != 0

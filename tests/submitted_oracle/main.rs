@@ -7,8 +7,8 @@
 //! - `SUBMITTED_CASES=5000 cargo test --test submitted_oracle random` at so many;
 //! - `SUBMITTED_FROM=20000` begins with that number, and `SUBMITTED_CASE=4711` looks at one alone, with its log.
 //!
-//! `account.rs` is the account, `laws.rs` what must hold, `case.rs` draws events, `bench.rs` carries them out, and `named.rs`
-//! keeps what was once wrong.
+//! `account.rs` is the account, `laws.rs` what must hold, `case.rs` draws events, `events.rs` and `persons.rs` carry them out on
+//! the `bench.rs`, and `named.rs` keeps what was once wrong.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by failing")]
 #![allow(dead_code, unused_imports, reason = "not all of the sandbox is needed")]
@@ -16,8 +16,10 @@
 mod account;
 mod bench;
 mod case;
+mod events;
 mod laws;
 mod named;
+mod persons;
 
 #[path = "../agent/engine.rs"]
 mod engine;
