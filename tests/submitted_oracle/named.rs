@@ -176,3 +176,20 @@ fn a_share_of_an_earlier_total_is_not_sent_after_the_total_went_to_nothing() {
         &["2026-11 a ram_gb_hours 0.00", "2026-11 b ram_gb_hours 1.00, bob 1.00"],
     );
 }
+
+#[test]
+fn a_share_that_a_month_brings_goes_with_the_total_that_another_month_brings() {
+    holds(
+        Setting { classic: false, staff: false, late: Late::CarryForward },
+        vec![
+            Used { place: 1, user: 0, cents: 2, ago: 0 },
+            Rest,
+            ToMonthEnd { minutes: 60 },
+            Used { place: 1, user: 0, cents: 250, ago: 0 },
+            Reassigned { job: 0, user: 1 },
+            ToMonthEnd { minutes: 60 },
+            Rest,
+        ],
+        &["2026-11 a ram_gb_hours 0.02", "2027-01 a ram_gb_hours 2.50, alice 0.02"],
+    );
+}

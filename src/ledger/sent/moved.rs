@@ -135,7 +135,7 @@ impl Ledger {
             candidates.retain(|(resource, _)| !but.contains(resource));
             let mut settled = BTreeSet::new();
             // What is taken back is taken last, from all that there is then; so the same facts always give the same rows.
-            for turn in [Turn::Added, Turn::Shifted, Turn::TakenBack] {
+            for turn in Turn::ALL {
                 for &(resource, from) in &candidates {
                     let only_ours = false;
                     let carrying = Carrying { connection, in_force, resource, from, to, only_ours, turn };
@@ -162,7 +162,7 @@ impl Ledger {
         self.state(now)?;
         self.transact(|connection, in_force| {
             let mut changes = Vec::new();
-            for turn in [Turn::Added, Turn::Shifted, Turn::TakenBack] {
+            for turn in Turn::ALL {
                 let (resource, from) = (key.resource, key.period);
                 let (to, only_ours) = (later, !new);
                 let carrying = Carrying { connection, in_force, resource, from, to, only_ours, turn };
@@ -229,21 +229,24 @@ struct Carrying<'a> {
     turn: Turn,
 }
 
-/// In which turn a difference is worked out: what takes something away comes after what adds something.
+/// In which turn a difference is worked out: what adds to the total comes first, because shares go as far as there is a total.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Added,
-    /// The total came to no less than was accepted, but a user's share did.
+    /// Shares of users came to something else, and the total did not come to less than was accepted.
     Shifted,
     /// The total came to less than was accepted.
     TakenBack,
 }
 
 impl Turn {
+    const ALL: [Turn; 3] = [Turn::Added, Turn::Shifted, Turn::TakenBack];
+
     fn of(rest: &Parts) -> Turn {
-        match total(rest) < Decimal::ZERO {
+        let (total, users) = (total(rest), by_user(rest));
+        match total < Decimal::ZERO {
             true => Turn::TakenBack,
-            false if by_user(rest).values().any(|amount| *amount < Decimal::ZERO) => Turn::Shifted,
+            false if total.is_zero() || users.values().any(|amount| *amount < Decimal::ZERO) => Turn::Shifted,
             false => Turn::Added,
         }
     }
