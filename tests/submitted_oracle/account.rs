@@ -53,7 +53,7 @@ impl Amounts {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Account {
     pub(crate) zone: TimeZone,
     pub(crate) jobs: Vec<Job>,

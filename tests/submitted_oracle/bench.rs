@@ -1,5 +1,6 @@
 //! Agent and server in one process, with one clock that stands still until it is set; and what each event does to them.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -59,6 +60,10 @@ pub(crate) struct Bench {
     pub(crate) waiting: Vec<StatementKey>,
     pub(crate) configured: Configured,
     clock: Arc<ManualClock>,
+    /// Where the ledger is.
+    home: tempfile::TempDir,
+    /// A copy of the ledger, its collector and what the account was then.
+    copy: Option<(PathBuf, String, Account)>,
     folder: tempfile::TempDir,
     settings: WaldurSettings,
     submitter: Option<Submitter>,
@@ -112,6 +117,12 @@ fn rulebook(rules: &Configured) -> Rulebook {
     Rulebook { zone: BillingZone::utc(), rules }
 }
 
+/// In memory where there is such a place.
+fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
 impl Bench {
     async fn new(setting: &Setting) -> Bench {
         let now: Timestamp = "2026-11-27T08:00:00Z".parse().unwrap();
@@ -130,10 +141,7 @@ impl Bench {
         let router = axum::Router::new().fallback(crate::server::handle).with_state(app.clone());
         let service = router.into_make_service_with_connect_info::<Cut>();
         tokio::spawn(async move { axum::serve(Wire(listener), service).await });
-        // In memory where there is such a place.
-        let memory = std::path::Path::new("/dev/shm");
-        let folder =
-            if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+        let folder = folder();
         let token = folder.path().join("token");
         std::fs::write(&token, "sandbox-token").unwrap();
         let (mut section, _) =
@@ -149,6 +157,8 @@ impl Bench {
             waiting: Vec::new(),
             configured: Configured { collector: "c".to_owned(), continues: None, factors: [1, 1] },
             clock: Arc::new(ManualClock::at(now)),
+            home: self::folder(),
+            copy: None,
             folder,
             settings,
             submitter: None,
@@ -160,7 +170,7 @@ impl Bench {
     /// The agent starts, with nothing but its ledger.
     pub(crate) fn start(&mut self) {
         self.submitter = None;
-        let mut ledger = Ledger::open(engine::place(self.folder.path()), rulebook(&self.configured)).unwrap();
+        let mut ledger = Ledger::open(engine::place(self.home.path()), rulebook(&self.configured)).unwrap();
         ledger.apply_rules(self.now).unwrap();
         self.submitter = Some(Submitter {
             client: Arc::new(Client::new(&self.settings, self.clock.clone()).unwrap()),
@@ -171,6 +181,33 @@ impl Bench {
             report: Report::Live,
             progress: Default::default(),
         });
+    }
+
+    /// Only of a ledger in a file.
+    pub(crate) fn copy_ledger(&mut self) {
+        if engine::is_shared() {
+            return;
+        }
+        let to = self.folder.path().join(format!("copy-{}.db", self.now.as_second()));
+        let _ = std::fs::remove_file(&to);
+        let ledger = rusqlite::Connection::open(self.home.path().join("ledger.db")).unwrap();
+        ledger.execute("VACUUM INTO ?1", [to.display().to_string()]).unwrap();
+        self.copy = Some((to, self.configured.collector.clone(), self.account.clone()));
+    }
+
+    /// The agent goes on with the copy, if its collector is still known by its name. What the account was then.
+    pub(crate) fn restore_ledger(&mut self) -> Option<Account> {
+        let (copy, collector, account) = self.copy.clone()?;
+        let Configured { collector: name, continues, .. } = &self.configured;
+        if collector != *name && Some(&collector) != continues.as_ref() {
+            return None;
+        }
+        let home = folder();
+        std::fs::copy(copy, home.path().join("ledger.db")).unwrap();
+        self.submitter = None;
+        self.home = home;
+        self.start();
+        Some(account)
     }
 
     pub(crate) fn ledger(&self) -> SharedLedger {

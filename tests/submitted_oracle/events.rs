@@ -27,6 +27,8 @@ impl Bench {
             Event::Across { place, user, cents } => self.across(PLACES[place], user, cents).await,
             Event::Slow { times, minutes, cycle } => self.slow(times, minutes, cycle).await?,
             Event::Restart => self.start(),
+            Event::Copied => self.copy_ledger(),
+            Event::Restored => self.restored().await,
             Event::Switch { resource } => {
                 self.set(self.now + SignedDuration::from_secs(1));
                 self.change(resource, json!({ "switch_plan": true }));
@@ -176,6 +178,31 @@ impl Bench {
             },
         };
         self.ledger().with(move |ledger| ledger.record(run)).await.unwrap();
+    }
+
+    /// What the ledger lost is read again of the source; what was accepted and decided since is not. All that Waldur holds may
+    /// be another's by now.
+    async fn restored(&mut self) {
+        self.set(self.now + SignedDuration::from_secs(1));
+        let (seen, running) = (self.seen(), self.month());
+        let Some(then) = self.restore_ledger() else { return };
+        let account = &mut self.account;
+        (account.given_up, account.openings, account.factors) = (then.given_up, then.openings, then.factors);
+        account.factors.push((self.now, self.configured.factors));
+        account.to_adopt.clear();
+        let mut months = account.months();
+        months.extend(seen.keys().map(|key| key.1));
+        for of in PLACES.into_iter().flat_map(|place| months.iter().map(move |month| (place, *month))) {
+            account.disturbed.insert(of);
+            account.shares_disturbed.insert(of);
+            let held = Bench::held(&seen, of.0, of.1).total;
+            if of.1 == running && held > 0 {
+                account.theirs.insert(of, held);
+            }
+        }
+        for number in 0..self.account.jobs.len() {
+            self.record(number).await;
+        }
     }
 
     fn fail(&self, fault: Option<Fault>) {

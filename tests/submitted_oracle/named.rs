@@ -4,7 +4,7 @@ use waldur_usage_agent::submitter::Late;
 
 use crate::bench;
 use crate::case::Event::*;
-use crate::case::{Case, Event, Fault, Setting, What};
+use crate::case::{Case, Decides, Event, Fault, Setting, What};
 
 fn holds(setting: Setting, events: Vec<Event>, expected: &[&str]) {
     let mut held = bench::run(&Case { number: 0, setting, events });
@@ -191,5 +191,21 @@ fn a_share_that_a_month_brings_goes_with_the_total_that_another_month_brings() {
             Rest,
         ],
         &["2026-11 a ram_gb_hours 0.02", "2027-01 a ram_gb_hours 2.50, alice 0.02"],
+    );
+}
+
+#[test]
+fn what_a_person_has_overwritten_goes_to_nothing_where_nothing_is_left_of_what_was_measured() {
+    holds(
+        Setting { classic: true, staff: false, late: Late::Hold },
+        vec![
+            Used { place: 0, user: 2, cents: 1, ago: 0 },
+            Another { place: 0, cents: 7, months: 0 },
+            Rest,
+            Decide { resource: 0, decision: Decides::Overwrite },
+            Corrected { job: 0, cents: 0 },
+            Rest,
+        ],
+        &["2026-11 a cpu_hours 0.00"],
     );
 }
