@@ -119,6 +119,9 @@ impl Account {
         }
         if let Some(given_up) = self.given_up.get(&(place, month)) {
             amounts.add(given_up, -1);
+            // Readings may fall below what was given up.
+            amounts.total = amounts.total.max(0);
+            amounts.users.retain(|_, cents| *cents > 0);
         }
         amounts
     }

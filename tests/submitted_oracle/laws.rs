@@ -250,6 +250,13 @@ impl Bench {
                 }
             }
         }
+        // What is as ours would be is ours.
+        let account = &self.account;
+        let theirs = account
+            .theirs
+            .iter()
+            .filter(|((place, month), cents)| account.used(*place, *month).total != **cents);
+        self.account.theirs = theirs.map(|(of, cents)| (*of, *cents)).collect();
         self.settled(&seen, running)?;
         self.rested = Some((seen, running));
         Ok(())
