@@ -648,6 +648,7 @@ fn a_daemon_that_was_killed() {
     at.world.in_time("it is noted", || at.world.agent(&["status"]).code == 0);
     at.daemon.kill();
     at.world.agent(&["status"]).exits(0).says("Daemon: none is running.").says("1 resource: 1 agreed.");
+    at.comes_to_be_as_kept();
     at.world.now("2026-11-10T12:30:00Z");
     at.world.agent(&["status"]).exits(0).says("runs were due since; is the daemon at work?");
     at.world.agent(&["recount"]).exits(0);
@@ -818,6 +819,22 @@ fn processor_seconds(world: &World, command: &str) -> f64 {
         60.0 * minutes.parse::<f64>().unwrap() + seconds.parse::<f64>().unwrap()
     };
     times.lines().nth(1).unwrap().split(' ').map(seconds).sum()
+}
+
+#[test]
+fn a_second_daemon_changes_nothing_of_what_is_told() {
+    let at = begin(&cpu()).reported();
+    let first = at.world.agent(&["status"]).exits(0).out;
+    let second = at.world.agent(&["run"]).exits(78);
+    let process = at.daemon.id().to_string();
+    let second = second.says(&process);
+    assert_eq!(second.out, "");
+    let status = at.world.agent(&["status"]).exits(0);
+    let of = |text: &str| text.lines().next().unwrap().to_owned();
+    assert_eq!(of(&status.out), of(&first));
+    status.says(&format!("Daemon: process {process}, since "));
+    at.comes_to_be_as_kept();
+    assert_eq!(at.get("/ready").0, 200);
 }
 
 /// https to a port without TLS is no authority that is missing.
