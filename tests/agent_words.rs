@@ -547,6 +547,27 @@ fn several_mistakes_are_told_at_once() {
 }
 
 #[test]
+fn an_empty_key_is_a_mistake_wherever_it_stands() {
+    let world = ready(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    let right = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.agent(&["check", "--offline"]).exits(0);
+    let keys: Vec<&str> =
+        right.lines().filter_map(|line| line.split_once(": ").map(|(key, _)| key)).collect();
+    for key in keys {
+        let begin = format!("{key}: ");
+        let emptied = right.lines().map(|line| match line.starts_with(&begin) {
+            true => format!("{key}:\n"),
+            false => format!("{line}\n"),
+        });
+        world.write("agent.yaml", &emptied.collect::<String>());
+        let done = world.agent(&["check", "--offline"]).exits(78).says("\n1 problem.");
+        done.says(&format!("{}: is empty", key.trim()));
+        world.flush_once().exits(78);
+    }
+}
+
+#[test]
 fn another_writers_row_is_a_conflict_until_a_person_decides() {
     for api in BOTH {
         let world = ready(api);

@@ -235,7 +235,8 @@ impl Lives {
             return keeps_half(value, fall.level) && value > last;
         }
         let goes_on = || !self.is_too_fast(&difference(value, fall.level), micros_between(fall.at, at));
-        self.is_too_fast(&difference(value, last), micros_between(last_at, at)) && (!fall.counted || goes_on())
+        self.is_too_fast(&difference(value, last), micros_between(last_at, at))
+            && (!fall.counted || goes_on())
     }
 
     /// Notes how fast the counter rose.
