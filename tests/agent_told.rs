@@ -363,6 +363,25 @@ fn a_server_that_answers_503() {
     at.goes_on(&["cpu_hours 2026-11 2.50"]);
 }
 
+/// However few resources there are, and though each of them is put off by itself.
+#[test]
+fn a_server_that_answers_502_to_everything() {
+    let at = begin(&cpu()).reported();
+    at.world.fault(json!({ "action": { "status": 502, "body": "bad gateway" } }));
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    at.shows(&Seen {
+        exit: 75,
+        status: &["Waldur: no usable answer since 12:", "answered 502"],
+        metrics: &["pending_statements 1", "waldur_paused_reason{reason=\"unreachable\"} 1"],
+        log: "Reporting is paused until",
+        ready: (503, "Waldur: no usable answer since"),
+    });
+    assert_eq!(at.daemon.log().matches("Waldur answers again").count(), 0, "{}", at.daemon.log());
+    at.world.no_faults();
+    at.goes_on(&["cpu_hours 2026-11 2.50"]);
+    assert_eq!(at.daemon.log().matches("Waldur answers again").count(), 1, "{}", at.daemon.log());
+}
+
 #[test]
 fn a_server_that_asks_for_rest_is_no_trouble() {
     let at = begin(&cpu()).reported();

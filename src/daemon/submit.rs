@@ -16,11 +16,22 @@ use crate::ledger::LedgerErrorKind;
 use crate::submitter::progress::Progress;
 use crate::submitter::told::tell_changes;
 use crate::submitter::{CycleError, CycleOptions, Submitter};
+use crate::waldur::client::Client;
+use crate::waldur::failure::Failure;
 
 /// Submitting waits so long for what is due to be collected at the same instant.
 const FOR_COLLECTORS: Duration = Duration::from_secs(10);
+/// A token that was refused is looked at again so often, whether there is another by now.
+const NEW_TOKEN_EVERY: Duration = Duration::from_secs(2);
 /// What is to be done again is not done again at once.
 const SOON: SignedDuration = SignedDuration::from_secs(1);
+
+/// Waits until there is another token than the one that was refused.
+async fn new_token(client: &Client) {
+    while !client.token_was_replaced() {
+        tokio::time::sleep(NEW_TOKEN_EVERY).await;
+    }
+}
 
 impl Part {
     /// Submits on its schedule, for ever.
@@ -43,6 +54,7 @@ impl Part {
         // What the ledger said when the last cycle could not go on.
         let mut failing: Option<String> = None;
         let mut waited = Timestamp::MIN;
+        let mut token_is_refused = false;
         // Ends with this task.
         let mut registration = JoinSet::new();
         loop {
@@ -50,6 +62,7 @@ impl Part {
             let (woken, closes) = tokio::select! {
                 woken = self.wait_until(next.at, planned) => (woken, next.closes),
                 () = sampled.notified() => (WakeReason::Due, true),
+                () = new_token(&submitter.client), if token_is_refused => (WakeReason::Due, false),
             };
             // What closes a month is tried even if the server was left alone: later there is no time any more.
             let ignore_backoff = match woken {
@@ -78,6 +91,8 @@ impl Part {
                         _ => {}
                     }
                     waiting = report.busy;
+                    token_is_refused = matches!(report.paused, Some(Failure::Token { .. }))
+                        || token_is_refused && report.paused_until.is_some();
                     // One token is served one call at a time: what is to be reported goes first.
                     if !waiting && registration.is_empty() {
                         registration.spawn(registration::register(agent.clone()));
