@@ -263,7 +263,7 @@ impl Flush {
             writeln!(out, "{}", fold(&words, 2))?;
         }
         standing::show(&left, out)?;
-        standing::show_not_begun(&next, out)?;
+        standing::show_by_the_clock(&next, out)?;
         Ok(exit)
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result
     agents(out, view)?;
     readings(out, view)?;
     troubles(out, ledger, view)?;
-    standing::show_not_begun(&view.next, out)?;
+    standing::show_by_the_clock(&view.next, out)?;
     unmatched(out, view)?;
     summary(out, view)
 }

@@ -18,6 +18,7 @@ use crate::daemon::instance::{DaemonState, Running};
 use crate::ledger::Ledger;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::Statement;
+use crate::submitter::guard::TOO_LATE;
 
 pub(super) fn write(
     out: &mut dyn Write,
@@ -188,6 +189,9 @@ fn statement(
     let period = statement.key.period;
     let waits = match (view.next.not_begun.contains_key(&period), put_off) {
         (true, _) => Some(format!("{period} has not begun at Waldur")),
+        (false, None) if view.next.too_late.contains_key(&period) => {
+            Some(format!("{period}: nothing more of it is sent: {TOO_LATE}"))
+        }
         (false, Some(retry)) => Some(format!("tried again after {}: {}", retry.next, retry.words)),
         (false, None) => None,
     };
