@@ -338,7 +338,11 @@ impl Cycle {
         self.look_at_plans_of(resources).await
     }
 
-    async fn look_at_plans_of(self: &Arc<Self>, resources: BTreeSet<Uuid>) -> Result<bool, CycleError> {
+    /// Looks at the plans of these resources, if that was not done in this month. False: the server is paused.
+    pub(super) async fn look_at_plans_of(
+        self: &Arc<Self>,
+        resources: BTreeSet<Uuid>,
+    ) -> Result<bool, CycleError> {
         let now = self.submitter.clock.now();
         let month = self.running_month().await?.to_string();
         let of_month = month.clone();

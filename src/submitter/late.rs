@@ -6,6 +6,7 @@
 //! absolute total, and what is carried is a row of the ledger that both months are made with.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
@@ -38,9 +39,14 @@ impl Cycle {
     }
 
     /// Deals with months that are over. What it leaves is stranded when its turn to be sent has come.
-    pub(super) async fn settle_late(&self) -> Result<(), CycleError> {
+    pub(super) async fn settle_late(self: &Arc<Self>) -> Result<(), CycleError> {
         let server = self.submitter.server_time().await?;
         if self.submitter.late == Late::Backfill && server.dated == Some(true) {
+            // A switch of plan that nobody has seen would have a report land beside the row that it is meant for.
+            let resources = self.left_over(&server).await?.into_iter().map(|key| key.resource).collect();
+            if !self.look_at_plans_of(resources).await? {
+                return Ok(());
+            }
             let keys = self.left_over(&server).await?;
             self.ledger(|ledger| {
                 ledger.clear_blocks(None, &[Reason::PeriodEnded.name(), Reason::ClosingRest.name()])
@@ -52,7 +58,7 @@ impl Cycle {
     }
 
     /// Where this cycle's reports have shown that the server honours dates, what has just been stranded can be reported.
-    pub(super) async fn backfill_if_learnt(&self, due: &[StatementKey]) -> Result<(), CycleError> {
+    pub(super) async fn backfill_if_learnt(self: &Arc<Self>, due: &[StatementKey]) -> Result<(), CycleError> {
         let server = self.submitter.server_time().await?;
         let zone = self.submitter.zone().await?;
         let late = due.iter().any(|key| zone.end(key.period) <= server.now);
@@ -174,8 +180,8 @@ impl Cycle {
                     && self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?.is_none()
                 {
                     // It is in several rows, of plans that nobody lists any more; a report would go beside them.
-                    self.block(key, component, Reason::PlanEnded, PLAN_ENDED.to_owned(), Some(amount))
-                        .await?;
+                    let rest = amount.saturating_sub(entry.held());
+                    self.block(key, component, Reason::PlanEnded, PLAN_ENDED.to_owned(), Some(rest)).await?;
                     continue;
                 }
                 if by_use && amount >= TOO_MUCH {

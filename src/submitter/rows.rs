@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -231,7 +231,10 @@ impl Cycle {
             if let Some(statement) = statement {
                 self.learn_own_writer(&statement, of_key).await?;
                 if ended && !self.is_traceable(&statement).await? {
-                    continue;
+                    self.claim_rows(&statement, of_key).await?;
+                    if !self.is_traceable(&statement).await? {
+                        continue;
+                    }
                 }
                 let settled = match self.rows_of_part(key, of_key, (part, &own, ended)).await? {
                     Ok(rows) => match self.settle(&statement, &rows, ended).await? {
@@ -470,6 +473,31 @@ impl Cycle {
         Ok(Ok(of_part.map(|row| (row.component.clone(), plain(row))).collect()))
     }
 
+    /// Of a month that is over and was cut by a switch of plan, a report that was accepted late, or not read back in time, may
+    /// have made its row: the one row of its component that is of no part yet and holds just what was accepted.
+    async fn claim_rows(&self, statement: &Statement, rows: &[UsageRow]) -> Result<(), CycleError> {
+        let (key, now) = (statement.key, self.submitter.clock.now());
+        let of_others = self.ledger(move |ledger| ledger.usage_rows_of_other_parts(key)).await?;
+        for (component, entry) in &statement.components {
+            let accepted = entry.acknowledged.as_ref().filter(|known| known.how == "accepted");
+            let of_component = component.clone();
+            let (Some(accepted), None) =
+                (accepted, self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await?)
+            else {
+                continue;
+            };
+            let ours = |row: &&UsageRow| {
+                let is_free = row.component == *component && !of_others.contains(&row.uuid);
+                is_free && row.usage == accepted.amount
+            };
+            let mut ours = rows.iter().filter(ours);
+            let (Some(row), None) = (ours.next(), ours.next()) else { continue };
+            let (of_component, read) = (component.clone(), read_now(row, now));
+            self.ledger(move |ledger| ledger.put_usage_row(key, &of_component, &read)).await?;
+        }
+        Ok(())
+    }
+
     /// Keeps which rows these statements are in. Where they are other ones than before, plans are looked at again.
     async fn keep_rows(&self, kept: Vec<(StatementKey, BTreeMap<String, Row>)>) -> Result<(), CycleError> {
         if kept.is_empty() {
@@ -555,6 +583,10 @@ fn missing_one(
         }
     }
     Ok(missing)
+}
+
+fn read_now(row: &UsageRow, at: Timestamp) -> RowRead {
+    RowRead { uuid: row.uuid, amount: row.usage, at, writer: writer(row) }
 }
 
 pub(super) fn total(component: String, amount: Decimal) -> Amount {

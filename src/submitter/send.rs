@@ -191,7 +191,9 @@ impl Cycle {
         words: String,
     ) -> Result<(), CycleError> {
         let key = statement.key;
-        for (component, entry) in statement.components.iter().filter(|(_, entry)| entry.to_send()) {
+        // What became of a call is found out first: until then it is not known what is left.
+        let is_left = |entry: &Entry| entry.to_send() && !entry.is_unclear();
+        for (component, entry) in statement.components.iter().filter(|(_, entry)| is_left(entry)) {
             let rest = entry.posted.map(|posted| posted.saturating_sub(entry.held()));
             let left = rest.map(|rest| format!("{rest:.2} is left: ")).unwrap_or_default();
             self.block(key, component, reason, format!("{left}{words}"), rest).await?;

@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::closing::has_ended;
-use super::guard::ServerTime;
+use super::guard::{self, SendWindow, ServerTime};
 use super::part::Part;
 use super::reason::Reason;
 use super::{Cycle, CycleError, Shares, in_turns};
@@ -376,7 +376,13 @@ fn calls_of(
 ) -> Result<Vec<ShareCall>, LedgerError> {
     let key = statement.key;
     let part = Part::of(ledger, key)?;
-    let ended = has_ended(&ledger.in_force().zone, key.period, server) || part.has_ended(server.now);
+    let zone = &ledger.in_force().zone;
+    let ended = has_ended(zone, key.period, server) || part.has_ended(server.now);
+    let window = guard::send_window(zone, key.period, key.part, part.end, server);
+    if which == Shares::BeforeTotals && (ended || !matches!(window, SendWindow::Open { .. })) {
+        // Their total can't go to nothing any more, or not now: they stay with it.
+        return Ok(Vec::new());
+    }
     let wanted = wanted(&statement, which, ended);
     let offering = ledger.resource(key.resource)?.map(|known| known.offering);
     if let Some(offering) = offering.filter(|offering| !offering.is_nil())
@@ -481,9 +487,13 @@ fn wanted(statement: &Statement, which: Shares, ended: bool) -> BTreeMap<String,
 }
 
 /// A share that was sent and whose outcome is not known: it is to be what belongs to the accepted total. What would have
-/// gone to nothing before its total did is what it was.
+/// gone to nothing before its total did is what it was; what was sent before that total is what it is now.
 fn open_again(entry: &Entry, total: &Entry) -> Option<Decimal> {
-    let open = entry.open.last()?.amount;
+    let sent = entry.open.last()?;
+    if total.acknowledged.as_ref().is_some_and(|known| known.id > sent.id) && !total.differs() {
+        return entry.posted;
+    }
+    let open = sent.amount;
     let before = entry.acknowledged.as_ref().map(|known| known.amount);
     Some(before.filter(|_| open.is_zero() && !total.held().is_zero()).unwrap_or(open))
 }

@@ -43,7 +43,7 @@ pub(super) type Lines = BTreeMap<(i64, String), Line>;
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub(super) lines: Lines,
-    /// The lines that the server was told of, or was about to be.
+    /// The lines that the server was told of, or was about to be, and totals that another writer put a number beside.
     pub(super) sent: BTreeSet<(i64, String)>,
     /// What the server accepted of it, all parts together.
     pub(super) accepted: Option<Decimal>,
@@ -57,6 +57,14 @@ pub(in crate::ledger) const SENT: &str =
      WHERE sent.resource = v.column1 AND sent.period = v.column2 AND sent.current = 1 AND sent.outcome <> 'planned'
        -- Always so: SQLite finds what is current by it, and does not go through all that was ever sent of the month.
        AND sent.part > -9000000000000000000";
+
+/// Where another writer's number is held, or was decided upon: it is compared with ours, also where ours is nothing.
+const DISPUTED: [&str; 2] = [
+    "SELECT v.column3, component, part FROM (VALUES {rows}) v CROSS JOIN decision
+     WHERE decision.resource = v.column1 AND decision.period = v.column2",
+    "SELECT v.column3, component, part FROM (VALUES {rows}) v CROSS JOIN blocked
+     WHERE blocked.resource = v.column1 AND blocked.period = v.column2 AND blocked.reason = 'conflict'",
+];
 
 /// What is kept of each of these, in their order. Those of one resource's month stand together.
 pub(super) fn kept(connection: &Connection, places: &[Place<'_>]) -> sql::Result<Vec<Kept>> {
@@ -115,6 +123,14 @@ pub(super) fn kept(connection: &Connection, places: &[Place<'_>]) -> sql::Result
         kept.sent.insert((row.get(2)?, user));
         Ok(())
     })?;
+    for disputed in DISPUTED {
+        connection.query_rows(disputed, &rows, |row| {
+            if let Some(kept) = place_of(row)?.and_then(|number| kept.get_mut(number)) {
+                kept.sent.insert((row.get(2)?, String::new()));
+            }
+            Ok(())
+        })?;
+    }
     connection.query_rows(
         "SELECT v.column3, part, changed FROM (VALUES {rows}) v CROSS JOIN statement
          WHERE statement.resource = v.column1 AND statement.period = v.column2",

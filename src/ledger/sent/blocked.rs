@@ -338,8 +338,8 @@ pub struct Dropped {
     pub user: Option<String>,
 }
 
-/// The reasons of what was left over when a month ended (submitter/reason.rs).
-const RESTS: [&str; 2] = ["period_ended", "closing_rest"];
+/// The reasons of what was left over when a month or a plan period ended (submitter/reason.rs).
+const RESTS: [&str; 3] = ["period_ended", "closing_rest", "plan_ended"];
 /// Moves to nobody what the server does not hold of a component (of all, if `None`) and user ('': the total and all users).
 fn give_up(
     connection: &Connection,

@@ -135,11 +135,10 @@ impl Ledger {
             candidates.retain(|(resource, _)| !but.contains(resource));
             let mut settled = BTreeSet::new();
             // What is taken back is taken last, from all that there is then; so the same facts always give the same rows.
-            for taken_back in [false, true] {
+            for turn in Turn::ALL {
                 for &(resource, from) in &candidates {
                     let only_ours = false;
-                    let carrying =
-                        Carrying { connection, in_force, resource, from, to, only_ours, taken_back };
+                    let carrying = Carrying { connection, in_force, resource, from, to, only_ours, turn };
                     changes.extend(carrying.work_out(&mut settled, (new, write), now)?);
                 }
             }
@@ -163,11 +162,11 @@ impl Ledger {
         self.state(now)?;
         self.transact(|connection, in_force| {
             let mut changes = Vec::new();
-            for taken_back in [false, true] {
+            for turn in Turn::ALL {
                 let (resource, from) = (key.resource, key.period);
                 let (to, only_ours) = (later, !new);
-                let carrying = Carrying { connection, in_force, resource, from, to, only_ours, taken_back };
-                let how = (new || taken_back, write);
+                let carrying = Carrying { connection, in_force, resource, from, to, only_ours, turn };
+                let how = (new || turn == Turn::TakenBack, write);
                 changes.extend(carrying.work_out(&mut Settled::new(), how, now)?);
             }
             if write && !changes.is_empty() {
@@ -227,8 +226,30 @@ struct Carrying<'a> {
     to: Timestamp,
     /// Whether a component stays where it is of which something was read of another writer, or adopted.
     only_ours: bool,
-    /// Whether it is the turn of what came to less than was accepted.
-    taken_back: bool,
+    turn: Turn,
+}
+
+/// In which turn a difference is worked out: what adds to the total comes first, because shares go as far as there is a total.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Added,
+    /// Shares of users came to something else, and the total did not come to less than was accepted.
+    Shifted,
+    /// The total came to less than was accepted.
+    TakenBack,
+}
+
+impl Turn {
+    const ALL: [Turn; 3] = [Turn::Added, Turn::Shifted, Turn::TakenBack];
+
+    fn of(rest: &Parts) -> Turn {
+        let (total, users) = (total(rest), by_user(rest));
+        match total < Decimal::ZERO {
+            true => Turn::TakenBack,
+            false if total.is_zero() || users.values().any(|amount| *amount < Decimal::ZERO) => Turn::Shifted,
+            false => Turn::Added,
+        }
+    }
 }
 
 /// What was worked out already: its rows are part of what there is in the month that they go to. Those of the others are
@@ -258,7 +279,12 @@ impl Carrying<'_> {
         // Of what was carried before, nothing may be left in the month at all.
         let mut components: BTreeSet<String> = used.keys().cloned().collect();
         components.extend(self.carried_before()?);
+        let mut places = Vec::new();
         for component in &components {
+            let parts = self.parts_to(component, target, (first, running))?;
+            places.extend(parts.into_iter().map(|part| (component, part)));
+        }
+        for (component, part) in places {
             let makers = meters_of(connection, self.in_force.in_month(self.from), component)?;
             let makers = makers.of(connection, &resource)?;
             if !self.was_measured(&makers)?
@@ -267,14 +293,6 @@ impl Carrying<'_> {
             {
                 continue;
             }
-            // It was used under the plan that the month began with, and is billed by it as long as that was not reported: what
-            // has ended can't be reported again.
-            let key = StatementKey { resource: self.resource, period: target, part: instant(first) };
-            let part = match known(connection, key, Scope::Totals)?.get(&(component.clone(), String::new())) {
-                _ if within => micros(self.to),
-                Some(total) if first != running && total.acknowledged.is_some() => running,
-                _ => first,
-            };
             let there = self.used(target, part..=part)?;
             let (mut fixed, mut before, mut others) = (Parts::new(), Parts::new(), Amounts::new());
             self.moved_rows(settled, component, (target, part), (&mut fixed, &mut before, &mut others))?;
@@ -285,7 +303,7 @@ impl Carrying<'_> {
             for (of, amount) in held.iter().chain(&fixed) {
                 *rest.entry(of.clone()).or_default() -= amount;
             }
-            if self.taken_back != (total(&rest) < Decimal::ZERO) {
+            if self.turn != Turn::of(&rest) {
                 continue;
             }
             if terminated {
@@ -339,6 +357,31 @@ impl Carrying<'_> {
         );
         let about = About { resource: &resource, period: &period, component };
         tell_if_new(self.connection, about, (EventKind::Moved, CARRIED_TOO_MUCH), &words, now)
+    }
+
+    /// The parts of the month that a difference goes to. It was used under the plan that the month began with, and is billed by
+    /// it as long as that was not reported: what has ended can't be reported again. What is taken back, and is more than there
+    /// is under that, is taken from what there is under the plan that runs.
+    fn parts_to(
+        &self,
+        component: &str,
+        target: BillingPeriod,
+        (first, running): (i64, i64),
+    ) -> sql::Result<Vec<i64>> {
+        if self.is_within() {
+            return Ok(vec![micros(self.to)]);
+        }
+        if first == running {
+            return Ok(vec![first]);
+        }
+        let key = StatementKey { resource: self.resource, period: target, part: instant(first) };
+        let known = known(self.connection, key, Scope::Totals)?;
+        let total = known.get(&(component.to_owned(), String::new()));
+        Ok(match total.is_some_and(|total| total.acknowledged.is_some()) {
+            true => vec![running],
+            false if self.turn == Turn::TakenBack => vec![first, running],
+            false => vec![first],
+        })
     }
 
     /// Whether it stays in its month, and only goes to a later part.

@@ -598,8 +598,16 @@ pub(in crate::ledger) fn file_under_new_part(
            AND outcome = 'accepted'",
         params![resource, period, old, doubtful, since],
     )?;
+    // Shares go by the row that was known: the old one, until a total had made the new one.
     connection.execute(
-        "UPDATE sent SET part = ?4 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5",
+        "UPDATE sent SET part = ?4 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5 AND username <> ''
+           AND (outcome = 'planned' OR EXISTS (SELECT 1 FROM sent total WHERE total.resource = sent.resource
+                AND total.period = sent.period AND total.part = sent.part AND total.component = sent.component
+                AND total.username = '' AND total.at > ?5 AND total.id < sent.id AND total.outcome <> 'refused'))",
+        params![resource, period, old, new, since],
+    )?;
+    connection.execute(
+        "UPDATE sent SET part = ?4 WHERE resource = ?1 AND period = ?2 AND part = ?3 AND at > ?5 AND username = ''",
         params![resource, period, old, new, since],
     )?;
     // What is left of the old part is what was known of it before.
