@@ -219,7 +219,7 @@ fn a_daemon_reports_by_itself_shortly_before_the_month_ends_and_nothing_old_afte
     world.now("2026-11-30T23:55:00Z");
     until("the report before the end", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
     // No call is under way when the clocks of both sides are set.
-    daemon.until_it_says("Reported 1 amounts");
+    daemon.until_it_says("Reported 1 amount");
     world.readings(&[november_job(), late_job()]);
     world.now("2026-12-01T00:00:10Z");
     daemon.signal("USR1");

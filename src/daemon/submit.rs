@@ -11,6 +11,7 @@ use super::Part;
 use super::due::Next;
 use super::registration;
 use super::stats::LedgerWork;
+use super::told::{Unmatched, count};
 use super::wait::WakeReason;
 use crate::ledger::LedgerErrorKind;
 use crate::submitter::progress::Progress;
@@ -55,6 +56,7 @@ impl Part {
         let mut failing: Option<String> = None;
         let mut waited = Timestamp::MIN;
         let mut token_is_refused = false;
+        let mut unmatched = Unmatched::default();
         // Ends with this task.
         let mut registration = JoinSet::new();
         loop {
@@ -79,6 +81,7 @@ impl Part {
             let ended = submitter.cycle(CycleOptions { ignore_backoff }).await;
             self.stats
                 .note_ledger(LedgerWork::Submit, ended.as_ref().err().map(|CycleError::Ledger(error)| error));
+            self.count_put_aside().await;
             match ended {
                 Ok(report) => {
                     // One line a change of state.
@@ -102,9 +105,14 @@ impl Part {
                     }
                     self.stats.cycles.fetch_add(1, Ordering::Relaxed);
                     self.stats.sent.fetch_add(report.sent as u64, Ordering::Relaxed);
+                    self.tell_unmatched(&mut unmatched).await;
                     tell_changes(&self.ledger, report.changes).await;
                     if report.sent > 0 {
-                        tracing::info!("Reported {} amounts in {} requests.", report.sent, report.requests);
+                        tracing::info!(
+                            "Reported {} in {}.",
+                            count(report.sent, "amount"),
+                            count(usize::try_from(report.requests).unwrap_or(usize::MAX), "request")
+                        );
                     }
                 }
                 Err(error) => {
@@ -129,6 +137,22 @@ impl Part {
             if let Some(again) = again.filter(|again| *again < next.at) {
                 next = Next { at: again, closes: false };
             }
+        }
+    }
+
+    /// Tells of backend ids that Waldur does not know when they appear.
+    async fn tell_unmatched(&self, told: &mut Unmatched) {
+        // A ledger that can't be read has been told of.
+        if let Ok(unassigned) = self.ledger.with(|ledger| ledger.unassigned()).await {
+            told.note(unassigned);
+        }
+    }
+
+    /// What a cycle found to be recorded by a clock that was ahead is quarantined, too.
+    async fn count_put_aside(&self) {
+        let taken = self.ledger.with(|ledger| Ok(ledger.take_put_aside())).await.unwrap_or_default();
+        for (collector, readings) in taken {
+            self.stats.note_runs(&collector, |runs| runs.quarantined += readings as u64);
         }
     }
 

@@ -38,6 +38,10 @@ pub struct Recorded {
     pub quarantined: Vec<Quarantined>,
     pub problems: Vec<String>,
     pub failed: Option<String>,
+    /// Lines and values that could not be read, where it failed for that and keeps none of them.
+    pub refused: usize,
+    /// It saw nothing at all for the second time, so that what there was has ended.
+    pub fell_silent: bool,
     /// Components of resources' months that may have changed.
     pub restated: usize,
 }
