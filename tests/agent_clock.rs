@@ -24,7 +24,7 @@ fn momentary(world: &World) {
         look.display(),
         cpu_hours_of_a()
     );
-    world.write("agent.yaml", &format!("submit: {{ schedule: every 5s }}\n{text}"));
+    world.write("agent.yaml", &format!("listen: 127.0.0.1:0\nsubmit: {{ schedule: every 5s }}\n{text}"));
 }
 
 fn count(world: &World, query: &str) -> i64 {
@@ -154,6 +154,13 @@ fn a_daemon_goes_on_when_the_clock_is_set_back() {
         goes_by("2026-11-10T14");
         world.rows(A) == ["cpu_hours 2026-11 2.00"]
     });
+    let log = daemon.log();
+    let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
+    let metrics = get(address, "/metrics").1;
+    let of = "waldur_usage_agent_collector_quarantined_total{collector=\"source\"} ";
+    let quarantined = metrics.lines().find_map(|line| line.strip_prefix(of)).unwrap();
+    assert!(quarantined.parse::<u64>().unwrap() > 0, "what was put aside: {metrics}");
+    world.agent(&["status", "--all"]).says("the clock was ahead");
 }
 
 /// While the machine sleeps the wall clock goes on and the other one does not. It is noticed at the next short wait, and

@@ -48,7 +48,7 @@ fn address(daemon: &Daemon) -> String {
 fn it_collects_and_submits_on_its_schedules() {
     let world = ready("", "");
     let daemon = world.daemon(&[], &[]);
-    daemon.until_it_says("Ready: 1 collectors");
+    daemon.until_it_says("Ready: 1 collector");
     world.in_time("the first report", || world.shares(A).len() == 2);
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 0.03"]);
     let mut lines = alice_and_bob();
@@ -131,7 +131,7 @@ fn sighup_takes_a_good_file_and_leaves_the_old_one_at_work_for_a_bad_one() {
     // Another factor: 110/36.
     world.write("agent.yaml", &good.replace("1/3600", "1/36"));
     daemon.signal("HUP");
-    daemon.until_it_says("Reloaded: 1 collectors.");
+    daemon.until_it_says("Reloaded: 1 collector.");
     world.in_time("the new rules' report", || world.rows(A) == ["cpu_hours 2026-11 3.06"]);
     // Another ledger takes a restart.
     world.write("agent.yaml", &good.replace("ledger.db", "other.db"));

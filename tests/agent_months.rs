@@ -37,8 +37,13 @@ fn two_minutes_before_midnight_a_classic_server_is_still_told() {
 fn in_the_last_minute_a_classic_server_is_told_nothing_that_might_land_in_the_new_month() {
     let world = at(CLASSIC, "2026-11-30T23:59:10Z");
     world.readings(&[november_job()]);
-    world.flush_once().exits(75).says("1 statement: still pending");
+    let why = "is about to end at Waldur, and a report could land in the next month";
+    let unfolded = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let done = world.flush_once().exits(75).says("1 statement: still pending");
+    assert!(unfolded(&done.out).contains(why) && unfolded(&done.err).contains(why), "{done:#?}");
     assert_eq!(world.posts_since(0).len(), 0);
+    let status = world.agent(&["status"]).exits(75);
+    assert!(unfolded(&status.out).contains(why), "{status:#?}");
     // Over midnight it can't be reported any more.
     world.now("2026-12-01T00:00:30Z");
     world.flush().exits(65).says("stranded");
@@ -214,7 +219,7 @@ fn a_daemon_reports_by_itself_shortly_before_the_month_ends_and_nothing_old_afte
     world.now("2026-11-30T23:55:00Z");
     until("the report before the end", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
     // No call is under way when the clocks of both sides are set.
-    daemon.until_it_says("Reported 1 amounts");
+    daemon.until_it_says("Reported 1 amount");
     world.readings(&[november_job(), late_job()]);
     world.now("2026-12-01T00:00:10Z");
     daemon.signal("USR1");

@@ -185,16 +185,18 @@ fn runs_missed_while_the_agent_was_away_are_told_of_and_a_source_with_history_is
     // Two hours of a job, while nobody looked.
     world.readings(&[job("cpu_seconds", "7", "2026-11-10T13:00:00Z", "2026-11-10T15:00:00Z", "7200", &[])]);
     world.now("2026-11-10T17:10:00Z");
-    world.agent(&["status"]).exits(0).says("history: 4 runs were due since; is the daemon at work?");
+    world.agent(&["status"]).exits(0).says("history: 4 runs were due since, and no daemon is running");
     let daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Ready");
     looked_at(&world, "moment", "2026-11-10T17:10:00Z");
     daemon.until_it_says(
-        "Collector history: 4 of its runs were missed since 2026-11-10T12:00:00Z, because the agent was not at work: \
+        "Collector history: 4 of its runs were missed since 2026-11-10T12:00:00Z, because the agent was not at work, \
+         or the clock was set: \
          its source keeps history, and this run reads on",
     );
     daemon.until_it_says(
-        "Collector moment: 4 of its runs were missed since 2026-11-10T12:00:00Z, because the agent was not at work: a \
+        "Collector moment: 4 of its runs were missed since 2026-11-10T12:00:00Z, because the agent was not at work, \
+         or the clock was set: a \
          counter goes on from its last reading; the level of a gauge is not known",
     );
     looked_at(&world, "history", "2026-11-10T17:10:00Z");

@@ -302,12 +302,17 @@ fn what_has_no_resource_is_counted_once_and_for_what_it_is() {
     let status = world
         .agent(&["status"])
         .exits(0)
-        .says("Unmatched: 1 backend id that Waldur knows no resource for: gone");
+        .says("Unmatched: 1 backend id that Waldur knows no resource for: gone")
+        .says("collector cpu_hours, gpu_hours: give their resources these backend ids in Waldur");
     let status =
         status.says("No resource: 1 series of collector cpu_hours: its readings carry no label `project`");
     status.says("No resource: 1 series of collector gpu_hours: ").says_not("New:");
     let daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Ready: ");
+    daemon.signal("USR1");
+    daemon.until_it_says(
+        "Collector cpu_hours: 1 backend id that Waldur knows no resource for: gone. What was measured",
+    );
     let log = daemon.log();
     let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
     let metrics = get(address, "/metrics").1;
@@ -363,6 +368,25 @@ fn a_server_that_answers_503() {
     at.goes_on(&["cpu_hours 2026-11 2.50"]);
 }
 
+/// However few resources there are, and though each of them is put off by itself.
+#[test]
+fn a_server_that_answers_502_to_everything() {
+    let at = begin(&cpu()).reported();
+    at.world.fault(json!({ "action": { "status": 502, "body": "bad gateway" } }));
+    at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
+    at.shows(&Seen {
+        exit: 75,
+        status: &["Waldur: no usable answer since 12:", "answered 502"],
+        metrics: &["pending_statements 1", "waldur_paused_reason{reason=\"unreachable\"} 1"],
+        log: "Reporting is paused until",
+        ready: (503, "Waldur: no usable answer since"),
+    });
+    assert_eq!(at.daemon.log().matches("Waldur answers again").count(), 0, "{}", at.daemon.log());
+    at.world.no_faults();
+    at.goes_on(&["cpu_hours 2026-11 2.50"]);
+    assert_eq!(at.daemon.log().matches("Waldur answers again").count(), 1, "{}", at.daemon.log());
+}
+
 #[test]
 fn a_server_that_asks_for_rest_is_no_trouble() {
     let at = begin(&cpu()).reported();
@@ -414,6 +438,43 @@ fn a_token_without_a_role() {
         log: "role",
         ready: (503, "Waldur: the token"),
     });
+}
+
+/// What the daemon works by is told, not what stands in the file meanwhile.
+#[test]
+fn a_file_that_was_changed_since_the_daemon_read_it() {
+    let at = begin(&cpu()).reported();
+    let live = std::fs::read_to_string(at.world.path("agent.yaml")).unwrap();
+    at.world.agent(&["status"]).says_not("the file was changed");
+    at.world.write("agent.yaml", &live.replace("submit: { ", "submit: { report: shadow, "));
+    let status =
+        at.world.agent(&["status"]).says("the file was changed since it was read: reload with SIGHUP");
+    status.says_not("report: shadow");
+    let machine = at.world.agent(&["status", "--json"]).json();
+    assert_eq!(machine["report"], "live", "{machine}");
+    assert!(machine["file_differs"].as_str().unwrap().contains("was changed"), "{machine}");
+    at.daemon.signal("HUP");
+    at.daemon.until_it_says("Reloaded: 1 collector.");
+    until("the daemon's file", || !at.world.agent(&["status"]).out.contains("was changed"));
+    at.world.agent(&["status"]).says("report: shadow: nothing is posted");
+}
+
+/// The same page twice has the same lines in the same order.
+#[test]
+fn metrics_come_in_one_order() {
+    let at = begin(&cpu()).reported();
+    let names = || -> Vec<String> {
+        let page = at.get("/metrics").1;
+        page.lines().map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
+    };
+    let first = names();
+    assert!(first.len() > 50, "{first:?}");
+    for _ in 0..3 {
+        assert_eq!(names(), first);
+    }
+    let answer = get_from_socket(&at.world.path("page.sock"), "/?period=foo");
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.contains("`foo` is not a billing period such as 2026-11"), "{answer}");
 }
 
 #[test]
@@ -488,6 +549,41 @@ fn a_script_that_fails() {
     source("echo no such table >&2; exit 3", "`sh`: it failed with exit code 3; stderr: no such table");
 }
 
+/// Each cause of one fault is told once, also where it turns into another one, such as silence.
+#[test]
+fn a_collector_that_fails_for_another_reason() {
+    let at = begin(&cpu());
+    at.world.readings(&counter(&["0", "5400"], &[]));
+    let at = at.reported();
+    let told = |words: &str| at.daemon.log().lines().filter(|line| line.contains(words)).count();
+    for (script, words) in [
+        ("echo no such table >&2; exit 3", "stderr: no such table"),
+        ("echo garbage; echo more", "none of its 2 lines or values could be read"),
+        ("true", "it saw nothing at all, where it saw"),
+    ] {
+        at.world.write("script", script);
+        at.world.in_time(words, || told(words) > 0);
+    }
+    for words in ["stderr: no such table", "none of its 2 lines", "it saw nothing at all, where it saw"] {
+        assert_eq!(told(words), 1, "{words}: {}", at.daemon.log());
+    }
+    // What could not be read is quarantined, also where it is all of a run.
+    assert!(at.number("collector_quarantined_total{collector=\"source\"}") >= 2);
+}
+
+/// A line that stays bad is told once, not with each run.
+#[test]
+fn a_line_that_stays_bad() {
+    let at = begin(&cpu()).reported();
+    let good = hours("1", "5400");
+    at.world.write("script", &format!("echo '{good}'; echo garbage"));
+    at.world.in_time("three runs", || at.number("collector_quarantined_total{collector=\"source\"}") >= 3);
+    let told = |words: &str| at.daemon.log().lines().filter(|line| line.contains(words)).count();
+    assert_eq!(told("a reading is quarantined and not billed"), 1, "{}", at.daemon.log());
+    at.world.write("script", &format!("echo '{good}'; echo garbage; echo other"));
+    at.world.in_time("another", || told("a reading is quarantined and not billed") == 2);
+}
+
 #[test]
 fn a_script_that_prints_nothing_where_counters_were() {
     let at = begin(&cpu());
@@ -502,6 +598,15 @@ fn a_script_that_prints_nothing_where_counters_were() {
         ready: (200, "ready"),
     });
     assert!(at.failures("source") >= 1);
+    at.world.in_time("the second run", || at.daemon.log().contains("saw nothing at all twice in a row"));
+    let log = at.daemon.log();
+    assert!(
+        log.contains("Collector source saw nothing at all twice in a row: `cpu_seconds` (1 series) ended"),
+        "{log}"
+    );
+    at.world.readings(&counter(&["0", "5400"], &[]));
+    at.world.in_time("it is back", || at.daemon.log().contains("Collector source sees something again."));
+    assert!(!at.daemon.log().contains("works again"), "silence is no recovery: {}", at.daemon.log());
     assert_eq!(at.world.rows(A), ["cpu_hours 2026-11 1.50"]);
 }
 
@@ -648,8 +753,9 @@ fn a_daemon_that_was_killed() {
     at.world.in_time("it is noted", || at.world.agent(&["status"]).code == 0);
     at.daemon.kill();
     at.world.agent(&["status"]).exits(0).says("Daemon: none is running.").says("1 resource: 1 agreed.");
+    at.comes_to_be_as_kept();
     at.world.now("2026-11-10T12:30:00Z");
-    at.world.agent(&["status"]).exits(0).says("runs were due since; is the daemon at work?");
+    at.world.agent(&["status"]).exits(0).says("runs were due since, and no daemon is running");
     at.world.agent(&["recount"]).exits(0);
     // The next one tells what was missed, in its log, a metric and status; nothing that was recorded is lost.
     at.world.readings(&[hours("1", "5400"), hours("2", "3600")]);
@@ -705,7 +811,7 @@ fn a_reload_that_is_refused() {
     assert!(daemon["reload_refused"]["words"].as_str().unwrap().contains("not used"), "{daemon}");
     assert!(at.get("/metrics").1.contains("waldur_usage_agent_config_last_reload_successful 0\n"));
     at.daemon.signal("HUP");
-    at.daemon.until_it_says("Reloaded: 1 collectors.");
+    at.daemon.until_it_says("Reloaded: 1 collector.");
     until("no word of it", || !at.world.agent(&["status"]).out.contains("Reload refused"));
     assert!(at.world.agent(&["status", "--json"]).json()["daemon"]["reload_refused"].is_null());
 }
@@ -818,6 +924,22 @@ fn processor_seconds(world: &World, command: &str) -> f64 {
         60.0 * minutes.parse::<f64>().unwrap() + seconds.parse::<f64>().unwrap()
     };
     times.lines().nth(1).unwrap().split(' ').map(seconds).sum()
+}
+
+#[test]
+fn a_second_daemon_changes_nothing_of_what_is_told() {
+    let at = begin(&cpu()).reported();
+    let first = at.world.agent(&["status"]).exits(0).out;
+    let second = at.world.agent(&["run"]).exits(78);
+    let process = at.daemon.id().to_string();
+    let second = second.says(&process);
+    assert_eq!(second.out, "");
+    let status = at.world.agent(&["status"]).exits(0);
+    let of = |text: &str| text.lines().next().unwrap().to_owned();
+    assert_eq!(of(&status.out), of(&first));
+    status.says(&format!("Daemon: process {process}, since "));
+    at.comes_to_be_as_kept();
+    assert_eq!(at.get("/ready").0, 200);
 }
 
 /// https to a port without TLS is no authority that is missing.

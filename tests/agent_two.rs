@@ -66,7 +66,7 @@ fn a_second_daemon_on_one_ledger_is_refused_with_the_first_ones_process() {
     let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
     world.write("agent.yaml", &format!("listen: 127.0.0.1:0\n{text}"));
     let mut first = world.daemon(&[], &[]);
-    first.until_it_says("Ready: 1 collectors");
+    first.until_it_says("Ready: 1 collector");
     let log = first.log();
     let address =
         log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
@@ -85,7 +85,7 @@ fn a_second_daemon_on_one_ledger_is_refused_with_the_first_ones_process() {
     world.agent(&["status"]).says("Daemon: none is running.");
     assert_eq!(world.agent(&["status", "--json"]).json()["daemon"]["running"], json!(false));
     let next = world.daemon(&[], &[]);
-    until("the next one", || next.log().matches("Ready: 1 collectors").count() == 2);
+    until("the next one", || next.log().matches("Ready: 1 collector").count() == 2);
     drop(next);
     world.agent(&["recount"]).exits(0);
 }

@@ -177,6 +177,10 @@ fn a_terminated_resource_strands_what_it_used_until_it_lives_again() {
         let world = ready(api);
         world.post(&format!("resources/{A}"), json!({ "state": "Terminated" }));
         world.flush().exits(65).says("1 amount: stranded");
+        world.agent(&["status"]).exits(65).says("Project A (terminated), 2026-11, stranded:");
+        world.agent(&["status", "--all"]).exits(65).says("Project A (project-a, terminated), 2026-11");
+        let explained = world.agent(&["explain", A, "cpu_hours"]).exits(0).says("  to post   1.00 h");
+        explained.says_not("  posted ");
         let parked = world.agent(&["parked", "list"]).exits(65);
         parked
             .says("terminated")
@@ -493,6 +497,11 @@ fn a_damaged_ledger_is_refused_and_says_how_to_go_on() {
         refused.says("put a backup in its place (docs/operations.md, Restore)");
     }
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "left as it was");
+    assert_eq!(world.agent(&["check"]).all().matches("is damaged").count(), 1, "said once");
+    // Machines are told all the same.
+    let machine = world.agent(&["status", "--json"]).exits(78).json();
+    assert_eq!((&machine["exit"], &machine["daemon"]["running"]), (&json!(78), &json!(false)));
+    assert!(machine["ledger_failing"]["words"].as_str().unwrap().contains("is damaged"), "{machine}");
     // Its beginning, which says what it is.
     bytes[..100].fill(0xa5);
     std::fs::write(&path, &bytes).unwrap();
@@ -543,6 +552,27 @@ fn several_mistakes_are_told_at_once() {
         ["line 2", "line 3", "`ledger`", "no plugin `exek`", "line 10", "not a UUID", "factor", "`aggregate`"]
     {
         done = done.says(words);
+    }
+}
+
+#[test]
+fn an_empty_key_is_a_mistake_wherever_it_stands() {
+    let world = ready(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    let right = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.agent(&["check", "--offline"]).exits(0);
+    let keys: Vec<&str> =
+        right.lines().filter_map(|line| line.split_once(": ").map(|(key, _)| key)).collect();
+    for key in keys {
+        let begin = format!("{key}: ");
+        let emptied = right.lines().map(|line| match line.starts_with(&begin) {
+            true => format!("{key}:\n"),
+            false => format!("{line}\n"),
+        });
+        world.write("agent.yaml", &emptied.collect::<String>());
+        let done = world.agent(&["check", "--offline"]).exits(78).says("\n1 problem.");
+        done.says(&format!("{}: is empty", key.trim()));
+        world.flush_once().exits(78);
     }
 }
 
@@ -653,6 +683,12 @@ fn one_bad_line_is_quarantined_and_the_others_count() {
     let collected = world.agent(&["collect"]).exits(0);
     collected.says("quarantined").says("did you mean `value`?").says("line 4");
     world.flush().exits(65).says("2 lines: quarantined");
+    let status = world.agent(&["status"]).exits(65);
+    let status =
+        status.says("Collector source: 2 quarantined in the last run, not billed; the first: line 3:");
+    status.says("Correct its source; `status --all` lists them");
+    let all = world.agent(&["status", "--all"]).exits(65).says("Quarantined of source, not billed");
+    all.says("did you mean `value`?").says("not json");
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
 }
 
@@ -735,4 +771,54 @@ fn lines_of_the_log_carry_what_they_are_about() {
     let daemon = world.daemon(&[], &[]);
     daemon.until_it_says("a reading is quarantined");
     assert!(!daemon.log().contains("collector=") && !daemon.log().contains("component="), "{}", daemon.log());
+}
+
+/// What Waldur knows no resource for may be another customer's: nobody's explanation has it.
+#[test]
+fn what_happened_to_nobodys_counter_is_in_no_customers_explanation() {
+    let world = World::new(CURRENT);
+    world.configure(&format!(
+        "    resource: {{ offering: {OFFERING}, backend_id: \"{{account}}\" }}\n    meters:\n      cpu_hours: {{ reading: \
+         cpu_seconds, factor: 1/3600 }}\n"
+    ));
+    let both = |at: &str, value: &str| {
+        ["project-a", "secret-project"]
+            .map(|account| reading("cpu_seconds", "counter", at, value, &[("account", account)]))
+    };
+    world.now("2026-11-10T10:00:00Z");
+    world.readings(&both("2026-11-10T10:00:00Z", "7200"));
+    world.flush();
+    world.now("2026-11-10T11:30:00Z");
+    // A fall to less than half is a reset: the new level counts.
+    world.readings(&both("2026-11-10T11:30:00Z", "1800"));
+    world.flush();
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 0.50"]);
+    let explained = world.agent(&["explain", A, "cpu_hours"]).exits(0);
+    let explained = explained.says("project-a").says("the counter was reset").says_not("secret-project");
+    // When it was, not when its month began.
+    let line = explained.out.lines().find(|line| line.contains("goes from")).unwrap();
+    assert!(line.contains("11-10 11:30"), "{line}");
+    world.agent(&["explain", A, "cpu_hours", "--json"]).exits(0).says_not("secret-project");
+    world.agent(&["status"]).says("secret-project");
+}
+
+#[test]
+fn who_asks_for_what_is_not_there_is_told_what_is() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_by_user());
+    world.readings(&alice_and_bob());
+    world.agent(&["status", "--json"]).exits(78).says("`ledger:` names another path");
+    world.flush();
+    let carol = world.agent(&["explain", A, "cpu_hours", "--user", "carol"]).exits(64);
+    carol.says("no amount of cpu_hours of carol").says("there are shares of alice, bob");
+    let early = world.agent(&["explain", A, "cpu_hours", "--period", "2025-01"]).exits(64);
+    early.says("in 2025-01; it has some in 2026-11");
+    let resolve = world.agent(&["resolve", "adopt"]).exits(64);
+    resolve.says("of which resources? Name them").says("--all").says_not("not both");
+    world.agent(&["resolve", A, "adopt", "--all"]).exits(64).says("not both");
+    world.agent(&["usages", "list", "--page-size", "500"]).exits(64).says("500 is not in 1..=300");
+    // Where the variable names the file, usage lines are as without it.
+    world.agent(&["explain", A]).exits(64).says("Usage: waldur-usage-agent explain ").says_not("--config");
+    world.agent(&["ledger", "init"]).exits(0).says("was there already");
+    world.agent(&["agents", "list"]).exits(0).says("is a file, which one agent has for itself");
 }

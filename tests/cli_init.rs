@@ -16,8 +16,14 @@ fn init(world: &World, arguments: &[&str]) -> Done {
     command.env("PATH", "/nonexistent").output().unwrap().into()
 }
 
+/// What was made, of 80 columns.
 fn made(world: &World) -> String {
-    std::fs::read_to_string(world.path("made.yaml")).unwrap()
+    let text = std::fs::read_to_string(world.path("made.yaml")).unwrap();
+    let folder = world.folder.path().to_str().unwrap();
+    for line in text.lines().filter(|line| !line.contains(folder)) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    text
 }
 
 /// What stands below `waldur:`, without the lines that differ from run to run.
@@ -59,7 +65,10 @@ fn of_what_waldur_says_a_file_is_made_with_the_factors_of_the_units() {
     plugin: slurm
     schedule: "*/10 * * * *"
     ignore: [root]
-    resource: {{ offering: {OFFERING}, backend_id: "{{account}}", ignore_case: true }}
+    resource:
+      offering: {OFFERING}
+      backend_id: "{{account}}"
+      ignore_case: true
     user: "{{user}}"
     meters:
       cpu_hours: {{ reading: cpu_seconds, factor: 1/3600 }}
@@ -108,7 +117,7 @@ fn control_groups_are_billed_to_a_resource_that_a_person_named() {
     assert!(text.contains(&format!("  project-b:\n    plugin: cgroup\n    schedule: every 1m\n    slices: user.slice/user-*.slice\n    resource: {B}\n")), "{text}");
     assert!(
         text.contains(
-            "ram_gb_hours: { reading: memory_working_set_bytes, aggregate: integral, factor: 1/1073741824 }"
+            "      ram_gb_hours:\n        { reading: memory_working_set_bytes, aggregate: integral,\n          factor: 1/1073741824 }\n"
         ),
         "{text}"
     );
@@ -149,7 +158,12 @@ fn what_is_missing_is_said_and_nothing_is_written() {
     with(&[]).exits(64).says("Say --url");
     with(&["--url", "http://waldur.example.com", "--token-file", token])
         .exits(64)
-        .says("plain http would show the token");
+        .says("plain http would show the token")
+        .says("`--allow-http` if you must")
+        .says_not("allow_http: true");
+    let nowhere = world.path("nowhere/made.yaml").display().to_string();
+    let refused = init(&world, &["--output", &nowhere, "--source", "slurm", "--url", &url]).exits(78);
+    refused.says("can't write").says_not("token");
     with(&["--url", &url, "--token-file", "/nonexistent/token"]).exits(64).says("where is the token");
     with(&["--url", &url, "--token-file", token, "--offering", "Cloud"]).exits(64).says("there are: Cluster");
     world.write("token", "wrong");
@@ -289,4 +303,56 @@ fn check_as_the_service_takes_the_token_that_the_unit_hands_over() {
     // What others can read is not a secret.
     std::fs::set_permissions(world.path("token"), std::fs::Permissions::from_mode(0o644)).unwrap();
     world.agent(&["check", "--as-service"]).exits(0).says("every user of this machine can read");
+}
+
+/// The service is started elsewhere than where a person wrote its file.
+#[test]
+fn a_token_file_is_named_by_its_whole_path() {
+    let world = World::new(CURRENT);
+    let arguments = ["--url", &world.url(), "--source", "slurm", "--output", "made.yaml", "--offline"];
+    let mut command = world.command(&["init"]);
+    command.args(arguments).env_remove("WALDUR_USAGE_AGENT_CONFIG").env("PATH", "/nonexistent");
+    let done: Done = command.current_dir(world.folder.path()).output().unwrap().into();
+    done.exits(0);
+    let key = format!("  token_file: {}\n", world.path("token").display());
+    assert!(made(&world).contains(&key), "{}", made(&world));
+    world.configure(&cpu_hours_of_a());
+    world.readings(&[reading("cpu_seconds", "counter", NOON, "160", &[])]);
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &text.replace(&key, "  token_file: token\n"));
+    let mut command = world.command(&["check"]);
+    let checked: Done = command.current_dir(world.folder.path()).output().unwrap().into();
+    checked.says("token: token is relative to where a command is started");
+}
+
+/// What a file can't say is told, and nobody is sent on to run one that can't be loaded.
+#[test]
+fn a_unit_factor_of_zero_is_not_taken_over() {
+    let world = World::new(CURRENT);
+    let text = site_agent(&world);
+    let (from, file) = (world.path("site-agent.yaml"), world.path("made.yaml"));
+    let arguments =
+        ["--from-site-agent", from.to_str().unwrap(), "--output", file.to_str().unwrap(), "--offline"];
+    world.write("site-agent.yaml", &text.replacen("unit_factor: 60", "unit_factor: 0", 1));
+    let done = init(&world, &arguments).exits(0).says("its factor `0` can't be used");
+    done.says("1 collector, 1 meter, no mistakes").says("Next: ");
+    assert!(made(&world).contains("cpu is left out"), "{}", made(&world));
+    world.write("site-agent.yaml", &text.replace("unit_factor: 60", "unit_factor: 0"));
+    let done = init(&world, &[&arguments[..], &["--force"]].concat());
+    done.says("HPC Cluster: cpu: its factor `0` can't be used").says_not("Next: ");
+}
+
+/// SLURM's programs are on many hosts of which none is a cluster.
+#[test]
+fn where_sacct_fails_control_groups_are_chosen() {
+    let world = World::new(CURRENT);
+    std::fs::create_dir(world.path("bin")).unwrap();
+    std::fs::write(world.path("bin/sacct"), "#!/bin/sh\nexit 1\n").unwrap();
+    std::fs::set_permissions(world.path("bin/sacct"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (url, token) = (world.url(), world.path("token"));
+    let mut command =
+        world.command(&["init", "--url", &url, "--resource", A, "--output", "-", "--token-file"]);
+    command.arg(&token).env_remove("WALDUR_USAGE_AGENT_CONFIG").env("PATH", world.path("bin"));
+    let done: Done = command.output().unwrap().into();
+    done.exits(0).says("SLURM, which does not answer").says("plugin: cgroup");
 }

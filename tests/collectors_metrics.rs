@@ -730,6 +730,15 @@ async fn a_compressed_page_is_read_and_bounded() {
     assert_eq!(values(&batch), ["a 7 2026-11-01T02:00:00Z"]);
     let heard = server.heard.lock().unwrap()[0].to_ascii_lowercase();
     assert!(heard.contains("accept-encoding: gzip\r\n"), "{heard}");
+    // As many members as a server likes are one answer; its form is named in any case.
+    let two = [gzip(b"# TYPE a gauge\na{b=\"c\"} 5\n"), gzip(b"a{b=\"d\"} 5\n")].concat();
+    let mut said = answer(two.clone());
+    let place = said.windows(22).position(|bytes| bytes == b"Content-Encoding: gzip").unwrap();
+    said.splice(place..place + 22, *b"Content-Encoding: X-GZip");
+    for said in [answer(two), said] {
+        let batch = run(&Server::of_bytes(said), "openmetrics", "metrics: a").await.unwrap();
+        assert_eq!(values(&batch), ["a 5 2026-11-01T02:00:00Z"; 2]);
+    }
     // A megabyte in a kilobyte.
     let bomb = gzip(&b"#".repeat(1 << 20));
     assert!(bomb.len() < 2_048, "{}", bomb.len());

@@ -202,6 +202,16 @@ fn a_fall_is_a_new_life_or_noise_by_what_the_source_tells_and_by_its_size() {
             "179999999900",
             (1, 2, 1),
         ),
+        // So it was where the low level was believed, because its backend was away for a look; what was counted of that is
+        // taken off what comes next.
+        ("980 990 1000 0 1002 1010", "30", "1000", (1, 1, 0)),
+        ("980 990 1000 3 1002 1010", "30", "1000", (1, 2, 0)),
+        ("1000 1000 0 1000", "0", "1000", (1, 1, 0)),
+        ("1000000 1000100 0 1000200", "200", "1000100", (1, 1, 0)),
+        ("1000 1010 1020 0 5 1030", "30", "1020", (1, 1, 0)),
+        // A burst after a new start comes to another level than the old life would be at.
+        ("10 11 12 0 50", "52", "0", (1, 0, 0)),
+        ("10 10 0 50", "50", "0", (1, 0, 0)),
         // A process that started is a new life of all that it shows; one that has not says nothing.
         ("~1000 ~1010 *~101 ~105", "115", "0", (1, 0, 0)),
         ("~1000 ~1010 ~101 ~105", "14", "101", (1, 1, 0)),

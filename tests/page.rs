@@ -230,7 +230,7 @@ fn what_is_wrong_with_the_daemon_is_on_it() {
     assert!(!get_from_socket(&socket, "/").contains("Nothing."));
     world.write("agent.yaml", &right);
     daemon.signal("HUP");
-    daemon.until_it_says("Reloaded: 1 collectors.");
+    daemon.until_it_says("Reloaded: 1 collector.");
     until("it is gone", || {
         UnixStream::connect(&socket).is_ok() && get_from_socket(&socket, "/").contains("Nothing.")
     });

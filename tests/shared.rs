@@ -137,7 +137,7 @@ fn every_host_collects_with_a_role_that_may_append_and_one_submits() {
     let submits = world.daemon(&[], &[]);
     let host = daemon_of(&world, "hv3.yaml");
     submits.until_it_says("At work: ");
-    host.until_it_says("Ready: 1 collectors");
+    host.until_it_says("Ready: 1 collector");
     world.write("hv3.readings", &format!("{}\n", hours("7", "7200")));
     world.in_time("what the third has", || world.rows(A) == ["cpu_hours 2026-11 3.50"]);
     // While the database is away, hosts go on; what they have seen is sent when it is there again.

@@ -185,7 +185,7 @@ fn out_of_space_runs_wait_on_their_host_and_nothing_is_half_counted() {
     assert_eq!(world.reports(), ["cpu_hours=2.00"]);
     // And a daemon that is at work meanwhile says it in its log, and goes on.
     let host = daemon_of(&world, "hv2.yaml");
-    host.until_it_says("Ready: 1 collectors");
+    host.until_it_says("Ready: 1 collector");
     server.sql("bill", "TRUNCATE inbox");
     full("inbox");
     write_readings(&world, "hv2", &[hours("1", "3600"), hours("2", "3600"), hours("3", "3600")]);

@@ -24,7 +24,7 @@ fn a_ledger_moves_into_a_database_and_back_and_is_the_same() {
     world.flush().exits(0);
     // Not while a daemon is at work.
     let daemon = world.daemon(&[], &[]);
-    daemon.until_it_says("Ready: 1 collectors");
+    daemon.until_it_says("Ready: 1 collector");
     world.agent(&["ledger", "copy", &file, &database]).exits(75).says("a daemon is at work");
     drop(daemon);
     world.agent(&["ledger", "copy", &file, &database]).exits(0).says("both sides count the same");

@@ -64,6 +64,14 @@ fn exit(agents: &[AgentReport], setup: &Setup) -> Exit {
 fn list(setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
     let agents = setup.ledger_to_read()?.agents()?;
     let now = setup.clock.now();
+    if let Some(file) = setup.settings.ledger.file() {
+        let words = format!(
+            "The ledger {} is a file, which one agent has for itself: there are several only in a shared one (docs/many-hosts.md).",
+            file.display()
+        );
+        writeln!(out, "{}", fold(&words, 2))?;
+        return Ok(Exit::Ok);
+    }
     if agents.is_empty() {
         writeln!(out, "No host has appended to this ledger yet.")?;
         return Ok(Exit::Ok);

@@ -122,13 +122,17 @@ impl Check {
 
 async fn online(setup: &Setup, as_service: bool, found: &mut Findings) -> Result<(), Failed> {
     let progress = Progress::of(&format!("Reading the ledger {}", setup.settings.ledger));
-    check_ledger(setup, as_service, found);
+    let is_readable = check_ledger(setup, as_service, found);
     check_token_files(setup, found);
     if !setup.settings.submits {
         check_collectors(setup, &mut None, &progress, found).await?;
         return Ok(());
     }
-    let tried = DryRun::of(&setup.settings.ledger, &setup.rulebook, setup.clock.now());
+    // What is wrong with a ledger was just said.
+    let tried = match is_readable {
+        true => DryRun::of(&setup.settings.ledger, &setup.rulebook, setup.clock.now()),
+        false => Ok(None),
+    };
     let mut rehearsal = tried.unwrap_or_else(|failed| {
         let why = failed.message;
         found.warning(format!(
@@ -174,19 +178,26 @@ async fn check_server(setup: &Setup, reports: &mut Reports, found: &mut Findings
     resources
 }
 
-fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
+/// Whether the ledger can be read, if it is there.
+fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) -> bool {
     let place = &setup.settings.ledger;
     if let config::place::Place::Database(database) = place {
         check_name(setup, database, found);
         if !setup.settings.submits {
-            return;
+            return true;
         }
+    }
+    if let Some(path) = place.file().filter(|path| path.is_relative()) {
+        found.warning(format!(
+            "ledger: {} is relative to where a command is started, and the service is started elsewhere: write the whole path",
+            path.display()
+        ));
     }
     if let Some(path) = place.file().filter(|path| !path.exists()) {
         let parent = path.parent().unwrap_or(Path::new("/"));
         if as_service && parent == Path::new(STATE_DIRECTORY) {
             found.good(format!("ledger {}: not there yet; the service makes it", path.display()));
-            return;
+            return true;
         }
         match parent.is_dir() {
             true => {
@@ -198,12 +209,13 @@ fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
                 format!("ledger {}: its directory is not there; create {}", path.display(), parent.display()),
             ),
         }
-        return;
+        return true;
     }
     if let Some(path) = place.file() {
         check_room(path, found);
     }
     let verified = Ledger::open_to_read(place, (*setup.rulebook).clone()).and_then(|ledger| ledger.verify());
+    let is_readable = verified.is_ok();
     match verified {
         Ok(()) => found.good(format!("ledger {place}: whole")),
         Err(error) => found.problem(Exit::Config, error.to_string()),
@@ -213,6 +225,7 @@ fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) {
     {
         check_hosts(setup, &ledger, found);
     }
+    is_readable
 }
 
 /// Whether something can be recorded on the ledger's disk, and goes on to be.
@@ -291,7 +304,7 @@ async fn check_collectors(
         let since = setup.since(definition);
         let since = Since::Checkpoint(since);
         progress.at(&format!("Waiting for collector {}", definition.name), 0, 0);
-        let CollectedRun { run, readings, mut more, notes } =
+        let CollectedRun { run, readings, mut more, notes, .. } =
             collect_once(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
         let name = &definition.name;
         match &run.outcome {

@@ -75,7 +75,7 @@ impl Collect {
             }
             let since = if self.since.is_some() { Since::Again(from) } else { Since::Checkpoint(from) };
             let progress = Progress::of(&format!("Collector {}: measuring", definition.name));
-            let CollectedRun { run, readings, mut more, notes } =
+            let CollectedRun { run, readings, mut more, notes, .. } =
                 collect_once(definition, &ledger, &setup.clock, since, setup.withhold()).await?;
             progress.at(&format!("Collector {}: counting", definition.name), 0, 0);
             let (dry_run, now) = (self.dry_run, setup.clock.now());

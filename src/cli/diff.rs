@@ -112,11 +112,12 @@ impl Diff {
         out: &mut dyn Write,
     ) -> Result<(), Failed> {
         let mut lines = Lines::new(["LEDGER", "WALDUR", "DIFFERENCE"]);
-        for ((resource, component, user), sides) in &found.sides {
-            if !self.all && !sides.differ() {
-                continue;
-            }
-            let name = named(*resource, found.names.get(resource));
+        let shown_sides = found.sides.iter().filter(|(_, sides)| self.all || sides.differ());
+        let mut by_name: Vec<_> = shown_sides
+            .map(|(place, sides)| (named(place.0, found.names.get(&place.0)), place, sides))
+            .collect();
+        by_name.sort_by(|(a, of, _), (b, other, _)| (a, of).cmp(&(b, other)));
+        for (name, (_, component, user), sides) in by_name {
             let state = Some(sides.state.clone()).filter(|state| !["agreed", ""].contains(&state.as_str()));
             let written = sides.writer.words(sides.written_by_us, |at| moment(at, now));
             let written = written.filter(|_| sides.differ());

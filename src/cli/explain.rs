@@ -74,18 +74,18 @@ impl Explain {
             entries.push(entry.clone());
         }
         if entries.is_empty() {
-            let there: Vec<&str> = there.iter().map(String::as_str).collect();
-            let there = match there.as_slice() {
-                [] => "of no component".to_owned(),
-                there => format!("of {}", there.join(", ")),
+            let there = match (there.is_empty(), there.contains(&self.component)) {
+                (true, _) => months_there(&ledger, resource)?,
+                (false, true) => users_there(&shares),
+                (false, false) => {
+                    format!("it has some of {}", there.into_iter().collect::<Vec<_>>().join(", "))
+                }
             };
             let whose = self.user.as_ref().map_or(String::new(), |user| format!(" of {user}"));
             let (component, resource) = (&self.component, &self.resource);
             return Err(Failed::new(
                 Exit::Usage,
-                format!(
-                    "the ledger has no amount of {component}{whose} for {resource} in {period}; it has some {there}"
-                ),
+                format!("the ledger has no amount of {component}{whose} for {resource} in {period}; {there}"),
             ));
         }
         let unit = known.as_ref().and_then(|known| {
@@ -135,6 +135,36 @@ struct Share {
     /// What rounding it by itself would give. Where that differs, the rest of a hundredth went to the largest
     /// remainders, so that the shares sum to the total.
     alone: String,
+}
+
+/// So many names are told.
+const NAMED: usize = 20;
+
+/// The months that there is something in, in words.
+fn months_there(ledger: &Ledger, resource: Uuid) -> Result<String, Failed> {
+    let statements = ledger.statements(None)?.into_iter();
+    let months: BTreeSet<BillingPeriod> =
+        statements.filter(|one| one.key.resource == resource).map(|one| one.key.period).collect();
+    Ok(match months.is_empty() {
+        true => "it has none of it in any month".to_owned(),
+        false => format!("it has some in {}", named(months.into_iter().rev().map(|month| month.to_string()))),
+    })
+}
+
+/// Whose shares there are, in words.
+fn users_there(shares: &[Share]) -> String {
+    let users: Vec<String> = shares.iter().filter_map(|share| share.user.clone()).collect();
+    match users.is_empty() {
+        true => "no user has a share of it".to_owned(),
+        false => format!("there are shares of {}", named(users.into_iter())),
+    }
+}
+
+fn named(names: impl Iterator<Item = String>) -> String {
+    let names: Vec<String> = names.collect();
+    let more = names.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", names.into_iter().take(NAMED).collect::<Vec<_>>().join(", "))
 }
 
 /// The shares of a component, from all parts of the month.

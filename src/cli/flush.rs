@@ -47,8 +47,28 @@ pub(super) struct Flush {
     json: bool,
 }
 
+/// Ends the process at last, whatever hangs in a place that nobody else watches: a secret on a dead mount, a disk.
+fn end_by(limit: Duration) {
+    std::thread::spawn(move || {
+        std::thread::sleep(limit);
+        let words = format!(
+            "waldur-usage-agent: something hangs that can't be waited for (a file that a path of the configuration names, or the \
+             disk): ended after {} s. What was recorded is kept, and what was sent is looked up by the next `flush`.",
+            limit.as_secs()
+        );
+        eprintln!("{}", fold_all(&words, 4));
+        std::process::exit(Exit::Pending.code().into());
+    });
+}
+
 impl Flush {
     pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+        let collectors = u32::try_from(setup.definitions.len()).unwrap_or(u32::MAX);
+        end_by(
+            Duration::try_from(self.deadline).unwrap_or_default()
+                + GRACE.saturating_mul(collectors)
+                + 6 * GRACE,
+        );
         let progress = Arc::new(Progress::of("Opening the ledger"));
         let client = Arc::new(setup.client()?);
         let end = tokio::time::Instant::now() + Duration::try_from(self.deadline).unwrap_or_default();
@@ -243,7 +263,7 @@ impl Flush {
             writeln!(out, "{}", fold(&words, 2))?;
         }
         standing::show(&left, out)?;
-        standing::show_not_begun(&next, out)?;
+        standing::show_by_the_clock(&next, out)?;
         Ok(exit)
     }
 }

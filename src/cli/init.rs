@@ -20,7 +20,7 @@ use crate::waldur::client::Client;
 
 use draft::{Draft, TokenLine, quoted};
 use host::Host;
-use output::{tell, write_file};
+use output::{tell, try_writing, write_file};
 use sources::{Choice, Marketplace};
 
 mod draft;
@@ -106,6 +106,10 @@ impl Init {
                 format!("{} is there already: name another with --output, or give --force", target.display()),
             ));
         }
+        // Before anybody types a token.
+        if !shown_only {
+            try_writing(&target)?;
+        }
         let (draft, left) = match &self.from_site_agent {
             Some(file) => self.of_site_agent(file, &target, out)?,
             None => (self.of_waldur(&target, out).await?, Vec::new()),
@@ -145,6 +149,10 @@ impl Init {
             true => String::new(),
             false => format!(" --config {}", target.display()),
         };
+        if exit == Exit::Config {
+            tell(out, "", &format!("Correct what is wrong, then `waldur-usage-agent{config} check`."))?;
+            return Ok(exit);
+        }
         let next = match &self.from_site_agent {
             None => {
                 "collect --dry-run` shows what would be measured; `flush --collect` reports once; `run` is the daemon."
@@ -203,7 +211,7 @@ impl Init {
             url,
             token,
             allow_http: self.allow_http,
-            ca_file: self.ca_file.as_ref().map(|file| file.display().to_string()),
+            ca_file: self.ca_file.as_ref().map(|file| absolute(file)),
             billing_timezone: self.billing_timezone.clone(),
             submit: Vec::new(),
             collectors,
@@ -248,7 +256,7 @@ impl Init {
             url: taken.url,
             token,
             allow_http: self.allow_http,
-            ca_file: self.ca_file.as_ref().map(|file| file.display().to_string()),
+            ca_file: self.ca_file.as_ref().map(|file| absolute(file)),
             billing_timezone: taken.billing_timezone,
             submit,
             collectors: taken.collectors,
@@ -257,11 +265,13 @@ impl Init {
     }
 
     fn token_path(&self, target: &Path) -> PathBuf {
-        match &self.token_file {
+        let path = match &self.token_file {
             Some(file) => file.clone(),
             None if target == Path::new("-") => Path::new(DEFAULT_PATH).with_file_name("token"),
             None => target.with_file_name("token"),
-        }
+        };
+        // The service works in another directory than whoever runs this.
+        std::path::absolute(&path).unwrap_or(path)
     }
 
     /// Where the token is; asked for and kept there if nobody has yet.
@@ -314,7 +324,7 @@ impl Init {
             TokenLine::Usual => format!("token_file: {}\n", quoted(&service_token())),
         };
         if let Some(file) = &self.ca_file {
-            text += &format!("ca_file: {}\n", quoted(&file.display().to_string()));
+            text += &format!("ca_file: {}\n", quoted(&absolute(file)));
         }
         // As the file will be read, so that what is wrong is said in the same words.
         let (mut section, problems) = Section::parse(&text);
@@ -322,7 +332,9 @@ impl Init {
         section.finish();
         let Some(settings) = settings else {
             let all: Vec<String> = problems.list().iter().map(|problem| problem.message.clone()).collect();
-            return Err(Failed::new(Exit::Usage, all.join("; ")));
+            // In the file it would be the key; there is none yet.
+            let all = all.join("; ").replace("`allow_http: true` if you must", "`--allow-http` if you must");
+            return Err(Failed::new(Exit::Usage, all));
         };
         Client::new(&settings, process_clock()).map_err(|error| Failed::new(Exit::Config, error.to_string()))
     }
@@ -339,7 +351,7 @@ impl Init {
                 Failed::new(Exit::Usage, "where is the Prometheus server? Say --prometheus URL")
             }),
             None if self.prometheus.is_some() => Ok(prometheus().unwrap_or(Choice::Cgroup)),
-            None if host.slurm.is_some() => Ok(Choice::Slurm),
+            None if host.slurm_answers => Ok(Choice::Slurm),
             None if host.prometheus.as_ref().is_some_and(|found| found.containers) => {
                 Ok(prometheus().unwrap_or(Choice::Cgroup))
             }
@@ -380,6 +392,10 @@ impl Init {
             )),
         }
     }
+}
+
+fn absolute(file: &Path) -> String {
+    std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).display().to_string()
 }
 
 /// What a file that was made of a waldur-site-agent's says of submitting.

@@ -55,7 +55,16 @@ impl Ledger {
 
 fn init(setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
     let place = &setup.settings.ledger;
+    let was_there = place.file().is_some_and(Path::exists);
     Books::make(place)?;
+    if place.file().is_some() {
+        let is = if was_there { "was there already, and is up to date" } else { "is made" };
+        let words = format!(
+            "The ledger {place} {is}. A file needs no `ledger init`: whatever writes to it first makes it."
+        );
+        writeln!(out, "{}", fold(&words, 2))?;
+        return Ok(Exit::Ok);
+    }
     writeln!(out, "-- The ledger {place} is made.")?;
     let Some(schema) = Books::schema_of(place)? else { return Ok(Exit::Ok) };
     write!(

@@ -57,15 +57,8 @@ pub struct Cli {
     /// The configuration file [default: /etc/waldur-usage-agent/agent.yaml].
     ///
     /// YAML or JSON. The variable WALDUR_USAGE_AGENT_CONFIG names it, too.
-    #[arg(
-        long,
-        short,
-        global = true,
-        value_name = "FILE",
-        env = "WALDUR_USAGE_AGENT_CONFIG",
-        hide_env = true,
-        display_order = 90
-    )]
+    // Read by ourselves: clap would put `--config <FILE>` into usage lines where the variable is set.
+    #[arg(long, short, global = true, value_name = "FILE", display_order = 90)]
     config: Option<PathBuf>,
     /// How much is logged to stderr: error, warn, info, debug or trace.
     ///
@@ -120,7 +113,9 @@ Exit codes; of several, the first that applies:
   77  the token was refused, or may not report
   69  a collector failed
   75  something is still pending, or Waldur is left alone after a failure
-  65  something is parked, held or stranded
+  65  something is parked, held, stranded, quarantined or wholly unmatched
+  64  the command line can't be carried out as it stands
+   1  `recount` found a difference, or a copied ledger differs
    0  none of these";
 
 /// In the order in which they are needed.
@@ -180,7 +175,11 @@ impl Cli {
     }
 
     async fn execute(self) -> Result<Exit, Failed> {
-        let path = self.config.as_deref();
+        let of_environment = || {
+            std::env::var_os("WALDUR_USAGE_AGENT_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from)
+        };
+        let path = self.config.or_else(of_environment);
+        let path = path.as_deref();
         let mut out = std::io::stdout();
         let out: &mut dyn Write = &mut out;
         let ended = match self.command {

@@ -164,13 +164,22 @@ fn list(setup: &Setup, json: bool, out: &mut dyn Write) -> Result<Exit, Failed> 
         return Ok(exit);
     }
     let now = setup.clock.now();
+    let mut named = Vec::with_capacity(blocks.len());
     for at in &blocks {
         let name = ledger.resource(at.resource)?.map(|known| known.name).unwrap_or_default();
+        named.push((name, at));
+    }
+    named.sort_by(|(a, x), (b, y)| (a, x.resource, x.period).cmp(&(b, y.resource, y.period)));
+    let mut before = None;
+    for (name, at) in named {
         let name = if name.is_empty() { String::new() } else { format!("{} ", shorten(&name, 40)) };
         let component = if at.component.is_empty() { "all of it" } else { &at.component };
         let whose = if at.user.is_empty() { String::new() } else { format!(" of {}", at.user) };
         let (resource, period, state) = (at.resource, at.period, &at.block.state);
-        writeln!(out, "{}", fold(&format!("{name}({resource}), {period}"), 2))?;
+        if before != Some((resource, period)) {
+            writeln!(out, "{}", fold(&format!("{name}({resource}), {period}"), 2))?;
+            before = Some((resource, period));
+        }
         let amount = at.amount.map_or(String::new(), |amount| format!(" {amount:.2}"));
         let since = moment(at.block.since, now);
         let what = format!("{component}{whose}{amount}, {state} since {since}, {}", at.block.reason);

@@ -74,11 +74,19 @@ impl Resolve {
                 .iter()
                 .map(|wanted| Ok(find(&ledger, wanted)?.0))
                 .collect::<Result<Vec<_>, Failed>>()?,
-            _ => return Err(usage("name resources, or say --all; not both".to_owned())),
+            (false, []) => {
+                let words = "of which resources? Name them (`resolve RESOURCE... adopt`), or say --all for every one that is in \
+                             conflict (`status --state held` shows them)";
+                return Err(usage(words.to_owned()));
+            }
+            (true, _) => return Err(usage("name resources, or say --all; not both".to_owned())),
         };
         let mut to_decide = Vec::new();
-        for resource in chosen {
-            let name = name_of(&ledger, resource)?;
+        let named = chosen.into_iter().map(|resource| Ok((name_of(&ledger, resource)?, resource)));
+        let mut named = named.collect::<Result<Vec<(String, Uuid)>, Failed>>()?;
+        named.sort();
+        named.dedup();
+        for (name, resource) in named {
             let Some(blocks) = concerned.get(&resource) else {
                 writeln!(out, "{}", fold(&format!("{name}: nothing of it is in conflict"), 2))?;
                 continue;

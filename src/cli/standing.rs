@@ -5,6 +5,7 @@ use std::io::Write;
 use super::exit::{Exit, Failed};
 use super::setup::count;
 use super::text::fold;
+use crate::submitter::guard::TOO_LATE;
 use crate::submitter::left::Outstanding;
 use crate::submitter::next_try::NextTry;
 use crate::submitter::pause;
@@ -56,8 +57,13 @@ pub(super) fn show(left: &Outstanding, out: &mut dyn Write) -> Result<(), Failed
     Ok(())
 }
 
-/// What waits for a month to begin, which is a matter of the clocks.
-pub(super) fn show_not_begun(next: &NextTry, out: &mut dyn Write) -> Result<(), Failed> {
+/// What waits for a month to begin, which is a matter of the clocks, or comes too late for the one that runs.
+pub(super) fn show_by_the_clock(next: &NextTry, out: &mut dyn Write) -> Result<(), Failed> {
+    for (period, number) in &next.too_late {
+        let words =
+            format!("{period}: {} of it is not sent any more: {TOO_LATE}.", count(*number, "statement"));
+        writeln!(out, "{}", fold(&words, 2))?;
+    }
     for (period, number) in &next.not_begun {
         let words = format!(
             "{period} has not begun at Waldur: {} of it waits until then. Is this machine's clock right, or was it ahead?",

@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write};
 use clap::Args;
 
 use super::exit::{Exit, Failed};
-use super::setup::Setup;
+use super::setup::{Setup, count};
 use super::text::fold_all;
 use crate::config::clock::process_clock;
 use crate::config::place::Place;
@@ -65,6 +65,7 @@ impl Status {
                 // A role that appends sees what its host has sent.
                 Err(failed) => match host::status(setup, self.json, out)? {
                     Some(exit) => return Ok(exit),
+                    None if self.json => return without_ledger(setup, &failed, out),
                     None => return Err(failed),
                 },
             };
@@ -80,7 +81,7 @@ impl Status {
                 brief::write(target, &ledger, &view)?;
             }
             if in_place {
-                redraw(out, &shown)?;
+                redraw(out, &shown, rows())?;
             }
             out.flush()?;
             if !self.watch {
@@ -118,13 +119,38 @@ impl Status {
     }
 }
 
-/// Draws over what was shown before, line by line, so that nothing flickers.
-fn redraw(out: &mut dyn Write, shown: &[u8]) -> std::io::Result<()> {
+/// For machines, what is known where the ledger can't be read.
+fn without_ledger(setup: &Setup, failed: &Failed, out: &mut dyn Write) -> Result<Exit, Failed> {
+    let daemon = instance::running(&setup.settings.first_place());
+    let shown = serde_json::json!({
+        "daemon": json::daemon(daemon.as_ref()), "ledger": setup.settings.ledger.to_string(),
+        "ledger_failing": { "since": null, "words": failed.message }, "exit": failed.exit.code(),
+    });
+    writeln!(out, "{shown:#}")?;
+    Ok(failed.exit)
+}
+
+/// How many rows the screen has, where that is known.
+fn rows() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_row)).filter(|rows| *rows > 0)
+}
+
+/// Draws over what was shown before, line by line, so that nothing flickers. What is worst comes first, and what the screen has
+/// no room for is counted: it would scroll the worst away.
+fn redraw(out: &mut dyn Write, shown: &[u8], rows: Option<usize>) -> std::io::Result<()> {
+    let lines: Vec<&[u8]> = shown.split_inclusive(|byte| *byte == b'\n').collect();
+    // The cursor stands in the row after the last.
+    let room = rows.map_or(usize::MAX, |rows| rows.saturating_sub(1).max(1));
+    let fitting = if lines.len() > room { room.saturating_sub(1) } else { lines.len() };
     out.write_all(b"\x1b[H")?;
-    for line in shown.split_inclusive(|byte| *byte == b'\n') {
+    for line in &lines[..fitting] {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         out.write_all(text)?;
         out.write_all(b"\x1b[K\n")?;
+    }
+    if fitting < lines.len() {
+        write!(out, "and {} (`status --all`)\x1b[K\n", count(lines.len() - fitting, "more line"))?;
     }
     out.write_all(b"\x1b[J")
 }
@@ -136,7 +162,19 @@ mod tests {
     #[test]
     fn what_was_shown_before_is_drawn_over() {
         let mut out = Vec::new();
-        redraw(&mut out, b"one\ntwo\n").unwrap();
+        redraw(&mut out, b"one\ntwo\n", None).unwrap();
         assert_eq!(out, b"\x1b[Hone\x1b[K\ntwo\x1b[K\n\x1b[J");
+    }
+
+    #[test]
+    fn what_the_screen_has_no_room_for_is_counted() {
+        let shown = |rows| {
+            let mut out = Vec::new();
+            redraw(&mut out, b"one\ntwo\nthree\nfour\n", Some(rows)).unwrap();
+            String::from_utf8(out).unwrap().replace("\x1b[K", "")
+        };
+        assert_eq!(shown(5), "\x1b[Hone\ntwo\nthree\nfour\n\x1b[J");
+        assert_eq!(shown(4), "\x1b[Hone\ntwo\nand 2 more lines (`status --all`)\n\x1b[J");
+        assert_eq!(shown(2), "\x1b[Hand 4 more lines (`status --all`)\n\x1b[J");
     }
 }

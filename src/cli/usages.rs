@@ -50,6 +50,7 @@ struct ListArgs {
     /// Only months of this year.
     #[arg(long, alias = "billing_period_year", value_name = "YEAR", value_parser = clap::value_parser!(i16).range(1..=9999))]
     billing_period_year: Option<i16>,
+    /// Only what resources of this customer used.
     #[arg(long, alias = "customer_uuid", value_name = "UUID")]
     customer_uuid: Option<Uuid>,
     /// Only what was last reported on this day or later.
@@ -64,19 +65,22 @@ struct ListArgs {
     /// Order by this field (`usage`, `billing_period` ...), the other way with a `-` before it; repeat for more.
     #[arg(long, value_name = "FIELD", value_delimiter = ',', allow_hyphen_values = true)]
     o: Vec<String>,
+    /// Only what resources of this offering used.
     #[arg(long, alias = "offering_uuid", value_name = "UUID")]
     offering_uuid: Option<Uuid>,
     /// Only this page of the server's list; else all pages.
     #[arg(long, value_name = "NUMBER", value_parser = page)]
     page: Option<String>,
     /// Only one page, of this many rows (at most 300).
-    #[arg(long, alias = "page_size", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, alias = "page_size", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=300))]
     page_size: Option<u32>,
+    /// Only what resources of this project used.
     #[arg(long, alias = "project_uuid", value_name = "UUID")]
     project_uuid: Option<Uuid>,
     /// Only this resource, by its address in the API (or by its UUID).
     #[arg(long, value_name = "URL", value_parser = address)]
     resource: Option<Uuid>,
+    /// Only what this resource used.
     #[arg(long, alias = "resource_uuid", value_name = "UUID")]
     resource_uuid: Option<Uuid>,
     /// Only this component.
@@ -89,6 +93,7 @@ struct ListArgs {
 
 #[derive(Debug, Args)]
 struct ShowArgs {
+    /// The UUID of the component usage, as `usages list` has it.
     #[arg(value_name = "UUID")]
     uuid: Uuid,
     /// Print an object, with every field that the server gave.

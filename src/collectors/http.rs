@@ -4,7 +4,7 @@
 //! fails its request, and a row without a value is quarantined; other requests and rows count. What its source could not say
 //! of a step is asked for again. No number goes through a float.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -159,11 +159,18 @@ impl Http {
         }
         let mut url = self.address(source, &fill)?;
         let (mut rows, mut previous) = (0, Vec::new());
+        let mut asked = HashSet::new();
         for number in 1..=MOST_PAGES {
             let ask = match &source.body {
                 Some(body) => Ask::post_json(url.clone(), paging::body(body, &fill)?),
                 None => Ask::get(url.clone()),
             };
+            if !asked.insert(ask.identity()) {
+                return Err(CollectorError(format!(
+                    "{}: page {number} is one that was read before: its pages go round in a circle; nothing of them is used",
+                    ask.name()
+                )));
+            }
             let answer = session.ask(&ask).await?;
             if !matches!(source.paging, Paging::None) && answer.body == previous {
                 return Err(CollectorError(format!(

@@ -62,9 +62,11 @@ impl Kept {
         }
     }
 
-    /// Takes a run that is whole. Where it is the first that heard nothing, it concludes nothing.
-    pub fn judge(&mut self, batch: &mut Batch) {
+    /// Takes a run that is whole. Where it is the first that heard nothing, it concludes nothing. Returns whether it is the
+    /// second, which is believed: what there was has ended.
+    pub fn judge(&mut self, batch: &mut Batch) -> bool {
         let can_end = |kind| matches!(kind, Kind::Counter | Kind::Gauge);
+        let before = self.heard;
         let is_silent = batch.readings.is_empty() && batch.quarantined.is_empty() && batch.known == 0;
         self.heard = if batch.kinds().any(|(_, kind)| can_end(kind)) {
             Heard::Something
@@ -82,6 +84,14 @@ impl Kept {
         } else {
             Heard::Nothing
         };
+        let is_believed = before == Heard::Silence && is_silent && self.heard == Heard::Nothing;
+        if is_believed {
+            batch.notes.push(
+                "it saw nothing at all twice in a row: the counters and gauges that it saw before have ended with this run"
+                    .to_owned(),
+            );
+        }
+        is_believed
     }
 }
 
@@ -96,7 +106,8 @@ mod tests {
             let name = format!("{kind:?}");
             batch.push(Reading::new(&name, *kind, 1.into(), "2026-11-05T10:00:00Z".parse().unwrap()));
         }
-        kept.judge(&mut batch);
+        let is_believed = kept.judge(&mut batch);
+        assert_eq!(batch.notes.len(), usize::from(is_believed));
         let problems = batch.problems.len();
         // A restart between any two runs loses nothing.
         *kept = Kept::read(std::mem::take(kept).text(None));

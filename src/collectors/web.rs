@@ -7,19 +7,23 @@
 use std::time::Duration;
 
 pub(super) use reqwest::Url;
-use reqwest::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+};
 use reqwest::{Method, Response};
 use serde::de::DeserializeOwned;
 
 use auth::{Auth, Held, Proof};
 pub(super) use trouble::Trouble;
 
+use super::blocking;
 use crate::config::section::Section;
 use crate::config::waldur::is_loopback;
 use crate::wire::tls::{Trust, innermost};
 
 mod auth;
 mod aws;
+mod coding;
 mod settings;
 mod trouble;
 
@@ -73,11 +77,18 @@ impl Ask {
     }
 
     /// What a message calls it: the address without its query, which is long and may hold a key.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let mut url = self.url.clone();
         url.set_query(None);
         url.set_fragment(None);
         format!("{} {url}", self.method())
+    }
+
+    /// What is the same where the same is asked: a short form of it, since there may be many.
+    pub(super) fn identity(&self) -> u128 {
+        let body = self.body.as_ref().map(|(_, body)| body.as_slice()).unwrap_or_default();
+        let text = [self.url.as_str().as_bytes(), b" ", body].concat();
+        uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, &text).as_u128()
     }
 
     fn method(&self) -> Method {
@@ -93,7 +104,7 @@ fn form<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
     url.query().unwrap_or_default().as_bytes().to_vec()
 }
 
-/// A whole answer with a status of success.
+/// A whole answer.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// What messages call the request.
@@ -177,6 +188,7 @@ impl Web {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
+            .no_gzip()
             .timeout(self.timeout)
             .connect_timeout((self.timeout / 2).min(Duration::from_secs(20)))
             .pool_max_idle_per_host(1);
@@ -198,7 +210,7 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Asks, and returns the whole answer if its status is one of success. A login that is refused (401) is read or
+    /// Asks, and returns the whole answer if its status says that it is one. A login that is refused (401) is read or
     /// fetched anew, and if it has changed, the request is made once more.
     pub(super) async fn ask(&self, ask: &Ask) -> Result<Answer, Trouble> {
         let proof = self.proof(None).await?;
@@ -219,7 +231,8 @@ impl Session<'_> {
     /// `meant`: the status that says best what to do, if it is no success.
     fn judge_as(&self, status: u16, answer: Answer, proof: &Proof, meant: u16) -> Result<Answer, Trouble> {
         match status {
-            200..=299 => Ok(answer),
+            // Of the successes those that bring all there is: not one that is yet to be made (202), nor a part (206).
+            200 | 201 | 203 => Ok(answer),
             status => {
                 let body = proof.scrub(&answer.body);
                 Err(trouble::refused(&answer.name, status, meant, &body, &self.held.place()))
@@ -240,6 +253,7 @@ impl Session<'_> {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, HeaderValue::from_static(ask.accept));
             headers.extend(also.iter().cloned());
+            headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static(coding::UNDERSTOOD));
             let body = ask.body.as_ref();
             if let Some((kind, _)) = body {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -253,15 +267,24 @@ impl Session<'_> {
             let response = request.headers(headers).send().await;
             let response =
                 response.map_err(|error| trouble::network(&name, error, self.web.timeout, None))?;
-            let (status, headers) = (response.status(), response.headers().clone());
+            let (status, mut headers) = (response.status(), response.headers().clone());
             if !status.is_redirection() {
                 let limit = if status.is_success() { self.web.max_answer } else { LARGEST_REFUSAL };
-                if let Some(coding) = unknown_coding(&headers)
-                    && status.is_success()
-                {
-                    return Err(trouble::compressed(&name, &coding));
-                }
+                let layers = match coding::layers(&headers) {
+                    Err(coding) if status.is_success() => return Err(trouble::compressed(&name, &coding)),
+                    layers => layers.unwrap_or_default(),
+                };
                 let mut body = self.body(&name, response, limit, status.is_success()).await?;
+                if layers > 0 {
+                    let packed = std::mem::take(&mut body);
+                    let undone = blocking::run(move |_| Ok(coding::undo(layers, packed, limit))).await;
+                    let (plain, wrong) = undone.map_err(|error| Trouble::setup(error.0))?;
+                    if let Some(wrong) = wrong.filter(|_| status.is_success()) {
+                        return Err(trouble::torn(&name, &wrong, limit));
+                    }
+                    body = plain;
+                    headers.remove(CONTENT_ENCODING);
+                }
                 if body.starts_with(BYTE_ORDER_MARK) {
                     body.drain(..BYTE_ORDER_MARK.len());
                 }
@@ -298,16 +321,6 @@ impl Session<'_> {
             }
         }
     }
-}
-
-/// How a body is compressed, if that is none of what was asked for: the client library says what it understands (gzip), and
-/// takes the header away where it has undone it.
-fn unknown_coding(headers: &HeaderMap) -> Option<String> {
-    let codings =
-        headers.get_all(CONTENT_ENCODING).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let mut codings =
-        codings.flat_map(|value| value.split(',').map(|one| one.trim().to_lowercase()).collect::<Vec<_>>());
-    codings.find(|coding| !["", "identity"].contains(&coding.as_str()))
 }
 
 #[cfg(test)]

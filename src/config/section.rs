@@ -144,7 +144,7 @@ impl Section {
         Problems(self.document.clone()).add(&self.key_path(key), message);
     }
 
-    /// The value of `key` as text: a string, number or boolean as it is written. Absent and null are `None`.
+    /// The value of `key` as text: a string, number or boolean as it is written.
     pub fn text(&mut self, key: &str) -> Option<String> {
         let value = self.take(key)?;
         self.told(key, self.scalar(key, None, &value))
@@ -211,6 +211,11 @@ impl Section {
     /// The value of `key` as a list of texts; one text alone is a list of one.
     pub fn texts(&mut self, key: &str) -> Option<Vec<String>> {
         let value = self.take(key)?;
+        if let Value::Mapping(values) = &value
+            && !values.values().all(Value::is_null)
+        {
+            return self.told(key, Err("must be a list of single values, not a mapping".to_owned()));
+        }
         let is_list = matches!(value, Value::Sequence(_));
         let items = match value {
             Value::Sequence(items) => items,
@@ -240,7 +245,15 @@ impl Section {
 
     /// The mapping under `key`.
     pub fn section(&mut self, key: &str) -> Option<Section> {
-        let value = self.take(key)?;
+        let is_empty = self.path.is_empty() && self.values.get(key).is_some_and(Value::is_null);
+        let value = match is_empty {
+            // All that stood under a heading of the file is commented out.
+            true => {
+                self.known.insert(key.to_owned());
+                Value::Mapping(Mapping::new())
+            }
+            false => self.take(key)?,
+        };
         let path = self.key_path(key);
         self.child(path, value)
     }
@@ -317,9 +330,13 @@ impl Section {
 
     fn take(&mut self, key: &str) -> Option<Value> {
         self.known.insert(key.to_owned());
-        match self.values.get(key) {
-            None | Some(Value::Null) => None,
-            Some(value) => Some(value.clone()),
+        match self.values.get(key)? {
+            // Taken for a key that is not there, it would be another configuration than the one that was meant.
+            Value::Null => {
+                self.problem(key, "is empty: give it a value, or take the line away");
+                None
+            }
+            value => Some(value.clone()),
         }
     }
 

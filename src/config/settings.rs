@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 
 use super::duration::parse_duration;
 use super::hosts::{self, QueueSettings};
@@ -82,6 +83,24 @@ pub struct Settings {
     pub page: Option<PageSettings>,
     /// How long after a month's end its readings are kept; then only what they added to the month.
     pub retention: SignedDuration,
+    /// The file that says so.
+    pub file: Option<ConfigFile>,
+}
+
+/// A configuration file as it was when it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigFile {
+    pub path: PathBuf,
+    /// SHA-256 of its text.
+    pub digest: String,
+}
+
+impl ConfigFile {
+    fn of(path: &Path, text: &str) -> ConfigFile {
+        let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        let digest = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        ConfigFile { path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()), digest }
+    }
 }
 
 impl Settings {
@@ -147,7 +166,13 @@ impl Loaded {
         let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
         match std::fs::read(&path) {
             Ok(bytes) => match yaml::text_of(bytes) {
-                Ok(text) => Ok(Loaded::parse(&path.display().to_string(), &text)),
+                Ok(text) => {
+                    let mut loaded = Loaded::parse(&path.display().to_string(), &text);
+                    if let Some(settings) = &mut loaded.settings {
+                        settings.file = Some(ConfigFile::of(&path, &text));
+                    }
+                    Ok(loaded)
+                }
                 Err(why) => Err(format!("the configuration file {} {why}", path.display())),
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
@@ -271,6 +296,7 @@ fn settings(root: &mut Section) -> (Option<Settings>, Option<Place>) {
         metrics_amounts: metrics_amounts.unwrap_or(false),
         page,
         retention: retention.unwrap_or(DEFAULT_RETENTION),
+        file: None,
     });
     (settings, is_known.then_some(first_place))
 }

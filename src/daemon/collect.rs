@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::due::{Next, next_look, next_run};
 use super::missed::MissedRuns;
 use super::stats::LedgerWork;
+use super::told::Told;
 use super::wait::WakeReason;
 use super::{Part, retry, sample};
 use crate::collectors::definition::{Definition, secret_env};
@@ -22,7 +23,7 @@ impl Part {
         // The first look is at once: what began while the agent was away is seen as early as can be.
         let mut next = Next { at: self.agent.clock.now(), closes: false };
         let mut planned = next.at;
-        let mut failing = false;
+        let mut told = Told::default();
         let mut missing = MissedRuns::Away;
         loop {
             self.due.send_modify(|due| due[index] = next.at);
@@ -33,7 +34,7 @@ impl Part {
             };
             missing = self.note_missed(definition, missing).await;
             let looked = self.agent.clock.now();
-            failing = self.sample(definition, failing).await;
+            self.sample(definition, &mut told).await;
             if matters {
                 self.sampled.notify_one();
             }
@@ -63,7 +64,7 @@ impl Part {
         closing.unwrap_or_else(|_| Closing::usual(&self.agent.rulebook.zone, now))
     }
 
-    pub(super) async fn sample(&self, definition: &Definition, was_failing: bool) -> bool {
+    async fn sample(&self, definition: &Definition, told: &mut Told) {
         let zone = &self.agent.rulebook.zone;
         let since = definition.since.unwrap_or_else(|| zone.start(zone.period_of(self.agent.clock.now())));
         let withhold = secret_env(self.agent.settings.token_env(), &self.agent.definitions);
@@ -78,20 +79,12 @@ impl Part {
             runs.failures += u64::from(ended.as_ref().map_or(true, Recorded::is_failure));
             if let Ok(recorded) = &ended {
                 runs.readings += recorded.new as u64;
-                runs.quarantined += recorded.quarantined.len() as u64;
+                runs.quarantined += (recorded.quarantined.len() + recorded.refused) as u64;
             }
         });
         self.stats.note_ledger(LedgerWork::Record, ended.as_ref().err());
-        let problem = match ended {
+        let problem = match &ended {
             Ok(recorded) => {
-                for bad in &recorded.quarantined {
-                    tracing::warn!(
-                        collector = %name,
-                        "Collector {name}: a reading is quarantined and not billed: {}: {}",
-                        bad.reason,
-                        bad.what
-                    );
-                }
                 if recorded.corrected > 0 {
                     tracing::info!(
                         collector = %name,
@@ -103,18 +96,11 @@ impl Part {
                     let problems = recorded.problems.join("; ");
                     format!("could not read all: {problems}. What it read counts; of the rest the last known amounts stand")
                 });
-                recorded.failed.map(|why| format!("fails, its last known amounts stand: {why}")).or(partly)
+                let failed = recorded.failed.as_ref();
+                failed.map(|why| format!("fails, its last known amounts stand: {why}")).or(partly)
             }
             Err(error) => Some(format!("could not be recorded, its last known amounts stand: {error}")),
         };
-        // One line a change of state; `status` has the rest.
-        match (&problem, was_failing) {
-            (Some(problem), false) => {
-                tracing::warn!(collector = %name, "Collector {name} {problem}");
-            }
-            (None, true) => tracing::info!(collector = %name, "Collector {name} works again."),
-            _ => {}
-        }
-        problem.is_some()
+        told.note(name, problem.as_deref(), ended.as_ref().ok());
     }
 }

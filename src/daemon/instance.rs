@@ -14,6 +14,7 @@ use rustix::process::{Flock, FlockType, fcntl_getlk};
 use serde::{Deserialize, Serialize};
 
 use crate::config::place::Place;
+use crate::config::settings::{ConfigFile, Report, Settings};
 use crate::ledger::LedgerError;
 use crate::ledger::sent::lock::{give_to_owner, process_named};
 
@@ -26,6 +27,12 @@ pub struct DaemonState {
     /// Since when the ledger can't be written, and why.
     #[serde(default)]
     pub ledger_failing: Option<(Timestamp, String)>,
+    /// The file that it works by, as it was when it was read.
+    #[serde(default)]
+    pub config: Option<ConfigFile>,
+    /// Whether it never posts.
+    #[serde(default)]
+    pub shadow: Option<bool>,
 }
 
 /// A daemon that runs.
@@ -44,6 +51,20 @@ impl Running {
 }
 
 impl DaemonState {
+    /// Whether its file says something else by now, or `ours`, another one, is not what it works by; in words.
+    pub fn differs_from(&self, ours: Option<&ConfigFile>) -> Option<String> {
+        let (its, ours) = self.config.as_ref().zip(ours)?;
+        if its.digest == ours.digest {
+            return None;
+        }
+        Some(match its.path == ours.path {
+            true => {
+                "the file was changed since it was read: reload with SIGHUP (`systemctl reload`)".to_owned()
+            }
+            false => format!("it works by another file, {}", its.path.display()),
+        })
+    }
+
     /// When a reload was last refused, and why, in one line.
     pub fn refusal(&self) -> Option<(Timestamp, String)> {
         self.reload_refused.as_ref().map(|(at, words)| (*at, in_one_line(words)))
@@ -75,8 +96,14 @@ pub(super) struct Instance {
 
 impl Instance {
     /// Becomes the daemon of this ledger; the error is for the operator.
-    pub(super) fn start(ledger: &Path, now: Timestamp) -> Result<Instance, String> {
-        let told = DaemonState { since: now, reload_refused: None, ledger_failing: None };
+    pub(super) fn start(ledger: &Path, settings: &Settings, now: Timestamp) -> Result<Instance, String> {
+        let told = DaemonState {
+            since: now,
+            reload_refused: None,
+            ledger_failing: None,
+            config: settings.file.clone(),
+            shadow: Some(settings.report == Report::Shadow),
+        };
         let path = file_of(ledger);
         let failed = |error: std::io::Error| format!("can't lock {}: {error}", path.display());
         let file = OpenOptions::new()
@@ -103,6 +130,12 @@ impl Instance {
         let mut instance = Instance { file, told };
         instance.write();
         Ok(instance)
+    }
+
+    /// Tells what it works by from now on.
+    pub(super) fn note_settings(&mut self, settings: &Settings) {
+        self.told.config.clone_from(&settings.file);
+        self.told.shadow = Some(settings.report == Report::Shadow);
     }
 
     /// Tells how the last reload went.

@@ -109,7 +109,21 @@ pub(super) async fn gather(shared: &Shared) -> String {
     let mut text = String::new();
     // Writing to a String can't fail.
     let _ = encode(&mut text, &page.0);
-    text
+    in_order(&text)
+}
+
+/// The lines of each family in the order of their labels, so that two pages can be compared.
+fn in_order(text: &str) -> String {
+    let mut ordered = String::with_capacity(text.len());
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    for some in lines.chunk_by(|a, b| a.starts_with('#') == b.starts_with('#')) {
+        let mut some = some.to_vec();
+        if some.first().is_some_and(|line| !line.starts_with('#')) {
+            some.sort_unstable();
+        }
+        ordered.extend(some);
+    }
+    ordered
 }
 
 /// The program and its configuration.

@@ -36,14 +36,15 @@ impl Part {
         let took = ended.duration_since(last);
         let why = match before {
             MissedRuns::Some => return MissedRuns::Some,
-            MissedRuns::Away => "the agent was not at work".to_owned(),
-            MissedRuns::None if took >= definition.schedule.usual_distance() => {
+            // A reload begins anew, too, but is no absence. What a clock was set to before the start is not known.
+            MissedRuns::Away if self.stats.started_after(last) => {
+                "the agent was not at work, or the clock was set".to_owned()
+            }
+            _ if took >= definition.schedule.usual_distance() => {
                 format!("that one took {took:#}")
             }
-            MissedRuns::None if self.stats.runs_of(&definition.name).unrecorded => {
-                "they could not be recorded".to_owned()
-            }
-            MissedRuns::None => "the machine slept, or its clock was set".to_owned(),
+            _ if self.stats.runs_of(&definition.name).unrecorded => "they could not be recorded".to_owned(),
+            _ => "the machine slept, or its clock was set".to_owned(),
         };
         let what = match pace.keeps_history {
             true => "its source keeps history, and this run reads on from where the last one stopped",
@@ -53,9 +54,10 @@ impl Part {
             }
         };
         let name = &definition.name;
+        let were = if missed == 1 { "was" } else { "were" };
         tracing::warn!(
             collector = %name,
-            "Collector {name}: {missed} of its runs were missed since {last}, because {why}: {what}."
+            "Collector {name}: {missed} of its runs {were} missed since {last}, because {why}: {what}."
         );
         MissedRuns::Some
     }

@@ -24,6 +24,7 @@ use crate::waldur::client::Client;
 use forward::Forwarder;
 use instance::Instance;
 use stats::Stats;
+use told::count;
 
 mod collect;
 mod due;
@@ -41,6 +42,7 @@ mod serve;
 mod stats;
 mod submit;
 mod systemd;
+mod told;
 mod turn;
 mod wait;
 
@@ -78,7 +80,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
     let place = agent.settings.ledger.clone();
     let first = agent.settings.first_place();
     let mut instance = match first.file() {
-        Some(path) => Instance::start(path, agent.clock.now())?,
+        Some(path) => Instance::start(path, &agent.settings, agent.clock.now())?,
         None => return Err(format!("{first} is no file")),
     };
     let rulebook = (*agent.rulebook).clone();
@@ -96,9 +98,9 @@ pub async fn run(load: Loader) -> Result<(), String> {
     let mut tasks = Tasks::start(&agent, &ledger, &stats);
     let mut served = serve::start(&agent, &ledger, &stats).await?;
     let mut page = page::start(&agent, &stats).await?;
-    let collectors = agent.definitions.len();
+    let collectors = count(agent.definitions.len(), "collector");
     let server = agent.client.as_ref().map_or_else(|| "none".to_owned(), |client| client.api().to_string());
-    tracing::info!("Ready: {collectors} collectors, ledger {place}, Waldur {server}.");
+    tracing::info!("Ready: {collectors}, ledger {place}, Waldur {server}.");
     let shadow = agent.settings.report == Report::Shadow;
     if shadow {
         tracing::warn!(
@@ -110,7 +112,7 @@ pub async fn run(load: Loader) -> Result<(), String> {
         true => format!("reporting to {server}"),
         false => format!("sending to {place}"),
     };
-    systemd::ready(&format!("{collectors} collectors; {doing}"));
+    systemd::ready(&format!("{collectors}; {doing}"));
     let mut watchdog = systemd::Watchdog::new();
     let mut current = agent;
     loop {
@@ -164,8 +166,9 @@ pub async fn run(load: Loader) -> Result<(), String> {
                             tracing::error!("{error}");
                             serve::Server::none()
                         });
-                        tracing::info!("Reloaded: {} collectors.", agent.definitions.len());
+                        tracing::info!("Reloaded: {}.", count(agent.definitions.len(), "collector"));
                         stats.note_reload(now, None);
+                        instance.note_settings(&agent.settings);
                         instance.note_reload(stats.reload_refused());
                         current = agent;
                     }

@@ -20,6 +20,10 @@ pub struct CollectedRun {
     /// All others.
     pub more: Spool,
     pub notes: Vec<String>,
+    /// Lines and values that could not be read, of a run that failed for it.
+    pub refused: usize,
+    /// It saw nothing at all for the second time, so that what there was has ended.
+    pub fell_silent: bool,
 }
 
 /// From where a source with history is read.
@@ -49,17 +53,21 @@ pub async fn collect_once(
     let request = Request { now: at, since, checkpoint, withhold };
     let answer = definition.collector.collect(request).await;
     let finished = clock.now().max(at);
+    let (mut refused, mut fell_silent) = (0, false);
     let judged = answer.and_then(|mut batch| {
         if let Some(trouble) = batch.more.trouble() {
             return Err(CollectorError(trouble.to_owned()));
         }
         let metered = definition.metered();
-        batch.finish(finished, &metered)?;
+        if let Err(error) = batch.finish(finished, &metered) {
+            refused = batch.quarantined.len();
+            return Err(error);
+        }
         if definition.collector.offers().is_empty() {
             batch.note_unwanted(&metered);
         }
         if definition.collector.may_fall_silent() && !definition.allow_empty {
-            kept.judge(&mut batch);
+            fell_silent = kept.judge(&mut batch);
         }
         let own = match (unseen, batch.checkpoint.take()) {
             (Some(old), Some(new)) => Some(definition.collector.carry_over(&old, new)),
@@ -102,7 +110,7 @@ pub async fn collect_once(
         scope: definition.collector.scope(),
         outcome,
     };
-    Ok(CollectedRun { run, readings, more, notes })
+    Ok(CollectedRun { run, readings, more, notes, refused, fell_silent })
 }
 
 /// Asks the collector once and records what it says, in one transaction.
@@ -116,16 +124,31 @@ pub async fn sample(
     let name = definition.name.clone();
     let since = ledger.with(move |ledger| ledger.reads_from(&name, since)).await?;
     let since = Since::Checkpoint(since);
-    let CollectedRun { run, mut more, notes, .. } =
+    let CollectedRun { run, mut more, notes, refused, fell_silent, .. } =
         collect_once(definition, ledger, clock, since, withhold).await?;
+    let name = &definition.name;
     for note in notes {
-        tracing::debug!("Collector {}: {note}", definition.name);
+        tracing::debug!("Collector {name}: {note}");
     }
-    ledger
+    let collector = name.clone();
+    let (recorded, ended) = ledger
         .with(move |ledger| {
-            let recorded = ledger.record_all(run, &mut more)?;
+            let ended = if fell_silent { ledger.open_series(&collector)? } else { Vec::new() };
+            let mut recorded = ledger.record_all(run, &mut more)?;
+            (recorded.refused, recorded.fell_silent) = (refused, fell_silent);
             ledger.release_memory()?;
-            Ok(recorded)
+            Ok((recorded, ended))
         })
-        .await
+        .await?;
+    if fell_silent {
+        let ended: Vec<String> =
+            ended.into_iter().map(|(name, series)| format!("`{name}` ({series} series)")).collect();
+        let ended = if ended.is_empty() { "what it saw before".to_owned() } else { ended.join(", ") };
+        tracing::warn!(
+            collector = %name,
+            "Collector {name} saw nothing at all twice in a row: {ended} ended with this run, and is not billed after it. See \
+             whether its source still answers."
+        );
+    }
+    Ok(recorded)
 }

@@ -64,6 +64,11 @@ impl Stats {
         self.ticks.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether this process began after that instant.
+    pub(super) fn started_after(&self, at: Timestamp) -> bool {
+        i64::try_from(self.started.load(Ordering::Relaxed)).is_ok_and(|started| started > at.as_second())
+    }
+
     pub(super) fn note_runs(&self, collector: &str, note: impl FnOnce(&mut Runs)) {
         // A count that another thread left half done is still a count.
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);

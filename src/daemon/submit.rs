@@ -11,16 +11,28 @@ use super::Part;
 use super::due::Next;
 use super::registration;
 use super::stats::LedgerWork;
+use super::told::{Unmatched, count};
 use super::wait::WakeReason;
 use crate::ledger::LedgerErrorKind;
 use crate::submitter::progress::Progress;
 use crate::submitter::told::tell_changes;
 use crate::submitter::{CycleError, CycleOptions, Submitter};
+use crate::waldur::client::Client;
+use crate::waldur::failure::Failure;
 
 /// Submitting waits so long for what is due to be collected at the same instant.
 const FOR_COLLECTORS: Duration = Duration::from_secs(10);
+/// A token that was refused is looked at again so often, whether there is another by now.
+const NEW_TOKEN_EVERY: Duration = Duration::from_secs(2);
 /// What is to be done again is not done again at once.
 const SOON: SignedDuration = SignedDuration::from_secs(1);
+
+/// Waits until there is another token than the one that was refused.
+async fn new_token(client: &Client) {
+    while !client.token_was_replaced() {
+        tokio::time::sleep(NEW_TOKEN_EVERY).await;
+    }
+}
 
 impl Part {
     /// Submits on its schedule, for ever.
@@ -43,6 +55,8 @@ impl Part {
         // What the ledger said when the last cycle could not go on.
         let mut failing: Option<String> = None;
         let mut waited = Timestamp::MIN;
+        let mut token_is_refused = false;
+        let mut unmatched = Unmatched::default();
         // Ends with this task.
         let mut registration = JoinSet::new();
         loop {
@@ -50,6 +64,7 @@ impl Part {
             let (woken, closes) = tokio::select! {
                 woken = self.wait_until(next.at, planned) => (woken, next.closes),
                 () = sampled.notified() => (WakeReason::Due, true),
+                () = new_token(&submitter.client), if token_is_refused => (WakeReason::Due, false),
             };
             // What closes a month is tried even if the server was left alone: later there is no time any more.
             let ignore_backoff = match woken {
@@ -66,6 +81,7 @@ impl Part {
             let ended = submitter.cycle(CycleOptions { ignore_backoff }).await;
             self.stats
                 .note_ledger(LedgerWork::Submit, ended.as_ref().err().map(|CycleError::Ledger(error)| error));
+            self.count_put_aside().await;
             match ended {
                 Ok(report) => {
                     // One line a change of state.
@@ -78,6 +94,8 @@ impl Part {
                         _ => {}
                     }
                     waiting = report.busy;
+                    token_is_refused = matches!(report.paused, Some(Failure::Token { .. }))
+                        || token_is_refused && report.paused_until.is_some();
                     // One token is served one call at a time: what is to be reported goes first.
                     if !waiting && registration.is_empty() {
                         registration.spawn(registration::register(agent.clone()));
@@ -87,9 +105,14 @@ impl Part {
                     }
                     self.stats.cycles.fetch_add(1, Ordering::Relaxed);
                     self.stats.sent.fetch_add(report.sent as u64, Ordering::Relaxed);
+                    self.tell_unmatched(&mut unmatched).await;
                     tell_changes(&self.ledger, report.changes).await;
                     if report.sent > 0 {
-                        tracing::info!("Reported {} amounts in {} requests.", report.sent, report.requests);
+                        tracing::info!(
+                            "Reported {} in {}.",
+                            count(report.sent, "amount"),
+                            count(usize::try_from(report.requests).unwrap_or(usize::MAX), "request")
+                        );
                     }
                 }
                 Err(error) => {
@@ -114,6 +137,22 @@ impl Part {
             if let Some(again) = again.filter(|again| *again < next.at) {
                 next = Next { at: again, closes: false };
             }
+        }
+    }
+
+    /// Tells of backend ids that Waldur does not know when they appear.
+    async fn tell_unmatched(&self, told: &mut Unmatched) {
+        // A ledger that can't be read has been told of.
+        if let Ok(unassigned) = self.ledger.with(|ledger| ledger.unassigned()).await {
+            told.note(unassigned);
+        }
+    }
+
+    /// What a cycle found to be recorded by a clock that was ahead is quarantined, too.
+    async fn count_put_aside(&self) {
+        let taken = self.ledger.with(|ledger| Ok(ledger.take_put_aside())).await.unwrap_or_default();
+        for (collector, readings) in taken {
+            self.stats.note_runs(&collector, |runs| runs.quarantined += readings as u64);
         }
     }
 

@@ -27,6 +27,9 @@ pub(super) struct Lives {
     /// The highest rate that it has shown, kept for good.
     #[serde(default, skip_serializing_if = "is_default")]
     fastest: Option<Rate>,
+    /// What was counted of a new life that was none: the next rises go without it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    owed: Option<Exact>,
 }
 
 /// A fall that is not over.
@@ -42,10 +45,12 @@ struct Fall {
     since: Timestamp,
     #[serde(with = "text")]
     low: Decimal,
-    /// Whether it was too deep for noise and its new level too high for a new life. What rises after it counts, unless
-    /// it leaps back: then it was noise after all.
+    /// Whether it was too deep for noise: a new life, whose rises count, unless it leaps back. Then it was noise after all.
     #[serde(default, skip_serializing_if = "is_default")]
     deep: bool,
+    /// Of a deep one: whether the new level was believed, and counted.
+    #[serde(default, skip_serializing_if = "is_default")]
+    counted: bool,
 }
 
 /// A rise, and the time that it took.
@@ -120,25 +125,39 @@ impl Lives {
             self.fall = self.fall.take().filter(|fall| fall.deep && value < fall.level);
             let rise = difference(value, base.level);
             self.show(&rise, micros_between(base.at, point.at));
+            let (rise, paid) = self.pay(rise);
+            let held = paid.map_or(held.clone(), |paid| Some(held.unwrap_or_else(Exact::zero) + paid));
             return Step { held, ..Step::of(rise, base.at) };
         }
         if same || keeps_half(base.level, value) {
             let dips = i64::from(self.fall.as_ref().is_none_or(|fall| fall.deep));
             if dips > 0 {
                 let (since, low) = (point.at, value);
-                self.fall = Some(Fall { level: base.level, at: base.at, since, low, deep: false });
+                let (deep, counted) = (false, false);
+                self.fall = Some(Fall { level: base.level, at: base.at, since, low, deep, counted });
             }
             return Step { held, dips, ..Step::of(Exact::zero(), base.at) };
         }
         let from = beginning(seen, point);
-        if self.is_too_fast(&value.into(), micros_between(seen.at, point.at)) {
-            let (since, low) = (point.at, value);
-            self.fall = Some(Fall { level: base.level, at: base.at, since, low, deep: true });
-            let held = Some(held.unwrap_or_else(Exact::zero) + value.into());
-            return Step { held, resets: 1, ..Step::of(Exact::zero(), from) };
+        let counted = !self.is_too_fast(&value.into(), micros_between(seen.at, point.at));
+        let (since, low, deep) = (point.at, value, true);
+        self.fall = Some(Fall { level: base.level, at: base.at, since, low, deep, counted });
+        if counted {
+            return Step { held, resets: 1, ..Step::of(value.into(), from) };
         }
-        self.fall = None;
-        Step { held, resets: 1, ..Step::of(value.into(), from) }
+        let held = Some(held.unwrap_or_else(Exact::zero) + value.into());
+        Step { held, resets: 1, ..Step::of(Exact::zero(), from) }
+    }
+
+    /// What of a rise counts, once what is owed is taken off; and what is.
+    fn pay(&mut self, rise: Exact) -> (Exact, Option<Exact>) {
+        let Some(owed) = self.owed.take() else { return (rise, None) };
+        let left = owed.clone() - rise.clone();
+        if left.is_negative() || left.is_zero() {
+            return (-left, Some(owed));
+        }
+        self.owed = Some(left);
+        (Exact::zero(), (!rise.is_zero()).then_some(rise))
     }
 
     /// The first value of what may be another machine: it may have counted for long, and been billed elsewhere. Only what
@@ -186,16 +205,38 @@ impl Lives {
                 self.fall = None;
                 (last, None)
             }
-            // It leapt back: it was the old life all the time.
-            true if keeps_half(fall.level, value)
-                && self.is_too_fast(&difference(value, level), micros_between(seen_at, at)) =>
-            {
+            // It leapt back: it was the old life all the time. What was counted since is owed.
+            true if self.leaps_back(fall, (seen_at, level), (at, value)) => {
                 let back = difference(value.min(fall.level), level);
+                let counted = if fall.counted { level.into() } else { difference(level, fall.low) };
                 self.fall = None;
+                if !counted.is_zero() {
+                    self.owed = Some(self.owed.take().unwrap_or_else(Exact::zero) + counted);
+                }
                 (old, Some(back))
             }
             true => (last, None),
         }
+    }
+
+    /// Whether a counter that fell deep is back at its old level, and can't have risen to it since. A new life that was
+    /// believed may rise in a burst: then it must be where the old life would be, too.
+    fn leaps_back(
+        &self,
+        fall: &Fall,
+        (last_at, last): (Timestamp, Decimal),
+        (at, value): (Timestamp, Decimal),
+    ) -> bool {
+        if !keeps_half(fall.level, value) {
+            return false;
+        }
+        if fall.counted && self.fastest.is_none() {
+            // How fast it rises is not known.
+            return keeps_half(value, fall.level) && value > last;
+        }
+        let goes_on = || !self.is_too_fast(&difference(value, fall.level), micros_between(fall.at, at));
+        self.is_too_fast(&difference(value, last), micros_between(last_at, at))
+            && (!fall.counted || goes_on())
     }
 
     /// Notes how fast the counter rose.

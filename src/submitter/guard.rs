@@ -41,6 +41,10 @@ pub const GUARD: SignedDuration = SignedDuration::from_secs(60);
 /// A `date` lies this much before the server's now: its clock is only known to the second, and the future is refused.
 const BEHIND: SignedDuration = SignedDuration::from_secs(5);
 
+/// Why nothing of a month is sent any more though it runs, and what becomes of it.
+pub const TOO_LATE: &str = "it is about to end at Waldur, and a report could land in the next month. What is left over \
+    then is shown, and dealt with as `submit: { late: ... }` says";
+
 /// Whether a statement of this period, whose plan period began at `part` and ends at `part_end`, may be sent now.
 pub fn send_window(
     zone: &BillingZone,

@@ -7,6 +7,9 @@ use super::reason::waits;
 use crate::ledger::views::report::{UnassignedSeries, Why};
 use crate::ledger::{Ledger, LedgerError};
 
+/// What to do about backend ids that Waldur does not know.
+pub const UNMATCHED_REMEDY: &str = "give their resources these backend ids in Waldur, or name them in the collector's `ignore` where they are nobody's";
+
 /// What is left.
 #[derive(Debug, Default)]
 pub struct Outstanding {
@@ -69,6 +72,12 @@ impl Outstanding {
         let ids: BTreeSet<(&str, &str)> =
             unassigned.map(|one| (one.backend_id.as_str(), one.offering.as_str())).collect();
         ids.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// The collectors that saw those.
+    pub fn collectors_of_unmatched(&self) -> Vec<&str> {
+        let unmatched = self.unassigned.iter().filter(|one| one.why == Why::Unmatched);
+        unmatched.map(|one| one.collector.as_str()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Those whose readings don't say whose they are; `of`: those of one collector.

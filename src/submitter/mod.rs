@@ -117,6 +117,8 @@ pub enum CycleError {
 #[derive(Debug)]
 struct Cycle {
     submitter: Submitter,
+    /// How many requests the server had answered when it began.
+    answered_before: u64,
     state: Mutex<State>,
 }
 
@@ -215,7 +217,8 @@ impl Submitter {
             return Ok(CycleReport { busy: true, busy_with, ..CycleReport::default() });
         };
         let before = self.client.requests();
-        let cycle = Arc::new(Cycle { submitter: self.clone(), state: Mutex::default() });
+        let answered_before = self.client.answered();
+        let cycle = Arc::new(Cycle { submitter: self.clone(), answered_before, state: Mutex::default() });
         let call_time = self.ledger.with(|ledger| CallTime::of(ledger)).await?;
         {
             let mut state = cycle.state();
@@ -250,7 +253,7 @@ impl Submitter {
         }
         report.requests = self.client.requests() - before;
         self.remember_clock().await?;
-        if report.requests > 0 && report.paused.is_none() {
+        if cycle.was_answered() && report.paused.is_none() {
             let now = self.clock.now();
             self.ledger.with(move |ledger| ledger.put_server_fact(pause::ANSWERED, "", now)).await?;
         }
@@ -508,6 +511,15 @@ impl Cycle {
             self.ledger(move |ledger| ledger.put_server_fact(pause::REFUSED, "", now)).await?;
         }
         let resting = self.ledger(|ledger| ledger.retry(None)).await?;
+        let is_in_doubt = resting.is_some() || !self.state().put_off_now.is_empty();
+        // However few resources there are: where it answers nothing at all, it is the server.
+        if is_in_doubt
+            && !self.was_answered()
+            && let Err(failure) = self.submitter.client.me().await
+            && !self.was_answered()
+        {
+            return self.pause(failure).await;
+        }
         if resting.is_some() {
             tracing::info!("Waldur answers again.");
             self.ledger(|ledger| ledger.set_retry(None, None)).await?;
@@ -540,6 +552,11 @@ impl Cycle {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whether the server has answered anything in this cycle.
+    fn was_answered(&self) -> bool {
+        self.submitter.client.answered() > self.answered_before
     }
 
     fn stopped(&self) -> bool {
@@ -587,12 +604,20 @@ impl Cycle {
         let (chance, failed) = (fastrand::u64(0..1000), failure.clone());
         let until = self
             .ledger(move |ledger| {
-                let retry = backoff::retry(ledger.retry(None)?, &failed, chance, now);
-                let next = retry.next;
+                let before = ledger.retry(None)?;
+                let cause_before = before.as_ref().map(pause::Cause::of);
+                let retry = backoff::retry(before, &failed, chance, now);
+                let (next, cause) = (retry.next, pause::Cause::of(&retry));
                 // One log line a change of state, not one a try (the rest is in the counters).
                 if retry.failures == 1 {
-                    tracing::warn!("Reporting is paused until {next:.0}: {}", retry.words);
-                    ledger.put_server_fact(pause::SINCE, &retry.cause, now)?;
+                    tracing::warn!(
+                        "Reporting is paused until {next:.0}: {}. What to do: {}",
+                        retry.words.trim_end_matches('.'),
+                        cause.remedy()
+                    );
+                }
+                if cause_before != Some(cause) {
+                    ledger.put_server_fact(pause::SINCE, cause.name(), now)?;
                 }
                 ledger.set_retry(None, Some(retry))?;
                 Ok(next)

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::guard::ServerTime;
+use super::guard::{self, SendWindow, ServerTime};
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::server::Retry;
 use crate::ledger::{Ledger, LedgerError};
@@ -19,6 +19,8 @@ pub struct NextTry {
     pub at: Option<Timestamp>,
     /// How many statements are of months that have not begun at the server: one of the clocks is, or was, wrong.
     pub not_begun: BTreeMap<BillingPeriod, usize>,
+    /// How many are of the month that is about to end: what is sent now could land in the next one.
+    pub too_late: BTreeMap<BillingPeriod, usize>,
 }
 
 impl NextTry {
@@ -43,6 +45,9 @@ impl NextTry {
             ledger.without_role()?.into_iter().map(|(offering, _)| offering).collect();
         let mut next = NextTry::default();
         for key in pending {
+            if guard::send_window(zone, key.period, key.part, None, &server) == SendWindow::TooLate {
+                *next.too_late.entry(key.period).or_default() += 1;
+            }
             let begins_in = zone.surely_from(key.period).duration_since(server.now);
             let mut at = now;
             if begins_in.is_positive() {

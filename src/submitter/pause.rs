@@ -72,7 +72,7 @@ impl Cause {
         }
     }
 
-    fn of(retry: &Retry) -> Cause {
+    pub(super) fn of(retry: &Retry) -> Cause {
         match retry.cause.as_str() {
             "token" => Cause::Token,
             "forbidden" => Cause::Role,
@@ -111,8 +111,9 @@ impl ServerStatus {
     pub fn of(ledger: &Ledger) -> Result<ServerStatus, LedgerError> {
         let first = ledger.server_fact(SINCE)?;
         let paused = ledger.retry(None)?.map(|retry| {
-            let since = first.filter(|(cause, _)| *cause == retry.cause).map(|(_, at)| at);
-            Paused { cause: Cause::of(&retry), since, retry }
+            let cause = Cause::of(&retry);
+            let since = first.filter(|(known, _)| known == cause.name()).map(|(_, at)| at);
+            Paused { cause, since, retry }
         });
         // What was refused may have gone since, or be as Waldur holds it.
         let is_waiting = ledger.put_off()?.iter().any(|(_, retry)| Cause::of(retry) == Cause::Role);

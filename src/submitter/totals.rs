@@ -281,7 +281,11 @@ impl Cycle {
         let send_window = guard::send_window(&zone, key.period, key.part, part.end, &server);
         let date = match send_window {
             SendWindow::Open { date } => date,
-            SendWindow::NotYet | SendWindow::TooLate => return Ok(None),
+            SendWindow::NotYet => return Ok(None),
+            SendWindow::TooLate => {
+                self.note(format!("{}: nothing more of it is sent: {}", key.period, guard::TOO_LATE));
+                return Ok(None);
+            }
             SendWindow::Ended => {
                 self.over(statement, &server).await?;
                 return Ok(None);

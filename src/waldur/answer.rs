@@ -52,7 +52,8 @@ impl Answer {
     pub(super) fn has_next(&self) -> Option<bool> {
         let mut links = self.headers.get_all(LINK).iter().peekable();
         links.peek()?;
-        Some(links.any(|link| next_link(&String::from_utf8_lossy(link.as_bytes())).is_some()))
+        // One that speaks of a next page and can't be read is no sign that there is none.
+        Some(links.any(|link| next_link(&String::from_utf8_lossy(link.as_bytes())) != Ok(None)))
     }
 
     fn header(&self, name: &str) -> Option<&str> {

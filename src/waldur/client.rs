@@ -147,6 +147,11 @@ impl Client {
         self.sent.load(Ordering::Relaxed)
     }
 
+    /// How many of them the server answered, if only with a refusal.
+    pub fn answered(&self) -> u64 {
+        self.tally.answered()
+    }
+
     /// How many of them ended in which way.
     pub fn outcomes(&self) -> Vec<(&'static str, u64)> {
         self.tally.outcomes()

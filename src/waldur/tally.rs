@@ -44,6 +44,13 @@ impl Tally {
             .collect()
     }
 
+    /// How many of them the server itself answered, whatever it said.
+    pub(super) fn answered(&self) -> u64 {
+        let says_nothing = ["not_sent", "unknown", "certificate", "redirected"];
+        let answers = OUTCOMES.iter().zip(&self.outcomes).filter(|(name, _)| !says_nothing.contains(name));
+        answers.map(|(_, count)| count.load(Ordering::Relaxed)).sum()
+    }
+
     pub(super) fn waited(&self) -> Duration {
         Duration::from_millis(self.milliseconds.load(Ordering::Relaxed))
     }
@@ -74,6 +81,7 @@ mod tests {
         let counted = tally.outcomes();
         assert_eq!(counted.iter().filter(|(_, count)| *count == 1).count(), 9, "{counted:?}");
         assert_eq!(counted[9], ("refused", 0));
+        assert_eq!(tally.answered(), 5, "ok, token, forbidden, endpoint, missing");
         assert_eq!(tally.waited(), Duration::from_secs(3));
     }
 }

@@ -1,37 +1,79 @@
 //! The `Link` header (RFC 8288): where the next page is. It asks nobody, and trusts no address.
 
 /// The address with `rel="next"` in a `Link` header (RFC 8288), in whatever form it is written: blanks anywhere, `;`, `,` and
-/// `>` within quotes, several addresses and several relations.
-pub fn next_link(header: &str) -> Option<String> {
+/// `>` within quotes, several addresses and several relations, single quotes, the relation as an address of IANA's. A header
+/// that speaks of a next page and can't be read is an error: to take it for the last one would lose the rest.
+pub fn next_link(header: &str) -> Result<Option<String>, String> {
     let mut rest = header;
-    loop {
-        let (_, after) = rest.split_once('<')?;
-        let (address, after) = after.split_once('>')?;
-        let (parameters, behind) = parameters(after);
+    let mut is_odd = false;
+    while let Some((before, after)) = rest.split_once('<') {
+        is_odd |= !is_between(before);
+        let Some((address, after)) = after.split_once('>') else { break };
+        let Parameters { all, behind, is_closed } = parameters(after);
         rest = behind;
-        // Of several relations of one address the first counts.
-        let relation = parameters.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("rel"));
-        let is_next = relation
-            .is_some_and(|(_, words)| words.split_whitespace().any(|word| word.eq_ignore_ascii_case("next")));
-        if is_next {
-            return Some(address.trim().to_owned());
+        is_odd |= !is_closed;
+        if is_next(&all) {
+            return Ok(Some(address.trim().to_owned()));
         }
+    }
+    is_odd |= !is_between(rest);
+    let says_next =
+        || header.to_ascii_lowercase().split(|c: char| !c.is_alphanumeric()).any(|word| word == "next");
+    match is_odd && says_next() {
+        true => Err(format!("its `Link` header speaks of a next page and can't be read: {}", short(header))),
+        false => Ok(None),
     }
 }
 
-/// The parameters of one address, and what stands behind the comma that ends them.
-fn parameters(text: &str) -> (Vec<(String, String)>, &str) {
+fn is_between(text: &str) -> bool {
+    text.chars().all(|c| c.is_whitespace() || c == ',')
+}
+
+fn short(header: &str) -> String {
+    header.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+/// Of several relations of one address the first counts. `rel*` is the same in an encoded form (RFC 8187).
+fn is_next(parameters: &[(String, String)]) -> bool {
+    let named = |name: &str| parameters.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    let words = match (named("rel"), named("rel*")) {
+        (Some((_, words)), _) => words.trim_matches('\''),
+        (None, Some((_, words))) => words.rsplit('\'').next().unwrap_or_default(),
+        (None, None) => return false,
+    };
+    words.split_whitespace().any(|word| {
+        let word = word.to_ascii_lowercase();
+        let (place, name) = word.rsplit_once(['/', '#']).unwrap_or(("", &word));
+        name == "next" && (place.is_empty() || place.contains("//www.iana.org/assignments/"))
+    })
+}
+
+/// The parameters of one address.
+struct Parameters<'a> {
+    all: Vec<(String, String)>,
+    /// What stands behind the comma that ends them.
+    behind: &'a str,
+    /// Whether every quote is closed.
+    is_closed: bool,
+}
+
+fn parameters(text: &str) -> Parameters<'_> {
     let mut parameters = Vec::new();
     let (mut name, mut value) = (String::new(), None::<String>);
     let mut characters = text.char_indices();
     let mut end = text.len();
+    let mut is_closed = true;
     while let Some((at, c)) = characters.next() {
         match c {
             '"' => {
                 let value = value.get_or_insert_default();
+                is_closed = false;
                 while let Some((_, c)) = characters.next() {
                     match c {
-                        '"' => break,
+                        '"' => {
+                            is_closed = true;
+                            break;
+                        }
                         '\\' => value.extend(characters.next().map(|(_, c)| c)),
                         c => value.push(c),
                     }
@@ -54,7 +96,7 @@ fn parameters(text: &str) -> (Vec<(String, String)>, &str) {
     parameters.push((name, value.unwrap_or_default()));
     let trimmed =
         parameters.into_iter().map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
-    (trimmed.collect(), text.get(end..).unwrap_or_default())
+    Parameters { all: trimmed.collect(), behind: text.get(end..).unwrap_or_default(), is_closed }
 }
 
 #[cfg(test)]
@@ -87,12 +129,35 @@ mod tests {
             (r#"</a>; hreflang; rel=next"#, Some("/a")),
             (r#"</a>; anchor="x"; rel="first", </b?q=<x>; rel=next"#, Some("/b?q=<x")),
             (r#"</a>; rel="last""#, None),
-            (r#"</a>; title="no end; rel=next"#, None),
+            ("</a>; rel='next'", Some("/a")),
+            ("</a>; rel='prefetch next', </b>; rel=last", Some("/a")),
+            ("</a>; rel*=UTF-8''next", Some("/a")),
+            ("</a>; rel=last; rel*=UTF-8''next", None),
+            (r#"</a>; rel="http://www.iana.org/assignments/relation/next""#, Some("/a")),
+            (r#"</a>; rel="https://www.iana.org/assignments/link-relations#next""#, Some("/a")),
+            (r#"</a>; rel="https://example.com/rels/next""#, None),
+            (r#", </a>; rel="last"; title="next" ,"#, None),
+            ("/a; rel=last", None),
             ("", None),
             ("nonsense < more", None),
             ("</a>", None),
         ] {
-            assert_eq!(next_link(header).as_deref(), next, "{header}");
+            assert_eq!(next_link(header), Ok(next.map(str::to_owned)), "{header}");
+        }
+    }
+
+    /// What would be "no next page" without a word.
+    #[test]
+    fn a_header_that_speaks_of_a_next_page_and_can_not_be_read_is_an_error() {
+        for header in [
+            "/a?page=2; rel=\"next\"",
+            "</a?page=2; rel=next",
+            "</b>; rel=last, /a?page=2; rel=next",
+            r#"</a>; title="no end; rel=next"#,
+            "next",
+        ] {
+            let said = next_link(header).unwrap_err();
+            assert_eq!(said, format!("its `Link` header speaks of a next page and can't be read: {header}"));
         }
     }
 }

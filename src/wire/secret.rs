@@ -179,6 +179,10 @@ fn read_file(path: &Path, sort: Sort) -> Result<(SecretString, Option<Stamp>), N
     let cannot = |error: std::io::Error| NoSecret(format!("{} cannot be read: {error}", named()));
     // The stamp is taken first: a change while reading is then seen as one next time.
     let stamp = Stamp::of(path).map_err(cannot)?;
+    if !fs::metadata(path).map_err(cannot)?.is_file() {
+        // A pipe would wait for its writer for ever, and be empty the next time.
+        return Err(NoSecret(format!("{} is no regular file", named())));
+    }
     let mut text = String::new();
     let file = fs::File::open(path).map_err(cannot)?;
     file.take(LONGEST + 1).read_to_string(&mut text).map_err(cannot)?;
@@ -231,6 +235,17 @@ mod tests {
         }
         let problem = Secret::open_with(Place::Env("T".into()), Sort::Password, env("\n")).unwrap_err();
         assert_eq!(problem.to_string(), "the password in the environment's T is empty");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("token");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for place in [pipe, folder.path().to_owned()] {
+            let problem = Secret::open(Place::File(place), Sort::Token).unwrap_err().to_string();
+            assert!(problem.ends_with(" is no regular file"), "{problem}");
+        }
     }
 
     #[test]

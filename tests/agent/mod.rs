@@ -540,6 +540,10 @@ impl Daemon {
         send_signal(name, &self.child);
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn ends(&mut self) -> i32 {

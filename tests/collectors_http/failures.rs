@@ -179,6 +179,18 @@ fn an_answer_is_read_as_it_comes() {
         assert_eq!(values, ["1", "2"], "{what}: {collector:#}");
         assert_eq!(collector["quarantined"], serde_json::json!([]), "{what}");
     }
+    // In what is read, it costs its row: two names that differ in it alone are not one.
+    let rows = r#"{"rows":[{"p":"x\ud83d","v":1},{"p":"x\udc00","v":2},{"p":"project-b","v":3}]}"#;
+    let collector = collect(&world(&Server::start(move |_| json(rows)), ROWS), 0);
+    let readings = collector["readings"].as_array().unwrap();
+    assert_eq!((readings.len(), &readings[0]["value"]), (1, &serde_json::json!("3")), "{collector:#}");
+    let quarantined = collector["quarantined"].as_array().unwrap();
+    assert_eq!(quarantined.len(), 2, "{collector:#}");
+    assert_eq!(
+        quarantined[0]["reason"],
+        "label project: `row.p` yields a text with what is no character in it (half a surrogate pair, or bytes that are not \
+         UTF-8)"
+    );
     // A form that nobody asked for is told by its name.
     let error = error_of(("200 OK", "Content-Encoding: br\r\n".to_owned(), "xyz".to_owned()), ROWS);
     assert_eq!(
@@ -233,6 +245,8 @@ async fn a_row_that_can_not_be_read_bears_on_as_little_as_it_tells() {
 fn every_link_header_leads_on() {
     for links in [
         "Link: </v1?page=1>; rel=\"self\"\r\nLink: </v1?page=2>; rel=\"next\"\r\n",
+        "Link: </v1?page=2>; rel='next'\r\n",
+        "Link: </v1?page=2>; rel=\"http://www.iana.org/assignments/relation/next\"\r\n",
         "Link: </v1?page=9>;title=\"a, <b>; rel=next\";rel=last  ,\t</v1?page=2>\t; REL = next\r\n",
         "link: </v1?page=2>; rel=\"prefetch NEXT\"; title=\"gr\u{fc}n\"\r\n",
     ] {
@@ -242,6 +256,59 @@ fn every_link_header_leads_on() {
         });
         let collector = collect(&world(&server, &paged("link: true")), 0);
         assert_eq!(collector["readings"].as_array().unwrap().len(), 2, "{links}: {:?}", server.lines());
+    }
+}
+
+/// What would be "no next page" without a word, and what would never end.
+#[test]
+fn a_link_that_can_not_be_read_and_a_circle_of_pages_fail_the_request() {
+    let row = |p: &str, more: &str| format!(r#"{{"rows":[{{"p":"{p}","v":1}}]{more}}}"#);
+    let odd = ("200 OK", "Link: /v1?page=2; rel=\"next\"\r\n".to_owned(), row("a", ""));
+    let said = error_of(odd, &paged("link: true"));
+    assert_eq!(
+        said,
+        "request rows: GET http://HOST/v1: its `Link` header speaks of a next page and can't be read: /v1?page=2; rel=\"next\""
+    );
+    let circle = |key: &'static str| {
+        Server::start(move |heard| {
+            let next = if heard.line.contains("=2") { 3 } else { 2 };
+            json(row(&format!("project-{next}"), &format!(r#","next":"/v1?{key}={next}","cursor":"{next}""#)))
+        })
+    };
+    for (paging, query) in
+        [("next: answer.next", ""), ("cursor: answer.cursor", "        query: { c: \"{cursor}\" }\n")]
+    {
+        let server = circle("c");
+        let said = error(&server, &format!("{query}{}", paged(paging)));
+        assert_eq!(
+            said,
+            "request rows: GET http://HOST/v1: page 4 is one that was read before: its pages go round in a circle; nothing of \
+             them is used"
+        );
+        assert_eq!(server.lines().len(), 3, "{paging}");
+    }
+}
+
+/// A success is no answer yet where it says that there is more, or nothing.
+#[test]
+fn a_part_of_an_answer_is_none() {
+    let rows = r#"{"rows":[{"p":"project-a","v":1}]}"#;
+    for (status, words) in [
+        ("202 Accepted", "; the answer is not made yet: nothing of this is used"),
+        (
+            "206 Partial Content",
+            "; this is a part of the answer, and a part is not used: take away what asks for one (`Range` in `headers`), or \
+             look at the cache before the server",
+        ),
+        ("207 Multi-Status", "; this is no whole answer, and nothing of it is used"),
+    ] {
+        let said = error_of((status, String::new(), rows.to_owned()), ROWS);
+        assert!(said.starts_with(&format!("request rows: GET http://HOST/v1: {status}: ")), "{said}");
+        assert!(said.ends_with(words), "{said}");
+    }
+    for status in ["200 OK", "201 Created", "203 Non-Authoritative Information"] {
+        let server = Server::start(move |_| (status, String::new(), rows.to_owned()));
+        assert_eq!(collect(&world(&server, ROWS), 0)["readings"].as_array().unwrap().len(), 1, "{status}");
     }
 }
 

@@ -200,8 +200,10 @@ fn counter(seen: &[Observation], limit: Option<&BigRational>, tallies: &mut [Tal
     let mut rates: Vec<BigRational> = Vec::new();
     // It fell from the first of these and is not back; it was first seen low at the second.
     let mut low: Option<(usize, usize)> = None;
-    // It fell deep from the first of these, to the second, which nobody believed.
-    let mut doubted: Option<(usize, usize)> = None;
+    // It fell deep from the first of these, to the second, which was believed or not.
+    let mut doubted: Option<(usize, usize, bool)> = None;
+    // What was counted while it was not what it seemed.
+    let mut owed = BigRational::zero();
     for now in (0..seen.len()).filter(|place| seen[*place].value.is_some()) {
         let before = tallies.to_vec();
         let Some(last) = (0..now).rev().find(|place| seen[*place].value.is_some()) else {
@@ -243,26 +245,36 @@ fn counter(seen: &[Observation], limit: Option<&BigRational>, tallies: &mut [Tal
                 given_up = (value(last) - value(first_low)).max(BigRational::zero());
             }
         }
-        if let Some((high, fallen)) = doubted {
-            let leapt =
-                value(now) * fraction(2, 1) >= value(high) && too_much(value(now) - value(last), last);
+        if let Some((high, fallen, believed)) = doubted {
+            let is_half = |one: BigRational, of: BigRational| one * fraction(2, 1) >= of;
+            let rises_too_fast = too_much(value(now) - value(last), last);
+            let leapt = is_half(value(now), value(high))
+                && match (believed, &fastest) {
+                    (false, _) => rises_too_fast,
+                    (true, None) => is_half(value(high), value(now)) && value(now) > value(last),
+                    (true, Some(_)) => rises_too_fast && !too_much(value(now) - value(high), high),
+                };
             if distance(fallen, now) > DAY {
                 doubted = None;
             } else if leapt {
                 doubted = None;
                 level = high;
                 given_up = value(now).min(value(high)) - value(last);
+                owed += if believed { value(last) } else { value(last) - value(fallen) };
             }
         }
         // Where the last of what is held lies, if anything is.
         let mut held_since = seen[level].at;
         if value(now) >= value(level) {
             low = None;
-            doubted = doubted.filter(|(high, _)| value(now) < value(*high));
-            let rise = value(now) - value(level);
+            doubted = doubted.filter(|(high, ..)| value(now) < value(*high));
+            let mut rise = value(now) - value(level);
             if rise.is_positive() && distance(level, now) > 0 {
                 rates.push(&rise / fraction(distance(level, now), 1));
             }
+            let paid = rise.clone().min(owed.clone());
+            (rise, owed) = (rise - &paid, owed - &paid);
+            given_up += paid;
             share_out(&rise, seen[level].at, seen[now].at, tallies);
             limit_it(limit, &before, tallies, seen, now, Some(seen[level].at));
         } else if told == Some(true) || value(now) * fraction(2, 1) >= value(level) {
@@ -277,11 +289,11 @@ fn counter(seen: &[Observation], limit: Option<&BigRational>, tallies: &mut [Tal
             low = None;
             held_since = began;
             let mut used = value(now).is_positive();
-            if too_much(value(now), last) {
-                doubted = Some((level, now));
+            let believed = !too_much(value(now), last);
+            doubted = Some((level, now, believed));
+            if !believed {
                 given_up += value(now);
             } else {
-                doubted = None;
                 share_out(&value(now), began, seen[now].at, tallies);
                 limit_it(limit, &before, tallies, seen, now, Some(began));
                 used |= given_up.is_positive();

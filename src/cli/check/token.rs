@@ -46,6 +46,14 @@ pub(super) fn check_token_files(setup: &Setup, found: &mut Findings) {
     if let Some(PageSettings::Address(_, file)) = &setup.settings.page {
         files.push(("page", file));
     }
+    for (what, file) in &files {
+        if file.is_relative() {
+            found.warning(format!(
+                "{what}: {} is relative to where a command is started, and the service is started elsewhere: write the whole path",
+                file.display()
+            ));
+        }
+    }
     for (what, file) in files {
         let Ok(data) = std::fs::metadata(file) else { continue };
         if data.permissions().mode() & 0o004 != 0 {

@@ -11,6 +11,7 @@ use crate::cli::status::entry::told;
 use crate::cli::table::table;
 use crate::cli::text::{exactly, fold, number, seconds, shorten, thousands};
 use crate::ledger::sent::decision::Decision;
+use crate::ledger::sent::statement::Entry;
 use crate::ledger::views::adjustments::Kind;
 use crate::ledger::views::explain::ReadingPart;
 use crate::metering::exact::Exact;
@@ -47,6 +48,16 @@ fn unit(shown: &Shown) -> &str {
     shown.unit.as_deref().unwrap_or_default()
 }
 
+/// What Waldur is not known to hold is not posted yet.
+fn label(shown: &Shown) -> &'static str {
+    let is_there = |entry: &Entry| match (entry.posted, &entry.acknowledged) {
+        (Some(posted), Some(acknowledged)) => posted == acknowledged.amount && !entry.differs(),
+        (posted, None) => posted.is_none_or(|posted| posted.is_zero()),
+        (None, Some(_)) => false,
+    };
+    if shown.entries.iter().all(is_there) { "posted" } else { "to post" }
+}
+
 fn head(out: &mut dyn Write, shown: &Shown) -> Result<(), Failed> {
     let known = shown.known.as_ref();
     let name = known.map_or_else(|| shown.resource.to_string(), |k| format!("{} ({})", k.name, k.uuid));
@@ -56,7 +67,7 @@ fn head(out: &mut dyn Write, shown: &Shown) -> Result<(), Failed> {
     let mut line = |text: String| writeln!(out, "{}", fold(&text, 12));
     let (posted, amount) = (shown.posted(), shown.amount());
     let posted = posted.unwrap_or_else(|| "nothing: it can't be posted".to_owned());
-    line(format!("  posted    {posted} {}", unit(shown)))?;
+    line(format!("  {:<9} {posted} {}", label(shown), unit(shown)))?;
     let rounding = shown.parts.first().map_or("half_even", |part| part.rounding.name());
     line(format!("  used      {} {}, rounded {rounding}", exactly(&amount), unit(shown)))?;
     for (entry, holds) in shown.entries.iter().zip(&shown.holds) {
@@ -93,7 +104,7 @@ fn shares(out: &mut dyn Write, shown: &Shown) -> Result<(), Failed> {
         return Ok(());
     }
     writeln!(out, "\nshared out as")?;
-    let mut rows = table(["user", "used", "rounded alone", "posted", "note"]).numbers(&[2, 3]);
+    let mut rows = table(["user", "used", "rounded alone", label(shown), "note"]).numbers(&[2, 3]);
     for share in &shown.shares {
         let posted = share.posted.map_or("-".to_owned(), |posted| format!("{posted:.2}"));
         let note = if posted == share.alone { "" } else { "adjusted: the shares sum to the total" };

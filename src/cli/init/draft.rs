@@ -54,7 +54,7 @@ impl Collector {
         lines.push("    meters:".to_owned());
         for line in &self.meters {
             match line {
-                Line::Meter(text) => lines.push(format!("      {text}")),
+                Line::Meter(text) => lines.extend(meter(text)),
                 Line::Comment(text) => lines.extend(folded(text, "      # ")),
             }
         }
@@ -81,8 +81,7 @@ impl Draft {
             TokenLine::File(path) => lines.push(format!("  token_file: {}", quoted(path))),
             TokenLine::Env(name) => lines.push(format!("  token_env: {name}")),
             TokenLine::Usual => lines.push(
-                "  # No token_file: the service has the token as a credential (`check --as-service`)."
-                    .to_owned(),
+                "  # No token_file: the service has it as a credential (`check --as-service`).".to_owned(),
             ),
         }
         if self.allow_http {
@@ -124,6 +123,22 @@ impl Draft {
         lines.push("# Health and metrics, for this machine alone: docs/metrics.md.".to_owned());
         lines.push("# listen: 127.0.0.1:9464".to_owned());
         lines.join("\n") + "\n"
+    }
+}
+
+/// One meter on a line of its own, or where that is too long on three: the name, what it reads, and the factor.
+fn meter(text: &str) -> Vec<String> {
+    const INDENT: &str = "      ";
+    let parts = || {
+        let name = text.find(": { reading: ").or_else(|| text.find(": { component: "))?;
+        let factor = text.rfind(", factor: ").filter(|at| *at > name)?;
+        Some((&text[..name], &text[name + 2..factor], &text[factor + 2..]))
+    };
+    match parts().filter(|_| INDENT.len() + text.chars().count() > 80) {
+        None => vec![format!("{INDENT}{text}")],
+        Some((name, reads, factor)) => {
+            vec![format!("{INDENT}{name}:"), format!("{INDENT}  {reads},"), format!("{INDENT}    {factor}")]
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What this host has that could be measured: SLURM's programs, control groups, a Prometheus server. It only looks.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,12 +12,16 @@ const PROMETHEUS: &str = "127.0.0.1:9090";
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// For each of the two questions to a Prometheus server on this machine.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A busy database takes its time.
+const SACCT_PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_ANSWER: u64 = 64 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Host {
     /// The directory of sacct.
     pub(super) slurm: Option<PathBuf>,
+    /// Whether it answers.
+    pub(super) slurm_answers: bool,
     /// Users' slices of systemd.
     pub(super) cgroups: bool,
     pub(super) prometheus: Option<Prometheus>,
@@ -33,8 +38,13 @@ impl Host {
     pub(super) async fn look() -> Host {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let slurm = std::env::split_paths(&path).find(|directory| directory.join("sacct").is_file());
+        let slurm_answers = match &slurm {
+            Some(directory) => answers(&directory.join("sacct")).await,
+            None => false,
+        };
         Host {
             slurm,
+            slurm_answers,
             cgroups: Path::new(CGROUPS).join("cgroup.controllers").exists()
                 || Path::new(CGROUPS).join("cpuacct").is_dir(),
             prometheus: prometheus(PROMETHEUS).await,
@@ -43,7 +53,10 @@ impl Host {
 
     /// One line for people.
     pub(super) fn words(&self) -> String {
-        let slurm = self.slurm.as_ref().map(|at| format!("SLURM (sacct in {})", at.display()));
+        let slurm = self.slurm.as_ref().map(|at| match self.slurm_answers {
+            true => format!("SLURM (sacct in {})", at.display()),
+            false => format!("SLURM, which does not answer (sacct in {} fails)", at.display()),
+        });
         let cgroups = self.cgroups.then(|| format!("control groups ({CGROUPS})"));
         let prometheus = self.prometheus.as_ref().map(|found| match found.containers {
             true => format!("Prometheus ({}) with containers' metrics", found.url),
@@ -55,6 +68,15 @@ impl Host {
             false => found.join(", "),
         }
     }
+}
+
+/// Whether sacct lists jobs, be it none: programs of SLURM are on many hosts that have no cluster, or can't reach its database.
+async fn answers(sacct: &Path) -> bool {
+    let mut command = tokio::process::Command::new(sacct);
+    command.args(["--noheader", "--allocations", "--starttime=now-1minutes"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let ended = tokio::time::timeout(SACCT_PATIENCE, command.status()).await;
+    ended.is_ok_and(|ended| ended.is_ok_and(|status| status.success()))
 }
 
 /// The Prometheus server at an address of this machine, if one answers there.

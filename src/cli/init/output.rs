@@ -4,15 +4,24 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::draft::folded;
 use crate::cli::exit::{Exit, Failed};
+use crate::cli::text::fold;
 
 /// A line for people, folded.
 pub(super) fn tell(out: &mut dyn Write, before: &str, text: &str) -> Result<(), Failed> {
-    for line in folded(&format!("{before}{text}"), "") {
-        writeln!(out, "{line}")?;
-    }
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    writeln!(out, "{}", fold(&format!("{before}{text}"), if before.is_empty() { 0 } else { 2 }))?;
     Ok(())
+}
+
+/// Whether a file can be written there, before anybody has answered anything.
+pub(super) fn try_writing(path: &Path) -> Result<(), Failed> {
+    let new = path.with_extension("new");
+    let _ = std::fs::remove_file(&new);
+    let tried = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
+    tried
+        .and_then(|_| std::fs::remove_file(&new))
+        .map_err(|error| Failed::new(Exit::Config, format!("can't write {}: {error}", path.display())))
 }
 
 /// Writes a whole file or none: what was there stays until the new one is complete.

@@ -8,6 +8,7 @@ use serde_yaml::Value;
 use uuid::Uuid;
 
 use super::draft::{Collector, Line, name_of, quoted};
+use super::sources::of_account;
 use crate::metering::exact::Exact;
 
 /// What was made of the file.
@@ -217,22 +218,17 @@ fn slurm(offering: &Value, shown: &str, uuid: &str, name: String, left: &mut Vec
     match setting("usage_tres_source").as_deref() {
         Some("allocated") => keys.push("tres: allocated".to_owned()),
         _ => {
-            keys.push(
-                "# As before: what jobs asked for. `allocated` is what they were given: more where a"
-                    .to_owned(),
-            );
-            keys.push("# job has whole nodes.".to_owned());
+            keys.push("# As before: what jobs asked for. `allocated` is what they were given:".to_owned());
+            keys.push("# more where a job has whole nodes.".to_owned());
             keys.push("tres: requested".to_owned());
         }
     }
     if let Some(path) = setting("slurm_bin_path") {
         keys.push(format!("programs: {}", quoted(&path)));
     }
-    keys.push(
-        "# An account of SLURM is the backend id of a resource; SLURM keeps accounts in small letters."
-            .to_owned(),
-    );
-    keys.push(format!("resource: {{ offering: {uuid}, backend_id: \"{{account}}\", ignore_case: true }}"));
+    keys.push("# An account of SLURM is the backend id of a resource; SLURM keeps".to_owned());
+    keys.push("# accounts in small letters.".to_owned());
+    keys.extend(of_account(uuid));
     keys.push("user: \"{user}\"".to_owned());
     let root = setting("default_account").unwrap_or_else(|| "root".to_owned());
     let ignored: BTreeSet<String> = ["root".to_owned(), root].into();

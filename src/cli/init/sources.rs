@@ -98,6 +98,16 @@ impl Marketplace {
     }
 }
 
+/// Whose the jobs of an account of SLURM are, as keys.
+pub(super) fn of_account(offering: &str) -> [String; 4] {
+    [
+        "resource:".to_owned(),
+        format!("  offering: {offering}"),
+        "  backend_id: \"{account}\"".to_owned(),
+        "  ignore_case: true".to_owned(),
+    ]
+}
+
 /// The collectors of a source: one an offering, but control groups, which are one resource's.
 pub(super) fn collectors(
     marketplace: &Marketplace,
@@ -167,10 +177,12 @@ pub(super) fn collectors(
         let uuid = offering.uuid;
         match choice {
             Choice::Prometheus(_) => {
-                keys.push(format!("resource: {{ offering: {uuid}, backend_id: \"{{namespace}}\" }}"));
+                keys.push("resource:".to_owned());
+                keys.push(format!("  offering: {uuid}"));
+                keys.push("  backend_id: \"{namespace}\"".to_owned());
             }
             _ => {
-                keys.push(format!("resource: {{ offering: {uuid}, backend_id: \"{{account}}\", ignore_case: true }}"));
+                keys.extend(of_account(&uuid.to_string()));
                 keys.push("user: \"{user}\"".to_owned());
             }
         }

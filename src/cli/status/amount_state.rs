@@ -15,7 +15,7 @@ pub(crate) enum AmountState {
     Pending,
     /// Waldur holds what the ledger has.
     Agreed,
-    /// Nothing was used, and nothing reported.
+    /// What was used comes to 0.00, and nothing was reported.
     Unused,
     /// Only compared with what Waldur holds (`report: shadow`).
     Shadow,

@@ -17,6 +17,7 @@ use crate::daemon::instance::{DaemonState, Running};
 use crate::ledger::Ledger;
 use crate::ledger::db::clock::CLOCKS_AGREE;
 use crate::ledger::views::report::UnassignedSeries;
+use crate::submitter::left::UNMATCHED_REMEDY;
 use crate::submitter::pause::{Cause, SKEW_SHOWN_US};
 
 /// So many resources with trouble are shown, of all states together.
@@ -33,7 +34,9 @@ pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result
         let line = format!("Ledger: it can't be written{since}, so nothing is recorded or reported: {words}");
         writeln!(out, "{}", fold(&line, 2))?;
     }
-    if let Some(free) = view.free.filter(|free| *free < LOW_DISK_BYTES) {
+    // Of one fault one line.
+    let free = view.free.filter(|free| *free < LOW_DISK_BYTES && view.failing.is_none());
+    if let Some(free) = free {
         let free = thousands(usize::try_from(free / 1_000_000).unwrap_or(0));
         let words = format!(
             "Ledger: {free} MB are free on the disk of {}; without room nothing can be recorded.",
@@ -45,7 +48,7 @@ pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result
     agents(out, view)?;
     readings(out, view)?;
     troubles(out, ledger, view)?;
-    standing::show_not_begun(&view.next, out)?;
+    standing::show_by_the_clock(&view.next, out)?;
     unmatched(out, view)?;
     summary(out, view)
 }
@@ -64,7 +67,13 @@ pub(super) fn daemon(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         writeln!(out, "{}", fold(words, 2))?;
         return Ok(());
     };
-    running(out, daemon, view.now)
+    running(out, daemon, view.now)?;
+    // Where the last reload was refused, that says it.
+    let refused = daemon.told.as_ref().and_then(DaemonState::refusal).is_some();
+    if let Some(words) = view.differs.as_ref().filter(|_| !refused) {
+        writeln!(out, "{}", fold(&format!("  {words}"), 2))?;
+    }
+    Ok(())
 }
 
 /// A daemon that runs, and whether its last reload was refused.
@@ -115,7 +124,9 @@ pub(super) fn server(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
 
 pub(super) fn collectors(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
     let mut left = 0;
-    for (index, collector) in view.collectors.iter().filter(|one| one.is_in_trouble()).enumerate() {
+    for (index, collector) in
+        view.collectors.iter().filter(|one| one.is_in_trouble(view.failing.is_some())).enumerate()
+    {
         match index < FEW {
             true => troubles_of(out, collector, view)?,
             false => left += 1,
@@ -160,7 +171,7 @@ pub(super) fn agents(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
 
 /// What is wrong with a collector, in one sentence.
 pub(super) fn troubles_of(out: &mut dyn Write, one: &Collector, view: &View) -> Result<(), Failed> {
-    let troubles = one.troubles(view.now, view.daemon.is_some()).join("; ");
+    let troubles = one.troubles(view.now, (view.daemon.is_some(), view.failing.is_some())).join("; ");
     if !troubles.is_empty() {
         writeln!(out, "{}", fold(&format!("Collector {}: {troubles}", one.report.name), 2))?;
     }
@@ -218,6 +229,11 @@ fn unmatched(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         let more = if ids.len() > named.len() { " ... (`status --all`)" } else { "" };
         let ids = count(ids.len(), "backend id");
         writeln!(out, "{}", fold(&format!("{heading}: {ids} {what}: {}{more}", named.join(", ")), 2))?;
+        if heading == "Unmatched" {
+            let words =
+                format!("  collector {}: {UNMATCHED_REMEDY}", view.left.collectors_of_unmatched().join(", "));
+            writeln!(out, "{}", fold(&words, 2))?;
+        }
     }
     let unplaced: Vec<&UnassignedSeries> = view.left.unplaced(None).collect();
     for one in unplaced.iter().take(FEW) {
@@ -251,13 +267,19 @@ pub(super) fn summary(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         let number = counts.get(state)?;
         Some(format!("{} {}", thousands(*number), state.name()))
     });
+    // What stands worse and has something to be sent as well is pending by its exit code, too.
+    let also = view.resources.iter().filter(|one| one.state < AmountState::Pending);
+    let also = match also.filter(|one| one.months.iter().any(|month| month.pending)).count() {
+        0 => String::new(),
+        number => format!(" {} of them with something pending, too.", thousands(number)),
+    };
     let all = thousands(view.resources.len());
     let noun = if view.resources.len() == 1 { "resource" } else { "resources" };
     let rest = match view.left.rest {
         0 => String::new(),
         number => format!(" {} left by the closing of a month.", count(number, "amount")),
     };
-    let line = format!("{all} {noun}: {}.{rest}", told.collect::<Vec<_>>().join(", "));
+    let line = format!("{all} {noun}: {}.{also}{rest}", told.collect::<Vec<_>>().join(", "));
     writeln!(out, "{}", fold(&line, 2))?;
     Ok(())
 }

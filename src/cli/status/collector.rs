@@ -8,10 +8,12 @@ use crate::cli::text::{cut, moment, soon};
 use crate::collectors::definition::Definition;
 use crate::daemon::retry;
 use crate::ledger::Ledger;
-use crate::ledger::views::report::CollectorReport;
+use crate::ledger::views::report::{CollectorReport, QuarantinedReport};
 
 /// Fewer may be due, and the daemon just about to look.
 const OVERDUE: usize = 3;
+/// So many of the lines that it quarantined are shown.
+const QUARANTINED: usize = 10;
 
 /// How a collector keeps its schedule.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(super) struct Collector {
     pub(super) missed: Option<(usize, Timestamp, Timestamp)>,
     /// How many runs were due since the last one.
     pub(super) overdue: usize,
+    /// The newest lines that it quarantined in this period, the latest first.
+    pub(super) quarantined: Vec<QuarantinedReport>,
 }
 
 impl Collector {
@@ -33,13 +37,16 @@ impl Collector {
         let now = setup.clock.now();
         let (report, pace) = (ledger.collector_report(name)?, ledger.pace(name, now)?);
         let long = definition.rules.default_max_gap.unwrap_or(schedule.usual_distance());
-        let gaps = ledger.long_distances(name, setup.period_start(), long)?;
+        let gaps = ledger.long_distances(name, (setup.period_start(), now), long)?;
         let missed = gaps.into_iter().map(|(from, to)| (retry::missed(schedule, from, to), from, to));
         let again = retry::retry_of(name, schedule, &pace);
         let overdue =
             pace.last.filter(|_| again.is_none()).map_or(0, |(at, _)| retry::missed(schedule, at, now));
         let missed = missed.filter(|(runs, _, _)| *runs > 0).max_by_key(|(_, from, _)| *from);
-        Ok(Collector { report, schedule: schedule.text().to_owned(), retry: again, missed, overdue })
+        let mut quarantined = ledger.quarantined(name, QUARANTINED)?;
+        quarantined.retain(|bad| bad.at >= setup.period_start());
+        let schedule = schedule.text().to_owned();
+        Ok(Collector { report, schedule, retry: again, missed, overdue, quarantined })
     }
 
     /// Whether its last run failed, wholly or in part.
@@ -47,10 +54,11 @@ impl Collector {
         self.report.last.as_ref().is_some_and(|last| last.outcome != "ok")
     }
 
-    /// Whether it needs to be looked at now. Runs that were missed are past.
-    pub(super) fn is_in_trouble(&self) -> bool {
+    /// Whether it needs to be looked at now. Runs that were missed are past; where the ledger can't be written, which is told
+    /// by itself, none can be recorded.
+    pub(super) fn is_in_trouble(&self, unwritable: bool) -> bool {
         let quarantined = self.report.last.as_ref().is_some_and(|last| last.quarantined > 0);
-        self.fails() || quarantined || self.overdue >= OVERDUE
+        self.fails() || quarantined || !unwritable && self.overdue >= OVERDUE
     }
 
     /// Where it stands among others, the worst first: failed, read in part, otherwise in trouble, well.
@@ -58,13 +66,13 @@ impl Collector {
         match self.report.last.as_ref().map(|last| last.outcome.as_str()) {
             Some("failed") => 0,
             Some(outcome) if outcome != "ok" => 1,
-            _ if self.is_in_trouble() => 2,
+            _ if self.is_in_trouble(false) => 2,
             _ => 3,
         }
     }
 
-    /// What is to be told of it; `daemon`: whether one is at work.
-    pub(super) fn troubles(&self, now: Timestamp, daemon: bool) -> Vec<String> {
+    /// What is to be told of it; `daemon`: whether one is at work, `unwritable`: whether the ledger can't be written.
+    pub(super) fn troubles(&self, now: Timestamp, (daemon, unwritable): (bool, bool)) -> Vec<String> {
         let mut troubles = Vec::new();
         let last = self.report.last.as_ref();
         if let Some(message) = last.and_then(|last| last.message.as_ref()) {
@@ -75,9 +83,6 @@ impl Collector {
             });
             troubles.push(format!("{} ({well})", cut(message, 400)));
         }
-        if let Some(last) = last.filter(|last| last.quarantined > 0) {
-            troubles.push(format!("{} quarantined in the last run, not billed", last.quarantined));
-        }
         if let Some(at) = self.retry.filter(|_| daemon) {
             troubles.push(format!("the daemon tries it again at {}", soon(at, now)));
         }
@@ -85,9 +90,29 @@ impl Collector {
             let (from, to) = (moment(from, now), moment(to, now));
             troubles.push(format!("missed {} between {from} and {to}", count(runs, "run")));
         }
-        if self.overdue >= OVERDUE {
-            troubles.push(format!("{} runs were due since; is the daemon at work?", self.overdue));
+        if self.overdue >= OVERDUE && !unwritable {
+            troubles.push(match daemon {
+                true => {
+                    format!("{} runs were due since, though the daemon is there: see its log", self.overdue)
+                }
+                false => format!("{} runs were due since, and no daemon is running", self.overdue),
+            });
+        }
+        if let Some(last) = last.filter(|last| last.quarantined > 0) {
+            let first = self.quarantined_last().map_or_else(String::new, |bad| {
+                format!("; the first: {}: {}", cut(&bad.reason, 160), cut(&bad.what, 80))
+            });
+            troubles.push(format!(
+                "{} quarantined in the last run, not billed{first}. Correct its source; `status --all` lists them",
+                last.quarantined
+            ));
         }
         troubles
+    }
+
+    /// The first that the last run quarantined, of those that are kept here.
+    fn quarantined_last(&self) -> Option<&QuarantinedReport> {
+        let last = self.report.last.as_ref()?;
+        self.quarantined.iter().rev().find(|bad| bad.at == last.at)
     }
 }

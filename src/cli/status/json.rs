@@ -18,6 +18,7 @@ use crate::daemon::instance::{DaemonState, Running};
 use crate::ledger::Ledger;
 use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::Statement;
+use crate::submitter::guard::TOO_LATE;
 
 pub(super) fn write(
     out: &mut dyn Write,
@@ -45,7 +46,7 @@ pub(super) fn write(
     });
     let whole = json!({
         "report": if view.shadow { "shadow" } else { "live" },
-        "daemon": daemon(view.daemon.as_ref()),
+        "daemon": daemon(view.daemon.as_ref()), "file_differs": view.differs,
         "server": {
             "url": view.url,
             "answered_at": view.server.answered.map(|at| at.to_string()),
@@ -174,6 +175,9 @@ fn collector(one: &Collector) -> Value {
             json!({ "runs": runs, "from": from.to_string(), "to": to.to_string() })
         }),
         "overdue": one.overdue,
+        "quarantined_lines": one.quarantined.iter().map(|bad| {
+            json!({ "at": bad.at.to_string(), "what": bad.what, "reason": bad.reason })
+        }).collect::<Vec<_>>(),
     })
 }
 
@@ -188,6 +192,9 @@ fn statement(
     let period = statement.key.period;
     let waits = match (view.next.not_begun.contains_key(&period), put_off) {
         (true, _) => Some(format!("{period} has not begun at Waldur")),
+        (false, None) if view.next.too_late.contains_key(&period) => {
+            Some(format!("{period}: nothing more of it is sent: {TOO_LATE}"))
+        }
         (false, Some(retry)) => Some(format!("tried again after {}: {}", retry.next, retry.words)),
         (false, None) => None,
     };
@@ -215,7 +222,7 @@ fn statement(
     });
     Ok(json!({
         "resource": statement.key.resource, "name": resource.name, "backend_id": resource.backend_id,
-        "customer": resource.customer, "period": statement.key.period.to_string(),
+        "customer": resource.customer, "terminated": resource.terminated, "period": statement.key.period.to_string(),
         "period_state": view.closing.state_of(statement, view.now).name(),
         "closed": statement.closed.map(|at| at.to_string()),
         "plan_period_start": statement.key.part.to_string(), "state": state.name(),

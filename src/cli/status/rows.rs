@@ -59,6 +59,13 @@ fn collectors(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
     for one in &view.collectors {
         brief::troubles_of(out, one, view)?;
     }
+    for one in view.collectors.iter().filter(|one| !one.quarantined.is_empty()) {
+        writeln!(out, "Quarantined of {}, not billed, the latest first:", one.report.name)?;
+        for bad in &one.quarantined {
+            let line = format!("  {} {}: {}", moment(bad.at, view.now), bad.reason, bad.what);
+            writeln!(out, "{}", fold(&line, 4))?;
+        }
+    }
     Ok(())
 }
 
@@ -78,7 +85,12 @@ fn amounts(
         false => format!(", plan period from {}", seconds(key.part)),
     };
     let how_far = view.closing.state_of(statement, view.now).name();
-    writeln!(out, "{}", fold(&format!("{} ({id}), {} {how_far}{from}", resource.name, key.period), 2))?;
+    let ended = if resource.terminated { ", terminated" } else { "" };
+    writeln!(
+        out,
+        "{}",
+        fold(&format!("{} ({id}{ended}), {} {how_far}{from}", resource.name, key.period), 2)
+    )?;
     let mut rows =
         table(["component", "user", "used", "to post", "Waldur holds", "since", "state"]).numbers(&[2, 3, 4]);
     let rows_read = ledger.rows_read(key)?;

@@ -19,7 +19,8 @@ pub(super) fn trouble(
     view: &View,
     resource: &Resource,
 ) -> Result<Option<(String, String)>, Failed> {
-    let name = shorten(&resource.name, 40);
+    let ended = if resource.terminated { " (terminated)" } else { "" };
+    let name = format!("{}{ended}", shorten(&resource.name, 40));
     let blocks = resource.months.iter().flat_map(|month| &month.blocks).filter(|at| waits(&at.block));
     let mut groups: Vec<(AmountState, StatementKey, &str, Vec<&Blocked>)> = Vec::new();
     for at in blocks {
@@ -111,18 +112,26 @@ fn both_sides(
 
 /// `cpu_hours 32.00, mem 3.00: These components are invalid`
 fn kept_back(statement: &Statement, group: &[&Blocked]) -> String {
+    let words = group.first().map_or("", |at| at.block.words.as_str());
+    let are_the_same = group.iter().all(|at| at.block.words == words);
     let named = group.iter().take(NAMED).map(|at| {
         let entry = statement.entry(&at.component, &at.user);
         // Of what is stranded, what is left of it.
         let left = if at.block.state == State::Stranded.name() { at.amount } else { None };
         let left = left.or_else(|| entry.and_then(Entry::stranded));
         let amount = left.or_else(|| entry.and_then(|entry| entry.posted)).or(at.amount);
-        amount.map_or_else(|| place(at), |amount| format!("{} {amount:.2}", place(at)))
+        let place = amount.map_or_else(|| place(at), |amount| format!("{} {amount:.2}", place(at)));
+        if are_the_same { place } else { format!("{place}: {}", cut(&at.block.words, 140)) }
     });
-    let named = named.collect::<Vec<_>>().join(", ");
+    let named = named.collect::<Vec<_>>();
+    if !are_the_same {
+        let more = group.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        return format!("{}{more}", named.join("; "));
+    }
+    let named = named.join(", ");
     let more = group.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let words = group.first().map_or("", |at| at.block.words.as_str());
     format!("{named}{more}: {}", cut(words, 140))
 }
 

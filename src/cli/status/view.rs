@@ -36,6 +36,8 @@ pub(super) struct View {
     pub(super) exit: Exit,
     /// Nothing is ever posted.
     pub(super) shadow: bool,
+    /// How what the daemon works by is not what the file says.
+    pub(super) differs: Option<String>,
     pub(super) ledger: String,
     /// Free bytes on its disk.
     pub(super) free: Option<i64>,
@@ -64,6 +66,8 @@ pub(super) struct Resource {
     pub(super) name: String,
     pub(super) backend_id: String,
     pub(super) customer: String,
+    /// Waldur has ended it: it takes no more reports.
+    pub(super) terminated: bool,
     pub(super) state: AmountState,
     pub(super) months: Vec<Month>,
     pub(super) put_off: Option<Retry>,
@@ -129,10 +133,15 @@ impl View {
         } else {
             standing::exit(&left, &server)
         };
+        let of_daemon = daemon.as_ref().and_then(|daemon| daemon.told.as_ref());
+        // What the daemon was told last counts, not what stands in the file meanwhile.
+        let shadow = of_daemon.and_then(|told| told.shadow).unwrap_or(setup.is_shadow());
+        let differs = of_daemon.and_then(|told| told.differs_from(setup.settings.file.as_ref()));
         Ok(View {
             now,
             exit,
-            shadow: setup.is_shadow(),
+            shadow,
+            differs,
             ledger: ledger.place().to_string(),
             free,
             failing,
@@ -212,8 +221,10 @@ fn resources(
     let mut resources = Vec::with_capacity(months.len());
     for (uuid, months) in months {
         let known = known.remove(&uuid);
-        let (name, backend_id, customer) = known
-            .map(|KnownResource { name, backend_id, customer, .. }| (name, backend_id, customer))
+        let (name, backend_id, customer, terminated) = known
+            .map(|KnownResource { name, backend_id, customer, state, .. }| {
+                (name, backend_id, customer, state == "Terminated")
+            })
             .unwrap_or_default();
         let state = months.iter().map(|month| month.state).min().unwrap_or(AmountState::Unused);
         resources.push(Resource {
@@ -221,6 +232,7 @@ fn resources(
             name: name_or(&name, uuid),
             backend_id,
             customer,
+            terminated,
             state,
             months,
             put_off: put_off.remove(&uuid),

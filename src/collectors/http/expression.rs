@@ -154,8 +154,7 @@ impl Document {
     /// Reads JSON. The error is for people, without the answer's words. What no expression reads may be as odd as it likes:
     /// half a surrogate pair in somebody's name, bytes that are not UTF-8, a number beyond all numbers.
     pub(super) fn parse(body: &[u8]) -> Result<Document, serde_json::Error> {
-        let body = without_lone_surrogates(body);
-        let text = String::from_utf8_lossy(&body);
+        let text = marked(body);
         let raw: &RawValue = serde_json::from_str(&text)?;
         let mut document = Document {
             root: Rcvar::new(Variable::Null),
@@ -190,6 +189,13 @@ impl Document {
         Ok(match found.as_ref() {
             Variable::Null => Value::Nothing,
             Variable::Bool(flag) => Value::Flag(*flag),
+            // Two names that differ in such characters alone must not become one.
+            Variable::String(text) if text.contains(NO_CHARACTER) => {
+                return Err(format!(
+                    "`{}` yields a text with what is no character in it (half a surrogate pair, or bytes that are not UTF-8)",
+                    expr.text
+                ));
+            }
             Variable::String(text) => Value::Text(text.clone()),
             Variable::Array(_) => Value::Other("a list"),
             Variable::Object(_) => Value::Other("an object"),
@@ -273,15 +279,30 @@ impl Document {
 
     /// Stands for what can't be read. A text, so that no expression takes it for nothing.
     fn odd(&mut self, why: String) -> Rcvar {
-        let value = Rcvar::new(Variable::String("\u{fffd}".to_owned()));
+        let value = Rcvar::new(Variable::String(NO_CHARACTER.to_string()));
         self.odd.insert(address(&value), why);
         value
     }
 }
 
-/// Half a surrogate pair (`\ud83d` alone) is no character; the mark for what is none takes its place, of the same length.
+/// What takes the place of what is no character: a code point that Unicode keeps free of characters for good, so that no text
+/// that means something has it.
+pub(super) const NO_CHARACTER: char = '\u{fdd0}';
+
+/// The answer as text, with a mark for each thing in it that is no character.
+fn marked(body: &[u8]) -> String {
+    let body = without_lone_surrogates(body);
+    let mut text = String::with_capacity(body.len());
+    for chunk in body.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend((!chunk.invalid().is_empty()).then_some(NO_CHARACTER));
+    }
+    text
+}
+
+/// Half a surrogate pair (`\ud83d` alone) is no character; the mark takes its place, of the same length.
 fn without_lone_surrogates(body: &[u8]) -> Cow<'_, [u8]> {
-    const NONE: &[u8] = b"fffd";
+    const NONE: &[u8] = b"fdd0";
     let unit = |at: usize| {
         let digits = body.get(at..at + 6)?.strip_prefix(b"\\u")?;
         u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()

@@ -10,7 +10,7 @@ use jmespath::Rcvar;
 use num_traits::ToPrimitive;
 use rust_decimal::Decimal;
 
-use super::expression::{Document, Expr, Scope, Value, object, text};
+use super::expression::{Document, Expr, NO_CHARACTER, Scope, Value, object, text};
 use super::fill::Fill;
 use super::settings::{Repeats, Source, Wanted, When};
 use crate::collectors::exec::protocol::instant;
@@ -136,7 +136,10 @@ impl Source {
         }
         let rows = self.rows(document, scope, &self.each)?;
         for (found, item) in rows.all {
-            let what = || item.as_ref().map(ToString::to_string).unwrap_or_default();
+            let what = || {
+                let shown = item.as_ref().map(ToString::to_string).unwrap_or_default();
+                shown.replace(NO_CHARACTER, "\u{fffd}")
+            };
             let row = found.map_err(|why| (why, Labels::new()));
             let row = row.and_then(|scope| Ok((self.row(document, &scope, fill)?, scope)));
             let (row, scope) = match row {

@@ -51,10 +51,20 @@ impl Paging {
         let is_last = !seen.more.unwrap_or(seen.rows > 0);
         match self {
             Paging::None => Ok(Onward::Done),
-            Paging::Link => match answer.all_headers("link").find_map(|header| next_link(&header)) {
-                Some(link) => to(answer, &link),
-                None => Ok(Onward::Done),
-            },
+            Paging::Link => {
+                let mut wrong = None;
+                for header in answer.all_headers("link") {
+                    match next_link(&header) {
+                        Ok(Some(link)) => return to(answer, &link),
+                        Ok(None) => {}
+                        Err(why) => wrong = Some(why),
+                    }
+                }
+                match wrong {
+                    Some(why) => Err(CollectorError(format!("{}: {why}", answer.name()))),
+                    None => Ok(Onward::Done),
+                }
+            }
             Paging::Next(_) => match &seen.next {
                 Some(link) => to(answer, link),
                 None => Ok(Onward::Done),

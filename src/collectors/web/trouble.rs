@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::{StatusCode, Url};
 
+use super::coding::Wrong;
 use crate::collectors::CollectorError;
 use crate::wire::tls::{File, Unusable, innermost, tls_error};
 use crate::wire::words::{clean, of_body};
@@ -108,6 +109,21 @@ pub(super) fn compressed(name: &str, coding: &str) -> Trouble {
     ))
 }
 
+/// The body can't be had from its compressed form.
+pub(super) fn torn(name: &str, wrong: &Wrong, limit: u64) -> Trouble {
+    match wrong {
+        Wrong::TooLarge => too_large(name, limit),
+        Wrong::BrokenOff => Trouble::new(format!(
+            "{name}: the answer broke off in the middle of its compressed form (gzip); nothing of it is used"
+        )),
+        Wrong::Broken(words) => Trouble::new(format!(
+            "{name}: the answer is said to be gzip, and is not, or not to its end ({}); nothing of it is used. Look at what \
+             stands before the server",
+            clean(words)
+        )),
+    }
+}
+
 pub(super) fn too_large(name: &str, limit: u64) -> Trouble {
     Trouble::too_much(format!(
         "{name}: the answer has more than {limit} bytes; nothing of it is used. Ask for less at a time, or raise \
@@ -138,6 +154,11 @@ pub(super) fn refused(name: &str, status: u16, meant: u16, body: &[u8], place: &
     let words = of_body(body);
     let words = if words.is_empty() { words } else { format!(": {words}") };
     let remedy = match meant {
+        202 => "; the answer is not made yet: nothing of this is used".to_owned(),
+        206 => "; this is a part of the answer, and a part is not used: take away what asks for one (`Range` in `headers`), or \
+                look at the cache before the server"
+            .to_owned(),
+        200..=299 => "; this is no whole answer, and nothing of it is used".to_owned(),
         401 if place.is_empty() => "; it wants a login: add `auth`".to_owned(),
         401 => format!("; the login is wrong or has expired: look at {place}"),
         403 => "; the login may not read this: give it the permission (see the collector's page)".to_owned(),

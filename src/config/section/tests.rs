@@ -31,6 +31,30 @@ fn every_unknown_key_is_told_with_its_line_and_the_nearest_known_one() {
     );
 }
 
+/// Taken for absent, an empty `factor` would be 1, and an empty `schedule` no collector.
+#[test]
+fn an_empty_value_is_a_mistake_and_an_empty_heading_of_the_file_is_none() {
+    for empty in ["", " ~", " null"] {
+        let text = format!("submit:\ncollector:\n  factor:{empty}\n  only_if:{empty}\n  items:{empty}\n");
+        let (mut root, problems) = Section::parse(&text);
+        assert!(root.section("submit").is_some());
+        let mut collector = root.section("collector").unwrap();
+        assert_eq!(collector.text("factor"), None);
+        assert!(collector.section("only_if").is_none());
+        assert_eq!(collector.texts("items"), None);
+        collector.finish();
+        let is_empty = "is empty: give it a value, or take the line away";
+        assert_eq!(
+            lines(&problems),
+            [
+                format!("line 3: collector.factor: {is_empty}"),
+                format!("line 4: collector.only_if: {is_empty}"),
+                format!("line 5: collector.items: {is_empty}"),
+            ]
+        );
+    }
+}
+
 #[test]
 fn a_number_with_more_digits_than_binary_keeps_is_taken_as_it_is_written() {
     let (mut root, problems) = Section::parse("a: 0.25\nb: 0.12345678901234567\nc: '0.12345678901234567'\n");
@@ -98,6 +122,7 @@ fn a_value_is_what_is_written() {
         ("{user}", "line 1: a: must be in quotes: \"{user}\""),
         ("[{user}]", "line 1: a: must be in quotes: \"{user}\""),
         ("!x y", "line 1: a: must be a plain value, without a `!tag`"),
+        ("{ b: c }", "line 1: a: must be a list of single values, not a mapping"),
         ("[[b]]", "line 1: a: must be a single value, not a list or a mapping"),
     ] {
         let (mut root, problems) = Section::parse(&format!("a: {value}\n"));

@@ -30,6 +30,7 @@ use crate::config::page::PageSettings;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 use crate::wire::secret::{Place, Secret, Sort};
+use crate::wire::words::printable;
 
 mod curve;
 mod days;
@@ -151,15 +152,23 @@ struct PageQuery {
 }
 
 impl PageQuery {
-    fn period(&self) -> Option<BillingPeriod> {
-        self.period.as_ref().and_then(|text| text.parse().ok())
+    /// `Err`: there is no such month.
+    fn period(&self) -> Result<Option<BillingPeriod>, Response> {
+        let period = self.period.as_ref().map(|text| text.parse()).transpose();
+        period.map_err(|why: String| {
+            (StatusCode::BAD_REQUEST, format!("{}\n", printable(&why))).into_response()
+        })
     }
 }
 
 async fn overview(State(shared): State<Shared>, Query(asked): Query<PageQuery>) -> Response {
     let (agent, stats) = (shared.agent.clone(), shared.stats.clone());
+    let period = match asked.period() {
+        Ok(period) => period,
+        Err(refused) => return refused,
+    };
     answer(&shared, move |ledger| {
-        let view = view::Overview::of(ledger, &agent, &stats, (asked.period(), asked.from.unwrap_or(0)))?;
+        let view = view::Overview::of(ledger, &agent, &stats, (period, asked.from.unwrap_or(0)))?;
         Ok(Some(html::overview(&view)))
     })
     .await
@@ -171,9 +180,13 @@ async fn resource(
     Query(asked): Query<PageQuery>,
 ) -> Response {
     let agent = shared.agent.clone();
+    let period = match asked.period() {
+        Ok(period) => period,
+        Err(refused) => return refused,
+    };
     answer(&shared, move |ledger| {
         let Ok(uuid) = uuid.parse::<Uuid>() else { return Ok(None) };
-        let view = view::ResourceDetail::of(ledger, &agent, uuid, asked.period())?;
+        let view = view::ResourceDetail::of(ledger, &agent, uuid, period)?;
         Ok(view.as_ref().map(html::resource))
     })
     .await

@@ -111,7 +111,7 @@ pub(super) fn go_on_as(
     recount_from(connection, &recorded, &series, Some(month.previous()), &mut changed)?;
     changed_components(connection, changed)?;
     let since = month.to_string();
-    let words = format!("{words}: its rules, the ids of its readings and its amounts are the same");
+    let words = format!("{words}: its rules, its readings and its amounts are the same");
     tell(connection, About { period: &since, ..About::default() }, EventKind::Rules, &words, now)
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Claim {
 /// Two collectors count the same readings.
 const SAME_IDS: &str = "same_ids";
 /// Waldur holds what the rules do not make any more.
-const RULES_CHANGED: &str = "rules_changed";
+pub(super) const RULES_CHANGED: &str = "rules_changed";
 
 /// A component of a resource.
 type Component = (String, String);

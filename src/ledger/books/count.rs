@@ -235,8 +235,8 @@ struct Counter<'a> {
     runs: HashMap<i64, RunRow>,
     /// Segments whose quantities changed, by series and source.
     changed: BTreeSet<(i64, i64, Segment)>,
-    /// Readings that came with this run and that are not what they seem, in words, by series and segment.
-    told: Vec<(i64, i64, Segment, EventKind, String)>,
+    /// Readings that came with this run and that are not what they seem, in words, by series, segment and instant.
+    told: Vec<(i64, i64, Segment, Timestamp, EventKind, String)>,
     /// Collectors with readings of months whose rules do not know them.
     unruled: BTreeSet<(String, BillingPeriod)>,
 }
@@ -386,7 +386,7 @@ impl<'a> Counter<'a> {
                 for (segment, part) in sum(limit(measure), point, &facts.timeline) {
                     if !taken && part.holds > 0 {
                         let (kind, words) = oddity(self.connection, facts.series, point, &part)?;
-                        self.told.push((facts.series, facts.source, segment, kind, words));
+                        self.told.push((facts.series, facts.source, segment, point.at, kind, words));
                     }
                     let sums = parts.entry((month, segment)).or_default();
                     if taken { sums.take_back(part) } else { sums.absorb(part) }
@@ -509,7 +509,7 @@ impl<'a> Counter<'a> {
                 for (segment, part) in trail.advance(*measure, point.clone(), &facts.timeline) {
                     if tells && part.resets + part.dips + part.holds > 0 {
                         let (kind, words) = oddity(self.connection, facts.series, &point, &part)?;
-                        self.told.push((facts.series, facts.source, segment, kind, words));
+                        self.told.push((facts.series, facts.source, segment, point.at, kind, words));
                     }
                     parts.entry((place, segment)).or_default().absorb(part);
                 }
@@ -556,7 +556,7 @@ impl<'a> Counter<'a> {
             );
             tell(self.connection, about, EventKind::Readings, &words, self.in_force.zone.start(period))?;
         }
-        for (series, source, segment, event, words) in std::mem::take(&mut self.told) {
+        for (series, source, segment, at, event, words) in std::mem::take(&mut self.told) {
             let version = self.in_force.in_month(segment.period);
             let target = self.timelines.target_of(version, series)?;
             let mappings = target.map(|target| self.timelines.mappings(target)).transpose()?;
@@ -566,7 +566,7 @@ impl<'a> Counter<'a> {
             let components = self.counted(source, kind, segment.period).components.clone();
             for component in &components {
                 let about = About { resource: resource.unwrap_or_default(), period: &period, component };
-                tell(self.connection, about, event, &words, segment.start)?;
+                tell(self.connection, about, event, &words, at)?;
             }
         }
         Ok(())

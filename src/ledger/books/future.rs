@@ -4,6 +4,8 @@
 //! they would lie ahead of all that is true. They are taken out, told, and counted no more. Only a caller who has a second
 //! clock to vouch for the time may ask for it: a clock that is behind must never take out what is true.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::count::{Changed, recount_from};
@@ -30,12 +32,27 @@ impl Ledger {
         if !ahead {
             return Ok(0);
         }
-        self.transact(|connection, in_force| quarantine(connection, in_force, now, limit))
+        let taken = self.transact(|connection, in_force| quarantine(connection, in_force, now, limit))?;
+        for (collector, readings) in &taken {
+            *self.put_aside.entry(collector.clone()).or_default() += readings;
+        }
+        Ok(taken.values().sum())
+    }
+
+    /// What was quarantined so since this was asked last, by collector.
+    pub fn take_put_aside(&mut self) -> BTreeMap<String, usize> {
+        std::mem::take(&mut self.put_aside)
     }
 }
 
-fn quarantine(connection: &Connection, in_force: &InForce, now: Timestamp, limit: i64) -> sql::Result<usize> {
-    let mut taken = 0;
+/// How many readings of each collector are taken out.
+fn quarantine(
+    connection: &Connection,
+    in_force: &InForce,
+    now: Timestamp,
+    limit: i64,
+) -> sql::Result<BTreeMap<String, usize>> {
+    let mut taken: BTreeMap<String, usize> = BTreeMap::new();
     let mut changed = Changed::new();
     let runs: Vec<(i64, String, i64, String)> = connection
         .prepare("SELECT id, collector, at, agent FROM run WHERE at > ?1 AND outcome <> 'failed'")?
@@ -59,7 +76,8 @@ fn quarantine(connection: &Connection, in_force: &InForce, now: Timestamp, limit
                 SELECT series, at, start FROM reading WHERE run = ?1 AND at > ?2)",
             [run, limit],
         )?;
-        taken += connection.execute("DELETE FROM reading WHERE run = ?1 AND at > ?2", [run, limit])?;
+        let readings = connection.execute("DELETE FROM reading WHERE run = ?1 AND at > ?2", [run, limit])?;
+        *taken.entry(collector.clone()).or_default() += readings;
         for (series, what) in series {
             connection.execute(
                 "INSERT INTO quarantine (agent, collector, at, what, reason) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -74,8 +92,10 @@ fn quarantine(connection: &Connection, in_force: &InForce, now: Timestamp, limit
                 [series],
             )?;
         }
-        connection
-            .execute("UPDATE run SET outcome = 'failed', message = ?2 WHERE id = ?1", params![run, reason])?;
+        connection.execute(
+            "UPDATE run SET outcome = 'failed', message = ?2, quarantined = quarantined + ?3 WHERE id = ?1",
+            params![run, reason, i64::try_from(readings).unwrap_or(i64::MAX)],
+        )?;
         // A source with history is read again from the start of the month: where it got to was told by that clock, too. A
         // host does so by itself (queue/outbox.rs).
         connection.execute(

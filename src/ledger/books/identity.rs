@@ -20,8 +20,8 @@ use crate::collectors::{Bearing, Quarantined};
 use crate::ledger::db::columns::{instant, micros, unreadable};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
-use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row as SqlRow, params};
-use crate::ledger::queue::Spans;
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
+use crate::ledger::queue::{Spans, part};
 use crate::metering::measure::RunFacts;
 use crate::metering::reading::{Kind, Labels};
 
@@ -85,26 +85,15 @@ pub(super) struct Queued {
     row: Row,
 }
 
-impl Queued {
-    /// Of columns name, kind, value, unit, start, at, labels, id, epoch, began, shared.
-    pub(super) fn of(row: &SqlRow<'_>) -> sql::Result<Queued> {
-        Ok(Queued {
-            name: row.get(0)?,
-            kind: row.get(1)?,
-            unit: row.get(3)?,
-            labels: row.get(6)?,
-            row: Row {
-                at: row.get(5)?,
-                start: row.get(4)?,
-                id: row.get(7)?,
-                value: Some(row.get(2)?),
-                epoch: row.get(8)?,
-                began: row.get(9)?,
-                shared: row.get(10)?,
-            },
-        })
+impl From<part::Queued> for Queued {
+    fn from(queued: part::Queued) -> Self {
+        let part::Queued { name, kind, value, unit, start, at, labels, id, epoch, began, shared } = queued;
+        let row = Row { at, start, id, value: Some(value), epoch, began, shared };
+        Queued { name, kind, unit, labels, row }
     }
+}
 
+impl Queued {
     /// The reading as one that is not counted.
     pub(super) fn quarantined(&self, reason: String) -> Quarantined {
         let value = self.row.value.as_deref().unwrap_or_default();
@@ -147,6 +136,8 @@ pub(super) struct Store<'a> {
     puts_levels: bool,
     /// Lives of counters before this run, once they were looked up; and series that go on with one that was another's.
     lives: Option<others::Lives>,
+    /// Those of their series that it sees, likewise.
+    seen_lives: Option<HashSet<i64>>,
     taken_over: HashMap<i64, others::Life>,
     relabelled: usize,
     first_relabelled: Option<(String, i64)>,
@@ -170,6 +161,7 @@ impl<'a> Store<'a> {
             levels: HashMap::new(),
             puts_levels: false,
             lives: None,
+            seen_lives: None,
             taken_over: HashMap::new(),
             relabelled: 0,
             first_relabelled: None,

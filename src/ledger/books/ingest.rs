@@ -23,7 +23,7 @@ use crate::ledger::db::rules::InForce;
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 pub use crate::ledger::queue::{Run, RunOutcome};
-use crate::ledger::queue::{keep_quarantined, know};
+use crate::ledger::queue::{keep_quarantined, know, part};
 
 /// What a run changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,6 +38,10 @@ pub struct Recorded {
     pub quarantined: Vec<Quarantined>,
     pub problems: Vec<String>,
     pub failed: Option<String>,
+    /// Lines and values that could not be read, where it failed for that and keeps none of them.
+    pub refused: usize,
+    /// It saw nothing at all for the second time, so that what there was has ended.
+    pub fell_silent: bool,
     /// Components of resources' months that may have changed.
     pub restated: usize,
 }
@@ -64,8 +68,6 @@ impl Recorded {
 
 /// Runs that are counted before other work has its turn.
 const COUNTED_TOGETHER: usize = 50;
-/// Readings of a run that are counted at once.
-const READ_AT_ONCE: usize = if cfg!(test) { 3 } else { 2_000 };
 
 impl Ledger {
     /// Appends a run to the queue, and counts it and all that waited before it.
@@ -309,12 +311,10 @@ fn count_run(
     let mut touched = SeriesChanges::default();
     let mut late: Option<String> = None;
     let mut store = Store::new(connection, in_force, &run)?;
-    let mut after = -1;
+    let mut next = part::after(connection, id, 0)?;
     // However many there are, memory holds only so many: amounts are the same in whatever batches they come.
-    loop {
-        let (mut some, last) = queued_after(connection, id, after)?;
-        let is_last = some.len() < READ_AT_ONCE;
-        after = last;
+    while let Some((number, readings)) = next {
+        let mut some: Vec<Queued> = readings.into_iter().map(Queued::from).collect();
         some.retain(|queued| {
             let is_out = (unsure.is_some() || ended_later.is_some()) && queued.is_momentary(&run);
             if let Some(window) = unsure.as_ref().filter(|_| is_out) {
@@ -340,7 +340,8 @@ fn count_run(
             recorded.readings += 1;
         }
         store.keep()?;
-        if is_last {
+        next = part::after(connection, id, number)?;
+        if next.is_none() {
             break;
         }
         count::update(connection, in_force, &touched, &mut changed)?;
@@ -424,22 +425,6 @@ fn count_run(
         connection.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?"))?.execute([id])?;
     }
     Ok(recorded)
-}
-
-/// The next queued readings of a run, after the one with this number; and the number of the last.
-fn queued_after(connection: &Connection, run: i64, number: i64) -> sql::Result<(Vec<Queued>, i64)> {
-    let mut last = number;
-    let queued = connection
-        .prepare_cached(
-            "SELECT name, kind, value, unit, start, at, labels, id, epoch, began, shared, number FROM queued
-             WHERE run = ?1 AND number > ?2 ORDER BY number LIMIT ?3",
-        )?
-        .query_map([run, number, READ_AT_ONCE as i64], |row| {
-            last = row.get(11)?;
-            Queued::of(row)
-        })?
-        .collect::<sql::Result<_>>()?;
-    Ok((queued, last))
 }
 
 /// Tells what has become of readings since what their collector asks for was changed.

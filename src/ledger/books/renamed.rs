@@ -1,10 +1,12 @@
-//! A collector that goes on under another name although nobody said so (`continues`): its rules are the same, the ids of its
-//! readings are the old one's, and its amounts are what Waldur holds (law 13). From then on it is the old one, so that what
+//! A collector that goes on under another name although nobody said so (`continues`): its rules are the same, so are the
+//! readings that both have read by their ids, and its amounts are what Waldur holds (law 13). From then on it is the old one, so that what
 //! it brings late of months before is counted by their rules. Where its amounts differ, a person decides.
 
 use jiff::Timestamp;
 
 use super::change::go_on_as;
+use super::claims::RULES_CHANGED;
+use crate::ledger::db::columns::micros;
 use crate::ledger::db::rules::InForce;
 use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
@@ -52,8 +54,10 @@ fn renamed(
             else {
                 continue;
             };
-            let is_same = is_same(was, rules);
-            if is_same && !is_doubtful(connection, rules, month)? {
+            if is_same(was, rules)
+                && makes_the_same(connection, rules, month, now.recorded)?
+                && reads_the_same(connection, old, new)?
+            {
                 return Ok(Some((old.clone(), new.clone())));
             }
         }
@@ -72,9 +76,15 @@ fn is_same(one: &Rules, other: &Rules) -> bool {
     plain(one) == plain(other)
 }
 
-/// Whether an amount of this collector's components is not what Waldur holds, or a person decided what it is to be.
-fn is_doubtful(connection: &Connection, rules: &Rules, month: BillingPeriod) -> sql::Result<bool> {
+/// Whether the rules make just what Waldur holds of all components (`claims` found so), and no person decided what it is to be.
+fn makes_the_same(
+    connection: &Connection,
+    rules: &Rules,
+    month: BillingPeriod,
+    recorded: Timestamp,
+) -> sql::Result<bool> {
     let month = month.to_string();
+    let mut agreed = false;
     for meter in &rules.meters {
         let is_doubtful = connection
             .prepare_cached(
@@ -83,8 +93,32 @@ fn is_doubtful(connection: &Connection, rules: &Rules, month: BillingPeriod) -> 
             )?
             .exists(params![month, meter.component])?;
         if is_doubtful {
-            return Ok(true);
+            return Ok(false);
         }
+        agreed |= connection
+            .prepare_cached(
+                "SELECT 1 FROM freed WHERE period = ?1 AND component = ?2 AND reason = ?3 AND at >= ?4",
+            )?
+            .exists(params![month, meter.component, RULES_CHANGED, micros(recorded)])?;
     }
-    Ok(false)
+    Ok(agreed)
+}
+
+/// Whether all that both have read under one id is one reading.
+fn reads_the_same(connection: &Connection, old: &str, new: &str) -> sql::Result<bool> {
+    let exists = |which: &str| {
+        let query = format!(
+            "SELECT 1 FROM source older
+             JOIN source newer ON newer.collector = ?2 AND newer.name = older.name AND newer.kind = older.kind
+             JOIN identity o ON o.source = older.id
+             JOIN identity n ON n.source = newer.id AND n.id = o.id AND n.agent = o.agent
+             JOIN series so ON so.id = o.series JOIN series sn ON sn.id = n.series
+             LEFT JOIN reading ro ON ro.series = o.series AND ro.at = o.at AND ro.start = o.start AND ro.id = o.id
+             LEFT JOIN reading rn ON rn.series = n.series AND rn.at = n.at AND rn.start = n.start AND rn.id = n.id
+             WHERE older.collector = ?1 AND {which} (so.labels = sn.labels AND o.at = n.at AND o.start = n.start
+                AND ro.value IS NOT NULL AND rn.value IS NOT NULL AND ro.value = rn.value) LIMIT 1"
+        );
+        connection.prepare(&query)?.exists([old, new])
+    };
+    Ok(exists("")? && !exists("NOT")?)
 }

@@ -102,8 +102,8 @@ impl LedgerError {
 
     pub(in crate::ledger) fn absent(path: &Path) -> Self {
         Self::unusable(format!(
-            "there is no ledger at {}: nothing has been collected with this configuration yet (`waldur-usage-agent \
-             collect` does, and `run` on its schedules)",
+            "there is no ledger at {}: either nothing has been collected with this configuration yet (`waldur-usage-agent \
+             collect` does, and `run` on its schedules), or `ledger:` names another path than the one that is in use",
             path.display()
         ))
     }

@@ -181,13 +181,14 @@ impl Ledger {
         })
     }
 
-    /// What happened to a resource's month; what is of all resources is among it.
+    /// What happened to a resource's month. What is of all resources is among it; what is of nobody's readings is not:
+    /// they are no customer's.
     pub fn events_of(&self, resource: Uuid, period: BillingPeriod) -> Result<Vec<Event>, LedgerError> {
         self.look(|connection| {
             connection
                 .prepare_cached(
                     "SELECT at, resource, period, component, kind, words FROM event
-                     WHERE resource IN (?1, '') AND period = ?2 ORDER BY id",
+                     WHERE (resource = ?1 OR resource = '' AND component = '') AND period = ?2 ORDER BY id",
                 )?
                 .query_map([resource.to_string(), period.to_string()], event)?
                 .collect()

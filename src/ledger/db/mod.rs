@@ -2,6 +2,7 @@
 //!
 //! It knows no table but those of the rules in force, which every reader needs. How it speaks to its engine: `sql`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::config::clock::SharedClock;
@@ -51,6 +52,8 @@ pub struct Ledger {
     pub(super) lease: Option<(String, i64)>,
     /// The number of the last event that was told in the log.
     pub(super) told: i64,
+    /// Readings that were quarantined since this was asked last, after their runs were recorded, by collector.
+    pub(super) put_aside: BTreeMap<String, usize>,
 }
 
 impl Ledger {
@@ -177,6 +180,7 @@ impl Ledger {
             turn: None,
             lease: None,
             told,
+            put_aside: BTreeMap::new(),
         })
     }
 

@@ -149,22 +149,12 @@ CREATE INDEX run_in_order ON run (collector, agent, id);
 CREATE INDEX run_finished ON run (collector, agent, finished);
 CREATE INDEX run_queued ON run (id) WHERE counted = 0;
 
--- The queue: readings of runs that are not counted yet.
+-- The queue: readings of runs that are not counted yet, many in a row (queue/part.rs).
 CREATE TABLE queued (
     run INTEGER NOT NULL REFERENCES run,
-    number INTEGER NOT NULL,
-    name TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    value TEXT NOT NULL,
-    unit TEXT,
-    start INTEGER NOT NULL,       -- 0: an instant
-    at INTEGER NOT NULL,
-    labels TEXT NOT NULL,
-    id TEXT NOT NULL,
-    epoch TEXT,
-    began INTEGER,
-    shared INTEGER NOT NULL,
-    PRIMARY KEY (run, number)
+    part INTEGER NOT NULL,
+    readings TEXT NOT NULL,       -- JSON
+    PRIMARY KEY (run, part)
 ) WITHOUT ROWID;
 
 -- And the ends of gauges that those runs tell.

@@ -6,8 +6,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::packed_run::{INSTANTS, Manifest, readings};
-use super::{Head, NO_RUN, Spans, TOGETHER, insert_end, insert_readings, insert_run, keep_quarantined};
+use super::packed_run::{INSTANTS, Manifest, check_part};
+use super::{Head, NO_RUN, Spans, insert_end, insert_run, keep_quarantined, part};
 use crate::collectors::{Bearing, Quarantined};
 use crate::ledger::db::clock::of_database;
 use crate::ledger::db::columns::{instant, micros};
@@ -158,7 +158,7 @@ fn take(connection: &Connection, origin: &Origin, unrecordable: Option<&str>) ->
         Some(why) => Err(why.to_owned()),
         None => unpack(body, bodies.get(1..).unwrap_or_default()),
     };
-    let was = unpacked.as_ref().ok().and_then(|(cover, _)| cover.was.clone());
+    let was = unpacked.as_ref().ok().and_then(|cover| cover.was.clone());
     let known = Known::of(connection, (sender, file), was.as_deref())?;
     let agent = known.owner.as_deref().unwrap_or(sender);
     known.tell_of_copy(connection, sender, *arrived)?;
@@ -167,14 +167,14 @@ fn take(connection: &Connection, origin: &Origin, unrecordable: Option<&str>) ->
         known.note_again(connection, (sender, file), (*number, sent, *arrived))?;
         return Ok(None);
     }
-    let (mut cover, readings) = match unpacked {
-        Ok(unpacked) => unpacked,
+    let (mut cover, bodies) = match unpacked {
+        Ok(cover) => (cover, bodies.get(1..).unwrap_or_default()),
         Err(why) => {
             let words = format!(
                 "run {number} of the host {agent} can't be read, and what it measured is not billed: {why}"
             );
             tell(connection, About::default(), EventKind::Readings, &words, instant(*arrived))?;
-            (unreadable(sent, &why, number - 1), Vec::new())
+            (unreadable(sent, &why, number - 1), [].as_slice())
         }
     };
     // What was sent under another id of its file did not get lost.
@@ -188,8 +188,8 @@ fn take(connection: &Connection, origin: &Origin, unrecordable: Option<&str>) ->
     }
     cover.head.skew = cover.head.skew.or_else(|| skew_when_sent(cover.head.at, sent, *arrived));
     let run = insert_run(connection, (agent, false, Some((file, *arrived))), &cover.head)?;
-    for (number, some) in (0_i64..).zip(readings.chunks(TOGETHER)) {
-        insert_readings(connection, run, number * TOGETHER as i64, some)?;
+    for (number, body) in (1..).zip(bodies) {
+        part::insert(connection, (run, number), body)?;
     }
     for end in &cover.ends {
         insert_end(connection, run, end)?;
@@ -337,16 +337,13 @@ fn note_second(connection: &Connection, agent: &str, now: i64) -> sql::Result<()
     Ok(())
 }
 
-fn unpack(cover: &str, parts: &[&str]) -> Result<(Manifest, Vec<super::Queued>), String> {
+fn unpack(cover: &str, parts: &[&str]) -> Result<Manifest, String> {
     let cover = Manifest::read(cover)?;
     if usize::try_from(cover.parts) != Ok(parts.len()) {
         return Err(format!("it has {} parts with readings instead of {}", parts.len(), cover.parts));
     }
-    let mut all = Vec::new();
-    for part in parts {
-        all.extend(readings(part)?);
-    }
-    Ok((cover, all))
+    parts.iter().try_for_each(|part| check_part(part))?;
+    Ok(cover)
 }
 
 /// A run of which nothing can be read.

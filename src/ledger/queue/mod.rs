@@ -3,8 +3,9 @@
 //! Appending is one transaction, with the checkpoint in it (law 1), and looks nothing up. It never judges a reading; what
 //! is wrong within a run was found before it is appended.
 //!
-//! On a host of a shared ledger the queue is a file of the host's `own`, and counts nothing: `outbox` sends its runs on, each
-//! packed as a `packed_run`, and `inbox` takes them into the queue of the shared ledger.
+//! Readings wait many in a row (`part`), because most of what a row costs is the row. On a host of a shared ledger the queue is
+//! a file of the host's `own`, and counts nothing: `outbox` sends its runs on, each packed as a `packed_run`, and `inbox` takes
+//! them into the queue of the shared ledger, part by part as they are.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +15,20 @@ use serde::{Deserialize, Serialize};
 use super::db::clock::of_database;
 use super::db::columns::micros;
 use super::db::lease;
-use super::db::sql::{self, Connection, OptionalExtension, ToSql, params};
+use super::db::sql::{self, Connection, OptionalExtension, params};
 use super::db::{Ledger, LedgerError};
 use crate::collectors::spool::Spool;
 use crate::collectors::{Bearing, Ended, History, Problem, Quarantined, texts};
 use crate::config::clock::{SharedClock, Steady};
-use crate::metering::reading::{Reading, Span};
+use crate::metering::reading::Reading;
 
 pub mod inbox;
 pub mod outbox;
 pub mod own;
 pub mod packed_run;
+pub(super) mod part;
+
+use part::Parts;
 
 /// What a run brings.
 #[derive(Debug, Clone)]
@@ -123,22 +127,6 @@ struct Head {
     skew: Option<i64>,
 }
 
-/// A reading as it is queued.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Queued {
-    name: String,
-    kind: String,
-    value: String,
-    unit: Option<String>,
-    start: i64,
-    at: i64,
-    labels: String,
-    id: String,
-    epoch: Option<String>,
-    began: Option<i64>,
-    shared: bool,
-}
-
 /// By the name of readings: from when to when, in microseconds.
 pub(in crate::ledger) type Spans = BTreeMap<String, Vec<(i64, i64)>>;
 
@@ -213,17 +201,11 @@ fn append(
     }
     // A reading that can't be read back undoes the run.
     let lost = |error: std::io::Error| sql::Error::unreadable(error);
-    let mut first = 0;
-    let mut some = Vec::with_capacity(TOGETHER);
+    let mut parts = Parts::of(connection, number);
     for reading in readings.into_iter().map(Ok).chain(more.read().map_err(lost)?) {
-        some.push(Queued::from(reading.map_err(lost)?));
-        if some.len() == TOGETHER {
-            insert_readings(connection, number, first, &some)?;
-            first += TOGETHER as i64;
-            some.clear();
-        }
+        parts.push(reading.map_err(lost)?)?;
     }
-    insert_readings(connection, number, first, &some)?;
+    parts.end()?;
     for (name, ends) in &ended {
         // A row for each name says that its source tells ends, even if it tells none now.
         let ends = ends.iter().map(|(labels, at)| (labels_text(labels), micros(*at)));
@@ -242,29 +224,6 @@ fn append(
 
 /// The outcome of a run that saw nothing; there is nothing of it to count.
 const FAILED: &str = "failed";
-
-impl From<Reading> for Queued {
-    fn from(reading: Reading) -> Queued {
-        let (start, at) = match reading.span {
-            Span::At(at) => (0, at),
-            Span::Interval { start, end } => (micros(start), end),
-        };
-        Queued {
-            name: reading.name,
-            kind: reading.kind.name().to_owned(),
-            // 1.50 and 1.5 are the same value.
-            value: reading.value.normalize().to_string(),
-            unit: reading.unit,
-            start,
-            at: micros(at),
-            labels: labels_text(&reading.labels),
-            id: reading.id.unwrap_or_default(),
-            epoch: reading.epoch.id,
-            began: reading.epoch.began.map(micros),
-            shared: reading.epoch.shared,
-        }
-    }
-}
 
 /// Returns the run's number. `from`: of a host's, the file that it waited in, and when it arrived.
 fn insert_run(
@@ -302,27 +261,6 @@ fn insert_run(
             ],
             |row| row.get(0),
         )
-}
-
-/// Readings that are queued with one statement.
-const TOGETHER: usize = 100;
-
-/// Queues readings of a run, the first of which has this number in it.
-fn insert_readings(connection: &Connection, run: i64, first: i64, readings: &[Queued]) -> sql::Result<()> {
-    let numbers: Vec<i64> = (first..).take(readings.len()).collect();
-    let rows: Vec<[&dyn ToSql; 13]> = numbers
-        .iter()
-        .zip(readings)
-        .map(|(number, reading)| {
-            let Queued { name, kind, value, unit, start, at, labels, id, epoch, began, shared } = reading;
-            [&run as &dyn ToSql, number, name, kind, value, unit, start, at, labels, id, epoch, began, shared]
-        })
-        .collect();
-    connection.execute_rows(
-        "INSERT INTO queued (run, number, name, kind, value, unit, start, at, labels, id, epoch, began, shared)
-         VALUES {rows}",
-        &rows,
-    )
 }
 
 fn insert_end(connection: &Connection, run: i64, (name, labels, at): &QueuedEnd) -> sql::Result<()> {

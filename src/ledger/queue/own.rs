@@ -8,8 +8,8 @@
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::packed_run::{Manifest, PackedRun, READINGS_AT_ONCE};
-use super::{FAILED, Head, Queued};
+use super::packed_run::{Manifest, PackedRun};
+use super::{FAILED, Head, part};
 use crate::config::clock::{SharedClock, Steady};
 use crate::config::place::Place;
 use crate::ledger::db::clock::AHEAD;
@@ -331,36 +331,7 @@ fn pack(
         .query_row([&head.collector], |row| row.get(0))
         .optional()?
         .flatten();
-    let mut bodies = Vec::new();
-    if head.outcome != FAILED {
-        let mut query = connection.prepare_cached(
-            "SELECT name, kind, value, unit, start, at, labels, id, epoch, began, shared FROM queued
-             WHERE run = ? ORDER BY number",
-        )?;
-        let mut rows = query.query([number])?;
-        let mut part = Vec::new();
-        while let Some(row) = rows.next()? {
-            part.push(Queued {
-                name: row.get(0)?,
-                kind: row.get(1)?,
-                value: row.get(2)?,
-                unit: row.get(3)?,
-                start: row.get(4)?,
-                at: row.get(5)?,
-                labels: row.get(6)?,
-                id: row.get(7)?,
-                epoch: row.get(8)?,
-                began: row.get(9)?,
-                shared: row.get(10)?,
-            });
-            if part.len() == READINGS_AT_ONCE {
-                bodies.push(json(&std::mem::take(&mut part))?);
-            }
-        }
-        if !part.is_empty() {
-            bodies.push(json(&part)?);
-        }
-    }
+    let mut bodies = if head.outcome == FAILED { Vec::new() } else { part::bodies(connection, number)? };
     let at = head.at;
     let was = (identity.agent != agent).then(|| identity.agent.clone());
     let rules = rulebook.of(&head.collector).map(digest).transpose()?;

@@ -1,4 +1,4 @@
-//! A run on its way from a host's queue to the shared ledger: what it was, and its readings in parts, as JSON. So a host
+//! A run on its way from a host's queue to the shared ledger: what it was, and its readings in parts, as they wait. So a host
 //! sends rows of one table, and needs a right to no other.
 //!
 //! What comes in may have been made by anybody who has a host's role: it is checked as a whole, and believed in nothing but
@@ -7,12 +7,10 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::{Head, Queued, QueuedEnd};
+use super::part::Queued;
+use super::{Head, QueuedEnd};
 use crate::ledger::db::columns::instant;
 use crate::metering::reading::{Epoch, Kind, Labels, Reading, Span};
-
-/// Readings in one part.
-pub(super) const READINGS_AT_ONCE: usize = 1000;
 
 /// What a run was; the first part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -93,13 +91,12 @@ impl Manifest {
     }
 }
 
-/// The readings of a part.
-pub(super) fn readings(body: &str) -> Result<Vec<Queued>, String> {
+/// Whether a part holds readings, and nothing else.
+pub(super) fn check_part(body: &str) -> Result<(), String> {
     let readings: Vec<Queued> = serde_json::from_str(body).map_err(|error| error.to_string())?;
-    for queued in &readings {
-        check(queued).map_err(|why| format!("a reading of {}: {why}", queued.name))?;
-    }
-    Ok(readings)
+    readings
+        .iter()
+        .try_for_each(|queued| check(queued).map_err(|why| format!("a reading of {}: {why}", queued.name)))
 }
 
 /// As strict as with the readings that it ends; without labels it says that its source tells ends.

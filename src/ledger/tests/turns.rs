@@ -154,7 +154,12 @@ fn a_run_that_can_not_be_counted_is_set_aside_and_told() {
     // A row that was damaged.
     ledger
         .transact(|connection, _| {
-            connection.execute("UPDATE queued SET at = 'never' WHERE run = 2", []).map(drop)
+            connection
+                .execute(
+                    "UPDATE queued SET readings = replace(readings, '\"at\":', '\"never\":') WHERE run = 2",
+                    [],
+                )
+                .map(drop)
         })
         .unwrap();
     ledger.count_queued().unwrap();

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::collectors::silence::Kept;
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::rules::Version;
-use crate::ledger::db::sql::{OptionalExtension, params};
+use crate::ledger::db::sql::{self, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::ledger::sent::record::{StatementKey, key};
 use crate::metering::meter::Meter;
@@ -30,7 +31,7 @@ pub struct Pace {
     pub last: Option<(Timestamp, Timestamp)>,
     /// Runs that failed as a whole since one that did not.
     pub failed_in_a_row: i64,
-    /// Whether it leaves a checkpoint behind, so that a later run reads what an earlier one missed.
+    /// Whether it leaves a checkpoint of its own behind, so that a later run reads what an earlier one missed.
     pub keeps_history: bool,
 }
 
@@ -182,19 +183,22 @@ impl Ledger {
                 }
                 pace.failed_in_a_row += 1;
             }
-            pace.keeps_history = connection
-                .prepare_cached("SELECT 1 FROM collector WHERE name = ? AND checkpoint IS NOT NULL")?
-                .exists([name])?;
+            // Of several hosts any one's does.
+            let checkpoints: Vec<String> = connection
+                .prepare_cached("SELECT checkpoint FROM collector WHERE name = ? AND checkpoint IS NOT NULL")?
+                .query_map([name], |row| row.get(0))?
+                .collect::<sql::Result<_>>()?;
+            pace.keeps_history = checkpoints.into_iter().any(|kept| Kept::read(Some(kept)).own.is_some());
             Ok(pace)
         })
     }
 
     /// Neighbouring runs of a collector that lie further apart than this, the latest first; not where it failed and was
-    /// left alone.
+    /// left alone, and not what a clock that was ahead has dated after now.
     pub fn long_distances(
         &self,
         name: &str,
-        since: Timestamp,
+        (since, now): (Timestamp, Timestamp),
         longer_than: SignedDuration,
     ) -> Result<Vec<(Timestamp, Timestamp)>, LedgerError> {
         let longer = longer_than.as_micros() as i64;
@@ -203,12 +207,26 @@ impl Ledger {
                 .prepare(
                     "SELECT before, at FROM (
                         SELECT at, lag(at) OVER runs AS before, lag(outcome) OVER runs AS was FROM run
-                        WHERE collector = ?1 AND at >= ?2 WINDOW runs AS (PARTITION BY agent ORDER BY at)) gap
+                        WHERE collector = ?1 AND at >= ?2 AND at <= ?4 WINDOW runs AS (PARTITION BY agent ORDER BY at)) gap
                      WHERE at - before > ?3 AND was <> 'failed' ORDER BY at DESC LIMIT 50",
                 )?
-                .query_map(params![name, micros(since), longer], |row| {
+                .query_map(params![name, micros(since), longer, micros(now)], |row| {
                     Ok((instant(row.get(0)?), instant(row.get(1)?)))
                 })?
+                .collect()
+        })
+    }
+
+    /// How many counters and gauges of a collector, as this agent sees it, have not ended, by name.
+    pub fn open_series(&self, collector: &str) -> Result<Vec<(String, i64)>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare(
+                    "SELECT source.name, count(*) FROM series JOIN source ON source.id = series.source
+                     WHERE source.collector = ?1 AND series.agent = ?2 AND series.live = 1
+                       AND source.kind IN ('counter', 'gauge') GROUP BY source.name ORDER BY source.name",
+                )?
+                .query_map([collector, &self.agent], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
         })
     }

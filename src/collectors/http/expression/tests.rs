@@ -130,13 +130,12 @@ fn what_no_expression_reads_may_be_as_odd_as_it_likes() {
         assert_eq!(said, format!("`{expr}` yields what can't be read: key `a` is there twice"));
     }
     assert_eq!(value(r#"{"a":1e400}"#, "answer.a"), number("1e400"));
-    // Half an emoji is the mark for what is no character; a whole one, and an escaped backslash, are what they are.
+    // A whole emoji and an escaped backslash are what they are, and so is the mark that others leave for what they lost.
     for (json, text) in [
-        (r#""x\ud83d""#, "x\u{fffd}"),
-        (r#""\ud83d\ud83d\ude00\ude00""#, "\u{fffd}\u{1f600}\u{fffd}"),
+        (r#""\ud83d\ude00""#, "\u{1f600}"),
         (r#""\\ud83d""#, r"\ud83d"),
-        (r#""\\\ud83d""#, "\\\u{fffd}"),
-        (r#""é\ud83dé""#, "é\u{fffd}é"),
+        (r#""x\ufffd""#, "x\u{fffd}"),
+        (r#""é\\""#, "é\\"),
     ] {
         assert_eq!(
             value(&format!(r#"{{"a":{json}}}"#), "answer.a"),
@@ -144,6 +143,38 @@ fn what_no_expression_reads_may_be_as_odd_as_it_likes() {
             "{json}"
         );
     }
+}
+
+/// Two users whose names differ in what is no character must not become one.
+#[test]
+fn a_text_with_what_is_no_character_is_an_error_to_whoever_reads_it() {
+    let refused = |expr: &str| {
+        let words = "yields a text with what is no character in it (half a surrogate pair, or bytes that are not UTF-8)";
+        Err(format!("`{expr}` {words}"))
+    };
+    for json in [
+        r#""x\ud83d""#,
+        r#""\ud83d\ud83d\ude00""#,
+        r#""\ud83d\ude00\ude00""#,
+        r#""\\\ud83d""#,
+        r#""é\ud83dé""#,
+    ] {
+        let json = format!(r#"{{"a":{json},"b":"c"}}"#);
+        for expr in
+            ["answer.a", "not_null(answer.a, 'x')", "join('-', [answer.a, answer.b])", "to_string(answer)"]
+        {
+            assert_eq!(value(&json, expr), refused(expr), "{json}");
+        }
+        assert_eq!(value(&json, "answer.b"), Ok(Value::Text("c".to_owned())));
+    }
+    // What stands for something unreadable is not read as a part of a text either.
+    let twice = value(r#"{"a":"x","a":"y"}"#, "join('-', [answer.a])");
+    assert_eq!(twice, refused("join('-', [answer.a])"));
+    let names = value(r#"{"a\udc00":1}"#, "keys(answer)[0]");
+    assert_eq!(names, refused("keys(answer)[0]"));
+    let document = Document::parse(b"{\"a\":\"al\xffice\"}").unwrap();
+    let scope = Scope::default().with("answer", document.root());
+    assert_eq!(document.value(&Expr::parse("answer.a").unwrap(), &scope), refused("answer.a"));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What a run's readings do to others: to what was read of the same while something else was asked for, and to a counter that
 //! has other labels now.
 
+use std::collections::{HashMap, HashSet};
+
 use rust_decimal::Decimal;
 
 use super::super::changed;
@@ -11,6 +13,7 @@ use super::{Head, Queued, ReadingOutcome, Source, Store};
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::sql::{self, Connection, params};
+use crate::ledger::queue::part;
 use crate::metering::measure::RunFacts;
 use crate::metering::reading::Kind;
 
@@ -18,13 +21,14 @@ use crate::metering::reading::Kind;
 #[derive(Debug, Clone)]
 pub(super) struct Life {
     series: i64,
+    name: String,
     labels: String,
     at: i64,
     value: String,
 }
 
 /// Lives of counters, by source, id and beginning.
-pub(super) type Lives = std::collections::HashMap<(i64, String, Option<i64>), Vec<Life>>;
+pub(super) type Lives = HashMap<(i64, String, Option<i64>), Vec<Life>>;
 
 /// What a life's id contains that is of one thing alone: a boot and, in it, the inode of a control group. A boot alone is the life
 /// of all that one machine counts.
@@ -111,7 +115,7 @@ impl Store<'_> {
     /// this run.
     pub(super) fn find_lives(&mut self, accepted: &[(Source, &Queued)]) -> sql::Result<()> {
         for (source, queued) in accepted {
-            let Queued { name, labels, row, .. } = queued;
+            let Queued { labels, row, .. } = queued;
             let counts = source.kind == Kind::Counter && !row.shared;
             let Some(id) = row.epoch.clone().filter(|id| counts && id.contains(OF_ONE)) else { continue };
             let Some(met) = self.known.series(source.id, labels) else { continue };
@@ -126,16 +130,34 @@ impl Store<'_> {
             let Some([life]) = of_life.map(Vec::as_slice) else { continue };
             let number = |text: &str| text.parse::<Decimal>().ok();
             let is_higher = number(&life.value) > row.value.as_deref().and_then(number);
-            let is_there = || {
-                self.connection
-                    .prepare_cached("SELECT 1 FROM queued WHERE run = ?1 AND name = ?2 AND labels = ?3")?
-                    .exists(params![self.run.id, name, life.labels])
-            };
-            if life.series != series && !is_higher && !is_there()? {
-                self.taken_over.insert(series, life.clone());
+            if life.series == series || is_higher {
+                continue;
+            }
+            let life = life.clone();
+            if self.seen_lives.is_none() {
+                self.seen_lives = Some(self.lives_seen()?);
+            }
+            if self.seen_lives.as_ref().is_some_and(|seen| !seen.contains(&life.series)) {
+                self.taken_over.insert(series, life);
             }
         }
         Ok(())
+    }
+
+    /// The series among those that have lives that this run sees as before.
+    fn lives_seen(&self) -> sql::Result<HashSet<i64>> {
+        let lives = self.lives.iter().flatten().flat_map(|(_, lives)| lives);
+        let series: HashMap<(&str, &str), i64> =
+            lives.map(|life| ((life.name.as_str(), life.labels.as_str()), life.series)).collect();
+        let mut seen = HashSet::new();
+        let mut next = part::after(self.connection, self.run.id, 0)?;
+        while let Some((number, readings)) = next {
+            for one in readings {
+                seen.extend(series.get(&(one.name.as_str(), one.labels.as_str())));
+            }
+            next = part::after(self.connection, self.run.id, number)?;
+        }
+        Ok(seen)
     }
 
     /// A series goes on where its life was read last, under other labels.
@@ -250,7 +272,7 @@ impl Store<'_> {
 fn lives(connection: &Connection, run: &Head) -> sql::Result<Lives> {
     let mut lives = Lives::new();
     let mut query = connection.prepare_cached(
-        "SELECT series.source, reading.epoch, reading.began, series.id, series.labels, reading.at, reading.value
+        "SELECT series.source, reading.epoch, reading.began, series.id, source.name, series.labels, reading.at, reading.value
          FROM source JOIN series ON series.source = source.id
          JOIN reading ON reading.series = series.id AND reading.at = series.last
          WHERE source.collector = ?1 AND source.kind = 'counter' AND series.agent = ?2 AND series.live = 1
@@ -258,7 +280,8 @@ fn lives(connection: &Connection, run: &Head) -> sql::Result<Lives> {
     )?;
     let mut rows = query.query(params![run.collector, run.agent, run.id])?;
     while let Some(row) = rows.next()? {
-        let life = Life { series: row.get(3)?, labels: row.get(4)?, at: row.get(5)?, value: row.get(6)? };
+        let (series, name, labels) = (row.get(3)?, row.get(4)?, row.get(5)?);
+        let life = Life { series, name, labels, at: row.get(6)?, value: row.get(7)? };
         lives.entry((row.get(0)?, row.get(1)?, row.get(2)?)).or_default().push(life);
     }
     Ok(lives)
