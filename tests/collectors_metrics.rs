@@ -697,6 +697,10 @@ async fn each_way_to_refuse_a_long_question_is_answered_with_a_shorter_one() {
         ("400 Bad Request", "the query time range exceeds the limit (query length: 2h0m0s, limit: 30m0s)"),
         ("503 Service Unavailable", "query timed out in expression evaluation"),
         ("500 Internal Server Error", "expanding series: context deadline: query timed out"),
+        ("500 Internal Server Error", "expanding series: the query hit the max number of chunks limit"),
+        ("429 Too Many Requests", "the query exceeded the maximum number of chunks"),
+        ("422 Unprocessable Entity", "duration is too big; cannot exceed -search.maxPointsPerTimeseries"),
+        ("502 Bad Gateway", "<html><h1>502 Bad Gateway</h1></html>"),
         ("504 Gateway Timeout", "<html><h1>504 Gateway Time-out</h1></html>"),
     ] {
         let refusal =

@@ -4,6 +4,9 @@
 //! It never runs a shell of its own, never hands the token on, and never takes a part of an answer: a program that
 //! fails, takes too long or prints too much has said nothing.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use jiff::SignedDuration;
 
 use super::process::{Program, Remedies};
@@ -32,6 +35,8 @@ struct Exec {
     env: Vec<(String, String)>,
     timeout: SignedDuration,
     max_output: u64,
+    /// The readings that meters ask for; all where nobody says.
+    metered: Arc<BTreeSet<String>>,
 }
 
 fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
@@ -69,6 +74,7 @@ fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
         env,
         timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
         max_output: max_output.unwrap_or(DEFAULT_MAX_OUTPUT),
+        metered: Arc::new(section.peek_each("meters", "reading").into_iter().collect()),
     }))
 }
 
@@ -125,6 +131,7 @@ impl Exec {
             let name = self.command.first().map(String::as_str).unwrap_or_default();
             CollectorError(format!("`{name}`: {why}"))
         })?;
+        let metered = self.metered.clone();
         // Reading many lines takes a while.
         blocking::run(move |_| {
             let mut batch = Batch { notes: output.notes, ..Batch::default() };
@@ -132,7 +139,7 @@ impl Exec {
                 batch.notes.push(format!("it said on stderr: {}", output.stderr));
             }
             protocol::read(&output.stdout, request.now, &mut batch);
-            history.take(given, request.now, &mut batch);
+            history.take(given, request.now, &mut batch, &metered);
             Ok(batch)
         })
         .await

@@ -452,12 +452,23 @@ fn hangs(path: &Path, hanging: &Hanging) -> String {
     )
 }
 
+/// Characters of a path in a message.
+const PATH_SHOWN: usize = 300;
+
 fn unreadable(path: &Path, error: &Error) -> String {
     let remedy = match error.kind() {
         ErrorKind::PermissionDenied => "; give the agent CAP_DAC_READ_SEARCH",
+        ErrorKind::InvalidFilename => {
+            "; directories lie within each other deeper than a path can say (4096 bytes): move them up"
+        }
         _ => "",
     };
-    format!("{} can't be read: {error}{remedy}", path.display())
+    let shown = path.display().to_string();
+    let shown = match shown.char_indices().nth(PATH_SHOWN) {
+        Some((end, _)) => format!("{}... (a path of {} bytes)", &shown[..end], shown.len()),
+        None => shown,
+    };
+    format!("{shown} can't be read: {error}{remedy}")
 }
 
 fn place(path: &Path, progress: &Progress) -> Result<Place, Error> {

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use jiff::{SignedDuration, Timestamp};
 
 use super::spool::identity_hash;
-use super::{Batch, Bearing, CollectorError, texts};
+use super::{Batch, Bearing, CollectorError, MOST_QUARANTINED, texts};
 use crate::metering::reading::{Labels, Reading, Span};
 
 /// A reading from further ahead than this is a clock gone wrong.
@@ -25,6 +25,7 @@ impl Batch {
     pub fn finish(&mut self, now: Timestamp, metered: &BTreeSet<&str>) -> Result<(), CollectorError> {
         self.set_implausible_aside(now)?;
         self.set_contradictions_aside()?;
+        self.note_unmetered(metered);
         let is_metered = |name: &str| metered.is_empty() || metered.contains(name);
         let problems = self.problems.iter_mut().map(|problem| &mut problem.bears_on);
         for bears_on in problems.chain(self.quarantined.iter_mut().map(|bad| &mut bad.bears_on)) {
@@ -34,6 +35,35 @@ impl Batch {
             }
         }
         self.has_read_something(is_metered)
+    }
+
+    /// What is odd about readings that nobody meters is a note: it is no sign of anything that is billed.
+    fn note_unmetered(&mut self, metered: &BTreeSet<&str>) {
+        let mut words = Vec::new();
+        self.problems.retain(|problem| {
+            let is_unmetered = problem.bears_on.is_unmetered(metered);
+            words.extend(is_unmetered.then(|| problem.text.clone()));
+            !is_unmetered
+        });
+        let rest = self.quarantined.get(MOST_QUARANTINED);
+        if rest.is_some_and(|rest| rest.bears_on.is_unmetered(metered)) {
+            // The one that sums up what is not kept one by one.
+            self.unshown = 0;
+        }
+        self.quarantined.retain(|bad| {
+            let is_unmetered = bad.bears_on.is_unmetered(metered);
+            words.extend(is_unmetered.then(|| match bad.what.as_str() {
+                "" => bad.reason.clone(),
+                what => format!("{}: {what}", bad.reason),
+            }));
+            !is_unmetered
+        });
+        let more = words.len().saturating_sub(NAMED);
+        let some = words.into_iter().take(NAMED);
+        self.notes.extend(some.map(|words| format!("no meter wants what this is about: {words}")));
+        if more > 0 {
+            self.notes.push(format!("and {more} more such things that no meter wants"));
+        }
     }
 
     /// Says which readings nobody meters, where the operator chose what there is to read.

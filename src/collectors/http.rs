@@ -4,7 +4,7 @@
 //! fails its request, and a row without a value is quarantined; other requests and rows count. What its source could not say
 //! of a step is asked for again. No number goes through a float.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -42,12 +42,15 @@ const DAY: i64 = 86_400;
 struct Http {
     web: Web,
     sources: Vec<Arc<Source>>,
+    /// The readings that meters ask for; all where nobody says.
+    metered: BTreeSet<String>,
 }
 
 fn build(section: &mut Section) -> Option<Box<dyn Collector>> {
     let web = Web::from_section(section);
     let sources = settings::read(section);
-    Some(Box::new(Http { web: web?, sources: sources? }))
+    let metered = section.peek_each("meters", "reading").into_iter().collect();
+    Some(Box::new(Http { web: web?, sources: sources?, metered }))
 }
 
 /// How far each request with a `step` has come.
@@ -98,10 +101,12 @@ impl Http {
                     }
                 };
                 answered = true;
-                looks.push(Look { from: start, to: end, whole: taken.is_whole() });
+                looks.push(Look { from: start, to: end, whole: taken.is_whole(&self.metered) });
                 for name in source.names_of_history() {
                     let read = batch.history.entry(name.to_owned()).or_default();
-                    let is_whole = taken.is_whole() && source.asks_for_windows() && self.is_named_once(name);
+                    let is_whole = taken.is_whole(&self.metered)
+                        && source.asks_for_windows()
+                        && self.is_named_once(name);
                     read.extend(is_whole.then_some((start, end)));
                 }
                 if at >= windows.len() || done.is_some_and(|done| end <= done.to) {

@@ -4,6 +4,7 @@
 //! configuration file, and then, each time it is asked, says what it sees. It never turns an error into zero: what
 //! can't be read is a problem of the run, or, if nothing can be read, its error.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::future::Future;
@@ -20,6 +21,7 @@ use spool::Spool;
 mod again;
 mod blocking;
 pub mod cgroup;
+mod characters;
 pub mod definition;
 pub mod exec;
 pub mod filesystem;
@@ -225,6 +227,13 @@ impl Bearing {
     /// The one series that a reading belongs to.
     pub fn series(name: &str, labels: &Labels) -> Bearing {
         Bearing::labelled([name], labels)
+    }
+
+    /// Whether it is about readings alone that no meter wants. Where no meter is known, all are wanted.
+    pub fn is_unmetered<T: Borrow<str> + Ord>(&self, metered: &BTreeSet<T>) -> bool {
+        let Bearing::Some(filters) = self else { return false };
+        let is_wanted = |name: &str| metered.is_empty() || metered.contains(name);
+        !filters.is_empty() && !filters.iter().any(|filter| filter.name.as_deref().is_none_or(is_wanted))
     }
 
     /// Whether a series may be what it is about.

@@ -249,24 +249,29 @@ const TOO_MUCH: [&str; 9] = [
     "errortype: timeout",
     "timed out",
     "exceeded maximum resolution",
+    "exceeded the maximum",
+    "cannot exceed",
     "too many samples",
-    "exceeds the limit",
-    "exceeds limit",
-    "max-query-length",
     "too many points",
+    "limit",
     "cannot select more than",
 ];
+
+/// What they say that are asked too often, which asking in smaller pieces would make worse.
+const TOO_OFTEN: [&str; 3] = ["rate limit", "rate-limit", "ratelimit"];
 
 /// Whether a shorter piece of history may be answered.
 fn is_too_much(trouble: &web::Trouble) -> bool {
     let says_so = || {
         let words = trouble.to_string().to_lowercase();
-        TOO_MUCH.iter().any(|too_much| words.contains(too_much))
+        let says = |any: &[&str]| any.iter().any(|some| words.contains(some));
+        says(&TOO_MUCH) && !says(&TOO_OFTEN)
     };
     match trouble.status {
         _ if trouble.too_much => true,
-        Some(413 | 422 | 504) => true,
-        Some(400 | 500 | 503) => says_so(),
+        // A proxy in between says 502 or 504 when it has lost its patience, as the server would 503.
+        Some(413 | 422 | 502 | 504) => true,
+        Some(400 | 429 | 500 | 503) => says_so(),
         _ => false,
     }
 }

@@ -59,7 +59,7 @@ fn reasons(batch: &Batch) -> Vec<&str> {
 #[tokio::test]
 async fn each_odd_line_is_worth_what_it_is_worth() {
     let hour = "3600";
-    let cases: [(String, &[&str], Option<&str>); 14] = [
+    let cases: [(String, &[&str], Option<&str>); 19] = [
         // What nobody meters costs nothing, in whatever unit or words.
         (
             with(1, 60, hour, "billing=4,cpu=4,gres/gpu=1,gres/gpumem=20480M,mem=16G,node=1"),
@@ -111,6 +111,33 @@ async fn each_odd_line_is_worth_what_it_is_worth() {
                 "line 2: its time 2026-11-05T10:10:00Z lies in the future (now is 2026-11-05T10:00:00Z); is a clock wrong?",
             ),
         ),
+        // SLURM's number for "not known" costs itself alone; what every job has and this one lacks, the job.
+        (
+            with(1, 60, hour, "cpu=2,gres/gpu=4294967294"),
+            &["1 cpu_seconds 7200"],
+            Some("line 2: `gres/gpu=4294967294` is SLURM's number for what is not known or has no end"),
+        ),
+        (
+            with(1, 60, hour, "cpu=18446744073709551614,gres/gpu=1"),
+            &["1 gpu_seconds 3600"],
+            Some("line 2: `cpu=18446744073709551614` is SLURM's number for what is not known or has no end"),
+        ),
+        (
+            with(1, 60, hour, "billing=4,gres/gpu=1,mem=16G,node=1"),
+            &[],
+            Some("line 2: its AllocTRES names no cpu, which every job that ran had"),
+        ),
+        (
+            with(1, 60, hour, "cpu=2,gres/gpu:a=1,gres/gpu:a=2"),
+            &[],
+            Some("line 2: `gres/gpu:a` is there twice"),
+        ),
+        // A line beyond all measure is that line's trouble.
+        (
+            with(1, 60, hour, &format!("cpu=2,{}", "x".repeat(70_000))),
+            &[],
+            Some("line 2: it has more than 65536 bytes"),
+        ),
         (job(1, 60).replace("|acc|", "|a|cc|"), &[], Some("line 2: it has 14 columns instead of 13")),
         (
             job(1, 60) + &with(1, 60, hour, "cpu=3"),
@@ -144,6 +171,32 @@ async fn each_odd_line_is_worth_what_it_is_worth() {
                 assert!(!by_number(&site.asked()) && done.readings.is_empty(), "{lines}");
             }
         }
+    }
+}
+
+/// Empty lines, a byte order mark, steps beside their jobs, and a job that waits: nothing that anybody need be told of.
+#[tokio::test]
+async fn what_stands_beside_jobs_is_no_job() {
+    let waiting = "3|1793870000|Unknown|Unknown||PENDING|acc|u|p|q|alpha||\n";
+    let step = job(2, 120).replacen("2|", "2.batch|", 1);
+    let lines = format!("\u{feff}{HEADER}\n{}{step} \r\n{waiting}\n", job(2, 120));
+    let batch = look(&Site::new(&lines), None, NOW).await.unwrap();
+    assert_eq!(used(&batch), ["2 cpu_seconds 7200"]);
+    assert_eq!(reasons(&batch), Vec::<&str>::new());
+    assert_eq!(
+        batch.notes,
+        [
+            "1 lines of steps are left out: their jobs' own lines say all. Does something between drop `--allocations`?"
+        ]
+    );
+    let batch = look(&Site::new(&format!("\n{HEADER}{}", job(2, 120))), None, NOW).await.unwrap();
+    assert_eq!(used(&batch), ["2 cpu_seconds 7200"]);
+    // Steps alone would bill nobody, without a word.
+    let said = look(&Site::new(&format!("{HEADER}{step}")), None, NOW).await.unwrap_err();
+    assert!(said.contains("it lists steps and not the jobs they belong to"), "{said}");
+    for empty in ["", "\n\n"] {
+        let said = look(&Site::new(empty), None, NOW).await.unwrap_err();
+        assert!(said.contains("it printed nothing, not even the names of the columns"), "{said}");
     }
 }
 

@@ -6,22 +6,91 @@ use std::collections::BTreeMap;
 
 use rust_decimal::Decimal;
 
+/// Why a number is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// Not what the kernel writes, as far as is known here.
+    Malformed(String),
+    /// A number that can't be what was used, or two where one is.
+    Impossible(String),
+}
+
+impl Wrong {
+    fn of(self, what: impl std::fmt::Display) -> Wrong {
+        match self {
+            Wrong::Malformed(why) => Wrong::Malformed(format!("{what}: {why}")),
+            Wrong::Impossible(why) => Wrong::Impossible(format!("{what}: {why}")),
+        }
+    }
+}
+
+/// No machine counts so far; a count that fell below zero does, by so much less.
+const BELOW_ZERO: u64 = u64::MAX - (1 << 20);
+
 /// A file with a single number in it (`memory.current`, `pids.current`, `cpuacct.usage`).
-pub(super) fn number(text: &str) -> Result<u64, String> {
+pub(super) fn number(text: &str) -> Result<u64, Wrong> {
     let text = text.trim();
-    text.parse().map_err(|_| format!("`{}` is not a whole number", short(text)))
+    match text.parse() {
+        Ok(BELOW_ZERO..) => {
+            Err(Wrong::Impossible(format!("{text} is a count that fell below zero (2^64 less a little)")))
+        }
+        Ok(number) => Ok(number),
+        Err(_) => Err(Wrong::Malformed(format!("`{}` is not a whole number", short(text)))),
+    }
 }
 
 /// The number beside `key` in a file of `key number` lines (`cpu.stat`, `memory.stat`); `None` if it is not there.
-pub(super) fn keyed(text: &str, key: &str) -> Result<Option<u64>, String> {
+pub(super) fn keyed(text: &str, key: &str) -> Result<Option<u64>, Wrong> {
+    let mut found = None;
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
         if words.next() == Some(key) {
-            let value = words.next().ok_or_else(|| format!("`{key}` has no number beside it"))?;
-            return number(value).map(Some).map_err(|why| format!("`{key}`: {why}"));
+            let value =
+                words.next().ok_or_else(|| Wrong::Malformed(format!("`{key}` has no number beside it")))?;
+            let value = number(value).map_err(|wrong| wrong.of(format!("`{key}`")))?;
+            if let Some(other) = found.filter(|other| *other != value) {
+                return Err(twice(other, value).of(format!("`{key}`")));
+            }
+            found = Some(value);
         }
     }
-    Ok(None)
+    Ok(found)
+}
+
+fn twice(one: u64, other: u64) -> Wrong {
+    Wrong::Impossible(format!(
+        "it is there twice, as {one} and {other}: which is meant can't be known, so neither counts"
+    ))
+}
+
+/// One count of a device: nothing yet, a number, or two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Count {
+    #[default]
+    None,
+    One(u64),
+    Twice,
+}
+
+impl Count {
+    fn take(&mut self, value: u64) -> Result<(), Wrong> {
+        match *self {
+            Count::None => *self = Count::One(value),
+            Count::One(other) if other != value => {
+                *self = Count::Twice;
+                return Err(twice(other, value));
+            }
+            Count::One(_) | Count::Twice => {}
+        }
+        Ok(())
+    }
+
+    fn one(self) -> Option<u64> {
+        match self {
+            Count::One(value) => Some(value),
+            Count::None | Count::Twice => None,
+        }
+    }
 }
 
 /// What one block device did for a group since the group or the device came: bytes and operations.
@@ -36,10 +105,7 @@ pub(super) struct Transfers {
 /// `major:minor` and what it did.
 pub(super) type Devices = BTreeMap<String, Transfers>;
 
-/// Reads and writes by device.
-pub(super) type ReadsAndWrites = BTreeMap<String, (Option<u64>, Option<u64>)>;
-
-/// What `io.stat` says.
+/// What one file says of devices: `io.stat` all, a file of version 1 a half.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct IoStat {
     pub(super) devices: Devices,
@@ -47,13 +113,15 @@ pub(super) struct IoStat {
     /// multipath device, whose transfers are counted at the device itself).
     pub(super) unnumbered: usize,
     /// What can't be read, and of which device it is, if that is known.
-    pub(super) odd: Vec<(Option<String>, String)>,
+    pub(super) odd: Vec<(Option<String>, Wrong)>,
 }
 
 /// Version 2's `io.stat`: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`. Some kernels leave out the line
 /// break after a device that did nothing (`8:16 8:0 rbytes=1 ...`), so devices are told by their form.
 pub(super) fn io_stat(text: &str) -> IoStat {
     let mut stat = IoStat::default();
+    let mut counts: BTreeMap<String, [Count; 4]> = BTreeMap::new();
+    let malformed = |why: String| (None, Wrong::Malformed(why));
     for line in text.lines() {
         // Whose the numbers are: `None` before any device, or behind one that has no number.
         let mut current = None;
@@ -64,47 +132,91 @@ pub(super) fn io_stat(text: &str) -> IoStat {
                 skipped = current.is_none();
                 match word {
                     _ if !skipped => {}
-                    "(unknown)" => stat.unnumbered += 1,
-                    _ => stat.odd.push((None, format!("`{}` is no device number such as 8:0", short(word)))),
+                    UNNUMBERED => stat.unnumbered += 1,
+                    _ => {
+                        stat.odd.push(malformed(format!("`{}` is no device number such as 8:0", short(word))))
+                    }
                 }
                 continue;
             };
             let Some(device) = &current else {
                 if !skipped {
                     skipped = true;
-                    stat.odd.push((None, format!("`{}` belongs to no device", short(word))));
+                    stat.odd.push(malformed(format!("`{}` belongs to no device", short(word))));
                 }
                 continue;
             };
-            let transfers: &mut Transfers = stat.devices.entry(device.clone()).or_default();
+            let [rbytes, wbytes, rios, wios] = counts.entry(device.clone()).or_default();
             let count = match key {
-                "rbytes" => &mut transfers.read_bytes,
-                "wbytes" => &mut transfers.write_bytes,
-                "rios" => &mut transfers.read_ops,
-                "wios" => &mut transfers.write_ops,
+                "rbytes" => rbytes,
+                "wbytes" => wbytes,
+                "rios" => rios,
+                "wios" => wios,
                 _ => continue,
             };
-            match number(value) {
-                Ok(number) => *count = Some(number),
-                Err(why) => stat.odd.push((Some(device.clone()), format!("{device} `{key}`: {why}"))),
+            if let Err(wrong) = number(value).and_then(|value| count.take(value)) {
+                stat.odd.push((Some(device.clone()), wrong.of(format!("{device} `{key}`"))));
             }
         }
     }
+    stat.devices = counts.into_iter().map(|(device, counts)| (device, Transfers::of(counts))).collect();
     stat
 }
 
-/// Version 1's `blkio.throttle.io_service_bytes` (or `io_serviced`): `8:0 Read 123`, and a total that nobody needs.
-pub(super) fn blkio(text: &str) -> Result<ReadsAndWrites, String> {
-    let mut devices = ReadsAndWrites::new();
+/// Version 1's `blkio.throttle.io_service_bytes` (`is_bytes`) or `io_serviced`: `8:0 Read 123`, and a total that nobody needs.
+pub(super) fn blkio(text: &str, is_bytes: bool) -> IoStat {
+    let mut stat = IoStat::default();
+    let mut counts: BTreeMap<String, [Count; 4]> = BTreeMap::new();
     for line in text.lines() {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         let [name, operation @ ("Read" | "Write"), value] = words[..] else { continue };
-        let count = number(value).map_err(|why| format!("{} {operation}: {why}", short(name)))?;
-        let entry = devices.entry(device(name)?).or_default();
-        if operation == "Read" { entry.0 = Some(count) } else { entry.1 = Some(count) }
+        let name = match device(name) {
+            Ok(name) => name,
+            Err(_) if name == UNNUMBERED => {
+                stat.unnumbered += usize::from(operation == "Read" && is_bytes);
+                continue;
+            }
+            Err(why) => {
+                stat.odd.push((None, Wrong::Malformed(why)));
+                continue;
+            }
+        };
+        let [rbytes, wbytes, rios, wios] = counts.entry(name.clone()).or_default();
+        let count = match (operation, is_bytes) {
+            ("Read", true) => rbytes,
+            (_, true) => wbytes,
+            ("Read", false) => rios,
+            (_, false) => wios,
+        };
+        if let Err(wrong) = number(value).and_then(|value| count.take(value)) {
+            stat.odd.push((Some(name.clone()), wrong.of(format!("{name} {operation}"))));
+        }
     }
-    Ok(devices)
+    stat.devices = counts.into_iter().map(|(device, counts)| (device, Transfers::of(counts))).collect();
+    stat
 }
+
+impl Transfers {
+    fn of([rbytes, wbytes, rios, wios]: [Count; 4]) -> Transfers {
+        Transfers {
+            read_bytes: rbytes.one(),
+            write_bytes: wbytes.one(),
+            read_ops: rios.one(),
+            write_ops: wios.one(),
+        }
+    }
+
+    /// Both halves of version 1.
+    pub(super) fn join(&mut self, other: Transfers) {
+        self.read_bytes = self.read_bytes.or(other.read_bytes);
+        self.write_bytes = self.write_bytes.or(other.write_bytes);
+        self.read_ops = self.read_ops.or(other.read_ops);
+        self.write_ops = self.write_ops.or(other.write_ops);
+    }
+}
+
+/// What the kernel calls a device that it hides.
+const UNNUMBERED: &str = "(unknown)";
 
 fn device(word: &str) -> Result<String, String> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -194,14 +306,16 @@ mod tests {
 
     #[test]
     fn a_number_that_is_none_is_an_error_and_never_zero() {
+        let malformed = |why: &str| Err(Wrong::Malformed(why.to_owned()));
         assert_eq!(number("123\n"), Ok(123));
-        assert_eq!(number("max\n"), Err("`max` is not a whole number".to_owned()));
-        assert_eq!(number(""), Err("`` is not a whole number".to_owned()));
+        assert_eq!(number("max\n"), malformed("`max` is not a whole number"));
+        assert_eq!(number(""), malformed("`` is not a whole number"));
+        let malformed = |why: &str| Err(Wrong::Malformed(why.to_owned()));
         assert_eq!(
-            keyed("usage_usec -5", "usage_usec").unwrap_err(),
-            "`usage_usec`: `-5` is not a whole number"
+            keyed("usage_usec -5", "usage_usec"),
+            malformed("`usage_usec`: `-5` is not a whole number")
         );
-        assert_eq!(keyed("usage_usec", "usage_usec").unwrap_err(), "`usage_usec` has no number beside it");
+        assert_eq!(keyed("usage_usec", "usage_usec"), malformed("`usage_usec` has no number beside it"));
     }
 
     #[test]
@@ -225,7 +339,9 @@ mod tests {
     #[test]
     fn what_is_odd_in_io_stat_costs_its_own_device_and_no_other() {
         let good = "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n";
-        let odd = |device: Option<&str>, why: &str| vec![(device.map(str::to_owned), why.to_owned())];
+        let odd = |device: Option<&str>, why: &str| {
+            vec![(device.map(str::to_owned), Wrong::Malformed(why.to_owned()))]
+        };
         for (line, unnumbered, told) in [
             ("", 0, vec![]),
             ("8:16 ", 0, vec![]),
@@ -254,9 +370,72 @@ mod tests {
     fn blkio_takes_reads_and_writes_and_leaves_the_totals() {
         let text =
             "8:0 Read 4096\n8:0 Write 8192\n8:0 Sync 12288\n8:0 Async 0\n8:0 Total 12288\nTotal 12288\n";
-        assert_eq!(blkio(text).unwrap(), BTreeMap::from([("8:0".to_owned(), (Some(4096), Some(8192)))]));
-        assert_eq!(blkio("Total 0\n").unwrap(), BTreeMap::new());
-        assert!(blkio("8:0 Read many\n").is_err());
+        let half = |read, write| Transfers { read_bytes: read, write_bytes: write, ..Transfers::default() };
+        assert_eq!(
+            blkio(text, true).devices,
+            Devices::from([("8:0".to_owned(), half(Some(4096), Some(8192)))])
+        );
+        assert_eq!(blkio("Total 0\n", true), IoStat::default());
+        // What is odd costs its device, or nothing.
+        let odd = "8:16 Read many\n8:16 Write 5\n(unknown) Read 7\n(unknown) Write 7\nsda Read 1\n";
+        let stat = blkio(&format!("{odd}{text}"), true);
+        assert_eq!(stat.devices["8:0"], half(Some(4096), Some(8192)));
+        assert_eq!(stat.devices["8:16"], half(None, Some(5)));
+        assert_eq!(stat.unnumbered, 1);
+        let told: Vec<_> =
+            stat.odd.into_iter().map(|(device, wrong)| (device.unwrap_or_default(), wrong)).collect();
+        assert_eq!(
+            told,
+            [
+                ("8:16".to_owned(), Wrong::Malformed("8:16 Read: `many` is not a whole number".to_owned())),
+                (String::new(), Wrong::Malformed("`sda` is no device number such as 8:0".to_owned())),
+            ]
+        );
+    }
+
+    /// Whichever of the two stands first; the same twice is one.
+    #[test]
+    fn two_values_of_one_thing_are_none() {
+        let twice = |one: u64, other: u64| {
+            format!(
+                "it is there twice, as {one} and {other}: which is meant can't be known, so neither counts"
+            )
+        };
+        for (one, other) in [(1, 5), (5, 1)] {
+            let text = format!("usage_usec {one}\nuser_usec 3\nusage_usec {other}\nuser_usec 3\n");
+            let why = format!("`usage_usec`: {}", twice(one, other));
+            assert_eq!(keyed(&text, "usage_usec"), Err(Wrong::Impossible(why)));
+            assert_eq!(keyed(&text, "user_usec"), Ok(Some(3)));
+            for text in [
+                format!(
+                    "8:0 rbytes={one} wbytes=7\n8:16 rbytes=9\n8:0 rbytes={other} wbytes=7\n8:0 rbytes={one}\n"
+                ),
+                format!("8:0 rbytes={one} rbytes={other} wbytes=7\n8:16 rbytes=9\n"),
+            ] {
+                let IoStat { devices, odd, .. } = io_stat(&text);
+                assert_eq!(
+                    devices["8:0"],
+                    Transfers { write_bytes: Some(7), ..Transfers::default() },
+                    "{text}"
+                );
+                assert_eq!(devices["8:16"].read_bytes, Some(9));
+                let why = format!("8:0 `rbytes`: {}", twice(one, other));
+                assert_eq!(odd, [(Some("8:0".to_owned()), Wrong::Impossible(why))]);
+            }
+            let stat = blkio(&format!("8:0 Read {one}\n8:0 Write 7\n8:0 Read {other}\n"), false);
+            assert_eq!(stat.devices["8:0"], Transfers { write_ops: Some(7), ..Transfers::default() });
+            assert_eq!(stat.odd.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_count_that_fell_below_zero_is_none() {
+        for text in ["18446744073709551615", "18446744073709551612\n", "18446744073708503039"] {
+            let why = format!("{} is a count that fell below zero (2^64 less a little)", text.trim());
+            assert_eq!(number(text), Err(Wrong::Impossible(why)), "{text}");
+        }
+        assert_eq!(number("18446744073708503038"), Ok(18_446_744_073_708_503_038));
+        assert_eq!(number("9223372036854771712"), Ok(9_223_372_036_854_771_712));
     }
 
     #[test]
@@ -291,13 +470,13 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_a_parser_panic(text in any::<String>()) {
-            let _ = (number(&text), keyed(&text, "usage_usec"), io_stat(&text), blkio(&text));
+            let _ = (number(&text), keyed(&text, "usage_usec"), io_stat(&text), blkio(&text, true));
             let _ = (own_group(&text, None), own_group(&text, Some("memory")), unescape(&text), uid_in(&text));
         }
 
         #[test]
         fn nothing_like_a_cgroup_file_makes_a_parser_panic(text in r"([0-9]{1,3}:[0-9]{0,3}|rbytes=[0-9-]{0,22}|Read|\\x[0-9a-g]{0,2}|[ \n=:/])*") {
-            let _ = (number(&text), keyed(&text, "Read"), io_stat(&text), blkio(&text));
+            let _ = (number(&text), keyed(&text, "Read"), io_stat(&text), blkio(&text, true));
             let _ = (own_group(&text, None), unescape(&text), uid_in(&text));
         }
     }

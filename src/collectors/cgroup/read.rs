@@ -16,7 +16,7 @@ use rust_decimal::Decimal;
 
 use super::hierarchy::Group;
 use super::host::Host;
-use super::parse::{self, Devices, Transfers};
+use super::parse::{self, Devices, Transfers, Wrong};
 use crate::collectors::{Batch, Bearing};
 use crate::metering::reading::{Epoch, Kind, Labels, Reading};
 
@@ -85,8 +85,18 @@ pub(super) struct Reader<'a> {
 /// What is being read.
 struct Of<'a> {
     /// What is made of it.
-    readings: &'static [&'static str],
+    readings: &'a [&'static str],
     labels: &'a Labels,
+}
+
+impl Of<'_> {
+    /// What is wrong with it bears on nothing else.
+    fn bears_on(&self, device: Option<&str>) -> Bearing {
+        let path = self.labels.get("path").cloned().unwrap_or_default();
+        let mut labels = Labels::from([("path".to_owned(), path)]);
+        labels.extend(device.map(|device| ("device".to_owned(), device.to_owned())));
+        Bearing::labelled(self.readings.iter().copied(), &labels)
+    }
 }
 
 /// What became of one file.
@@ -150,10 +160,7 @@ impl Reader<'_> {
 
     /// A problem with what is being read: it bears on nothing else.
     fn problem(&mut self, text: String, of: &Of<'_>, device: Option<&str>) {
-        let path = of.labels.get("path").cloned().unwrap_or_default();
-        let mut labels = Labels::from([("path".to_owned(), path)]);
-        labels.extend(device.map(|device| ("device".to_owned(), device.to_owned())));
-        self.batch.problem_of(text, Bearing::labelled(of.readings.iter().copied(), &labels));
+        self.batch.problem_of(text, of.bears_on(device));
     }
 
     /// `true` if the source is there, even if it could not be read: then no other may stand in for it, whose numbers
@@ -170,10 +177,16 @@ impl Reader<'_> {
             ("user_usec", "cpu_user_seconds"),
             ("system_usec", "cpu_system_seconds"),
         ] {
+            if !self.wants(name) {
+                continue;
+            }
             match parse::keyed(&text, key) {
                 Ok(Some(count)) => self.counter(name, parse::seconds(count, 6), "s", of.labels, &epoch),
                 Ok(None) => {}
-                Err(why) => self.malformed(dir, "cpu.stat", &why, of),
+                Err(wrong) => {
+                    let of = Of { readings: &[name], labels: of.labels };
+                    self.wrong(dir, "cpu.stat", wrong, &of, None);
+                }
             }
         }
         true
@@ -202,13 +215,24 @@ impl Reader<'_> {
             reader.gauge("memory_bytes", bytes, "B", of.labels);
         });
         let Some(used) = used.filter(|_| self.wants(WORKING_SET)) else { return there };
-        if let File::Text(text) = self.file(dir, "memory.stat", of) {
-            match parse::keyed(&text, cache_key) {
+        let of = Of { readings: &[WORKING_SET], labels: of.labels };
+        match self.file(dir, "memory.stat", &of) {
+            File::Text(text) => match parse::keyed(&text, cache_key) {
                 // The two files are read one after the other, so the cache may look larger than the whole.
                 Ok(Some(cache)) => self.gauge(WORKING_SET, used.saturating_sub(cache), "B", of.labels),
+                Ok(None) if self.metered.is_some() => {
+                    let why = format!("it has no `{cache_key}`, which {WORKING_SET} needs");
+                    self.wrong(dir, "memory.stat", Wrong::Malformed(why), &of, None);
+                }
                 Ok(None) => {}
-                Err(why) => self.malformed(dir, "memory.stat", &why, of),
+                Err(wrong) => self.wrong(dir, "memory.stat", wrong, &of, None),
+            },
+            File::Missing if self.metered.is_some() => {
+                let text =
+                    format!("{} is missing, which {WORKING_SET} needs", dir.join("memory.stat").display());
+                self.problem(text, &of, None);
             }
+            File::Missing | File::Gone | File::Failed => {}
         }
         there
     }
@@ -219,14 +243,18 @@ impl Reader<'_> {
             File::Missing => return false,
             File::Gone | File::Failed => return true,
         };
-        let parse::IoStat { devices, unnumbered, odd } = parse::io_stat(&text);
-        self.unnumbered += unnumbered;
-        for (device, why) in odd {
-            let text = format!("{}: {why}; please report this", dir.join("io.stat").display());
-            self.problem(text, of, device.as_deref());
-        }
+        let devices = self.devices(dir, "io.stat", parse::io_stat(&text), of);
         self.transfers(dir, devices, of);
         true
+    }
+
+    /// Tells what is odd in a file about devices.
+    fn devices(&mut self, dir: &Path, file: &str, stat: parse::IoStat, of: &Of<'_>) -> Devices {
+        self.unnumbered += stat.unnumbered;
+        for (device, wrong) in stat.odd {
+            self.wrong(dir, file, wrong, of, device.as_deref());
+        }
+        stat.devices
     }
 
     fn io_v1(&mut self, dir: &Path, of: &Of<'_>) -> bool {
@@ -243,7 +271,7 @@ impl Reader<'_> {
                 text = self.file(dir, &name, of);
             }
             let counts = match text {
-                File::Text(text) => parse::blkio(&text),
+                File::Text(text) => parse::blkio(&text, is_bytes),
                 File::Missing => continue,
                 File::Gone | File::Failed => {
                     there = true;
@@ -251,18 +279,8 @@ impl Reader<'_> {
                 }
             };
             there = true;
-            match counts {
-                Ok(counts) => {
-                    for (device, (read, write)) in counts {
-                        let transfers = devices.entry(device).or_default();
-                        if is_bytes {
-                            (transfers.read_bytes, transfers.write_bytes) = (read, write);
-                        } else {
-                            (transfers.read_ops, transfers.write_ops) = (read, write);
-                        }
-                    }
-                }
-                Err(why) => self.malformed(dir, &name, &why, of),
+            for (device, transfers) in self.devices(dir, &name, counts, of) {
+                devices.entry(device).or_default().join(transfers);
             }
         }
         self.transfers(dir, devices, of);
@@ -343,7 +361,7 @@ impl Reader<'_> {
         match self.file(dir, file, of) {
             File::Text(text) => match parse::number(&text) {
                 Ok(number) => then(self, number),
-                Err(why) => self.malformed(dir, file, &why, of),
+                Err(wrong) => self.wrong(dir, file, wrong, of, None),
             },
             File::Missing => return false,
             File::Gone | File::Failed => {}
@@ -399,8 +417,18 @@ impl Reader<'_> {
         }
     }
 
-    fn malformed(&mut self, dir: &Path, file: &str, why: &str, of: &Of<'_>) {
-        self.problem(format!("{}: {why}; please report this", dir.join(file).display()), of, None);
+    /// Tells of a number that is none: one that can't be is quarantined, as a line of another source would be.
+    fn wrong(&mut self, dir: &Path, file: &str, wrong: Wrong, of: &Of<'_>, device: Option<&str>) {
+        let path = dir.join(file);
+        match wrong {
+            Wrong::Malformed(why) => {
+                self.problem(format!("{}: {why}; please report this", path.display()), of, device);
+            }
+            Wrong::Impossible(why) => {
+                let bears_on = of.bears_on(device);
+                self.batch.quarantine_of(&path.display().to_string(), why, bears_on);
+            }
+        }
     }
 
     /// Which life of a group a counter belongs to. The kernel gives each group an inode number of its own, and starts

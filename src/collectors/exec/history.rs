@@ -2,6 +2,8 @@
 //! checkpoint that the program had been given when they first came. What is remembered for it stands before the program's
 //! own checkpoint, which it never changes.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -68,12 +70,18 @@ impl History {
     }
 
     /// Takes what the program said, and leaves its checkpoint in the batch.
-    pub(super) fn take(&mut self, given: Given, now: Timestamp, batch: &mut Batch) {
+    pub(super) fn take(
+        &mut self,
+        given: Given,
+        now: Timestamp,
+        batch: &mut Batch,
+        metered: &BTreeSet<String>,
+    ) {
         let own = batch.checkpoint.take();
         // Without a checkpoint it has no history: it says what there is each time.
         let has_history = own.is_some() || self.own.is_some();
         self.own = own.or(self.own.take());
-        let is_bad = !batch.quarantined.is_empty();
+        let is_bad = batch.quarantined.iter().any(|bad| !bad.bears_on.is_unmetered(metered));
         match &mut self.again {
             Some(again) if given.is_again && is_bad && now.duration_since(again.first) >= PATIENCE => {
                 let text = format!(

@@ -164,11 +164,11 @@ fn what_nobody_meters_withholds_nothing() {
     let mut batch = Batch::default();
     batch.push(gauge("wanted", "alice", 1));
     batch.quarantine_of("x", "y", Bearing::readings(["unwanted", "wanted"]));
-    batch.problem_of("z", Bearing::readings(["unwanted"]));
+    batch.problem_of("z", Bearing::readings(["wanted", "unwanted"]));
     batch.problem_of("z", Bearing::label("user", "bob"));
     batch.finish(at(NOW), &BTreeSet::from(["wanted"])).unwrap();
     assert_eq!(batch.quarantined[0].bears_on, Bearing::readings(["wanted"]));
-    assert_eq!(batch.problems[0].bears_on, Bearing::nothing());
+    assert_eq!(batch.problems[0].bears_on, Bearing::readings(["wanted"]));
     assert_eq!(batch.problems[1].bears_on, Bearing::label("user", "bob"));
 }
 
@@ -212,4 +212,48 @@ fn what_two_things_bear_on_together_is_never_less_than_either() {
     let mut any_name = Bearing::Some(vec![SeriesFilter::default()]);
     any_name.join(Bearing::nothing());
     assert!(covers(&any_name, "c", "carol"));
+}
+
+/// What is odd about readings that no meter wants is shown, and is no sign of trouble; what may be anybody's is.
+#[test]
+fn what_nobody_meters_is_a_note() {
+    let odd = |metered: &[&str]| {
+        let mut batch = Batch::default();
+        batch.push(gauge("level", "alice", 1));
+        batch.quarantine_of("n NaN", "its value is NaN", Bearing::readings(["n"]));
+        batch.quarantine_of("m or n", "it is odd", Bearing::readings(["m", "n"]));
+        batch.quarantine_of("who knows", "it is odd", Bearing::All);
+        batch.quarantine_of("told", "of a checkpoint", Bearing::nothing());
+        batch.problem_of("the type of n is not told", Bearing::readings(["n"]));
+        batch.problem_of("given up", Bearing::nothing());
+        batch.finish(at(NOW), &metered.iter().copied().collect()).unwrap();
+        let whats = batch.quarantined.iter().map(|bad| bad.what.clone()).collect::<Vec<_>>();
+        let problems = batch.problems.iter().map(|problem| problem.text.clone()).collect::<Vec<_>>();
+        (whats, problems, batch.notes)
+    };
+    let (whats, problems, notes) = odd(&["level", "m"]);
+    assert_eq!(whats, ["m or n", "who knows", "told"]);
+    assert_eq!(problems, ["given up"]);
+    assert_eq!(
+        notes,
+        [
+            "no meter wants what this is about: the type of n is not told",
+            "no meter wants what this is about: its value is NaN: n NaN",
+        ]
+    );
+    // Where no meter is known, all is wanted.
+    let (whats, problems, notes) = odd(&[]);
+    assert_eq!((whats.len(), problems.len(), notes.len()), (4, 2, 0));
+}
+
+#[test]
+fn however_much_nobody_meters_the_notes_are_few() {
+    let mut batch = Batch::default();
+    batch.push(gauge("level", "alice", 1));
+    for n in 0..1_500 {
+        batch.quarantine_of(&n.to_string(), "its value is NaN", Bearing::readings(["n"]));
+    }
+    batch.finish(at(NOW), &BTreeSet::from(["level"])).unwrap();
+    assert_eq!((batch.quarantined.len(), batch.unshown, batch.notes.len()), (0, 0, 11));
+    assert_eq!(batch.notes[10], "and 991 more such things that no meter wants");
 }

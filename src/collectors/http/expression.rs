@@ -4,7 +4,6 @@
 //! answer's own text of every number that such a type does not hold exactly is kept beside it, and what an expression
 //! yields is looked up there: a number that is neither in the answer nor whole was computed, and is refused.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -14,6 +13,7 @@ use jmespath::{Context, ErrorReason, Expression, JmespathError, Rcvar, Runtime, 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::collectors::characters::{NO_CHARACTER, text_of};
 use crate::wire::words::clean;
 
 /// Objects and lists within each other. No API nests deeper, and the depth of the work must have an end.
@@ -154,7 +154,7 @@ impl Document {
     /// Reads JSON. The error is for people, without the answer's words. What no expression reads may be as odd as it likes:
     /// half a surrogate pair in somebody's name, bytes that are not UTF-8, a number beyond all numbers.
     pub(super) fn parse(body: &[u8]) -> Result<Document, serde_json::Error> {
-        let text = marked(body);
+        let text = text_of(body);
         let raw: &RawValue = serde_json::from_str(&text)?;
         let mut document = Document {
             root: Rcvar::new(Variable::Null),
@@ -283,48 +283,6 @@ impl Document {
         self.odd.insert(address(&value), why);
         value
     }
-}
-
-/// What takes the place of what is no character: a code point that Unicode keeps free of characters for good, so that no text
-/// that means something has it.
-pub(super) const NO_CHARACTER: char = '\u{fdd0}';
-
-/// The answer as text, with a mark for each thing in it that is no character.
-fn marked(body: &[u8]) -> String {
-    let body = without_lone_surrogates(body);
-    let mut text = String::with_capacity(body.len());
-    for chunk in body.utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend((!chunk.invalid().is_empty()).then_some(NO_CHARACTER));
-    }
-    text
-}
-
-/// Half a surrogate pair (`\ud83d` alone) is no character; the mark takes its place, of the same length.
-fn without_lone_surrogates(body: &[u8]) -> Cow<'_, [u8]> {
-    const NONE: &[u8] = b"fdd0";
-    let unit = |at: usize| {
-        let digits = body.get(at..at + 6)?.strip_prefix(b"\\u")?;
-        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
-    };
-    let mut mended = Cow::Borrowed(body);
-    let mut at = 0;
-    while let Some(found) = body.get(at..).and_then(|rest| memchr::memchr(b'\\', rest)) {
-        at += found;
-        match unit(at) {
-            // Both halves of one.
-            Some(0xd800..=0xdbff) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => at += 12,
-            Some(0xd800..=0xdfff) => {
-                if let Some(digits) = mended.to_mut().get_mut(at + 2..at + 6) {
-                    digits.copy_from_slice(NONE);
-                }
-                at += 6;
-            }
-            // An escaped `\\` is no beginning of another.
-            _ => at += 2,
-        }
-    }
-    mended
 }
 
 /// The pairs of an object, whose values are left as they are written.

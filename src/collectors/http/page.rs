@@ -1,7 +1,7 @@
 //! From one answer to readings. A row that can't be read is quarantined with the reason, and the others count; an answer that
 //! is not what it should be fails its request. Nothing that is missing is ever taken for zero.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -10,9 +10,10 @@ use jmespath::Rcvar;
 use num_traits::ToPrimitive;
 use rust_decimal::Decimal;
 
-use super::expression::{Document, Expr, NO_CHARACTER, Scope, Value, object, text};
+use super::expression::{Document, Expr, Scope, Value, object, text};
 use super::fill::Fill;
 use super::settings::{Repeats, Source, Wanted, When};
+use crate::collectors::characters::NO_CHARACTER;
 use crate::collectors::exec::protocol::instant;
 use crate::collectors::web::Answer;
 use crate::collectors::{Batch, Bearing, CollectorError};
@@ -50,9 +51,9 @@ struct Row {
 }
 
 impl Taken {
-    /// Whether every row could be read.
-    pub(super) fn is_whole(&self) -> bool {
-        self.bad() == 0
+    /// Whether every row could be read, as far as a meter wants it.
+    pub(super) fn is_whole(&self, metered: &BTreeSet<String>) -> bool {
+        self.batch.quarantined.iter().all(|bad| bad.bears_on.is_unmetered(metered))
     }
 
     /// How much could not be read.

@@ -141,7 +141,7 @@ pub(super) fn parse<'a>(
     let mut first_odd = None;
     let mut ended = false;
     for (index, line) in page.split(|byte| *byte == b'\n').enumerate() {
-        if ended && !line.is_empty() {
+        if ended && !line.trim_ascii().is_empty() {
             return Err(format!("line {}: there is more after `# EOF`", index + 1));
         }
         // Of a line that is not UTF-8 the beginning tells whose it is.
@@ -152,7 +152,7 @@ pub(super) fn parse<'a>(
                 (std::str::from_utf8(good).unwrap_or_default(), Some(error))
             }
         };
-        if format == Format::OpenMetrics && line == "# EOF" && cut.is_none() {
+        if format == Format::OpenMetrics && line.trim_end() == "# EOF" && cut.is_none() {
             ended = true;
             continue;
         }
@@ -177,7 +177,13 @@ pub(super) fn parse<'a>(
     if let (Some((line, text, reason)), false) = (first_odd, understood) {
         return Err(format!("the answer is no page of metrics: line {line}: {reason}: {}", short(text)));
     }
-    if format == Format::Text && !page.is_empty() && !page.ends_with(b"\n") {
+    if page.is_empty() {
+        return Err(
+            "the page is empty, not even a comment stands on it: nothing is concluded from it".to_owned()
+        );
+    }
+    if format == Format::Text && !page.ends_with(b"\n") {
+        // The format wants it, and of a number without it nothing tells how it would have gone on.
         return Err("the page is cut off: its last line has no end".to_owned());
     }
     Ok(read)
@@ -197,7 +203,7 @@ fn not_utf8(beginning: &str, wanted: &dyn Fn(&str) -> bool) -> Result<Option<boo
 }
 
 /// The names that samples of a family may have.
-fn names_of(family: &str) -> impl Iterator<Item = String> {
+pub(super) fn names_of(family: &str) -> impl Iterator<Item = String> {
     const ENDS: [&str; 8] = ["", "_total", "_bucket", "_count", "_sum", "_gcount", "_gsum", "_info"];
     ENDS.iter().map(move |end| format!("{family}{end}"))
 }

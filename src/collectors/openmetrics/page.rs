@@ -148,7 +148,21 @@ impl Wanted {
             if let Some(base) = sample.name.strip_suffix("_created")
                 && let Some(began) = instant(sample.value)
             {
-                beginnings.each.insert((base.to_owned(), sample.labels.clone()), began);
+                let known = beginnings.each.entry((base.to_owned(), sample.labels.clone()));
+                let known = known.or_insert(Some(began));
+                if *known == Some(began) || !exposition::names_of(base).any(|name| self.wants(&name)) {
+                    continue;
+                }
+                if let Some(other) = known.take() {
+                    let names: Vec<String> = exposition::names_of(base).collect();
+                    let bears_on = Bearing::labelled(names.iter().map(String::as_str), &sample.labels);
+                    let reason = format!(
+                        "line {}: the page tells two times at which this began, {other} and {began}: which is meant can't be \
+                         known, so falls alone tell of its restarts",
+                        sample.line
+                    );
+                    batch.quarantine_of(&format!("{} {:?}", sample.name, sample.labels), reason, bears_on);
+                }
             }
         }
         if let Start::Metric(metric) = &self.epoch {
@@ -170,7 +184,8 @@ impl Wanted {
 /// When counters began.
 #[derive(Debug, Default)]
 struct Beginnings {
-    each: HashMap<(String, Labels), Timestamp>,
+    /// None where the page tells two.
+    each: HashMap<(String, Labels), Option<Timestamp>>,
     all: Option<Timestamp>,
 }
 
@@ -178,12 +193,12 @@ impl Beginnings {
     /// The life of a counter. What began with the process is told of all series at once.
     fn of(&self, page: &Exposition<'_>, sample: &Sample<'_>) -> Epoch {
         match self.own(page, sample) {
-            Some(began) => Epoch { began: Some(began), ..Epoch::default() },
+            Some(began) => Epoch { began, ..Epoch::default() },
             None => Epoch { began: self.all, shared: self.all.is_some(), ..Epoch::default() },
         }
     }
 
-    fn own(&self, page: &Exposition<'_>, sample: &Sample<'_>) -> Option<Timestamp> {
+    fn own(&self, page: &Exposition<'_>, sample: &Sample<'_>) -> Option<Option<Timestamp>> {
         if self.each.is_empty() {
             return None;
         }

@@ -124,6 +124,88 @@ fn the_text_format_tells_beginnings_too() {
     );
 }
 
+/// Which of two starts is meant can't be known, in whichever order they stand: falls alone tell then, and it is told.
+#[test]
+fn a_start_that_is_there_twice_is_none() {
+    let page = |first: &str, second: &str| {
+        format!(
+            "# TYPE a counter\na_total{{u=\"x\"}} 7\na_created{{u=\"x\"}} {first}\na_created{{u=\"x\"}} {second}\n\
+             a_total{{u=\"y\"}} 8\na_created{{u=\"y\"}} 1605281000\na_created{{u=\"y\"}} 1.605281e+09\nstart 1605280000\n# EOF\n"
+        )
+    };
+    let (one, two) = ("1605281000", "1605281001.5");
+    for (first, second) in [(one, two), (two, one)] {
+        for epoch in ["", "\nepoch: start"] {
+            let batch = read(&format!("metrics: a_total{epoch}"), &page(first, second));
+            assert_eq!(
+                readings(&batch),
+                [
+                    "a_total{u=x} counter 7 - 2026-11-10T10:00:00Z -",
+                    "a_total{u=y} counter 8 - 2026-11-10T10:00:00Z 2020-11-13T15:23:20Z",
+                ]
+            );
+            assert!(!batch.readings[0].epoch.shared);
+            let [bad] = batch.quarantined.as_slice() else { panic!("{batch:?}") };
+            assert_eq!(bad.what, "a_created {\"u\": \"x\"}");
+            assert!(
+                bad.reason.starts_with("line 4: the page tells two times at which this began, "),
+                "{bad:?}"
+            );
+            assert!(bad.bears_on.covers("a_total", &batch.readings[0].labels));
+            assert!(!bad.bears_on.covers("a_total", &batch.readings[1].labels));
+        }
+    }
+    // What nobody wants is nobody's concern.
+    assert_eq!(read("metrics: b_total", &page(one, two)).quarantined, []);
+}
+
+/// Odd ends of a page, as servers write them; and those that are none.
+#[test]
+fn the_end_of_a_page_is_known_in_all_its_forms() {
+    let wanted = |page: &str, format| {
+        let patterns = vec![Pattern::new("a").unwrap()];
+        let [metrics, counters, gauges] = [patterns, Vec::new(), Vec::new()];
+        let wanted = Wanted { metrics, counters, gauges, epoch: Start::Created, timestamps: true };
+        wanted.read(page.as_bytes(), format, NOW.parse().unwrap())
+    };
+    for end in ["# EOF", "# EOF\n", "# EOF\r\n", "# EOF \t\n", "# EOF\n\n", "# EOF\r\n\r\n \n"] {
+        for line in ["\n", "\r\n"] {
+            let page = format!("# TYPE a gauge{line}a 1{line}{end}");
+            let batch = wanted(&page, Format::OpenMetrics).unwrap();
+            assert_eq!(
+                (readings(&batch), batch.quarantined),
+                (vec![format!("a{{}} gauge 1 - {NOW} -")], vec![]),
+                "{page:?}"
+            );
+        }
+    }
+    for (page, format, why) in [
+        (
+            "# TYPE a gauge\na 1\n#EOF\n",
+            Format::OpenMetrics,
+            "the page is cut off: its last line is not `# EOF`",
+        ),
+        ("# TYPE a gauge\na 1\n# EOF\na 2\n", Format::OpenMetrics, "line 4: there is more after `# EOF`"),
+        ("# TYPE a gauge\na 1", Format::Text, "the page is cut off: its last line has no end"),
+        (
+            "",
+            Format::Text,
+            "the page is empty, not even a comment stands on it: nothing is concluded from it",
+        ),
+        (
+            "\u{feff}",
+            Format::Text,
+            "the page is empty, not even a comment stands on it: nothing is concluded from it",
+        ),
+    ] {
+        assert_eq!(wanted(page, format).unwrap_err(), why, "{page:?}");
+    }
+    // An idle one says so by its comments, or by others' metrics.
+    for page in ["# nothing yet\n", "\n", "other 7\n"] {
+        assert!(wanted(page, Format::Text).is_ok(), "{page:?}");
+    }
+}
+
 #[test]
 fn what_has_no_type_must_be_stated() {
     let page = "old_hits 12\nold_level 3.5\n# TYPE odd gauge\nodd 9\n";

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::collectors::characters::NO_CHARACTER;
 use crate::collectors::numbers;
 use crate::metering::reading::Labels;
 
@@ -27,6 +28,8 @@ pub(super) struct Answer<'a> {
     pub(super) infos: Vec<String>,
     /// Series that have native histograms, which are no numbers.
     pub(super) histograms: usize,
+    /// Series whose labels can't be read: those that can, and why.
+    pub(super) odd: Vec<(Labels, String)>,
 }
 
 #[derive(Deserialize)]
@@ -35,10 +38,11 @@ struct Envelope<'a> {
     #[serde(borrow)]
     data: Option<Data<'a>>,
     error: Option<String>,
-    #[serde(default)]
-    warnings: Vec<String>,
-    #[serde(default)]
-    infos: Vec<String>,
+    warnings: Option<Vec<String>>,
+    infos: Option<Vec<String>>,
+    /// How VictoriaMetrics says that a part of its storage did not answer.
+    #[serde(borrow, rename = "isPartial")]
+    is_partial: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -46,13 +50,13 @@ struct Envelope<'a> {
 struct Data<'a> {
     result_type: String,
     #[serde(borrow)]
-    result: &'a RawValue,
+    result: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct Found<'a> {
-    #[serde(default)]
-    metric: BTreeMap<String, String>,
+    #[serde(borrow, default)]
+    metric: BTreeMap<String, &'a RawValue>,
     #[serde(borrow, default)]
     values: Vec<Point<'a>>,
     #[serde(borrow)]
@@ -72,13 +76,12 @@ impl<'a> Point<'a> {
     }
 }
 
-/// Reads the body of an answer; `wanted` is the type of result that was asked for.
-pub(super) fn read<'a>(body: &'a [u8], wanted: &str) -> Result<Answer<'a>, String> {
+/// Reads an answer, which has a mark where something is no character; `wanted` is the type of result that was asked for.
+pub(super) fn read<'a>(text: &'a str, wanted: &str) -> Result<Answer<'a>, String> {
     let not_whole = |error: serde_json::Error| match error.is_eof() {
         true => format!("the answer is cut off ({error})"),
         false => format!("the answer is not that of a Prometheus server ({error})"),
     };
-    let text = std::str::from_utf8(body).map_err(|error| format!("the answer is not text ({error})"))?;
     let envelope: Envelope<'a> = serde_json::from_str(text).map_err(not_whole)?;
     if envelope.status != "success" {
         return Err(format!("the server says: {}", envelope.error.unwrap_or(envelope.status)));
@@ -90,23 +93,55 @@ pub(super) fn read<'a>(body: &'a [u8], wanted: &str) -> Result<Answer<'a>, Strin
             data.result_type, "only series of numbers can be billed"
         ));
     }
-    let found: Vec<Found<'a>> = serde_json::from_str(data.result.get()).map_err(not_whole)?;
-    let mut answer =
-        Answer { series: Vec::new(), warnings: envelope.warnings, infos: envelope.infos, histograms: 0 };
-    for found in found {
+    // What a server in Go writes for a list that has nothing in it.
+    let found: Option<Vec<Found<'a>>> =
+        data.result.map(|result| serde_json::from_str(result.get()).map_err(not_whole)).transpose()?;
+    let mut warnings = envelope.warnings.unwrap_or_default();
+    if envelope.is_partial.is_some_and(|is_partial| is_partial.get() != "false") {
+        warnings.push("isPartial: a part of its storage did not answer".to_owned());
+    }
+    let infos = envelope.infos.unwrap_or_default();
+    let mut answer = Answer { series: Vec::new(), warnings, infos, histograms: 0, odd: Vec::new() };
+    for found in found.into_iter().flatten() {
         if found.histograms.is_some() || found.histogram.is_some() {
             answer.histograms += 1;
         }
         let points = found.values.into_iter().chain(found.value);
         let mut samples = points.map(Point::read).collect::<Result<Vec<_>, _>>()?;
         samples.sort_by_key(|(at, _)| *at);
-        if !samples.is_empty() {
-            // A label without a value is no label, as everywhere with Prometheus.
-            let labels = found.metric.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-            answer.series.push(Series { labels, samples });
+        if samples.is_empty() {
+            continue;
+        }
+        match labels_of(found.metric) {
+            (labels, None) => answer.series.push(Series { labels, samples }),
+            (labels, Some(why)) => answer.odd.push((labels, why)),
         }
     }
     Ok(answer)
+}
+
+/// The labels of a series that can be read, and what is wrong with one of the others.
+fn labels_of(metric: BTreeMap<String, &RawValue>) -> (Labels, Option<String>) {
+    let mut labels = Labels::new();
+    let mut wrong = None;
+    for (name, value) in metric {
+        let is_text = |text: &String| !text.contains(NO_CHARACTER) && !name.contains(NO_CHARACTER);
+        match serde_json::from_str::<String>(value.get()).ok().filter(is_text) {
+            // A label without a value is no label, as everywhere with Prometheus.
+            Some(value) if value.is_empty() => {}
+            Some(value) => {
+                labels.insert(name, value);
+            }
+            None => {
+                let name = name.replace(NO_CHARACTER, "\u{fffd}");
+                wrong.get_or_insert(format!(
+                    "its label {} is no text that can be read",
+                    numbers::short(&name)
+                ));
+            }
+        }
+    }
+    (labels, wrong)
 }
 
 #[cfg(test)]
@@ -114,6 +149,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::collectors::characters::text_of;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -125,7 +161,7 @@ mod tests {
         let body = r#"{"status":"success","data":{"resultType":"matrix","result":[
             {"metric":{"__name__":"x","user":"al\"ice","empty":""},
              "values":[[1795394001.124,"12345.678"],[1795394002,"1e+21"],[1.795394003124e9,"NaN"]]}]}}"#;
-        let answer = read(body.as_bytes(), "matrix").unwrap();
+        let answer = read(body, "matrix").unwrap();
         let labels = [("__name__", "x"), ("user", "al\"ice")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         let samples = vec![
             (at("2026-11-23T00:33:21.124Z"), "12345.678".into()),
@@ -140,20 +176,20 @@ mod tests {
     fn an_instant_has_one_value_a_series() {
         let body = r#"{"status":"success","data":{"resultType":"vector","result":[
             {"metric":{"a":"b"},"value":[1795394001,"7"]}]},"infos":["fine"],"warnings":["a store is away"]}"#;
-        let answer = read(body.as_bytes(), "vector").unwrap();
+        let answer = read(body, "vector").unwrap();
         assert_eq!(answer.series[0].samples, [(at("2026-11-23T00:33:21Z"), "7".into())]);
         assert_eq!((answer.warnings.len(), answer.infos.len()), (1, 1));
     }
 
     #[test]
     fn nothing_is_a_valid_answer() {
-        let body = br#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#;
+        let body = r#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#;
         assert_eq!(read(body, "matrix").unwrap().series, []);
     }
 
     #[test]
     fn native_histograms_are_counted_and_left_out() {
-        let body = br#"{"status":"success","data":{"resultType":"matrix","result":[
+        let body = r#"{"status":"success","data":{"resultType":"matrix","result":[
             {"metric":{},"histograms":[[1795394001,{"count":"1","sum":"2"}]]}]}}"#;
         let answer = read(body, "matrix").unwrap();
         assert_eq!((answer.series.len(), answer.histograms), (0, 1));
@@ -161,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_told_for_what_it_is() {
-        let refused = |body: &str| read(body.as_bytes(), "matrix").unwrap_err();
+        let refused = |body: &str| read(body, "matrix").unwrap_err();
         assert!(
             refused("<html><title>Log in</title></html>")
                 .starts_with("the answer is not that of a Prometheus server")
@@ -184,14 +220,57 @@ mod tests {
         assert_eq!(refused(bad_time), "`null` is not a decimal number");
     }
 
+    #[test]
+    fn a_label_that_can_not_be_read_costs_its_series() {
+        let body = br#"{"status":"success","data":{"resultType":"vector","result":[
+            {"metric":{"user":"x\ud83d","p":"a"},"value":[1795394001,"1"]},
+            {"metric":{"user":7,"p":"b"},"value":[1795394001,"2"]},
+            {"metric":{"user":"~"},"value":[1795394001,"3"]},
+            {"metric":{"user":"y","p":"c"},"value":[1795394001,"4"]}]}}"#;
+        let body: Vec<u8> = body.split(|byte| *byte == b'~').collect::<Vec<_>>().join(&0xff);
+        let text = text_of(&body);
+        let answer = read(&text, "vector").unwrap();
+        assert_eq!(answer.series.len(), 1);
+        assert_eq!(answer.series[0].samples[0].1, "4");
+        let odd = |labels: &[(&str, &str)]| {
+            let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Labels>();
+            (labels, "its label user is no text that can be read".to_owned())
+        };
+        assert_eq!(answer.odd, [odd(&[("p", "a")]), odd(&[("p", "b")]), odd(&[])]);
+    }
+
+    #[test]
+    fn null_is_nothing_and_a_part_is_a_warning() {
+        let body = |more: &str| {
+            format!(r#"{{"status":"success",{more}"data":{{"resultType":"matrix","result":null}}}}"#)
+        };
+        for (more, warnings) in [
+            ("", vec![]),
+            (r#""warnings":null,"infos":null,"isPartial":false,"#, vec![]),
+            (r#""isPartial":null,"#, vec![]),
+            (r#""isPartial":true,"#, vec!["isPartial: a part of its storage did not answer"]),
+            (
+                r#""isPartial":true,"warnings":["away"],"#,
+                vec!["away", "isPartial: a part of its storage did not answer"],
+            ),
+        ] {
+            let body = body(more);
+            let answer = read(&body, "matrix").unwrap();
+            assert_eq!(
+                (answer.series.len(), answer.warnings),
+                (0, warnings.iter().map(|w| (*w).to_owned()).collect())
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn no_body_makes_it_panic(body in any::<Vec<u8>>(), time in "[-0-9.eE\"n]{0,12}", value in ".{0,12}") {
-            let _ = read(&body, "matrix");
+            let _ = read(&text_of(&body), "matrix");
             let body = format!(
                 r#"{{"status":"success","data":{{"resultType":"matrix","result":[{{"values":[[{time},"{value}"]]}}]}}}}"#
             );
-            let _ = read(body.as_bytes(), "matrix");
+            let _ = read(&body, "matrix");
         }
     }
 }

@@ -9,6 +9,7 @@ use super::answer::{self, Answer, Series};
 use super::progress::Window;
 use super::query::{Mode, Query};
 use super::series::{ends, enough};
+use crate::collectors::characters::text_of;
 use crate::collectors::numbers;
 use crate::metering::reading::{Labels, Reading};
 
@@ -42,7 +43,8 @@ pub(super) fn digest(
     window: &Window,
     after: Option<Timestamp>,
 ) -> Result<Piece, String> {
-    let (mut piece, found) = begin(answer::read(body, "matrix")?);
+    let text = text_of(body);
+    let (mut piece, found) = begin(answer::read(&text, "matrix")?);
     for Series { labels, samples } in found {
         let samples: Vec<_> =
             samples.into_iter().filter(|(at, _)| (window.first..=window.last).contains(at)).collect();
@@ -74,7 +76,8 @@ pub(super) fn digest(
 
 /// Reads the answer for the present moment.
 pub(super) fn digest_instant(query: &Query, body: &[u8], now: Timestamp) -> Result<Piece, String> {
-    let (mut piece, found) = begin(answer::read(body, "vector")?);
+    let text = text_of(body);
+    let (mut piece, found) = begin(answer::read(&text, "vector")?);
     for Series { labels, samples } in found {
         for (_, text) in samples {
             match numbers::value(&text) {
@@ -87,7 +90,7 @@ pub(super) fn digest_instant(query: &Query, body: &[u8], now: Timestamp) -> Resu
 }
 
 fn begin(answer: Answer<'_>) -> (Piece, Vec<Series<'_>>) {
-    let Answer { series, warnings, mut infos, histograms } = answer;
+    let Answer { series, warnings, mut infos, histograms, odd } = answer;
     // What some servers call a warning is a remark on the query; the answer is whole.
     let (remarks, warnings): (Vec<String>, Vec<String>) =
         warnings.into_iter().partition(|words| words.trim_start().starts_with(REMARK));
@@ -97,7 +100,11 @@ fn begin(answer: Answer<'_>) -> (Piece, Vec<Series<'_>>) {
             "{histograms} series have native histograms, which are not read: ask for their sum or count"
         ));
     }
-    (Piece { series: series.len(), warnings, infos, ..Piece::default() }, series)
+    let mut piece = Piece { series: series.len() + odd.len(), warnings, infos, ..Piece::default() };
+    for (labels, why) in odd {
+        piece.is_bad(&labels, why);
+    }
+    (piece, series)
 }
 
 impl Piece {

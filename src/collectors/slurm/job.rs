@@ -61,6 +61,11 @@ impl Options {
         self.wanted.is_empty() || self.wanted.contains(name)
     }
 
+    /// Whether a meter asks for processors, which SLURM counts for every job.
+    fn must_have_cpus(&self) -> bool {
+        self.wanted.contains("cpu_seconds")
+    }
+
     /// Whether anything is wanted that stands in the list of resources.
     fn wants_resources(&self) -> bool {
         self.wanted.is_empty() || self.wanted.iter().any(|name| name != "elapsed_seconds")
@@ -69,7 +74,8 @@ impl Options {
     /// Whether an answer begins with the names of the columns that were asked for.
     pub(super) fn check_header(&self, bytes: &[u8]) -> Result<(), String> {
         let asked = self.columns().join("|");
-        let got = String::from_utf8_lossy(bytes);
+        // Some wrappers write a byte order mark before all else.
+        let got = String::from_utf8_lossy(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
         if got.eq_ignore_ascii_case(&asked) {
             return Ok(());
         }
@@ -97,6 +103,8 @@ pub(super) struct Fate {
     /// When it ended, if it has.
     pub(super) end: Option<Timestamp>,
     pub(super) runs: bool,
+    /// What of it is not known: the names of readings, and why.
+    pub(super) unknown: Vec<(String, String)>,
 }
 
 /// The columns of a line.
@@ -165,6 +173,11 @@ impl<'a> Job<'a> {
         })
     }
 
+    /// Whose numbers they are: `71.batch` is a step of job 71, whose own line has the same time and resources.
+    pub(super) fn is_step(line: &[u8]) -> bool {
+        line.split(|byte| *byte == b'|').next().is_some_and(|raw| raw.contains(&b'.')) && line.contains(&b'|')
+    }
+
     /// A job that is requeued keeps its number and is submitted anew.
     pub(super) fn id(&self) -> String {
         format!("{}/{}/{}", self.cluster, self.raw, self.submit)
@@ -195,15 +208,15 @@ impl<'a> Job<'a> {
         accounts: &Accounts,
         now: Timestamp,
     ) -> Result<Fate, String> {
-        let nothing = |end| Ok(Fate { readings: Vec::new(), end, runs: false });
-        let seconds: u64 = self
-            .elapsed
-            .parse()
-            .map_err(|_| format!("its ElapsedRaw `{}` is no number of seconds", self.elapsed))?;
+        let nothing = |end| Ok(Fate { readings: Vec::new(), end, runs: false, unknown: Vec::new() });
         if !self.has_started() {
             // It waits, or was cancelled while it did.
             return nothing(None);
         }
+        let seconds: u64 = self
+            .elapsed
+            .parse()
+            .map_err(|_| format!("its ElapsedRaw `{}` is no number of seconds", self.elapsed))?;
         let start = instant("Start", self.start)?;
         let end = match self.end {
             "Unknown" => None,
@@ -234,7 +247,14 @@ impl<'a> Job<'a> {
             return Err(why);
         }
         let mut readings = Vec::new();
-        let used = tres::parse(self.tres, |name| options.wants(name))?;
+        let tres::List { used, unknown } = tres::parse(self.tres, |name| options.wants(name))?;
+        if seconds > 0
+            && options.must_have_cpus()
+            && !self.tres.is_empty()
+            && !self.tres.split(',').any(|part| part.starts_with("cpu="))
+        {
+            return Err(format!("its {} names no cpu, which every job that ran had", options.columns()[12]));
+        }
         if options.wants(&reading.name) {
             readings.push(reading.clone());
         }
@@ -246,7 +266,7 @@ impl<'a> Job<'a> {
             readings.push(reading);
         }
         let readings = readings.into_iter().map(Reading::checked).collect::<Result<Vec<_>, _>>()?;
-        Ok(Fate { readings, end, runs: end.is_none() })
+        Ok(Fate { readings, end, runs: end.is_none(), unknown })
     }
 
     fn labels(&self, options: &Options, accounts: &Accounts) -> Result<Labels, String> {

@@ -15,6 +15,7 @@ use super::checkpoint::Number;
 use super::job::{Ended, Fate, Job, Options};
 use super::known::{self, Known};
 use crate::collectors::{Batch, Bearing, CollectorError, Mark};
+use crate::metering::reading::Labels;
 
 /// Bytes of one line.
 const MAX_LINE: usize = 64 * 1024;
@@ -79,6 +80,10 @@ struct Call {
     /// The line that has not ended yet.
     rest: Vec<u8>,
     lines: u64,
+    has_header: bool,
+    jobs: u64,
+    /// Lines of steps, which say again what their jobs' lines say.
+    steps: u64,
     /// What there was before it.
     mark: Mark,
     hashes: usize,
@@ -127,25 +132,28 @@ impl Reader {
                 self.call.rest = whole;
             }
         }
-        self.call.rest.extend_from_slice(chunk);
-        if self.call.rest.len() > MAX_LINE {
-            return Err(format!("line {} has more than {MAX_LINE} bytes", self.call.lines + 1));
-        }
+        // Of a line that is too long its beginning is enough, which tells whose it is.
+        let room = (MAX_LINE + 1).saturating_sub(self.call.rest.len());
+        self.call.rest.extend_from_slice(&chunk[..chunk.len().min(room)]);
         Ok(())
     }
 
-    /// Whether an answer is whole, and lists anything.
+    /// Whether an answer is whole, and lists any job.
     pub(super) fn check(&self) -> Result<bool, String> {
-        let Call { rest, lines, .. } = &self.call;
+        let Call { rest, lines, has_header, jobs, steps, .. } = &self.call;
         if !rest.is_empty() {
             let cut = String::from_utf8_lossy(rest);
             let cut: String = cut.chars().take(200).collect();
             return Err(format!("its answer breaks off in the middle of line {}: {cut}", lines + 1));
         }
-        match lines {
-            0 => Err("it printed nothing, not even the names of the columns".to_owned()),
-            1 => Ok(false),
-            _ => Ok(true),
+        match (has_header, jobs, steps) {
+            (false, ..) => Err("it printed nothing, not even the names of the columns".to_owned()),
+            (true, 0, 1..) => {
+                Err("it lists steps and not the jobs they belong to: does something between drop \
+                                   `--allocations`?"
+                    .to_owned())
+            }
+            (true, jobs, _) => Ok(*jobs > 0),
         }
     }
 
@@ -156,6 +164,12 @@ impl Reader {
         self.reaching_out.extend(call.reaching_out);
         self.bad.extend(call.bad);
         self.mended.extend(call.mended);
+        if call.steps > 0 {
+            self.batch.notes.push(format!(
+                "{} lines of steps are left out: their jobs' own lines say all. Does something between drop `--allocations`?",
+                call.steps
+            ));
+        }
         call.nameless
     }
 
@@ -189,9 +203,18 @@ impl Reader {
     fn line(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.call.lines += 1;
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        if self.call.lines == 1 {
+        if bytes.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        if !self.call.has_header {
+            self.call.has_header = true;
             return self.setting.options.check_header(bytes);
         }
+        if Job::is_step(bytes) {
+            self.call.steps += 1;
+            return Ok(());
+        }
+        self.call.jobs += 1;
         let hash = known::hash(self.seed, bytes);
         if self.setting.known.has(hash) {
             self.batch.known += 1;
@@ -200,6 +223,7 @@ impl Reader {
         }
         let number = number(bytes);
         let read = match std::str::from_utf8(bytes) {
+            _ if bytes.len() > MAX_LINE => Err((format!("it has more than {MAX_LINE} bytes"), Bearing::All)),
             Ok(text) => self.job(text, number),
             Err(error) => Err((format!("it is not UTF-8: {error}"), Bearing::All)),
         };
@@ -252,7 +276,7 @@ impl Reader {
         if is_open && self.open.remove(&id) {
             self.call.listed.push(id.clone());
         }
-        let Fate { readings, end, runs } = match job.readings(options, accounts, *now) {
+        let Fate { readings, end, runs, unknown } = match job.readings(options, accounts, *now) {
             Ok(fate) => fate,
             Err(why) => {
                 if is_open {
@@ -265,7 +289,7 @@ impl Reader {
                 return Err((why, bears_on));
             }
         };
-        self.call.mended.extend(number.filter(|_| was_unread));
+        self.call.mended.extend(number.filter(|_| was_unread && unknown.is_empty()));
         if let Which::Window(from, to) = self.call.which
             && (runs || end.is_some_and(|end| end >= to) || job.starts_before(from))
         {
@@ -276,6 +300,12 @@ impl Reader {
         }
         for reading in readings {
             self.batch.keep(reading);
+        }
+        if let Some((_, why)) = unknown.first() {
+            // The rest of it counts; it is asked for again like one of which nothing could be read.
+            let account = Labels::from([("account".to_owned(), job.account(options))]);
+            let names = unknown.iter().map(|(name, _)| name.as_str());
+            return Err((why.clone(), Bearing::labelled(names, &account)));
         }
         Ok(if end.is_some() { Ended::Yes } else { Ended::No })
     }

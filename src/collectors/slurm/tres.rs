@@ -18,18 +18,35 @@ pub(super) struct Used {
     pub(super) count: Decimal,
 }
 
+/// Why a count is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wrong {
+    /// Nothing of the list is believed.
+    Odd(String),
+    /// SLURM's number for "not known" or "without end", which says nothing of the other counts.
+    NoValue(String),
+}
+
+/// What a job had of what is wanted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct List {
+    pub(super) used: Vec<Used>,
+    /// Readings whose count is not known, and why.
+    pub(super) unknown: Vec<(String, String)>,
+}
+
 /// What a job had of what is wanted. Whatever else the list says, and however oddly (a unit or a word where a count should
 /// be), is not looked into. What is no count (`energy`), or nothing to bill by the second, is left out.
-pub(super) fn parse(text: &str, wants: impl Fn(&str) -> bool) -> Result<Vec<Used>, String> {
-    let mut all: Vec<Used> = Vec::new();
+pub(super) fn parse(text: &str, wants: impl Fn(&str) -> bool) -> Result<List, String> {
+    let mut all: Vec<(String, &'static str, Result<Decimal, Wrong>)> = Vec::new();
     // Things of which only typed counts are told.
-    let mut sums: Vec<(&str, Result<Decimal, String>)> = Vec::new();
-    let mut untyped: Vec<&str> = Vec::new();
+    let mut sums: Vec<(&str, Result<Decimal, Wrong>)> = Vec::new();
+    let (mut untyped, mut typed): (Vec<&str>, Vec<&str>) = Default::default();
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (key, text) = part.split_once('=').unwrap_or((part, ""));
         let Some((name, unit)) = reading(key) else { continue };
         let count = || match key {
-            _ if !part.contains('=') => Err(format!("`{part}` is no KEY=COUNT")),
+            _ if !part.contains('=') => Err(Wrong::Odd(format!("`{part}` is no KEY=COUNT"))),
             "mem" => bytes(text),
             _ => number(key, text),
         };
@@ -37,6 +54,11 @@ pub(super) fn parse(text: &str, wants: impl Fn(&str) -> bool) -> Result<Vec<Used
             if thing == key {
                 untyped.push(key);
             } else if wants(&gres(thing)) {
+                // Which of the two is meant can't be known.
+                let count = || match typed.contains(&key) {
+                    true => Err(Wrong::Odd(format!("`{key}` is there twice"))),
+                    false => count(),
+                };
                 match sums.iter_mut().find(|(known, _)| *known == thing) {
                     Some((_, sum)) => {
                         let added = sum
@@ -46,21 +68,28 @@ pub(super) fn parse(text: &str, wants: impl Fn(&str) -> bool) -> Result<Vec<Used
                     }
                     None => sums.push((thing, count())),
                 }
+                typed.push(key);
             }
         }
         if !wants(&name) {
             continue;
         }
-        if all.iter().any(|used| used.name == name) {
+        if all.iter().any(|(known, ..)| *known == name) {
             return Err(format!("`{key}` is there twice"));
         }
-        all.push(Used { name, unit, count: count()? });
+        all.push((name, unit, count()));
     }
     // A cluster may account for types alone (AccountingStorageTRES=gres/gpu:a100).
-    for (thing, sum) in sums.into_iter().filter(|(thing, _)| !untyped.contains(thing)) {
-        all.push(Used { name: gres(thing), unit: "s", count: sum? });
+    let sums = sums.into_iter().filter(|(thing, _)| !untyped.contains(thing));
+    let mut list = List::default();
+    for (name, unit, count) in all.into_iter().chain(sums.map(|(thing, sum)| (gres(thing), "s", sum))) {
+        match count {
+            Ok(count) => list.used.push(Used { name, unit, count }),
+            Err(Wrong::NoValue(why)) => list.unknown.push((name, why)),
+            Err(Wrong::Odd(why)) => return Err(why),
+        }
     }
-    Ok(all)
+    Ok(list)
 }
 
 /// The reading that a resource becomes, if any, and its unit.
@@ -91,19 +120,32 @@ pub(super) fn is_reading(name: &str) -> bool {
     named("gpu:") || named("license/") || (named("gres/") && gres(thing) == name)
 }
 
-fn too_large(key: &str) -> String {
-    format!("`{key}` is more than can be counted")
+fn too_large(key: &str) -> Wrong {
+    Wrong::Odd(format!("`{key}` is more than can be counted"))
 }
 
-fn number(key: &str, text: &str) -> Result<Decimal, String> {
+fn number(key: &str, text: &str) -> Result<Decimal, Wrong> {
     match parse_value(text) {
+        Ok(count) if is_no_value(count) => Err(no_value(key, text)),
         Ok(count) if !count.is_sign_negative() => Ok(count),
-        _ => Err(format!("`{key}={text}` has no plain count")),
+        _ => Err(Wrong::Odd(format!("`{key}={text}` has no plain count"))),
     }
 }
 
+fn no_value(key: &str, text: &str) -> Wrong {
+    Wrong::NoValue(format!(
+        "`{key}={text}` is SLURM's number for what is not known or has no end (NO_VAL, INFINITE), and no count"
+    ))
+}
+
+/// Whether it is NO_VAL or INFINITE, of 32 bits or of 64 (slurm.h), or has the uppermost bit of 64, which SLURM uses as a flag.
+fn is_no_value(count: Decimal) -> bool {
+    const OF_32_BITS: [u64; 2] = [0xffff_fffe, 0xffff_ffff];
+    OF_32_BITS.map(Decimal::from).contains(&count) || count >= Decimal::from(1_u64 << 63)
+}
+
 /// `2048M`, `1.50G`. SLURM's units are powers of 1024, whatever its letters say. A number without one would be a guess.
-fn bytes(text: &str) -> Result<Decimal, String> {
+fn bytes(text: &str) -> Result<Decimal, Wrong> {
     if text == "0" {
         return Ok(Decimal::ZERO);
     }
@@ -113,11 +155,18 @@ fn bytes(text: &str) -> Result<Decimal, String> {
         Some('G') => 1 << 30,
         Some('T') => 1 << 40,
         Some('P') => 1 << 50,
-        _ => return Err(format!("`mem={text}` has no unit (K, M, G, T or P)")),
+        _ => return Err(Wrong::Odd(format!("`mem={text}` has no unit (K, M, G, T or P)"))),
     };
-    let count =
-        number("mem", &text[..text.len() - 1]).map_err(|_| format!("`mem={text}` has no plain count"))?;
-    count.checked_mul(unit.into()).ok_or_else(|| too_large("mem"))
+    let count = number("mem", &text[..text.len() - 1]).map_err(|wrong| match wrong {
+        Wrong::NoValue(_) => no_value("mem", text),
+        Wrong::Odd(_) => Wrong::Odd(format!("`mem={text}` has no plain count")),
+    })?;
+    let bytes = count.checked_mul(unit.into()).ok_or_else(|| too_large("mem"))?;
+    // SLURM counts in MiB, whatever it prints.
+    match is_no_value(bytes / Decimal::from(1_u64 << 20)) {
+        true => Err(no_value("mem", text)),
+        false => Ok(bytes),
+    }
 }
 
 #[cfg(test)]
@@ -125,7 +174,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Vec<String> {
-        let used = parse(text, |_| true).unwrap();
+        let used = parse(text, |_| true).unwrap().used;
         used.iter().map(|used| format!("{}={}", used.name, used.count.normalize())).collect()
     }
 
@@ -193,7 +242,8 @@ mod tests {
             ("mem=M", "`mem=M` has no plain count"),
             ("mem=ö", "`mem=ö` has no unit (K, M, G, T or P)"),
             ("cpu=1,cpu=2", "`cpu` is there twice"),
-            ("mem=79228162514264337593543950335P", "`mem` is more than can be counted"),
+            ("gres/gpu:a=1,gres/gpu:a=1", "`gres/gpu:a` is there twice"),
+            ("mem=9223372036854775807P", "`mem` is more than can be counted"),
         ] {
             assert_eq!(parse(text, |_| true), Err(why.to_owned()), "{text}");
         }
@@ -211,7 +261,7 @@ mod tests {
             ("billing=64,cpu=9,gres/gpu:a100_3g.20gb=1,gres/gpu=1", Some("9"), Some("1")),
         ] {
             let wanted = ["cpu_seconds", "gpu_seconds"];
-            let used = parse(text, |name| wanted.contains(&name)).unwrap();
+            let used = parse(text, |name| wanted.contains(&name)).unwrap().used;
             let found = |name: &str| {
                 let mut found = used.iter().filter(|used| used.name == name);
                 let count = found.next().map(|used| used.count.normalize().to_string());
@@ -228,6 +278,12 @@ mod tests {
         // What is wanted and odd is refused; a sum of types that lacks one is none.
         let gpu = |text| parse(text, |name| name == "gpu_seconds");
         assert_eq!(gpu("gres/gpu=2K"), Err("`gres/gpu=2K` has no plain count".to_owned()));
+        assert_eq!(
+            gpu("gres/gpu:a=1,gres/gpu:b=2,gres/gpu:a=1"),
+            Err("`gres/gpu:a` is there twice".to_owned())
+        );
+        // What is not wanted may be there as often as it likes.
+        assert_eq!(gpu("gres/gpu=1,gres/gpu:a=1,gres/gpu:a=1").map(|list| list.used.len()), Ok(1));
         assert_eq!(gpu("gres/gpu:a=1,gres/gpu:b=x"), Err("`gres/gpu:b=x` has no plain count".to_owned()));
     }
 
@@ -248,5 +304,42 @@ mod tests {
         ] {
             assert!(!is_reading(name), "{name}");
         }
+    }
+
+    /// slurm.h: NO_VAL and INFINITE, of 32 bits and of 64.
+    #[test]
+    fn slurms_numbers_for_no_number_are_none_and_cost_themselves_alone() {
+        for count in [
+            "4294967294",
+            "4294967295",
+            "9223372036854775808",
+            "18446744073709551614",
+            "18446744073709551615",
+        ] {
+            let List { used, unknown } = parse(&format!("billing={count},cpu=2"), |_| true).unwrap();
+            assert_eq!((used.len(), used[0].count), (1, 2.into()), "{count}");
+            let why = format!(
+                "`billing={count}` is SLURM's number for what is not known or has no end (NO_VAL, INFINITE), and no count"
+            );
+            assert_eq!(unknown, [("billing_seconds".to_owned(), why)]);
+        }
+        // A sum with such a number is none either.
+        let List { used, unknown } =
+            parse("gres/gpu:a=1,gres/gpu:b=4294967294", |name| name == "gpu_seconds").unwrap();
+        assert_eq!((used.len(), unknown.len(), unknown[0].0.as_str()), (0, 1, "gpu_seconds"));
+        // Memory is counted in MiB: 2^64 - 2 of them, rounded, are 2^34 PiB.
+        for mem in [
+            "4294967294M",
+            "18446744073709551614M",
+            "17179869184P",
+            "9223372036854779904M",
+            "18446744073709551615K",
+        ] {
+            let List { used, unknown } = parse(&format!("mem={mem},cpu=2"), |_| true).unwrap();
+            assert_eq!((used.len(), unknown.len()), (1, 1), "{mem}");
+            assert!(unknown[0].1.starts_with(&format!("`mem={mem}` is SLURM's number")), "{unknown:?}");
+        }
+        assert_eq!(parsed("cpu=4294967293,mem=4294967293M").len(), 2);
+        assert_eq!(parsed("mem=4P"), ["memory_byte_seconds=4503599627370496"]);
     }
 }

@@ -194,7 +194,9 @@ fn half_a_page_is_no_page() {
     assert_eq!(error, "the page is cut off: its last line has no end");
     let error = parse("a 1\n# EOF\nb 2\n", Format::OpenMetrics, &|_| true).unwrap_err();
     assert_eq!(error, "line 3: there is more after `# EOF`");
-    assert!(parse("", Format::Text, &|_| true).unwrap().samples.is_empty());
+    let error = parse("", Format::Text, &|_| true).unwrap_err();
+    assert_eq!(error, "the page is empty, not even a comment stands on it: nothing is concluded from it");
+    assert!(parse("# idle\n", Format::Text, &|_| true).unwrap().samples.is_empty());
 }
 
 #[test]
