@@ -27,8 +27,8 @@ const BULK: &str = "bulk";
 #[derive(Debug, Clone)]
 struct ShareCall {
     key: StatementKey,
-    /// What was known until then.
-    before: Arc<Statement>,
+    /// The last run that is counted in its shares.
+    counted: i64,
     component: String,
     row: Uuid,
     call: &'static str,
@@ -147,7 +147,7 @@ impl Cycle {
                             let bulk = bulk != Some(false);
                             calls.extend(calls_of(
                                 (ledger, &mut offerings),
-                                statement,
+                                &statement,
                                 which,
                                 (&server, bulk),
                             )?);
@@ -347,7 +347,7 @@ impl Cycle {
 
 impl ShareCall {
     fn intent<'a>(&self, amounts: &'a [Amount]) -> Intent<'a> {
-        Intent { key: self.key, call: self.call, amounts, planned: &[], counted: self.before.counted }
+        Intent { key: self.key, call: self.call, amounts, planned: &[], counted: self.counted }
     }
 
     fn amounts(&self) -> Vec<Amount> {
@@ -363,14 +363,14 @@ impl ShareCall {
 /// The calls that send the shares of a statement, none of which is written down yet.
 fn calls_of(
     (ledger, offerings): (&Ledger, &mut Offerings),
-    statement: Statement,
+    statement: &Statement,
     which: Shares,
     (server, bulk): (&ServerTime, bool),
 ) -> Result<Vec<ShareCall>, LedgerError> {
     let key = statement.key;
     let part = Part::of(ledger, key)?;
     let ended = has_ended(&ledger.in_force().zone, key.period, server) || part.has_ended(server.now);
-    let wanted = wanted(&statement, which, ended);
+    let wanted = wanted(statement, which, ended);
     let offering = ledger.resource(key.resource)?.map(|known| known.offering);
     if let Some(offering) = offering.filter(|offering| !offering.is_nil())
         && (wanted.is_empty() || !offerings.is_listed(ledger, offering)?)
@@ -379,7 +379,6 @@ fn calls_of(
         // be, none is sent.
         return Ok(Vec::new());
     }
-    let before = Arc::new(statement);
     let mut calls = Vec::new();
     for (component, users) in wanted {
         let Some((row, _)) = ledger.usage_row(key, &component)? else { continue };
@@ -393,7 +392,7 @@ fn calls_of(
         }
         let call = |call, users| ShareCall {
             key,
-            before: before.clone(),
+            counted: statement.counted,
             component: component.clone(),
             row,
             call,
