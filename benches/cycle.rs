@@ -163,6 +163,8 @@ fn play(size: Size) -> Outcome {
 
 fn agent(config: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_waldur-usage-agent"));
+    // As the service does.
+    command.env("MALLOC_ARENA_MAX", "1");
     command.arg("--config").arg(config).args(["--log", "warn"]).args(arguments).stdout(Stdio::null());
     command
 }

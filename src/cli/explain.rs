@@ -55,8 +55,9 @@ impl Explain {
         let period = self.period.unwrap_or_else(|| ledger.in_force().zone.period_of(setup.clock.now()));
         let (resource, known) = find(&ledger, &self.resource)?;
         let parts = ledger.explain(resource, &self.component, period, self.user.as_deref())?;
-        let mut statements = ledger.statements(Some(period))?;
-        statements.retain(|statement| statement.key.resource == resource);
+        let mut keys = ledger.parts_of(resource, period)?;
+        keys.sort_unstable();
+        let statements = ledger.statements_of(&keys)?;
         let shares = shares(&statements, &self.component);
         let there: BTreeSet<String> =
             statements.iter().flat_map(|statement| statement.components.keys().cloned()).collect();

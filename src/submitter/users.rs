@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::closing::has_ended;
-use super::guard::{self, SendWindow, ServerTime};
+use super::guard::ServerTime;
 use super::part::Part;
 use super::reason::Reason;
 use super::{Cycle, CycleError, Shares, in_turns};
@@ -27,8 +27,8 @@ const BULK: &str = "bulk";
 #[derive(Debug, Clone)]
 struct ShareCall {
     key: StatementKey,
-    /// What was known until then.
-    before: Arc<Statement>,
+    /// The last run that is counted in its shares.
+    counted: i64,
     component: String,
     row: Uuid,
     call: &'static str,
@@ -154,7 +154,7 @@ impl Cycle {
                             let bulk = bulk != Some(false);
                             calls.extend(calls_of(
                                 (ledger, &mut offerings),
-                                statement,
+                                &statement,
                                 which,
                                 (&server, bulk),
                             )?);
@@ -354,7 +354,7 @@ impl Cycle {
 
 impl ShareCall {
     fn intent<'a>(&self, amounts: &'a [Amount]) -> Intent<'a> {
-        Intent { key: self.key, call: self.call, amounts, planned: &[], counted: self.before.counted }
+        Intent { key: self.key, call: self.call, amounts, planned: &[], counted: self.counted }
     }
 
     fn amounts(&self) -> Vec<Amount> {
@@ -370,20 +370,14 @@ impl ShareCall {
 /// The calls that send the shares of a statement, none of which is written down yet.
 fn calls_of(
     (ledger, offerings): (&Ledger, &mut Offerings),
-    statement: Statement,
+    statement: &Statement,
     which: Shares,
     (server, bulk): (&ServerTime, bool),
 ) -> Result<Vec<ShareCall>, LedgerError> {
     let key = statement.key;
     let part = Part::of(ledger, key)?;
-    let zone = &ledger.in_force().zone;
-    let ended = has_ended(zone, key.period, server) || part.has_ended(server.now);
-    let window = guard::send_window(zone, key.period, key.part, part.end, server);
-    if which == Shares::BeforeTotals && (ended || !matches!(window, SendWindow::Open { .. })) {
-        // Their total can't go to nothing any more, or not now: they stay with it.
-        return Ok(Vec::new());
-    }
-    let wanted = wanted(&statement, which, ended);
+    let ended = has_ended(&ledger.in_force().zone, key.period, server) || part.has_ended(server.now);
+    let wanted = wanted(statement, which, ended);
     let offering = ledger.resource(key.resource)?.map(|known| known.offering);
     if let Some(offering) = offering.filter(|offering| !offering.is_nil())
         && (wanted.is_empty() || !offerings.is_listed(ledger, offering)?)
@@ -392,7 +386,6 @@ fn calls_of(
         // be, none is sent.
         return Ok(Vec::new());
     }
-    let before = Arc::new(statement);
     let mut calls = Vec::new();
     for (component, users) in wanted {
         let Some((row, _)) = ledger.usage_row(key, &component)? else { continue };
@@ -406,7 +399,7 @@ fn calls_of(
         }
         let call = |call, users| ShareCall {
             key,
-            before: before.clone(),
+            counted: statement.counted,
             component: component.clone(),
             row,
             call,

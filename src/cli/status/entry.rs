@@ -1,5 +1,9 @@
 //! One number of a statement as `status` shows it: how it stands and why, and what was adjusted; as text and as JSON.
 
+use std::fmt::{self, Display};
+
+use rust_decimal::Decimal;
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
 use super::amount_state::AmountState;
@@ -35,26 +39,96 @@ pub(super) fn entries(statement: &Statement, users: bool) -> Vec<(&str, &str, &E
     all
 }
 
-/// `row`: Waldur's, as it was last read; shares have none.
-pub(super) fn entry_json(
-    (kind, name): (&str, &str),
-    entry: &Entry,
-    row: Option<&RowRead>,
-    waits: Option<&str>,
-) -> Value {
-    let (state, why) = state(entry, waits);
-    let holds = entry.holds(row);
-    let acknowledged = entry.acknowledged.as_ref();
-    json!({
-        kind: name, "amount": entry.exact, "posted": entry.posted.map(|posted| format!("{posted:.2}")),
-        "waldur_holds": holds.as_ref().map(|holds| format!("{:.2}", holds.amount)),
-        "waldur_holds_at": holds.as_ref().map(|holds| holds.at.to_string()),
-        "acknowledged": acknowledged.map(|a| format!("{:.2}", a.amount)),
-        "acknowledged_at": acknowledged.map(|a| a.at.to_string()),
-        "acknowledged_how": acknowledged.map(|a| &a.how),
-        "stranded": entry.stranded().map(|stranded| format!("{stranded:.2}")),
-        "state": state.name(), "reason": why,
-    })
+/// A number for machines, written as it goes: there may be hundreds of thousands, and a tree of each would take longer than
+/// reading them. Names are in their order, as everywhere else.
+pub(super) struct EntryJson<'a> {
+    pub(super) entry: &'a Entry,
+    /// Why what is to be sent is not sent yet, where that is known.
+    pub(super) waits: Option<&'a str>,
+    pub(super) whose: Whose<'a>,
+}
+
+/// What a number is of.
+pub(super) enum Whose<'a> {
+    User(&'a str),
+    Component(ComponentJson<'a>),
+}
+
+/// What is said of a component beside its number.
+pub(super) struct ComponentJson<'a> {
+    pub(super) name: &'a str,
+    /// Waldur's row, as it was last read; shares have none.
+    pub(super) row: Option<&'a RowRead>,
+    pub(super) written_by_us: Option<bool>,
+    pub(super) adjustments: Vec<Value>,
+    pub(super) users: Vec<EntryJson<'a>>,
+}
+
+impl Serialize for EntryJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let entry = self.entry;
+        let component = match &self.whose {
+            Whose::Component(component) => Some(component),
+            Whose::User(_) => None,
+        };
+        let (state, why) = state(entry, self.waits);
+        let row = component.and_then(|component| component.row);
+        let (holds, acknowledged) = (entry.holds(row), entry.acknowledged.as_ref());
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("acknowledged", &cents(acknowledged.map(|known| known.amount)))?;
+        map.serialize_entry("acknowledged_at", &shown(acknowledged.map(|known| known.at)))?;
+        map.serialize_entry("acknowledged_how", &acknowledged.map(|known| &known.how))?;
+        if let Some(ComponentJson { adjustments, .. }) = component {
+            map.serialize_entry("adjustments", adjustments)?;
+        }
+        map.serialize_entry("amount", &entry.exact)?;
+        if let Some(ComponentJson { name, row, .. }) = component {
+            map.serialize_entry("component", name)?;
+            map.serialize_entry("dated", &shown(row.and_then(|row| row.writer.dated)))?;
+        }
+        map.serialize_entry("posted", &cents(entry.posted))?;
+        map.serialize_entry("reason", &why)?;
+        map.serialize_entry("state", state.name())?;
+        map.serialize_entry("stranded", &cents(entry.stranded()))?;
+        match &self.whose {
+            Whose::Component(component) => map.serialize_entry("users", &component.users)?,
+            Whose::User(user) => map.serialize_entry("user", user)?,
+        }
+        map.serialize_entry("waldur_holds", &cents(holds.as_ref().map(|holds| holds.amount)))?;
+        map.serialize_entry("waldur_holds_at", &shown(holds.as_ref().map(|holds| holds.at)))?;
+        if let Some(ComponentJson { row, written_by_us, .. }) = component {
+            map.serialize_entry("written_at", &shown(row.and_then(|row| row.writer.at)))?;
+            map.serialize_entry("written_by", &row.and_then(|row| row.writer.by.as_ref()))?;
+            map.serialize_entry("written_by_us", written_by_us)?;
+        }
+        map.end()
+    }
+}
+
+/// A text that is made while it is written.
+struct Shown<T>(T);
+
+impl<T: Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+fn shown<T: Display>(what: Option<T>) -> Option<Shown<T>> {
+    what.map(Shown)
+}
+
+/// With two decimals.
+fn cents(amount: Option<Decimal>) -> Option<Shown<Cents>> {
+    amount.map(Cents).map(Shown)
+}
+
+struct Cents(Decimal);
+
+impl Display for Cents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2}", self.0)
+    }
 }
 
 /// An adjustment in words, as the month sees it that it is shown in.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 
 use serde::Serialize;
 use serde::ser::{Error as _, SerializeMap, SerializeSeq};
@@ -10,14 +10,16 @@ use serde_json::{Map, Serializer, Value, json};
 
 use super::amount_state::AmountState;
 use super::collector::Collector;
-use super::entry::{adjustment_json, entry_json};
+use super::entry::{ComponentJson, EntryJson, Whose, adjustment_json};
 use super::view::{Month, Resource, View};
 use crate::cli::agents::agent_json;
 use crate::cli::exit::Failed;
 use crate::daemon::instance::{DaemonState, Running};
 use crate::ledger::Ledger;
 use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::server::RowRead;
 use crate::ledger::sent::statement::Statement;
+use crate::ledger::views::adjustments::Adjustment;
 use crate::submitter::guard::TOO_LATE;
 
 pub(super) fn write(
@@ -78,13 +80,15 @@ pub(super) fn write(
     });
     let months = chosen.iter().flat_map(|(resource, months)| months.iter().map(|month| (*resource, *month)));
     let statements = Statements { ledger, view, months: months.collect(), failed: RefCell::new(None) };
-    let mut writer = Serializer::pretty(&mut *out);
+    let mut out = BufWriter::new(out);
+    let mut writer = Serializer::pretty(&mut out);
     let written = Whole { others: whole.as_object(), statements: &statements }.serialize(&mut writer);
     if let Some(failed) = statements.failed.take() {
         return Err(failed);
     }
     written.map_err(std::io::Error::from)?;
     writeln!(out)?;
+    out.flush()?;
     Ok(())
 }
 
@@ -133,15 +137,25 @@ struct Statements<'a> {
 /// Statements that are in memory at once.
 const READ_TOGETHER: usize = 64;
 
-impl Statements<'_> {
-    fn read(&self, some: &[(&Resource, &Month)]) -> Result<Vec<Value>, Failed> {
+impl<'a> Statements<'a> {
+    fn read(&self, some: &[(&'a Resource, &'a Month)]) -> Result<Vec<StatementJson<'a>>, Failed> {
         let keys: Vec<StatementKey> = some.iter().map(|(_, month)| month.key).collect();
         let statements = self.ledger.statements_of(&keys)?;
-        let of: BTreeMap<StatementKey, _> = some.iter().map(|one| (one.1.key, one)).collect();
-        let of = |one: &Statement| of.get(&one.key).copied();
-        let with = statements.iter().filter_map(|one| Some((of(one)?, one)));
-        with.map(|((resource, month), one)| statement(self.ledger, self.view, resource, month.state, one))
-            .collect()
+        let of: BTreeMap<StatementKey, _> = some.iter().map(|one| (one.1.key, *one)).collect();
+        let mut read = Vec::with_capacity(statements.len());
+        for statement in statements {
+            let key = statement.key;
+            let Some((resource, month)) = of.get(&key).copied() else { continue };
+            read.push(StatementJson {
+                view: self.view,
+                resource,
+                state: month.state,
+                rows: self.ledger.rows_read(key)?,
+                adjustments: self.ledger.adjustments(key.resource, key.period)?,
+                statement,
+            });
+        }
+        Ok(read)
     }
 }
 
@@ -181,52 +195,61 @@ fn collector(one: &Collector) -> Value {
     })
 }
 
-fn statement(
-    ledger: &Ledger,
-    view: &View,
-    resource: &Resource,
+/// A statement, and what is known beside it.
+struct StatementJson<'a> {
+    view: &'a View,
+    resource: &'a Resource,
     state: AmountState,
-    statement: &Statement,
-) -> Result<Value, Failed> {
-    let put_off = resource.put_off.as_ref();
-    let period = statement.key.period;
-    let waits = match (view.next.not_begun.contains_key(&period), put_off) {
-        (true, _) => Some(format!("{period} has not begun at Waldur")),
-        (false, None) if view.next.too_late.contains_key(&period) => {
-            Some(format!("{period}: nothing more of it is sent: {TOO_LATE}"))
-        }
-        (false, Some(retry)) => Some(format!("tried again after {}: {}", retry.next, retry.words)),
-        (false, None) => None,
-    };
-    let waits = waits.as_deref();
-    let rows = ledger.rows_read(statement.key)?;
-    let adjustments = ledger.adjustments(statement.key.resource, statement.key.period)?;
-    let component = |component: &String| {
-        let users = statement.users.iter().filter(|((of, _), _)| of == component);
-        let users: Vec<Value> =
-            users.map(|((_, user), entry)| entry_json(("user", user), entry, None, waits)).collect();
-        let of_component = adjustments.iter().filter(|one| &one.component == component);
-        (users, of_component.map(adjustment_json).collect::<Vec<_>>())
-    };
-    let components = statement.components.iter().map(|(name, entry)| {
-        let (users, adjustments) = component(name);
-        let row = rows.get(name);
-        let mut shown = entry_json(("component", name), entry, row, waits);
-        (shown["users"], shown["adjustments"]) = (users.into(), adjustments.into());
-        let writer = row.map(|row| &row.writer);
-        shown["written_by"] = json!(writer.and_then(|writer| writer.by.as_ref()));
-        shown["written_at"] = json!(writer.and_then(|writer| writer.at).map(|at| at.to_string()));
-        shown["dated"] = json!(writer.and_then(|writer| writer.dated).map(|at| at.to_string()));
-        shown["written_by_us"] = json!(writer.map(|writer| view.own.wrote(writer)));
-        shown
-    });
-    Ok(json!({
-        "resource": statement.key.resource, "name": resource.name, "backend_id": resource.backend_id,
-        "customer": resource.customer, "terminated": resource.terminated, "period": statement.key.period.to_string(),
-        "period_state": view.closing.state_of(statement, view.now).name(),
-        "closed": statement.closed.map(|at| at.to_string()),
-        "plan_period_start": statement.key.part.to_string(), "state": state.name(),
-        "components": components.collect::<Vec<_>>(),
-        "retry_after": put_off.map(|retry| retry.next.to_string()),
-    }))
+    statement: Statement,
+    rows: BTreeMap<String, RowRead>,
+    adjustments: Vec<Adjustment>,
+}
+
+impl Serialize for StatementJson<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let StatementJson { view, resource, state, statement, rows, adjustments } = self;
+        let put_off = resource.put_off.as_ref();
+        let period = statement.key.period;
+        let waits = match (view.next.not_begun.contains_key(&period), put_off) {
+            (true, _) => Some(format!("{period} has not begun at Waldur")),
+            (false, None) if view.next.too_late.contains_key(&period) => {
+                Some(format!("{period}: nothing more of it is sent: {TOO_LATE}"))
+            }
+            (false, Some(retry)) => Some(format!("tried again after {}: {}", retry.next, retry.words)),
+            (false, None) => None,
+        };
+        let waits = waits.as_deref();
+        let components = statement.components.iter().map(|(name, entry)| {
+            let users = statement.users.iter().filter(|((of, _), _)| of == name);
+            let users = users.map(|((_, user), entry)| EntryJson { entry, waits, whose: Whose::User(user) });
+            let row = rows.get(name);
+            let component = ComponentJson {
+                name,
+                row,
+                written_by_us: row.map(|row| view.own.wrote(&row.writer)),
+                adjustments: adjustments
+                    .iter()
+                    .filter(|one| one.component == *name)
+                    .map(adjustment_json)
+                    .collect(),
+                users: users.collect(),
+            };
+            EntryJson { entry, waits, whose: Whose::Component(component) }
+        });
+        let components: Vec<EntryJson<'_>> = components.collect();
+        // In the order of names, as everywhere else.
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("backend_id", &resource.backend_id)?;
+        map.serialize_entry("closed", &statement.closed.map(|at| at.to_string()))?;
+        map.serialize_entry("components", &components)?;
+        map.serialize_entry("customer", &resource.customer)?;
+        map.serialize_entry("name", &resource.name)?;
+        map.serialize_entry("period", &period.to_string())?;
+        map.serialize_entry("period_state", view.closing.state_of(statement, view.now).name())?;
+        map.serialize_entry("plan_period_start", &statement.key.part.to_string())?;
+        map.serialize_entry("resource", &statement.key.resource)?;
+        map.serialize_entry("retry_after", &put_off.map(|retry| retry.next.to_string()))?;
+        map.serialize_entry("state", state.name())?;
+        map.end()
+    }
 }

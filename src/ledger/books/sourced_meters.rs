@@ -75,6 +75,14 @@ impl Ledger {
         component: &str,
     ) -> Result<ReportOptions, LedgerError> {
         let version = self.in_force.in_month(period);
+        let says = |meter: &Meter| {
+            meter.description.is_some() || meter.recurring.is_some() || meter.missing_usage_policy.is_some()
+        };
+        let meters = version.rules.iter().flat_map(|rules| &rules.meters);
+        if !meters.filter(|meter| meter.component == component).any(says) {
+            // As with most: nothing is to be looked up.
+            return Ok(ReportOptions::default());
+        }
         self.look(|connection| {
             let makers = meters_of(connection, version, component)?;
             let meters = makers.of(connection, &resource.to_string())?;

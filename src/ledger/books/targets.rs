@@ -133,16 +133,24 @@ pub(super) fn map_first(
     resource: &str,
     now: Timestamp,
 ) -> sql::Result<bool> {
+    let (offering, backend_id, ignore_case): (String, String, bool) = connection
+        .prepare_cached("SELECT offering, backend_id, ignore_case FROM target WHERE id = ?")?
+        .query_row([target], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let wanted = if ignore_case { folded(&backend_id) } else { backend_id };
     let predecessor: Option<String> = connection
-        .prepare_cached(
-            "SELECT resource.uuid FROM target JOIN resource ON resource.offering = target.offering
-                AND lower(resource.backend_id) = lower(target.backend_id)
-                AND (target.ignore_case = 1 OR resource.backend_id = target.backend_id)
-             WHERE target.id = ?1 AND resource.state = 'Terminated'
-                AND EXISTS (SELECT 1 FROM resource AS one WHERE one.uuid = ?2 AND one.state <> 'Terminated')
-             ORDER BY resource.refreshed DESC, resource.uuid LIMIT 1",
-        )?
-        .query_row(params![target, resource], |row| row.get(0))
+        .prepare_cached(match ignore_case {
+            false => {
+                "SELECT uuid FROM resource WHERE offering = ?1 AND backend_id = ?2 AND state = 'Terminated'
+                    AND EXISTS (SELECT 1 FROM resource AS one WHERE one.uuid = ?3 AND one.state <> 'Terminated')
+                 ORDER BY refreshed DESC, uuid LIMIT 1"
+            }
+            true => {
+                "SELECT uuid FROM resource WHERE offering = ?1 AND folded_id = ?2 AND state = 'Terminated'
+                    AND EXISTS (SELECT 1 FROM resource AS one WHERE one.uuid = ?3 AND one.state <> 'Terminated')
+                 ORDER BY refreshed DESC, uuid LIMIT 1"
+            }
+        })?
+        .query_row([offering.as_str(), &wanted, resource], |row| row.get(0))
         .optional()?;
     let Some(predecessor) = predecessor else {
         map(connection, target, Timestamp::MIN, resource, false)?;

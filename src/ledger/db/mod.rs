@@ -2,11 +2,16 @@
 //!
 //! It knows no table but those of the rules in force, which every reader needs. How it speaks to its engine: `sql`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use jiff::Timestamp;
+use uuid::Uuid;
+
 use crate::config::clock::SharedClock;
 use crate::config::place::{Database, Place};
+use crate::metering::period::BillingPeriod;
 
 pub mod clock;
 pub(super) mod columns;
@@ -54,7 +59,13 @@ pub struct Ledger {
     pub(super) told: i64,
     /// Readings that were quarantined since this was asked last, after their runs were recorded, by collector.
     pub(super) put_aside: BTreeMap<String, usize>,
+    /// What is pending, as it was asked for last: it takes a look at every line, and is asked for many times while nothing is
+    /// written.
+    pub(super) pending: RefCell<Option<(sql::Stamp, Vec<StatementPlace>)>>,
 }
+
+/// A statement: resource, billing period, and the first instant of its part.
+pub(super) type StatementPlace = (Uuid, BillingPeriod, Timestamp);
 
 impl Ledger {
     /// Opens the ledger to write. A file is made if it is not there, and an older one brought up to date; the tables of a
@@ -181,6 +192,7 @@ impl Ledger {
             lease: None,
             told,
             put_aside: BTreeMap::new(),
+            pending: RefCell::new(None),
         })
     }
 

@@ -176,7 +176,7 @@ impl Ledger {
     /// Statements of which something is to be sent, or to be learnt.
     pub fn pending(&mut self, now: Timestamp) -> Result<Vec<StatementKey>, LedgerError> {
         self.state(now)?;
-        self.look(|connection| pending(connection, None))
+        self.pending_as_stated()
     }
 
     /// The same, of months before this one.
@@ -185,21 +185,36 @@ impl Ledger {
         month: BillingPeriod,
         now: Timestamp,
     ) -> Result<Vec<StatementKey>, LedgerError> {
-        self.state(now)?;
-        self.look(|connection| pending(connection, Some(month)))
+        let mut pending = self.pending(now)?;
+        pending.retain(|key| key.period < month);
+        Ok(pending)
     }
 
     /// What `pending` found when statements were last made.
     pub fn pending_as_stated(&self) -> Result<Vec<StatementKey>, LedgerError> {
-        self.look(|connection| pending(connection, None))
+        self.look(|connection| {
+            // Before anything is read: what is written meanwhile is news the next time.
+            let stamp = connection.stamp()?;
+            if let (Some(stamp), Some((of, known))) = (stamp, &*self.pending.borrow())
+                && *of == stamp
+            {
+                let keys =
+                    known.iter().map(|&(resource, period, part)| StatementKey { resource, period, part });
+                return Ok(keys.collect());
+            }
+            let keys = pending(connection)?;
+            let known = keys.iter().map(|key| (key.resource, key.period, key.part)).collect();
+            *self.pending.borrow_mut() = stamp.map(|stamp| (stamp, known));
+            Ok(keys)
+        })
     }
 
     /// The earliest instant at which something that was put off may be tried again: the server, or a resource of which
     /// there is something to send.
     pub fn next_retry(&self) -> Result<Option<Timestamp>, LedgerError> {
+        let waiting: BTreeSet<String> =
+            self.pending_as_stated()?.into_iter().map(|key| key.resource.to_string()).collect();
         self.look(|connection| {
-            let waiting: BTreeSet<String> =
-                pending(connection, None)?.into_iter().map(|key| key.resource.to_string()).collect();
             let retries: Vec<(String, i64)> = connection
                 .prepare_cached("SELECT resource, next FROM retry ORDER BY next")?
                 .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -277,12 +292,12 @@ impl Ledger {
     }
 }
 
-/// Statements of which something is to be sent, or to be learnt: of all months, or of those before one.
-fn pending(connection: &Connection, before: Option<BillingPeriod>) -> sql::Result<Vec<StatementKey>> {
+/// Statements of which something is to be sent, or to be learnt.
+fn pending(connection: &Connection) -> sql::Result<Vec<StatementKey>> {
     let mut keys: Vec<StatementKey> = connection
         .prepare_cached(
             "SELECT resource, period, part FROM statement
-             WHERE closed IS NULL AND period NOT IN (SELECT period FROM shadow) AND (?1 IS NULL OR period < ?1) AND EXISTS (
+             WHERE closed IS NULL AND period NOT IN (SELECT period FROM shadow) AND EXISTS (
                 SELECT 1 FROM line
                 LEFT JOIN sent ON sent.resource = line.resource AND sent.period = line.period AND sent.part = line.part
                     AND sent.component = line.component AND sent.username = line.username AND sent.current = 1
@@ -311,7 +326,7 @@ fn pending(connection: &Connection, before: Option<BillingPeriod>) -> sql::Resul
                         AND total.period = line.period AND total.part = line.part AND total.component = line.component
                         AND total.username = '' AND total.held IS NOT NULL))",
         )?
-        .query_map([before.map(|month| month.to_string())], |row| key(row, 0))?
+        .query_map([], |row| key(row, 0))?
         .collect::<sql::Result<_>>()?;
     // In order here: asked for in order, all that was ever stated would be gone through.
     keys.sort_unstable();

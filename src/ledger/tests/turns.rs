@@ -56,6 +56,31 @@ fn what_a_holder_of_an_older_turn_learns_is_a_doubt_and_what_it_means_to_send_is
     assert_eq!(new.pending(later).unwrap(), [key]);
 }
 
+/// It is asked for often, and looked up again only where something was written.
+#[test]
+fn what_another_process_writes_is_no_longer_pending_here_and_what_is_taken_back_is_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut here, key) = two_hours_used(&folder);
+    let later = at(LATER);
+    assert_eq!(here.pending_as_stated().unwrap(), [key]);
+    let mut other = open(&folder, cpu());
+    let alice = Amount { user: "alice".to_owned(), ..total("cpu_hours", "2.00") };
+    accept(&mut other, key, &[total("cpu_hours", "2.00"), alice], later);
+    assert_eq!(here.pending_as_stated().unwrap(), []);
+    // A total that is on its way is to be looked for, as long as that stands.
+    let meanwhile = here.rehearse(|ledger| {
+        ledger.intend(totals(key, &[total("cpu_hours", "3.00")]), later)?;
+        ledger.pending_as_stated()
+    });
+    assert_eq!(meanwhile.unwrap(), [key]);
+    assert_eq!(here.pending_as_stated().unwrap(), []);
+    // And of months before this one: none.
+    assert_eq!(here.pending_before("2026-11".parse().unwrap(), later).unwrap(), []);
+    here.intend(totals(key, &[total("cpu_hours", "3.00")]), later).unwrap();
+    assert_eq!(here.pending_before("2026-12".parse().unwrap(), later).unwrap(), [key]);
+    assert_eq!(here.pending_before("2026-11".parse().unwrap(), later).unwrap(), []);
+}
+
 #[test]
 fn of_several_numbers_of_one_line_that_are_noted_together_the_last_stands() {
     let folder = tempfile::tempdir().unwrap();

@@ -30,6 +30,13 @@ enum Engine {
     Postgres(postgres::Connection),
 }
 
+/// How much was written: rows by this connection, and commits by others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::ledger) struct Stamp {
+    own: u64,
+    others: i64,
+}
+
 /// At PostgreSQL, writers wait here for each other, as SQLite's do by themselves.
 const WAIT_FOR_WRITERS: &str = "SELECT 1 FROM writer FOR UPDATE";
 
@@ -108,6 +115,19 @@ impl Connection {
         match &self.0 {
             Engine::Sqlite(connection) => connection.is_autocommit(),
             Engine::Postgres(connection) => connection.is_autocommit(),
+        }
+    }
+
+    /// What is other than before as soon as anything may have been written, by whoever; `None` where the engine can't tell, or
+    /// while something is written that may be taken back.
+    pub(in crate::ledger) fn stamp(&self) -> Result<Option<Stamp>> {
+        match &self.0 {
+            Engine::Sqlite(connection) if connection.is_autocommit() => {
+                let own = connection.total_changes();
+                let others = self.query_row("PRAGMA data_version", [], |row| row.get(0))?;
+                Ok(Some(Stamp { own, others }))
+            }
+            _ => Ok(None),
         }
     }
 
