@@ -351,12 +351,16 @@ fn a_request_that_fails_is_that_requests_trouble() {
         true => ("503 Service Unavailable", String::new(), "busy".to_owned()),
         false => json(r#"{"rows":[{"p":"project-a","v":1}]}"#),
     });
-    let request = format!("{ROWS}      more:\n        path: other\n{}", ROWS.replace("used:", "more:"));
-    let collector = collect(&world(&server, &request), 69);
+    let request = |rows: &str| format!("{ROWS}      more:\n        path: other\n{rows}");
+    let collector = collect(&world(&server, &request(ROWS)), 69);
     assert_eq!(collector["outcome"], "partial", "{collector:#}");
     assert_eq!(collector["readings"].as_array().unwrap().len(), 1);
     let said = collector["problems"][0].as_str().unwrap();
     assert!(said.starts_with("request more: GET http://") && said.contains("503"), "{said}");
+    // Where no meter wants what it would have said, it is shown and changes no exit code.
+    let collector = collect(&world(&server, &request(&ROWS.replace("used:", "more:"))), 0);
+    let note = collector["notes"][0].as_str().unwrap();
+    assert!(note.starts_with("no meter wants what this is about: request more: GET http://"), "{note}");
 }
 
 #[test]
