@@ -97,7 +97,7 @@ fn a_name_that_is_not_there_is_told_with_those_that_are() {
     let done = world.agent(&["explain", A, "cpu"]).exits(64);
     done.says(&format!("no amount of cpu for {A} in 2026-11; it has some of cpu_hours, ram_gb_hours"));
     world.agent(&["explain", A, "cpu_hours", "--user", "eve"]).exits(64).says("of cpu_hours of eve for");
-    world.agent(&["explain", A, "cpu_hours", "--period", "2026-10"]).exits(64).says("of no component");
+    world.agent(&["explain", A, "cpu_hours", "--period", "2026-10"]).exits(64).says("it has some in 2026-11");
     world.agent(&["resolve", "Projekt A", "adopt"]).exits(64).says("did you mean `Project A`?");
     world.agent(&["parked", "drop", "projectA"]).exits(64).says("did you mean");
 }

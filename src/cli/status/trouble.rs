@@ -142,3 +142,48 @@ fn place(at: &Blocked) -> String {
         (component, user) => format!("{component} of {user}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::ledger::sent::blocked::Block;
+
+    #[test]
+    fn components_have_each_its_own_words() {
+        let at = jiff::Timestamp::UNIX_EPOCH;
+        let key = StatementKey { resource: uuid::Uuid::nil(), period: "2026-10".parse().unwrap(), part: at };
+        let stranded = |component: &str, amount: &str, words: &str| Blocked {
+            resource: key.resource,
+            period: key.period,
+            part: at,
+            component: component.to_owned(),
+            user: String::new(),
+            amount: amount.parse().ok(),
+            block: Block {
+                state: State::Stranded.name().to_owned(),
+                reason: "late".to_owned(),
+                words: words.to_owned(),
+                since: at,
+            },
+        };
+        let statement = Statement {
+            key,
+            changed: at,
+            closed: None,
+            counted: 0,
+            shadow: false,
+            components: BTreeMap::new(),
+            users: BTreeMap::new(),
+        };
+        let (cpu, mem) =
+            (stranded("cpu", "1.00", "used 5.00 of 4.00"), stranded("mem", "2.50", "used 7.50 of 5.00"));
+        assert_eq!(
+            kept_back(&statement, &[&cpu, &mem]),
+            "cpu 1.00: used 5.00 of 4.00; mem 2.50: used 7.50 of 5.00"
+        );
+        let mem = stranded("mem", "2.50", "used 5.00 of 4.00");
+        assert_eq!(kept_back(&statement, &[&cpu, &mem]), "cpu 1.00, mem 2.50: used 5.00 of 4.00");
+    }
+}

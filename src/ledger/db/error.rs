@@ -91,6 +91,8 @@ impl LedgerError {
 
     pub(in crate::ledger) fn damaged(path: &Path, what: &str) -> Self {
         let path = path.display();
+        // SQLite says it in several lines.
+        let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
         Self::unusable(format!(
             "the ledger {path} is damaged ({what}). It was left as it is. To go on: stop the agent, keep a copy of \
              {path} and its -wal file, and put a backup in its place (docs/operations.md, Restore); without one try \
