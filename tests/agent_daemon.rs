@@ -156,7 +156,7 @@ fn systemd_is_told_when_it_is_ready_alive_and_stopping() {
     };
     let place = world.path("notify").display().to_string();
     let mut daemon = world.daemon(&[], &[("NOTIFY_SOCKET", &place), ("WATCHDOG_USEC", "600000")]);
-    assert!(hear("READY=1").contains("STATUS=1 collectors"));
+    assert!(hear("READY=1").contains("STATUS=1 collector"));
     hear("WATCHDOG=1");
     hear("WATCHDOG=1");
     daemon.signal("HUP");

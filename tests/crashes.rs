@@ -48,6 +48,8 @@ struct Source {
     counters: BTreeMap<(&'static str, &'static str), i64>,
     /// When each was told last, and its fastest rise: so many cents in so many seconds.
     told: BTreeMap<(&'static str, &'static str), (Timestamp, i64, i64)>,
+    /// From which level each fell when it started anew, and when that was told.
+    fell: BTreeMap<(&'static str, &'static str), (Timestamp, i64)>,
     levels: BTreeMap<&'static str, i64>,
     work: Vec<Value>,
     jobs: Vec<usize>,
@@ -64,6 +66,7 @@ impl Source {
             now,
             counters: BTreeMap::new(),
             told: BTreeMap::new(),
+            fell: BTreeMap::new(),
             levels: BTreeMap::new(),
             work: Vec::new(),
             jobs: Vec::new(),
@@ -128,6 +131,19 @@ impl Source {
                 // level that takes more than ten times its fastest rise is not believed (law 14).
                 let is_clear = *counter > 2 * rise * CENT && rise * over <= 10 * most * seconds;
                 let reset = is_clear && self.chance.u8(0..12) == 0;
+                // A new life that leaps to where the old one would be is taken for that: so none does here.
+                if let Some((at, high)) = self.fell.get(&(resource, user)) {
+                    let is_back = *counter + rise * CENT >= *high;
+                    if is_back && 5 * most * seconds < rise * over {
+                        continue;
+                    }
+                    if is_back || self.now.duration_since(*at).as_secs() > 2 * 86_400 {
+                        self.fell.remove(&(resource, user));
+                    }
+                }
+                if reset {
+                    self.fell.insert((resource, user), (before, *counter));
+                }
                 // What a machine has used since it started anew is no rise that was seen.
                 if !reset && rise * over > most * seconds {
                     self.told.insert((resource, user), (before, rise, seconds));

@@ -345,6 +345,15 @@ impl Section {
         matches!(self.values.get(key), Some(Value::Mapping(_)))
     }
 
+    /// Whether there is nothing under `key`, which is there.
+    pub fn holds_nothing(&mut self, key: &str) -> bool {
+        self.known.insert(key.to_owned());
+        self.values.get(key).is_some_and(|value| match value {
+            Value::Mapping(values) => values.is_empty(),
+            value => value.is_null(),
+        })
+    }
+
     fn key_path(&self, key: &str) -> Vec<String> {
         let mut path = self.path.clone();
         if !key.is_empty() {

@@ -219,24 +219,24 @@ impl Lives {
         }
     }
 
-    /// Whether a counter that fell deep is back at its old level, and can't have risen to it since. A new life that was
-    /// believed may rise in a burst: then it must be where the old life would be, too.
+    /// Whether a counter that fell deep is back where it was, and can't have risen to it since. A new life that was believed may
+    /// rise in a burst: then it must be where the old life would be by now.
     fn leaps_back(
         &self,
         fall: &Fall,
         (last_at, last): (Timestamp, Decimal),
         (at, value): (Timestamp, Decimal),
     ) -> bool {
-        if !keeps_half(fall.level, value) {
-            return false;
+        let is_too_fast = self.is_too_fast(&difference(value, last), micros_between(last_at, at));
+        if !fall.counted {
+            return is_too_fast && keeps_half(fall.level, value);
         }
-        if fall.counted && self.fastest.is_none() {
-            // How fast it rises is not known.
-            return keeps_half(value, fall.level) && value > last;
+        if self.fastest.is_none() {
+            // It was idle, and is again.
+            return value == fall.level && value > last;
         }
         let goes_on = || !self.is_too_fast(&difference(value, fall.level), micros_between(fall.at, at));
-        self.is_too_fast(&difference(value, last), micros_between(last_at, at))
-            && (!fall.counted || goes_on())
+        is_too_fast && value >= fall.level && goes_on()
     }
 
     /// Notes how fast the counter rose.

@@ -318,10 +318,11 @@ impl Rules {
             }
             old => Ok(old.to_owned()),
         });
-        let named = section.named_sections("meters");
+        let holds_nothing = section.holds_nothing("meters");
+        let named = if holds_nothing { Vec::new() } else { section.named_sections("meters") };
         if !section.has("meters") {
             section.problem("", "`meters` is missing: name each component and the reading that makes it");
-        } else if named.is_empty() && (section.is_section("meters") || section.texts("meters").is_none()) {
+        } else if holds_nothing {
             section.problem("meters", "is empty: name each component and the reading that makes it");
         }
         let meters: Vec<Meter> = named.into_iter().filter_map(Meter::from_section).collect();

@@ -11,7 +11,7 @@ use super::reconcile::{Finding, Row, reconcile};
 use super::rows::total;
 use super::{About, Cycle, CycleError, OnConflict, closing};
 use crate::ledger::sent::decision::{Decided, Decision};
-use crate::ledger::sent::record::{Open, StatementKey};
+use crate::ledger::sent::record::{Amount, Open, StatementKey};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::waldur::failure::Failure;
 use crate::waldur::usages::{Listing, UsageFilter};
@@ -67,6 +67,9 @@ impl Cycle {
                     if !ours {
                         let words = row.map_or_else(String::new, |row| row.held.evidence.clone());
                         self.note_read(key, component, amount, words).await?;
+                        if row.is_none() {
+                            self.note_shares_gone(key, component).await?;
+                        }
                     }
                     self.pass(key, component, entry).await?;
                 }
@@ -138,6 +141,28 @@ impl Cycle {
             }
         }
         Ok(())
+    }
+
+    /// A row that is gone has taken its users' shares along: they are to be sent again with it.
+    async fn note_shares_gone(&self, key: StatementKey, component: &str) -> Result<(), CycleError> {
+        let (component, now) = (component.to_owned(), self.submitter.clock.now());
+        Ok(self
+            .ledger(move |ledger| {
+                let Some(statement) = ledger.statement(key)? else { return Ok(()) };
+                let shares = statement
+                    .users
+                    .iter()
+                    .filter(|((of, _), entry)| *of == component && !entry.held().is_zero());
+                let gone: Vec<Amount> = shares
+                    .map(|((component, user), _)| Amount {
+                        component: component.clone(),
+                        user: user.clone(),
+                        amount: Decimal::ZERO,
+                    })
+                    .collect();
+                ledger.note_read(key, &gone, "its row is gone", now)
+            })
+            .await?)
     }
 
     async fn note_read(

@@ -246,14 +246,14 @@ fn counter(seen: &[Observation], limit: Option<&BigRational>, tallies: &mut [Tal
             }
         }
         if let Some((high, fallen, believed)) = doubted {
-            let is_half = |one: BigRational, of: BigRational| one * fraction(2, 1) >= of;
             let rises_too_fast = too_much(value(now) - value(last), last);
-            let leapt = is_half(value(now), value(high))
-                && match (believed, &fastest) {
-                    (false, _) => rises_too_fast,
-                    (true, None) => is_half(value(high), value(now)) && value(now) > value(last),
-                    (true, Some(_)) => rises_too_fast && !too_much(value(now) - value(high), high),
-                };
+            let leapt = match (believed, &fastest) {
+                (false, _) => rises_too_fast && value(now) * fraction(2, 1) >= value(high),
+                (true, None) => value(now) == value(high) && value(now) > value(last),
+                (true, Some(_)) => {
+                    rises_too_fast && value(now) >= value(high) && !too_much(value(now) - value(high), high)
+                }
+            };
             if distance(fallen, now) > DAY {
                 doubted = None;
             } else if leapt {

@@ -278,8 +278,11 @@ impl Bench {
                 break;
             }
             if round > 9 {
+                let waiting = pending.clone();
+                let statements =
+                    self.ledger().with(move |ledger| ledger.statements_of(&waiting)).await.unwrap();
                 return Err(format!(
-                    "it never comes to rest: pending {pending:?}, paused {:?}, last calls {:#?}",
+                    "it never comes to rest: pending {statements:#?}, paused {:?}, last calls {:#?}",
                     report.paused,
                     calls.iter().rev().take(3).collect::<Vec<_>>()
                 ));

@@ -380,6 +380,9 @@ fn apply(moved: &Moved, lines: &mut Lines) -> Decimal {
             shift(line, -*amount);
         }
     }
+    // What a person gave up may be more than there is by now; it was not billed.
+    let to_take = moved.to.iter().filter(|((_, user), amount)| user.is_empty() && amount.is_sign_negative());
+    let to_take: Decimal = to_take.map(|(_, amount)| -*amount).sum();
     let mut too_much = Decimal::ZERO;
     for ((_, user), line) in lines.iter_mut() {
         let posted = decimal(line.posted.clone());
@@ -391,7 +394,7 @@ fn apply(moved: &Moved, lines: &mut Lines) -> Decimal {
         }
     }
     shares_of_nothing(lines);
-    too_much
+    too_much.min(to_take)
 }
 
 /// Of a total of nothing nobody has a share, whatever was carried: where there is no row there is no place for it, and where
