@@ -239,14 +239,16 @@ fn a_plan_switched_between_look_and_post_is_found_and_repaired_though_nothing_is
         // The hour that came too late for the old plan is not billed under the new one.
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 0.00", "cpu_hours 2026-11 1.50"], "{skew}");
         assert_eq!(world.billed(A), ["cpu_hours 2026-11 0.00", "cpu_hours 2026-11 1.50"], "{skew}");
-        let status = world.agent(&["status", "--json"]).exits(65).json();
-        assert_eq!(status["statements"][0]["components"][0]["stranded"], "1.00", "{skew}");
+        // Until the longest call time is over it is not known whether it lands under the old one after all.
+        world.agent(&["status"]).exits(75);
         // Usage of the new plan goes there.
         world.now("2026-11-10T16:00:00Z");
         let late = job("cpu_seconds", "4", "2026-11-10T14:00:00Z", "2026-11-10T14:30:00Z", "1800", &[]);
         world.readings(&[hours("1", "5400"), hours("2", "3600"), late]);
         world.flush().exits(65);
         assert_eq!(world.rows(A), ["cpu_hours 2026-11 0.50", "cpu_hours 2026-11 1.50"], "{skew}");
+        let status = world.agent(&["status", "--json"]).exits(65).json();
+        assert_eq!(status["statements"][0]["components"][0]["stranded"], "1.00", "{skew}");
     }
 }
 

@@ -50,7 +50,9 @@ pub(super) struct Flush {
 /// Ends the process at last, whatever hangs in a place that nobody else watches: a secret on a dead mount, a disk.
 fn end_by(limit: Duration) {
     std::thread::spawn(move || {
-        std::thread::sleep(limit);
+        // Nobody ends this wait but the end of the process.
+        let (_open, ended) = std::sync::mpsc::channel::<()>();
+        let _ = ended.recv_timeout(limit);
         let words = format!(
             "waldur-usage-agent: something hangs that can't be waited for (a file that a path of the configuration names, or the \
              disk): ended after {} s. What was recorded is kept, and what was sent is looked up by the next `flush`.",

@@ -150,7 +150,7 @@ fn redraw(out: &mut dyn Write, shown: &[u8], rows: Option<usize>) -> std::io::Re
         out.write_all(b"\x1b[K\n")?;
     }
     if fitting < lines.len() {
-        write!(out, "and {} (`status --all`)\x1b[K\n", count(lines.len() - fitting, "more line"))?;
+        writeln!(out, "and {} (`status --all`)\x1b[K", count(lines.len() - fitting, "more line"))?;
     }
     out.write_all(b"\x1b[J")
 }

@@ -321,8 +321,9 @@ impl Section {
         let document = self.document.clone();
         match value {
             Value::Mapping(values) => Some(Section { document, path, values, known: BTreeSet::new() }),
-            _ => {
-                Problems(document).add(&path, "must be a mapping of keys");
+            other => {
+                let words = if other.is_null() { EMPTY } else { "must be a mapping of keys" };
+                Problems(document).add(&path, words);
                 None
             }
         }
@@ -333,7 +334,7 @@ impl Section {
         match self.values.get(key)? {
             // Taken for a key that is not there, it would be another configuration than the one that was meant.
             Value::Null => {
-                self.problem(key, "is empty: give it a value, or take the line away");
+                self.problem(key, EMPTY);
                 None
             }
             value => Some(value.clone()),
@@ -362,6 +363,9 @@ impl Section {
         path
     }
 }
+
+/// Of a key without a value.
+const EMPTY: &str = "is empty: give it a value, or take the line away";
 
 /// The text of a scalar, as YAML understands it.
 fn scalar(value: &Value) -> Result<String, String> {

@@ -153,10 +153,10 @@ struct PageQuery {
 
 impl PageQuery {
     /// `Err`: there is no such month.
-    fn period(&self) -> Result<Option<BillingPeriod>, Response> {
+    fn period(&self) -> Result<Option<BillingPeriod>, Box<Response>> {
         let period = self.period.as_ref().map(|text| text.parse()).transpose();
         period.map_err(|why: String| {
-            (StatusCode::BAD_REQUEST, format!("{}\n", printable(&why))).into_response()
+            Box::new((StatusCode::BAD_REQUEST, format!("{}\n", printable(&why))).into_response())
         })
     }
 }
@@ -165,7 +165,7 @@ async fn overview(State(shared): State<Shared>, Query(asked): Query<PageQuery>) 
     let (agent, stats) = (shared.agent.clone(), shared.stats.clone());
     let period = match asked.period() {
         Ok(period) => period,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     answer(&shared, move |ledger| {
         let view = view::Overview::of(ledger, &agent, &stats, (period, asked.from.unwrap_or(0)))?;
@@ -182,7 +182,7 @@ async fn resource(
     let agent = shared.agent.clone();
     let period = match asked.period() {
         Ok(period) => period,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     answer(&shared, move |ledger| {
         let Ok(uuid) = uuid.parse::<Uuid>() else { return Ok(None) };
