@@ -33,6 +33,11 @@ struct Seen<'a> {
 }
 
 fn begin(collector: &str) -> At {
+    begin_with(collector, &[hours("1", "5400")])
+}
+
+/// From the first run on it sees these.
+fn begin_with(collector: &str, lines: &[Value]) -> At {
     let world = World::new(CURRENT);
     world.write(
         "agent.yaml",
@@ -43,7 +48,7 @@ fn begin(collector: &str) -> At {
         )
         .replace("FOLDER", world.folder.path().to_str().unwrap()),
     );
-    world.readings(&[hours("1", "5400")]);
+    world.readings(lines);
     world.write("script", &format!("cat {}", world.path("readings").display()));
     let daemon = world.daemon(&[], &[]);
     daemon.until_it_says("Ready: ");
@@ -552,9 +557,7 @@ fn a_script_that_fails() {
 /// Each cause of one fault is told once, also where it turns into another one, such as silence.
 #[test]
 fn a_collector_that_fails_for_another_reason() {
-    let at = begin(&cpu());
-    at.world.readings(&counter(&["0", "5400"], &[]));
-    let at = at.reported();
+    let at = begin_with(&cpu(), &counter(&["0", "5400"], &[])).reported();
     let told = |words: &str| at.daemon.log().lines().filter(|line| line.contains(words)).count();
     for (script, words) in [
         ("echo no such table >&2; exit 3", "stderr: no such table"),
