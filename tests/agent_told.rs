@@ -589,9 +589,7 @@ fn a_line_that_stays_bad() {
 
 #[test]
 fn a_script_that_prints_nothing_where_counters_were() {
-    let at = begin(&cpu());
-    at.world.readings(&counter(&["0", "5400"], &[]));
-    let at = at.reported();
+    let at = begin_with(&cpu(), &counter(&["0", "5400"], &[])).reported();
     at.world.readings(&[]);
     at.shows(&Seen {
         exit: 69,
