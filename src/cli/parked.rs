@@ -10,8 +10,8 @@ use super::explain::find;
 use super::setup::{Setup, count};
 use super::text::{fold, moment, name_or, shorten};
 use crate::ledger::Ledger;
+use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::blocked::{Blocked, Dropped, GivenUp};
-use crate::ledger::sent::record::StatementKey;
 use crate::metering::period::BillingPeriod;
 use crate::submitter::reason::{Reason, waits};
 

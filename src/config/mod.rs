@@ -4,6 +4,7 @@
 //! read, and what stands outside the collectors. Nothing in this room touches the network or the ledger.
 
 pub mod clock;
+pub mod digest;
 pub mod duration;
 pub mod hosts;
 pub mod page;

@@ -8,6 +8,7 @@ use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use super::digest::sha256;
 use super::duration::parse_duration;
 use super::hosts::{self, QueueSettings};
 use super::page::PageSettings;
@@ -97,8 +98,7 @@ pub struct ConfigFile {
 
 impl ConfigFile {
     fn of(path: &Path, text: &str) -> ConfigFile {
-        let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-        let digest = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = sha256(text.as_bytes());
         ConfigFile { path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()), digest }
     }
 }

@@ -6,7 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::books::ingest::{Run, RunOutcome};
-use super::sent::record::{Amount, Intent, Outcome, StatementKey};
+use super::sent::amount::{Amount, StatementKey};
+use super::sent::record::{Intent, Outcome};
 use super::{Ledger, Rulebook};
 use crate::config::section::Section;
 use crate::metering::exact::Exact;

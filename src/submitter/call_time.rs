@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Cycle, CycleError, guard};
-use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::{Ledger, LedgerError};
 use crate::waldur::failure::Failure;
 

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::guard::ServerTime;
 use super::reason::Reason;
 use super::{About, Cycle, CycleError};
-use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::statement::Entry;
 use crate::metering::period::BillingZone;
 use crate::waldur::failure::Failure;

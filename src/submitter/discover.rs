@@ -12,7 +12,7 @@ use super::reason::Reason;
 use super::writer::OWN_USER;
 use super::{About, CHECKED_FOR, Cycle, CycleError, CycleOptions, in_turns};
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
-use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::amount::StatementKey;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::{Component, Offering, Plan, Resource};
 

@@ -10,8 +10,8 @@ use super::reason::Reason;
 use super::totals::PLAN_ENDED;
 use super::{About, Cycle, CycleError};
 use crate::ledger::Ledger;
+use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::moved::Carried;
-use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::Statement;
 
 impl Cycle {

@@ -17,8 +17,8 @@ use tracing::field::display;
 use uuid::Uuid;
 
 use crate::config::clock::SharedClock;
+use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::lock::SubmitLock;
-use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::server::Retry;
 use crate::ledger::{Ledger, LedgerError, SharedLedger};
 use crate::metering::period::{BillingPeriod, BillingZone};

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::guard::{self, SendWindow, ServerTime};
-use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::server::Retry;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::{Cycle, CycleError};
 use crate::ledger::books::catalog::KnownPlanPeriod;
+use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::plans::UNDER_WAY;
-use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::Entry;
 use crate::ledger::{Ledger, LedgerError};
 

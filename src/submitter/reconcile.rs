@@ -71,7 +71,7 @@ pub fn reconcile(entry: &Entry, held: Option<&Held>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::sent::record::{Acknowledged, Open};
+    use crate::ledger::sent::known::{Acknowledged, Open};
 
     fn entry(posted: &str, accepted: Option<&str>, open: &[&str]) -> Entry {
         let at = jiff::Timestamp::UNIX_EPOCH;

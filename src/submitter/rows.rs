@@ -16,7 +16,7 @@ use super::reason::Reason;
 use super::reconcile::{Held, Row};
 use super::writer::{OwnNames, by_server, writer};
 use super::{About, Cycle, CycleError, DATE_PROBE, closing};
-use crate::ledger::sent::record::{Amount, StatementKey};
+use crate::ledger::sent::amount::{Amount, StatementKey};
 use crate::ledger::sent::server::{Retry, RowRead};
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::{Ledger, LedgerError};

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::compare::{Compare, Comparison, compare};
 use super::rows::COMPARED_EVERY;
 use super::{About, Cycle, CycleError, CycleOptions, Report};
-use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::amount::StatementKey;
 use crate::metering::period::BillingPeriod;
 
 /// The server fact that has the last comparison: the month, how many resources there are, and of how many something differs.

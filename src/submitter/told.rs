@@ -5,7 +5,7 @@ use rust_decimal::Decimal;
 use tracing::field::display;
 
 use super::Cycle;
-use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::statement::Statement;
 use crate::ledger::{Ledger, LedgerError, SharedLedger};
 use crate::waldur::report::ComponentAmount;

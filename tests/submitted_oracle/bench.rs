@@ -10,7 +10,7 @@ use uuid::Uuid;
 use waldur_usage_agent::config::clock::ManualClock;
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::config::waldur::WaldurSettings;
-use waldur_usage_agent::ledger::sent::record::StatementKey;
+use waldur_usage_agent::ledger::sent::amount::StatementKey;
 use waldur_usage_agent::ledger::{Ledger, Rulebook, SharedLedger};
 use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;

@@ -16,7 +16,7 @@ use crate::cli::agents::agent_json;
 use crate::cli::exit::Failed;
 use crate::daemon::instance::{DaemonState, Running};
 use crate::ledger::Ledger;
-use crate::ledger::sent::record::StatementKey;
+use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::server::RowRead;
 use crate::ledger::sent::statement::Statement;
 use crate::ledger::views::adjustments::Adjustment;

@@ -5,8 +5,8 @@ use super::view::{Resource, View};
 use crate::cli::exit::Failed;
 use crate::cli::text::{cut, moment, shorten, soon};
 use crate::ledger::Ledger;
+use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::blocked::Blocked;
-use crate::ledger::sent::record::StatementKey;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::submitter::reason::{Reason, State, waits};
 

@@ -7,8 +7,10 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use reqwest::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
-use ring::{digest, hmac};
+use ring::hmac;
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::digest::{hex, sha256};
 
 const HASH: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 const DATE: HeaderName = HeaderName::from_static("x-amz-date");
@@ -41,13 +43,13 @@ impl Signer {
         url.set_query((!query.is_empty()).then_some(query.as_str()));
         let host = url.host_str().unwrap_or_default();
         let host = url.port().map_or(host.to_owned(), |port| format!("{host}:{port}"));
-        let hash = hex(digest::digest(&digest::SHA256, body).as_ref());
+        let hash = sha256(body);
         let canonical = format!(
             "{method}\n{}\n{query}\nhost:{host}\nx-amz-content-sha256:{hash}\nx-amz-date:{instant}\n\n{SIGNED}\n{hash}",
             url.path()
         );
         let scope = format!("{day}/{}/{}/aws4_request", self.region, self.service);
-        let canonical = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
+        let canonical = sha256(canonical.as_bytes());
         let to_sign = format!("AWS4-HMAC-SHA256\n{instant}\n{scope}\n{canonical}");
         let mut key = format!("AWS4{}", secret.expose_secret()).into_bytes();
         for part in [&day, &self.region, &self.service, "aws4_request"] {
@@ -75,10 +77,6 @@ impl Signer {
 
 fn mac(key: &[u8], text: &str) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Everything but letters, digits and `-._~` as %XX (RFC 3986, the unreserved characters).

@@ -35,3 +35,17 @@ pub(super) fn is_freed(
         )?
         .exists(params![resource, period, component, reason, micros(recorded)])
 }
+
+/// The same of any resource.
+pub(super) fn is_freed_anywhere(
+    connection: &Connection,
+    recorded: Timestamp,
+    (period, component): (&str, &str),
+    reason: &str,
+) -> sql::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT 1 FROM freed WHERE period = ?1 AND component = ?2 AND reason = ?3 AND at >= ?4",
+        )?
+        .exists(params![period, component, reason, micros(recorded)])
+}

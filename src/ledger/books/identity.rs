@@ -3,11 +3,9 @@
 //! It finds out whether a reading is new, the same again, a correction, or one for a month whose readings are no longer
 //! kept; what that changes is counted by `count`. It never judges whether a value is plausible.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::rc::Rc;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
-use rust_decimal::Decimal;
 
 use super::changed::{self, Verdict};
 use super::count::{KnownSeries, SeriesChanges};
@@ -17,15 +15,20 @@ use super::quantities::{RunRow, bearings};
 use super::row::Row;
 use super::spent;
 use crate::collectors::{Bearing, Quarantined};
-use crate::ledger::db::columns::{instant, micros, unreadable};
-use crate::ledger::db::event::{About, EventKind, tell};
+use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::rules::InForce;
-use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
+use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::queue::{Spans, part};
 use crate::metering::measure::RunFacts;
 use crate::metering::reading::{Kind, Labels};
 
+mod ends;
 mod others;
+mod sources;
+mod twins;
+
+pub(super) use ends::ends_of;
+use sources::{Source, sources};
 
 /// A run that is being counted.
 #[derive(Debug)]
@@ -106,17 +109,6 @@ impl Queued {
     pub(super) fn is_momentary(&self, run: &Head) -> bool {
         self.row.start == 0 && self.row.at == micros(run.at) && self.kind != Kind::Delta.name()
     }
-}
-
-/// A source as it was met.
-#[derive(Debug, Clone)]
-pub(super) struct Source {
-    id: i64,
-    kind: Kind,
-    /// Sources of other collectors with readings of the same name.
-    others: Rc<[i64]>,
-    /// Up to here the same was measured by readings of another kind, of a collector that this one continues.
-    after: Option<i64>,
 }
 
 /// Puts the readings of one run where they belong.
@@ -200,38 +192,6 @@ impl<'a> Store<'a> {
             .collect();
         place_by_all(self.connection, self.in_force, &unplaced, self.run.finished)?;
         self.find_lives(&accepted)
-    }
-
-    /// The source of a reading, or why it is refused.
-    fn source_of(&mut self, queued: &Queued) -> sql::Result<Result<Source, String>> {
-        let Queued { name, kind, unit, row, .. } = queued;
-        let Ok(kind) = kind.parse::<Kind>() else { return Ok(Err(format!("`{kind}` is no kind"))) };
-        let (start, end) = (if row.start == 0 { row.at } else { row.start }, row.at);
-        if kind == Kind::Total
-            && let Err(reason) = self.in_force.zone.check_total(instant(start), instant(end))
-        {
-            return Ok(Err(reason));
-        }
-        let source = self.source(name, kind, unit.as_deref())?;
-        if source.kind != kind {
-            return Ok(Err(format!(
-                "it is a {kind}, but earlier readings of that name were a {}: give it another name, or rename the \
-                 collector (with `continues:` where what it has measured is to go on)",
-                source.kind
-            )));
-        }
-        let begins = match kind {
-            Kind::Total => micros(self.in_force.zone.start(self.in_force.zone.period_of(instant(start)))),
-            _ => start,
-        };
-        if let Some(after) = source.after.filter(|after| begins < *after) {
-            return Ok(Err(format!(
-                "it reaches back before {}, up to which the same was measured as readings of another kind by the collector \
-                 that this one continues: it would be counted twice",
-                instant(after)
-            )));
-        }
-        Ok(Ok(source))
     }
 
     pub(super) fn put(&mut self, queued: Queued, touched: &mut SeriesChanges) -> sql::Result<ReadingOutcome> {
@@ -399,120 +359,9 @@ impl<'a> Store<'a> {
         Ok(spent::find(self.connection, self.owner(source), met.id, row)?.is_some())
     }
 
-    /// Whether another agent has read the very same: both reach one source.
-    fn look_for_other_agents(&mut self, source: &Source, met: &KnownSeries, row: &Row) -> sql::Result<()> {
-        // Hosts that have nothing to do say the same in good faith.
-        if row
-            .value
-            .as_deref()
-            .and_then(|value| value.parse().ok())
-            .is_none_or(|value: Decimal| value.is_zero())
-        {
-            return Ok(());
-        }
-        let twin: Option<String> = self
-            .connection
-            .prepare_cached(
-                "SELECT identity.agent FROM identity JOIN reading ON reading.series = identity.series
-                    AND reading.at = identity.at AND reading.start = identity.start AND reading.id = identity.id
-                 JOIN series ON series.id = identity.series
-                    AND series.labels = (SELECT labels FROM series own WHERE own.id = ?7)
-                 WHERE identity.source = ?1 AND identity.id = ?2 AND identity.agent <> ?3 AND identity.at = ?4
-                    AND identity.start = ?5 AND reading.value = ?6",
-            )?
-            .query_row(
-                params![source.id, row.id, self.run.agent, row.at, row.start, row.value, met.id],
-                |row| row.get(0),
-            )
-            .optional()?;
-        let Some(other) = twin else { return Ok(()) };
-        let new = self
-            .connection
-            .prepare_cached(
-                "INSERT INTO same_ids (source, other, id) VALUES (?1, ?1, ?2) ON CONFLICT (source, other) DO NOTHING",
-            )?
-            .execute(params![source.id, row.id])?;
-        if new > 0 {
-            let named = |agent: &str| match agent {
-                "" => "whoever holds its lock (`once`)".to_owned(),
-                agent => agent.to_owned(),
-            };
-            let words = format!(
-                "the collector {} reads the same on {} and on {} (such as `{}`): what one source has is counted twice. \
-                 Under a new name with `once: true` one of them reads it",
-                self.run.collector,
-                named(&other),
-                named(&self.run.agent),
-                row.id
-            );
-            tell(self.connection, About::default(), EventKind::Readings, &words, self.run.finished)?;
-        }
-        Ok(())
-    }
-
-    /// Whether a new reading may be one that is known under another id, of this collector or of another.
-    fn note_same_ids(&mut self, source: &Source, met: &KnownSeries, row: &Row) -> sql::Result<()> {
-        let says_the_same =
-            |other: &Row, run: i64| run != self.run.id && row.value.is_some() && other.value == row.value;
-        let place = (met.id, row.at, row.start);
-        let alike = self.known.rows_at(place).any(|(other, run)| says_the_same(other, *run));
-        self.alike += usize::from(alike);
-        if self.known.is_elsewhere(source.id, &row.id) {
-            self.look_for_other_agents(source, met, row)?;
-        }
-        for other in source.others.iter() {
-            if self.known.is_elsewhere(*other, &row.id) {
-                self.connection
-                    .prepare_cached(
-                        "INSERT INTO same_ids (source, other, id) VALUES (?1, ?2, ?3)
-                         ON CONFLICT (source, other) DO NOTHING",
-                    )?
-                    .execute(params![source.id, other, row.id])?;
-            }
-        }
-        Ok(())
-    }
-
     /// Within what an id is one reading's.
     fn owner(&self, source: &Source) -> (i64, &'a str) {
         (source.id, &self.run.agent)
-    }
-
-    fn source(&mut self, name: &str, kind: Kind, unit: Option<&str>) -> sql::Result<Source> {
-        if let Some(known) = self.sources.get(name) {
-            return Ok(known.clone());
-        }
-        let collector = &self.run.collector;
-        self.connection
-            .prepare_cached(
-                "INSERT INTO source (collector, name, kind, unit) SELECT ?1, ?2, ?3, ?4
-                 WHERE NOT EXISTS (SELECT 1 FROM source
-                    WHERE collector = ?1 AND name = ?2 AND kind <> ?3 AND continued = 0)
-                 ON CONFLICT (collector, name, kind) DO NOTHING",
-            )?
-            .execute(params![collector, name, kind.name(), unit])?;
-        let (id, text): (i64, String) = self.connection.query_row(
-            "SELECT id, kind FROM source WHERE collector = ?1 AND name = ?2
-             ORDER BY continued, CASE WHEN kind = ?3 THEN 0 ELSE 1 END LIMIT 1",
-            params![collector, name, kind.name()],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
-        self.connection
-            .prepare_cached("UPDATE source SET continued = 0 WHERE id = ?1 AND continued = 1")?
-            .execute([id])?;
-        let others = self
-            .connection
-            .prepare_cached("SELECT id FROM source WHERE name = ?1 AND id <> ?2")?
-            .query_map(params![name, id], |row| row.get(0))?
-            .collect::<sql::Result<Vec<_>>>()?
-            .into();
-        let after = self
-            .connection
-            .prepare_cached(&format!("SELECT {MEASURED_BEFORE} FROM source WHERE id = ?"))?
-            .query_row([id], |row| row.get(0))?;
-        let source = Source { id, kind: text.parse().unwrap_or(kind), others, after };
-        self.sources.insert(name.to_owned(), source.clone());
-        Ok(source)
     }
 
     /// Writes what was put.
@@ -543,133 +392,4 @@ impl<'a> Store<'a> {
             .prepare_cached("SELECT id, compacted, last, state FROM series WHERE id = ?")?
             .query_row([id], |row| known::met(row, 0, (source.id, source.kind)))
     }
-
-    /// A run that does not see a series ends it there, unless something odd may have been of it, or its source tells ends
-    /// by itself (`told`: the names of its readings).
-    pub(super) fn end_unseen(&mut self, told: &Ends, touched: &mut SeriesChanges) -> sql::Result<()> {
-        let unseen: Vec<(i64, Source, String, String)> = self
-            .connection
-            .prepare_cached(
-                "SELECT series.id, series.source, source.kind, source.name, series.labels FROM series
-                 JOIN source ON source.id = series.source
-                 WHERE source.collector = ?1 AND series.agent = ?2 AND source.kind IN ('counter', 'gauge')
-                   AND series.live = 1",
-            )?
-            .query_map([&self.run.collector, &self.run.agent], |row| {
-                let kind = row.get::<_, String>(2)?.parse().unwrap_or(Kind::Gauge);
-                let source = Source { id: row.get(1)?, kind, others: Rc::default(), after: None };
-                Ok((row.get(0)?, source, row.get(3)?, row.get(4)?))
-            })?
-            .filter(|row| {
-                row.as_ref()
-                    .map_or(true, |(id, _, name, _)| !self.seen.contains(id) && !told.contains_key(name))
-            })
-            .collect::<sql::Result<_>>()?;
-        for (series, source, name, labels) in unseen {
-            if self.run.withholds(&name, &labels) {
-                continue;
-            }
-            self.connection.prepare_cached("UPDATE series SET live = 0 WHERE id = ?1")?.execute([series])?;
-            let met = self.met(series, &source)?;
-            // What it has read of later instants knows better.
-            if met.last.is_none_or(|last| last < self.run.at) {
-                self.mark_gone(&met, (&name, &labels), self.run.at, touched)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Marks the end of a gauge that a source with history tells. A reading of the same instant knows better, and what is
-    /// compacted stays as it is. A counter of such a source goes on where it comes back.
-    pub(super) fn end(
-        &mut self,
-        name: &str,
-        labels: &str,
-        at: Timestamp,
-        touched: &mut SeriesChanges,
-    ) -> sql::Result<()> {
-        let known = self
-            .connection
-            .prepare_cached(
-                "SELECT series.id, series.source FROM series JOIN source ON source.id = series.source
-                 WHERE source.collector = ?1 AND source.name = ?2 AND source.kind = 'gauge'
-                   AND series.labels = ?3 AND series.agent = ?5 AND ?4 >= coalesce(series.compacted, ?4)",
-            )?
-            .query_row(params![self.run.collector, name, labels, micros(at), self.run.agent], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
-            .optional()?;
-        let Some((series, source)) = known else { return Ok(()) };
-        let met =
-            self.met(series, &Source { id: source, kind: Kind::Gauge, others: Rc::default(), after: None })?;
-        self.known.keep()?;
-        let read = self
-            .connection
-            .prepare_cached("SELECT 1 FROM reading WHERE series = ?1 AND at = ?2")?
-            .exists([series, micros(at)])?;
-        if read { Ok(()) } else { self.mark_gone(&met, (name, labels), at, touched) }
-    }
-
-    fn mark_gone(
-        &mut self,
-        met: &KnownSeries,
-        (name, labels): (&str, &str),
-        at: Timestamp,
-        touched: &mut SeriesChanges,
-    ) -> sql::Result<()> {
-        let (id, value, epoch, began) = (String::new(), None, None, None);
-        let row = Row { at: micros(at), start: 0, id, value, epoch, began, shared: false };
-        touched.meet(met).added(row.point(self.run.known.facts(name, labels, "")));
-        self.known.add_row(met.id, row, self.run.id)
-    }
-}
-
-/// The last reading of another kind that a source's name had in a collector that its own continues.
-const MEASURED_BEFORE: &str = "(SELECT max(coalesce((SELECT max(reading.at) FROM reading
-        WHERE reading.series = series.id AND reading.value IS NOT NULL), series.last))
-    FROM source AS former JOIN series ON series.source = former.id
-    WHERE former.collector = source.collector AND former.name = source.name AND former.kind <> source.kind
-        AND former.continued = 1)";
-
-/// The sources of a collector, by the names of their readings.
-fn sources(connection: &Connection, collector: &str) -> sql::Result<HashMap<String, Source>> {
-    let mut others: HashMap<i64, Vec<i64>> = HashMap::new();
-    let mut query = connection.prepare_cached(
-        "SELECT source.id, other.id FROM source JOIN source other ON other.name = source.name AND other.id <> source.id
-         WHERE source.collector = ?",
-    )?;
-    let mut rows = query.query([collector])?;
-    while let Some(row) = rows.next()? {
-        others.entry(row.get(0)?).or_default().push(row.get(1)?);
-    }
-    connection
-        .prepare_cached(&format!(
-            "SELECT name, id, kind, {MEASURED_BEFORE} FROM source WHERE collector = ? AND continued = 0"
-        ))?
-        .query_map([collector], |row| {
-            let id: i64 = row.get(1)?;
-            let kind = row.get::<_, String>(2)?.parse().map_err(|error: String| unreadable(2, error))?;
-            let others = others.remove(&id).unwrap_or_default().into();
-            Ok((row.get(0)?, Source { id, kind, others, after: row.get(3)? }))
-        })?
-        .collect()
-}
-
-/// By the names of readings whose source tells ends by itself: labels, and the instant.
-pub(super) type Ends = BTreeMap<String, Vec<(String, Timestamp)>>;
-
-/// The ends that a run tells.
-pub(super) fn ends_of(connection: &Connection, run: i64) -> sql::Result<Ends> {
-    let mut ends = Ends::new();
-    let mut query = connection
-        .prepare_cached("SELECT name, labels, at FROM queued_end WHERE run = ? ORDER BY name, at")?;
-    let mut rows = query.query([run])?;
-    while let Some(row) = rows.next()? {
-        let of_name = ends.entry(row.get(0)?).or_default();
-        // The first row of a name only says that its source tells ends.
-        if !row.get_ref(1)?.as_str()?.is_empty() {
-            of_name.push((row.get(1)?, instant(row.get(2)?)));
-        }
-    }
-    Ok(ends)
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::change::go_on_as;
 use super::claims::RULES_CHANGED;
-use crate::ledger::db::columns::micros;
+use super::freed::is_freed_anywhere;
 use crate::ledger::db::rules::InForce;
 use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
@@ -95,11 +95,7 @@ fn makes_the_same(
         if is_doubtful {
             return Ok(false);
         }
-        agreed |= connection
-            .prepare_cached(
-                "SELECT 1 FROM freed WHERE period = ?1 AND component = ?2 AND reason = ?3 AND at >= ?4",
-            )?
-            .exists(params![month, meter.component, RULES_CHANGED, micros(recorded)])?;
+        agreed |= is_freed_anywhere(connection, recorded, (&month, &meter.component), RULES_CHANGED)?;
     }
     Ok(agreed)
 }

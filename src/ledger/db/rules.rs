@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::columns::{instant, micros, unreadable};
 use super::sql::{self, Connection, OptionalExtension, params};
+use crate::config::digest::sha256;
 use crate::metering::meter::Rules;
 use crate::metering::period::{BillingPeriod, BillingZone};
 
@@ -241,6 +242,7 @@ pub(in crate::ledger) fn digest(rules: &Rules) -> sql::Result<String> {
     let mut rules = rules.clone();
     rules.continues = None;
     let text = text(&[rules])?;
-    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    Ok(digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    let mut digest = sha256(text.as_bytes());
+    digest.truncate(32);
+    Ok(digest)
 }

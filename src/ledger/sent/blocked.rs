@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::record::{Known, Scope, StatementKey, each_of, key, known, unplan};
+use super::amount::{StatementKey, key};
+use super::known::{Known, Scope, each_of, known};
+use super::rows::unplan;
 use crate::ledger::books::unstated::{all_of_month, changed_components};
 use crate::ledger::db::columns::{decimal, instant, micros, period_column, two_decimals, uuid_column};
 use crate::ledger::db::event::{About, EventKind, tell};

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::record::{StatementKey, key};
+use super::amount::{StatementKey, key};
 use crate::ledger::books::freed::free;
 use crate::ledger::books::unstated::all_of_month;
 use crate::ledger::db::columns::{decimal, instant, micros, two_decimals};

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::record::{Amount, StatementKey, note_read};
+use super::amount::{Amount, StatementKey};
+use super::rows::note_read;
 use super::statement::Statement;
 use crate::ledger::books::adjustment::part_of;
 use crate::ledger::books::catalog::recount_resource;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
-use super::record::{StatementKey, key};
+use super::amount::{StatementKey, key};
 use super::statement::{Entry, Statement};
 use crate::ledger::books::sourced_meters::meters_of;
 use crate::ledger::db::columns::{decimal, micros};

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::record::StatementKey;
+use super::amount::StatementKey;
 use crate::ledger::db::columns::{decimal, instant, micros, two_decimals, uuid_column};
 use crate::ledger::db::sql::{self, OptionalExtension, Row, params};
 use crate::ledger::db::{Ledger, LedgerError};

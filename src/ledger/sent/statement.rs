@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
+use super::amount::{StatementKey, key};
 use super::blocked::{Block, blocks_of_all};
-use super::record::{Acknowledged, Known, Open, Scope, StatementKey, each_of, has_shares, key, known_of_all};
+use super::known::{Acknowledged, Known, Open, Scope, each_of, has_shares, known_of_all};
 use super::server::RowRead;
 use crate::ledger::db::columns::{decimal, instant};
 use crate::ledger::db::sql::{self, Connection};

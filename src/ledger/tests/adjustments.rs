@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::super::books::catalog::KnownPlanPeriod;
 use super::super::books::ingest::RunOutcome;
+use super::super::sent::amount::StatementKey;
 use super::super::sent::opening::Opening;
-use super::super::sent::record::StatementKey;
 use super::{Ledger, RESOURCE, amounts, at, close_all, minutes, rulebook, seen};
 use crate::metering::exact::Exact;
 use crate::metering::reading::{Kind, Reading, Span};

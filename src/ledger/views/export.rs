@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
 use crate::ledger::db::sql::ToSql;
 use crate::ledger::db::{Ledger, LedgerError};
-use crate::ledger::sent::record::{StatementKey, key};
+use crate::ledger::sent::amount::{StatementKey, key};
 use crate::ledger::sent::statement::{Entry as Number, Holds, Statement};
 use crate::metering::period::BillingPeriod;
 

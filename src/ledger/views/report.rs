@@ -10,7 +10,7 @@ use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::rules::Version;
 use crate::ledger::db::sql::{self, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
-use crate::ledger::sent::record::{StatementKey, key};
+use crate::ledger::sent::amount::{StatementKey, key};
 use crate::metering::meter::Meter;
 use crate::metering::period::BillingPeriod;
 
