@@ -10,7 +10,7 @@ use waldur_usage_agent::collectors::Problem;
 use waldur_usage_agent::collectors::spool::Spool;
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::ledger::books::catalog::KnownResource;
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome, Seen};
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
@@ -86,16 +86,7 @@ fn open(folder: &tempfile::TempDir, resources: usize) -> Outcome<Ledger> {
 }
 
 fn run(at: Timestamp, readings: Vec<Reading>) -> Run {
-    let outcome = RunOutcome::Seen {
-        readings,
-        quarantined: Vec::new(),
-        problems: Vec::new(),
-        checkpoint: None,
-        lists_everything: false,
-        ended: Default::default(),
-        history: Default::default(),
-    };
-    Run { collector: "c".to_owned(), at, finished: at, scope: String::new(), outcome }
+    Run::seen("c", at, readings)
 }
 
 fn reading(account: usize, user: usize, component: &str, value: i64, at: Timestamp) -> Reading {
@@ -181,7 +172,7 @@ fn statements(resources: usize) -> Outcome {
     let one = (0..resources).map(|r| reading(r, r % 10, "cpu_seconds", 5_000, minute(2))).collect();
     // A run that did not see everything: nothing is concluded of the series that it leaves out.
     let mut partial = run(minute(2), one);
-    if let RunOutcome::Seen { problems, .. } = &mut partial.outcome {
+    if let RunOutcome::Seen(Seen { problems, .. }) = &mut partial.outcome {
         problems.push(Problem::of_all("the rest was not read".to_owned()));
     }
     let began = cpu::of_thread()?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use waldur_usage_agent::collectors::{Batch, Request, slurm};
 use waldur_usage_agent::config::section::Section;
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome, Seen};
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
@@ -139,15 +139,8 @@ fn whole(way: &str, folder: &Path) -> Outcome<Duration> {
         let rulebook = Rulebook { zone: BillingZone::utc(), rules: vec![rules] };
         let mut ledger = Ledger::open(&folder.join("ledger.db"), rulebook)?;
         ledger.apply_rules(now)?;
-        let outcome = RunOutcome::Seen {
-            readings,
-            quarantined,
-            problems,
-            checkpoint,
-            lists_everything: false,
-            ended: Default::default(),
-            history: Default::default(),
-        };
+        let outcome =
+            RunOutcome::Seen(Seen { readings, quarantined, problems, checkpoint, ..Seen::default() });
         let run = Run { collector: "c".to_owned(), at: now, finished: now, scope: String::new(), outcome };
         let recorded = ledger.record_all(run, &mut more)?;
         assert!(recorded.quarantined.is_empty() && recorded.new > 0);

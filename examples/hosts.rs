@@ -31,7 +31,7 @@ use waldur_usage_agent::collectors::spool::Spool;
 use waldur_usage_agent::config::clock::process_clock;
 use waldur_usage_agent::config::place::{Database, Place};
 use waldur_usage_agent::config::settings::Loaded;
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome, Seen};
 use waldur_usage_agent::ledger::queue::outbox::{Claim, Outbox};
 use waldur_usage_agent::ledger::queue::own::Identity;
 use waldur_usage_agent::ledger::queue::packed_run::PackedRun;
@@ -182,15 +182,11 @@ fn run(at: Timestamp, round: i64) -> Run {
         Reading::new("cpu_seconds", Kind::Counter, (round * 240 + vm).into(), at)
             .label("vm", format!("vm-{vm}"))
     };
-    let outcome = RunOutcome::Seen {
+    let outcome = RunOutcome::Seen(Seen {
         readings: (0..SERIES).map(reading).collect(),
-        quarantined: Vec::new(),
-        problems: Vec::new(),
-        checkpoint: None,
         lists_everything: true,
-        ended: Default::default(),
-        history: Default::default(),
-    };
+        ..Seen::default()
+    });
     Run { collector: "vms".to_owned(), at, finished: at, scope: String::new(), outcome }
 }
 

@@ -2,17 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+#[path = "agent/in_process.rs"]
+mod in_process;
+
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use clap::Parser;
 use uuid::Uuid;
 use waldur_usage_agent::cli::usages::Usages;
 use waldur_usage_agent::config::clock::SystemClock;
-use waldur_usage_agent::config::section::Section;
-use waldur_usage_agent::config::waldur::WaldurSettings;
 use waldur_usage_agent::waldur::client::Client;
 use waldur_usage_agent::waldur::refusal::Refusal;
 use waldur_usage_agent::waldur::report::{ComponentAmount, SetUsage, UserAmount};
@@ -24,17 +23,9 @@ const PROJECT_A: &str = "5e2f0000-0000-4000-8000-000000000001";
 const PROJECT_B: &str = "5e2f0000-0000-4000-8000-000000000002";
 
 struct Sandbox {
-    process: Child,
-    url: String,
+    server: in_process::Sandbox,
     _folder: tempfile::TempDir,
     client: Client,
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Sandbox {
@@ -43,30 +34,15 @@ impl Sandbox {
     }
 
     fn with_token(api: &str, token: &str) -> Sandbox {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_waldur-sandbox"))
-            .args(["--listen", "127.0.0.1:0", "--api", api, "--now", "2026-11-10T12:00:00Z"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").unwrap().to_owned();
+        let server = in_process::Sandbox::start(&["--api", api, "--now", "2026-11-10T12:00:00Z"]);
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("token");
-        std::fs::write(&path, token).unwrap();
-        let text = format!("url: {url}\ntoken_file: {}\ntimeout: 2s\n", path.display());
-        let (mut section, _) = Section::parse(&text);
-        let settings = WaldurSettings::from_section(&mut section).unwrap();
+        let settings = in_process::settings_with(token, &server.url, folder.path(), "timeout: 2s\n");
         let client = Client::new(&settings, Arc::new(SystemClock)).unwrap();
-        Sandbox { process, url, _folder: folder, client }
+        Sandbox { server, _folder: folder, client }
     }
 
     async fn admin(&self, path: &str, body: &str) {
-        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
-        let request = client.post(format!("{}/sandbox/{path}", self.url)).body(body.to_owned());
-        let answer = request.send().await.unwrap();
-        let status = answer.status();
-        assert!(status.is_success(), "{status}: {}", answer.text().await.unwrap());
+        self.server.post(path, serde_json::from_str(body).unwrap()).await;
     }
 
     async fn fault(&self, fault: &str) {

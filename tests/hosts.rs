@@ -19,7 +19,7 @@ use server::Server;
 use waldur_usage_agent::collectors::spool::Spool;
 use waldur_usage_agent::config::clock::{Clock, SharedClock, Steady, process_clock};
 use waldur_usage_agent::config::place::Place;
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome, Seen};
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::period::BillingZone;
 
@@ -230,15 +230,11 @@ fn a_host_whose_clock_was_ahead_reads_its_history_again_once_what_it_saw_has_arr
     let now: Timestamp = "2026-11-10T12:00:00Z".parse().unwrap();
     let mut append = |collector: &str, at: &str| {
         let at: Timestamp = at.parse().unwrap();
-        let outcome = RunOutcome::Seen {
+        let outcome = RunOutcome::Seen(Seen {
             readings: Vec::new(),
-            quarantined: Vec::new(),
-            problems: Vec::new(),
             checkpoint: Some(at.to_string()),
-            lists_everything: false,
-            ended: Default::default(),
-            history: Default::default(),
-        };
+            ..Seen::default()
+        });
         let run = Run { collector: collector.to_owned(), at, finished: at, scope: String::new(), outcome };
         queue.append(run, &mut Spool::default()).unwrap()
     };

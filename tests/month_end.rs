@@ -5,10 +5,10 @@
 
 #[path = "agent/engine.rs"]
 mod engine;
+#[path = "agent/in_process.rs"]
+mod in_process;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -18,14 +18,14 @@ use uuid::Uuid;
 use waldur_usage_agent::config::clock::ManualClock;
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::config::waldur::WaldurSettings;
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
-use waldur_usage_agent::ledger::{Ledger, Rulebook, SharedLedger};
-use waldur_usage_agent::metering::meter::Rules;
+use waldur_usage_agent::ledger::Ledger;
+use waldur_usage_agent::ledger::books::ingest::Run;
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::metering::reading::{Kind, Reading, Span};
 use waldur_usage_agent::submitter::closing::Closing;
-use waldur_usage_agent::submitter::{CycleOptions, CycleReport, Late, OnConflict, Report, Submitter};
-use waldur_usage_agent::waldur::client::Client;
+use waldur_usage_agent::submitter::{CycleOptions, CycleReport, Late, Submitter};
+
+use in_process::{Sandbox, at, rulebook};
 
 const OFFERING: &str = "91ab0000-0000-4000-8000-000000000001";
 const A: &str = "5e2f0000-0000-4000-8000-000000000001";
@@ -38,31 +38,10 @@ const METERS: &str = "collectors:
 ";
 
 struct World {
-    process: Child,
-    url: String,
+    server: Sandbox,
     _folder: tempfile::TempDir,
     clock: Arc<ManualClock>,
     submitter: Submitter,
-    http: reqwest::Client,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn rulebook(zone: &BillingZone) -> Rulebook {
-    let (mut root, problems) = Section::parse(METERS);
-    let mut rules: Vec<Rules> = Vec::new();
-    for mut section in root.named_sections("collectors") {
-        rules.extend(Rules::from_section(&mut section));
-        section.finish();
-    }
-    root.finish();
-    assert_eq!(problems.list(), []);
-    Rulebook { zone: zone.clone(), rules }
 }
 
 impl World {
@@ -73,81 +52,34 @@ impl World {
 
     /// With at most so many calls at once.
     async fn with(api: &str, server_zone: &str, now: &str, at_once: usize) -> World {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_waldur-sandbox"))
-            .args(["--listen", "127.0.0.1:0", "--api", api, "--timezone", server_zone, "--now", now])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").unwrap().to_owned();
+        let server = Sandbox::start(&["--api", api, "--timezone", server_zone, "--now", now]);
         let folder = tempfile::tempdir().unwrap();
-        let token = folder.path().join("token");
-        std::fs::write(&token, "sandbox-token").unwrap();
-        let settings =
-            format!("url: {url}\ntoken_file: {}\ntimeout: 10s\nmax_in_flight: {at_once}\n", token.display());
-        let settings = WaldurSettings::from_section(&mut Section::parse(&settings).0).unwrap();
+        let more = format!("timeout: 10s\nmax_in_flight: {at_once}\n");
+        let settings = in_process::settings(&server.url, folder.path(), &more);
         let clock = Arc::new(ManualClock::at(at(now)));
         let zone = BillingZone::named(if api == "classic" { "UTC" } else { server_zone }).unwrap();
-        let mut ledger = Ledger::open(engine::place(folder.path()), rulebook(&zone)).unwrap();
+        let mut ledger = Ledger::open(engine::place(folder.path()), rulebook(METERS, zone)).unwrap();
         ledger.apply_rules(Timestamp::UNIX_EPOCH).unwrap();
-        let submitter = Submitter {
-            client: Arc::new(Client::new(&settings, clock.clone()).unwrap()),
-            ledger: SharedLedger::new(ledger),
-            clock: clock.clone(),
-            on_conflict: OnConflict::Hold,
-            report: Report::Live,
-            progress: Default::default(),
-            late: Late::Hold,
-        };
-        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
-        let world = World { process, url, _folder: folder, clock, submitter, http };
-        world.admin("clock", json!({ "freeze": true })).await;
+        let submitter = in_process::submitter(&settings, &clock, ledger);
+        let world = World { server, _folder: folder, clock, submitter };
         world.set(at(now)).await;
         world
-    }
-
-    async fn admin(&self, path: &str, body: Value) {
-        let request = self.http.post(format!("{}/sandbox/{path}", self.url)).body(body.to_string());
-        let answer = request.send().await.unwrap();
-        let status = answer.status();
-        assert!(status.is_success(), "{status}: {}", answer.text().await.unwrap());
-    }
-
-    async fn ask(&self, path: &str) -> Value {
-        let request = self.http.get(format!("{}/sandbox/{path}", self.url));
-        serde_json::from_str(&request.send().await.unwrap().text().await.unwrap()).unwrap()
     }
 
     /// The true time; the server's clock has its skew beside it.
     async fn set(&self, now: Timestamp) {
         self.clock.set(now);
-        self.admin("clock", json!({ "now": now.to_string() })).await;
+        self.server.set(now).await;
     }
 
     /// No connection comes to an answer, and no call is applied.
     async fn is_down(&self, down: bool) {
         let faults = if down { json!([{ "when": "before", "action": "drop" }]) } else { json!([]) };
-        self.admin("faults", json!({ "faults": faults })).await;
+        self.server.post("faults", json!({ "faults": faults })).await;
     }
 
     async fn record(&self, readings: Vec<Reading>) {
-        let now = self.submitter.clock.now();
-        let run = Run {
-            collector: "c".to_owned(),
-            at: now,
-            finished: now,
-            scope: String::new(),
-            outcome: RunOutcome::Seen {
-                readings,
-                quarantined: Vec::new(),
-                problems: Vec::new(),
-                checkpoint: None,
-                lists_everything: false,
-                ended: Default::default(),
-                history: Default::default(),
-            },
-        };
+        let run = Run::seen("c", self.submitter.clock.now(), readings);
         self.submitter.ledger.with(move |ledger| ledger.record(run)).await.unwrap();
     }
 
@@ -171,7 +103,7 @@ impl World {
 
     /// What the server holds of a resource in a month; several rows are added up.
     async fn held(&self, resource: &str, month: &str) -> Decimal {
-        let state = self.ask("state").await;
+        let state = self.server.get("state").await;
         let wanted: Uuid = resource.parse().unwrap();
         let resources = state["resources"].as_array().unwrap();
         let one =
@@ -199,13 +131,9 @@ impl World {
 
     /// Paths of the API requests since a mark, and the next mark.
     async fn requests(&self, since: u64) -> (Vec<Value>, u64) {
-        let answer = self.ask(&format!("requests?since={since}")).await;
+        let answer = self.server.get(&format!("requests?since={since}")).await;
         (answer["requests"].as_array().unwrap().clone(), answer["next"].as_u64().unwrap())
     }
-}
-
-fn at(text: &str) -> Timestamp {
-    text.parse().unwrap()
 }
 
 fn minutes(minutes: i64) -> SignedDuration {
@@ -231,9 +159,9 @@ async fn play(cell: &Cell) -> String {
     let start = end - minutes(120);
     let mut world = World::new(&cell.api, &cell.zone, &start.to_string()).await;
     world.submitter.late = if cell.backfill { Late::Backfill } else { Late::Hold };
-    world.admin("clock", json!({ "skew_seconds": cell.skew })).await;
+    world.server.post("clock", json!({ "skew_seconds": cell.skew })).await;
     if cell.may_backfill {
-        world.admin("tokens", json!({ "token": "sandbox-token", "staff": true })).await;
+        world.server.post("tokens", json!({ "token": "sandbox-token", "staff": true })).await;
     }
     let round = async |now: Timestamp| {
         if cell.down {
@@ -359,7 +287,7 @@ async fn others(world: &World, number: u32) -> Vec<String> {
     for n in 0..number {
         let uuid = format!("5e2f0000-0000-4000-8000-0000000001{n:02}");
         let resource = json!({ "uuid": uuid, "name": format!("r{n}"), "backend_id": format!("r{n}"), "offering": OFFERING });
-        world.admin("resources", resource).await;
+        world.server.post("resources", resource).await;
         resources.push(uuid);
     }
     resources
@@ -449,7 +377,7 @@ async fn more_calls_at_once_are_tried_while_more_are_answered_and_not_in_a_month
             };
             world.see(at(now) - SignedDuration::from_hours(1), &seen(0)).await;
             world.see(at(now), &seen(600)).await;
-            world.admin("settings", json!({ "latency_ms": 100, "calls_at_once": at_once })).await;
+            world.server.post("settings", json!({ "latency_ms": 100, "calls_at_once": at_once })).await;
             tries.push(under_way(&world, 0).await);
             assert_eq!(reported(&world, 0).await.len(), 24);
         }
@@ -466,10 +394,10 @@ async fn a_slow_server_is_met_with_fewer_calls_at_once_down_to_one() {
     world.see(at("2026-11-10T12:00:00Z"), &seen(0..12, 0)).await;
     world.see(at("2026-11-10T13:00:00Z"), &seen(0..12, 600)).await;
     // Quick, it is asked more at once, up to `max_in_flight: 4` and no further.
-    world.admin("settings", json!({ "latency_ms": 20, "calls_at_once": 8 })).await;
+    world.server.post("settings", json!({ "latency_ms": 20, "calls_at_once": 8 })).await;
     let quick = under_way(&world, 0).await;
     assert!((2..=4).contains(&quick), "{quick}");
-    world.admin("settings", json!({ "latency_ms": 1100 })).await;
+    world.server.post("settings", json!({ "latency_ms": 1100 })).await;
     world.see(at("2026-11-10T13:10:00Z"), &seen(0..4, 1200)).await;
     let (_, mark) = world.requests(u64::MAX).await;
     let slowing = under_way(&world, mark).await;
@@ -491,7 +419,7 @@ async fn the_first_call_of_a_month_may_take_its_time() {
     // 20 to 40 s were observed, and what waits behind it on the same token waits as long.
     assert_eq!(usual.as_secs(), 120);
     let world = World::new("classic", "UTC", "2026-11-01T00:30:00Z").await;
-    world.admin("settings", json!({ "first_of_month_ms": 2500 })).await;
+    world.server.post("settings", json!({ "first_of_month_ms": 2500 })).await;
     world.see(at("2026-11-01T00:30:00Z"), &[(A, 0)]).await;
     world.see(at("2026-11-01T00:40:00Z"), &[(A, 600)]).await;
     let report = world.cycle().await;
@@ -524,7 +452,7 @@ async fn an_agent_that_was_down_for_five_weeks_does_the_right_thing_for_each_mon
     ] {
         let mut world = World::new(api, "UTC", "2026-10-20T12:00:00Z").await;
         world.submitter.late = late;
-        world.admin("tokens", json!({ "token": "sandbox-token", "staff": true })).await;
+        world.server.post("tokens", json!({ "token": "sandbox-token", "staff": true })).await;
         let mut jobs = vec![job("1", "2026-10-20T09:00:00Z", "2026-10-20T10:00:00Z", 60)];
         world.record(jobs.clone()).await;
         world.cycle().await;
@@ -582,7 +510,7 @@ async fn reported_november(api: &str) -> World {
 
 async fn written(world: &World, usage: &str) {
     let row = json!({ "resource": A, "type": "cpu_hours", "usage": usage, "billing_period": "2026-11-01" });
-    world.admin("rows", row).await;
+    world.server.post("rows", row).await;
 }
 
 #[tokio::test]
@@ -653,7 +581,7 @@ async fn an_outcome_that_was_never_learnt_before_midnight_is_read_back_after_it(
                 { "match": { "path": "set_usage/" }, "when": when, "action": "drop", "times": 1 },
                 { "match": { "method": "GET", "path": "component-usages" }, "when": "before", "action": "drop" },
             ]);
-            world.admin("faults", json!({ "faults": lost })).await;
+            world.server.post("faults", json!({ "faults": lost })).await;
             world.cycle().await;
             // Rows that can't be read don't keep it back in the last hour of the month.
             assert_eq!(reported(&world, 0).await.len(), 3, "{api} {when}");

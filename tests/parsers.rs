@@ -36,7 +36,7 @@ use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::config::settings::Loaded;
 use waldur_usage_agent::config::template::Template;
 use waldur_usage_agent::config::waldur::WaldurSettings;
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome, Seen};
 use waldur_usage_agent::ledger::{Ledger, LedgerError, Rulebook};
 use waldur_usage_agent::metering::period::{BillingPeriod, BillingZone};
 use waldur_usage_agent::metering::reading::{Kind, Reading, parse_value};
@@ -422,15 +422,8 @@ fn use_ledger(path: &Path, rulebook: Rulebook) -> Result<(), LedgerError> {
         (ledger.find_resources("project-a"), ledger.unknown_resources(), ledger.offerings_with_unmatched());
     let _ = (ledger.components(resource), ledger.server_fact("skew_us"), ledger.checkpoint("source"));
     let reading = Reading::new("cpu_seconds", Kind::Counter, 100_000.into(), now).label("user", "alice");
-    let outcome = RunOutcome::Seen {
-        readings: vec![reading],
-        quarantined: Vec::new(),
-        problems: Vec::new(),
-        checkpoint: None,
-        lists_everything: true,
-        ended: Default::default(),
-        history: Default::default(),
-    };
+    let outcome =
+        RunOutcome::Seen(Seen { readings: vec![reading], lists_everything: true, ..Seen::default() });
     let run = Run { collector: "source".to_owned(), at: now, finished: now, scope: String::new(), outcome };
     let _ = ledger.record(run);
     let _ = ledger.quarantine_future("2026-11-10T09:00:00Z".parse().unwrap());

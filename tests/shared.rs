@@ -20,7 +20,7 @@ use serde_json::json;
 use server::{Pooler, Server};
 use waldur_usage_agent::config::clock::process_clock;
 use waldur_usage_agent::config::place::Place;
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome, Seen};
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::metering::reading::{Kind, Reading, Span};
@@ -240,15 +240,11 @@ fn an_older_lock_adds_what_is_not_known_replaces_nothing_and_moves_no_checkpoint
             },
             ..Reading::new("cpu_seconds", Kind::Delta, (*value).into(), at)
         };
-        let outcome = RunOutcome::Seen {
+        let outcome = RunOutcome::Seen(Seen {
             readings: jobs.iter().map(reading).collect(),
-            quarantined: Vec::new(),
-            problems: Vec::new(),
             checkpoint: Some(checkpoint.to_owned()),
-            lists_everything: false,
-            ended: Default::default(),
-            history: Default::default(),
-        };
+            ..Seen::default()
+        });
         Run { collector: "source".to_owned(), at, finished: at, scope: String::new(), outcome }
     };
     server.sql("bill", "INSERT INTO lease VALUES ('collector source', 'hv1', '', 1, 0)");

@@ -4,25 +4,23 @@
 
 #[path = "agent/engine.rs"]
 mod engine;
+#[path = "agent/in_process.rs"]
+mod in_process;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 use waldur_usage_agent::config::clock::{Clock, ManualClock};
-use waldur_usage_agent::config::section::Section;
-use waldur_usage_agent::config::waldur::WaldurSettings;
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
-use waldur_usage_agent::ledger::{Ledger, Rulebook, SharedLedger};
-use waldur_usage_agent::metering::meter::Rules;
+use waldur_usage_agent::ledger::books::ingest::Run;
+use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::metering::reading::{Kind, Reading};
-use waldur_usage_agent::submitter::{CycleOptions, CycleReport, Late, OnConflict, Report, Submitter};
-use waldur_usage_agent::waldur::client::Client;
+use waldur_usage_agent::submitter::{CycleOptions, CycleReport, Submitter};
+
+use in_process::{Sandbox, at};
 
 const OFFERING: &str = "91ab0000-0000-4000-8000-000000000001";
 const A: &str = "5e2f0000-0000-4000-8000-000000000001";
@@ -35,81 +33,39 @@ const ONE: &str = "
 
 /// A sandbox, and an agent's ledger and submitter that share its time: both clocks stand still until they are set.
 struct World {
-    process: Child,
-    url: String,
+    server: Sandbox,
     _folder: tempfile::TempDir,
     clock: Arc<ManualClock>,
     submitter: Submitter,
-    http: reqwest::Client,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 /// `a` is measured under its resource's UUID, as are all others: the label `r` says which.
 fn rulebook(meters: &str) -> Rulebook {
     let text = format!("collectors:\n  c:\n    resource: \"{{r}}\"\n    user: \"{{user}}\"{meters}");
-    let (mut root, problems) = Section::parse(&text);
-    let mut rules: Vec<Rules> = Vec::new();
-    for mut section in root.named_sections("collectors") {
-        rules.extend(Rules::from_section(&mut section));
-        section.finish();
-    }
-    root.finish();
-    assert_eq!(problems.list(), []);
-    Rulebook { zone: BillingZone::utc(), rules }
+    in_process::rulebook(&text, BillingZone::utc())
 }
 
 impl World {
     async fn new(now: &str, arguments: &[&str]) -> World {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_waldur-sandbox"))
-            .args(["--listen", "127.0.0.1:0", "--now", now])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").unwrap().to_owned();
+        let server = Sandbox::start(&[&["--now", now], arguments].concat());
         let folder = tempfile::tempdir().unwrap();
-        let token = folder.path().join("token");
-        std::fs::write(&token, "sandbox-token").unwrap();
-        let (mut section, _) =
-            Section::parse(&format!("url: {url}\ntoken_file: {}\ntimeout: 5s\n", token.display()));
-        let settings = WaldurSettings::from_section(&mut section).unwrap();
+        let settings = in_process::settings(&server.url, folder.path(), "timeout: 5s\n");
         let clock = Arc::new(ManualClock::at(at(now)));
-        let ledger = Ledger::open(engine::place(folder.path()), rulebook(ONE)).unwrap();
-        let submitter = Submitter {
-            client: Arc::new(Client::new(&settings, clock.clone()).unwrap()),
-            ledger: SharedLedger::new(ledger),
-            clock: clock.clone(),
-            on_conflict: OnConflict::Hold,
-            report: Report::Live,
-            progress: Default::default(),
-            late: Late::Hold,
-        };
-        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
-        let world = World { process, url, _folder: folder, clock, submitter, http };
-        world.submitter.ledger.with(move |ledger| ledger.apply_rules(Timestamp::UNIX_EPOCH)).await.unwrap();
-        world.admin("clock", r#"{"freeze": true}"#).await;
+        let mut ledger = Ledger::open(engine::place(folder.path()), rulebook(ONE)).unwrap();
+        ledger.apply_rules(Timestamp::UNIX_EPOCH).unwrap();
+        let submitter = in_process::submitter(&settings, &clock, ledger);
+        let world = World { server, _folder: folder, clock, submitter };
         world.set(now).await;
         world
     }
 
     async fn admin(&self, path: &str, body: &str) {
-        let request = self.http.post(format!("{}/sandbox/{path}", self.url)).body(body.to_owned());
-        let answer = request.send().await.unwrap();
-        let status = answer.status();
-        assert!(status.is_success(), "{status}: {}", answer.text().await.unwrap());
+        self.server.post(path, serde_json::from_str(body).unwrap()).await;
     }
 
     async fn set(&self, now: &str) {
         self.clock.set(at(now));
-        self.admin("clock", &format!(r#"{{"now": "{now}"}}"#)).await;
+        self.server.set(at(now)).await;
     }
 
     /// A run that saw these counters: resource, reading, user, value.
@@ -123,21 +79,7 @@ impl World {
                 if user.is_empty() { reading } else { reading.label("user", *user) }
             })
             .collect();
-        let run = Run {
-            collector: "c".to_owned(),
-            at: at(now),
-            finished: at(now),
-            scope: String::new(),
-            outcome: RunOutcome::Seen {
-                readings,
-                quarantined: Vec::new(),
-                problems: Vec::new(),
-                checkpoint: None,
-                lists_everything: false,
-                ended: Default::default(),
-                history: Default::default(),
-            },
-        };
+        let run = Run::seen("c", at(now), readings);
         self.submitter.ledger.with(move |ledger| ledger.record(run)).await.unwrap();
     }
 
@@ -147,9 +89,7 @@ impl World {
 
     /// What the server holds, as `month component` or, of a part of a month, in the order in which it was made.
     async fn held(&self, resource: &str) -> BTreeMap<String, Vec<String>> {
-        let request = self.http.get(format!("{}/sandbox/state", self.url));
-        let text = request.send().await.unwrap().text().await.unwrap();
-        let state: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let state = self.server.get("state").await;
         let wanted: Uuid = resource.parse().unwrap();
         let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for one in state["resources"].as_array().unwrap() {
@@ -170,10 +110,6 @@ impl World {
         let blocks = self.submitter.ledger.with(|ledger| ledger.blocks()).await.unwrap();
         blocks.into_iter().map(|at| format!("{} {} {}", at.period, at.component, at.block.reason)).collect()
     }
-}
-
-fn at(text: &str) -> Timestamp {
-    text.parse().unwrap()
 }
 
 fn one(held: &BTreeMap<String, Vec<String>>, key: &str) -> String {

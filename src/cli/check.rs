@@ -19,7 +19,7 @@ use crate::config;
 use crate::daemon::health::{LOW_DISK_BYTES, free};
 use crate::daemon::sample::{CollectedRun, Since, collect_once};
 use crate::ledger::books::catalog::KnownResource;
-use crate::ledger::books::ingest::RunOutcome;
+use crate::ledger::books::ingest::{RunOutcome, Seen};
 use crate::ledger::db::clock::CLOCKS_AGREE;
 use crate::ledger::queue::outbox::Outbox;
 use crate::ledger::{Ledger, SharedLedger};
@@ -312,7 +312,7 @@ async fn check_collectors(
                 found.problem(Exit::Collector, format!("collector {name}: {error}"));
                 continue;
             }
-            RunOutcome::Seen { problems, quarantined, .. } => {
+            RunOutcome::Seen(Seen { problems, quarantined, .. }) => {
                 for problem in problems {
                     found.problem(Exit::Collector, format!("collector {name}: {}", problem.text));
                 }

@@ -7,7 +7,7 @@ use crate::collectors::silence::Kept;
 use crate::collectors::spool::Spool;
 use crate::collectors::{Batch, CollectorError, Request};
 use crate::config::clock::SharedClock;
-use crate::ledger::books::ingest::{Recorded, Run, RunOutcome};
+use crate::ledger::books::ingest::{Recorded, Run, RunOutcome, Seen};
 use crate::ledger::{LedgerError, SharedLedger};
 use crate::metering::reading::Reading;
 
@@ -90,7 +90,7 @@ pub async fn collect_once(
             ..
         }) => {
             let seen = readings.clone();
-            let outcome = RunOutcome::Seen {
+            let outcome = RunOutcome::Seen(Seen {
                 readings,
                 quarantined,
                 problems,
@@ -98,7 +98,7 @@ pub async fn collect_once(
                 lists_everything,
                 ended,
                 history,
-            };
+            });
             (outcome, seen, more, notes)
         }
         Err(error) => (RunOutcome::Failed(error.to_string()), Vec::new(), Spool::default(), Vec::new()),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::books::ingest::{Run, RunOutcome};
+use super::books::ingest::{Run, RunOutcome, Seen};
 use super::sent::amount::{Amount, StatementKey};
 use super::sent::record::{Intent, Outcome};
 use super::{Ledger, Rulebook};
@@ -56,21 +56,7 @@ fn at(text: &str) -> Timestamp {
 }
 
 fn seen(time: Timestamp, readings: Vec<Reading>) -> Run {
-    Run {
-        collector: "c".to_owned(),
-        at: time,
-        finished: time,
-        scope: String::new(),
-        outcome: RunOutcome::Seen {
-            readings,
-            quarantined: Vec::new(),
-            problems: Vec::new(),
-            checkpoint: None,
-            lists_everything: false,
-            ended: Default::default(),
-            history: Default::default(),
-        },
-    }
+    Run::seen("c", time, readings)
 }
 
 fn counter(user: &str, value: i64, time: Timestamp) -> Reading {
@@ -349,7 +335,7 @@ fn a_changed_factor_of_either_meter_of_a_component_is_carried_out() {
 }
 
 fn listing(mut run: Run) -> Run {
-    if let RunOutcome::Seen { lists_everything, .. } = &mut run.outcome {
+    if let RunOutcome::Seen(Seen { lists_everything, .. }) = &mut run.outcome {
         *lists_everything = true;
     }
     run
@@ -462,7 +448,7 @@ fn whatever_comes_in_the_cheap_way_gives_what_a_recount_gives() {
                 readings.push(reading);
             }
             let mut run = seen(now, readings);
-            if let RunOutcome::Seen { lists_everything, problems, ended, .. } = &mut run.outcome {
+            if let RunOutcome::Seen(Seen { lists_everything, problems, ended, .. }) = &mut run.outcome {
                 *lists_everything = random.bool();
                 if random.u8(0..3) == 0 {
                     let user = ["alice", "bob"][random.usize(0..2)];

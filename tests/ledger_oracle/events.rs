@@ -17,7 +17,7 @@ use uuid::Uuid;
 use waldur_usage_agent::collectors::Batch;
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::ledger::books::catalog::{KnownPlanPeriod, KnownResource};
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome, Seen};
 use waldur_usage_agent::ledger::sent::amount::{Amount, StatementKey};
 use waldur_usage_agent::ledger::sent::blocked::Block;
 use waldur_usage_agent::ledger::sent::decision::Decision;
@@ -361,15 +361,14 @@ impl World {
         let mut batch = Batch { readings: readings.collect(), ..Batch::default() };
         let outcome = match batch.finish(now, &Default::default()) {
             Err(error) => RunOutcome::Failed(error.to_string()),
-            Ok(()) => RunOutcome::Seen {
+            Ok(()) => RunOutcome::Seen(Seen {
                 readings: batch.readings,
                 quarantined: batch.quarantined,
                 problems: batch.problems,
-                checkpoint: None,
-                lists_everything: false,
                 ended: batch.ended,
                 history: batch.history,
-            },
+                ..Seen::default()
+            }),
         };
         let (collector, scope) = (format!("c{}", self.config.collector), String::new());
         self.ledger.record(Run { collector, at: now, finished: now, scope, outcome }).expect("a run");

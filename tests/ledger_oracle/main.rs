@@ -25,7 +25,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 use waldur_usage_agent::collectors::{Batch, Bearing};
 use waldur_usage_agent::ledger::books::catalog::{KnownPlanPeriod, KnownResource};
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome, Seen};
 use waldur_usage_agent::ledger::sent::amount::{Amount, StatementKey};
 use waldur_usage_agent::ledger::sent::record::{Intent, Outcome};
 use waldur_usage_agent::ledger::sent::statement::Statement;
@@ -212,15 +212,15 @@ impl<'a> Bench<'a> {
         let outcome = match batch.finish(at(finished), &BTreeSet::new()) {
             Err(error) => RunOutcome::Failed(error.to_string()),
             Ok(()) if told.failed => RunOutcome::Failed("no answer".to_owned()),
-            Ok(()) => RunOutcome::Seen {
+            Ok(()) => RunOutcome::Seen(Seen {
                 readings: batch.readings,
                 quarantined: batch.quarantined,
                 problems: batch.problems,
-                checkpoint: None,
                 lists_everything: batch.lists_everything,
                 ended: batch.ended,
                 history: batch.history,
-            },
+                ..Seen::default()
+            }),
         };
         let run = Run {
             collector: collector.to_owned(),

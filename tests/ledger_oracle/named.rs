@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use waldur_usage_agent::config::section::Section;
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome, Seen};
 use waldur_usage_agent::ledger::sent::statement::Statement;
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::meter::Rules;
@@ -33,15 +33,7 @@ fn record(ledger: &mut Ledger, now: &str, reading: Reading) {
 
 /// A run that lists everything of a scope, or that claims nothing.
 fn record_run(ledger: &mut Ledger, now: &str, scope: Option<&str>, readings: Vec<Reading>) {
-    let outcome = RunOutcome::Seen {
-        readings,
-        quarantined: Vec::new(),
-        problems: Vec::new(),
-        checkpoint: None,
-        lists_everything: scope.is_some(),
-        ended: Default::default(),
-        history: Default::default(),
-    };
+    let outcome = RunOutcome::Seen(Seen { readings, lists_everything: scope.is_some(), ..Seen::default() });
     let (collector, scope) = ("c".to_owned(), scope.unwrap_or_default().to_owned());
     ledger.record(Run { collector, at: time(now), finished: time(now), scope, outcome }).unwrap();
 }

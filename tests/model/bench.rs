@@ -9,17 +9,16 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 use waldur_usage_agent::config::clock::ManualClock;
-use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::config::waldur::WaldurSettings;
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::Run;
 use waldur_usage_agent::ledger::{Ledger, Rulebook, SharedLedger};
-use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::metering::reading::{Kind, Reading};
 use waldur_usage_agent::submitter::{CycleOptions, Late, OnConflict, Report, Submitter};
 use waldur_usage_agent::waldur::client::Client;
 
 use crate::engine;
+use crate::in_process;
 use crate::server::{Cell, Fate, Model, Shared, USERS, listen, month};
 
 const R1: &str = "5e2f0000-0000-4000-8000-000000000001";
@@ -67,15 +66,7 @@ pub(crate) struct Bench {
 fn rulebook() -> Rulebook {
     let text = "collectors:\n  c:\n    resource: \"{r}\"\n    user: \"{user}\"\n    meters:\n      \
                 cpu_hours: { reading: cpu, factor: 1/100 }\n      ram_gb_hours: { reading: ram, factor: 1/100 }\n";
-    let (mut root, problems) = Section::parse(text);
-    let mut rules: Vec<Rules> = Vec::new();
-    for mut section in root.named_sections("collectors") {
-        rules.extend(Rules::from_section(&mut section));
-        section.finish();
-    }
-    root.finish();
-    assert_eq!(problems.list(), []);
-    Rulebook { zone: BillingZone::utc(), rules }
+    in_process::rulebook(text, BillingZone::utc())
 }
 
 impl Bench {
@@ -85,14 +76,8 @@ impl Bench {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         runtime.spawn(listen(listener, shared.clone()));
-        // In memory where there is such a place: a schedule opens its ledger several times.
-        let memory = std::path::Path::new("/dev/shm");
-        let folder =
-            if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
-        let token = folder.path().join("token");
-        std::fs::write(&token, "token").unwrap();
-        let (mut section, _) = Section::parse(&format!("url: {url}\ntoken_file: {}\n", token.display()));
-        let settings = WaldurSettings::from_section(&mut section).unwrap();
+        let folder = in_process::folder();
+        let settings = in_process::settings(&url, folder.path(), "");
         Bench { runtime, shared, settings, rulebook: rulebook(), folder }
     }
 
@@ -177,21 +162,7 @@ impl Story<'_> {
             reading = reading.label("user", user);
         }
         reading.id = Some(id);
-        let run = Run {
-            collector: "c".to_owned(),
-            at: self.now,
-            finished: self.now,
-            scope: String::new(),
-            outcome: RunOutcome::Seen {
-                readings: vec![reading],
-                quarantined: Vec::new(),
-                problems: Vec::new(),
-                checkpoint: None,
-                lists_everything: false,
-                ended: Default::default(),
-                history: Default::default(),
-            },
-        };
+        let run = Run::seen("c", self.now, vec![reading]);
         self.submitter.as_ref().unwrap().ledger.with(move |ledger| ledger.record(run)).await.unwrap();
     }
 

@@ -32,6 +32,8 @@
 mod bench;
 #[path = "../agent/engine.rs"]
 mod engine;
+#[path = "../agent/in_process.rs"]
+mod in_process;
 mod server;
 
 use bench::{Bench, PLACES, Step};

@@ -8,11 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use uuid::Uuid;
 use waldur_usage_agent::config::clock::ManualClock;
-use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::config::waldur::WaldurSettings;
 use waldur_usage_agent::ledger::sent::amount::StatementKey;
 use waldur_usage_agent::ledger::{Ledger, Rulebook, SharedLedger};
-use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::submitter::{CycleOptions, CycleReport, OnConflict, Report, Submitter};
 use waldur_usage_agent::waldur::client::Client;
@@ -21,6 +19,7 @@ use crate::account::{Account, Month};
 use crate::app::App;
 use crate::case::{Case, Setting};
 use crate::engine;
+use crate::in_process;
 use crate::laws::Seen;
 use crate::marketplace::{self, Overrides};
 use crate::wire::{Cut, Wire};
@@ -86,15 +85,7 @@ pub(crate) fn run(case: &Case) -> Result<Vec<String>, String> {
 
 fn rulebook(rules: &Configured) -> Rulebook {
     let Configured { collector, continues, factors: [cpu, ram] } = rules;
-    let continues = continues
-        .as_ref()
-        .map(|old| {
-            format!(
-                "    continues: {old}
-"
-            )
-        })
-        .unwrap_or_default();
+    let continues = continues.as_ref().map(|old| format!("    continues: {old}\n")).unwrap_or_default();
     let text = format!(
         "collectors:
   {collector}:
@@ -106,21 +97,7 @@ fn rulebook(rules: &Configured) -> Rulebook {
       ram_gb_hours: {{ reading: ram, factor: {ram}/100 }}
 "
     );
-    let (mut root, problems) = Section::parse(&text);
-    let mut rules: Vec<Rules> = Vec::new();
-    for mut section in root.named_sections("collectors") {
-        rules.extend(Rules::from_section(&mut section));
-        section.finish();
-    }
-    root.finish();
-    assert_eq!(problems.list(), []);
-    Rulebook { zone: BillingZone::utc(), rules }
-}
-
-/// In memory where there is such a place.
-fn folder() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+    in_process::rulebook(&text, BillingZone::utc())
 }
 
 impl Bench {
@@ -141,12 +118,8 @@ impl Bench {
         let router = axum::Router::new().fallback(crate::server::handle).with_state(app.clone());
         let service = router.into_make_service_with_connect_info::<Cut>();
         tokio::spawn(async move { axum::serve(Wire(listener), service).await });
-        let folder = folder();
-        let token = folder.path().join("token");
-        std::fs::write(&token, "sandbox-token").unwrap();
-        let (mut section, _) =
-            Section::parse(&format!("url: {url}\ntoken_file: {}\ntimeout: 5s\n", token.display()));
-        let settings = WaldurSettings::from_section(&mut section).unwrap();
+        let folder = in_process::folder();
+        let settings = in_process::settings(&url, folder.path(), "timeout: 5s\n");
         let mut bench = Bench {
             setting: setting.clone(),
             app,
@@ -157,7 +130,7 @@ impl Bench {
             waiting: Vec::new(),
             configured: Configured { collector: "c".to_owned(), continues: None, factors: [1, 1] },
             clock: Arc::new(ManualClock::at(now)),
-            home: self::folder(),
+            home: in_process::folder(),
             copy: None,
             folder,
             settings,
@@ -202,7 +175,7 @@ impl Bench {
         if collector != *name && Some(&collector) != continues.as_ref() {
             return None;
         }
-        let home = folder();
+        let home = in_process::folder();
         std::fs::copy(copy, home.path().join("ledger.db")).unwrap();
         self.submitter = None;
         self.home = home;

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome};
+use waldur_usage_agent::ledger::books::ingest::Run;
 use waldur_usage_agent::metering::reading::{Kind, Reading, Span};
 
 use crate::account::{COMPONENTS, Job, PLACES, Place, USERS, before};
@@ -162,21 +162,7 @@ impl Bench {
             reading.span = Span::Interval { start: job.at - half, end: job.at + half };
         }
         reading.id = Some(format!("job-{number}"));
-        let run = Run {
-            collector: self.configured.collector.clone(),
-            at: self.now,
-            finished: self.now,
-            scope: String::new(),
-            outcome: RunOutcome::Seen {
-                readings: vec![reading],
-                quarantined: Vec::new(),
-                problems: Vec::new(),
-                checkpoint: None,
-                lists_everything: false,
-                ended: Default::default(),
-                history: Default::default(),
-            },
-        };
+        let run = Run::seen(&self.configured.collector, self.now, vec![reading]);
         self.ledger().with(move |ledger| ledger.record(run)).await.unwrap();
     }
 

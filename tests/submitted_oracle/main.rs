@@ -23,6 +23,8 @@ mod persons;
 
 #[path = "../agent/engine.rs"]
 mod engine;
+#[path = "../agent/in_process.rs"]
+mod in_process;
 
 // The sandbox, file by file: its files find each other by the root of the crate.
 #[path = "../../src/bin/waldur-sandbox/admin.rs"]

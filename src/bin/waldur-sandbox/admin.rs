@@ -95,14 +95,15 @@ struct ClockSpec {
 
 fn set_clock(world: &mut World, spec: ClockSpec) -> Result<Value, String> {
     let seconds = |s: f64| SignedDuration::try_from_secs_f64(s).map_err(|error| error.to_string());
+    // First: a clock that stands is then at the very instant.
+    if let Some(frozen) = spec.freeze {
+        world.clock.freeze(frozen);
+    }
     if let Some(now) = spec.now {
         world.clock.set(now);
     }
     if let Some(by) = spec.advance_seconds {
         world.clock.advance(seconds(by)?);
-    }
-    if let Some(frozen) = spec.freeze {
-        world.clock.freeze(frozen);
     }
     if let Some(by) = spec.skew_seconds {
         world.clock.skew(seconds(by)?);

@@ -22,7 +22,7 @@ use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{Ledger, LedgerError};
-pub use crate::ledger::queue::{Run, RunOutcome};
+pub use crate::ledger::queue::{Run, RunOutcome, Seen};
 use crate::ledger::queue::{keep_quarantined, know, part};
 
 /// What a run changed.
@@ -51,7 +51,7 @@ impl Recorded {
     pub fn of(run: &Run, more: usize) -> Recorded {
         match &run.outcome {
             RunOutcome::Failed(message) => Recorded { failed: Some(message.clone()), ..Recorded::default() },
-            RunOutcome::Seen { readings, quarantined, problems, .. } => Recorded {
+            RunOutcome::Seen(Seen { readings, quarantined, problems, .. }) => Recorded {
                 readings: readings.len() + more,
                 quarantined: quarantined.clone(),
                 problems: problems.iter().map(|problem| problem.text.clone()).collect(),

@@ -43,17 +43,29 @@ pub struct Run {
 
 #[derive(Debug, Clone)]
 pub enum RunOutcome {
-    Seen {
-        readings: Vec<Reading>,
-        quarantined: Vec<Quarantined>,
-        /// What could not be looked at; none means that the run is complete.
-        problems: Vec<Problem>,
-        checkpoint: Option<String>,
-        lists_everything: bool,
-        ended: Ended,
-        history: History,
-    },
+    Seen(Seen),
     Failed(String),
+}
+
+/// What a run saw.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    pub readings: Vec<Reading>,
+    pub quarantined: Vec<Quarantined>,
+    /// What could not be looked at; none means that the run is complete.
+    pub problems: Vec<Problem>,
+    pub checkpoint: Option<String>,
+    pub lists_everything: bool,
+    pub ended: Ended,
+    pub history: History,
+}
+
+impl Run {
+    /// A run that saw these readings at this instant, and nothing odd.
+    pub fn seen(collector: &str, at: Timestamp, readings: Vec<Reading>) -> Run {
+        let outcome = RunOutcome::Seen(Seen { readings, ..Seen::default() });
+        Run { collector: collector.to_owned(), at, finished: at, scope: String::new(), outcome }
+    }
 }
 
 /// Quarantined lines kept for a person to look at, a collector.
@@ -161,22 +173,11 @@ fn append(
     more: &mut Spool,
 ) -> sql::Result<i64> {
     let Run { collector, at, finished, scope, outcome } = run;
-    let (readings, quarantined, problems, checkpoint, lists_everything, ended, history, failed) =
-        match outcome {
-            RunOutcome::Seen {
-                readings,
-                quarantined,
-                problems,
-                checkpoint,
-                lists_everything,
-                ended,
-                history,
-            } => (readings, quarantined, problems, checkpoint, lists_everything, ended, history, None),
-            RunOutcome::Failed(message) => {
-                let (ended, history) = (Ended::new(), History::new());
-                (Vec::new(), Vec::new(), Vec::new(), None, false, ended, history, Some(message))
-            }
-        };
+    let (seen, failed) = match outcome {
+        RunOutcome::Seen(seen) => (seen, None),
+        RunOutcome::Failed(message) => (Seen::default(), Some(message)),
+    };
+    let Seen { readings, quarantined, problems, checkpoint, lists_everything, ended, history } = seen;
     let outcome = match (&failed, problems.as_slice()) {
         (Some(_), _) => FAILED,
         (None, []) => "ok",

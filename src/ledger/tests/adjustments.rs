@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::super::books::catalog::KnownPlanPeriod;
-use super::super::books::ingest::RunOutcome;
+use super::super::books::ingest::{RunOutcome, Seen};
 use super::super::sent::amount::StatementKey;
 use super::super::sent::opening::Opening;
 use super::{Ledger, RESOURCE, amounts, at, close_all, minutes, rulebook, seen};
@@ -49,7 +49,7 @@ fn apply(ledger: &mut Ledger, fact: Fact, now: Timestamp) {
         // All runs at one time and none complete, so that order is the only difference.
         Fact::Read(readings) => {
             let mut run = seen(now, readings);
-            if let RunOutcome::Seen { problems, .. } = &mut run.outcome {
+            if let RunOutcome::Seen(Seen { problems, .. }) = &mut run.outcome {
                 problems.push(crate::collectors::Problem::of_all("x".to_owned()));
             }
             ledger.record(run).unwrap();

@@ -10,7 +10,7 @@ fn a_quarantined_line_ends_no_series() {
     ledger.record(seen(start, vec![counter("alice", 0, start)])).unwrap();
     let time = minutes(start, 5);
     let mut run = seen(time, Vec::new());
-    if let RunOutcome::Seen { quarantined, .. } = &mut run.outcome {
+    if let RunOutcome::Seen(Seen { quarantined, .. }) = &mut run.outcome {
         quarantined.push(crate::collectors::Quarantined {
             what: "cpu_seconds 12,5".into(),
             reason: "bad".into(),
@@ -24,7 +24,7 @@ fn a_quarantined_line_ends_no_series() {
 }
 
 fn with_ends(mut run: Run, ends: &[(&str, Timestamp)]) -> Run {
-    if let RunOutcome::Seen { ended, .. } = &mut run.outcome {
+    if let RunOutcome::Seen(Seen { ended, .. }) = &mut run.outcome {
         let labels = |user: &str| [("user".to_owned(), user.to_owned())].into();
         let ends = ends.iter().map(|(user, time)| (labels(user), *time)).collect();
         ended.insert("level".to_owned(), ends);
@@ -70,7 +70,7 @@ fn a_series_whose_first_line_was_quarantined_did_not_begin_after_it() {
     let mut ledger = open(&folder, cpu());
     let start = at("2026-11-10T12:00:00Z");
     let mut run = seen(start, Vec::new());
-    if let RunOutcome::Seen { quarantined, lists_everything, .. } = &mut run.outcome {
+    if let RunOutcome::Seen(Seen { quarantined, lists_everything, .. }) = &mut run.outcome {
         quarantined.push(crate::collectors::Quarantined {
             what: "cpu_seconds x".into(),
             reason: "bad".into(),
