@@ -23,6 +23,7 @@ use crate::ledger::sent::statement::Entry;
 use crate::metering::adjustment::Onward;
 use crate::submitter::adopt::opening_instant;
 use crate::submitter::reason::Reason;
+use crate::submitter::writer::OwnNames;
 
 /// Decide where Waldur holds another writer's number.
 ///
@@ -97,7 +98,9 @@ impl Resolve {
             for line in before_and_after(&mut ledger, &name, blocks, (decision, now))? {
                 writeln!(out, "{}", fold(&line, 2))?;
             }
-            to_decide.push(resource);
+            if blocks.iter().any(|at| is_choice(decision, at)) {
+                to_decide.push(resource);
+            }
         }
         let Some(decision) = decision.filter(|_| !to_decide.is_empty()) else {
             if to_decide.is_empty() {
@@ -141,6 +144,10 @@ fn before_and_after(
         let whose = if at.user.is_empty() { String::new() } else { format!(" of {}", at.user) };
         let what = match decision {
             None => format!("{held:.2} stays; the ledger has {posted}"),
+            Some(Decision::Adopt { .. }) if !is_choice(decision, at) => {
+                let why = why_not_adopted(ledger, key, at)?;
+                format!("{held:.2} can't be adopted, and stays held: {why}; the ledger has {posted}")
+            }
             Some(Decision::Adopt { at: named }) => {
                 let (what, users) = adopted(ledger, (key, &at.component), (held, named), now)?;
                 lines.push(format!(
@@ -158,6 +165,23 @@ fn before_and_after(
     Ok(lines)
 }
 
+/// Whether a decision is one that there is for what is held there. Only another writer's total can be gone on from.
+fn is_choice(decision: Option<Decision>, at: &Blocked) -> bool {
+    match decision {
+        Some(Decision::Adopt { .. }) => at.block.reason == Reason::Conflict.name(),
+        Some(Decision::Overwrite) | None => true,
+    }
+}
+
+fn why_not_adopted(ledger: &Ledger, key: StatementKey, at: &Blocked) -> Result<String, Failed> {
+    if at.block.reason == Reason::Unadoptable.name()
+        && let Err(why) = ledger.goes_on(key, &at.component)?
+    {
+        return Ok(why.to_string());
+    }
+    Ok("it is not another writer's total".to_owned())
+}
+
 /// What adopting a number comes to: of the total, and of each user.
 fn adopted(
     ledger: &mut Ledger,
@@ -169,7 +193,10 @@ fn adopted(
         Ok(onward) => onward,
         Err(why) => return Ok((format!("{held:.2} can't be adopted, and stays held: {why}"), Vec::new())),
     };
-    let dated = ledger.rows_read(key)?.remove(component).and_then(|row| row.writer.dated);
+    let row = ledger.rows_read(key)?.remove(component);
+    let own = OwnNames::of(ledger)?;
+    let ours = row.as_ref().is_some_and(|row| own.wrote(&row.writer));
+    let dated = row.and_then(|row| row.writer.dated);
     let at = opening_instant(ledger, key, (named, dated), now)?;
     let opening = Opening {
         component: component.to_owned(),
@@ -177,6 +204,7 @@ fn adopted(
         total: held,
         users: BTreeMap::new(),
         words: String::new(),
+        ours,
     };
     let Some(statement) = ledger.rehearse_adopting(key, opening, now)? else {
         return Ok((format!("{held:.2} becomes the opening balance"), Vec::new()));

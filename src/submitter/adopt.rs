@@ -119,7 +119,8 @@ impl Cycle {
             key.period
         ));
         let told = format!("{total:.2} is the opening balance of {instant}: {words}");
-        let opening = Opening { component: component.to_owned(), at: instant, total, users, words };
+        let ours = self.own_names().await?.wrote(&row.writer);
+        let opening = Opening { component: component.to_owned(), at: instant, total, users, words, ours };
         self.ledger(move |ledger| {
             ledger.tell(key.resource, key.period, &opening.component, EventKind::Writer, &told, now)?;
             ledger.adopt(key, opening, now)

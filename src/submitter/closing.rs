@@ -202,6 +202,10 @@ impl Cycle {
         let keys: Vec<StatementKey> =
             keys.into_iter().filter(|key| self.state().read_back.contains(key)).collect();
         let differ = self.compare_shares(&keys).await?;
+        if !keys.is_empty() {
+            // What was left over by what was known before is not what is.
+            self.ledger(|ledger| ledger.lift_what_passed()).await?;
+        }
         for key in keys.into_iter().filter(|key| !differ.contains(key)) {
             // What was found otherwise is stranded in the next cycle, and read once more.
             let Some(statement) = self.ledger(move |ledger| ledger.statement(key)).await? else { continue };

@@ -188,9 +188,7 @@ impl Cycle {
         let (key, of_component) = (statement.key, component.to_owned());
         let decided = self.ledger(move |ledger| ledger.decided(key, &of_component)).await?;
         let entry = statement.components.get(component);
-        let holds = |decided: &Decided| {
-            stands(decided, entry) && decided.held.is_none_or(|held| held == row.held.amount)
-        };
+        let holds = |decided: &Decided| stands(decided, entry) && decided.held == row.held.amount;
         let by_person = decided.as_ref().filter(|decided| holds(decided)).map(|decided| decided.decision);
         let server = self.submitter.server_time().await?;
         let part = self.part_of(key).await?;

@@ -13,7 +13,7 @@ use super::reconcile::Row;
 use super::rows::total;
 use super::{Cycle, CycleError};
 use crate::ledger::sent::amount::{Amount, StatementKey};
-use crate::ledger::sent::decision::Decision;
+use crate::ledger::sent::decision::Subject;
 use crate::ledger::sent::statement::{Entry, Statement};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
@@ -242,8 +242,8 @@ impl Cycle {
         Ok(())
     }
 
-    /// Whether a person decided to overwrite a component whose total is as it was reported: then it is about its shares. What
-    /// another writes after that was done is no longer what the person saw, and what was decided of another's total is done.
+    /// Whether a person decided to overwrite a component's shares, and its total is ours, as the person saw it or as it was
+    /// reported since. What another writes after that was done is no longer what the person saw.
     async fn is_decided_share(
         &self,
         key: StatementKey,
@@ -252,14 +252,14 @@ impl Cycle {
     ) -> Result<bool, CycleError> {
         let (component, held) = (component.to_owned(), total.held());
         let known = total.acknowledged.as_ref();
-        let read = known.filter(|known| known.how == "read").map(|known| known.at);
+        let of = |how: &str| known.filter(|known| known.how == how).map(|known| known.at);
+        let (read, accepted) = (of("read"), of("accepted"));
         Ok(self
             .ledger(move |ledger| {
                 let decided = ledger.decided(key, &component)?;
                 let decided = decided.filter(|decided| {
-                    decided.decision == Decision::Overwrite
-                        && !decided.by_itself
-                        && decided.held == Some(held)
+                    decided.about == Subject::Shares
+                        && (decided.held == held || accepted.is_some_and(|at| at > decided.at))
                         && read.is_none_or(|read| read <= decided.at)
                 });
                 let Some(decided) = decided else { return Ok(false) };

@@ -17,7 +17,7 @@ use super::reason::Reason;
 use super::{Cycle, CycleError, DATE_PROBE, in_turns};
 use crate::ledger::books::catalog::KnownComponent;
 use crate::ledger::sent::amount::{Amount, StatementKey};
-use crate::ledger::sent::decision::Decision;
+use crate::ledger::sent::decision::Subject;
 use crate::ledger::sent::moved::Moved;
 use crate::ledger::sent::record::{Intent, Outcome};
 use crate::ledger::sent::statement::{Entry, Statement};
@@ -198,9 +198,7 @@ impl Cycle {
         };
         let (accepted_at, of_component) = (accepted.at, component.to_owned());
         let decided = self.ledger(move |ledger| ledger.decided(key, &of_component)).await?;
-        Ok(decided.is_some_and(|decided| {
-            decided.for_limit && decided.decision == Decision::Overwrite && decided.at >= accepted_at
-        }))
+        Ok(decided.is_some_and(|decided| decided.about == Subject::Limit && decided.at >= accepted_at))
     }
 
     /// What a component was lowered from for a limit that then refused its new amount, and the refusal.
@@ -218,13 +216,14 @@ impl Cycle {
         let component = component.to_owned();
         Ok(self
             .ledger(move |ledger| {
-                let Some(decided) = ledger.decided(key, &component)?.filter(|decided| decided.for_limit)
+                let Some(decided) =
+                    ledger.decided(key, &component)?.filter(|decided| decided.about == Subject::Limit)
                 else {
                     return Ok(None);
                 };
                 let since = ledger.held_since(key, &component, decided.at)?;
                 let is_lowered = !since.is_empty() && since.iter().all(Decimal::is_zero);
-                Ok(decided.held.filter(|before| is_lowered && !before.is_zero()))
+                Ok(Some(decided.held).filter(|before| is_lowered && !before.is_zero()))
             })
             .await?)
     }

@@ -718,9 +718,7 @@ impl World {
     /// Whether a person has decided to overwrite just what Waldur holds.
     fn is_decided(&self, key: StatementKey, component: &str, row: i64) -> bool {
         let decided = self.ledger.decided(key, component).expect("a decision");
-        decided.is_some_and(|decided| {
-            decided.decision == Decision::Overwrite && decided.held.map(cents) == Some(row)
-        })
+        decided.is_some_and(|decided| decided.decision == Decision::Overwrite && cents(decided.held) == row)
     }
 
     fn statements(&self) -> Vec<Statement> {

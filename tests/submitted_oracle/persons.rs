@@ -57,7 +57,7 @@ impl Bench {
             let of: (Place, Month) = ((number, component(&one.component)), month(one.period));
             let held = Bench::held(&seen, of.0, of.1);
             // What another wrote since is not what the person saw.
-            if of.1 != running || one.held.map(to_cents) != Some(held.total) && !is_cut {
+            if of.1 != running || to_cents(one.held) != held.total && !is_cut {
                 self.account.disturbed.insert(of);
                 continue;
             }

@@ -76,7 +76,7 @@ impl Shown {
             "waldur_holds_at": shown(&|holds| holds.at.to_string()),
             "acknowledged": held.iter().map(|held| format!("{:.2}", held.amount)).collect::<Vec<_>>(),
             "decisions": self.decisions.iter().map(|decided| json!({
-                "decision": name_of(decided.decision), "replaced": decided.held.map(|held| format!("{held:.2}")),
+                "decision": name_of(decided.decision), "replaced": format!("{:.2}", decided.held),
                 "at": decided.at.to_string(), "by_itself": decided.by_itself,
             })).collect::<Vec<_>>(),
             "adjustments": self.adjustments.iter().map(adjustment_json).collect::<Vec<_>>(),

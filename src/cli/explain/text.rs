@@ -81,8 +81,7 @@ fn head(out: &mut dyn Write, shown: &Shown) -> Result<(), Failed> {
     }
     for decided in &shown.decisions {
         let who = if decided.by_itself { "`on_conflict`" } else { "a person" };
-        let held =
-            decided.held.map_or_else(|| "what Waldur held".to_owned(), |held| format!("Waldur's {held:.2}"));
+        let held = format!("Waldur's {:.2}", decided.held);
         let what = match decided.decision {
             Decision::Overwrite => format!("{held} is replaced by the ledger's number"),
             Decision::Adopt { .. } => format!("{held} is the opening balance"),

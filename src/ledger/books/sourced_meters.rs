@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::lines::Place;
 use crate::ledger::db::columns::instant;
 use crate::ledger::db::rules::Version;
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
@@ -47,15 +48,27 @@ impl SourcedMeters<'_> {
         connection: &Connection,
         resource: &str,
     ) -> sql::Result<Vec<SourcedMeter<'_>>> {
-        let offering: Option<String> = connection
-            .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
-            .query_row([resource], |row| row.get(0))
-            .optional()?;
-        let offering = offering.and_then(|text| Uuid::parse_str(&text).ok()).filter(|uuid| !uuid.is_nil());
+        let offering = offering_of(connection, resource)?;
         let resource = Uuid::parse_str(resource).unwrap_or_default();
         let meters = self.meters.iter().copied();
         Ok(meters.filter(|maker| maker.rules.may_bill(resource, offering)).collect())
     }
+}
+
+/// Whether some meter of these rules may make a component of a resource, whether or not there are readings of it.
+pub(super) fn may_be_made(connection: &Connection, version: &Version, place: Place<'_>) -> sql::Result<bool> {
+    let offering = offering_of(connection, place.resource)?;
+    let resource = Uuid::parse_str(place.resource).unwrap_or_default();
+    let makes = |rules: &&Rules| rules.meters.iter().any(|meter| meter.component == place.component);
+    Ok(version.rules.iter().filter(makes).any(|rules| rules.may_bill(resource, offering)))
+}
+
+fn offering_of(connection: &Connection, resource: &str) -> sql::Result<Option<Uuid>> {
+    let offering: Option<String> = connection
+        .prepare_cached("SELECT offering FROM resource WHERE uuid = ?")?
+        .query_row([resource], |row| row.get(0))
+        .optional()?;
+    Ok(offering.and_then(|text| Uuid::parse_str(&text).ok()).filter(|uuid| !uuid.is_nil()))
 }
 
 /// What meters want sent along with a component.

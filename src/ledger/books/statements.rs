@@ -15,7 +15,7 @@ use super::cuts::plans_of_all;
 use super::freed::free;
 use super::lines::{Kept, Line, Lines, Place, kept, store};
 use super::made::{Made, Wanted, made};
-use super::sourced_meters::{SourcedMeters, meters_of};
+use super::sourced_meters::{SourcedMeters, may_be_made, meters_of};
 use crate::ledger::db::columns::{decimal, micros, two_decimals};
 use crate::ledger::db::event::{About, EventKind, tell, tell_if_new};
 use crate::ledger::db::rules::{InForce, Version, are_stated, first_unstated, of_component};
@@ -185,7 +185,13 @@ fn state_some(
         .collect();
     let with_timelines: Vec<_> =
         wanted.iter().map(|wanted| (wanted.place, wanted.month, wanted.timeline)).collect();
-    let openings = openings_of_all(connection, &with_timelines)?;
+    let mut openings = openings_of_all(connection, &with_timelines)?;
+    for (wanted, openings) in wanted.iter().zip(&mut openings).filter(|(_, openings)| !openings.is_empty()) {
+        // What goes on from it is another component's by now, or another resource's.
+        if !may_be_made(connection, wanted.version, wanted.place)? {
+            openings.clear();
+        }
+    }
     let moved = moved_of_all(connection, &with_timelines)?;
     let made = made(connection, in_force, &wanted, &openings)?;
     let doubts = Doubts::of_all(connection, wanted.iter().map(|wanted| (wanted.place, wanted.version)))?;

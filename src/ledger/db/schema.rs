@@ -424,6 +424,7 @@ CREATE TABLE moved (
     to_part INTEGER NOT NULL,     -- in which part of that month
     amount TEXT NOT NULL,         -- two decimals
     recorded INTEGER NOT NULL,
+    since INTEGER NOT NULL,       -- when something was first moved from there to there
     PRIMARY KEY (resource, component, username, from_period, from_part, to_period, to_part)
 ) WITHOUT ROWID;
 CREATE INDEX moved_to ON moved (to_period);
@@ -471,11 +472,11 @@ CREATE TABLE decision (
     part INTEGER NOT NULL,
     component TEXT NOT NULL,
     decision TEXT NOT NULL CHECK (decision IN ('overwrite', 'adopt')),
-    held TEXT,                    -- the number that it is about
+    about TEXT NOT NULL CHECK (about IN ('total', 'shares', 'limit', 'rules')),
+    held TEXT NOT NULL,           -- what the server held of it
     at INTEGER NOT NULL,
     balance_at INTEGER,           -- adopt: the instant that the opening balance speaks of, if the person said it
     by_itself INTEGER NOT NULL,   -- made by `on_conflict`, which does it once a period
-    for_limit INTEGER NOT NULL,   -- it is about a limit
     PRIMARY KEY (resource, period, part, component)
 ) WITHOUT ROWID;
 

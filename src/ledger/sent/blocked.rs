@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::amount::{StatementKey, key};
 use super::known::{Known, Scope, each_of, known};
-use super::rows::unplan;
+use super::rows::{reopen, unplan};
 use crate::ledger::books::unstated::{all_of_month, changed_components};
 use crate::ledger::db::columns::{decimal, instant, micros, period_column, two_decimals, uuid_column};
 use crate::ledger::db::event::{About, EventKind, tell};
@@ -146,19 +146,18 @@ impl Ledger {
         reason: &str,
     ) -> Result<bool, LedgerError> {
         self.transact(|connection, _| {
+            let (resource, period, part) =
+                (key.resource.to_string(), key.period.to_string(), micros(key.part));
             let cleared = connection
                 .prepare_cached(
                     "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
                      AND username = ?5 AND reason = ?6",
                 )?
-                .execute(params![
-                    key.resource.to_string(),
-                    key.period.to_string(),
-                    micros(key.part),
-                    component,
-                    user,
-                    reason
-                ])?;
+                .execute(params![resource, period, part, component, user, reason])?;
+            if cleared > 0 {
+                // It may have stood in the place of what was left over of a month that was closed as it was.
+                reopen(connection, key)?;
+            }
             Ok(cleared > 0)
         })
     }
@@ -385,8 +384,9 @@ fn give_up(
         let in_all = decimal(before).unwrap_or_default() + amount;
         connection
             .prepare_cached(
-                "INSERT INTO moved (resource, component, username, from_period, from_part, to_period, to_part, amount, recorded)
-                 VALUES (?1, ?2, ?3, ?4, ?5, '', 0, ?6, ?7)
+                "INSERT INTO moved (resource, component, username, from_period, from_part, to_period, to_part, amount, recorded,
+                                    since)
+                 VALUES (?1, ?2, ?3, ?4, ?5, '', 0, ?6, ?7, ?7)
                  ON CONFLICT (resource, component, username, from_period, from_part, to_period, to_part)
                  DO UPDATE SET amount = ?6, recorded = ?7",
             )?

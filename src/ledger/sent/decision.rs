@@ -8,9 +8,9 @@ use uuid::Uuid;
 use super::amount::{StatementKey, key};
 use crate::ledger::books::freed::free;
 use crate::ledger::books::unstated::all_of_month;
-use crate::ledger::db::columns::{decimal, instant, micros, two_decimals};
+use crate::ledger::db::columns::{decimal, decimal_column, instant, micros, two_decimals, unreadable};
 use crate::ledger::db::event::{About, EventKind, tell};
-use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
+use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -29,16 +29,50 @@ pub struct Decided {
     pub period: BillingPeriod,
     pub component: String,
     pub decision: Decision,
+    pub about: Subject,
     /// What the server held when it was made.
-    pub held: Option<Decimal>,
+    pub held: Decimal,
     pub at: Timestamp,
     /// Made by `on_conflict`.
     pub by_itself: bool,
-    /// It is about a limit, not about another writer.
-    pub for_limit: bool,
 }
 
-/// The reasons that a decision is about (submitter/reason.rs).
+/// What a decision is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// Another writer's total.
+    Total,
+    /// Users' shares that another writer put beside a total of ours.
+    Shares,
+    /// A limit that counts what is on the bill already.
+    Limit,
+    /// What earlier rules have put on the bill.
+    Rules,
+}
+
+impl Subject {
+    const ALL: [Subject; 4] = [Subject::Total, Subject::Shares, Subject::Limit, Subject::Rules];
+
+    fn name(self) -> &'static str {
+        match self {
+            Subject::Total => "total",
+            Subject::Shares => "shares",
+            Subject::Limit => "limit",
+            Subject::Rules => "rules",
+        }
+    }
+
+    /// By the reason of a block (submitter/reason.rs); those that the books hold have no block.
+    fn of_block(reason: &str) -> Option<Subject> {
+        match reason {
+            CONFLICT | UNADOPTABLE => Some(Subject::Total),
+            SHARES => Some(Subject::Shares),
+            LIMIT => Some(Subject::Limit),
+            _ => None,
+        }
+    }
+}
+
 const CONFLICT: &str = "conflict";
 const UNADOPTABLE: &str = "conflict_overwrite";
 const SHARES: &str = "conflict_shares";
@@ -46,7 +80,8 @@ const LIMIT: &str = "limit";
 
 impl Ledger {
     /// A person decided what is to become of the components of a resource that are in conflict, or that changed rules have
-    /// left on the bill. Returns the components and months, each with what the server holds.
+    /// left on the bill. Only another writer's total can be adopted; all else stays as it is then. Returns the components
+    /// and months, each with what the server holds.
     pub fn decide(
         &mut self,
         resource: Uuid,
@@ -61,7 +96,7 @@ impl Ledger {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT decision, balance_at, at, held, by_itself, for_limit FROM decision
+                    "SELECT decision, balance_at, at, held, by_itself, about FROM decision
                      WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4",
                 )?
                 .query_row(
@@ -75,10 +110,10 @@ impl Ledger {
                             period: key.period,
                             component: component.to_owned(),
                             decision,
-                            held: decimal(row.get(3)?),
+                            about: subject(row, 5)?,
+                            held: decimal_column(row, 3)?,
                             at: instant(row.get(2)?),
                             by_itself: row.get(4)?,
-                            for_limit: row.get(5)?,
                         })
                     },
                 )
@@ -133,7 +168,13 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         self.transact(|connection, _| {
-            insert_decision(connection, (key, component), Decision::Overwrite, (Some(held), true, false), now)
+            let (period, component) = (key.period, component.to_owned());
+            let (decision, about) = (Decision::Overwrite, Subject::Total);
+            insert(
+                connection,
+                key,
+                &Decided { period, component, decision, about, held, at: now, by_itself: true },
+            )
         })
     }
 }
@@ -145,40 +186,26 @@ fn decide(
     now: Timestamp,
 ) -> sql::Result<Vec<Decided>> {
     let resource = resource.to_string();
-    // Each part of a month has a number of its own.
-    let concerned: Vec<(StatementKey, String, Option<String>, Option<bool>)> = connection
-        .prepare_cached(
-            "SELECT resource, period, part, component, amount, CASE WHEN reason = ?3 THEN 1 ELSE 0 END FROM blocked
-             WHERE resource = ?1 AND username = '' AND reason IN (?2, ?3, ?4, ?5)
-             UNION ALL SELECT resource, period, part, component, NULL, NULL FROM line
-             WHERE resource = ?1 AND held IS NOT NULL AND NOT EXISTS (
-                SELECT 1 FROM blocked WHERE blocked.resource = line.resource AND blocked.period = line.period
-                AND blocked.part = line.part AND blocked.component = line.component AND blocked.username = ''
-                AND blocked.reason IN (?2, ?3, ?4, ?5))
-             ORDER BY 2, 3, 4",
-        )?
-        .query_map(params![resource, CONFLICT, LIMIT, UNADOPTABLE, SHARES], |row| {
-            Ok((key(row, 0)?, row.get(3)?, row.get(4)?, row.get(5)?))
-        })?
-        .collect::<sql::Result<_>>()?;
     let mut decided = Vec::new();
-    for (key, component, held, for_limit) in concerned {
+    for (key, component, about, amount) in undecided(connection, &resource, decision)? {
         // What the books hold, and what a limit does, is about what was accepted.
-        let held = match for_limit {
-            Some(false) => decimal(held),
-            Some(true) | None => accepted(connection, key, &component)?,
-        };
-        let for_limit = for_limit == Some(true);
+        let shown = amount.filter(|_| matches!(about, Subject::Total | Subject::Shares));
+        let held = shown.map_or_else(|| accepted(connection, key, &component), Ok)?;
         let period = key.period.to_string();
-        insert_decision(connection, (key, &component), decision, (held, false, for_limit), now)?;
-        free_held(connection, (&resource, &period, &component), now)?;
-        let about = About { resource: &resource, period: &period, component: &component };
+        let by_itself = false;
+        let this = Decided { period: key.period, component, decision, about, held, at: now, by_itself };
+        let component = &this.component;
+        insert(connection, key, &this)?;
+        if decision == Decision::Overwrite {
+            free_held(connection, (&resource, &period, component), now)?;
+        }
         let name = match decision {
             Decision::Overwrite => "is to be overwritten",
             Decision::Adopt { .. } => "is to be adopted",
         };
-        let shown = held.map_or_else(|| "what Waldur holds".to_owned(), |held| format!("Waldur's {held:.2}"));
-        tell(connection, about, EventKind::Writer, &format!("a person decided: {shown} {name}"), now)?;
+        let words = format!("a person decided: Waldur's {held:.2} {name}");
+        let about = About { resource: &resource, period: &period, component };
+        tell(connection, about, EventKind::Writer, &words, now)?;
         connection.execute(
             "DELETE FROM blocked WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
              AND reason IN (?5, ?6, ?7, ?8)",
@@ -194,10 +221,41 @@ fn decide(
             .execute(params![resource, period, component])?;
         // What was held because of this component may be another resource's, too.
         all_of_month(connection, None, &period)?;
-        let period = key.period;
-        decided.push(Decided { period, component, decision, held, at: now, by_itself: false, for_limit });
+        decided.push(this);
     }
     Ok(decided)
+}
+
+/// The components of a resource that such a decision is about, and what the server holds of them, or a limit refused. Each
+/// part of a month has a number of its own.
+fn undecided(
+    connection: &Connection,
+    resource: &str,
+    decision: Decision,
+) -> sql::Result<Vec<(StatementKey, String, Subject, Option<Decimal>)>> {
+    let mut found = Vec::new();
+    let mut query = connection.prepare_cached(
+        "SELECT resource, period, part, component, reason, amount FROM blocked WHERE resource = ?1 AND username = ''
+         UNION ALL SELECT resource, period, part, component, NULL, NULL FROM line
+         WHERE resource = ?1 AND held IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM blocked WHERE blocked.resource = line.resource AND blocked.period = line.period
+            AND blocked.part = line.part AND blocked.component = line.component AND blocked.username = ''
+            AND blocked.reason IN (?2, ?3, ?4, ?5))
+         ORDER BY 2, 3, 4",
+    )?;
+    let mut rows = query.query(params![resource, CONFLICT, LIMIT, UNADOPTABLE, SHARES])?;
+    while let Some(row) = rows.next()? {
+        let reason: Option<String> = row.get(4)?;
+        let about = match &reason {
+            Some(reason) => Subject::of_block(reason),
+            None => Some(Subject::Rules),
+        };
+        let is_choice = decision == Decision::Overwrite || reason.as_deref() == Some(CONFLICT);
+        if let Some(about) = about.filter(|_| is_choice) {
+            found.push((key(&row, 0)?, row.get(3)?, about, decimal(row.get(5)?)));
+        }
+    }
+    Ok(found)
 }
 
 /// What changed rules hold of a component is decided, for just the reasons that it is held for.
@@ -212,8 +270,8 @@ fn free_held(connection: &Connection, of: (&str, &str, &str), now: Timestamp) ->
     reasons.iter().try_for_each(|reason| free(connection, of, reason, now))
 }
 
-/// What the server accepted last of a component.
-fn accepted(connection: &Connection, key: StatementKey, component: &str) -> sql::Result<Option<Decimal>> {
+/// What the server accepted last of a component, or was found to hold; nothing, if there is none.
+fn accepted(connection: &Connection, key: StatementKey, component: &str) -> sql::Result<Decimal> {
     let amount: Option<String> = connection
         .prepare_cached(
             "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4 AND username = ''
@@ -224,38 +282,39 @@ fn accepted(connection: &Connection, key: StatementKey, component: &str) -> sql:
             |row| row.get(0),
         )
         .optional()?;
-    Ok(decimal(amount))
+    Ok(decimal(amount).unwrap_or_default())
 }
 
-fn insert_decision(
-    connection: &Connection,
-    (key, component): (StatementKey, &str),
-    decision: Decision,
-    (held, by_itself, for_limit): (Option<Decimal>, bool, bool),
-    now: Timestamp,
-) -> sql::Result<()> {
-    let (name, balance_at) = match decision {
+fn subject(row: &Row<'_>, column: usize) -> sql::Result<Subject> {
+    let name: String = row.get(column)?;
+    let known = Subject::ALL.into_iter().find(|subject| subject.name() == name);
+    known.ok_or_else(|| unreadable(column, format!("`{name}` is nothing to decide about")))
+}
+
+/// Records a decision, in place of an earlier one.
+fn insert(connection: &Connection, key: StatementKey, decided: &Decided) -> sql::Result<()> {
+    let (name, balance_at) = match decided.decision {
         Decision::Overwrite => ("overwrite", None),
         Decision::Adopt { at } => ("adopt", at.map(micros)),
     };
     connection
         .prepare_cached(
-            "INSERT INTO decision (resource, period, part, component, decision, held, at, balance_at, by_itself, for_limit)
+            "INSERT INTO decision (resource, period, part, component, decision, held, at, balance_at, by_itself, about)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
              ON CONFLICT (resource, period, part, component) DO UPDATE SET decision = ?5, held = ?6, at = ?7,
-                balance_at = ?8, by_itself = ?9, for_limit = ?10",
+                balance_at = ?8, by_itself = ?9, about = ?10",
         )?
         .execute(params![
             key.resource.to_string(),
             key.period.to_string(),
             micros(key.part),
-            component,
+            decided.component,
             name,
-            held.map(two_decimals),
-            micros(now),
+            two_decimals(decided.held),
+            micros(decided.at),
             balance_at,
-            by_itself,
-            for_limit
+            decided.by_itself,
+            decided.about.name()
         ])?;
     Ok(())
 }

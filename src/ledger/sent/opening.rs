@@ -45,6 +45,8 @@ pub struct Opening {
     pub total: Decimal,
     pub users: BTreeMap<String, Decimal>,
     pub words: String,
+    /// This token's own user wrote it: then it has all that was carried to the month, also where the ledger was put back since.
+    pub ours: bool,
 }
 
 impl Ledger {
@@ -158,19 +160,22 @@ impl Ledger {
             // What was carried to this part stays a row of its own, so that it is once in the amount.
             let mut carried: BTreeMap<String, Decimal> = BTreeMap::new();
             {
-                let mut query = connection.prepare_cached(
-                    "SELECT username, to_part, amount FROM moved WHERE resource = ?1 AND component = ?2 AND to_period = ?3",
-                )?;
-                let mut rows = query.query(params![resource, component, period])?;
-                let reported: bool = connection
+                // Another writer's number has what of it was reported before, if it goes on from that.
+                let reported: Option<i64> = connection
                     .prepare_cached(
-                        "SELECT 1 FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
+                        "SELECT max(at) FROM sent WHERE resource = ?1 AND period = ?2 AND part = ?3 AND component = ?4
                          AND username = '' AND outcome = 'accepted'",
                     )?
-                    .exists(params![resource, period, micros(key.part), component])?;
+                    .query_row(params![resource, period, micros(key.part), component], |row| row.get(0))?;
+                let mut query = connection.prepare_cached(
+                    "SELECT username, to_part, amount, since FROM moved
+                     WHERE resource = ?1 AND component = ?2 AND to_period = ?3",
+                )?;
+                let mut rows = query.query(params![resource, component, period])?;
                 while let Some(row) = rows.next()? {
                     let here = part_of(&timeline, key.period, instant(row.get(1)?)) == micros(key.part);
-                    if here && reported {
+                    let since: i64 = row.get(3)?;
+                    if here && reported.is_some_and(|at| opening.ours || since <= at) {
                         *carried.entry(row.get(0)?).or_default() += decimal_column(&row, 2)?;
                     }
                 }

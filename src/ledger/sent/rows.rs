@@ -303,7 +303,7 @@ pub(super) fn note_read(
 }
 
 /// Something was posted again, so it is to be read back again.
-fn reopen(connection: &Connection, key: StatementKey) -> sql::Result<()> {
+pub(super) fn reopen(connection: &Connection, key: StatementKey) -> sql::Result<()> {
     connection
         .prepare_cached(
             "UPDATE statement SET closed = NULL

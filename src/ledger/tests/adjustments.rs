@@ -34,7 +34,14 @@ fn key() -> StatementKey {
 
 fn opening(component: &str, at: Timestamp, total: i64, alice: i64) -> Opening {
     let users = [("alice".to_owned(), Decimal::from(alice))].into_iter().collect();
-    Opening { component: component.to_owned(), at, total: total.into(), users, words: "x".to_owned() }
+    Opening {
+        component: component.to_owned(),
+        at,
+        total: total.into(),
+        users,
+        words: "x".to_owned(),
+        ours: false,
+    }
 }
 
 /// What one thing that is recorded is.
@@ -77,8 +84,14 @@ fn what_goes_on_from_a_balance_is_rounded_by_the_first_meter_whichever_is_looked
         ledger.record(run).unwrap();
     }
     let users = Default::default();
-    let balance =
-        Opening { component: "gpu".to_owned(), at: opened, total: 100.into(), users, words: "x".to_owned() };
+    let balance = Opening {
+        component: "gpu".to_owned(),
+        at: opened,
+        total: 100.into(),
+        users,
+        words: "x".to_owned(),
+        ours: false,
+    };
     ledger.adopt(key(), balance, time).unwrap();
     // 100.00, 6 at a weight of 2 and 0.341: 112.341, rounded up.
     assert_eq!(amounts(&mut ledger)["2026-11 gpu"], "112.341 Some(112.35)");

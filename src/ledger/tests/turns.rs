@@ -135,6 +135,7 @@ fn a_holder_of_an_older_turn_adopts_nothing_and_closes_nothing() {
         total: "40.00".parse().unwrap(),
         users: BTreeMap::new(),
         words: String::new(),
+        ours: false,
     };
     for refused in [old.adopt(key, opening, later), old.close(key, later)] {
         assert_eq!(refused.unwrap_err().kind, LedgerErrorKind::Superseded);

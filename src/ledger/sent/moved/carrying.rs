@@ -145,7 +145,9 @@ impl Carrying<'_> {
             let after = by_part(&fit(&by_user(&rest), &room), &rest);
             self.tell_of_too_much(component, total(&fixed) + total(&after) - total(&used_of), now)?;
             settled.insert((self.resource, self.from, component.clone()));
-            if after == before || (before.is_empty() && !new) {
+            // What was carried may become less, and nothing more is carried.
+            let is_more = before.is_empty() || total(&after) > total(&before);
+            if after == before || (is_more && !new) {
                 continue;
             }
             let change = Carried {
@@ -380,6 +382,14 @@ impl Carrying<'_> {
         now: Timestamp,
     ) -> sql::Result<()> {
         let (resource, from, to) = (self.resource.to_string(), self.from.to_string(), target.to_string());
+        let since: Option<i64> = self
+            .connection
+            .prepare_cached(
+                "SELECT min(since) FROM moved WHERE resource = ?1 AND component = ?2 AND from_period = ?3 AND to_period = ?4
+                 AND to_part = ?5",
+            )?
+            .query_row(params![resource, component, from, to, part], |row| row.get(0))?;
+        let since = since.unwrap_or(micros(now));
         self.connection.execute(
             "DELETE FROM moved WHERE resource = ?1 AND component = ?2 AND from_period = ?3 AND to_period = ?4 AND to_part = ?5",
             params![resource, component, from, to, part],
@@ -388,8 +398,8 @@ impl Carrying<'_> {
             self.connection
                 .prepare_cached(
                     "INSERT INTO moved (resource, component, username, from_period, from_part, to_period, to_part, amount,
-                                        recorded)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                                        recorded, since)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                 )?
                 .execute(params![
                     resource,
@@ -400,7 +410,8 @@ impl Carrying<'_> {
                     to,
                     part,
                     two_decimals(*amount),
-                    micros(now)
+                    micros(now),
+                    since
                 ])?;
         }
         // What was closed as it was left over is looked at again with what is left now.
