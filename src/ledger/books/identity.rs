@@ -101,6 +101,16 @@ impl Queued {
         Quarantined { what, reason, bears_on: Bearing::readings([self.name.as_str()]) }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Since when it was used up, if it is a delta.
+    pub(super) fn used_since(&self) -> Option<Timestamp> {
+        let began = if self.row.start == 0 { self.row.at } else { self.row.start };
+        (self.kind == Kind::Delta.name()).then(|| instant(began))
+    }
+
     /// Whether it is a look at the moment of the run, whose place among others hangs on that instant alone. What a source
     /// dates itself, and deltas, which need no neighbours, stay what they are.
     pub(super) fn is_momentary(&self, run: &Head) -> bool {
