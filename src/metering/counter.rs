@@ -33,6 +33,10 @@ pub(super) struct Lives {
     /// How the start that its source tells has behaved.
     #[serde(default, skip_serializing_if = "is_default")]
     start: Start,
+    /// How long before the look at which the present start was seen first it lay, in microseconds, if that was not the last
+    /// look and more is not known of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    age: Option<i64>,
 }
 
 /// How the start of a life behaves from look to look. A source that does not know it and prints the time of the look tells a
@@ -130,26 +134,31 @@ impl Lives {
         if has_another_id(seen, point) {
             return false;
         }
-        let is_young = |seen: &Seen| {
-            let age = seen.epoch.began.map(|began| micros_between(began, seen.at));
-            age.is_some_and(|age| age <= micros_between(seen.at, point.at))
-        };
+        let is_young = || self.age_before(seen).is_some_and(|age| age <= micros_between(seen.at, point.at));
         let is_too_fast = || self.is_too_fast(&value.into(), micros_between(began, point.at));
         match self.start {
             Start::Moves => true,
             _ if ended || value < level => false,
-            Start::Unknown => is_young(seen) || is_too_fast(),
+            Start::Unknown => is_young() || is_too_fast(),
             Start::Stays => is_too_fast(),
         }
     }
 
+    fn age_before(&self, seen: &Seen) -> Option<i64> {
+        let began = seen.epoch.began?;
+        Some(self.age.unwrap_or_else(|| micros_between(began, seen.at)))
+    }
+
     fn watch_start(&mut self, seen: &Seen, level: Decimal, point: &Point, value: Decimal, is_doubted: bool) {
+        let before = self.age_before(seen);
         if has_moved_since(seen, point) {
             let may_go_on = value >= level || (is_doubted && keeps_half(level, value));
             self.start = if may_go_on { Start::Moves } else { Start::Unknown };
         } else if seen.epoch.began.is_some() && seen.epoch.began == point.epoch.began && value > level {
             self.start = Start::Stays;
         }
+        let is_same = seen.epoch.began == point.epoch.began;
+        self.age = before.filter(|_| is_same && self.start == Start::Unknown);
     }
 
     fn step_from(

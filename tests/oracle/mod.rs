@@ -221,7 +221,11 @@ fn counter(seen: &[Observation], limit: Option<&BigRational>, tallies: &mut [Tal
         // A new start is told, and not believed.
         let mut unbelieved = false;
         if let Some(began) = new_start {
-            let young = was.began.is_some_and(|began| was.at - began <= is.at - was.at);
+            // Where the start before was seen first.
+            let same = |place: &usize| seen[*place].began == was.began;
+            let first = (0..=last).rev().filter(|place| seen[*place].value.is_some()).take_while(same).last();
+            let first = first.map_or(was.at, |place| seen[place].at);
+            let young = was.began.is_some_and(|began| first - began <= is.at - was.at);
             let ten_times = rates.iter().max().map(|rate| rate * fraction(10 * (is.at - began), 1));
             let impossible = ten_times.is_some_and(|most| value(now) > most);
             let rose = !gone_between && value(now) >= value(last);
