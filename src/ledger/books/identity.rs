@@ -105,10 +105,10 @@ impl Queued {
         &self.name
     }
 
-    /// Since when it was used up, if it is a delta.
-    pub(super) fn used_since(&self) -> Option<Timestamp> {
+    /// Between which instants it was used up, if it is a delta.
+    pub(super) fn used(&self) -> Option<(Timestamp, Timestamp)> {
         let began = if self.row.start == 0 { self.row.at } else { self.row.start };
-        (self.kind == Kind::Delta.name()).then(|| instant(began))
+        (self.kind == Kind::Delta.name()).then(|| (instant(began), instant(self.row.at)))
     }
 
     /// Whether it is a look at the moment of the run, whose place among others hangs on that instant alone. What a source

@@ -326,11 +326,11 @@ fn count_run(
         });
         store.look_up(&some)?;
         for queued in some {
-            let reaches = queued.used_since().filter(|began| reach.is_too_far(queued.name(), *began));
+            let reaches = queued.used().filter(|used| reach.is_too_far(queued.name(), *used));
             match store.put(queued, &mut touched)? {
                 ReadingOutcome::New => {
                     recorded.new += 1;
-                    reaches.into_iter().for_each(|began| reach.note(began));
+                    reaches.into_iter().for_each(|(began, _)| reach.note(began));
                 }
                 ReadingOutcome::Corrected => recorded.corrected += 1,
                 ReadingOutcome::Late(what) => {

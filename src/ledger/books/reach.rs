@@ -1,6 +1,6 @@
-//! Usage that reaches far back into months that its collector never read. It is kept, and not stated: only a part of them is
-//! known here, and the whole is another's to report. A job that runs over the start of the first month is as expected; one
-//! that goes further back is told, because there may be nobody who reports it.
+//! Usage of months that its collector never read. It is kept, and not stated: only a part of them is known here, and the whole
+//! is another's to report. A job that runs over the start of the first month is as expected; usage that ended before, or that
+//! goes back further than the month before, is told, because there may be nobody who reports it.
 
 use jiff::Timestamp;
 
@@ -12,12 +12,19 @@ use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 
 /// What the readings of one run reach back to.
 pub(super) struct Reach {
-    /// From where its collector is read, and the start of the month before the first that is stated.
-    since: Option<(Timestamp, Timestamp)>,
+    /// From where its collector is read, if that is known.
+    since: Option<Since>,
     /// Names that a meter wants.
     metered: Vec<String>,
     count: usize,
     earliest: Timestamp,
+}
+
+struct Since {
+    at: Timestamp,
+    /// The start of the first month that is stated, and of the one before.
+    first: Timestamp,
+    before: Timestamp,
 }
 
 impl Reach {
@@ -31,9 +38,9 @@ impl Reach {
         let rules = in_force.in_month(zone.period_of(run.finished)).of(&run.collector);
         let metered = rules.map(|rules| rules.meters.iter().map(|meter| meter.reading.clone()).collect());
         Ok(Reach {
-            since: since.map(|since| {
-                let since = instant(since);
-                (since, zone.start(zone.period_of(since).previous()))
+            since: since.map(instant).map(|at| {
+                let month = zone.period_of(at);
+                Since { at, first: zone.start(month), before: zone.start(month.previous()) }
             }),
             metered: metered.unwrap_or_default(),
             count: 0,
@@ -41,9 +48,10 @@ impl Reach {
         })
     }
 
-    /// Whether usage that began then reaches too far; `name`: of the reading.
-    pub(super) fn is_too_far(&self, name: &str, began: Timestamp) -> bool {
-        self.since.is_some_and(|(_, before)| began < before)
+    /// Whether usage between two instants is to be told; `name`: of the reading.
+    pub(super) fn is_too_far(&self, name: &str, (began, ended): (Timestamp, Timestamp)) -> bool {
+        let is_all_before = |since: &Since| ended < since.first || (ended == since.first && began < ended);
+        self.since.as_ref().is_some_and(|since| began < since.before || is_all_before(since))
             && self.metered.iter().any(|metered| metered == name)
     }
 
@@ -53,7 +61,9 @@ impl Reach {
     }
 
     pub(super) fn tell(&self, connection: &Connection, in_force: &InForce, run: &Head) -> sql::Result<()> {
-        let Some((since, _)) = self.since.filter(|_| self.count > 0) else { return Ok(()) };
+        let Some(Since { at, before, .. }) = self.since.as_ref().filter(|_| self.count > 0) else {
+            return Ok(());
+        };
         let zone = &in_force.zone;
         let (readings, collector, earliest) = (self.count, &run.collector, self.earliest);
         let (readings, reach) = match readings {
@@ -61,13 +71,15 @@ impl Reach {
             count => (format!("{count} readings"), "reach"),
         };
         let words = format!(
-            "{readings} of the collector {collector} {reach} back to {earliest}: it is read from {since} on, and what was used in \
+            "{readings} of the collector {collector} {reach} back to {earliest}: it is read from {at} on, and what was used in \
              months before is kept and not stated. Is its start right? If nobody else reports those months, \
              `collect {collector} --since {}` does",
             zone.date_of(earliest),
         );
         let running = zone.period_of(run.finished).to_string();
         let about = About { period: &running, ..About::default() };
-        tell(connection, about, EventKind::Held, &words, run.finished)
+        // What is of the month before was most likely reported by whoever was here before.
+        let kind = if earliest < *before { EventKind::Held } else { EventKind::Readings };
+        tell(connection, about, kind, &words, run.finished)
     }
 }
