@@ -94,6 +94,11 @@ fn look<T: Send + 'static>(
     })
 }
 
+/// What the system knows of a file that holds a secret.
+pub fn metadata(path: &Path) -> std::io::Result<fs::Metadata> {
+    look(path, PATIENCE, |path| fs::metadata(path))
+}
+
 /// What tells one content of a file from another without reading it: a rotation renames a new file over the old
 /// one (another inode) or rewrites it (another time or length).
 #[derive(PartialEq, Eq, Clone, Copy)]
