@@ -57,10 +57,10 @@ struct Data<'a> {
 
 #[derive(Deserialize)]
 struct Found<'a> {
-    #[serde(borrow, default)]
-    metric: BTreeMap<String, &'a RawValue>,
-    #[serde(borrow, default)]
-    values: Vec<&'a RawValue>,
+    #[serde(borrow)]
+    metric: Option<BTreeMap<String, &'a RawValue>>,
+    #[serde(borrow)]
+    values: Option<Vec<&'a RawValue>>,
     #[serde(borrow)]
     value: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -103,7 +103,7 @@ pub(super) fn read<'a>(text: &'a str, wanted: &str) -> Result<Answer<'a>, String
         ));
     }
     // What a server in Go writes for a list that has nothing in it.
-    let found: Option<Vec<Found<'a>>> =
+    let found: Option<Vec<&'a RawValue>> =
         data.result.map(|result| serde_json::from_str(result.get()).map_err(not_whole)).transpose()?;
     let mut warnings = envelope.warnings.unwrap_or_default();
     if envelope.is_partial.is_some_and(|is_partial| is_partial.get() != "false") {
@@ -112,11 +112,20 @@ pub(super) fn read<'a>(text: &'a str, wanted: &str) -> Result<Answer<'a>, String
     let infos = envelope.infos.unwrap_or_default();
     let mut answer = Answer { series: Vec::new(), warnings, infos, histograms: 0, odd: Vec::new() };
     for found in found.into_iter().flatten() {
+        let found: Found<'a> = match serde_json::from_str(found.get()) {
+            Ok(found) => found,
+            Err(error) => {
+                // Whose it is can't be told.
+                let why = format!("`{}` is no series ({error})", numbers::short(found.get()));
+                answer.odd.push((Labels::new(), why));
+                continue;
+            }
+        };
         if found.histograms.is_some() || found.histogram.is_some() {
             answer.histograms += 1;
         }
         let (mut samples, mut timeless) = (Vec::new(), Vec::new());
-        for sample in found.values.into_iter().chain(found.value) {
+        for sample in found.values.into_iter().flatten().chain(found.value) {
             match point(sample) {
                 Ok(point) => samples.push(point),
                 Err(why) => timeless.push(why),
@@ -126,7 +135,7 @@ pub(super) fn read<'a>(text: &'a str, wanted: &str) -> Result<Answer<'a>, String
         if samples.is_empty() && timeless.is_empty() {
             continue;
         }
-        match labels_of(found.metric) {
+        match labels_of(found.metric.unwrap_or_default()) {
             (labels, None) => answer.series.push(Series { labels, samples, timeless }),
             (labels, Some(why)) => answer.odd.push((labels, why)),
         }
@@ -254,6 +263,18 @@ mod tests {
             ]
         );
         assert_eq!(answer.series[1].samples, [(at("2026-11-23T00:33:21Z"), Ok("5".into()))]);
+    }
+
+    #[test]
+    fn what_is_no_series_costs_no_other() {
+        let body = r#"{"status":"success","data":{"resultType":"matrix","result":[
+            "x", {"metric":{"p":"a"},"values":null}, {"metric":{"p":"b"},"values":7}, null,
+            {"metric":null,"values":[[1795394001,"5"]]}, {"metric":{"p":"c"},"values":[[1795394001,"6"]]}]}}"#;
+        let answer = read(body, "matrix").unwrap();
+        let values: Vec<_> = answer.series.iter().map(|one| (one.labels.len(), &one.samples[0].1)).collect();
+        assert_eq!(values, [(0, &Ok("5".into())), (1, &Ok("6".into()))]);
+        assert_eq!(answer.odd.len(), 3);
+        assert!(answer.odd[0].1.starts_with("`\"x\"` is no series (invalid type"), "{:?}", answer.odd);
     }
 
     #[test]

@@ -153,7 +153,8 @@ impl<'a> Job<'a> {
             reservation,
             tres,
         ] = fields;
-        if raw.is_empty() || cluster.is_empty() || submit.parse::<i64>().is_err() {
+        let has_number = raw.starts_with(|c: char| c.is_ascii_digit());
+        if !has_number || cluster.is_empty() || submit.parse::<i64>().is_err() {
             return Err("it has no number, time of submission or cluster".to_owned());
         }
         Ok(Job {
