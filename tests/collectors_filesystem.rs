@@ -277,6 +277,28 @@ async fn a_deep_and_wide_tree_agrees_with_du() {
     assert_eq!(value(&batch, "directory_bytes", &home), du.split('\t').next().unwrap());
 }
 
+/// Fifty directories with names of 200 bytes, one in the other, and beside the deepest a file: no path of 4096 bytes leads there.
+#[tokio::test]
+async fn what_lies_deeper_than_a_path_can_say_counts() {
+    use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    fs::create_dir(&home).unwrap();
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at = open(&home, flags, Mode::empty()).unwrap();
+    for _ in 0..50 {
+        let name = "d".repeat(200);
+        mkdirat(&at, &name, Mode::RWXU).unwrap();
+        let file = openat(&at, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU).unwrap();
+        rustix::fs::ftruncate(&file, 10).unwrap();
+        at = openat(&at, &name, flags, Mode::empty()).unwrap();
+    }
+    let batch = look(&format!("directories: {}", home.display())).await.unwrap();
+    assert_eq!(problems(&batch), Vec::<&str>::new());
+    assert_eq!(value(&batch, "directory_inodes", &home), "101");
+    assert_eq!(value(&batch, "directory_apparent_bytes", &home), "500");
+}
+
 #[test]
 fn the_files_of_an_overlay_count() {
     run_inner("inner_overlay", &["unshare", "--mount", "--propagation", "private"]);

@@ -215,7 +215,10 @@ fn a_fall_is_a_new_life_or_noise_by_what_the_source_tells_and_by_its_size() {
         // A process that started is a new life of all that it shows; one that has not says nothing.
         ("~1000 ~1010 *~101 ~105", "115", "0", (1, 0, 0)),
         ("~1000 ~1010 ~101 ~105", "14", "101", (1, 1, 0)),
-        ("*1000 *101 *999", "1100", "0", (2, 0, 0)),
+        // One whose start moves with each look is believed where it falls.
+        ("*1000 *101 *999", "999", "101", (1, 1, 0)),
+        ("*1000 *1005 *1010", "10", "2005", (0, 2, 0)),
+        ("~*1000 ~*1005 ~*1010", "10", "2005", (0, 2, 0)),
         // It was away for a look: what is told to be the same life goes on, and so does what a source that still runs
         // shows no lower; else it is a first reading.
         ("=1000 =1010 ? =1005 =1020", "20", "0", (0, 0, 1)),
@@ -230,7 +233,7 @@ fn a_fall_is_a_new_life_or_noise_by_what_the_source_tells_and_by_its_size() {
                 "/" => minute += 55,
                 "d" => minute += 24 * 60,
                 _ => {
-                    let another = word.starts_with('*');
+                    let another = word.contains('*');
                     life = if another { minute } else { life };
                     let value = word.trim_start_matches(['*', '=', '~']);
                     let told = value.len() < word.len();

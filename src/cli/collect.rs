@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::recorder::{Recorder, ledger_or_keep};
 use super::setup::{Setup, count};
 use super::table::table;
-use super::text::{fold, name_or, number, seconds, shorten};
+use super::text::{fold, name as shown_name, name_or, number, seconds, shorten};
 use super::values::instant;
 use crate::collectors::definition::Definition;
 use crate::collectors::spool::Spool;
@@ -215,7 +215,7 @@ impl Unknown {
     fn lines(&self) -> Vec<String> {
         let named = |ids: &[String]| {
             let more = if ids.len() > 5 { ", ..." } else { "" };
-            let named: Vec<&str> = ids.iter().take(5).map(String::as_str).collect();
+            let named: Vec<_> = ids.iter().take(5).map(|id| shown_name(id)).collect();
             format!("{} ({}{more})", count(ids.len(), "backend id"), named.join(", "))
         };
         let mut lines = Vec::new();
@@ -386,7 +386,12 @@ fn one_line(reading: &Reading) -> String {
 }
 
 fn labels(reading: &Reading) -> String {
-    reading.labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+    reading
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{}={}", shown_name(name), shown_name(value)))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn as_json(definition: &Definition, sampled: &Sampled, changes: &[Change]) -> serde_json::Value {

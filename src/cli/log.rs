@@ -14,7 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::progress::AboveProgress;
-use super::text::colours;
+use super::text::{colours, shown};
 use native::{Native, priority};
 
 mod native;
@@ -78,7 +78,7 @@ pub(super) fn to_stderr(level: LogLevel, format: LogFormat, lasts: bool) {
 /// For people, who read in the words what a line is about.
 fn words() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
     debug_fn(|out, field, value| match field.name() {
-        "message" => write!(out, "{value:?}"),
+        "message" => write!(out, "{}", shown(&format!("{value:?}"))),
         name if FIELDS.contains(&name) => Ok(()),
         name => write!(out, " {name}={value:?}"),
     })

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::exit::{Exit, Failed};
 use super::setup::count;
-use super::text::fold;
+use super::text::{fold, name};
 use crate::submitter::guard::TOO_LATE;
 use crate::submitter::left::Outstanding;
 use crate::submitter::next_try::NextTry;
@@ -44,14 +44,16 @@ pub(super) fn show(left: &Outstanding, out: &mut dyn Write) -> Result<(), Failed
         writeln!(out, "{}", fold(&format!("{number}: {how}"), 2))?;
     }
     if left.wholly_unmatched {
-        let ids: Vec<&str> = unmatched.into_iter().take(5).collect();
+        let ids: Vec<_> = unmatched.into_iter().take(5).map(name).collect();
         let such = if ids.is_empty() { String::new() } else { format!(", such as {}", ids.join(", ")) };
         let words = format!("All that a collector measured is of no resource that Waldur knows{such}.");
         writeln!(out, "{}", fold(&words, 2))?;
     }
     for (backend_id, names) in &left.several {
-        let words =
-            format!("held: the backend id {backend_id} is that of several resources that live: {names}");
+        let words = format!(
+            "held: the backend id {} is that of several resources that live: {names}",
+            name(backend_id)
+        );
         writeln!(out, "{}", fold(&words, 2))?;
     }
     Ok(())

@@ -4,7 +4,8 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets};
 
-use super::text::WIDTH;
+use super::text::{WIDTH, shown};
+use crate::wire::words::unseen;
 
 /// A table without blanks at the ends of its lines.
 pub(super) struct Rows(Table);
@@ -26,8 +27,15 @@ fn heading(text: &str) -> String {
 }
 
 impl Rows {
+    /// What would drive the terminal, or break a line, is spelt out.
     pub(super) fn add_row<T: Into<Row>>(&mut self, row: T) {
-        self.0.add_row(row);
+        let row: Row = row.into();
+        if row.cell_iter().any(|cell| cell.content().contains(unseen)) {
+            let plain = row.cell_iter().map(|cell| shown(&cell.content()).replace('\n', "\\n"));
+            self.0.add_row(plain.collect::<Vec<_>>());
+        } else {
+            self.0.add_row(row);
+        }
     }
 
     /// Numbers of these columns stand under each other.

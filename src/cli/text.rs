@@ -1,11 +1,14 @@
 //! Text for people in 80 columns: folded lines, names cut in the middle, instants and numbers as people read them. It knows
 //! nothing of what it shows.
 
+use std::borrow::Cow;
+
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::metering::exact::Exact;
+use crate::wire::words::unseen;
 
 /// What everything is made for.
 pub(super) const WIDTH: usize = 80;
@@ -19,6 +22,7 @@ pub(super) fn colours(terminal: bool) -> bool {
 
 /// Folds at blanks; all lines but the first begin with so many of them. What has no blanks stays in one piece.
 pub(super) fn fold(text: &str, indent: usize) -> String {
+    let text = &*shown(text);
     let mut folded = String::new();
     let mut column = 0;
     // What a line begins with stays as it is.
@@ -40,6 +44,34 @@ pub(super) fn fold(text: &str, indent: usize) -> String {
         column += length;
     }
     folded
+}
+
+/// Text of others without what would drive the terminal: controls, and marks that turn the direction of writing, are spelt
+/// out. Line breaks stay.
+pub(super) fn shown(text: &str) -> Cow<'_, str> {
+    let is_odd = |c: char| unseen(c) && c != '\n';
+    if !text.contains(is_odd) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_odd(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    Cow::Owned(out)
+}
+
+/// A name that others chose, on one line: in quotes where blanks or what can't be seen belong to it.
+pub(super) fn name(text: &str) -> Cow<'_, str> {
+    let is_odd = |c: char| unseen(c) || c.is_whitespace();
+    if text.is_empty() || !text.contains(is_odd) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        if c == ' ' || !(is_odd(c) || c == '"') { out.push(c) } else { out.extend(c.escape_default()) }
+    }
+    out.push('"');
+    Cow::Owned(out)
 }
 
 /// Folds each of several lines.
@@ -168,6 +200,20 @@ mod tests {
         let long = "x".repeat(90);
         assert_eq!(fold(&format!("see {long} there"), 2), format!("see\n  {long}\n  there"));
         assert_eq!(fold("", 2), "");
+    }
+
+    #[test]
+    fn what_others_wrote_does_not_drive_the_terminal() {
+        assert_eq!(shown("plain é 計\nnext"), "plain é 計\nnext");
+        assert_eq!(
+            shown("a\u{1b}[31mb\u{9b}c\rd\te\u{202e}f\u{7}"),
+            r"a\u{1b}[31mb\u{9b}c\rd\te\u{202e}f\u{7}"
+        );
+        assert_eq!(fold("  x\u{1b}[2J", 2), r"  x\u{1b}[2J");
+        assert_eq!([name("proj-é"), name("")], ["proj-é", ""]);
+        assert_eq!(name(" proj a "), "\" proj a \"");
+        assert_eq!(name("pro\u{1b}j\n\"x\""), r#""pro\u{1b}j\n\"x\"""#);
+        assert_eq!(name("a\u{a0}b\u{200b}"), r#""a\u{a0}b\u{200b}""#);
     }
 
     #[test]

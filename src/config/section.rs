@@ -168,6 +168,13 @@ impl Section {
                 let other = scalar(value)?;
                 written.ok_or_else(|| format!("write `{other}` in quotes, exactly as it is meant"))
             }
+            // Some editors make them of straight ones.
+            Value::String(text) if text.starts_with(TYPOGRAPHIC) && text.ends_with(TYPOGRAPHIC) => {
+                let meant = text.trim_matches(TYPOGRAPHIC);
+                Err(format!(
+                    "stands in typographic quotes, which YAML takes for a part of the text: write \"{meant}\""
+                ))
+            }
             other => scalar(other),
         }
     }
@@ -299,6 +306,10 @@ impl Section {
             if self.known.contains(&key) {
                 continue;
             }
+            if let Some(words) = self.decimal_comma(&key) {
+                self.problem(&key, words);
+                continue;
+            }
             let nearest = self
                 .known
                 .iter()
@@ -315,6 +326,23 @@ impl Section {
             };
             self.problem(&key, format!("unknown key `{key}`{hint}"));
         }
+    }
+
+    /// What to say of a key that is the rest of a number with a comma: `{ factor: 1,5 }` is read as two keys.
+    fn decimal_comma(&self, key: &str) -> Option<String> {
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let place =
+            self.values.iter().position(|(other, _)| scalar(other).is_ok_and(|other| other == key))?;
+        let (_, value) = self.values.iter().nth(place)?;
+        let (before, whole) = self.values.iter().nth(place.checked_sub(1)?)?;
+        let (before, whole) = (scalar(before).ok()?, scalar(whole).ok()?);
+        let is_rest = value.is_null() && is_number(key) && is_number(&whole);
+        is_rest.then(|| {
+            format!(
+                "`{before}: {whole},{key}` is read as two keys, `{before}: {whole}` and `{key}`: a decimal has a point, \
+                 `{whole}.{key}`"
+            )
+        })
     }
 
     fn child(&self, path: Vec<String>, value: Value) -> Option<Section> {
@@ -363,6 +391,8 @@ impl Section {
         path
     }
 }
+
+const TYPOGRAPHIC: [char; 8] = ['“', '”', '„', '‟', '‘', '’', '‚', '‛'];
 
 /// Of a key without a value.
 const EMPTY: &str = "is empty: give it a value, or take the line away";

@@ -30,6 +30,26 @@ pub(super) struct Lives {
     /// What was counted of a new life that was none: the next rises go without it.
     #[serde(default, skip_serializing_if = "is_default")]
     owed: Option<Exact>,
+    /// How the start that its source tells has behaved.
+    #[serde(default, skip_serializing_if = "is_default")]
+    start: Start,
+    /// How long before the look at which the present start was seen first it lay, in microseconds, if that was not the last
+    /// look and more is not known of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    age: Option<i64>,
+}
+
+/// How the start of a life behaves from look to look. A source that does not know it and prints the time of the look tells a
+/// new life each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Start {
+    #[default]
+    Unknown,
+    /// It stayed while the counter rose.
+    Stays,
+    /// It moved to after the last look, though the counter had not fallen.
+    Moves,
 }
 
 /// A fall that is not over.
@@ -95,8 +115,61 @@ impl Lives {
         point: &Point,
         value: Decimal,
     ) -> Step {
-        let Some((seen, level)) = before else { return first(None, point, value) };
-        let life = life(seen, point);
+        let Some((seen, level)) = before else { return first(None, point, value, true) };
+        let is_doubted = self.doubts_start(seen, level, ended, point, value);
+        self.watch_start(seen, level, point, value, is_doubted);
+        let step = self.step_from((seen, level), ended, is_doubted, point, value);
+        if !is_doubted {
+            return step;
+        }
+        // Of a new life all of it would count.
+        let rest = Exact::from(value) - step.counted.clone();
+        Step { held: (!rest.is_zero()).then_some(rest), ..step }
+    }
+
+    /// Whether a start is not believed that says that a new life began since the last look: it moves with each look, or this
+    /// life can't have come so far since.
+    fn doubts_start(&self, seen: &Seen, level: Decimal, ended: bool, point: &Point, value: Decimal) -> bool {
+        let Some(began) = point.epoch.began.filter(|_| has_moved_since(seen, point)) else { return false };
+        if has_another_id(seen, point) {
+            return false;
+        }
+        let is_young = || self.age_before(seen).is_some_and(|age| age <= micros_between(seen.at, point.at));
+        let is_too_fast = || self.is_too_fast(&value.into(), micros_between(began, point.at));
+        match self.start {
+            Start::Moves => true,
+            _ if ended || value < level => false,
+            Start::Unknown => is_young() || is_too_fast(),
+            Start::Stays => is_too_fast(),
+        }
+    }
+
+    fn age_before(&self, seen: &Seen) -> Option<i64> {
+        let began = seen.epoch.began?;
+        Some(self.age.unwrap_or_else(|| micros_between(began, seen.at)))
+    }
+
+    fn watch_start(&mut self, seen: &Seen, level: Decimal, point: &Point, value: Decimal, is_doubted: bool) {
+        let before = self.age_before(seen);
+        if has_moved_since(seen, point) {
+            let may_go_on = value >= level || (is_doubted && keeps_half(level, value));
+            self.start = if may_go_on { Start::Moves } else { Start::Unknown };
+        } else if seen.epoch.began.is_some() && seen.epoch.began == point.epoch.began && value > level {
+            self.start = Start::Stays;
+        }
+        let is_same = seen.epoch.began == point.epoch.began;
+        self.age = before.filter(|_| is_same && self.start == Start::Unknown);
+    }
+
+    fn step_from(
+        &mut self,
+        (seen, level): (&Seen, Decimal),
+        ended: bool,
+        is_doubted: bool,
+        point: &Point,
+        value: Decimal,
+    ) -> Step {
+        let life = if is_doubted { Life::Untold } else { life(seen, point) };
         let is_elsewhere = point.run.anew.is_some_and(|anew| seen.at < anew);
         if is_elsewhere && !ended && life != Life::Same {
             return self.begin_elsewhere((seen, level), life, point, value);
@@ -112,7 +185,7 @@ impl Lives {
         }
         self.fall = None;
         if ended {
-            return first(Some(seen), point, value);
+            return first(Some(seen), point, value, !is_doubted);
         }
         // A new life while we watched: all it counts is usage.
         Step { resets: 1, ..Step::of(value.into(), beginning(seen, point)) }
@@ -282,8 +355,8 @@ fn keeps_half(old: Decimal, value: Decimal) -> bool {
 /// The first reading of a series, or of its next life after it had ended: a baseline, unless this life is known to have
 /// begun after the collector's last successful run. It did not begin before the last reading of the life before it: so no
 /// reading ever adds to what lies before the one that was present last.
-fn first(before: Option<&Seen>, point: &Point, value: Decimal) -> Step {
-    match known_beginning(point) {
+fn first(before: Option<&Seen>, point: &Point, value: Decimal, is_told: bool) -> Step {
+    match known_beginning(point, is_told) {
         Some(began) => Step::of(value.into(), before.map_or(began, |before| began.max(before.at))),
         None => Step::of(Exact::zero(), point.at),
     }
@@ -296,15 +369,11 @@ fn beginning(seen: &Seen, point: &Point) -> Timestamp {
 
 fn life(seen: &Seen, point: &Point) -> Life {
     let (was, is) = (&seen.epoch, &point.epoch);
-    // A life that began since the last look is another one, whatever its id: a container keeps its own through a
-    // restart, and a source may have only just learnt to tell. A beginning that moved but lies before that look is one
-    // that the source computes anew each time (now less uptime): to believe it would bill everything again each run.
-    let begun_since = is.began.is_some_and(|began| (seen.at..=point.at).contains(&began));
-    if begun_since && is.began != was.began {
+    // Whatever its id: a container keeps its own through a restart.
+    if has_moved_since(seen, point) || has_another_id(seen, point) {
         return Life::Another;
     }
     match (&was.id, &is.id) {
-        (Some(was), Some(is)) if was != is => Life::Another,
         // What all series of a source share says nothing of this one while it stays.
         _ if was.shared || is.shared => Life::Untold,
         (Some(_), Some(_)) => Life::Same,
@@ -313,14 +382,28 @@ fn life(seen: &Seen, point: &Point) -> Life {
     }
 }
 
+/// Whether another start is told that lies after the last look: a source may have only just learnt to tell. A start that
+/// moved but lies before that look is one that the source computes anew each time (now less uptime): to believe it would
+/// bill everything again each run.
+fn has_moved_since(seen: &Seen, point: &Point) -> bool {
+    let began = point.epoch.began.filter(|began| (seen.at..=point.at).contains(began));
+    began.is_some() && began != seen.epoch.began
+}
+
+fn has_another_id(seen: &Seen, point: &Point) -> bool {
+    matches!((&seen.epoch.id, &point.epoch.id), (Some(was), Some(is)) if was != is)
+}
+
 /// Whether the series' source is known to have run all the time.
 fn one_source(seen: &Seen, point: &Point) -> bool {
     let (was, is) = (&seen.epoch, &point.epoch);
     (was.id.is_some() && was.id == is.id) || (was.began.is_some() && was.began == is.began)
 }
 
-/// When this life began, if that is known to be after the collector's last successful run.
-fn known_beginning(point: &Point) -> Option<Timestamp> {
-    let since = |previous: Timestamp| point.epoch.began.filter(|began| (previous..=point.at).contains(began));
+/// When this life began, if that is known to be after the collector's last successful run; `is_told`: what the source says of
+/// it is believed.
+fn known_beginning(point: &Point, is_told: bool) -> Option<Timestamp> {
+    let told = point.epoch.began.filter(|_| is_told);
+    let since = |previous: Timestamp| told.filter(|began| (previous..=point.at).contains(began));
     point.run.previous.and_then(since).or(point.run.listed).filter(|began| *began <= point.at)
 }

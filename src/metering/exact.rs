@@ -269,7 +269,16 @@ impl FromStr for Exact {
 impl Exact {
     /// The same of any length, for what was written by `Display`.
     fn read(text: &str) -> Result<Self, String> {
-        let not_a_number = || format!("`{text}` is not a number such as 12, 0.25, 1e-3 or 1/3600");
+        let not_a_number = || {
+            let words = format!("`{text}` is not a number such as 12, 0.25, 1e-3 or 1/3600");
+            let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+            match text.split_once(',') {
+                Some((whole, part)) if is_digits(whole) && is_digits(part) => {
+                    format!("{words}: a decimal has a point, `{whole}.{part}`, and thousands have no mark")
+                }
+                _ => words,
+            }
+        };
         let Some((numerator, denominator)) = text.split_once('/') else {
             return decimal(text).ok_or_else(not_a_number);
         };

@@ -2,13 +2,16 @@
 //!
 //! It never writes one, and no message of it holds one.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
@@ -53,6 +56,47 @@ pub struct Secret {
 struct Held {
     secret: Arc<SecretString>,
     stamp: Option<Stamp>,
+}
+
+/// How long one look at a file may take. A server that fails over takes less; the deadlines of commands are longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Looks that did not come back in time, by the file, and whether they have by now: as long as one hangs, nothing more is
+/// asked of that file, so that threads don't pile up behind a dead server.
+static HANGING: Mutex<BTreeMap<PathBuf, Arc<AtomicBool>>> = Mutex::new(BTreeMap::new());
+
+/// Looks at a file on a thread of its own, because a dead NFS server answers no call.
+fn look<T: Send + 'static>(
+    path: &Path,
+    patience: Duration,
+    work: impl FnOnce(&Path) -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    let hanging = || HANGING.lock().unwrap_or_else(PoisonError::into_inner);
+    let no_answer = || {
+        let words = "its file system does not answer (a dead NFS server?)";
+        std::io::Error::new(std::io::ErrorKind::TimedOut, words)
+    };
+    if hanging().get(path).is_some_and(|is_back| !is_back.load(Ordering::Acquire)) {
+        return Err(no_answer());
+    }
+    let (done, is_done) = std::sync::mpsc::channel();
+    let is_back = Arc::new(AtomicBool::new(false));
+    let (place, ended) = (path.to_owned(), is_back.clone());
+    std::thread::Builder::new().name("secret".to_owned()).spawn(move || {
+        let result = work(&place);
+        ended.store(true, Ordering::Release);
+        // Nobody waits for it any more if it took too long.
+        let _ = done.send(result);
+    })?;
+    is_done.recv_timeout(patience).unwrap_or_else(|_| {
+        hanging().insert(path.to_owned(), is_back);
+        Err(no_answer())
+    })
+}
+
+/// What the system knows of a file that holds a secret.
+pub fn metadata(path: &Path) -> std::io::Result<fs::Metadata> {
+    look(path, PATIENCE, |path| fs::metadata(path))
 }
 
 /// What tells one content of a file from another without reading it: a rotation renames a new file over the old
@@ -116,7 +160,7 @@ impl Secret {
     /// that is no longer valid is the server's to refuse.
     pub fn current(&self) -> Arc<SecretString> {
         let Place::File(path) = &self.place else { return self.lock().secret.clone() };
-        let stamp = Stamp::of(path).ok();
+        let stamp = look(path, PATIENCE, Stamp::of).ok();
         if stamp.is_some() && stamp == self.lock().stamp {
             return self.lock().secret.clone();
         }
@@ -143,7 +187,7 @@ impl Secret {
             }
             Err(problem) => {
                 // Told once, and not before each call: the stamp that was seen is kept.
-                let stamp = Stamp::of(path).ok();
+                let stamp = look(path, PATIENCE, Stamp::of).ok();
                 if held.stamp != stamp {
                     let name = self.sort.name();
                     warn!(%problem, "The {name} cannot be read again; the last good one stays in use.");
@@ -176,16 +220,21 @@ fn read_env(name: &str, sort: Sort, value: Option<OsString>) -> Result<SecretStr
 fn read_file(path: &Path, sort: Sort) -> Result<(SecretString, Option<Stamp>), NoSecret> {
     let what = sort.name();
     let named = || format!("the {what} file {}", path.display());
-    let cannot = |error: std::io::Error| NoSecret(format!("{} cannot be read: {error}", named()));
-    // The stamp is taken first: a change while reading is then seen as one next time.
-    let stamp = Stamp::of(path).map_err(cannot)?;
-    if !fs::metadata(path).map_err(cannot)?.is_file() {
-        // A pipe would wait for its writer for ever, and be empty the next time.
+    let read = look(path, PATIENCE, |path| {
+        // The stamp is taken first: a change while reading is then seen as one next time.
+        let stamp = Stamp::of(path)?;
+        if !fs::metadata(path)?.is_file() {
+            // A pipe would wait for its writer for ever, and be empty the next time.
+            return Ok(None);
+        }
+        let mut text = String::new();
+        fs::File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+        Ok(Some((text, stamp)))
+    });
+    let read = read.map_err(|error| NoSecret(format!("{} cannot be read: {error}", named())))?;
+    let Some((text, stamp)) = read else {
         return Err(NoSecret(format!("{} is no regular file", named())));
-    }
-    let mut text = String::new();
-    let file = fs::File::open(path).map_err(cannot)?;
-    file.take(LONGEST + 1).read_to_string(&mut text).map_err(cannot)?;
+    };
     if text.len() as u64 > LONGEST {
         return Err(NoSecret(format!("{} is too long for a {what}", named())));
     }
@@ -245,6 +294,21 @@ mod tests {
         for place in [pipe, folder.path().to_owned()] {
             let problem = Secret::open(Place::File(place), Sort::Token).unwrap_err().to_string();
             assert!(problem.ends_with(" is no regular file"), "{problem}");
+        }
+    }
+
+    /// A dead server: the look ends, the file is named, and no second thread waits behind the first.
+    #[test]
+    fn a_file_that_hangs_is_not_waited_for() {
+        let path = PathBuf::from("/nowhere/token that hangs");
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let patience = Duration::from_millis(20);
+        let hung = look(&path, patience, move |_| Ok(wait.recv().is_err()));
+        assert_eq!(hung.unwrap_err().to_string(), "its file system does not answer (a dead NFS server?)");
+        assert!(look(&path, Duration::from_secs(60), |_| Ok(())).is_err());
+        drop(release);
+        while look(&path, Duration::from_secs(60), |_| Ok(())).is_err() {
+            std::thread::yield_now();
         }
     }
 

@@ -26,7 +26,7 @@ pub fn clean(text: &str) -> String {
 }
 
 /// Characters that change how others are shown: controls, and the marks that turn the direction of writing.
-fn unseen(c: char) -> bool {
+pub fn unseen(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

@@ -204,23 +204,55 @@ fn counter(seen: &[Observation], limit: Option<&BigRational>, tallies: &mut [Tal
     let mut doubted: Option<(usize, usize, bool)> = None;
     // What was counted while it was not what it seemed.
     let mut owed = BigRational::zero();
+    // Whether the start has moved lately without a fall, or stayed through a rise, if either.
+    let mut moves: Option<bool> = None;
     for now in (0..seen.len()).filter(|place| seen[*place].value.is_some()) {
         let before = tallies.to_vec();
         let Some(last) = (0..now).rev().find(|place| seen[*place].value.is_some()) else {
-            from_zero(seen, now, None, tallies);
-            limit_it(limit, &before, tallies, seen, now, from_zero_since(seen, now, None));
+            let since = from_zero_since(seen, now, None, true);
+            from_zero(seen, now, since, tallies);
+            limit_it(limit, &before, tallies, seen, now, since);
             continue;
         };
         let gone_between = last + 1 < now;
-        let told = told(&seen[last], &seen[now]);
+        let (was, is) = (&seen[last], &seen[now]);
+        let another_id = was.life.is_some() && is.life.is_some() && was.life != is.life;
+        let new_start = is.began.filter(|began| moved_since(was, is, *began));
+        // A new start is told, and not believed.
+        let mut unbelieved = false;
+        if let Some(began) = new_start {
+            // Where the start before was seen first.
+            let same = |place: &usize| seen[*place].began == was.began;
+            let first = (0..=last).rev().filter(|place| seen[*place].value.is_some()).take_while(same).last();
+            let first = first.map_or(was.at, |place| seen[place].at);
+            let young = was.began.is_some_and(|began| first - began <= is.at - was.at);
+            let ten_times = rates.iter().max().map(|rate| rate * fraction(10 * (is.at - began), 1));
+            let impossible = ten_times.is_some_and(|most| value(now) > most);
+            let rose = !gone_between && value(now) >= value(last);
+            unbelieved = !another_id
+                && match moves {
+                    Some(true) => true,
+                    None => rose && (young || impossible),
+                    Some(false) => rose && impossible,
+                };
+            let half = value(now) * fraction(2, 1) >= value(last);
+            moves = (value(now) >= value(last) || (unbelieved && half)).then_some(true);
+        } else if was.began.is_some() && was.began == is.began && value(now) > value(last) {
+            moves = Some(false);
+        }
+        let told = if unbelieved { None } else { told(was, is) };
         let same_source = (seen[now].life.is_some() && seen[now].life == seen[last].life)
             || (seen[now].began.is_some() && seen[now].began == seen[last].began);
         let unsure = told.is_none() && gone_between && !(same_source && value(now) >= value(last));
         if told == Some(false) || unsure {
             (low, doubted) = (None, None);
             if gone_between {
-                from_zero(seen, now, Some(last), tallies);
-                limit_it(limit, &before, tallies, seen, now, from_zero_since(seen, now, Some(last)));
+                let since = from_zero_since(seen, now, Some(last), !unbelieved);
+                from_zero(seen, now, since, tallies);
+                limit_it(limit, &before, tallies, seen, now, since);
+                if unbelieved && since.is_none() && value(now).is_positive() {
+                    hold_out(&value(now), seen[now].at, seen[now].at, tallies);
+                }
             } else {
                 let began = start_of_life(&seen[last], &seen[now]);
                 share_out(&value(now), began, seen[now].at, tallies);
@@ -263,6 +295,7 @@ fn counter(seen: &[Observation], limit: Option<&BigRational>, tallies: &mut [Tal
                 owed += if believed { value(last) } else { value(last) - value(fallen) };
             }
         }
+        let mut counted = BigRational::zero();
         // Where the last of what is held lies, if anything is.
         let mut held_since = seen[level].at;
         if value(now) >= value(level) {
@@ -277,11 +310,13 @@ fn counter(seen: &[Observation], limit: Option<&BigRational>, tallies: &mut [Tal
             given_up += paid;
             share_out(&rise, seen[level].at, seen[now].at, tallies);
             limit_it(limit, &before, tallies, seen, now, Some(seen[level].at));
+            counted = rise;
         } else if told == Some(true) || value(now) * fraction(2, 1) >= value(level) {
             if low.is_none() {
                 low = Some((level, now));
                 doubted = None;
-                let shown = given_up.is_positive() && held_since < seen[now].at;
+                let aside = given_up.is_positive() || (unbelieved && value(now).is_positive());
+                let shown = aside && held_since < seen[now].at;
                 find(tallies, if shown { seen[now].at - 1 } else { seen[now].at }).dips += 1;
             }
         } else {
@@ -296,10 +331,14 @@ fn counter(seen: &[Observation], limit: Option<&BigRational>, tallies: &mut [Tal
             } else {
                 share_out(&value(now), began, seen[now].at, tallies);
                 limit_it(limit, &before, tallies, seen, now, Some(began));
+                counted = value(now);
                 used |= given_up.is_positive();
             }
             find(tallies, if used && began < seen[now].at { seen[now].at - 1 } else { seen[now].at })
                 .resets += 1;
+        }
+        if unbelieved {
+            given_up = value(now) - counted;
         }
         if given_up.is_positive() {
             hold_out(&given_up, held_since, seen[now].at, tallies);
@@ -311,11 +350,7 @@ const DAY: i64 = 86_400_000_000;
 
 /// Whether the source says that two values are of one life; `None` if it does not say.
 fn told(before: &Observation, now: &Observation) -> Option<bool> {
-    if let Some(began) = now.began
-        && before.began != Some(began)
-        && began >= before.at
-        && began <= now.at
-    {
+    if now.began.is_some_and(|began| moved_since(before, now, began)) {
         return Some(false);
     }
     let alone = !before.shared && !now.shared;
@@ -324,6 +359,11 @@ fn told(before: &Observation, now: &Observation) -> Option<bool> {
         return (alone || !one).then_some(one);
     }
     (alone && now.began.is_some() && now.began == before.began).then_some(true)
+}
+
+/// Whether a start is another one than before, and lies between two looks.
+fn moved_since(before: &Observation, now: &Observation, began: Instant) -> bool {
+    before.began != Some(began) && began >= before.at && began <= now.at
 }
 
 /// When a life began that began between two looks.
@@ -337,10 +377,11 @@ fn start_of_life(before: &Observation, now: &Observation) -> Instant {
 }
 
 /// Since when a value is known to have counted from zero, if it is.
-fn from_zero_since(seen: &[Observation], now: usize, last: Option<usize>) -> Option<Instant> {
+fn from_zero_since(seen: &[Observation], now: usize, last: Option<usize>, believed: bool) -> Option<Instant> {
     let Observation { at, began, previous_run, listed, .. } = seen[now];
     let mut beginnings = Vec::new();
     if let (Some(began), Some(run)) = (began, previous_run)
+        && believed
         && run <= began
         && began <= at
     {
@@ -352,8 +393,8 @@ fn from_zero_since(seen: &[Observation], now: usize, last: Option<usize>) -> Opt
     Some(last.map_or(began, |last| if began < seen[last].at { seen[last].at } else { began }))
 }
 
-fn from_zero(seen: &[Observation], now: usize, last: Option<usize>, tallies: &mut [Tally]) {
-    if let Some(from) = from_zero_since(seen, now, last) {
+fn from_zero(seen: &[Observation], now: usize, since: Option<Instant>, tallies: &mut [Tally]) {
+    if let Some(from) = since {
         share_out(seen[now].value.as_ref().expect("it was seen"), from, seen[now].at, tallies);
     }
 }

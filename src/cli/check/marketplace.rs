@@ -9,6 +9,7 @@ use super::findings::{Findings, tell_failure};
 use super::reports::Reports;
 use crate::cli::exit::Exit;
 use crate::cli::setup::{Setup, count};
+use crate::cli::text::name;
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::books::targets::takes_reports;
 use crate::metering::meter::Target;
@@ -83,8 +84,9 @@ pub(super) async fn check_offerings(
                     seen.iter().filter(|(of, id)| *of == offering && !ids.contains_key(&fold(id)))
                 {
                     found.warning(format!(
-                        "offering {}: no resource has the backend id {backend_id}: unmatched",
-                        known.name
+                        "offering {}: no resource has the backend id {}: unmatched",
+                        known.name,
+                        name(backend_id)
                     ));
                 }
                 listed.extend(resources.into_iter().map(|resource| known_resource(resource, offering)));

@@ -10,6 +10,7 @@ use crate::config::page::PageSettings;
 use crate::config::settings::DEFAULT_PATH;
 use crate::config::waldur::{TokenOrigin, WaldurSettings};
 use crate::waldur::types::Me;
+use crate::wire::secret;
 
 /// Finds the token as the service does, and tells what the service can't read.
 pub(super) fn use_token_of_service(waldur: &mut WaldurSettings, path: Option<&Path>, found: &mut Findings) {
@@ -25,7 +26,7 @@ pub(super) fn use_token_of_service(waldur: &mut WaldurSettings, path: Option<&Pa
             path.unwrap_or(Path::new(DEFAULT_PATH)).with_file_name("token").display()
         )),
         TokenOrigin::File(file) => {
-            let mode = std::fs::metadata(file).map(|data| data.permissions().mode());
+            let mode = secret::metadata(file).map(|data| data.permissions().mode());
             if mode.is_ok_and(|mode| mode & 0o044 == 0) {
                 found.warning(format!(
                     "token: {} is for its owner alone, and the service has a user of its own: leave `token_file` out, and the \
@@ -55,7 +56,7 @@ pub(super) fn check_token_files(setup: &Setup, found: &mut Findings) {
         }
     }
     for (what, file) in files {
-        let Ok(data) = std::fs::metadata(file) else { continue };
+        let Ok(data) = secret::metadata(file) else { continue };
         if data.permissions().mode() & 0o004 != 0 {
             found.warning(format!(
                 "{what}: every user of this machine can read {}; `chmod o-r` it, and take another token if somebody may have",

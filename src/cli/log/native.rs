@@ -2,6 +2,7 @@
 //! line's priority, and the collector, resource, component and period that it is about. `journalctl COLLECTOR=name` finds
 //! them. It decides nothing about what is logged.
 
+use std::borrow::Cow;
 use std::fmt::{Debug, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -10,6 +11,8 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
+
+use crate::cli::text::shown;
 
 /// Where the journal listens.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
@@ -62,6 +65,10 @@ impl Visit for Entry {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let mut text = String::new();
         let _ = write!(text, "{value:?}"); // Into a String nothing fails.
+        // The journal shows a value with controls in it as a blob.
+        if let Cow::Owned(plain) = shown(&text) {
+            text = plain;
+        }
         match field.name() {
             "message" => self.message = text,
             name => self.fields.push((name.to_owned(), text)),

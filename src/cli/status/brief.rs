@@ -11,7 +11,7 @@ use super::view::View;
 use crate::cli::exit::Failed;
 use crate::cli::setup::count;
 use crate::cli::standing;
-use crate::cli::text::{cut, fold, moment, soon, span, thousands};
+use crate::cli::text::{cut, fold, moment, name, soon, span, thousands};
 use crate::daemon::health::LOW_DISK_BYTES;
 use crate::daemon::instance::{DaemonState, Running};
 use crate::ledger::Ledger;
@@ -225,7 +225,7 @@ fn unmatched(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         ("New", "that Waldur was not asked for yet", view.left.not_asked()),
     ];
     for (heading, what, ids) in kinds.into_iter().filter(|(.., ids)| !ids.is_empty()) {
-        let named: Vec<&str> = ids.iter().copied().take(FEW).collect();
+        let named: Vec<_> = ids.iter().take(FEW).map(|id| name(id)).collect();
         let more = if ids.len() > named.len() { " ... (`status --all`)" } else { "" };
         let ids = count(ids.len(), "backend id");
         writeln!(out, "{}", fold(&format!("{heading}: {ids} {what}: {}{more}", named.join(", ")), 2))?;

@@ -128,7 +128,12 @@ pub(super) fn io_stat(text: &str) -> IoStat {
         let mut skipped = false;
         for word in line.split_ascii_whitespace() {
             let Some((key, value)) = word.split_once('=') else {
-                current = device(word).ok();
+                let named = device(word).ok();
+                if named.is_none() && current.is_some() && word != UNNUMBERED {
+                    // A remark on a device (`254:0 none`), and none of its numbers.
+                    continue;
+                }
+                current = named;
                 skipped = current.is_none();
                 match word {
                     _ if !skipped => {}
@@ -346,6 +351,10 @@ mod tests {
             ("", 0, vec![]),
             ("8:16 ", 0, vec![]),
             ("7:7 7:6 7:5 8:16", 0, vec![]),
+            ("254:0 none", 0, vec![]),
+            ("8:16 none 254:0 none", 0, vec![]),
+            ("254:0 none rbytes=9", 0, vec![]),
+            ("254:0 none (unknown) rbytes=9", 1, vec![]),
             ("(unknown) rbytes=7 wbytes=0 rios=1 wios=0 dbytes=0 dios=0", 1, vec![]),
             (
                 "(unknown)(unknown) rbytes=7",

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use nix::errno::Errno;
@@ -62,6 +62,36 @@ impl Source {
             Source::Processes => "no cgroup.procs",
         }
     }
+
+    /// The file of it that a group lacks though the kernel keeps it there: it is away for a moment, or the group is odd.
+    /// `None` where its controller is off.
+    fn missing_of(self, group: &Group) -> Option<PathBuf> {
+        let (v2, v1) = match self {
+            Source::Cpu => (("", "cpu.stat"), Some(("cpuacct", "cpuacct.usage"))),
+            Source::Memory => (("memory", "memory.current"), Some(("memory", "memory.usage_in_bytes"))),
+            // In version 1 it depends on the scheduler of its devices.
+            Source::Io => (("io", "io.stat"), None),
+            Source::Tasks => (("pids", "pids.current"), Some(("pids", "pids.current"))),
+            Source::Processes => (("", "cgroup.procs"), None),
+        };
+        let dir = group.v2.as_ref();
+        // The root of all groups has only some of them.
+        let is_root = |dir: &Path| [".", "self"].contains(&&*group.path) && !dir.join("cgroup.type").exists();
+        if let Some(dir) = dir.filter(|dir| !is_root(dir) && is_on(dir, v2.0)) {
+            return Some(dir.join(v2.1));
+        }
+        let (controller, file) = v1?;
+        let dir = group.v1.get(controller).filter(|_| ![".", "self"].contains(&&*group.path))?;
+        Some(dir.join(file))
+    }
+}
+
+/// Whether a controller of version 2 keeps its files in a group; what has no controller always does.
+fn is_on(dir: &Path, controller: &str) -> bool {
+    let listed = dir.ancestors().find_map(|dir| std::fs::read_to_string(dir.join("cgroup.controllers")).ok());
+    dir.is_dir()
+        && (controller.is_empty()
+            || listed.is_some_and(|listed| listed.split_ascii_whitespace().any(|on| on == controller)))
 }
 
 /// One run over the groups.
@@ -142,14 +172,22 @@ impl Reader<'_> {
                 (Source::Processes, ..) => {
                     let listed = v2.or_else(|| v1("pids"));
                     let listed = listed.or_else(|| group.v1.values().next().map(|dir| dir.as_path()));
-                    if let Some(dir) = listed {
-                        self.processes(dir, &of);
-                    }
-                    true
+                    listed.is_none_or(|dir| self.processes(dir, &of))
                 }
             };
-            if !there {
-                *self.absent.entry(source).or_default() += 1;
+            if there {
+                continue;
+            }
+            match source.missing_of(group) {
+                Some(path) => {
+                    let text = format!(
+                        "{} is missing, though its group is there and the kernel keeps it for that group: nothing is \
+                         concluded, and its last amount stands",
+                        path.display()
+                    );
+                    self.problem(text, &of, None);
+                }
+                None => *self.absent.entry(source).or_default() += 1,
             }
         }
     }
@@ -331,7 +369,7 @@ impl Reader<'_> {
     }
 
     /// Processes of the group and of all groups in it, each once.
-    fn processes(&mut self, dir: &Path, of: &Of<'_>) {
+    fn processes(&mut self, dir: &Path, of: &Of<'_>) -> bool {
         let mut pids = BTreeSet::new();
         for entry in walkdir::WalkDir::new(dir) {
             let entry = match entry {
@@ -339,7 +377,8 @@ impl Reader<'_> {
                 Err(error) if error.io_error().is_some_and(is_gone) => continue,
                 Err(error) => {
                     let text = format!("{error}; let the agent's user read {}", dir.display());
-                    return self.problem(text, of, None);
+                    self.problem(text, of, None);
+                    return true;
                 }
             };
             if !entry.file_type().is_dir() {
@@ -347,14 +386,16 @@ impl Reader<'_> {
             }
             match self.file(entry.path(), "cgroup.procs", of) {
                 File::Text(text) => pids.extend(text.lines().map(str::to_owned)),
-                File::Missing | File::Gone if entry.depth() == 0 => return,
-                // Threaded groups list their processes in the group above.
+                // A threaded group has the file, which does not list what the group above does.
+                File::Missing if entry.depth() == 0 => return entry.path().join("cgroup.procs").exists(),
+                File::Gone if entry.depth() == 0 => return true,
                 File::Missing | File::Gone => {}
-                File::Failed => return,
+                File::Failed => return true,
             }
         }
         // A process may have moved while the groups were read; a set of their ids still has each only once.
         self.gauge("processes", pids.len() as u64, "1", of.labels);
+        true
     }
 
     fn number(&mut self, dir: &Path, file: &str, of: &Of<'_>, then: impl FnOnce(&mut Self, u64)) -> bool {

@@ -126,10 +126,11 @@ async fn what_a_host_does_not_measure_is_a_note_and_never_a_zero() {
     tree.file("cg/cgroup.controllers", "\n");
     for user in ["user-0.slice", "user-1.slice"] {
         tree.file(&format!("cg/user.slice/{user}/cpu.stat"), "usage_usec 5\n");
+        tree.file(&format!("cg/user.slice/{user}/cgroup.procs"), "");
     }
     let batch = tree.collect(&["user.slice/user-*.slice", "machine.slice"]).await;
     let names: BTreeSet<&str> = batch.readings.iter().map(|r| r.name.as_str()).collect();
-    assert_eq!(names, BTreeSet::from(["cpu_seconds"]));
+    assert_eq!(names, BTreeSet::from(["cpu_seconds", "processes"]));
     assert!(batch.problems.is_empty(), "{:?}", batch.problems);
     assert_eq!(batch.notes.len(), 4);
     assert!(batch.notes[0].starts_with("`machine.slice` matches no group now"), "{:?}", batch.notes);
@@ -445,6 +446,57 @@ async fn an_odd_thing_withholds_only_what_it_could_bear_on() {
             assert_eq!(value(&batch, "io_read_bytes", "a.slice"), "10", "{text}");
         }
     }
+}
+
+/// A file that is away while its group stands ends nothing: it is told, and only of that group. One whose controller is off
+/// is a note.
+#[tokio::test]
+async fn a_file_that_is_missing_is_a_problem_of_its_group_where_its_controller_is_on() {
+    for (file, reading) in [
+        ("memory.current", "memory_bytes"),
+        ("cpu.stat", "cpu_seconds"),
+        ("io.stat", "io_read_bytes"),
+        ("pids.current", "tasks"),
+        ("cgroup.procs", "processes"),
+    ] {
+        let tree = Tree::new();
+        for path in ["", "a.slice", "b.slice"] {
+            tree.v2_group(path, 1_000_000);
+        }
+        fs::remove_file(tree.path().join("cg/a.slice").join(file)).unwrap();
+        let batch = tree.collect(&["*.slice"]).await;
+        let told: Vec<&str> = batch.problems.iter().map(|problem| problem.text.as_str()).collect();
+        let words = format!("cg/a.slice/{file} is missing, though its group is there");
+        assert!(told.len() == 1 && told[0].contains(&words), "{told:?}");
+        assert_eq!(
+            covered(&batch, &[(reading, "a.slice", None), (reading, "b.slice", None)]),
+            [true, false],
+            "{file}"
+        );
+        assert!(batch.notes.is_empty(), "{:?}", batch.notes);
+        // The same without its controller; processor time and processes have none.
+        tree.file("cg/a.slice/cgroup.controllers", "cpu\n");
+        let batch = tree.collect(&["*.slice"]).await;
+        let has_none = ["cpu.stat", "cgroup.procs"].contains(&file);
+        assert_eq!(
+            (batch.problems.len(), batch.notes.len()),
+            if has_none { (1, 0) } else { (0, 1) },
+            "{file}"
+        );
+    }
+}
+
+/// The root of all groups has no memory of its own to tell; that of a container has.
+#[tokio::test]
+async fn the_root_lacks_what_the_kernel_does_not_keep_there() {
+    let tree = Tree::new();
+    tree.v2_group("", 1_000_000);
+    fs::remove_file(tree.path().join("cg/memory.current")).unwrap();
+    let batch = tree.collect(&["."]).await;
+    assert_eq!((batch.problems.len(), batch.notes.len()), (0, 1));
+    tree.file("cg/cgroup.type", "domain\n");
+    let batch = tree.collect(&["."]).await;
+    assert_eq!((batch.problems.len(), batch.notes.len()), (1, 0));
 }
 
 /// Made by mkdir; systemd names none so.

@@ -138,7 +138,8 @@ impl Line {
             "end" => self.end = Some(time(json).map_err(wrong)?),
             "labels" => self.set_labels(json).map_err(wrong)?,
             "id" => self.id = Some(scalar(json).map_err(wrong)?),
-            "epoch" => self.epoch = Some(scalar(json).map_err(wrong)?),
+            // An empty one tells of no life.
+            "epoch" => self.epoch = Some(scalar(json).map_err(wrong)?).filter(|epoch| !epoch.is_empty()),
             "began" => self.began = Some(time(json).map_err(wrong)?),
             _ => self.checkpoint = Some(checkpoint(json).map_err(wrong)?),
         }

@@ -6,8 +6,12 @@
 use std::collections::HashSet;
 use std::fs::{DirEntry, ReadDir};
 use std::io::Error;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::mounts::Mounts;
 use super::workers::Progress;
@@ -70,6 +74,38 @@ pub(super) fn measure(real: &Path, mounts: &Mounts, progress: &Progress) -> Walk
     }
 }
 
+/// Longer paths than the system takes in one call (4096 bytes).
+const LONGEST: usize = 4000;
+
+/// Lists a directory, however deep it lies.
+fn read_dir(path: &Path) -> Result<ReadDir, Error> {
+    match std::fs::read_dir(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::ENAMETOOLONG as i32) => read_far_dir(path),
+        listed => listed,
+    }
+}
+
+/// The same, piece by piece, each from the directory that the one before leads to.
+fn read_far_dir(path: &Path) -> Result<ReadDir, Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut at: Option<OwnedFd> = None;
+    let mut piece = PathBuf::new();
+    let mut parts = path.components().peekable();
+    while let Some(part) = parts.next() {
+        piece.push(part);
+        let next = parts.peek().map_or(LONGEST, |next| next.as_os_str().len());
+        if piece.as_os_str().len() + next >= LONGEST {
+            let from = at.as_ref().map_or(CWD, AsFd::as_fd);
+            at = Some(openat(from, &piece, flags, Mode::empty())?);
+            piece.clear();
+        }
+    }
+    match at {
+        Some(directory) => std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd())),
+        None => std::fs::read_dir(path),
+    }
+}
+
 struct Walk<'a> {
     mounts: &'a Mounts,
     progress: &'a Progress,
@@ -87,7 +123,8 @@ impl Walk<'_> {
                 Entries::Directories(left) => left.pop(),
                 Entries::Open(entries) => match entries.next() {
                     Some(Ok(entry)) => {
-                        let found = self.entry(&level.path, &entry).map_err(|error| (entry.path(), error))?;
+                        let found = self.entry(&level.path, &entry);
+                        let found = found.map_err(|error| (level.path.join(entry.file_name()), error))?;
                         match found {
                             Some(directory) => Some(directory),
                             None => continue,
@@ -111,7 +148,7 @@ impl Walk<'_> {
 
     /// Begins with a directory; `None` if it is gone.
     fn open(&mut self, path: PathBuf, depth: usize) -> Result<Option<Level>, (PathBuf, Error)> {
-        let entries = match self.progress.touch(&path).and_then(|()| std::fs::read_dir(&path)) {
+        let entries = match self.progress.touch(&path).and_then(|()| read_dir(&path)) {
             Ok(entries) => entries,
             Err(error) if is_gone(&error) && depth > 0 => return Ok(None),
             Err(error) => return Err((path, error)),
@@ -123,7 +160,8 @@ impl Walk<'_> {
         for entry in entries {
             match entry {
                 Ok(entry) => {
-                    directories.extend(self.entry(&path, &entry).map_err(|error| (entry.path(), error))?);
+                    let found = self.entry(&path, &entry);
+                    directories.extend(found.map_err(|error| (path.join(entry.file_name()), error))?);
                 }
                 Err(error) if is_gone(&error) => break,
                 Err(error) => return Err((path, error)),

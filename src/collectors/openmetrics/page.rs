@@ -64,6 +64,7 @@ impl Wanted {
             batch.quarantine_of(bad.text, format!("line {}: {}", bad.line, bad.reason), bad.bears_on.clone());
         }
         let began = self.beginnings(&page, &mut batch);
+        let one_time = self.one_time(&page, now);
         let mut untyped = BTreeSet::new();
         let mut overruled = BTreeMap::new();
         for sample in page.samples.iter().filter(|sample| self.wants(&sample.name)) {
@@ -80,7 +81,8 @@ impl Wanted {
                     continue;
                 }
             };
-            let at = sample.at.filter(|_| self.timestamps);
+            let one_time = one_time.get(&(&*sample.name, &sample.labels)).copied();
+            let at = one_time.or(sample.at.filter(|_| self.timestamps));
             let mut reading = Reading::new(&sample.name, kind, value, at.unwrap_or(now));
             reading.unit = unit(&page, &sample.name);
             reading.labels = sample.labels.clone();
@@ -109,6 +111,33 @@ impl Wanted {
         // A page may tell several points of one series; they count in the order of time.
         batch.readings.sort_by_key(|reading| reading.span.end());
         Ok(batch)
+    }
+
+    /// The one time of each series that is on the page more than once without being several points of it: those have a time
+    /// each, and a counter does not fall from one to the next. So two values of it are seen to contradict each other.
+    fn one_time<'a>(
+        &self,
+        page: &'a Exposition<'_>,
+        now: Timestamp,
+    ) -> HashMap<(&'a str, &'a Labels), Timestamp> {
+        if !self.timestamps || page.samples.iter().all(|sample| sample.at.is_none()) {
+            return HashMap::new();
+        }
+        let mut alike: HashMap<(&str, &Labels), Vec<&Sample<'_>>> = HashMap::new();
+        for sample in &page.samples {
+            alike.entry((&*sample.name, &sample.labels)).or_default().push(sample);
+        }
+        alike.retain(|_, samples| samples.len() > 1 && !self.are_points(page, samples));
+        let latest = |samples: Vec<&Sample<'_>>| samples.iter().filter_map(|sample| sample.at).max();
+        alike.into_iter().map(|(series, samples)| (series, latest(samples).unwrap_or(now))).collect()
+    }
+
+    fn are_points(&self, page: &Exposition<'_>, samples: &[&Sample<'_>]) -> bool {
+        let timed = samples.iter().map(|sample| Some((sample.at?, numbers::value(sample.value).ok()?)));
+        let Some(mut timed) = timed.collect::<Option<Vec<_>>>() else { return false };
+        timed.sort_by_key(|(at, _)| *at);
+        let first = samples.first().and_then(|sample| self.kind(page, sample, &mut BTreeMap::new()));
+        first != Some(Kind::Counter) || timed.windows(2).all(|two| two[0].1 <= two[1].1)
     }
 
     /// What a sample is, as far as the page or the operator tells.

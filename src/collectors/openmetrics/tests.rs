@@ -251,6 +251,42 @@ fn times_on_the_page_are_those_of_the_readings_unless_told_otherwise() {
     );
 }
 
+/// A page shows one moment: without a time of its own each, two values of a series are none, in whichever order they stand.
+/// The same value twice is one.
+#[test]
+fn a_series_that_is_there_twice_has_no_value() {
+    let page = |first: &str, second: &str| {
+        format!(
+            "# TYPE a counter\na_total{{u=\"x\"}} {first}\na_total{{u=\"x\"}} {second}\na_total{{u=\"y\"}} 7\n# EOF\n"
+        )
+    };
+    // 10:00:00 is 1794304800.
+    let (now, before) = ("1794304800", "1794304770");
+    let good = "a_total{u=y} counter 7 - 2026-11-10T10:00:00Z -".to_owned();
+    for (one, other) in [
+        ("10".to_owned(), "12".to_owned()),
+        ("10".to_owned(), format!("12 {before}")),
+        (format!("10 {before}"), "12".to_owned()),
+        (format!("10 {now}"), format!("12 {before}")),
+    ] {
+        for (first, second) in [(&one, &other), (&other, &one)] {
+            let batch = read("metrics: a_total", &page(first, second));
+            assert_eq!(readings(&batch), std::slice::from_ref(&good), "{first}, {second}");
+            assert_eq!(batch.quarantined.len(), 1, "{batch:?}");
+            assert!(batch.quarantined[0].reason.contains("2 times in one run, with the values"), "{batch:?}");
+        }
+    }
+    for (first, second) in [("10", format!("10.0 {before}")), ("10", "1e1".to_owned())] {
+        let batch = read("metrics: a_total", &page(first, &second));
+        assert_eq!((batch.readings.len(), batch.quarantined.len()), (2, 0), "{second}");
+    }
+    // With a time each, and no fall between them, they are two points of it; a gauge may fall.
+    let points = page(&format!("12 {now}"), &format!("10 {before}"));
+    assert_eq!(read("metrics: a_total", &points).readings.len(), 3);
+    let gauge = page(&format!("10 {now}"), &format!("12 {before}")).replace("a counter", "a_total gauge");
+    assert_eq!(read("metrics: a_total", &gauge).readings.len(), 3);
+}
+
 #[test]
 fn what_is_no_number_is_quarantined_and_the_rest_counts() {
     let page = "# TYPE a gauge\na{x=\"1\"} NaN\na{x=\"2\"} +Inf\na{x=\"3\"} 1.7e308\na{x=\"4\"} 0.30000000000000004\n\

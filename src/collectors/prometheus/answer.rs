@@ -11,11 +11,13 @@ use crate::collectors::characters::NO_CHARACTER;
 use crate::collectors::numbers;
 use crate::metering::reading::Labels;
 
-/// One series with its samples in the order of time.
+/// One series with its samples in the order of time; of one whose value is no text, why.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Series<'a> {
     pub(super) labels: Labels,
-    pub(super) samples: Vec<(Timestamp, Cow<'a, str>)>,
+    pub(super) samples: Vec<(Timestamp, Result<Cow<'a, str>, String>)>,
+    /// Samples without a time that can be read: when it was there can't be told.
+    pub(super) timeless: Vec<String>,
 }
 
 /// A whole answer.
@@ -55,26 +57,33 @@ struct Data<'a> {
 
 #[derive(Deserialize)]
 struct Found<'a> {
-    #[serde(borrow, default)]
-    metric: BTreeMap<String, &'a RawValue>,
-    #[serde(borrow, default)]
-    values: Vec<Point<'a>>,
     #[serde(borrow)]
-    value: Option<Point<'a>>,
+    metric: Option<BTreeMap<String, &'a RawValue>>,
+    #[serde(borrow)]
+    values: Option<Vec<&'a RawValue>>,
+    #[serde(borrow)]
+    value: Option<&'a RawValue>,
     #[serde(borrow)]
     histograms: Option<&'a RawValue>,
     #[serde(borrow)]
     histogram: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct Point<'a>(#[serde(borrow)] &'a RawValue, #[serde(borrow)] Cow<'a, str>);
+/// The time of a sample, and its value, if that is a text.
+type Point<'a> = (Timestamp, Result<Cow<'a, str>, String>);
 
-impl<'a> Point<'a> {
-    fn read(self) -> Result<(Timestamp, Cow<'a, str>), String> {
-        Ok((numbers::seconds(self.0.get())?, self.1))
-    }
+/// Takes a sample such as `[1795394001.124,"7"]` apart; an error has no time.
+fn point(sample: &RawValue) -> Result<Point<'_>, String> {
+    let (time, value): (&RawValue, &RawValue) = serde_json::from_str(sample.get())
+        .map_err(|_| format!("`{}` is no sample of a time and a value", numbers::short(sample.get())))?;
+    let at = numbers::seconds(time.get()).map_err(|why| format!("the time of a sample: {why}"))?;
+    let text: Result<Text<'_>, _> = serde_json::from_str(value.get());
+    let no_text = |_| format!("its value {} is no text that can be read", numbers::short(value.get()));
+    Ok((at, text.map(|text| text.0).map_err(no_text)))
 }
+
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Reads an answer, which has a mark where something is no character; `wanted` is the type of result that was asked for.
 pub(super) fn read<'a>(text: &'a str, wanted: &str) -> Result<Answer<'a>, String> {
@@ -94,7 +103,7 @@ pub(super) fn read<'a>(text: &'a str, wanted: &str) -> Result<Answer<'a>, String
         ));
     }
     // What a server in Go writes for a list that has nothing in it.
-    let found: Option<Vec<Found<'a>>> =
+    let found: Option<Vec<&'a RawValue>> =
         data.result.map(|result| serde_json::from_str(result.get()).map_err(not_whole)).transpose()?;
     let mut warnings = envelope.warnings.unwrap_or_default();
     if envelope.is_partial.is_some_and(|is_partial| is_partial.get() != "false") {
@@ -103,17 +112,31 @@ pub(super) fn read<'a>(text: &'a str, wanted: &str) -> Result<Answer<'a>, String
     let infos = envelope.infos.unwrap_or_default();
     let mut answer = Answer { series: Vec::new(), warnings, infos, histograms: 0, odd: Vec::new() };
     for found in found.into_iter().flatten() {
+        let found: Found<'a> = match serde_json::from_str(found.get()) {
+            Ok(found) => found,
+            Err(error) => {
+                // Whose it is can't be told.
+                let why = format!("`{}` is no series ({error})", numbers::short(found.get()));
+                answer.odd.push((Labels::new(), why));
+                continue;
+            }
+        };
         if found.histograms.is_some() || found.histogram.is_some() {
             answer.histograms += 1;
         }
-        let points = found.values.into_iter().chain(found.value);
-        let mut samples = points.map(Point::read).collect::<Result<Vec<_>, _>>()?;
+        let (mut samples, mut timeless) = (Vec::new(), Vec::new());
+        for sample in found.values.into_iter().flatten().chain(found.value) {
+            match point(sample) {
+                Ok(point) => samples.push(point),
+                Err(why) => timeless.push(why),
+            }
+        }
         samples.sort_by_key(|(at, _)| *at);
-        if samples.is_empty() {
+        if samples.is_empty() && timeless.is_empty() {
             continue;
         }
-        match labels_of(found.metric) {
-            (labels, None) => answer.series.push(Series { labels, samples }),
+        match labels_of(found.metric.unwrap_or_default()) {
+            (labels, None) => answer.series.push(Series { labels, samples, timeless }),
             (labels, Some(why)) => answer.odd.push((labels, why)),
         }
     }
@@ -164,11 +187,11 @@ mod tests {
         let answer = read(body, "matrix").unwrap();
         let labels = [("__name__", "x"), ("user", "al\"ice")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         let samples = vec![
-            (at("2026-11-23T00:33:21.124Z"), "12345.678".into()),
-            (at("2026-11-23T00:33:22Z"), "1e+21".into()),
-            (at("2026-11-23T00:33:23.124Z"), "NaN".into()),
+            (at("2026-11-23T00:33:21.124Z"), Ok("12345.678".into())),
+            (at("2026-11-23T00:33:22Z"), Ok("1e+21".into())),
+            (at("2026-11-23T00:33:23.124Z"), Ok("NaN".into())),
         ];
-        assert_eq!(answer.series, [Series { labels: labels.into(), samples }]);
+        assert_eq!(answer.series, [Series { labels: labels.into(), samples, timeless: vec![] }]);
         assert!(answer.warnings.is_empty() && answer.histograms == 0);
     }
 
@@ -177,7 +200,7 @@ mod tests {
         let body = r#"{"status":"success","data":{"resultType":"vector","result":[
             {"metric":{"a":"b"},"value":[1795394001,"7"]}]},"infos":["fine"],"warnings":["a store is away"]}"#;
         let answer = read(body, "vector").unwrap();
-        assert_eq!(answer.series[0].samples, [(at("2026-11-23T00:33:21Z"), "7".into())]);
+        assert_eq!(answer.series[0].samples, [(at("2026-11-23T00:33:21Z"), Ok("7".into()))]);
         assert_eq!((answer.warnings.len(), answer.infos.len()), (1, 1));
     }
 
@@ -215,9 +238,43 @@ mod tests {
             "the result is a scalar, not a matrix: only series of numbers can be billed"
         );
         assert_eq!(refused(r#"{"status":"success"}"#), "the answer has no data");
-        let bad_time =
-            r#"{"status":"success","data":{"resultType":"matrix","result":[{"values":[[null,"1"]]}]}}"#;
-        assert_eq!(refused(bad_time), "`null` is not a decimal number");
+    }
+
+    #[test]
+    fn a_sample_that_can_not_be_read_costs_itself() {
+        let body = r#"{"status":"success","data":{"resultType":"matrix","result":[
+            {"metric":{"p":"a"},"values":[[null,"1"],[1795394001,"2"],[1795394002,3],["x"],7,[1795394003,"4",5]]},
+            {"metric":{"p":"b"},"values":[[1795394001,"5"]]}]}}"#;
+        let answer = read(body, "matrix").unwrap();
+        assert_eq!(
+            answer.series[0].samples,
+            [
+                (at("2026-11-23T00:33:21Z"), Ok("2".into())),
+                (at("2026-11-23T00:33:22Z"), Err("its value 3 is no text that can be read".to_owned())),
+            ]
+        );
+        assert_eq!(
+            answer.series[0].timeless,
+            [
+                "the time of a sample: `null` is not a decimal number",
+                "`[\"x\"]` is no sample of a time and a value",
+                "`7` is no sample of a time and a value",
+                "`[1795394003,\"4\",5]` is no sample of a time and a value",
+            ]
+        );
+        assert_eq!(answer.series[1].samples, [(at("2026-11-23T00:33:21Z"), Ok("5".into()))]);
+    }
+
+    #[test]
+    fn what_is_no_series_costs_no_other() {
+        let body = r#"{"status":"success","data":{"resultType":"matrix","result":[
+            "x", {"metric":{"p":"a"},"values":null}, {"metric":{"p":"b"},"values":7}, null,
+            {"metric":null,"values":[[1795394001,"5"]]}, {"metric":{"p":"c"},"values":[[1795394001,"6"]]}]}}"#;
+        let answer = read(body, "matrix").unwrap();
+        let values: Vec<_> = answer.series.iter().map(|one| (one.labels.len(), &one.samples[0].1)).collect();
+        assert_eq!(values, [(0, &Ok("5".into())), (1, &Ok("6".into()))]);
+        assert_eq!(answer.odd.len(), 3);
+        assert!(answer.odd[0].1.starts_with("`\"x\"` is no series (invalid type"), "{:?}", answer.odd);
     }
 
     #[test]
@@ -231,7 +288,7 @@ mod tests {
         let text = text_of(&body);
         let answer = read(&text, "vector").unwrap();
         assert_eq!(answer.series.len(), 1);
-        assert_eq!(answer.series[0].samples[0].1, "4");
+        assert_eq!(answer.series[0].samples[0].1, Ok("4".into()));
         let odd = |labels: &[(&str, &str)]| {
             let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Labels>();
             (labels, "its label user is no text that can be read".to_owned())

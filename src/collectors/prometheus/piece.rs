@@ -45,10 +45,13 @@ pub(super) fn digest(
 ) -> Result<Piece, String> {
     let text = text_of(body);
     let (mut piece, found) = begin(answer::read(&text, "matrix")?);
-    for Series { labels, samples } in found {
+    for Series { labels, samples, timeless } in found {
+        // Where it was is not known then, and so not where it ended.
+        let may_end = timeless.is_empty();
+        timeless.into_iter().for_each(|why| piece.is_bad(&labels, why));
         let samples: Vec<_> =
             samples.into_iter().filter(|(at, _)| (window.first..=window.last).contains(at)).collect();
-        if query.mode == Mode::Range {
+        if query.mode == Mode::Range && may_end {
             let present: Vec<Timestamp> = samples.iter().map(|(at, _)| *at).collect();
             let ends = ends(&present, query.step, window.last).into_iter();
             piece.ended.extend(ends.map(|at| (labels.clone(), at)));
@@ -57,7 +60,7 @@ pub(super) fn digest(
         let mut good = Vec::with_capacity(samples.len());
         for (at, text) in samples {
             // One that was taken already still tells whether the next is a fall.
-            match numbers::value(&text) {
+            match text.and_then(|text| numbers::value(&text)) {
                 Ok(value) => good.push((at, value)),
                 Err(reason) if is_new(at) => piece.is_bad(&labels, reason),
                 Err(_) => {}
@@ -78,9 +81,10 @@ pub(super) fn digest(
 pub(super) fn digest_instant(query: &Query, body: &[u8], now: Timestamp) -> Result<Piece, String> {
     let text = text_of(body);
     let (mut piece, found) = begin(answer::read(&text, "vector")?);
-    for Series { labels, samples } in found {
+    for Series { labels, samples, timeless } in found {
+        timeless.into_iter().for_each(|why| piece.is_bad(&labels, why));
         for (_, text) in samples {
-            match numbers::value(&text) {
+            match text.and_then(|text| numbers::value(&text)) {
                 Ok(value) => piece.push(query, &labels, value, now),
                 Err(reason) => piece.is_bad(&labels, reason),
             }

@@ -153,7 +153,8 @@ impl<'a> Job<'a> {
             reservation,
             tres,
         ] = fields;
-        if raw.is_empty() || cluster.is_empty() || submit.parse::<i64>().is_err() {
+        let has_number = raw.starts_with(|c: char| c.is_ascii_digit());
+        if !has_number || cluster.is_empty() || submit.parse::<i64>().is_err() {
             return Err("it has no number, time of submission or cluster".to_owned());
         }
         Ok(Job {
@@ -173,9 +174,15 @@ impl<'a> Job<'a> {
         })
     }
 
-    /// Whose numbers they are: `71.batch` is a step of job 71, whose own line has the same time and resources.
+    /// Whose numbers they are: `71.batch` is a step of job 71, whose own line has the same time and resources. Of arrays and
+    /// of jobs in several parts steps are called `12_3.0`, `12+1.extern`, `12_[1-5].0`.
     pub(super) fn is_step(line: &[u8]) -> bool {
-        line.split(|byte| *byte == b'|').next().is_some_and(|raw| raw.contains(&b'.')) && line.contains(&b'|')
+        let mut columns = line.split(|byte| *byte == b'|');
+        let (Some(raw), Some(_)) = (columns.next(), columns.next()) else { return false };
+        let Some(dot) = raw.iter().position(|byte| *byte == b'.') else { return false };
+        let is_of_number = |byte: &u8| byte.is_ascii_digit() || b"_+[]-,%".contains(byte);
+        let job = &raw[..dot];
+        job.first().is_some_and(u8::is_ascii_digit) && job.iter().all(is_of_number) && dot + 1 < raw.len()
     }
 
     /// A job that is requeued keeps its number and is submitted anew.
@@ -318,4 +325,30 @@ fn instant(column: &str, text: &str) -> Result<Timestamp, String> {
     seconds.ok_or_else(|| {
         format!("its {column} `{text}` is no number of seconds since 1970: sacct does not heed SLURM_TIME_FORMAT=%s")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_named_after_a_job() {
+        for step in [
+            "71.batch|x",
+            "71.0|",
+            "71.extern|x",
+            "12_3.0|x",
+            "12+1.interactive|x",
+            "12_[1-5].0|x",
+            "12_[1,3-5%2].0|x",
+        ] {
+            assert!(Job::is_step(step.as_bytes()), "{step}");
+        }
+        // Not even a line, no number, no step of it.
+        for other in
+            ["71|1.5", "71.batch", "a.b|x", ".batch|x", "71.|x", "7x1.0|x", "sacct: error.|x", "", "|"]
+        {
+            assert!(!Job::is_step(other.as_bytes()), "{other}");
+        }
+    }
 }

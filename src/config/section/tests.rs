@@ -184,6 +184,30 @@ fn the_usual_mistakes_are_told_with_what_to_write() {
 }
 
 #[test]
+fn typographic_quotes_and_decimal_commas_are_told_with_what_to_write() {
+    let problems = |text: &str| {
+        let (mut root, problems) = Section::parse(text);
+        let _ = (root.text("a"), root.texts("b"), root.text("factor"));
+        root.finish();
+        problems.list().iter().map(Problem::to_string).collect::<Vec<_>>()
+    };
+    let quotes = |path: &str, meant: &str| {
+        format!(
+            "line 1: {path}: stands in typographic quotes, which YAML takes for a part of the text: write \"{meant}\""
+        )
+    };
+    assert_eq!(problems("a: “{user}”\n"), [quotes("a", "{user}")]);
+    assert_eq!(problems("a: ‘x y’\n"), [quotes("a", "x y")]);
+    assert_eq!(problems("b: [x, „y“]\n"), [quotes("b", "y")]);
+    // A word in them is a part of the text.
+    assert_eq!(problems("a: the “big” one\n"), Vec::<String>::new());
+    assert_eq!(
+        problems("{ a: x, factor: 1,5 }\n"),
+        ["line 1: 5: `factor: 1,5` is read as two keys, `factor: 1` and `5`: a decimal has a point, `1.5`"]
+    );
+}
+
+#[test]
 fn other_encodings_are_told_by_their_names() {
     assert_eq!(text_of(b"a: 1\n".to_vec()).unwrap(), "a: 1\n");
     for bytes in [&b"\xff\xfea\0"[..], b"\xfe\xff\0a", b"a\0:\0", b"\0a\0:"] {

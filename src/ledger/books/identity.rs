@@ -104,6 +104,16 @@ impl Queued {
         Quarantined { what, reason, bears_on: Bearing::readings([self.name.as_str()]) }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Between which instants it was used up, if it is a delta.
+    pub(super) fn used(&self) -> Option<(Timestamp, Timestamp)> {
+        let began = if self.row.start == 0 { self.row.at } else { self.row.start };
+        (self.kind == Kind::Delta.name()).then(|| (instant(began), instant(self.row.at)))
+    }
+
     /// Whether it is a look at the moment of the run, whose place among others hangs on that instant alone. What a source
     /// dates itself, and deltas, which need no neighbours, stay what they are.
     pub(super) fn is_momentary(&self, run: &Head) -> bool {

@@ -13,6 +13,7 @@ use super::changed;
 use super::count::{self, Changed, SeriesChanges};
 use super::identity::{Head, Queued, ReadingOutcome, Store, ends_of, withheld};
 use super::quantities::RunRow;
+use super::reach::Reach;
 use super::unstated::{changed_components, counted_from};
 use crate::collectors::Quarantined;
 use crate::collectors::spool::Spool;
@@ -311,6 +312,7 @@ fn count_run(
     let mut touched = SeriesChanges::default();
     let mut late: Option<String> = None;
     let mut store = Store::new(connection, in_force, &run)?;
+    let mut reach = Reach::of(connection, in_force, &run)?;
     let mut next = part::after(connection, id, 0)?;
     // However many there are, memory holds only so many: amounts are the same in whatever batches they come.
     while let Some((number, readings)) = next {
@@ -324,8 +326,12 @@ fn count_run(
         });
         store.look_up(&some)?;
         for queued in some {
+            let reaches = queued.used().filter(|used| reach.is_too_far(queued.name(), *used));
             match store.put(queued, &mut touched)? {
-                ReadingOutcome::New => recorded.new += 1,
+                ReadingOutcome::New => {
+                    recorded.new += 1;
+                    reaches.into_iter().for_each(|(began, _)| reach.note(began));
+                }
                 ReadingOutcome::Corrected => recorded.corrected += 1,
                 ReadingOutcome::Late(what) => {
                     recorded.late += 1;
@@ -367,6 +373,7 @@ fn count_run(
             run.finished,
         )?;
     }
+    reach.tell(connection, in_force, &run)?;
     let levels = store.take_levels();
     store.look_up(&levels)?;
     for level in levels {

@@ -20,6 +20,7 @@ pub(in crate::ledger) mod lines;
 mod made;
 mod place;
 pub(in crate::ledger) mod quantities;
+mod reach;
 pub mod recount;
 mod renamed;
 mod row;

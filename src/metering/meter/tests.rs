@@ -94,6 +94,11 @@ fn every_mistake_in_a_meter_is_told_in_words() {
             "reading: r, aggregate: max, at_most: 64",
             ".at_most: `at_most` bounds what adds up, and a `max` does not",
         ),
+        (
+            "reading: r, factor: '1,5'",
+            ".factor: `1,5` is not a number such as 12, 0.25, 1e-3 or 1/3600: a decimal has a point, `1.5`, and thousands have \
+             no mark",
+        ),
         ("reading: r, factor: much", ".factor: `much` is not a number such as 12, 0.25, 1e-3 or 1/3600"),
         ("reading: r, rounding: off", ".rounding: `off` is no rounding; known: half_even, half_up, down, up"),
         (

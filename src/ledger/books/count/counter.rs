@@ -448,8 +448,9 @@ fn oddity(
     let what = if part.holds > 0 {
         format!(
             "held: {} of it is not counted: it is more than the meter's `at_most`, or more than ten times the highest rate \
-             so far, or the counter had fallen before, or it comes from another file of its host (which is installed anew, put \
-             back, or another machine). If it was used: raise `at_most`, or correct the source and run `collect NAME --since`",
+             so far, or the counter had fallen before, or its source tells a new start with each look, or one since which it \
+             can't have come so far, or it comes from another file of its host (which is installed anew, put back, or another \
+             machine). If it was used: raise `at_most`, or correct the source and run `collect NAME --since`",
             part.held
         )
     } else if part.resets > 0 {
