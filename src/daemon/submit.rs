@@ -57,8 +57,10 @@ impl Part {
         let mut waited = Timestamp::MIN;
         let mut token_is_refused = false;
         let mut unmatched = Unmatched::default();
-        // A ledger that can't be read is told of by the cycle.
-        drop(self.ledger.with(|ledger| AsBefore::of(ledger)?.tell(ledger)).await);
+        // After a reload it was told. A ledger that can't be read is told of by the cycle.
+        if self.stats.cycles.load(Ordering::Relaxed) == 0 {
+            drop(self.ledger.with(|ledger| AsBefore::of(ledger)?.tell(ledger)).await);
+        }
         // Ends with this task.
         let mut registration = JoinSet::new();
         loop {

@@ -53,7 +53,8 @@ pub(super) struct Line<'a> {
 
 impl Note {
     pub(super) fn new(about: About<'_>, name: String, words: String) -> Note {
-        let cause = gist(&words, &name, about.resource);
+        let component = about.component.unwrap_or_default();
+        let cause = format!("{component} {}", gist(&words, &name, about.resource));
         Note {
             resource: about.resource,
             component: about.component.map(ToOwned::to_owned),

@@ -242,7 +242,7 @@ impl Cycle {
             (note.what, note.remedy) = (Some(what.to_owned()), reason.remedy());
             if reason.is_of_another_writer() {
                 // Each has numbers and a hand of its own.
-                note.cause = reason.name().to_owned();
+                note.cause = format!("{component} {}", reason.name());
             }
             self.add_note(note);
         }
