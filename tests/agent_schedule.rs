@@ -238,3 +238,22 @@ fn a_run_that_takes_longer_than_its_schedule_is_told_of_once() {
     });
     assert_eq!(daemon.log().matches("of its runs were missed").count(), 1, "{}", daemon.log());
 }
+
+/// The daemon's first run comes whenever it is started: just before the next is due, say.
+#[test]
+fn what_came_due_while_a_quick_run_was_at_work_is_not_missed() {
+    let world = World::new(CURRENT);
+    world.now("2026-11-10T12:00:55Z");
+    let (begun, go_on) =
+        (world.path("begun").display().to_string(), world.path("go-on").display().to_string());
+    let line = format!("echo x >> {begun}; while [ ! -e {go_on} ]; do sleep 0.05; done");
+    configure(&world, "", &[shell("quick", "every 1m", &line)]);
+    let daemon = world.daemon(&[], &[]);
+    until("the first run", || lines(&world, "begun").len() == 1);
+    world.now("2026-11-10T12:01:05Z");
+    world.write("go-on", "");
+    looked_at(&world, "quick", "2026-11-10T12:00:55Z");
+    world.now("2026-11-10T12:02:00Z");
+    looked_at(&world, "quick", "2026-11-10T12:02:00Z");
+    assert!(!daemon.log().contains("missed"), "{}", daemon.log());
+}

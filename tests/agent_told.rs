@@ -168,7 +168,9 @@ impl At {
     fn status_of_any_day(&self) -> String {
         let folder = self.world.folder.path().to_str().unwrap();
         let status = self.world.agent(&["status"]).out;
+        let process = format!("process {},", self.daemon.id());
         let text = status.replace(&self.world.address, "WALDUR").replace(folder, "FOLDER");
+        let text = text.replace(&process, "process n,");
         let plain = |word: &str| {
             let bare = word.trim_matches(['(', ',']);
             let is_number = !bare.is_empty() && bare.chars().all(|c| c.is_ascii_digit());
@@ -367,7 +369,9 @@ fn a_server_that_answers_503() {
     });
     let log = at.daemon.log();
     let told = log.lines().find(|line| line.contains("is not reported for now")).unwrap();
-    assert!(told.contains(&format!("Resource Project A ({A})")) && told.contains("503"), "{told}");
+    assert!(told.contains(&format!("Project A ({A}): it is not")) && told.contains("503"), "{told}");
+    // Beside its name nothing needs its UUID.
+    assert_eq!(told.matches("5e2f").count(), 1, "{told}");
     assert!(at.number("waldur_requests_total{outcome=\"unknown\"}") > 0);
     at.world.no_faults();
     at.goes_on(&["cpu_hours 2026-11 2.50"]);

@@ -191,6 +191,33 @@ fn a_user_that_another_writer_adds_is_a_conflict_within_the_hour_and_before_the_
     }
 }
 
+/// What a person decided of a month that is over is not done until the shares can be read: that is told until it is done.
+#[test]
+fn an_overwrite_of_shares_that_can_not_be_read_is_pending() {
+    for api in BOTH {
+        let world = start(api, NOON, "late: hold");
+        let all = [alice("5"), bob("3")];
+        jobs(&world, NOON, &all).exits(0);
+        share_is(&world, "carol", "2.00");
+        jobs(&world, "2026-12-01T00:10:00Z", &all).exits(65);
+        world.agent(&["resolve", A, "overwrite"]).exits(0);
+        world.fault(json!({ "match": { "method": "GET", "path": "user-usages" }, "when": "before",
+            "action": { "status": 500 } }));
+        let waits = "`resolve overwrite` of 1 resource is not carried out yet (Project A): users' shares can't be read";
+        for now in ["2026-12-01T00:20:00Z", "2026-12-01T02:30:00Z"] {
+            jobs(&world, now, &all).exits(75).says(waits);
+            world.agent(&["status"]).exits(75).says(waits).says("answered 500");
+        }
+        world.no_faults();
+        jobs(&world, "2026-12-01T04:40:00Z", &all).exits(0).says_not("not carried out");
+        jobs(&world, "2026-12-01T04:50:00Z", &all).exits(0);
+        world.agent(&["status"]).exits(0).says_not("not carried out");
+        let expected = ["alice cpu 2026-11 5.00", "bob cpu 2026-11 3.00", "carol cpu 2026-11 0.00"];
+        assert_eq!(world.shares(A), expected, "{api}");
+        assert!(is_closed(&world), "{api}");
+    }
+}
+
 /// November is closed with 5 and 3, and a correction gives one of alice's hours to bob.
 fn corrected(api: &str, late: &str) -> (World, Done) {
     let world = start(api, NOON, &format!("late: {late}"));
@@ -211,7 +238,13 @@ fn shares_of_a_closed_month_that_change_without_their_total_are_told_and_strande
         done.exits(65).names_a().tells(&["alice", "bob", "4.00", "2026-11"]);
         assert_eq!(world.shares(A), ["alice cpu 2026-11 5.00", "bob cpu 2026-11 3.00"], "{api}");
         assert_eq!(world.rows(A), ["cpu 2026-11 8.00"], "{api}");
-        world.agent(&["parked", "list"]).exits(65).tells(&["alice", "bob", "stranded", "1.00"]);
+        let parked = world.agent(&["parked", "list"]).exits(65);
+        parked.tells(&["alice", "bob", "stranded", "1.00", "late_share"]);
+        // The bill is right: nobody is to bill anything by hand.
+        let status = world.agent(&["status"]).exits(65).says("nothing to bill: the total is right");
+        let all = world.agent(&["status", "--users", "--period", "2026-11"]).exits(65);
+        all.says("nothing is to be billed by hand: the total is right").says_not("have Waldur's staff bill");
+        status.says_not("bill it by hand");
         let mark = world.mark();
         jobs(&world, "2026-12-02T12:15:00Z", &[alice("4"), bob("4")]).exits(65);
         assert_eq!(world.posts_since(mark).len(), 0, "{api}");
@@ -447,7 +480,14 @@ fn shares_are_carried_with_a_total_that_is_overwritten_after_the_months_end() {
             let unread = json!({ "match": { "method": "GET", "path": "user-usages" }, "when": "before",
                 "action": { "status": 500 } });
             world.fault(unread);
-            jobs(&world, "2026-12-01T00:20:00Z", &all).tells(&["user usages", "is not reported for now"]);
+            let done = jobs(&world, "2026-12-01T00:20:00Z", &all).exits(75);
+            done.tells(&["user usages", "is not reported for now"])
+                .says("`resolve overwrite` of 1 resource is not carried out yet (Project A)");
+            world
+                .agent(&["status"])
+                .exits(75)
+                .says("is not carried out yet (Project A)")
+                .says("answered 500");
             assert_eq!(world.rows(A), ["cpu 2026-11 6.00"], "{api}");
             world.no_faults();
         }

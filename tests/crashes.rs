@@ -512,7 +512,8 @@ fn story(seed: u64, killed_at: &Points) -> usize {
             assert!(source.once[&place].contains(&cents), "{told}: {place:?} never was {cents}");
         }
         // Left over are months that ended, by much or by what was used while they closed.
-        let left_over = |block: &String| block.contains(" period_ended ") || block.contains(" closing_rest ");
+        let rests = [" period_ended ", " closing_rest ", " late_share "];
+        let left_over = |block: &String| rests.iter().any(|rest| block.contains(rest));
         assert!(blocks.iter().all(left_over), "{told}: {blocks:#?}");
     }
     world.agent(&["recount"]).exits(0);

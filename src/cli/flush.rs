@@ -16,16 +16,17 @@ use super::progress::Progress;
 use super::recorder::{Recorder, ledger_or_keep};
 use super::setup::{Setup, count};
 use super::standing;
-use super::text::{WIDTH, fold, fold_all, pad, shorten, thousands};
+use super::text::{WIDTH, fold, fold_all, name_or, pad, shorten, thousands};
 use crate::config::duration::parse_duration;
 use crate::daemon::sample::sample;
 use crate::ledger::views::calls::{Sent, Since};
-use crate::ledger::{LedgerError, SharedLedger};
+use crate::ledger::{Ledger, LedgerError, SharedLedger};
 use crate::submitter::CycleOptions;
 use crate::submitter::left::Outstanding;
 use crate::submitter::next_try::NextTry;
 use crate::submitter::pause::{self, Cause};
 use crate::submitter::progress::Progress as Stages;
+use crate::submitter::told::AsBefore;
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 
@@ -124,6 +125,7 @@ impl Flush {
         submitter.progress = Stages::to(move |what, done, total| shown.at(what, done, total));
         progress.at("Asking Waldur", 0, 0);
         let mut sent = ledger.with(|ledger| ledger.from_here()).await?;
+        let mut as_before = Some(ledger.with(|ledger| AsBefore::of(ledger)).await?);
         let mut notes: Vec<String> = Vec::new();
         let mut requests = 0;
         let mut paused: Option<Failure> = None;
@@ -145,6 +147,9 @@ impl Flush {
                 hung = true;
                 break;
             };
+            if let Some(as_before) = as_before.take_if(|_| !report.busy) {
+                ledger.with(|ledger| as_before.tell(ledger)).await?;
+            }
             requests += report.requests;
             no_role |= report.no_role;
             compared = report.compared.or(compared);
@@ -193,12 +198,14 @@ impl Flush {
         }
         drop((submitter, progress));
         let (now, collectors) = (setup.clock.now(), setup.collectors());
-        let (left, server, next) = ledger
+        let (left, server, next, undone) = ledger
             .with(move |ledger| {
                 ledger.state(now)?;
                 let left = Outstanding::of(ledger, &collectors)?;
                 let next = if left.pending == 0 { NextTry::default() } else { NextTry::of(ledger, now)? };
-                Ok((left, pause::ServerStatus::of(ledger)?, next))
+                let server = pause::ServerStatus::of(ledger)?;
+                let undone = standing::names_of_undone(&server.undone, ledger)?;
+                Ok((left, server, next, undone))
             })
             .await?;
         exit = exit.min(standing::exit(&left, &server));
@@ -214,7 +221,7 @@ impl Flush {
             exit = exit.min(Exit::Pending);
         }
         if self.json {
-            let accepted = ledger.with(move |ledger| ledger.accepted(&sent, None)).await?;
+            let (accepted, _) = ledger.with(move |ledger| sent_by_name(ledger, &sent)).await?;
             let sent: Vec<_> = accepted.iter().map(sent_json).collect();
             writeln!(
                 out,
@@ -265,6 +272,7 @@ impl Flush {
             writeln!(out, "{}", fold(&words, 2))?;
         }
         standing::show(&left, out)?;
+        standing::show_undone(&server.undone, &undone, out)?;
         standing::show_by_the_clock(&next, out)?;
         Ok(exit)
     }
@@ -293,15 +301,28 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Amounts that are shown one by one.
 const SHOWN: usize = 40;
 
+/// What was sent and is known to have arrived, in the order of names, as everywhere else; and the names.
+fn sent_by_name(ledger: &Ledger, since: &Since) -> Result<(Vec<Sent>, BTreeMap<Uuid, String>), LedgerError> {
+    let mut sent = ledger.accepted(since, None)?;
+    let resources: BTreeSet<Uuid> = sent.iter().map(|one| one.resource).collect();
+    let name = |uuid| {
+        Ok((uuid, name_or(&ledger.resource(uuid)?.map_or_else(String::new, |known| known.name), uuid)))
+    };
+    let names = resources.into_iter().map(name).collect::<Result<BTreeMap<_, _>, LedgerError>>()?;
+    sent.sort_by(|one, other| {
+        let key = |of: &Sent| (names.get(&of.resource).cloned(), of.resource, of.period);
+        let what = |of: &Sent| (of.component.clone(), of.user.clone());
+        key(one).cmp(&key(other)).then_with(|| what(one).cmp(&what(other)))
+    });
+    Ok((sent, names))
+}
+
 /// Shows what was sent and is known to have arrived, be it by what was read back.
 async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, since: Since) -> Result<(), Failed> {
     let (sent, names, (numbers_sent, resources)) = ledger
         .with(move |ledger| {
-            let sent = ledger.accepted(&since, Some(SHOWN))?;
-            let shown: BTreeSet<Uuid> = sent.iter().map(|one| one.resource).collect();
-            let name = |uuid| Ok(ledger.resource(uuid)?.map_or_else(String::new, |known| known.name));
-            let names = shown.into_iter().map(|uuid| Ok((uuid, name(uuid)?)));
-            let names: BTreeMap<Uuid, String> = names.collect::<Result<_, LedgerError>>()?;
+            let (mut sent, names) = sent_by_name(ledger, &since)?;
+            sent.truncate(SHOWN);
             Ok((sent, names, ledger.count_accepted(&since)?))
         })
         .await?;
@@ -326,13 +347,10 @@ async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, since: Since) -> 
     };
     writeln!(out, "{}", line(["RESOURCE", "PERIOD", "COMPONENT", "USER"], "WAS", "IS NOW"))?;
     for one in &sent {
-        let resource = match names.get(&one.resource).filter(|name| !name.is_empty()) {
-            Some(name) => name.clone(),
-            None => one.resource.to_string(),
-        };
+        let resource = names.get(&one.resource).map_or("", String::as_str);
         let user = if one.user.is_empty() { "(total)" } else { &one.user };
         let (was, is) = numbers(one);
-        writeln!(out, "{}", line([&resource, &one.period.to_string(), &one.component, user], &was, &is))?;
+        writeln!(out, "{}", line([resource, &one.period.to_string(), &one.component, user], &was, &is))?;
     }
     if numbers_sent > sent.len() {
         writeln!(out, "... and {} more (--json has all)", thousands(numbers_sent - sent.len()))?;

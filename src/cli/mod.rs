@@ -190,7 +190,7 @@ impl Cli {
             Command::Collect(command) => command.run(&Setup::load(path)?, out).await,
             Command::Status(command) => match Setup::load(path) {
                 Ok(setup) => command.run(&setup, out).await,
-                Err(failed) => command.despite(failed, setup::first_place(path), out),
+                Err(failed) => command.despite(failed, path, out),
             },
             Command::Explain(command) => command.run(&Setup::load(path)?, out).await,
             Command::Diff(command) => command.run(&Setup::load(path)?, out).await,

@@ -59,6 +59,11 @@ pub(super) fn first_place(path: Option<&Path>) -> Option<Place> {
     Loaded::find(path).ok()?.first_place
 }
 
+/// A file with mistakes as far as it says where the ledger is: to look at it, without a collector.
+pub(super) fn to_look(path: Option<&Path>) -> Option<Setup> {
+    Some(Setup::of(Loaded::find(path).ok()?.settings?, Vec::new()))
+}
+
 /// Two hosts that read one source would each count it.
 fn unsaid_once(definition: &Definition) -> Option<Problem> {
     (definition.may_be_shared && !definition.elsewhere).then(|| Problem {

@@ -2,17 +2,21 @@
 
 use std::io::Write;
 
+use uuid::Uuid;
+
 use super::exit::{Exit, Failed};
 use super::setup::count;
-use super::text::{fold, name};
+use super::text::{cut, fold, name, name_or};
+use crate::ledger::{Ledger, LedgerError};
 use crate::submitter::guard::TOO_LATE;
 use crate::submitter::left::Outstanding;
 use crate::submitter::next_try::NextTry;
 use crate::submitter::pause;
 
 /// While the server is left alone after a failure, what it holds can't be compared with what it should: that is pending, too.
+/// And so is what a person decided and could not be carried out yet.
 pub(super) fn exit(left: &Outstanding, server: &pause::ServerStatus) -> Exit {
-    if left.pending > 0 || server.paused.is_some() {
+    if left.pending > 0 || server.paused.is_some() || !server.undone.resources.is_empty() {
         Exit::Pending
     } else if left.held + left.parked + left.stranded + left.quarantined + left.implausible > 0
         || left.wholly_unmatched
@@ -57,6 +61,37 @@ pub(super) fn show(left: &Outstanding, out: &mut dyn Write) -> Result<(), Failed
         writeln!(out, "{}", fold(&words, 2))?;
     }
     Ok(())
+}
+
+/// What a person decided and could not be carried out yet.
+pub(super) fn show_undone(
+    undone: &pause::Undone,
+    names: &[String],
+    out: &mut dyn Write,
+) -> Result<(), Failed> {
+    if undone.resources.is_empty() {
+        return Ok(());
+    }
+    let named = names.join(", ");
+    let more = if names.len() < undone.resources.len() { " ..." } else { "" };
+    let words = format!(
+        "`resolve overwrite` of {} is not carried out yet ({named}{more}): users' shares can't be read; tried again with the next \
+         cycle: {}",
+        count(undone.resources.len(), "resource"),
+        cut(&undone.words, 250)
+    );
+    writeln!(out, "{}", fold(&words, 2))?;
+    Ok(())
+}
+
+/// The names of the first of them.
+pub(super) fn names_of_undone(undone: &pause::Undone, ledger: &Ledger) -> Result<Vec<String>, LedgerError> {
+    let first = undone.resources.iter().take(3);
+    let name = |uuid: &Uuid| {
+        let known = ledger.resource(*uuid)?.map(|known| known.name).unwrap_or_default();
+        Ok(name_or(&known, *uuid))
+    };
+    first.map(name).collect()
 }
 
 /// What waits for a month to begin, which is a matter of the clocks, or comes too late for the one that runs.

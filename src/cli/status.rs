@@ -2,15 +2,16 @@
 //! so it works beside a daemon, without the token and without the network.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 use clap::Args;
 
 use super::exit::{Exit, Failed};
-use super::setup::{Setup, count};
+use super::setup::{self, Setup, count};
 use super::text::fold_all;
 use crate::config::clock::process_clock;
-use crate::config::place::Place;
 use crate::daemon::instance;
+use crate::ledger::Ledger;
 use crate::metering::period::BillingPeriod;
 
 use amount_state::AmountState;
@@ -93,15 +94,15 @@ impl Status {
 }
 
 impl Status {
-    /// Where the file has mistakes: they are told first, and then what is known of the daemon without it, which goes on with
-    /// what it read before.
+    /// Where the file has mistakes: they are told first, and then what is known without it: the daemon, which goes on with what
+    /// it read before, and what is in the ledger.
     pub(super) fn despite(
         &self,
         failed: Failed,
-        first_place: Option<Place>,
+        path: Option<&Path>,
         out: &mut dyn Write,
     ) -> Result<Exit, Failed> {
-        let Some(place) = first_place else { return Err(failed) };
+        let Some(place) = setup::first_place(path) else { return Err(failed) };
         let daemon = instance::running(&place);
         if self.json {
             let (daemon, exit) = (json::daemon(daemon.as_ref()), failed.exit);
@@ -111,6 +112,17 @@ impl Status {
             return Ok(exit);
         }
         writeln!(out, "{}", fold_all(&failed.message, 4))?;
+        // Nothing is stated or written by a file that is not right.
+        let to_look = setup::to_look(path);
+        let ledger = to_look
+            .as_ref()
+            .and_then(|setup| Ledger::open_to_read(&setup.settings.ledger, (*setup.rulebook).clone()).ok());
+        if let Some((setup, ledger)) = to_look.as_ref().zip(ledger)
+            && let Ok(view) = View::of(&ledger, setup, self.period)
+        {
+            brief::write(out, &ledger, &View { differs: None, ..view })?;
+            return Ok(failed.exit);
+        }
         match daemon {
             Some(daemon) => brief::running(out, &daemon, process_clock().now())?,
             None => writeln!(out, "Daemon: none is running.")?,

@@ -28,21 +28,22 @@ impl Part {
         let Some((last, ended)) = pace.last.filter(|_| pace.failed_in_a_row == 0) else {
             return MissedRuns::None;
         };
-        let missed = retry::missed(&definition.schedule, last, self.agent.clock.now());
+        let took = ended.duration_since(last);
+        let was_slow = took >= definition.schedule.usual_distance();
+        // For what came due while it was at work, a run stands that took no longer than is between two.
+        let since = if was_slow { last } else { ended };
+        let missed = retry::missed(&definition.schedule, since, self.agent.clock.now());
         if missed == 0 {
             return MissedRuns::None;
         }
         self.stats.note_runs(&definition.name, |runs| runs.missed += missed as u64);
-        let took = ended.duration_since(last);
         let why = match before {
             MissedRuns::Some => return MissedRuns::Some,
             // A reload begins anew, too, but is no absence. What a clock was set to before the start is not known.
             MissedRuns::Away if self.stats.started_after(last) => {
                 "the agent was not at work, or the clock was set".to_owned()
             }
-            _ if took >= definition.schedule.usual_distance() => {
-                format!("that one took {took:#}")
-            }
+            _ if was_slow => format!("that one took {took:#}"),
             _ if self.stats.runs_of(&definition.name).unrecorded => "they could not be recorded".to_owned(),
             _ => "the machine slept, or its clock was set".to_owned(),
         };

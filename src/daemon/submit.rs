@@ -15,7 +15,7 @@ use super::told::{Unmatched, count};
 use super::wait::WakeReason;
 use crate::ledger::LedgerErrorKind;
 use crate::submitter::progress::Progress;
-use crate::submitter::told::tell_changes;
+use crate::submitter::told::{AsBefore, tell_changes};
 use crate::submitter::{CycleError, CycleOptions, Submitter};
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
@@ -57,6 +57,10 @@ impl Part {
         let mut waited = Timestamp::MIN;
         let mut token_is_refused = false;
         let mut unmatched = Unmatched::default();
+        // After a reload it was told. A ledger that can't be read is told of by the cycle.
+        if self.stats.cycles.load(Ordering::Relaxed) == 0 {
+            drop(self.ledger.with(|ledger| AsBefore::of(ledger)?.tell(ledger)).await);
+        }
         // Ends with this task.
         let mut registration = JoinSet::new();
         loop {

@@ -12,7 +12,7 @@ use rust_decimal::Decimal;
 use super::part::Part;
 use super::reconcile::Row;
 use super::writer::{OWN_WRITER, OwnNames};
-use super::{About, Cycle, CycleError, OnConflict, guard};
+use super::{Cycle, CycleError, OnConflict, guard};
 use crate::ledger::db::event::EventKind;
 use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::decision::Decision;
@@ -112,12 +112,6 @@ impl Cycle {
             None => instant_of(&self.submitter.zone().await?, key, part_end, row.writer.dated, now),
         };
         let words = format!("what Waldur held then ({}); the instant: {how}", row.held.evidence);
-        self.note_of(About::of(key, Some(component)), format!(
-            "resource {}, {component}, {}: {total:.2} is the opening balance of {instant}: {words}. What was used before \
-             is not counted again",
-            self.name_of(key.resource).await?,
-            key.period
-        ));
         let told = format!("{total:.2} is the opening balance of {instant}: {words}");
         let ours = self.own_names().await?.wrote(&row.writer);
         let opening = Opening { component: component.to_owned(), at: instant, total, users, words, ours };

@@ -36,13 +36,11 @@ impl Cycle {
         if let Some(key) = misfiled.iter().find(|key| {
             key.period == period || key.period == period.previous() && boundary.contains("begins")
         }) {
-            self.note_of(About::of(*key, None), format!(
-                "nothing is sent near the month's boundary: Waldur filed a report of resource {} for {} in \
-                 another month. What to do: {}",
-                self.name_of(key.resource).await?,
-                key.period,
+            let words = format!(
+                "Waldur filed a report of it in another month: near the month's boundary nothing is sent. What to do: {}",
                 Reason::WrongMonth.remedy()
-            ));
+            );
+            self.note_of(About::of(*key, None), words).await?;
             return Ok(false);
         }
         let proven = self.ledger(|ledger| ledger.server_fact(PROVEN)).await?;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::guard::ServerTime;
 use super::reason::Reason;
 use super::writer::OWN_USER;
-use super::{About, CHECKED_FOR, Cycle, CycleError, CycleOptions, in_turns};
+use super::{CHECKED_FOR, Cycle, CycleError, CycleOptions, in_turns};
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
 use crate::ledger::sent::amount::StatementKey;
 use crate::waldur::failure::Failure;
@@ -424,13 +424,6 @@ impl Cycle {
                 Ok(None)
             }
             Err(failure) => {
-                self.note_of(
-                    About::resource(resource),
-                    format!(
-                        "resource {} waits: its plan periods can't be read: {failure}",
-                        self.name_of(resource).await?
-                    ),
-                );
                 self.put_off_unread(resource, failure).await?;
                 Ok(None)
             }

@@ -82,15 +82,11 @@ impl Cycle {
         later: StatementKey,
     ) -> Result<(), CycleError> {
         for one in moved {
-            self.note_of(About::of(later, Some(&one.component)), format!(
-                "resource {}, {}, {}: {:.2} of it is reported under the plan period that began at {}, because the one \
-                 that it was used in has ended",
-                self.name_of(one.resource).await?,
-                one.component,
-                later.period,
-                one.after,
-                later.part
-            ));
+            let words = format!(
+                "{:.2} of it is reported under the plan period that began at {}, because the one that it was used in has ended",
+                one.after, later.part
+            );
+            self.note_of(About::of(later, Some(&one.component)), words).await?;
         }
         Ok(())
     }

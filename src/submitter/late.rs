@@ -27,6 +27,9 @@ const NO_BACKFILL: &str = "no_backfill";
 /// How long that is believed: the token's role may be another tomorrow.
 const NO_BACKFILL_FOR: SignedDuration = SignedDuration::from_hours(24);
 
+/// Why something of a month that is over was left, which may still be reported into it.
+const LEFT_OVER: [Reason; 3] = [Reason::PeriodEnded, Reason::ClosingRest, Reason::LateShare];
+
 impl Cycle {
     /// Whether there may be something to do for months that are over, although nothing else is due.
     pub(super) async fn something_is_late(&self) -> Result<bool, CycleError> {
@@ -49,10 +52,7 @@ impl Cycle {
                 return Ok(());
             }
             let keys = self.left_over(&server).await?;
-            self.ledger(|ledger| {
-                ledger.clear_blocks(None, &[Reason::PeriodEnded.name(), Reason::ClosingRest.name()])
-            })
-            .await?;
+            self.ledger(|ledger| ledger.clear_blocks(None, &LEFT_OVER.map(Reason::name))).await?;
             return self.backfill_all(keys, &server).await;
         }
         self.carry_all(server.now).await
@@ -75,8 +75,9 @@ impl Cycle {
         let keys = self
             .ledger(move |ledger| {
                 let mut keys = ledger.pending_before(month, now)?;
-                keys.extend(ledger.blocked_for(Reason::PeriodEnded.name())?);
-                keys.extend(ledger.blocked_for(Reason::ClosingRest.name())?);
+                for reason in LEFT_OVER {
+                    keys.extend(ledger.blocked_for(reason.name())?);
+                }
                 keys.retain(|key| key.period < month);
                 keys.sort_unstable();
                 keys.dedup();
@@ -116,16 +117,8 @@ impl Cycle {
                 component: Some(&one.component),
                 period: Some(one.from),
             };
-            self.note_of(
-                about,
-                format!(
-                    "resource {}, {}: {:.2}{before} of {} is carried forward to {target}",
-                    self.name_of(one.resource).await?,
-                    one.component,
-                    one.after,
-                    one.from
-                ),
-            );
+            let words = format!("{:.2}{before} of it is carried forward to {target}", one.after);
+            self.note_of(about, words).await?;
         }
         crate::fail_point("after something is carried forward");
         Ok(())
@@ -136,11 +129,9 @@ impl Cycle {
     async fn backfill_all(&self, keys: Vec<StatementKey>, server: &ServerTime) -> Result<(), CycleError> {
         let misfiled = self.ledger(|ledger| ledger.blocked_for(Reason::WrongMonth.name())).await?;
         if let (Some(one), false) = (misfiled.first(), keys.is_empty()) {
-            self.note_of(About::of(*one, None), format!(
-                "nothing is reported into months that are over while it is open in which month Waldur keeps what it accepted                  of resource {} for {}: `status` says what to do",
-                self.name_of(one.resource).await?,
-                one.period
-            ));
+            let words = "it is open in which month Waldur keeps what it accepted of it: until then nothing is reported into \
+                         months that are over. `status` says what to do";
+            self.note_of(About::of(*one, None), words.to_owned()).await?;
             return Ok(());
         }
         for key in keys {
@@ -360,7 +351,7 @@ impl Cycle {
             );
             let (what, place) = (format!("{component} of user {user}"), (component.as_str(), user.as_str()));
             let rest = Some(posted.saturating_sub(before));
-            self.keep_back(key, what, place, Reason::PeriodEnded, words, rest).await?;
+            self.keep_back(key, &what, place, Reason::LateShare, words, rest).await?;
         }
         Ok(())
     }

@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex};
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use tokio::task::JoinSet;
-use tracing::field::display;
 use uuid::Uuid;
 
 use crate::config::clock::SharedClock;
@@ -38,6 +37,7 @@ mod late;
 pub mod left;
 mod lift;
 pub mod next_try;
+pub mod notes;
 mod part;
 pub mod pause;
 pub mod progress;
@@ -55,6 +55,7 @@ pub mod writer;
 
 use call_time::CallTime;
 use guard::ServerTime;
+use notes::{Note, Untold};
 use progress::Progress;
 pub use rows::ROWS_READ;
 
@@ -146,8 +147,10 @@ struct State {
     rows_of_offering: BTreeMap<Uuid, usize>,
     /// The token has no role for these offerings.
     no_role: BTreeSet<Uuid>,
-    /// Resources that failed for the first time, in words for the log.
-    put_off: Vec<(Uuid, String)>,
+    /// Resources that failed for the first time.
+    put_off: Vec<Note>,
+    /// What is to be told of resources.
+    untold: Untold,
     /// Calls that were accepted and are not concluded in the ledger yet: resource and number; and since when the first is
     /// not.
     accepted: Vec<(Uuid, i64)>,
@@ -171,6 +174,8 @@ struct State {
     reported: BTreeSet<Uuid>,
     /// Statements of months that are over, read back in this cycle.
     read_back: BTreeSet<StatementKey>,
+    /// What a person decided and could not be carried out, because users' shares could not be read.
+    undone: pause::Undone,
 }
 
 /// The server fact that holds the latest accepted report with a `date` of which it is not known whether the server
@@ -240,7 +245,9 @@ impl Submitter {
         options: CycleOptions,
         before: u64,
     ) -> Result<CycleReport, CycleError> {
-        cycle.clone().run(options).await?;
+        let ran = cycle.clone().run(options).await;
+        cycle.tell_notes();
+        ran?;
         let (mut report, put_off) = {
             let mut state = cycle.state();
             state.report.no_role = !state.no_role.is_empty();
@@ -248,8 +255,8 @@ impl Submitter {
         };
         // One log line a change of state, here too; where the server itself is left alone, that has been said.
         let is_told = report.paused.is_some() || report.refused.is_some();
-        for (resource, words) in put_off.iter().filter(|_| !is_told) {
-            tracing::warn!(%resource, "{words}");
+        if !is_told {
+            notes::tell(&put_off, tracing::Level::WARN, "status");
         }
         report.requests = self.client.requests() - before;
         self.remember_clock().await?;
@@ -443,6 +450,7 @@ impl Cycle {
         self.read_back(&some).await?;
         self.hold_broken().await?;
         self.clone().send_users(some, Shares::AfterTotals).await?;
+        self.tell_notes();
         Ok(!self.stopped())
     }
 
@@ -496,6 +504,8 @@ impl Cycle {
 
     async fn conclude_cycle(&self) -> Result<(), CycleError> {
         let now = self.submitter.clock.now();
+        let undone = std::mem::take(&mut self.state().undone);
+        self.ledger(move |ledger| undone.keep(ledger, now)).await?;
         let forbidden = std::mem::take(&mut self.state().forbidden);
         if let Some((one, failure)) = forbidden.last().cloned()
             && !self.state().answered
@@ -583,21 +593,6 @@ impl Cycle {
         Ok(name.map_or_else(|| resource.to_string(), |name| format!("{name} ({resource})")))
     }
 
-    fn note(&self, note: String) {
-        self.note_of(About::default(), note);
-    }
-
-    /// A note, with what it is about for logs that keep it.
-    fn note_of(&self, about: About<'_>, note: String) {
-        let mut state = self.state();
-        if !state.report.notes.contains(&note) {
-            let About { resource, component, period } = about;
-            let (resource, period) = (resource.map(display), period.map(display));
-            tracing::warn!(resource, component, period, "{note}");
-            state.report.notes.push(note);
-        }
-    }
-
     /// Leaves the server alone for a while: nothing else of this cycle is tried.
     async fn pause(&self, failure: Failure) -> Result<(), CycleError> {
         let now = self.submitter.clock.now();
@@ -606,7 +601,8 @@ impl Cycle {
             .ledger(move |ledger| {
                 let before = ledger.retry(None)?;
                 let cause_before = before.as_ref().map(pause::Cause::of);
-                let retry = backoff::retry(before, &failed, chance, now);
+                let mut retry = backoff::retry(before, &failed, chance, now);
+                retry.words = notes::with_names(ledger, &retry.words)?;
                 let (next, cause) = (retry.next, pause::Cause::of(&retry));
                 // One log line a change of state, not one a try (the rest is in the counters).
                 if retry.failures == 1 {
@@ -661,13 +657,13 @@ impl Cycle {
         self.state().put_off_now.insert(resource);
         let now = self.submitter.clock.now();
         let chance = fastrand::u64(0..1000);
-        let name = self.name_of(resource).await?;
         let first = self
             .ledger(move |ledger| {
-                let retry = backoff::retry(ledger.retry(Some(resource))?, &failed, chance, now);
+                let mut retry = backoff::retry(ledger.retry(Some(resource))?, &failed, chance, now);
+                retry.words = notes::without_resource(&retry.words, resource);
                 let first = (retry.failures == 1).then(|| {
                     format!(
-                        "Resource {name} is not reported for now, it is tried again from {:.0} on: {}",
+                        "it is not reported for now, it is tried again from {:.0} on: {}",
                         retry.next, retry.words
                     )
                 });
@@ -675,7 +671,10 @@ impl Cycle {
                 Ok(first)
             })
             .await?;
-        self.state().put_off.extend(first.map(|words| (resource, words)));
+        if let Some(words) = first {
+            let note = Note::new(About::resource(resource), self.name_of(resource).await?, words);
+            self.state().put_off.push(note);
+        }
         Ok(())
     }
 

@@ -1,7 +1,10 @@
 //! Why the server is left alone, and since when: what an operator does about each of them differs. It only reads what the
 //! ledger keeps.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ledger::sent::server::Retry;
@@ -21,6 +24,37 @@ pub const SKEW_SHOWN_US: i64 = 2_000_000;
 /// Further apart they are a line of the log: an answer's time is known to a second, and this does not come and go. The alert
 /// fires there, too.
 pub(super) const SKEW_LOGGED_US: i64 = 30_000_000;
+
+/// The server fact that holds what a person decided and could not be carried out in the last cycle.
+const UNDONE: &str = "decisions_undone";
+
+/// Resources of which a person decided to overwrite something, which was not done because the users' shares could not be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undone {
+    pub resources: BTreeSet<Uuid>,
+    /// What the server said last.
+    pub words: String,
+}
+
+impl Undone {
+    pub(super) fn add(&mut self, resource: Uuid, words: String) {
+        self.resources.insert(resource);
+        self.words = words;
+    }
+
+    pub(super) fn keep(&self, ledger: &mut Ledger, now: Timestamp) -> Result<(), LedgerError> {
+        if Undone::of(ledger)? == *self {
+            return Ok(());
+        }
+        let text = serde_json::to_string(self).unwrap_or_default();
+        ledger.put_server_fact(UNDONE, &text, now)
+    }
+
+    fn of(ledger: &Ledger) -> Result<Undone, LedgerError> {
+        let fact = ledger.server_fact(UNDONE)?;
+        Ok(fact.and_then(|(text, _)| serde_json::from_str(&text).ok()).unwrap_or_default())
+    }
+}
 
 /// Every cause there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +106,7 @@ impl Cause {
         }
     }
 
-    pub(super) fn of(retry: &Retry) -> Cause {
+    pub fn of(retry: &Retry) -> Cause {
         match retry.cause.as_str() {
             "token" => Cause::Token,
             "forbidden" => Cause::Role,
@@ -98,6 +132,7 @@ pub struct ServerStatus {
     pub answered: Option<Timestamp>,
     /// Its clock minus ours, in microseconds.
     pub skew: Option<i64>,
+    pub undone: Undone,
 }
 
 #[derive(Debug, Clone)]
@@ -125,6 +160,7 @@ impl ServerStatus {
             no_role_at_all: ledger.has_no_role()?,
             answered: ledger.server_fact(ANSWERED)?.map(|(_, at)| at),
             skew: ledger.server_fact("skew_us")?.and_then(|(micros, _)| micros.parse().ok()),
+            undone: Undone::of(ledger)?,
         })
     }
 

@@ -66,6 +66,8 @@ pub enum Reason {
     PeriodEnded,
     /// The month is over, and what is left is what was used after its last report: so much every closing leaves.
     ClosingRest,
+    /// The month is over and its total is as it should be, but a user's share of it is not.
+    LateShare,
     /// The month is over, and the server refused to have it reported all the same (`late: backfill`).
     LateRefused,
     /// The plan period is over, and another report of it would be billed beside the first.
@@ -77,7 +79,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 21] = [
+    pub const ALL: [Reason; 22] = [
         Reason::Conflict,
         Reason::Unadoptable,
         Reason::Shares,
@@ -95,6 +97,7 @@ impl Reason {
         Reason::Refused,
         Reason::PeriodEnded,
         Reason::ClosingRest,
+        Reason::LateShare,
         Reason::LateRefused,
         Reason::PlanEnded,
         Reason::Terminated,
@@ -120,6 +123,7 @@ impl Reason {
             Reason::Refused => "refused",
             Reason::PeriodEnded => "period_ended",
             Reason::ClosingRest => "closing_rest",
+            Reason::LateShare => "late_share",
             Reason::LateRefused => "late_refused",
             Reason::PlanEnded => "plan_ended",
             Reason::Terminated => "terminated",
@@ -127,11 +131,17 @@ impl Reason {
         }
     }
 
+    /// Whether it is about a number that another wrote.
+    pub fn is_of_another_writer(self) -> bool {
+        matches!(self, Reason::Conflict | Reason::Unadoptable | Reason::Shares)
+    }
+
     pub fn state(self) -> State {
         match self {
             Reason::UnknownComponent | Reason::Amount | Reason::Refused => State::Parked,
             Reason::PeriodEnded
             | Reason::ClosingRest
+            | Reason::LateShare
             | Reason::LateRefused
             | Reason::PlanEnded
             | Reason::Terminated => State::Stranded,
@@ -188,6 +198,10 @@ impl Reason {
             Reason::ClosingRest => {
                 "no action needed: `submit: { late: ... }` says how it is billed, and `parked drop` gives it up"
             }
+            Reason::LateShare => {
+                "nothing is to be billed by hand: the total is right, only how it is shared among users is not. `submit: { late: \
+                 backfill }` reports the share; `parked drop` leaves it as Waldur holds it"
+            }
             Reason::Terminated => {
                 "only Waldur's staff can bill (or credit) it now, by hand; then `parked drop` it. The amounts stay in the \
                  ledger; if the resource is active again in Waldur, those of the running month are \
@@ -231,6 +245,9 @@ impl Reason {
                 format!("bill it by hand, then `parked drop {name}`; or set `submit: {{ late: ... }}`")
             }
             Reason::ClosingRest => "no action needed".to_owned(),
+            Reason::LateShare => {
+                format!("nothing to bill: the total is right; `parked drop {name}` leaves the share as it is")
+            }
             Reason::Terminated => {
                 format!(
                     "bill it by hand, then `parked drop {name}`; it goes on by itself if the resource is active again"

@@ -80,12 +80,9 @@ impl Cycle {
         if !statement.components.values().all(known) {
             return Ok(false);
         }
-        self.note_of(About::of(key, None), format!(
-            "resource {}, {}: Waldur's rows can't be read, and the month ends within the hour: it is reported over what \
-             Waldur was last known to hold",
-            self.name_of(key.resource).await?,
-            key.period
-        ));
+        let words = "Waldur's rows can't be read, and the month ends within the hour: it is reported over what Waldur was \
+                     last known to hold";
+        self.note_of(About::of(key, None), words.to_owned()).await?;
         Ok(true)
     }
 
@@ -299,8 +296,12 @@ impl Cycle {
                         self.pause(failure).await?;
                         return Ok((rows, keys.iter().copied().collect()));
                     }
+                    // While the server is tried again it has been told that it answers nothing of use.
+                    Err(failure) if self.ledger(|ledger| ledger.retry(None)).await?.is_some() => {
+                        tracing::debug!("A listing failed; its resources are read one by one: {failure}");
+                    }
                     Err(failure) => {
-                        tracing::warn!("A listing failed; its resources are read one by one: {failure}")
+                        tracing::warn!("A listing failed; its resources are read one by one: {failure}");
                     }
                 }
             }
@@ -350,15 +351,13 @@ impl Cycle {
             }
         }
         for odd in listing.odd {
-            self.note(format!(
-                "Waldur's row of {} of resource {} in {period} can't be read: {}",
-                odd.component.as_deref().unwrap_or("a component"),
-                odd.resource
-                    .map(|uuid| uuid.to_string())
-                    .unwrap_or_else(|| "that it does not name".to_owned()),
-                odd.words
-            ));
             let Some(resource) = odd.resource.filter(|resource| resources.contains(resource)) else {
+                let about = About {
+                    resource: odd.resource,
+                    component: odd.component.as_deref(),
+                    period: Some(period),
+                };
+                self.note_of(about, format!("Waldur's row can't be read: {}", odd.words)).await?;
                 continue;
             };
             self.state().odd.insert((resource, period, odd.component.clone().unwrap_or_default()));
@@ -529,10 +528,9 @@ impl Cycle {
             .await?;
         for resource in moved {
             self.state().moved.insert(resource);
-            self.note_of(About::resource(resource), format!(
-                "Waldur keeps resource {} in other rows than before: its plan may have been switched; looked up again",
-                self.name_of(resource).await?
-            ));
+            let words =
+                "Waldur keeps it in other rows than before: its plan may have been switched; looked up again";
+            self.note_of(About::resource(resource), words.to_owned()).await?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use rust_decimal::Decimal;
 
+use super::notes::{Note, gist, without_resource};
 use super::reason::Reason;
 use super::totals::Intended;
 use super::{About, Cycle, CycleError, SERVER_ERRORS};
@@ -211,7 +212,7 @@ impl Cycle {
         words: String,
         amount: Option<Decimal>,
     ) -> Result<(), CycleError> {
-        let what = if component.is_empty() { "all of it".to_owned() } else { component.to_owned() };
+        let what = if component.is_empty() { "all of it" } else { component };
         self.keep_back(key, what, (component, ""), reason, words, amount).await
     }
 
@@ -219,24 +220,33 @@ impl Cycle {
     pub(super) async fn keep_back(
         &self,
         key: StatementKey,
-        what: String,
+        what: &str,
         (component, user): (&str, &str),
         reason: Reason,
         words: String,
         amount: Option<Decimal>,
     ) -> Result<(), CycleError> {
-        self.note_of(
-            About::of(key, Some(component)),
-            format!(
-                "resource {}, {what}, {}: {}: {}. What to do: {}",
-                self.name_of(key.resource).await?,
-                key.period,
-                reason.state().name(),
-                words.trim_end_matches('.'),
-                reason.remedy()
-            ),
-        );
+        let words = without_resource(&words, key.resource);
         let (component, user) = (component.to_owned(), user.to_owned());
+        let (of_component, of_user) = (component.clone(), user.clone());
+        let before = self.ledger(move |ledger| ledger.blocked_at(key, &of_component, &of_user)).await?;
+        let name = self.name_of(key.resource).await?;
+        let of = |words: &str| gist(words, &name, Some(key.resource));
+        let stands = before.is_some_and(|(block, of_amount)| {
+            let is_the_same = amount.is_some() || of(&block.words) == of(&words);
+            block.reason == reason.name() && of_amount == amount && is_the_same
+        });
+        // What stands as it was told before is in `status`.
+        if !stands {
+            let told = format!("{}: {}", reason.state().name(), words.trim_end_matches('.'));
+            let mut note = Note::new(About::of(key, Some(&component)), name, told);
+            (note.what, note.remedy) = (Some(what.to_owned()), reason.remedy());
+            if reason.is_of_another_writer() {
+                // Each has numbers and a hand of its own.
+                note.cause = format!("{component} {}", reason.name());
+            }
+            self.add_note(note);
+        }
         let block = reason.block(words, self.submitter.clock.now());
         Ok(self.ledger(move |ledger| ledger.set_block(key, &component, &user, block, amount)).await?)
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use jiff::SignedDuration;
 use rust_decimal::Decimal;
 
+use super::notes::without_resource;
 use super::reason::Reason;
 use super::reconcile::{Finding, Row, reconcile};
 use super::rows::total;
@@ -197,14 +198,15 @@ impl Cycle {
         // that is over it is a person's number, and told.
         if by_person == Some(Decision::Overwrite) || (part.has_ended(server.now) && !ended) {
             if by_person != Some(Decision::Overwrite) {
-                self.note_of(About::of(key, Some(component)), format!(
-                    "resource {}, {component}, {}: {words}. The plan period that it is of has ended, so that it stays",
-                    self.name_of(key.resource).await?,
-                    key.period
-                ));
+                let words = format!("{words}. The plan period that it is of has ended, so that it stays");
+                self.note_of(About::of(key, Some(component)), words).await?;
             }
             let words = format!("{}; overwritten", row.held.evidence);
             if let Err(failure) = self.take_theirs(key, component, row, words).await? {
+                if by_person.is_some() {
+                    let words = without_resource(&failure.to_string(), key.resource);
+                    self.state().undone.add(key.resource, words);
+                }
                 return Ok(Err(failure));
             }
             if let Some(entry) = entry {
@@ -220,11 +222,8 @@ impl Cycle {
             let (of_component, held, now) =
                 (component.to_owned(), row.held.amount, self.submitter.clock.now());
             self.ledger(move |ledger| ledger.decided_by_itself(key, &of_component, held, now)).await?;
-            self.note_of(About::of(key, Some(component)), format!(
-                "resource {}, {component}, {}: {words}. It is overwritten, as `on_conflict` says; once a month",
-                self.name_of(key.resource).await?,
-                key.period
-            ));
+            let words = format!("{words}. It is overwritten, as `on_conflict` says; once a month");
+            self.note_of(About::of(key, Some(component)), words).await?;
             return Ok(Ok(()));
         }
         let of_component = component.to_owned();

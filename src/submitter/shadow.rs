@@ -43,7 +43,7 @@ impl Cycle {
         let wanted = Compare { period, only: BTreeSet::new(), shares: false };
         match compare(&self.submitter.client, &self.submitter.ledger, wanted).await? {
             Ok(found) => {
-                self.tell_what_is_not_read(period, &found);
+                self.tell_what_is_not_read(period, &found).await?;
                 self.tell(period.to_string(), &found, last.map(|(text, _)| text)).await?;
                 self.conclude_cycle().await
             }
@@ -51,7 +51,11 @@ impl Cycle {
         }
     }
 
-    fn tell_what_is_not_read(&self, period: BillingPeriod, found: &Comparison) {
+    async fn tell_what_is_not_read(
+        &self,
+        period: BillingPeriod,
+        found: &Comparison,
+    ) -> Result<(), CycleError> {
         for (offering, why) in &found.unlisted {
             self.note(format!(
                 "Shadow: {period} of offering {offering} could not be listed whole, so that only resources that the ledger \
@@ -59,12 +63,11 @@ impl Cycle {
             ));
         }
         for (resource, why) in &found.unread {
-            let name = found.names.get(resource).cloned().unwrap_or_else(|| resource.to_string());
-            self.note_of(
-                About::resource(*resource),
-                format!("Shadow: {name}, {period}, could not be read and is not compared: {why}"),
-            );
+            let about = About { period: Some(period), ..About::resource(*resource) };
+            let words = format!("could not be read and is not compared (shadow): {why}");
+            self.note_of(about, words).await?;
         }
+        Ok(())
     }
 
     /// One line a change.

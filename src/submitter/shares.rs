@@ -8,6 +8,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::closing::has_ended;
+use super::notes::without_resource;
 use super::reason::Reason;
 use super::reconcile::Row;
 use super::rows::total;
@@ -143,6 +144,7 @@ impl Cycle {
                             tracing::warn!(
                                 "Users' shares of {period} of offering {offering} are not compared now: {failure}"
                             );
+                            self.note_undone(&keys, &failure).await?;
                             differ.extend(keys);
                             continue;
                         }
@@ -191,6 +193,7 @@ impl Cycle {
                             read = found(rows);
                         }
                         Err(failure) => {
+                            self.note_undone(&[key], &failure).await?;
                             self.put_off_unread(key.resource, failure).await?;
                             return Ok(false);
                         }
@@ -239,6 +242,21 @@ impl Cycle {
         self.compare_shares(&over).await?;
         let put_off = self.state().put_off_now.clone();
         due.retain(|key| !over.contains(key) || !put_off.contains(&key.resource));
+        Ok(())
+    }
+
+    /// Notes which of these statements a person's decision waits for that could not be carried out.
+    async fn note_undone(&self, keys: &[StatementKey], failure: &Failure) -> Result<(), CycleError> {
+        let of_keys = keys.to_vec();
+        for statement in self.ledger(move |ledger| ledger.totals_of(&of_keys)).await? {
+            let key = statement.key;
+            for (component, total) in &statement.components {
+                if self.is_decided_share(key, component, total).await? {
+                    let words = without_resource(&failure.to_string(), key.resource);
+                    self.state().undone.add(key.resource, words);
+                }
+            }
+        }
         Ok(())
     }
 

@@ -1,11 +1,19 @@
 //! What the log tells of a cycle: each bill that changed, up to so many, and what happened to the books, once. It decides
 //! nothing and keeps nothing.
 
-use rust_decimal::Decimal;
-use tracing::field::display;
+use std::collections::BTreeSet;
 
-use super::Cycle;
+use rust_decimal::Decimal;
+use tracing::Level;
+use tracing::field::display;
+use uuid::Uuid;
+
+use super::notes::{self, Note, count};
+use super::reason::waits;
+use super::{About, Cycle};
+use crate::ledger::db::event::Event;
 use crate::ledger::sent::amount::StatementKey;
+use crate::ledger::sent::blocked::Blocked;
 use crate::ledger::sent::statement::Statement;
 use crate::ledger::{Ledger, LedgerError, SharedLedger};
 use crate::waldur::report::ComponentAmount;
@@ -103,13 +111,66 @@ pub async fn tell_changes(ledger: &SharedLedger, changes: Changes) {
 
 /// Tells what happened to the books since it was told last.
 pub fn tell_events(ledger: &mut Ledger) -> Result<(), LedgerError> {
-    for (event, name) in ledger.untold()? {
-        let (resource, component, period) = event.about();
-        let words = event.sentence(name.as_deref());
-        match event.is_warning() {
-            true => tracing::warn!(resource, component, period, "{words}"),
-            false => tracing::info!(resource, component, period, "{words}"),
-        }
+    let (warnings, others): (Vec<_>, Vec<_>) =
+        ledger.untold()?.into_iter().partition(|(event, _)| event.is_warning());
+    for (events, level) in [(warnings, Level::WARN), (others, Level::INFO)] {
+        let notes: Vec<Note> = events.into_iter().map(note_of).collect();
+        notes::tell(&notes, level, "explain");
     }
     Ok(())
+}
+
+fn note_of((event, name): (Event, Option<String>)) -> Note {
+    let resource: Option<Uuid> = event.resource.parse().ok();
+    let name = match name.filter(|name| !name.is_empty()) {
+        Some(name) => format!("{name} ({})", event.resource),
+        None => event.resource.clone(),
+    };
+    let about = About {
+        resource,
+        component: Some(event.component.as_str()).filter(|component| !component.is_empty()),
+        period: event.period.parse().ok(),
+    };
+    let mut note = Note::new(about, name, event.words.clone());
+    note.cause = format!("{} {}", event.kind, note.cause);
+    note
+}
+
+/// What is held, parked or stranded in a ledger when a process begins with it: it was told by those before.
+#[derive(Debug, Default)]
+pub struct AsBefore(BTreeSet<Place>);
+
+/// Statement, component, user and reason.
+type Place = (StatementKey, String, String, String);
+
+impl AsBefore {
+    pub fn of(ledger: &Ledger) -> Result<AsBefore, LedgerError> {
+        let blocks = ledger.blocks()?.into_iter().filter(|at| waits(&at.block));
+        Ok(AsBefore(blocks.map(|at| place(at).0).collect()))
+    }
+
+    /// Tells how much of it is so still: one line.
+    pub fn tell(self, ledger: &Ledger) -> Result<(), LedgerError> {
+        let mut numbers = [("held", 0), ("parked", 0), ("stranded", 0)];
+        for (place, state) in ledger.blocks()?.into_iter().map(place) {
+            if let Some((_, number)) = numbers.iter_mut().find(|(name, _)| *name == state)
+                && self.0.contains(&place)
+            {
+                *number += 1;
+            }
+        }
+        let told = numbers.into_iter().filter(|(_, number)| *number > 0);
+        let told: Vec<String> =
+            told.map(|(state, number)| format!("{} {state}", count(number, "amount"))).collect();
+        if !told.is_empty() {
+            tracing::warn!("{} as before: `status`", told.join(", "));
+        }
+        Ok(())
+    }
+}
+
+/// Where a block is, and its state.
+fn place(at: Blocked) -> (Place, String) {
+    let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
+    ((key, at.component, at.user, at.block.reason), at.block.state)
 }

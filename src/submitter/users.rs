@@ -349,7 +349,7 @@ impl Cycle {
         words: String,
     ) -> Result<(), CycleError> {
         let what = format!("{} of user {user}", call.component);
-        self.keep_back(call.key, what, (&call.component, user), reason, words, None).await
+        self.keep_back(call.key, &what, (&call.component, user), reason, words, None).await
     }
 }
 

@@ -119,6 +119,10 @@ impl Server {
         self.connect(database).batch_execute(sql).unwrap();
     }
 
+    pub(crate) fn number(&self, database: &str, sql: &str) -> i64 {
+        self.connect(database).query_one(sql, &[]).unwrap().get(0)
+    }
+
     /// From now on it listens there in the open.
     pub(crate) fn serve_no_tls(&mut self) {
         assert!(self.control(&["-m", "fast", "stop"]));

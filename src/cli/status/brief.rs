@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::amount_state::AmountState;
 use super::collector::Collector;
-use super::trouble::trouble;
+use super::trouble::{put_off, trouble};
 use super::view::View;
 use crate::cli::exit::Failed;
 use crate::cli::setup::count;
@@ -48,6 +48,8 @@ pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result
     agents(out, view)?;
     readings(out, view)?;
     troubles(out, ledger, view)?;
+    let undone = &view.server.undone;
+    standing::show_undone(undone, &standing::names_of_undone(undone, ledger)?, out)?;
     standing::show_by_the_clock(&view.next, out)?;
     unmatched(out, view)?;
     summary(out, view)
@@ -68,9 +70,7 @@ pub(super) fn daemon(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         return Ok(());
     };
     running(out, daemon, view.now)?;
-    // Where the last reload was refused, that says it.
-    let refused = daemon.told.as_ref().and_then(DaemonState::refusal).is_some();
-    if let Some(words) = view.differs.as_ref().filter(|_| !refused) {
+    if let Some(words) = &view.differs {
         writeln!(out, "{}", fold(&format!("  {words}"), 2))?;
     }
     Ok(())
@@ -195,15 +195,14 @@ fn readings(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
 }
 
 fn troubles(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Failed> {
-    let troubled = |state: AmountState| {
-        let resources = view.resources.iter().filter(move |one| one.state == state);
-        resources.filter(|one| one.state < AmountState::Pending || one.put_off.is_some()).collect::<Vec<_>>()
-    };
-    let words = [AmountState::Held, AmountState::Parked, AmountState::Stranded, AmountState::Pending];
+    let troubled =
+        |state: AmountState| view.resources.iter().filter(move |one| one.state == state).collect::<Vec<_>>();
+    let put_off = put_off(view);
+    let words = [AmountState::Held, AmountState::Parked, AmountState::Stranded];
     let states = words.into_iter().filter(|state| !troubled(*state).is_empty()).count();
+    let shown = (SHOWN / (states + usize::from(!put_off.is_empty())).max(1)).max(1);
     for state in words {
         let resources = troubled(state);
-        let shown = (SHOWN / states.max(1)).max(1);
         for resource in resources.iter().take(shown) {
             let Some((sentence, remedy)) = trouble(ledger, view, resource)? else { continue };
             writeln!(out, "{}", fold(&sentence, 2))?;
@@ -215,6 +214,12 @@ fn troubles(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Fai
         if left > 0 {
             writeln!(out, "  and {} more: `status --state {}`", thousands(left), state.name())?;
         }
+    }
+    for sentence in put_off.iter().take(shown) {
+        writeln!(out, "{}", fold(sentence, 2))?;
+    }
+    if put_off.len() > shown {
+        writeln!(out, "  and {} more: `status --state pending`", thousands(put_off.len() - shown))?;
     }
     Ok(())
 }

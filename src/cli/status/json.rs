@@ -61,6 +61,7 @@ pub(super) fn write(
             "reports_refused": view.server.reports_refused.as_ref().map(|(since, words)| {
                 json!({ "since": since.to_string(), "words": words })
             }),
+            "overwrite_waits": view.server.undone.resources.iter().collect::<Vec<_>>(),
             "offerings_without_role": view.server.without_role.iter().map(|(offering, since)| {
                 json!({ "offering": offering, "since": since.to_string() })
             }).collect::<Vec<_>>(),

@@ -3,11 +3,13 @@
 use super::amount_state::AmountState;
 use super::view::{Resource, View};
 use crate::cli::exit::Failed;
-use crate::cli::text::{cut, moment, shorten, soon};
+use crate::cli::text::{cut, moment, shorten, soon, thousands};
 use crate::ledger::Ledger;
 use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::blocked::Blocked;
+use crate::ledger::sent::server::Retry;
 use crate::ledger::sent::statement::{Entry, Statement};
+use crate::submitter::pause::Cause;
 use crate::submitter::reason::{Reason, State, waits};
 
 /// So many components are named.
@@ -33,12 +35,7 @@ pub(super) fn trouble(
     }
     groups.sort_by_key(|(state, ..)| *state);
     let Some((state, key, reason, group)) = groups.first() else {
-        let Some(retry) = resource.put_off.as_ref().filter(|_| resource.state == AmountState::Pending) else {
-            return Ok(None);
-        };
-        let next = soon(retry.next, view.now);
-        let words = cut(&retry.words, 120);
-        return Ok(Some((format!("{name}, pending: tried again at {next}: {words}"), String::new())));
+        return Ok(None);
     };
     let Some(statement) = ledger.statement(*key)? else { return Ok(None) };
     let said = match Reason::named(reason) {
@@ -58,6 +55,36 @@ pub(super) fn trouble(
     let handle = resource.handle(ledger)?;
     let remedy = Reason::named(reason).map_or(String::new(), |reason| reason.in_short(&handle));
     Ok(Some((format!("{name}, {}, {}: {said}{more}", key.period, state.name()), remedy)))
+}
+
+/// What is put off, a sentence a cause: the first of its resources, how many more there are, and when it is tried again. What is
+/// put off for what the server is left alone for is told as that.
+pub(super) fn put_off(view: &View) -> Vec<String> {
+    let paused = view.server.paused.as_ref().map(|paused| paused.retry.cause.as_str());
+    let refused = view.server.reports_refused.as_ref().map(|_| Cause::Role);
+    let mut causes: Vec<(&Retry, Vec<&Resource>)> = Vec::new();
+    for resource in view.resources.iter().filter(|one| one.state == AmountState::Pending) {
+        let Some(retry) = &resource.put_off else { continue };
+        if paused == Some(&retry.cause) || refused == Some(Cause::of(retry)) {
+            continue;
+        }
+        match causes.iter_mut().find(|(one, _)| one.words == retry.words) {
+            Some((first, resources)) => {
+                resources.push(resource);
+                if retry.next < first.next {
+                    *first = retry;
+                }
+            }
+            None => causes.push((retry, vec![resource])),
+        }
+    }
+    let sentence = |(retry, resources): (&Retry, Vec<&Resource>)| {
+        let name = resources.first().map_or("", |first| first.name.as_str());
+        let (name, more) = (shorten(name, 40), resources.len().saturating_sub(1));
+        let name = if more == 0 { name } else { format!("{name} and {} more", thousands(more)) };
+        format!("{name}, pending: tried again at {}: {}", soon(retry.next, view.now), cut(&retry.words, 120))
+    };
+    causes.into_iter().map(sentence).collect()
 }
 
 impl Resource {

@@ -136,7 +136,10 @@ impl View {
         let of_daemon = daemon.as_ref().and_then(|daemon| daemon.told.as_ref());
         // What the daemon was told last counts, not what stands in the file meanwhile.
         let shadow = of_daemon.and_then(|told| told.shadow).unwrap_or(setup.is_shadow());
-        let differs = of_daemon.and_then(|told| told.differs_from(setup.settings.file.as_ref()));
+        // Of a daemon on another machine, or in another container, the file that it reads is not known here.
+        let is_here = daemon.as_ref().is_some_and(|daemon| daemon.pid.is_some());
+        let differs =
+            of_daemon.filter(|_| is_here).and_then(|told| told.differs_from(setup.settings.file.as_ref()));
         Ok(View {
             now,
             exit,

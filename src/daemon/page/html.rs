@@ -100,9 +100,10 @@ fn wrong(view: &Overview) -> Markup {
         .iter()
         .filter_map(|one| Some((one, one.last.as_ref().filter(|last| last.outcome != "ok")?)))
         .collect();
+    let undone = view.server.undone.resources.len();
     html! {
         @if failing.is_empty() && view.blocked.is_empty() && view.server.paused.is_none()
-            && !view.server.is_refused() && view.troubles.is_empty()
+            && !view.server.is_refused() && view.troubles.is_empty() && undone == 0
         {
             p class="good" { "Nothing." }
         }
@@ -112,6 +113,9 @@ fn wrong(view: &Overview) -> Markup {
             }
             @if let Some((since, words)) = &view.server.reports_refused {
                 li { "Waldur refuses every report since " (moment(*since)) ": " (words) " " (Cause::Role.remedy()) }
+            }
+            @if undone > 0 {
+                li { "`resolve overwrite` of " (undone) " resources is not carried out yet: " (view.server.undone.words) }
             }
             @for words in &view.troubles { li { (words) } }
             @for (collector, last) in failing {

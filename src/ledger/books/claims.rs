@@ -241,12 +241,13 @@ fn series_of(
     since: Timestamp,
 ) -> sql::Result<BTreeSet<i64>> {
     let mut found = BTreeSet::new();
+    // From the resource on: of a source there may be thousands of series of others.
     for maker in &meters_of(connection, version, component)?.meters {
         let of_maker: Vec<i64> = connection
             .prepare_cached(
-                "SELECT DISTINCT placed.series FROM placed
-                 JOIN target_resource ON target_resource.target = placed.target
-                 WHERE placed.rules = ?1 AND placed.source = ?2 AND target_resource.resource = ?3
+                "SELECT DISTINCT placed.series FROM target_resource CROSS JOIN placed
+                 WHERE target_resource.resource = ?3 AND placed.target = target_resource.target
+                   AND placed.rules = ?1 AND placed.source = ?2
                    AND EXISTS (SELECT 1 FROM reading WHERE reading.series = placed.series AND reading.at > ?4)",
             )?
             .query_map(params![version.id, maker.source, resource, micros(since)], |row| row.get(0))?

@@ -81,6 +81,19 @@ impl Ledger {
         })
     }
 
+    /// What is blocked at just this place, and the amount that it is about.
+    pub fn blocked_at(
+        &self,
+        key: StatementKey,
+        component: &str,
+        user: &str,
+    ) -> Result<Option<(Block, Option<Decimal>)>, LedgerError> {
+        self.look(|connection| {
+            let mut blocks = blocks_of_all(connection, &[key])?;
+            Ok(blocks.pop().and_then(|mut blocks| blocks.remove(&(component.to_owned(), user.to_owned()))))
+        })
+    }
+
     /// Lifts blocks of a resource (of all, if `None`) that have one of these reasons, so that it is tried again. Returns how
     /// many.
     pub fn clear_blocks(&mut self, resource: Option<Uuid>, reasons: &[&str]) -> Result<usize, LedgerError> {
@@ -340,7 +353,7 @@ pub struct Dropped {
 }
 
 /// The reasons of what was left over when a month or a plan period ended (submitter/reason.rs).
-const RESTS: [&str; 3] = ["period_ended", "closing_rest", "plan_ended"];
+const RESTS: [&str; 4] = ["period_ended", "closing_rest", "late_share", "plan_ended"];
 /// Moves to nobody what the server does not hold of a component (of all, if `None`) and user ('': the total and all users).
 fn give_up(
     connection: &Connection,

@@ -49,7 +49,7 @@ pub struct Moved {
 /// The reasons of what was left over when its month ended, of what the server refused after that, of what only the closing
 /// itself left, and of what can't be changed any more where it was reported, because its plan period has ended
 /// (submitter/reason.rs).
-const LEFT_OVER: [&str; 4] = ["period_ended", "late_refused", "closing_rest", PLAN_ENDED];
+const LEFT_OVER: [&str; 5] = ["period_ended", "late_refused", "closing_rest", "late_share", PLAN_ENDED];
 const PLAN_ENDED: &str = "plan_ended";
 
 impl Ledger {
@@ -177,15 +177,18 @@ fn candidates(connection: &Connection, running: BillingPeriod) -> sql::Result<Ve
     let mut found: Vec<(Uuid, BillingPeriod)> = connection
         .prepare_cached(
             "SELECT resource, from_period FROM moved WHERE from_period < ?1 AND to_period <> ''
-             UNION SELECT resource, period FROM blocked WHERE period < ?1 AND reason IN (?2, ?3, ?4, ?5)
+             UNION SELECT resource, period FROM blocked WHERE period < ?1 AND reason IN (?2, ?3, ?4, ?5, ?6)
              UNION SELECT resource, period FROM statement WHERE period < ?1 AND closed IS NULL
                 AND EXISTS (SELECT 1 FROM line WHERE line.resource = statement.resource
                     AND line.period = statement.period AND line.part = statement.part)",
         )?
-        .query_map(params![month, LEFT_OVER[0], LEFT_OVER[1], LEFT_OVER[2], LEFT_OVER[3]], |row| {
-            let resource: String = row.get(0)?;
-            Ok((Uuid::parse_str(&resource).unwrap_or_default(), period_column(row, 1)?))
-        })?
+        .query_map(
+            params![month, LEFT_OVER[0], LEFT_OVER[1], LEFT_OVER[2], LEFT_OVER[3], LEFT_OVER[4]],
+            |row| {
+                let resource: String = row.get(0)?;
+                Ok((Uuid::parse_str(&resource).unwrap_or_default(), period_column(row, 1)?))
+            },
+        )?
         .collect::<sql::Result<_>>()?;
     // In order here: asked for in order, all that was ever stated would be gone through.
     found.sort_unstable();
