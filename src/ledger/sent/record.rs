@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::lock::is_current;
 use crate::ledger::books::unstated::changed_components;
-use crate::ledger::db::columns::{decimal, instant, micros, period_column, two_decimals, uuid_column};
+use crate::ledger::db::columns::{decimal_in, instant, micros, period_column, two_decimals, uuid_column};
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, Row, ToSql, params};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
@@ -53,7 +53,7 @@ pub struct Acknowledged {
     pub id: i64,
     pub amount: Decimal,
     /// `accepted` or `read`.
-    pub how: String,
+    pub how: &'static str,
     pub at: Timestamp,
     /// The last run that is counted in it; 0 where it was found in the server's rows.
     pub counted: i64,
@@ -405,8 +405,15 @@ fn supersede(connection: &Connection, key: StatementKey, component: &str, user: 
     Ok(())
 }
 
+/// Numbers of which it is noted together that they were accepted: of a large site there are very many.
+const ACCEPTED_TOGETHER: usize = if cfg!(test) { 3 } else { 512 };
+
 /// Notes that these numbers were accepted. Of several of one line, the last one stands.
 fn accept(connection: &Connection, ids: &[i64], words: &str, now: Timestamp) -> sql::Result<()> {
+    ids.chunks(ACCEPTED_TOGETHER).try_for_each(|some| accept_some(connection, some, words, now))
+}
+
+fn accept_some(connection: &Connection, ids: &[i64], words: &str, now: Timestamp) -> sql::Result<()> {
     let mut places: HashMap<i64, Line> = HashMap::with_capacity(ids.len());
     let sought: Vec<[&dyn ToSql; 1]> = ids.iter().map(|id| [id as &dyn ToSql]).collect();
     connection.query_rows(
@@ -630,6 +637,26 @@ pub(in crate::ledger) fn file_under_new_part(
     Ok(())
 }
 
+/// How a current row of the record stands.
+#[derive(Debug, Clone, Copy)]
+enum Standing {
+    Open,
+    Planned,
+    /// `accepted` or `read`.
+    Known(&'static str),
+}
+
+impl Standing {
+    fn of(outcome: &str) -> Standing {
+        match outcome {
+            "open" => Standing::Open,
+            "planned" => Standing::Planned,
+            "read" => Standing::Known("read"),
+            _ => Standing::Known("accepted"),
+        }
+    }
+}
+
 /// Which lines of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
@@ -668,7 +695,7 @@ pub(super) fn known_of_all(
         statement: usize,
         place: (String, String),
         amount: Decimal,
-        outcome: String,
+        outcome: Standing,
         at: Timestamp,
         counted: i64,
     }
@@ -691,9 +718,10 @@ pub(super) fn known_of_all(
             }
         },
         |statement, row| {
-            let Some(amount) = decimal(row.get(3)?) else { return Ok(()) };
+            let Some(amount) = decimal_in(row, 3)? else { return Ok(()) };
             let (place, at) = ((row.get(1)?, row.get(2)?), instant(row.get(5)?));
-            let (outcome, id, counted) = (row.get(4)?, row.get(6)?, row.get(7)?);
+            let outcome = Standing::of(row.get_ref(4)?.as_str()?);
+            let (id, counted) = (row.get(6)?, row.get(7)?);
             found.push(Found { id, statement, place, amount, outcome, at, counted });
             Ok(())
         },
@@ -704,10 +732,10 @@ pub(super) fn known_of_all(
     for Found { id, statement, place, amount, outcome, at, counted } in found {
         let Some(lines) = all.get_mut(statement) else { continue };
         let known: &mut Known = lines.entry(place).or_default();
-        match outcome.as_str() {
-            "open" => known.open.push(Open { id, amount, at }),
-            "planned" => known.planned = Some(amount),
-            _ => known.acknowledged = Some(Acknowledged { id, amount, how: outcome, at, counted }),
+        match outcome {
+            Standing::Open => known.open.push(Open { id, amount, at }),
+            Standing::Planned => known.planned = Some(amount),
+            Standing::Known(how) => known.acknowledged = Some(Acknowledged { id, amount, how, at, counted }),
         }
     }
     Ok(all)
