@@ -42,26 +42,16 @@ pub struct UsageRow {
     pub created: Option<Timestamp>,
     #[serde(default, deserialize_with = "any_text")]
     pub description: String,
-    #[serde(default, deserialize_with = "any_text")]
-    pub name: String,
-    #[serde(default, deserialize_with = "any_text")]
-    pub measured_unit: String,
     #[serde(default, deserialize_with = "any_bool")]
     pub recurring: bool,
     #[serde(default, deserialize_with = "opt_text")]
     pub missing_usage_policy: Option<String>,
     #[serde(default, deserialize_with = "any_text")]
     pub resource_name: String,
-    #[serde(default, deserialize_with = "any_text")]
-    pub offering_name: String,
     #[serde(default, deserialize_with = "opt_uuid")]
     pub offering_uuid: Option<Uuid>,
-    #[serde(default, deserialize_with = "any_text")]
-    pub project_name: String,
     #[serde(default, deserialize_with = "opt_uuid")]
     pub project_uuid: Option<Uuid>,
-    #[serde(default, deserialize_with = "any_text")]
-    pub customer_name: String,
     #[serde(default, deserialize_with = "opt_uuid")]
     pub customer_uuid: Option<Uuid>,
     /// Who wrote it last: a number, a text or an address, depending on the version.
