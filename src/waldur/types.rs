@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -113,13 +114,13 @@ pub struct Share {
     pub offering: Option<Uuid>,
     /// The `UsageRow` that it is a share of.
     pub row: Option<Uuid>,
-    pub username: Box<str>,
+    pub username: Arc<str>,
     pub usage: Decimal,
 }
 
 impl From<UserUsageRow> for Share {
     fn from(share: UserUsageRow) -> Share {
-        let (row, username) = (share.row(), share.username.into_boxed_str());
+        let (row, username) = (share.row(), share.username.as_str().into());
         Share { uuid: share.uuid, offering: share.offering_uuid, row, username, usage: share.usage }
     }
 }
@@ -372,8 +373,12 @@ impl RawRow {
 
 /// A row of a list of usages: one that can't be read is told, and of no bearing on the others.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are rows, and a list of them is handed on as it is"
+)]
 pub(super) enum Listed {
-    Row(Box<UsageRow>),
+    Row(UsageRow),
     Odd(RawRow, String),
 }
 
@@ -381,7 +386,7 @@ impl<'de> Deserialize<'de> for Listed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?.get();
         match serde_json::from_str(text) {
-            Ok(row) => Ok(Listed::Row(Box::new(row))),
+            Ok(row) => Ok(Listed::Row(row)),
             Err(error) => match serde_json::from_str(text) {
                 Ok(odd) => Ok(Listed::Odd(odd, error.to_string())),
                 Err(error) => Err(D::Error::custom(error)),
