@@ -292,3 +292,34 @@ fn nothing_more_is_carried_once_late_usage_is_to_be_held() {
         assert_eq!(world.rows(A), ["cpu 2026-10 6.00", "cpu 2026-11 4.00"], "{api}");
     }
 }
+
+/// A ledger put back over a month's end makes just what Waldur holds, when everything was read again.
+#[test]
+fn a_ledger_that_was_put_back_takes_shares_that_are_as_it_makes_them() {
+    for api in BOTH {
+        let world = world(api, "2026-11-27T12:00:00Z");
+        configure(&world, "late: hold", "", &one("source", keys(CPU)));
+        let mut all = vec![hours("a", "11-26T00:00", "11-26T10:00", "10")];
+        jobs(&world, "2026-11-27T12:00:00Z", &all).exits(0);
+        let copy = world.path("copy.db");
+        let ledger = rusqlite::Connection::open(world.path("ledger.db")).unwrap();
+        ledger.execute("VACUUM INTO ?", [copy.to_str().unwrap()]).unwrap();
+        drop(ledger);
+        let later = [
+            on("project-a", "bob", "b", "11-27T00:00", "11-27T08:00", "8"),
+            hours("c", "11-29T00:00", "11-29T10:00", "10"),
+        ];
+        all.extend(later);
+        jobs(&world, "2026-11-30T12:00:00Z", &all).exits(0);
+        jobs(&world, "2026-12-01T01:00:00Z", &all).exits(0);
+        for name in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
+            drop(std::fs::remove_file(world.path(name)));
+        }
+        std::fs::copy(&copy, world.path("ledger.db")).unwrap();
+        jobs(&world, "2026-12-03T12:00:00Z", &all);
+        jobs(&world, "2026-12-04T14:00:00Z", &all).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 28.00"], "{api}");
+        assert_eq!(world.shares(A), ["alice cpu 2026-11 20.00", "bob cpu 2026-11 8.00"], "{api}");
+        world.agent(&["parked", "list"]).exits(0);
+    }
+}

@@ -436,7 +436,7 @@ fn what_was_recorded_by_a_clock_that_was_ahead_is_sent_again_as_it_was() {
     // A server takes over that never had them.
     server.sql("bill", "DELETE FROM inbox; DELETE FROM agent");
     collect(&process_clock().now().to_string()).says_not("This host's clock was ahead");
-    let sent = "SELECT count(*)::text || ' ' || max(body::json #>> '{0,value}') FROM inbox
+    let sent = "SELECT count(*)::text || ' ' || max(body::json #>> '{0,2}') FROM inbox
                 WHERE number = 1 AND part = 1";
     assert_eq!(texts(&server, sent), ["1 3600"]);
     let outcome = "SELECT body::json #>> '{head,outcome}' FROM inbox WHERE number = 1 AND part = 0";

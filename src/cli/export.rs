@@ -1,6 +1,7 @@
 //! `export`: a month's statements for an accountant, as CSV or JSON. It only reads the ledger, and holds one statement in
 //! memory at a time.
 
+use std::borrow::Cow;
 use std::io::{BufWriter, Write};
 
 use clap::Args;
@@ -71,9 +72,10 @@ impl Export {
         let progress = Progress::beside_output("Exporting");
         rows.begin()?;
         ledger.export(self.period, |statement| {
+            let shared = Shared::of(&statement);
             for amount in &statement.amounts {
                 left.note(&amount.entry);
-                rows.write(&cells(&statement, amount))?;
+                rows.write(&cells(&statement, &shared, amount))?;
             }
             done += 1;
             if let Some(progress) = &progress {
@@ -132,59 +134,79 @@ impl Left {
 }
 
 /// One cell of a row.
-enum Cell {
+enum Cell<'a> {
     /// A number, an instant, a UUID, or a word of ours.
-    Plain(String),
+    Plain(Cow<'a, str>),
     /// What somebody else has written.
-    Words(String),
+    Words(&'a str),
     /// A fraction, which spreadsheets take for a date.
-    Fraction(String),
+    Fraction(&'a str),
     Nothing,
 }
 
+/// What all rows of a statement say, as text: there may be very many.
+struct Shared {
+    period: String,
+    resource: String,
+    plan_period: Option<String>,
+    part: String,
+}
+
+impl Shared {
+    fn of(statement: &Exported) -> Shared {
+        Shared {
+            period: statement.key.period.to_string(),
+            resource: statement.key.resource.to_string(),
+            plan_period: statement.plan_period.map(|uuid| uuid.to_string()),
+            part: statement.key.part.to_string(),
+        }
+    }
+}
+
 /// In the order of `COLUMNS`.
-fn cells(of: &Exported, amount: &ExportedAmount) -> [Cell; COLUMNS.len()] {
+fn cells<'a>(of: &'a Exported, shared: &'a Shared, amount: &'a ExportedAmount) -> [Cell<'a>; COLUMNS.len()] {
     let ExportedAmount { component, user, entry, holds, call } = amount;
     let (resource, known) = (of.resource.as_ref(), of.components.get(component));
-    let words = |text: Option<&String>| text.map_or(Cell::Nothing, |text| Cell::Words(text.clone()));
-    let plain = |text: Option<String>| text.map_or(Cell::Nothing, Cell::Plain);
-    let cents = |amount: Option<rust_decimal::Decimal>| plain(amount.map(|amount| format!("{amount:.2}")));
-    let exact = match &entry.exact {
-        none if none.is_empty() => Cell::Nothing,
-        fraction if fraction.contains('/') => Cell::Fraction(fraction.clone()),
-        decimal => Cell::Plain(decimal.clone()),
+    let words = |text: Option<&'a String>| text.map_or(Cell::Nothing, |text| Cell::Words(text));
+    let plain = |text: Option<&'a String>| text.map_or(Cell::Nothing, |text| Cell::Plain(text.into()));
+    let made = |text: Option<String>| text.map_or(Cell::Nothing, |text| Cell::Plain(text.into()));
+    let cents = |amount: Option<rust_decimal::Decimal>| made(amount.map(|amount| format!("{amount:.2}")));
+    let exact = match entry.exact.as_str() {
+        "" => Cell::Nothing,
+        fraction if fraction.contains('/') => Cell::Fraction(fraction),
+        decimal => Cell::Plain(decimal.into()),
     };
     [
-        Cell::Plain(of.key.period.to_string()),
+        Cell::Plain(shared.period.as_str().into()),
         words(resource.map(|known| &known.customer)),
         words(resource.map(|known| &known.project)),
         words(resource.map(|known| &known.name)),
-        Cell::Plain(of.key.resource.to_string()),
+        Cell::Plain(shared.resource.as_str().into()),
         words(resource.map(|known| &known.backend_id)),
-        Cell::Words(component.clone()),
+        Cell::Words(component),
         words(known.map(|known| &known.name)),
         words(known.map(|known| &known.measured_unit)),
-        Cell::Words(user.clone()),
-        plain(as_decimal(&entry.exact)),
+        Cell::Words(user),
+        as_decimal(&entry.exact).map_or(Cell::Nothing, Cell::Plain),
         exact,
         cents(entry.used),
         cents(entry.carried()),
         cents(entry.posted),
         cents(holds.as_ref().map(|holds| holds.amount)),
         cents(entry.stranded()),
-        Cell::Plain(entry.state().to_owned()),
-        plain(of.plan_period.map(|uuid| uuid.to_string())),
-        Cell::Plain(of.key.part.to_string()),
-        plain(holds.as_ref().map(|holds| holds.at.to_string())),
-        plain(call.clone()),
+        Cell::Plain(entry.state().into()),
+        plain(shared.plan_period.as_ref()),
+        Cell::Plain(shared.part.as_str().into()),
+        made(holds.as_ref().map(|holds| holds.at.to_string())),
+        plain(call.as_ref()),
     ]
 }
 
-/// As many decimals as it has, or, where it has no end, twelve.
-fn as_decimal(exact: &str) -> Option<String> {
-    match exact.parse::<Exact>().ok()? {
-        amount if exact.contains('/') => Some(amount.approximate(PLACES)),
-        amount => Some(amount.to_string()),
+/// As it is or, where it has no end, with twelve decimals.
+fn as_decimal(exact: &str) -> Option<Cow<'_, str>> {
+    match exact.contains('/') {
+        true => Some(exact.parse::<Exact>().ok()?.approximate(PLACES).into()),
+        false => Some(exact.into()).filter(|_| !exact.is_empty()),
     }
 }
 
@@ -212,10 +234,13 @@ impl<W: Write> Rows<W> {
         Ok(())
     }
 
-    fn write(&mut self, cells: &[Cell; COLUMNS.len()]) -> Result<(), Failed> {
+    fn write(&mut self, cells: &[Cell<'_>; COLUMNS.len()]) -> Result<(), Failed> {
         match self {
             Rows::Csv(writer) => {
-                writer.write_record(cells.iter().map(Cell::in_a_spreadsheet)).map_err(written)?
+                for cell in cells {
+                    writer.write_field(cell.in_a_spreadsheet().as_bytes()).map_err(written)?;
+                }
+                writer.write_record(None::<&[u8]>).map_err(written)?;
             }
             Rows::Json { out, first } => {
                 out.write_all(if *first { b"\n" } else { b",\n" })?;
@@ -246,24 +271,25 @@ fn written(error: csv::Error) -> Failed {
     }
 }
 
-impl Cell {
+impl Cell<'_> {
     /// Spreadsheets run what begins like a formula, and make a date of a fraction: such a cell gets an apostrophe, by which
     /// they take it for text.
-    fn in_a_spreadsheet(&self) -> String {
+    fn in_a_spreadsheet(&self) -> Cow<'_, str> {
         match self {
-            Cell::Plain(text) => text.clone(),
+            Cell::Plain(text) => text.as_ref().into(),
             Cell::Words(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '\'']) => {
-                format!("'{text}")
+                format!("'{text}").into()
             }
-            Cell::Words(text) => text.clone(),
-            Cell::Fraction(text) => format!("'{text}"),
-            Cell::Nothing => String::new(),
+            Cell::Words(text) => (*text).into(),
+            Cell::Fraction(text) => format!("'{text}").into(),
+            Cell::Nothing => "".into(),
         }
     }
 
     fn json(&self) -> Option<&str> {
         match self {
-            Cell::Plain(text) | Cell::Words(text) | Cell::Fraction(text) => Some(text),
+            Cell::Plain(text) => Some(text),
+            Cell::Words(text) | Cell::Fraction(text) => Some(text),
             Cell::Nothing => None,
         }
     }

@@ -246,7 +246,7 @@ impl Bearing {
 }
 
 /// Readings of a run that are held in memory.
-pub const IN_MEMORY: usize = 4096;
+pub const IN_MEMORY: usize = 1024;
 
 /// Bad lines or values that are kept one by one. A source that says something else altogether must not fill the memory.
 pub const MOST_QUARANTINED: usize = 1_000;

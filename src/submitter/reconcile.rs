@@ -81,7 +81,7 @@ mod tests {
                 counted: 0,
                 id: 0,
                 amount: amount.parse().unwrap(),
-                how: "accepted".to_owned(),
+                how: "accepted",
                 at,
             }),
             open: open.iter().map(|amount| Open { id: 1, amount: amount.parse().unwrap(), at }).collect(),

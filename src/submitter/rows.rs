@@ -347,7 +347,10 @@ impl Cycle {
         let mut found: BTreeMap<Uuid, Vec<UsageRow>> = BTreeMap::new();
         for row in listing.rows {
             if resources.contains(&row.resource_uuid) {
-                found.entry(row.resource_uuid).or_default().push(row);
+                // Of each resource there are few, and of all of an offering very many.
+                let of_resource = found.entry(row.resource_uuid).or_default();
+                of_resource.reserve_exact(1);
+                of_resource.push(row);
             }
         }
         for odd in listing.odd {
@@ -375,7 +378,7 @@ impl Cycle {
             .collect();
         let mut alone = BTreeSet::new();
         if listed.len() > 1 {
-            alone = self.ledger(move |ledger| missing_one(ledger, period, listed)).await?;
+            alone = self.ledger(move |ledger| missing_one(ledger, period, &listed)).await?;
         }
         for &resource in resources.difference(&alone) {
             rows.insert((resource, period), found.remove(&resource).unwrap_or_default());
@@ -568,14 +571,16 @@ fn pending_resources(ledger: &Ledger) -> Result<BTreeSet<Uuid>, LedgerError> {
 fn missing_one(
     ledger: &Ledger,
     period: BillingPeriod,
-    listed: Vec<(Uuid, BTreeSet<String>)>,
+    listed: &[(Uuid, BTreeSet<String>)],
 ) -> Result<BTreeSet<Uuid>, LedgerError> {
     let mut missing = BTreeSet::new();
-    for (resource, components) in listed {
-        for key in ledger.parts_of(resource, period)? {
-            let statement = ledger.totals(key)?;
-            let known = statement.iter().flat_map(|statement| &statement.components);
-            if known.into_iter().any(|(of, entry)| !entry.held().is_zero() && !components.contains(of)) {
+    for some in listed.chunks(SETTLED_TOGETHER) {
+        let resources: Vec<Uuid> = some.iter().map(|(resource, _)| *resource).collect();
+        let of: BTreeMap<Uuid, &BTreeSet<String>> = some.iter().map(|(uuid, found)| (*uuid, found)).collect();
+        for totals in ledger.totals_of(&ledger.parts_of_all(&resources, period)?)? {
+            let resource = totals.key.resource;
+            let is_listed = |component| of.get(&resource).is_some_and(|found| found.contains(component));
+            if totals.components.iter().any(|(of, entry)| !entry.held().is_zero() && !is_listed(of)) {
                 missing.insert(resource);
             }
         }

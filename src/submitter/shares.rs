@@ -79,6 +79,19 @@ impl Found {
         differences
     }
 
+    /// The shares that the server holds just as the ledger has them by now, though otherwise or nothing was reported: what was
+    /// reported of a ledger that was put back since, or what a person has set right.
+    fn as_stated(&self, statement: &Statement, component: &str, row: Uuid) -> Vec<Amount> {
+        let of_component = statement.users.iter().filter(|((of, _), _)| of == component);
+        let stated = of_component.filter_map(|((_, user), entry)| {
+            let found = self.held(row, user).unwrap_or_default();
+            let is_news = entry.held() != found && entry.planned.is_none() && !entry.is_unclear();
+            let is_stated = is_news && entry.posted == Some(found);
+            is_stated.then(|| Amount { component: component.to_owned(), user: user.clone(), amount: found })
+        });
+        stated.collect()
+    }
+
     /// What is there of the users of a component's row, as far as it is not known to be.
     fn unlike_known(&self, statement: &Statement, component: &str, row: Uuid) -> Vec<Amount> {
         let known = statement.users.iter().filter(|((of, _), _)| of == component);
@@ -201,7 +214,12 @@ impl Cycle {
                     &read
                 }
             };
-            let differences = found.differences(statement, component, row);
+            let mut differences = found.differences(statement, component, row);
+            if !total.differs() {
+                let stated = found.as_stated(statement, component, row);
+                differences.retain(|one| !stated.iter().any(|stated| stated.user == one.user));
+                self.note_stated(key, stated).await?;
+            }
             match differences.first() {
                 Some(first) => {
                     agree = false;
@@ -243,6 +261,14 @@ impl Cycle {
         let put_off = self.state().put_off_now.clone();
         due.retain(|key| !over.contains(key) || !put_off.contains(&key.resource));
         Ok(())
+    }
+
+    async fn note_stated(&self, key: StatementKey, shares: Vec<Amount>) -> Result<(), CycleError> {
+        if shares.is_empty() {
+            return Ok(());
+        }
+        let now = self.submitter.clock.now();
+        Ok(self.ledger(move |ledger| ledger.note_read(key, &shares, "as the ledger has it", now)).await?)
     }
 
     /// Notes which of these statements a person's decision waits for that could not be carried out.

@@ -42,6 +42,8 @@ struct ShareCall {
 const READ_TOGETHER: usize = 16;
 /// The same, of which only the totals are read.
 const TOTALS_TOGETHER: usize = 256;
+/// Calls that are written down together at the most: their shares are in memory until the last of them was made.
+const MOST_CALLS: usize = 300;
 const ALL_AT_ONCE: &str = "set_user_usages";
 const ONE_BY_ONE: &str = "set_user_usage";
 
@@ -136,7 +138,7 @@ impl Cycle {
     async fn plan_batch(&self, due: &[StatementKey], which: Shares) -> Result<(usize, Batch), CycleError> {
         let (due, skew, now) = (due.to_vec(), self.submitter.client.skew(), self.submitter.clock.now());
         let mean = usize::try_from(self.state().call_time.mean).unwrap_or(0).max(1);
-        let most = (60_000 / mean).clamp(16, 1000);
+        let most = (60_000 / mean).clamp(16, MOST_CALLS);
         crate::fail_point("before shares are intended");
         let planned = self
             .ledger(move |ledger| {

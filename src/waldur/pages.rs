@@ -5,7 +5,9 @@
 //! apart by their UUID, and a walk that did not see as many as the server counts is made again. A list that is
 //! known to be incomplete is never handed out.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use serde::de::DeserializeOwned;
@@ -19,13 +21,29 @@ use super::types::{Listed, Offering, OfferingUser, RawRow, Resource, Share, User
 /// The most that the server gives at once.
 pub(super) const PAGE_SIZE: usize = 300;
 /// So often a shifting list is read before giving up, and on as long as each walk shows rows that none before has shown.
-const WALKS: usize = 3;
+const WALKS: u8 = 3;
 /// But no more often than this: a list that grows faster than it is read never comes out whole.
-const MOST_WALKS: usize = 20;
+const MOST_WALKS: u8 = 20;
 
 /// What tells a row from another.
 pub(super) trait Row: DeserializeOwned {
     fn key(&self) -> Option<Uuid>;
+
+    /// Of a text that many rows have, one is enough.
+    fn unify(&mut self, _: &mut HashSet<Arc<str>>) {}
+}
+
+impl Row for Share {
+    fn key(&self) -> Option<Uuid> {
+        Some(self.uuid)
+    }
+
+    fn unify(&mut self, names: &mut HashSet<Arc<str>>) {
+        match names.get(&self.username) {
+            Some(known) => self.username = known.clone(),
+            None => drop(names.insert(self.username.clone())),
+        }
+    }
 }
 
 impl Row for RawRow {
@@ -50,33 +68,69 @@ macro_rules! keyed_by_uuid {
         }
     })* };
 }
-keyed_by_uuid!(Share, UserUsageRow, Resource, Offering, OfferingUser);
+keyed_by_uuid!(UserUsageRow, Resource, Offering, OfferingUser);
 
-/// Rows by their UUID, in the order in which they were first seen; a row seen again replaces its older self.
+/// Rows of all walks by their UUID, in the order in which they were first seen; a row seen again replaces its older self.
 struct Seen<T> {
     rows: Vec<T>,
+    /// In which walk each was last seen.
+    walks: Vec<u8>,
     places: HashMap<Uuid, usize>,
+    texts: HashSet<Arc<str>>,
+    /// Which walk this is, and the places of the rows that it has seen, in its order.
+    walk: u8,
+    order: Vec<usize>,
 }
 
 impl<T: Row> Seen<T> {
     fn new() -> Self {
-        Seen { rows: Vec::new(), places: HashMap::new() }
+        Seen {
+            rows: Vec::new(),
+            walks: Vec::new(),
+            places: HashMap::new(),
+            texts: HashSet::new(),
+            walk: 0,
+            order: Vec::new(),
+        }
     }
 
-    /// Whether the row was new; `None` if it has no UUID.
-    fn add(&mut self, row: T) -> Option<bool> {
+    fn begin(&mut self, walk: u8) {
+        self.walk = walk;
+        self.order.clear();
+    }
+
+    /// Whether the row was new to this walk; `None` if it has no UUID.
+    fn add(&mut self, mut row: T) -> Option<bool> {
         let key = row.key()?;
-        match self.places.get(&key).and_then(|place| self.rows.get_mut(*place)) {
-            Some(old) => {
+        row.unify(&mut self.texts);
+        let place = match self.places.entry(key) {
+            Entry::Occupied(known) => {
+                let place = *known.get();
+                let (old, walk) = (self.rows.get_mut(place)?, self.walks.get_mut(place)?);
                 *old = row;
-                Some(false)
+                if std::mem::replace(walk, self.walk) == self.walk {
+                    return Some(false);
+                }
+                place
             }
-            None => {
-                self.places.insert(key, self.rows.len());
+            Entry::Vacant(new) => {
+                let place = *new.insert(self.rows.len());
                 self.rows.push(row);
-                Some(true)
+                self.walks.push(self.walk);
+                place
             }
+        };
+        self.order.push(place);
+        Some(true)
+    }
+
+    /// Those that this walk has seen, in its order.
+    fn of_walk(self) -> Vec<T> {
+        if self.walk == 1 {
+            return self.rows;
         }
+        let mut rows: Vec<Option<T>> = self.rows.into_iter().map(Some).collect();
+        self.order.into_iter().filter_map(|place| rows.get_mut(place)?.take()).collect()
     }
 }
 
@@ -88,29 +142,27 @@ impl Client {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<Vec<T>, Failure> {
-        let mut union = Seen::new();
+        let mut seen = Seen::new();
         let mut counted = 0;
         for walk in 1..=MOST_WALKS {
-            let (seen, count) = self.walk_once::<T>(what, path, query).await?;
-            let Some(count) = count else { return Ok(seen.rows) };
+            let before = seen.rows.len();
+            seen.begin(walk);
+            let count = self.walk_once(what, path, query, &mut seen).await?;
+            let Some(count) = count else { return Ok(seen.of_walk()) };
+            if seen.order.len() == count {
+                return Ok(seen.of_walk());
+            }
+            counted = count;
             if seen.rows.len() == count {
                 return Ok(seen.rows);
             }
-            let before = union.rows.len();
-            for row in seen.rows {
-                union.add(row);
-            }
-            counted = count;
-            if union.rows.len() == count {
-                return Ok(union.rows);
-            }
-            if walk >= WALKS && union.rows.len() == before {
+            if walk >= WALKS && seen.rows.len() == before {
                 break;
             }
         }
         Err(Failure::unreadable(
             what,
-            format!("the list changes while it is read: {} of {counted} rows seen", union.rows.len()),
+            format!("the list changes while it is read: {} of {counted} rows seen", seen.rows.len()),
         ))
     }
 
@@ -119,8 +171,8 @@ impl Client {
         what: &str,
         path: &str,
         query: &[(&str, String)],
-    ) -> Result<(Seen<T>, Option<usize>), Failure> {
-        let mut seen = Seen::new();
+        seen: &mut Seen<T>,
+    ) -> Result<Option<usize>, Failure> {
         let (mut count, mut given, mut first, mut page) = (None, 0, 0, 1);
         loop {
             // Where it is known how many pages there are, as many are asked for at once as calls may be under way.
@@ -134,7 +186,7 @@ impl Client {
             for (page, answer) in pages.zip(join_all(asked).await) {
                 let answer = match answer {
                     // "Invalid page.": the list has become shorter meanwhile.
-                    Err(Failure::Missing { .. }) if page > 1 => return Ok((seen, count)),
+                    Err(Failure::Missing { .. }) if page > 1 => return Ok(count),
                     answer => answer?,
                 };
                 count = answer.count().or(count);
@@ -157,7 +209,7 @@ impl Client {
                 };
                 // A page with nothing new on it would be followed by others for ever on a server that ignores `page`.
                 if !more || !any_new {
-                    return Ok((seen, count));
+                    return Ok(count);
                 }
             }
         }

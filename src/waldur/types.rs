@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -42,26 +43,16 @@ pub struct UsageRow {
     pub created: Option<Timestamp>,
     #[serde(default, deserialize_with = "any_text")]
     pub description: String,
-    #[serde(default, deserialize_with = "any_text")]
-    pub name: String,
-    #[serde(default, deserialize_with = "any_text")]
-    pub measured_unit: String,
     #[serde(default, deserialize_with = "any_bool")]
     pub recurring: bool,
     #[serde(default, deserialize_with = "opt_text")]
     pub missing_usage_policy: Option<String>,
     #[serde(default, deserialize_with = "any_text")]
     pub resource_name: String,
-    #[serde(default, deserialize_with = "any_text")]
-    pub offering_name: String,
     #[serde(default, deserialize_with = "opt_uuid")]
     pub offering_uuid: Option<Uuid>,
-    #[serde(default, deserialize_with = "any_text")]
-    pub project_name: String,
     #[serde(default, deserialize_with = "opt_uuid")]
     pub project_uuid: Option<Uuid>,
-    #[serde(default, deserialize_with = "any_text")]
-    pub customer_name: String,
     #[serde(default, deserialize_with = "opt_uuid")]
     pub customer_uuid: Option<Uuid>,
     /// Who wrote it last: a number, a text or an address, depending on the version.
@@ -123,13 +114,13 @@ pub struct Share {
     pub offering: Option<Uuid>,
     /// The `UsageRow` that it is a share of.
     pub row: Option<Uuid>,
-    pub username: Box<str>,
+    pub username: Arc<str>,
     pub usage: Decimal,
 }
 
 impl From<UserUsageRow> for Share {
     fn from(share: UserUsageRow) -> Share {
-        let (row, username) = (share.row(), share.username.into_boxed_str());
+        let (row, username) = (share.row(), share.username.as_str().into());
         Share { uuid: share.uuid, offering: share.offering_uuid, row, username, usage: share.usage }
     }
 }
@@ -382,8 +373,12 @@ impl RawRow {
 
 /// A row of a list of usages: one that can't be read is told, and of no bearing on the others.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are rows, and a list of them is handed on as it is"
+)]
 pub(super) enum Listed {
-    Row(Box<UsageRow>),
+    Row(UsageRow),
     Odd(RawRow, String),
 }
 
@@ -391,7 +386,7 @@ impl<'de> Deserialize<'de> for Listed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?.get();
         match serde_json::from_str(text) {
-            Ok(row) => Ok(Listed::Row(Box::new(row))),
+            Ok(row) => Ok(Listed::Row(row)),
             Err(error) => match serde_json::from_str(text) {
                 Ok(odd) => Ok(Listed::Odd(odd, error.to_string())),
                 Err(error) => Err(D::Error::custom(error)),

@@ -192,19 +192,20 @@ impl Client {
     /// All rows that the filter admits: whole ones, or those of `to_compare`.
     pub async fn list_usages(&self, filter: &UsageFilter) -> Result<Listing, Failure> {
         let rows: Vec<Listed> = self.walk("GET component usages", USAGES, &filter.query(self)).await?;
-        let mut listing = Listing::default();
-        for row in rows {
-            match row {
-                Listed::Row(row) if filter.admits(&row) => listing.rows.push(*row),
-                Listed::Odd(row, words) if filter.admits_raw(&row) => listing.odd.push(UnreadableRow {
+        let mut odd = Vec::new();
+        // In the memory of the list: of an offering's month there may be very many.
+        let admitted = rows.into_iter().filter_map(|row| match row {
+            Listed::Row(row) => Some(row).filter(|row| filter.admits(row)),
+            Listed::Odd(row, words) => {
+                odd.extend(filter.admits_raw(&row).then(|| UnreadableRow {
                     resource: row.text("resource_uuid").and_then(|text| text.parse().ok()),
                     component: row.text("type"),
                     words,
-                }),
-                Listed::Row(_) | Listed::Odd(..) => {}
+                }));
+                None
             }
-        }
-        Ok(listing)
+        });
+        Ok(Listing { rows: admitted.collect(), odd })
     }
 
     /// The same with every field that the server gave, for showing. If `fields` are named, `uuid` and those that

@@ -258,6 +258,23 @@ async fn a_shifting_list_is_read_on_as_long_as_rows_are_seen_that_were_not_seen_
 }
 
 #[tokio::test]
+async fn a_row_that_has_gone_when_the_list_is_read_again_is_not_handed_out() {
+    let walk = |count: u32, id: u32| {
+        let row = format!("[{{\"uuid\":\"{id:032x}\",\"username\":\"u\",\"usage\":1}}]");
+        let headers = format!(
+            "Content-Type: application/json\r\nX-Result-Count: {count}\r\nLink: <x>; rel=\"first\"\r\n"
+        );
+        Act::Say(headed("200 OK", &headers, &row))
+    };
+    // One of two is seen; then there is only the other.
+    let server = Server::start(vec![walk(2, 1), walk(1, 2)]).await;
+    let period = "2026-11-01".parse().unwrap();
+    let rows = client_of(&server).list_user_usages(Uuid::from_u128(7), "cpu", period).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.uuid.as_u128()).collect::<Vec<_>>(), [2]);
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
 async fn as_many_pages_are_under_way_as_calls_may_be() {
     let page = |count: u32, ids: &[u32]| {
         let row = |id: &u32| format!("{{\"uuid\":\"{id:032x}\",\"username\":\"u\",\"usage\":1}}");

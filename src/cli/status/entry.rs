@@ -77,7 +77,7 @@ impl Serialize for EntryJson<'_> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("acknowledged", &cents(acknowledged.map(|known| known.amount)))?;
         map.serialize_entry("acknowledged_at", &shown(acknowledged.map(|known| known.at)))?;
-        map.serialize_entry("acknowledged_how", &acknowledged.map(|known| &known.how))?;
+        map.serialize_entry("acknowledged_how", &acknowledged.map(|known| known.how))?;
         if let Some(ComponentJson { adjustments, .. }) = component {
             map.serialize_entry("adjustments", adjustments)?;
         }

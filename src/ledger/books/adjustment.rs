@@ -41,6 +41,7 @@ pub(super) fn openings_of_all(
     let mut all = vec![Openings::new(); places.len()];
     each_of(
         connection,
+        "opening",
         places,
         "SELECT v.column4, username, amount, at FROM (VALUES {rows}) v CROSS JOIN opening
          WHERE opening.resource = v.column1 AND opening.component = v.column2 AND opening.period = v.column3",
@@ -73,6 +74,7 @@ pub(super) fn moved_of_all(
     let mut all: Vec<Moved> = places.iter().map(|_| Moved::default()).collect();
     each_of(
         connection,
+        "moved",
         places,
         "SELECT v.column4, username, from_period, from_part, to_period, to_part, amount
          FROM (VALUES {rows}) v CROSS JOIN moved
@@ -102,10 +104,11 @@ pub(super) fn moved_of_all(
     Ok(all)
 }
 
-/// Hands over what a query finds of each of these, with its place among them. In `FROM (VALUES {rows}) v` it has resource,
+/// Hands over what a query of a table finds of each of these, with its place among them. In `FROM (VALUES {rows}) v` it has resource,
 /// component, period, and that place, which is its first column.
 fn each_of(
     connection: &Connection,
+    table: &str,
     places: &[(Place<'_>, BillingPeriod, &Timeline)],
     sql: &str,
     mut take: impl FnMut(usize, &Row<'_>) -> sql::Result<()>,
@@ -116,6 +119,7 @@ fn each_of(
         .zip(&numbers)
         .map(|((place, ..), number)| [&place.resource as &dyn ToSql, &place.component, &place.period, number])
         .collect();
-    connection
-        .query_rows(sql, &rows, |row| take(usize::try_from(row.get::<_, i64>(0)?).unwrap_or(usize::MAX), row))
+    connection.query_rows_of(table, sql, &rows, |row| {
+        take(usize::try_from(row.get::<_, i64>(0)?).unwrap_or(usize::MAX), row)
+    })
 }

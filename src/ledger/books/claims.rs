@@ -91,7 +91,8 @@ impl Doubts {
                 [number as &dyn ToSql, resource, period, component]
             })
             .collect();
-        connection.query_rows(
+        connection.query_rows_of(
+            "freed",
             "SELECT v.column1, freed.reason, freed.at FROM (VALUES {rows}) v CROSS JOIN freed
              WHERE freed.resource = v.column2 AND freed.period = v.column3 AND freed.component = v.column4",
             &rows,

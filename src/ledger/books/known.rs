@@ -1,7 +1,7 @@
 //! What is known of some queued readings, looked up for all of them together, and what is to be written of them, written
 //! together: a shared ledger is never asked once a reading. It judges nothing; `identity` does.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 use super::count::KnownSeries;
@@ -77,7 +77,7 @@ impl<'a> Known<'a> {
 
     fn look_up_series(&mut self, wanted: &[Wanted<'_>]) -> sql::Result<()> {
         let mut kinds: HashMap<i64, Kind> = HashMap::new();
-        let mut places: HashSet<(i64, &str)> = HashSet::new();
+        let mut places: BTreeSet<(i64, &str)> = BTreeSet::new();
         for one in wanted {
             kinds.insert(one.source, one.kind);
             if self.series(one.source, one.labels).is_none() {
@@ -184,7 +184,7 @@ impl<'a> Known<'a> {
 
     /// Readings that may be these already, or say the same: behind all others of a series there is none.
     fn look_up_rows(&mut self, wanted: &[Wanted<'_>]) -> sql::Result<()> {
-        let mut places: HashSet<At> = HashSet::new();
+        let mut places: BTreeSet<At> = BTreeSet::new();
         for one in wanted {
             if let Some(known) = self.place_of(one.source, &one.row.id) {
                 places.insert(known);
@@ -311,6 +311,11 @@ impl<'a> Known<'a> {
 
     /// Writes what is to be written.
     pub(super) fn keep(&mut self) -> sql::Result<()> {
+        // In the order in which the tables are: what lies together is then written together.
+        self.new_ids.sort_unstable();
+        self.new_rows.sort_by(|(one, row, _), (other, next, _)| {
+            (one, row.at, row.start, &row.id).cmp(&(other, next.at, next.start, &next.id))
+        });
         let ids: Vec<[&dyn ToSql; 6]> = self
             .new_ids
             .iter()

@@ -59,11 +59,17 @@ pub(in crate::ledger) const SENT: &str =
        AND sent.part > -9000000000000000000";
 
 /// Where another writer's number is held, or was decided upon: it is compared with ours, also where ours is nothing.
-const DISPUTED: [&str; 2] = [
-    "SELECT v.column3, component, part FROM (VALUES {rows}) v CROSS JOIN decision
-     WHERE decision.resource = v.column1 AND decision.period = v.column2",
-    "SELECT v.column3, component, part FROM (VALUES {rows}) v CROSS JOIN blocked
-     WHERE blocked.resource = v.column1 AND blocked.period = v.column2 AND blocked.reason = 'conflict'",
+const DISPUTED: [(&str, &str); 2] = [
+    (
+        "decision",
+        "SELECT v.column3, component, part FROM (VALUES {rows}) v CROSS JOIN decision
+         WHERE decision.resource = v.column1 AND decision.period = v.column2",
+    ),
+    (
+        "blocked",
+        "SELECT v.column3, component, part FROM (VALUES {rows}) v CROSS JOIN blocked
+         WHERE blocked.resource = v.column1 AND blocked.period = v.column2 AND blocked.reason = 'conflict'",
+    ),
 ];
 
 /// What is kept of each of these, in their order. Those of one resource's month stand together.
@@ -123,8 +129,8 @@ pub(super) fn kept(connection: &Connection, places: &[Place<'_>]) -> sql::Result
         kept.sent.insert((row.get(2)?, user));
         Ok(())
     })?;
-    for disputed in DISPUTED {
-        connection.query_rows(disputed, &rows, |row| {
+    for (table, disputed) in DISPUTED {
+        connection.query_rows_of(table, disputed, &rows, |row| {
             if let Some(kept) = place_of(row)?.and_then(|number| kept.get_mut(number)) {
                 kept.sent.insert((row.get(2)?, String::new()));
             }

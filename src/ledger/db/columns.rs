@@ -27,9 +27,14 @@ pub(in crate::ledger) fn decimal(text: Option<String>) -> Option<Decimal> {
     text.and_then(|text| text.parse().ok())
 }
 
+/// An amount that a row may have, without a copy of its text.
+pub(in crate::ledger) fn decimal_in(row: &Row<'_>, column: usize) -> sql::Result<Option<Decimal>> {
+    Ok(row.get_ref(column)?.as_str_or_null()?.and_then(|text| text.parse().ok()))
+}
+
 /// An amount that a row must have.
 pub(in crate::ledger) fn decimal_column(row: &Row<'_>, column: usize) -> sql::Result<Decimal> {
-    row.get::<_, String>(column)?.parse().map_err(|error: rust_decimal::Error| unreadable(column, error))
+    row.get_ref(column)?.as_str()?.parse().map_err(|error: rust_decimal::Error| unreadable(column, error))
 }
 
 /// A row that is not as this program writes it.
@@ -41,14 +46,14 @@ pub(in crate::ledger) fn unreadable(
 }
 
 pub(in crate::ledger) fn exact_column(row: &Row<'_>, column: usize) -> sql::Result<Exact> {
-    row.get::<_, String>(column)?.parse().map_err(|error: String| unreadable(column, error))
+    row.get_ref(column)?.as_str()?.parse().map_err(|error: String| unreadable(column, error))
 }
 
 pub(in crate::ledger) fn uuid_column(row: &Row<'_>, column: usize) -> sql::Result<Uuid> {
-    let text: String = row.get(column)?;
-    Uuid::parse_str(&text).map_err(|error| unreadable(column, error))
+    let text = row.get_ref(column)?.as_str()?;
+    Uuid::parse_str(text).map_err(|error| unreadable(column, error))
 }
 
 pub(in crate::ledger) fn period_column(row: &Row<'_>, column: usize) -> sql::Result<BillingPeriod> {
-    row.get::<_, String>(column)?.parse().map_err(|error: String| unreadable(column, error))
+    row.get_ref(column)?.as_str()?.parse().map_err(|error: String| unreadable(column, error))
 }

@@ -51,8 +51,8 @@ pub(super) fn open(path: &Path) -> Result<sql::Connection, LedgerError> {
     // Who refers to whom is written in the schema and checked by `verify`; checking it again with each reading costs
     // a look-up each, and a journal of its own for each statement.
     connection.pragma_update(None, "foreign_keys", "OFF").map_err(wrap)?;
-    // What one large run changes; it is given back after it.
-    connection.pragma_update(None, "cache_size", -4096).map_err(wrap)?;
+    // Of what one large run changes the most; it is given back after it. Twice as much would save it a twentieth of its time.
+    connection.pragma_update(None, "cache_size", -2048).map_err(wrap)?;
     // The same pages change again and again; moving them to the file every 16 MB instead of 4 writes them less often.
     connection.pragma_update(None, "wal_autocheckpoint", 4096).map_err(wrap)?;
     connection.pragma_update(None, "journal_size_limit", 4 * 1024 * 1024).map_err(wrap)?;

@@ -446,7 +446,8 @@ CREATE TABLE sent (
     current INTEGER NOT NULL,     -- whether it is what the server holds, or may be; 0 once another row took its place
     counted INTEGER NOT NULL      -- the last run that is counted in it; 0 for what was found in the server's rows
 );
-CREATE INDEX sent_current ON sent (resource, period, part, component, username) WHERE current = 1;
+-- With what most ask of such a row, so that they need not look at the row itself.
+CREATE INDEX sent_current ON sent (resource, period, part, component, username, outcome, amount) WHERE current = 1;
 CREATE INDEX sent_open ON sent (resource, period, part) WHERE outcome = 'open';
 CREATE INDEX sent_of_resource ON sent (resource, period);
 

@@ -1,9 +1,9 @@
-//! Readings as they wait: many in one row, as JSON. It is one form in a host's own file, on the way to a shared ledger, and in
-//! the queue of the ledger that counts them.
+//! Readings as they wait: many in one row, as JSON; each an array, because names would be longer than what they name. It is one
+//! form in a host's own file, on the way to a shared ledger, and in the queue of the ledger that counts them.
 //!
 //! What is read of a queue was checked when it was put there; what comes from a host is checked by `packed_run`.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::labels_text;
 use crate::ledger::db::columns::micros;
@@ -11,33 +11,37 @@ use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::metering::reading::{Reading, Span};
 
 /// Readings in one part.
-pub(in crate::ledger) const READINGS_IN_A_PART: usize = if cfg!(test) { 3 } else { 2_000 };
+pub(in crate::ledger) const READINGS_IN_A_PART: usize = if cfg!(test) { 3 } else { 1_000 };
 
-/// A reading as it is queued. What it has not is not written.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A reading as it is queued: an array of these, in this order, the last four only where it has one of them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(in crate::ledger) struct Queued {
     pub(in crate::ledger) name: String,
     pub(in crate::ledger) kind: String,
     pub(in crate::ledger) value: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(in crate::ledger) unit: Option<String>,
-    /// 0: an instant.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(in crate::ledger) start: i64,
     pub(in crate::ledger) at: i64,
     pub(in crate::ledger) labels: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    /// 0: an instant.
+    pub(in crate::ledger) start: i64,
     pub(in crate::ledger) id: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
+    pub(in crate::ledger) unit: Option<String>,
+    #[serde(default)]
     pub(in crate::ledger) epoch: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub(in crate::ledger) began: Option<i64>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     pub(in crate::ledger) shared: bool,
 }
 
-fn is_zero(number: &i64) -> bool {
-    *number == 0
+impl Serialize for Queued {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Queued { name, kind, value, at, labels, start, id, unit, epoch, began, shared } = self;
+        match (unit, epoch, began, shared) {
+            (None, None, None, false) => (name, kind, value, at, labels, start, id).serialize(serializer),
+            _ => (name, kind, value, at, labels, start, id, unit, epoch, began, shared).serialize(serializer),
+        }
+    }
 }
 
 impl From<Reading> for Queued {
@@ -51,11 +55,11 @@ impl From<Reading> for Queued {
             kind: reading.kind.name().to_owned(),
             // 1.50 and 1.5 are the same value.
             value: reading.value.normalize().to_string(),
-            unit: reading.unit,
-            start,
             at: micros(at),
             labels: labels_text(&reading.labels),
+            start,
             id: reading.id.unwrap_or_default(),
+            unit: reading.unit,
             epoch: reading.epoch.id,
             began: reading.epoch.began.map(micros),
             shared: reading.epoch.shared,
@@ -131,4 +135,36 @@ pub(in crate::ledger) fn after(
             Ok((row.get(0)?, readings))
         })
         .optional()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reading_is_an_array_and_may_end_behind_its_id() {
+        let plain = Queued {
+            name: "cpu_seconds".to_owned(),
+            kind: "delta".to_owned(),
+            value: "1.5".to_owned(),
+            at: 7,
+            labels: "{}".to_owned(),
+            start: 0,
+            id: String::new(),
+            unit: None,
+            epoch: None,
+            began: None,
+            shared: false,
+        };
+        let job = Queued { start: 3, id: "1/cpu".to_owned(), ..plain.clone() };
+        let counter = Queued { epoch: Some("a".to_owned()), began: Some(2), shared: true, ..plain.clone() };
+        for (queued, text) in [
+            (plain, r#"["cpu_seconds","delta","1.5",7,"{}",0,""]"#),
+            (job, r#"["cpu_seconds","delta","1.5",7,"{}",3,"1/cpu"]"#),
+            (counter, r#"["cpu_seconds","delta","1.5",7,"{}",0,"",null,"a",2,true]"#),
+        ] {
+            assert_eq!(serde_json::to_string(&queued).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Queued>(text).unwrap(), queued);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::amount::StatementKey;
-use crate::ledger::db::columns::{decimal, instant, micros};
+use crate::ledger::db::columns::{decimal_in, instant, micros};
 use crate::ledger::db::sql::{self, Connection, Row, ToSql, params};
 
 /// What the server is known to hold, and how.
@@ -17,7 +17,7 @@ pub struct Acknowledged {
     pub id: i64,
     pub amount: Decimal,
     /// `accepted` or `read`.
-    pub how: String,
+    pub how: &'static str,
     pub at: Timestamp,
     /// The last run that is counted in it; 0 where it was found in the server's rows.
     pub counted: i64,
@@ -45,6 +45,26 @@ impl Known {
     pub(super) fn held(&self) -> Decimal {
         let accepted = self.acknowledged.as_ref().map(|known| known.amount);
         self.planned.or(accepted).unwrap_or_default()
+    }
+}
+
+/// How a current row of the record stands.
+#[derive(Debug, Clone, Copy)]
+enum Standing {
+    Open,
+    Planned,
+    /// `accepted` or `read`.
+    Known(&'static str),
+}
+
+impl Standing {
+    fn of(outcome: &str) -> Standing {
+        match outcome {
+            "open" => Standing::Open,
+            "planned" => Standing::Planned,
+            "read" => Standing::Known("read"),
+            _ => Standing::Known("accepted"),
+        }
     }
 }
 
@@ -86,7 +106,7 @@ pub(super) fn known_of_all(
         statement: usize,
         place: (String, String),
         amount: Decimal,
-        outcome: String,
+        outcome: Standing,
         at: Timestamp,
         counted: i64,
     }
@@ -109,9 +129,10 @@ pub(super) fn known_of_all(
             }
         },
         |statement, row| {
-            let Some(amount) = decimal(row.get(3)?) else { return Ok(()) };
+            let Some(amount) = decimal_in(row, 3)? else { return Ok(()) };
             let (place, at) = ((row.get(1)?, row.get(2)?), instant(row.get(5)?));
-            let (outcome, id, counted) = (row.get(4)?, row.get(6)?, row.get(7)?);
+            let outcome = Standing::of(row.get_ref(4)?.as_str()?);
+            let (id, counted) = (row.get(6)?, row.get(7)?);
             found.push(Found { id, statement, place, amount, outcome, at, counted });
             Ok(())
         },
@@ -122,10 +143,10 @@ pub(super) fn known_of_all(
     for Found { id, statement, place, amount, outcome, at, counted } in found {
         let Some(lines) = all.get_mut(statement) else { continue };
         let known: &mut Known = lines.entry(place).or_default();
-        match outcome.as_str() {
-            "open" => known.open.push(Open { id, amount, at }),
-            "planned" => known.planned = Some(amount),
-            _ => known.acknowledged = Some(Acknowledged { id, amount, how: outcome, at, counted }),
+        match outcome {
+            Standing::Open => known.open.push(Open { id, amount, at }),
+            Standing::Planned => known.planned = Some(amount),
+            Standing::Known(how) => known.acknowledged = Some(Acknowledged { id, amount, how, at, counted }),
         }
     }
     Ok(all)

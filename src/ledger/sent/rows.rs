@@ -144,8 +144,15 @@ fn supersede(connection: &Connection, key: StatementKey, component: &str, user: 
     Ok(())
 }
 
+/// Numbers of which it is noted together that they were accepted: of a large site there are very many.
+const ACCEPTED_TOGETHER: usize = if cfg!(test) { 3 } else { 512 };
+
 /// Notes that these numbers were accepted. Of several of one line, the last one stands.
 pub(super) fn accept(connection: &Connection, ids: &[i64], words: &str, now: Timestamp) -> sql::Result<()> {
+    ids.chunks(ACCEPTED_TOGETHER).try_for_each(|some| accept_some(connection, some, words, now))
+}
+
+fn accept_some(connection: &Connection, ids: &[i64], words: &str, now: Timestamp) -> sql::Result<()> {
     let mut places: HashMap<i64, Line> = HashMap::with_capacity(ids.len());
     let sought: Vec<[&dyn ToSql; 1]> = ids.iter().map(|id| [id as &dyn ToSql]).collect();
     connection.query_rows(

@@ -10,8 +10,8 @@ use super::amount::{StatementKey, key};
 use super::blocked::{Block, blocks_of_all};
 use super::known::{Acknowledged, Known, Open, Scope, each_of, has_shares, known_of_all};
 use super::server::RowRead;
-use crate::ledger::db::columns::{decimal, instant};
-use crate::ledger::db::sql::{self, Connection};
+use crate::ledger::db::columns::{decimal_in, instant};
+use crate::ledger::db::sql::{self, Connection, ToSql};
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 
@@ -57,7 +57,7 @@ pub struct Entry {
 pub struct Holds {
     pub amount: Decimal,
     /// `accepted` or `read`.
-    pub how: String,
+    pub how: &'static str,
     pub at: Timestamp,
 }
 
@@ -141,8 +141,8 @@ impl Entry {
         let is_later =
             |row: &&RowRead| known.is_none_or(|known| known.amount != row.amount && row.at > known.at);
         match (row.filter(is_later), known) {
-            (Some(row), _) => Some(Holds { amount: row.amount, how: "read".to_owned(), at: row.at }),
-            (None, Some(known)) => Some(Holds { amount: known.amount, how: known.how.clone(), at: known.at }),
+            (Some(row), _) => Some(Holds { amount: row.amount, how: "read", at: row.at }),
+            (None, Some(known)) => Some(Holds { amount: known.amount, how: known.how, at: known.at }),
             (None, None) => None,
         }
     }
@@ -276,6 +276,31 @@ impl Ledger {
         })
     }
 
+    /// The parts of these resources' month.
+    pub fn parts_of_all(
+        &self,
+        resources: &[uuid::Uuid],
+        period: BillingPeriod,
+    ) -> Result<Vec<StatementKey>, LedgerError> {
+        let (resources, period): (Vec<String>, String) =
+            (resources.iter().map(uuid::Uuid::to_string).collect(), period.to_string());
+        let rows: Vec<[&dyn ToSql; 2]> =
+            resources.iter().map(|resource| [resource as &dyn ToSql, &period]).collect();
+        let mut keys = Vec::with_capacity(resources.len());
+        self.look(|connection| {
+            connection.query_rows(
+                "SELECT resource, period, part FROM (VALUES {rows}) v CROSS JOIN statement
+                 WHERE resource = v.column1 AND period = v.column2",
+                &rows,
+                |row| {
+                    keys.push(key(row, 0)?);
+                    Ok(())
+                },
+            )
+        })?;
+        Ok(keys)
+    }
+
     /// The parts of a resource's month.
     pub fn parts_of(
         &self,
@@ -357,7 +382,7 @@ fn statements(connection: &Connection, keys: &[StatementKey], which: Scope) -> s
             Ok(())
         },
     )?;
-    let mut lines: Vec<BTreeMap<(String, String), Entry>> = vec![BTreeMap::new(); keys.len()];
+    let mut lines: Vec<Vec<((String, String), Entry)>> = vec![Vec::new(); keys.len()];
     let mut held: BTreeMap<(usize, String), (String, String)> = BTreeMap::new();
     each_of(
         connection,
@@ -384,24 +409,29 @@ fn statements(connection: &Connection, keys: &[StatementKey], which: Scope) -> s
             }
             let entry = Entry {
                 exact: row.get(3)?,
-                used: decimal(row.get(4)?),
-                posted: decimal(row.get(5)?),
+                used: decimal_in(row, 4)?,
+                posted: decimal_in(row, 5)?,
                 problem: row.get(6)?,
                 ..Entry::default()
             };
-            lines.insert((component, row.get(2)?), entry);
+            lines.push(((component, row.get(2)?), entry));
             Ok(())
         },
     )?;
     let known = known_of_all(connection, keys, which)?;
     let mut whole = Vec::with_capacity(keys.len());
     let parts = statements.into_iter().zip(lines).zip(known).zip(blocks_of_all(connection, keys)?);
-    for (place, (((statement, mut entries), known), blocks)) in parts.enumerate() {
+    for (place, (((statement, mut entries), mut known), blocks)) in parts.enumerate() {
         let Some(mut statement) = statement else { continue };
-        for (line, Known { acknowledged, open, planned }) in known {
-            let entry = entries.entry(line).or_default();
-            (entry.acknowledged, entry.open, entry.planned) = (acknowledged, open, planned);
+        for (line, entry) in &mut entries {
+            if let Some(Known { acknowledged, open, planned }) = known.remove(line) {
+                (entry.acknowledged, entry.open, entry.planned) = (acknowledged, open, planned);
+            }
         }
+        let of_no_line = known.into_iter().map(|(line, Known { acknowledged, open, planned })| {
+            (line, Entry { acknowledged, open, planned, ..Entry::default() })
+        });
+        entries.extend(of_no_line);
         let of = |component: &str, user: &str| match blocks.is_empty() {
             true => None,
             false => blocks.get(&(component.to_owned(), user.to_owned())).map(|(block, _)| block.clone()),
@@ -420,11 +450,11 @@ fn statements(connection: &Connection, keys: &[StatementKey], which: Scope) -> s
                 .or_else(|| of(component, user));
             entry.shadow = statement.shadow;
         }
-        let (components, users): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        // Made of lists, maps are as small as can be.
+        let (totals, users): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|((_, user), _)| user.is_empty());
-        statement.components =
-            components.into_iter().map(|((component, _), entry)| (component, entry)).collect();
-        statement.users = users;
+        statement.components = totals.into_iter().map(|((component, _), entry)| (component, entry)).collect();
+        statement.users = users.into_iter().collect();
         whole.push(statement);
     }
     Ok(whole)

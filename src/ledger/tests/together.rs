@@ -104,8 +104,8 @@ fn what_is_current_is_found_without_all_that_was_ever_sent() {
         .look(|connection| connection.prepare(&query)?.query_map([], |row| row.get(3))?.collect())
         .unwrap();
     assert!(
-        plan.iter()
-            .any(|step| step.contains("sent USING INDEX sent_current (resource=? AND period=? AND part>?)")),
+        plan.iter().any(|step| step
+            .contains("sent USING COVERING INDEX sent_current (resource=? AND period=? AND part>?)")),
         "{plan:?}"
     );
 }

@@ -182,7 +182,7 @@ fn a_run_that_can_not_be_counted_is_set_aside_and_told() {
         .transact(|connection, _| {
             connection
                 .execute(
-                    "UPDATE queued SET readings = replace(readings, '\"at\":', '\"never\":') WHERE run = 2",
+                    "UPDATE queued SET readings = replace(readings, '\"3600\",', '\"3600\"') WHERE run = 2",
                     [],
                 )
                 .map(drop)

@@ -117,7 +117,7 @@ impl Ledger {
                 let holds = entry.holds(rows.get(&component).filter(|_| user.is_empty()));
                 let accepted = entry.acknowledged.as_ref().and_then(|known| calls.remove(&known.id));
                 let call = match &holds {
-                    Some(holds) if holds.how == "read" => Some(holds.how.clone()),
+                    Some(holds) if holds.how == "read" => Some(holds.how.to_owned()),
                     _ => accepted,
                 };
                 ExportedAmount { component, user, entry, holds, call }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use jiff::Timestamp;
 
 use super::{Source, Store};
+use crate::collectors::Bearing;
 use crate::ledger::books::count::{KnownSeries, SeriesChanges};
 use crate::ledger::books::row::Row;
 use crate::ledger::db::columns::{instant, micros};
@@ -39,24 +40,28 @@ impl Store<'_> {
         told: &Ends,
         touched: &mut SeriesChanges,
     ) -> sql::Result<()> {
-        let unseen: Vec<(i64, Source, String, String)> = self
-            .connection
-            .prepare_cached(
-                "SELECT series.id, series.source, source.kind, source.name, series.labels FROM series
-                 JOIN source ON source.id = series.source
-                 WHERE source.collector = ?1 AND series.agent = ?2 AND source.kind IN ('counter', 'gauge')
-                   AND series.live = 1",
-            )?
-            .query_map([&self.run.collector, &self.run.agent], |row| {
-                let kind = row.get::<_, String>(2)?.parse().unwrap_or(Kind::Gauge);
-                let source = Source { id: row.get(1)?, kind, others: Rc::default(), after: None };
-                Ok((row.get(0)?, source, row.get(3)?, row.get(4)?))
-            })?
-            .filter(|row| {
-                row.as_ref()
-                    .map_or(true, |(id, _, name, _)| !self.seen.contains(id) && !told.contains_key(name))
-            })
-            .collect::<sql::Result<_>>()?;
+        if self.run.withheld.contains(&Bearing::All) {
+            return Ok(());
+        }
+        let mut unseen: Vec<(i64, Source, String, String)> = Vec::new();
+        let mut query = self.connection.prepare_cached(
+            "SELECT series.id, series.source, source.kind, source.name, series.labels FROM series
+             JOIN source ON source.id = series.source
+             WHERE source.collector = ?1 AND series.agent = ?2 AND source.kind IN ('counter', 'gauge')
+               AND series.live = 1",
+        )?;
+        let mut rows = query.query([&self.run.collector, &self.run.agent])?;
+        while let Some(row) = rows.next()? {
+            // Of most series something came.
+            let id = row.get(0)?;
+            if self.seen.contains(&id) || told.contains_key(row.get_ref(3)?.as_str()?) {
+                continue;
+            }
+            let kind = row.get_ref(2)?.as_str()?.parse().unwrap_or(Kind::Gauge);
+            let source = Source { id: row.get(1)?, kind, others: Rc::default(), after: None };
+            unseen.push((id, source, row.get(3)?, row.get(4)?));
+        }
+        drop(rows);
         for (series, source, name, labels) in unseen {
             if self.run.withholds(&name, &labels) {
                 continue;
