@@ -609,9 +609,14 @@ fn a_script_that_prints_nothing_where_counters_were() {
         log.contains("Collector source saw nothing at all twice in a row: `cpu_seconds` (1 series) ended"),
         "{log}"
     );
+    // It is believed, and nobody is to find that out from the next bill.
+    let silent = "Collector source: it has seen nothing since 12:";
+    at.world.in_time("its silence", || at.world.agent(&["status"]).out.contains(silent));
+    at.world.agent(&["status"]).exits(0).says("the counters and gauges that it saw are not billed on");
     at.world.readings(&counter(&["0", "5400"], &[]));
     at.world.in_time("it is back", || at.daemon.log().contains("Collector source sees something again."));
     assert!(!at.daemon.log().contains("works again"), "silence is no recovery: {}", at.daemon.log());
+    at.world.in_time("no silence", || !at.world.agent(&["status"]).out.contains(silent));
     assert_eq!(at.world.rows(A), ["cpu_hours 2026-11 1.50"]);
 }
 
