@@ -810,8 +810,16 @@ fn a_reload_that_is_refused() {
             .map(|words| mistaken.out.find(words))
             .to_vec();
     assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{order:?} in {}", mistaken.out);
+    // What is in the ledger is shown all the same.
+    let mistaken = mistaken.says("answered at 12:").says("1 resource: 1 agreed.");
+    // A reload is no remedy while the file has mistakes.
+    mistaken.says_not("the file was changed since it was read");
     let machine = at.world.agent(&["status", "--json"]).exits(78).json();
     assert_eq!((&machine["daemon"]["running"], &machine["exit"]), (&json!(true), &json!(78)), "{machine}");
+    // Of two things that are wrong with it, neither hides the other.
+    at.world.write("agent.yaml", &format!("{right}# changed\n"));
+    let changed = at.world.agent(&["status"]).exits(78).says("Reload refused at 12:");
+    changed.says("the file was changed since it was read: reload with SIGHUP");
     at.world.write("agent.yaml", &right);
     let status = at.world.agent(&["status"]).exits(78);
     status
