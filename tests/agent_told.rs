@@ -609,9 +609,14 @@ fn a_script_that_prints_nothing_where_counters_were() {
         log.contains("Collector source saw nothing at all twice in a row: `cpu_seconds` (1 series) ended"),
         "{log}"
     );
+    // It is believed, and nobody is to find that out from the next bill.
+    let silent = "Collector source: it has seen nothing since 12:";
+    at.world.in_time("its silence", || at.world.agent(&["status"]).out.contains(silent));
+    at.world.agent(&["status"]).exits(0).says("the counters and gauges that it saw are not billed on");
     at.world.readings(&counter(&["0", "5400"], &[]));
     at.world.in_time("it is back", || at.daemon.log().contains("Collector source sees something again."));
     assert!(!at.daemon.log().contains("works again"), "silence is no recovery: {}", at.daemon.log());
+    at.world.in_time("no silence", || !at.world.agent(&["status"]).out.contains(silent));
     assert_eq!(at.world.rows(A), ["cpu_hours 2026-11 1.50"]);
 }
 
@@ -805,8 +810,16 @@ fn a_reload_that_is_refused() {
             .map(|words| mistaken.out.find(words))
             .to_vec();
     assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{order:?} in {}", mistaken.out);
+    // What is in the ledger is shown all the same.
+    let mistaken = mistaken.says("answered at 12:").says("1 resource: 1 agreed.");
+    // A reload is no remedy while the file has mistakes.
+    mistaken.says_not("the file was changed since it was read");
     let machine = at.world.agent(&["status", "--json"]).exits(78).json();
     assert_eq!((&machine["daemon"]["running"], &machine["exit"]), (&json!(true), &json!(78)), "{machine}");
+    // Of two things that are wrong with it, neither hides the other.
+    at.world.write("agent.yaml", &format!("{right}# changed\n"));
+    let changed = at.world.agent(&["status"]).exits(78).says("Reload refused at 12:");
+    changed.says("the file was changed since it was read: reload with SIGHUP");
     at.world.write("agent.yaml", &right);
     let status = at.world.agent(&["status"]).exits(78);
     status

@@ -8,10 +8,9 @@ use jiff::Timestamp;
 use super::part::Part;
 use super::reason::Reason;
 use super::totals::PLAN_ENDED;
-use super::{About, Cycle, CycleError};
+use super::{Cycle, CycleError};
 use crate::ledger::Ledger;
 use crate::ledger::sent::amount::StatementKey;
-use crate::ledger::sent::moved::Carried;
 use crate::ledger::sent::statement::Statement;
 
 impl Cycle {
@@ -51,8 +50,8 @@ impl Cycle {
             if !self.read_and_settle(&[key]).await?.is_empty() {
                 continue;
             }
-            let moved = self.ledger(of_key(true)).await?;
-            self.tell_moved(moved, later).await?;
+            // It is an event, and told as such.
+            self.ledger(of_key(true)).await?;
         }
         Ok(any)
     }
@@ -74,20 +73,5 @@ impl Cycle {
             !(too_much && later.is_some() && !is_measured(component))
         });
         self.strand_for(&ended, Reason::PlanEnded, PLAN_ENDED.to_owned()).await
-    }
-
-    pub(super) async fn tell_moved(
-        &self,
-        moved: Vec<Carried>,
-        later: StatementKey,
-    ) -> Result<(), CycleError> {
-        for one in moved {
-            let words = format!(
-                "{:.2} of it is reported under the plan period that began at {}, because the one that it was used in has ended",
-                one.after, later.part
-            );
-            self.note_of(About::of(later, Some(&one.component)), words).await?;
-        }
-        Ok(())
     }
 }

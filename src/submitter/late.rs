@@ -106,20 +106,8 @@ impl Cycle {
         if self.stopped() {
             return Ok(());
         }
-        let carried =
-            self.ledger(move |ledger| ledger.carry_forward_but(&unread, to, (new, true), now)).await?;
-        let target = self.submitter.zone().await?.period_of(to);
-        for one in carried {
-            let before =
-                if one.before.is_zero() { String::new() } else { format!(" (before: {:.2})", one.before) };
-            let about = About {
-                resource: Some(one.resource),
-                component: Some(&one.component),
-                period: Some(one.from),
-            };
-            let words = format!("{:.2}{before} of it is carried forward to {target}", one.after);
-            self.note_of(about, words).await?;
-        }
+        // Each is an event, and told as such.
+        self.ledger(move |ledger| ledger.carry_forward_but(&unread, to, (new, true), now)).await?;
         crate::fail_point("after something is carried forward");
         Ok(())
     }
@@ -218,9 +206,7 @@ impl Cycle {
         let later = self.later_part(key, server.now).await?;
         if let Some(later) = later {
             let all = (true, true);
-            let moved =
-                self.ledger(move |ledger| ledger.move_to_later_part(key, later.part, all, now)).await?;
-            self.tell_moved(moved, later).await?;
+            self.ledger(move |ledger| ledger.move_to_later_part(key, later.part, all, now)).await?;
         }
         if let Some(left) = self.ledger(move |ledger| ledger.statement(key)).await? {
             self.strand_for(&left, Reason::PlanEnded, PLAN_ENDED.to_owned()).await?;

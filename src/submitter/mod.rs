@@ -256,7 +256,7 @@ impl Submitter {
         // One log line a change of state, here too; where the server itself is left alone, that has been said.
         let is_told = report.paused.is_some() || report.refused.is_some();
         if !is_told {
-            notes::tell(&put_off, tracing::Level::WARN, "status");
+            notes::tell(&put_off, "status");
         }
         report.requests = self.client.requests() - before;
         self.remember_clock().await?;

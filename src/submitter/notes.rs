@@ -30,6 +30,7 @@ pub(super) struct Note {
     pub(super) words: String,
     /// What to do, where something is to be done.
     pub(super) remedy: &'static str,
+    pub(super) level: Level,
     /// What it has in common with others of its kind.
     pub(super) cause: String,
 }
@@ -48,6 +49,7 @@ pub(super) struct Untold {
 pub(super) struct Line<'a> {
     /// What it is about, if that is one.
     pub(super) note: Option<&'a Note>,
+    pub(super) level: Level,
     pub(super) text: String,
 }
 
@@ -63,6 +65,7 @@ impl Note {
             name,
             words,
             remedy: "",
+            level: Level::WARN,
             cause,
         }
     }
@@ -105,9 +108,13 @@ pub(super) fn lines<'a>(notes: &'a [Note], rest: &str) -> Vec<Line<'a>> {
     for (_, group) in groups {
         match group.as_slice() {
             [first, others @ ..] if others.len() >= NAMED => {
-                lines.push(Line { note: None, text: many(first, others, rest) })
+                lines.push(Line { note: None, level: first.level, text: many(first, others, rest) })
             }
-            few => lines.extend(few.iter().map(|&note| Line { note: Some(note), text: note.text("") })),
+            few => lines.extend(few.iter().map(|&note| Line {
+                note: Some(note),
+                level: note.level,
+                text: note.text(""),
+            })),
         }
     }
     lines
@@ -233,14 +240,14 @@ impl Cycle {
             untold.since = None;
             std::mem::take(&mut untold.notes)
         };
-        let mut told = tell(&notes, Level::WARN, "status");
+        let mut told = tell(&notes, "status");
         self.state().report.notes.append(&mut told);
     }
 }
 
 /// Tells notes in the log, and returns the lines.
-pub(super) fn tell(notes: &[Note], level: Level, rest: &str) -> Vec<String> {
-    let lines = lines(notes, rest).into_iter().map(|Line { note, text }| {
+pub(super) fn tell(notes: &[Note], rest: &str) -> Vec<String> {
+    let lines = lines(notes, rest).into_iter().map(|Line { note, level, text }| {
         let (resource, component, period) =
             note.map_or((None, None, None), |note| (note.resource, note.component.as_deref(), note.period));
         let (resource, period) = (resource.map(display), period.map(display));

@@ -2,6 +2,7 @@
 //! know it by. It sends nothing itself.
 
 use rust_decimal::Decimal;
+use tracing::Level;
 
 use super::notes::{Note, gist, without_resource};
 use super::reason::Reason;
@@ -241,6 +242,10 @@ impl Cycle {
             let told = format!("{}: {}", reason.state().name(), words.trim_end_matches('.'));
             let mut note = Note::new(About::of(key, Some(&component)), name, told);
             (note.what, note.remedy) = (Some(what.to_owned()), reason.remedy());
+            if reason == Reason::ClosingRest {
+                // So much every closing leaves.
+                note.level = Level::INFO;
+            }
             if reason.is_of_another_writer() {
                 // Each has numbers and a hand of its own.
                 note.cause = format!("{component} {}", reason.name());

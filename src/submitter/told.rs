@@ -111,12 +111,8 @@ pub async fn tell_changes(ledger: &SharedLedger, changes: Changes) {
 
 /// Tells what happened to the books since it was told last.
 pub fn tell_events(ledger: &mut Ledger) -> Result<(), LedgerError> {
-    let (warnings, others): (Vec<_>, Vec<_>) =
-        ledger.untold()?.into_iter().partition(|(event, _)| event.is_warning());
-    for (events, level) in [(warnings, Level::WARN), (others, Level::INFO)] {
-        let notes: Vec<Note> = events.into_iter().map(note_of).collect();
-        notes::tell(&notes, level, "explain");
-    }
+    let notes: Vec<Note> = ledger.untold()?.into_iter().map(note_of).collect();
+    notes::tell(&notes, "explain");
     Ok(())
 }
 
@@ -133,6 +129,7 @@ fn note_of((event, name): (Event, Option<String>)) -> Note {
     };
     let mut note = Note::new(about, name, event.words.clone());
     note.cause = format!("{} {}", event.kind, note.cause);
+    note.level = if event.is_warning() { Level::WARN } else { Level::INFO };
     note
 }
 

@@ -8,7 +8,7 @@ use crate::cli::text::{cut, moment, soon};
 use crate::collectors::definition::Definition;
 use crate::daemon::retry;
 use crate::ledger::Ledger;
-use crate::ledger::views::report::{CollectorReport, QuarantinedReport};
+use crate::ledger::views::report::{CollectorReport, QuarantinedReport, RunReport};
 
 /// Fewer may be due, and the daemon just about to look.
 const OVERDUE: usize = 3;
@@ -25,6 +25,8 @@ pub(super) struct Collector {
     /// The last time in this period that runs were missed for so long that it may have left a gap: how many, and
     /// between which two.
     pub(super) missed: Option<(usize, Timestamp, Timestamp)>,
+    /// Since when a source that may fall silent by mistake has shown nothing, where it showed counters or gauges before.
+    pub(super) silent: Option<Timestamp>,
     /// How many runs were due since the last one.
     pub(super) overdue: usize,
     /// The newest lines that it quarantined in this period, the latest first.
@@ -46,7 +48,13 @@ impl Collector {
         let mut quarantined = ledger.quarantined(name, QUARANTINED)?;
         quarantined.retain(|bad| bad.at >= setup.period_start());
         let schedule = schedule.text().to_owned();
-        Ok(Collector { report, schedule, retry: again, missed, overdue, quarantined })
+        let may_be_silent = definition.collector.may_fall_silent() && !definition.allow_empty;
+        let is_empty = |last: &RunReport| last.outcome == "ok" && last.readings + last.quarantined == 0;
+        let silent = match report.last.as_ref().is_some_and(is_empty) && may_be_silent {
+            true => ledger.saw_something(name)?,
+            false => None,
+        };
+        Ok(Collector { report, schedule, retry: again, missed, silent, overdue, quarantined })
     }
 
     /// Whether its last run failed, wholly or in part.
@@ -58,7 +66,7 @@ impl Collector {
     /// by itself, none can be recorded.
     pub(super) fn is_in_trouble(&self, unwritable: bool) -> bool {
         let quarantined = self.report.last.as_ref().is_some_and(|last| last.quarantined > 0);
-        self.fails() || quarantined || !unwritable && self.overdue >= OVERDUE
+        self.fails() || quarantined || self.silent.is_some() || !unwritable && self.overdue >= OVERDUE
     }
 
     /// Where it stands among others, the worst first: failed, read in part, otherwise in trouble, well.
@@ -82,6 +90,13 @@ impl Collector {
                 format!("{runs} since it last succeeded, {}", moment(at, now))
             });
             troubles.push(format!("{} ({well})", cut(message, 400)));
+        }
+        if let Some(at) = self.silent {
+            troubles.push(format!(
+                "it has seen nothing since {}, which is believed: the counters and gauges that it saw are not billed on. See whether \
+                 its source still answers; `allow_empty: true` if that is right",
+                moment(at, now)
+            ));
         }
         if let Some(at) = self.retry.filter(|_| daemon) {
             troubles.push(format!("the daemon tries it again at {}", soon(at, now)));

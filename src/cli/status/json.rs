@@ -189,7 +189,7 @@ fn collector(one: &Collector) -> Value {
         "missed": one.missed.map(|(runs, from, to)| {
             json!({ "runs": runs, "from": from.to_string(), "to": to.to_string() })
         }),
-        "overdue": one.overdue,
+        "overdue": one.overdue, "silent_since": one.silent.map(|at| at.to_string()),
         "quarantined_lines": one.quarantined.iter().map(|bad| {
             json!({ "at": bad.at.to_string(), "what": bad.what, "reason": bad.reason })
         }).collect::<Vec<_>>(),

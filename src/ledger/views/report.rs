@@ -113,6 +113,22 @@ fn meters<'a>(version: &'a Version, collector: &str, reading: &'a str) -> impl I
 
 // What is asked of a collector's runs is asked of each agent's, from the end: those of a year are many.
 impl Ledger {
+    /// When a collector last saw something, if it is one that showed counters or gauges.
+    pub fn saw_something(&self, name: &str) -> Result<Option<Timestamp>, LedgerError> {
+        self.look(|connection| {
+            let at: Option<i64> = connection.query_row(
+                "SELECT max((SELECT at FROM run WHERE run.collector = name AND run.agent = collector.agent
+                        AND readings > 0 ORDER BY at DESC LIMIT 1))
+                 FROM collector WHERE name = ?1 AND EXISTS (
+                    SELECT 1 FROM source JOIN series ON series.source = source.id
+                    WHERE source.collector = ?1 AND series.state IS NOT NULL)",
+                [name],
+                |row| row.get(0),
+            )?;
+            Ok(at.map(instant))
+        })
+    }
+
     pub fn collector_report(&self, name: &str) -> Result<CollectorReport, LedgerError> {
         self.look(|connection| {
             let last = connection
