@@ -46,7 +46,7 @@ pub(super) struct Lives {
 enum Start {
     #[default]
     Unknown,
-    /// It stayed while the counter rose.
+    /// One stayed while the counter rose.
     Stays,
     /// It moved to after the last look, though the counter had not fallen.
     Moves,
@@ -124,7 +124,8 @@ impl Lives {
         }
         // Of a new life all of it would count.
         let rest = Exact::from(value) - step.counted.clone();
-        Step { held: (!rest.is_zero()).then_some(rest), ..step }
+        let held = step.held.unwrap_or_else(Exact::zero).max(rest);
+        Step { held: (!held.is_zero()).then_some(held), ..step }
     }
 
     /// Whether a start is not believed that says that a new life began since the last look: it moves with each look, or this
@@ -153,7 +154,12 @@ impl Lives {
         let before = self.age_before(seen);
         if has_moved_since(seen, point) {
             let may_go_on = value >= level || (is_doubted && keeps_half(level, value));
-            self.start = if may_go_on { Start::Moves } else { Start::Unknown };
+            self.start = match self.start {
+                _ if may_go_on => Start::Moves,
+                // It fell, and its source is known to keep a start.
+                Start::Stays => Start::Stays,
+                Start::Unknown | Start::Moves => Start::Unknown,
+            };
         } else if seen.epoch.began.is_some() && seen.epoch.began == point.epoch.began && value > level {
             self.start = Start::Stays;
         }

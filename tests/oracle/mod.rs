@@ -236,7 +236,11 @@ fn counter(seen: &[Observation], limit: Option<&BigRational>, tallies: &mut [Tal
                     Some(false) => rose && impossible,
                 };
             let half = value(now) * fraction(2, 1) >= value(last);
-            moves = (value(now) >= value(last) || (unbelieved && half)).then_some(true);
+            moves = match moves {
+                _ if value(now) >= value(last) || (unbelieved && half) => Some(true),
+                Some(false) => Some(false),
+                _ => None,
+            };
         } else if was.began.is_some() && was.began == is.began && value(now) > value(last) {
             moves = Some(false);
         }
@@ -338,7 +342,7 @@ fn counter(seen: &[Observation], limit: Option<&BigRational>, tallies: &mut [Tal
                 .resets += 1;
         }
         if unbelieved {
-            given_up = value(now) - counted;
+            given_up = given_up.max(value(now) - counted);
         }
         if given_up.is_positive() {
             hold_out(&given_up, held_since, seen[now].at, tallies);

@@ -141,3 +141,45 @@ fn what_comes_back_did_not_begin_before_what_was_there_last() {
     assert_eq!((late.get("2026-10 cpu_hours"), late["2026-11 cpu_hours"].as_str()), (None, "1 Some(1.00)"));
     assert_eq!(found, late);
 }
+
+/// Usage of months that were never read is not stated; what nobody may have reported is told.
+#[test]
+fn usage_from_before_its_collector_was_read_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = format!(
+        "collectors:\n  c:\n    resource: {RESOURCE}\n    meters:\n      units: {{ reading: job, aggregate: sum }}\n"
+    );
+    let mut ledger = open(&folder, rulebook(&rules));
+    ledger.reads_from("c", at("2026-11-01T00:00:00Z")).unwrap();
+    let job = |id: &str, value: i64, start: &str, end: &str| {
+        let end = at(end);
+        let mut job = Reading::new("job", Kind::Delta, value.into(), end).label("user", "alice");
+        (job.span, job.id) = (Span::Interval { start: at(start), end }, Some(id.to_owned()));
+        job
+    };
+    let told = |ledger: &Ledger, kind: &str| {
+        let resource = Uuid::parse_str(RESOURCE).unwrap();
+        let events = ledger.events_of(resource, "2026-11".parse().unwrap()).unwrap();
+        events.into_iter().filter(|event| event.kind == kind).map(|event| event.words).collect::<Vec<_>>()
+    };
+    // Over the start of the month, as jobs run.
+    let usual = job("a", 2, "2026-10-31T12:00:00Z", "2026-11-01T12:00:00Z");
+    ledger.record(seen(at("2026-11-10T12:00:00Z"), vec![usual])).unwrap();
+    assert_eq!(amounts(&mut ledger)["2026-11 units"], "1 Some(1.00)");
+    assert_eq!((told(&ledger, "held").len(), told(&ledger, "readings").len()), (0, 0));
+    // 730 days, one a day, of which nine and a half lie in November. Seen again it is no news.
+    let long = job("b", 730, "2024-11-10T12:00:00Z", "2026-11-10T12:00:00Z");
+    for minute in [5, 10] {
+        let time = minutes(at("2026-11-10T12:00:00Z"), minute);
+        ledger.record(seen(time, vec![long.clone()])).unwrap();
+    }
+    assert_eq!(amounts(&mut ledger)["2026-11 units"], "10.5 Some(10.50)");
+    let held = told(&ledger, "held");
+    assert_eq!((held.len(), ledger.held_readings().unwrap().len()), (1, 1));
+    let words = "1 reading of the collector c reaches back to 2024-11-10T12:00:00Z: it is read from 2026-11-01T00:00:00Z on";
+    assert!(held[0].starts_with(words), "{held:?}");
+    // What ended in the month before.
+    let ended = job("c", 5, "2026-10-05T12:00:00Z", "2026-10-06T12:00:00Z");
+    ledger.record(seen(at("2026-11-10T12:15:00Z"), vec![ended])).unwrap();
+    assert_eq!((told(&ledger, "held").len(), told(&ledger, "readings").len()), (1, 1));
+}
