@@ -70,6 +70,27 @@ fn minutes_that_the_closing_itself_leaves_are_shown_and_are_no_alarm() {
     assert!(["1.00", "1.33"].iter().any(|left| parked.all().contains(left)), "{parked:#?}");
 }
 
+/// 1,000 h of the month's last four minutes that are told two days later: no closing left those.
+#[test]
+fn what_is_told_long_after_a_months_end_is_an_alarm_and_no_rest_of_its_closing() {
+    for api in BOTH {
+        let world = start(api, "2026-11-30T23:00:00Z", "late: hold");
+        jobs(&world, "2026-11-30T23:00:00Z", &[ten()]).exits(0);
+        jobs(&world, "2026-12-01T12:00:00Z", &[ten()]).exits(0);
+        let big = hours("big", "11-30T23:56", "12-01T00:00", "1000");
+        jobs(&world, "2026-12-03T12:00:00Z", &[ten(), big]).exits(65).names_a().tells(&["1000.00"]);
+        world.agent(&["parked", "list"]).exits(65).tells(&["1000.00", "period_ended"]);
+        // A job that goes on into the next month is told when it ends: four of its 40 minutes are the closing's.
+        let world = start(api, "2026-11-30T23:00:00Z", "late: hold");
+        jobs(&world, "2026-11-30T23:00:00Z", &[ten()]).exits(0);
+        jobs(&world, "2026-12-01T00:10:00Z", &[ten()]).exits(0);
+        let long = hours("long", "11-30T23:56", "12-01T00:36", "10");
+        jobs(&world, "2026-12-01T00:50:00Z", &[ten(), long]).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 10.00", "cpu 2026-12 9.00"], "{api}");
+        world.with_status(world.agent(&["status"])).exits(0).tells(&["1.00"]);
+    }
+}
+
 #[test]
 fn what_a_correction_takes_out_of_a_month_that_is_over_is_an_alarm_and_no_rest_of_its_closing() {
     let world = start(CLASSIC, "2026-11-30T23:00:00Z", "late: hold");

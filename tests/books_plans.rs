@@ -602,8 +602,8 @@ fn a_switch_of_plan_is_told_also_where_nothing_is_to_be_sent() {
         jobs(&world, "2026-11-10T12:00:00Z", &all[..10]).exits(0);
         world.now("2026-11-16T00:00:00Z");
         world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
-        // The mean's new part has nothing yet that it could be taken from: it waits.
-        let done = jobs(&world, "2026-11-16T02:00:00Z", &all[..16]).exits(75);
+        // The mean's new part has nothing yet that it could be taken from: it waits, and is told.
+        let done = jobs(&world, "2026-11-16T02:00:00Z", &all[..16]).exits(65);
         done.tells(&["its plan was switched at 2026-11-16"]);
         jobs(&world, "2026-11-17T00:00:00Z", &all[..17]).exits(0);
         for component in ["cpu", "disk", "ram"] {

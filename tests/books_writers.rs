@@ -401,7 +401,14 @@ fn a_closed_month_of_two_plans_is_compared_also_after_another_switch() {
         world.now("2026-11-05T12:00:20Z");
         world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
         all.push(hours("4", "11-05T05:00", "11-05T06:00", "1"));
-        jobs(&world, "2026-11-05T12:00:40Z", &all).exits(0).tells(&["other rows than before"]);
+        // The hour of before the switch can't be reported under the plan that has ended: it would be billed with all else again.
+        jobs(&world, "2026-11-05T12:00:40Z", &all)
+            .exits(65)
+            .tells(&["other rows than before", "1.00 is left"]);
+        assert_eq!(
+            world.billed(A).join(", "),
+            "cpu 2026-10 10.00, cpu 2026-10 3.00, cpu 2026-11 0.00, cpu 2026-11 5.00"
+        );
         person_sets_october(&world, 0, "9.00");
         let told = jobs(&world, "2026-11-06T12:30:00Z", &all).exits(65);
         told.names_a().tells(&["2026-10", "9.00", "10.00"]);

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::guard::ServerTime;
 use super::reason::Reason;
+use super::rows_of_part::known_plan_period;
 use super::writer::OWN_USER;
 use super::{CHECKED_FOR, Cycle, CycleError, CycleOptions, in_turns};
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
@@ -378,6 +379,7 @@ impl Cycle {
             let found = std::mem::take(&mut *plans.lock().unwrap_or_else(PoisonError::into_inner));
             let (plan_of, month): (BTreeMap<Uuid, String>, _) =
                 (some.iter().cloned().collect(), month.clone());
+            self.state().looked.extend(found.iter().map(|(resource, _)| *resource));
             self.ledger(move |ledger| {
                 ledger.together(|ledger| {
                     for (resource, periods) in found {
@@ -410,10 +412,7 @@ impl Cycle {
         match self.submitter.client.plan_periods(resource).await {
             Ok(periods) => {
                 self.was_read();
-                let known = periods.into_iter().filter_map(|period| {
-                    Some(KnownPlanPeriod { uuid: period.uuid, start: period.start?, end: period.end })
-                });
-                Ok(Some(Some(known.collect())))
+                Ok(Some(Some(periods.into_iter().filter_map(known_plan_period).collect())))
             }
             Err(Failure::Missing { .. } | Failure::Forbidden { .. } | Failure::Endpoint { .. }) => {
                 Ok(Some(None))

@@ -11,7 +11,11 @@ use super::totals::PLAN_ENDED;
 use super::{Cycle, CycleError};
 use crate::ledger::Ledger;
 use crate::ledger::sent::amount::StatementKey;
-use crate::ledger::sent::statement::Statement;
+use crate::ledger::sent::statement::{Entry, Statement};
+
+/// Why what is too much under a plan that has ended stays there for now.
+const TAKEN_AWAY_LATER: &str = "its plan period has ended, so that it can't be changed there; it is taken away by itself as \
+                                soon as there is as much under the plan that the month goes on with";
 
 impl Cycle {
     /// What Waldur holds too much of under a plan period that has ended in the month that runs is taken away under the one
@@ -56,22 +60,17 @@ impl Cycle {
         Ok(any)
     }
 
-    /// Strands what a plan period that has ended can't take any more. What is too much there, and can be taken away under the
-    /// plan that the month goes on with as soon as something is measured under that, waits.
+    /// Strands what a plan period that has ended can't take any more, and what is too much there until that is taken away under
+    /// the plan that the month goes on with (`settle_ended_parts`).
     pub(super) async fn strand_ended(&self, statement: &Statement, now: Timestamp) -> Result<(), CycleError> {
-        let later = self.later_part(statement.key, now).await?;
-        let under_later = match later {
-            Some(later) => self.ledger(move |ledger| ledger.totals(later)).await?,
-            None => None,
-        };
-        let is_measured = |component: &String| {
-            under_later.as_ref().is_some_and(|later| later.components.contains_key(component))
-        };
-        let mut ended = statement.clone();
-        ended.components.retain(|component, entry| {
-            let too_much = entry.posted.is_some_and(|posted| posted < entry.held());
-            !(too_much && later.is_some() && !is_measured(component))
-        });
-        self.strand_for(&ended, Reason::PlanEnded, PLAN_ENDED.to_owned()).await
+        let too_much = |entry: &Entry| entry.posted.is_some_and(|posted| posted < entry.held());
+        let goes_on = self.later_part(statement.key, now).await?.is_some();
+        for is_too_much in [false, true] {
+            let mut some = statement.clone();
+            some.components.retain(|_, entry| too_much(entry) == is_too_much);
+            let words = if is_too_much && goes_on { TAKEN_AWAY_LATER } else { PLAN_ENDED };
+            self.strand_for(&some, Reason::PlanEnded, words.to_owned()).await?;
+        }
+        Ok(())
     }
 }

@@ -72,18 +72,30 @@ impl Cycle {
     /// Statements of months that are over of which something is left to report.
     async fn left_over(&self, server: &ServerTime) -> Result<Vec<StatementKey>, CycleError> {
         let (now, month) = (self.submitter.clock.now(), self.submitter.zone().await?.period_of(server.now));
-        let keys = self
+        let (mut keys, mut ended) = self
             .ledger(move |ledger| {
                 let mut keys = ledger.pending_before(month, now)?;
                 for reason in LEFT_OVER {
                     keys.extend(ledger.blocked_for(reason.name())?);
                 }
                 keys.retain(|key| key.period < month);
-                keys.sort_unstable();
-                keys.dedup();
-                Ok(keys)
+                Ok((keys, ledger.blocked_for(Reason::PlanEnded.name())?))
             })
             .await?;
+        // What a plan that ended did not take in its month is left over as far as a later plan of the month takes it.
+        ended.retain(|key| key.period < month);
+        for key in ended {
+            let Some(later) = self.later_part(key, server.now).await? else { continue };
+            let only_tried = (true, false);
+            let taken = self
+                .ledger(move |ledger| ledger.move_to_later_part(key, later.part, only_tried, now))
+                .await?;
+            if !taken.is_empty() {
+                keys.push(key);
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
         Ok(keys)
     }
 

@@ -44,6 +44,7 @@ pub mod progress;
 pub mod reason;
 pub mod reconcile;
 mod rows;
+mod rows_of_part;
 mod send;
 mod settle;
 mod shadow;
@@ -137,8 +138,10 @@ struct State {
     read: BTreeMap<StatementKey, Timestamp>,
     /// Rows that could not be read: resource, month, component.
     odd: BTreeSet<(Uuid, BillingPeriod, String)>,
-    /// Resources that the server keeps in other rows than before.
+    /// Resources that the server keeps in other rows than before, or whose plans turned out to be others when rows were read.
     moved: BTreeSet<Uuid>,
+    /// Resources whose plan periods were looked at in this cycle.
+    looked: BTreeSet<Uuid>,
     /// Resources that were put off in this cycle; and those of them that a call has put off, not a read: what became of it may
     /// not be known.
     put_off_now: BTreeSet<Uuid>,

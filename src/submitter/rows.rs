@@ -10,11 +10,11 @@ use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::adopt::evidence;
 use super::part::Part;
 use super::reason::Reason;
-use super::reconcile::{Held, Row};
-use super::writer::{OwnNames, by_server, writer};
+use super::reconcile::Row;
+use super::rows_of_part::{is_part_unclear, newest_rows};
+use super::writer::writer;
 use super::{About, Cycle, CycleError, DATE_PROBE, closing};
 use crate::ledger::sent::amount::{Amount, StatementKey};
 use crate::ledger::sent::server::{Retry, RowRead};
@@ -204,19 +204,30 @@ impl Cycle {
         let (server, zone, own) =
             (self.submitter.server_time().await?, self.submitter.zone().await?, self.own_names().await?);
         let probe = if server.dated.is_none() { self.date_probe().await? } else { None };
-        let of_keys = keys.to_vec();
-        let known: Vec<(StatementKey, Option<Statement>, Part)> = self
+        let of_keys: Vec<_> = keys.iter().map(|key| (*key, newest_rows(of_statement(rows, *key)))).collect();
+        let looked = self.state().looked.clone();
+        let known: Vec<(StatementKey, Option<Statement>, Part, bool)> = self
             .ledger(move |ledger| {
-                let totals = ledger.totals_of(&of_keys)?.into_iter();
+                let keys: Vec<StatementKey> = of_keys.iter().map(|(key, _)| *key).collect();
+                let totals = ledger.totals_of(&keys)?.into_iter();
                 let mut totals: BTreeMap<_, _> = totals.map(|totals| (totals.key, totals)).collect();
                 let known = of_keys.into_iter();
-                known.map(|key| Ok((key, totals.remove(&key), Part::of(ledger, key)?))).collect()
+                known
+                    .map(|(key, newest)| {
+                        let (statement, part) = (totals.remove(&key), Part::of(ledger, key)?);
+                        let unclear = match &statement {
+                            Some(statement) => is_part_unclear(ledger, (statement, part), &newest, &looked)?,
+                            None => false,
+                        };
+                        Ok((key, statement, part, unclear))
+                    })
+                    .collect()
             })
             .await?;
         let mut failed = BTreeSet::new();
         let mut kept = Vec::new();
-        for (key, statement, part) in known {
-            let of_key = rows.get(&(key.resource, key.period)).map(Vec::as_slice).unwrap_or_default();
+        for (key, mut statement, mut part, unclear) in known {
+            let of_key = of_statement(rows, key);
             if kept.iter().any(|(before, _): &(StatementKey, _)| before.resource == key.resource) {
                 // Of two parts of one month, the rows of the one are not the other's.
                 self.keep_rows(std::mem::take(&mut kept)).await?;
@@ -224,8 +235,23 @@ impl Cycle {
             if let Some((_, probe)) = probe.filter(|(resource, _)| *resource == key.resource) {
                 self.learn_dated(probe, of_key).await?;
             }
-            let ended = closing::has_ended(&zone, key.period, &server);
-            if let Some(statement) = statement {
+            let mut ended = closing::has_ended(&zone, key.period, &server);
+            let mut listed = None;
+            if unclear && !ended {
+                match self.ask_of_rows(key.resource, part.split).await? {
+                    Ok(found) => listed = found,
+                    Err(failure) => {
+                        self.put_off_unread(key.resource, failure).await?;
+                        failed.insert(key);
+                        continue;
+                    }
+                }
+                // What the plan periods tell may have made other parts of the month, and it may have ended meanwhile.
+                (statement, part) =
+                    self.ledger(move |ledger| Ok((ledger.totals(key)?, Part::of(ledger, key)?))).await?;
+                ended = closing::has_ended(&zone, key.period, &self.submitter.server_time().await?);
+            }
+            if let Some(mut statement) = statement {
                 self.learn_own_writer(&statement, of_key).await?;
                 if ended && !self.is_traceable(&statement).await? {
                     self.claim_rows(&statement, of_key).await?;
@@ -233,20 +259,25 @@ impl Cycle {
                         continue;
                     }
                 }
-                let settled = match self.rows_of_part(key, of_key, (part, &own, ended)).await? {
-                    Ok(rows) => match self.settle(&statement, &rows, ended).await? {
-                        Ok(()) => {
-                            kept.push((key, rows));
-                            Ok(())
-                        }
-                        Err(failure) => Err(failure),
-                    },
-                    Err(failure) => Err(failure),
-                };
-                if let Err(failure) = settled {
-                    self.put_off_unread(key.resource, failure).await?;
-                    failed.insert(key);
-                    continue;
+                let of_part =
+                    self.rows_of_part(&statement, of_key, (part, &own, ended), listed.as_ref()).await?;
+                if let Some(listed) = &listed
+                    && self.take_back_unbilled(&statement, of_key, (listed, &of_part.rows)).await?
+                    && let Some(again) = self.ledger(move |ledger| ledger.totals(key)).await?
+                {
+                    statement = again;
+                }
+                // Of what may be in a row that is not known to be its own, nothing is concluded.
+                statement.components.retain(|component, _| {
+                    of_part.rows.contains_key(component) || !of_part.unclear.contains(component)
+                });
+                match self.settle(&statement, &of_part.rows, ended).await? {
+                    Ok(()) => kept.push((key, of_part.rows)),
+                    Err(failure) => {
+                        self.put_off_unread(key.resource, failure).await?;
+                        failed.insert(key);
+                        continue;
+                    }
                 }
             }
             let mut state = self.state();
@@ -396,85 +427,6 @@ impl Cycle {
         Ok(rows.div_ceil(PAGE).max(1))
     }
 
-    /// The rows that belong to the statement's part of the month. Rows do not say which plan period they are of
-    /// (observed), so where the month is cut, the plan periods are asked.
-    async fn rows_of_part(
-        &self,
-        key: StatementKey,
-        rows: &[UsageRow],
-        (cut, own, ended): (Part, &OwnNames, bool),
-    ) -> Result<Result<BTreeMap<String, Row>, Failure>, CycleError> {
-        // Where one component has several rows and we know of no switch of plan, the newest is the one that was written.
-        let of_others = if ended && !cut.split {
-            self.ledger(move |ledger| ledger.usage_rows_of_other_parts(key)).await?
-        } else {
-            BTreeSet::new()
-        };
-        let mut all: Vec<&UsageRow> = rows.iter().filter(|row| !of_others.contains(&row.uuid)).collect();
-        all.sort_by_key(|row| row.date);
-        let together = all.clone();
-        let plain = |row: &UsageRow| Row {
-            uuid: row.uuid,
-            one_of_several: false,
-            writer: writer(row),
-            held: Held {
-                amount: row.usage,
-                by_server: by_server(row),
-                evidence: evidence(row, &together, own),
-            },
-        };
-        let Some(plan_period) = cut.plan_period.filter(|_| cut.split) else {
-            let mut of_part: BTreeMap<String, Row> =
-                all.iter().map(|row| (row.component.clone(), plain(row))).collect();
-            if !ended {
-                return Ok(Ok(of_part));
-            }
-            for (component, row) in &mut of_part {
-                let several: Vec<&&UsageRow> = all.iter().filter(|row| row.component == *component).collect();
-                let of_component = component.clone();
-                if several.len() < 2 {
-                    continue;
-                }
-                match self.ledger(move |ledger| ledger.usage_row(key, &of_component)).await? {
-                    // The one that was written; a switch of plan that nobody saw in its month has made the others.
-                    Some((known, _)) => {
-                        if let Some(ours) = several.iter().find(|row| row.uuid == known) {
-                            *row = plain(ours);
-                        }
-                    }
-                    None => {
-                        // Plans were switched before this ledger was there, and the server no longer lists the earlier
-                        // ones: all of the rows together are what it holds of the month.
-                        row.held.amount = several.iter().map(|row| row.usage).sum();
-                        row.one_of_several = true;
-                    }
-                }
-            }
-            return Ok(Ok(of_part));
-        };
-        if ended {
-            // Of a past month they show nothing (observed); the rows are known by their UUIDs.
-            let mut of_part = BTreeMap::new();
-            for row in all {
-                let component = row.component.clone();
-                let known = self.ledger(move |ledger| ledger.usage_row(key, &component)).await?;
-                if known.is_some_and(|(known, _)| known == row.uuid) {
-                    of_part.insert(row.component.clone(), plain(row));
-                }
-            }
-            return Ok(Ok(of_part));
-        }
-        let periods = match self.submitter.client.plan_periods(key.resource).await {
-            Ok(periods) => periods,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        let ours = periods.iter().filter(|period| period.uuid == plan_period);
-        let usages: BTreeSet<Uuid> =
-            ours.flat_map(|period| period.components.iter().map(|usage| usage.uuid)).collect();
-        let of_part = all.into_iter().filter(|row| usages.contains(&row.uuid));
-        Ok(Ok(of_part.map(|row| (row.component.clone(), plain(row))).collect()))
-    }
-
     /// Of a month that is over and was cut by a switch of plan, a report that was accepted late, or not read back in time, may
     /// have made its row: the one row of its component that is of no part yet and holds just what was accepted.
     async fn claim_rows(&self, statement: &Statement, rows: &[UsageRow]) -> Result<(), CycleError> {
@@ -560,6 +512,11 @@ impl Cycle {
         };
         Ok(self.ledger(move |ledger| ledger.put_server_fact("dated", verdict, now)).await?)
     }
+}
+
+/// The rows of a statement's month.
+fn of_statement(rows: &Rows, key: StatementKey) -> &[UsageRow] {
+    rows.get(&(key.resource, key.period)).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// Resources of which something is to be sent, or to be learnt.

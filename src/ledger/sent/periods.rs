@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
 use super::amount::{StatementKey, key};
@@ -17,6 +17,9 @@ use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::sql::params;
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
+
+/// What is told later than this after it was measured is no rest of a closing.
+const TOLD_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 
 /// How far a billing period has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -224,8 +227,8 @@ impl Ledger {
         })
     }
 
-    /// Whether something was counted into a component's month after a run, and all of it was used after `from`: the rest that
-    /// every closing leaves, and not a job that was reported late or corrected.
+    /// Whether something was counted into a component's month after a run, and all of it was used after `from` and told soon
+    /// after: the rest that every closing leaves, and not a job that was reported late or corrected.
     pub fn is_all_used_after(
         &self,
         key: StatementKey,
@@ -239,10 +242,11 @@ impl Ledger {
         self.look(|connection| {
             let mut found = false;
             for maker in &meters_of(connection, version, component)?.meters {
-                let first: Option<i64> = connection
+                let (first, waited): (Option<i64>, Option<i64>) = connection
                     .prepare_cached(
-                        "SELECT min(later.begun) FROM (
-                            SELECT CASE WHEN reading.start <> 0 THEN reading.start
+                        "SELECT min(later.begun), max(later.waited) FROM (
+                            SELECT coalesce((SELECT run.at FROM run WHERE run.id = reading.run), reading.at)
+                                - reading.at AS waited, CASE WHEN reading.start <> 0 THEN reading.start
                                 ELSE coalesce((SELECT max(before.at) FROM reading before WHERE
                                     before.series = reading.series AND before.at < reading.at), reading.at) END AS begun
                             FROM placed JOIN reading ON reading.series = placed.series
@@ -252,9 +256,10 @@ impl Ledger {
                     )?
                     .query_row(
                         params![version.id, maker.source, key.resource.to_string(), run, start, end],
-                        |row| row.get(0),
+                        |row| Ok((row.get(0)?, row.get(1)?)),
                     )?;
-                if first.is_some_and(|first| first < micros(from)) {
+                let is_late = waited.is_some_and(|waited| i128::from(waited) > TOLD_WITHIN.as_micros());
+                if is_late || first.is_some_and(|first| first < micros(from)) {
                     return Ok(false);
                 }
                 found |= first.is_some();

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::ledger::books::adjustment::part_of;
 use crate::ledger::books::catalog::{self, KnownPlanPeriod};
-use crate::ledger::books::cuts::plans;
+use crate::ledger::books::cuts::{plan_cuts, plans};
 use crate::ledger::books::unstated::all_of_month;
 use crate::ledger::db::clock::skew;
 use crate::ledger::db::columns::micros;
@@ -28,8 +28,9 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         self.transact(|connection, in_force| {
-            let switched = catalog::put_plan_periods(connection, in_force, resource, periods, look, now)?;
             let uuid = resource.to_string();
+            let before = plan_cuts(connection, &in_force.zone, &uuid)?;
+            let switched = catalog::put_plan_periods(connection, in_force, resource, periods, look, now)?;
             for cut in switched {
                 let period = in_force.zone.period_of(cut);
                 let timeline = plans(connection, &in_force.zone, &uuid)?;
@@ -38,6 +39,12 @@ impl Ledger {
                     continue; // It begins with the month.
                 }
                 let old = part_of(&timeline, period, just_before);
+                let (start, end) = (in_force.zone.start(period), in_force.zone.end(period));
+                if before.iter().any(|known| start < *known && *known < end) {
+                    // The month was split before: each report named its plan period, and is filed under that.
+                    all_of_month(connection, Some(&uuid), &period.to_string())?;
+                    continue;
+                }
                 // The cut is of the server's clock, what was noted when is of ours.
                 let skew = skew(connection)?.map_or(SignedDuration::ZERO, |(skew, _)| skew);
                 let since = cut.saturating_sub(skew).unwrap_or(cut);
