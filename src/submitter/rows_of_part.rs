@@ -245,7 +245,7 @@ impl Cycle {
                 "{:.2} was accepted under no plan period, which is billed nowhere: the last one has ended. {billed:.2} is billed",
                 accepted.amount
             );
-            self.note_of(About::of(key, Some(component)), words).await?;
+            self.note_of(About::of(key, Some(component)), words.clone()).await?;
             let (id, is_billed) = (accepted.id, counts.is_some());
             let amounts = [Amount { component: component.clone(), user: String::new(), amount: billed }];
             self.ledger(move |ledger| match is_billed {
