@@ -185,6 +185,30 @@ fn what_one_command_measures_while_the_database_is_away_is_kept_and_counted_late
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 14.00"]);
 }
 
+/// What one collector can't send now keeps no other from being read.
+#[test]
+fn all_collectors_of_a_host_are_measured_while_the_database_is_away() {
+    let Some(mut server) = Server::start("all collectors while the database is away", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    for name in ["agent.yaml", "hv2.yaml"] {
+        let other = world.collector("other", "other.readings", &cpu_hours_of_a());
+        let text = std::fs::read_to_string(world.path(name)).unwrap();
+        world.write(name, &(text + &other));
+    }
+    write_readings(&world, "hv2", &[hours("1", "3600")]);
+    write_readings(&world, "other", &[hours("2", "1800")]);
+    server.kill();
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(75).tells(&["source (exec)", "other (exec)"]);
+    // What they read then is nowhere else.
+    write_readings(&world, "hv2", &[]);
+    write_readings(&world, "other", &[]);
+    server.restart();
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
+}
+
 /// A configuration of two agents that submit, whose collector is `once`.
 fn configure_once(world: &World, server: &Server) {
     for (name, agent) in [("agent.yaml", "hv1"), ("second.yaml", "hv2")] {
