@@ -61,6 +61,12 @@ impl Part {
         if self.stats.cycles.load(Ordering::Relaxed) == 0 {
             drop(self.ledger.with(|ledger| AsBefore::of(ledger)?.tell(ledger)).await);
         }
+        // An agent that takes over tries for itself what was in vain for the one before.
+        let mut takes_over = agent.settings.ledger.file().is_none()
+            && matches!(self.ledger.with(|ledger| ledger.retry(None)).await, Ok(Some(_)));
+        if takes_over {
+            next = Next { at: planned, closes: false };
+        }
         // Ends with this task.
         let mut registration = JoinSet::new();
         loop {
@@ -73,7 +79,7 @@ impl Part {
             // What closes a month is tried even if the server was left alone: later there is no time any more.
             let ignore_backoff = match woken {
                 WakeReason::Stopped => return,
-                WakeReason::Due => closes,
+                WakeReason::Due => closes || std::mem::take(&mut takes_over),
                 WakeReason::RunNow => true,
             };
             if woken == WakeReason::Due {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::config::clock::SharedClock;
 use crate::ledger::sent::amount::StatementKey;
-use crate::ledger::sent::lock::SubmitLock;
+use crate::ledger::sent::lock::{SubmitLock, this_process};
 use crate::ledger::sent::server::Retry;
 use crate::ledger::{Ledger, LedgerError, SharedLedger};
 use crate::metering::period::{BillingPeriod, BillingZone};
@@ -603,6 +603,10 @@ impl Cycle {
                 let cause_before = before.as_ref().map(pause::Cause::of);
                 let mut retry = backoff::retry(before, &failed, chance, now);
                 retry.words = notes::with_names(ledger, &retry.words)?;
+                if ledger.place().file().is_none() {
+                    // Of several agents: whose token, network and proxy these words are about.
+                    retry.words = format!("{}: {}", this_process(), retry.words);
+                }
                 let (next, cause) = (retry.next, pause::Cause::of(&retry));
                 // One log line a change of state, not one a try (the rest is in the counters).
                 if retry.failures == 1 {
