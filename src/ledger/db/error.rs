@@ -146,6 +146,13 @@ impl LedgerError {
         ))
     }
 
+    pub(in crate::ledger) fn not_own(place: &Place, agent: &str, why: &LedgerError) -> Self {
+        Self::unusable(format!(
+            "agent {agent}: nothing can be appended to the ledger {place}: {why}. A role that only appends is called as its agent \
+             is: CREATE ROLE \"{agent}\" LOGIN; GRANT appender TO \"{agent}\""
+        ))
+    }
+
     pub(in crate::ledger) fn at_work(place: &Place) -> Self {
         Self::passing(format!("another agent is connected to the ledger {place}: stop all of them first"))
     }
