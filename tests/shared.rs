@@ -378,6 +378,7 @@ fn one_source_that_two_hosts_read_is_held_and_told() {
     world.flush().exits(65).says("once: true");
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
     world.agent(&["status"]).exits(65).says("held");
+    world.agent(&["check"]).exits(65).says("`cpu_seconds` of the collector source has come from two hosts");
 }
 
 #[test]

@@ -27,8 +27,14 @@ pub(super) fn check_hosts(setup: &Setup, ledger: &Ledger, found: &mut Findings) 
             ),
         });
     }
+    for words in ledger.same_ids().into_iter().flatten() {
+        found.problem(Exit::Stuck, words);
+    }
     for twice in ledger.duplicate_series(setup.clock.now()).into_iter().flatten() {
         found.warning(twice.to_string());
+    }
+    for moved in ledger.lingering(setup.clock.now()).into_iter().flatten() {
+        found.warning(moved.to_string());
     }
 }
 
