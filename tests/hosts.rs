@@ -518,3 +518,174 @@ fn a_life_that_two_hosts_read_of_one_counter_is_told() {
     };
     world.agent(&["check"]).tells(&[&told("page", "hv3"), &told("group", "hv4")]);
 }
+
+/// `hv2` and `hv3` read a level, which is billed as it was last.
+fn bill_last_levels(world: &World) {
+    let meter = "cpu_hours: { reading: cpu_seconds, factor: 1/3600";
+    for name in ["agent.yaml", "hv2.yaml", "hv3.yaml"] {
+        let text = std::fs::read_to_string(world.path(name)).unwrap();
+        assert!(text.contains(meter), "{text}");
+        let level = "cpu_hours: { reading: cpu_seconds, aggregate: last, factor: 1";
+        world.write(name, &text.replace(meter, level));
+    }
+}
+
+fn disk(value: &str) -> Value {
+    json!({ "name": "cpu_seconds", "kind": "gauge", "value": value, "labels": { "vm": "a" } })
+}
+
+/// A hypervisor died, and its guests were started on another.
+#[test]
+fn levels_of_a_host_that_is_retired_no_longer_count_beside_those_of_the_host_that_has_them_now() {
+    let Some(server) = Server::start("levels of a host that is retired", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    bill_last_levels(&world);
+    for minute in ["00", "05", "10"] {
+        let now = format!("2026-11-10T12:{minute}:00Z");
+        collect_at(&world, "hv2", &now, &[disk("500")]).exits(0);
+        collect_at(&world, "hv3", &now, &[]).exits(0);
+    }
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 500.00"]);
+    for minute in ["15", "20"] {
+        collect_at(&world, "hv3", &format!("2026-11-10T12:{minute}:00Z"), &[disk("500")]).exits(0);
+    }
+    // Whether they are two can't be known: it is told.
+    let both = ["counts for hv2, which looked last at 2026-11-10T12:10:00Z", "for hv3", "agents retire hv2"];
+    world.flush().exits(0).tells(&both);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1000.00"]);
+    world.agent(&["check"]).tells(&both);
+    world.agent(&["explain", A, "cpu_hours"]).exits(0).tells(&["vm=a on hv2", "vm=a on hv3"]);
+    world.agent(&["agents", "retire", "hv2"]).exits(0).says("1 level end");
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 500.00"]);
+    world.agent(&["check"]).exits(0).says_not("counts for hv2");
+    world.agent(&["recount"]).exits(0);
+    // Where it is back, it counts.
+    collect_at(&world, "hv2", "2026-11-10T12:30:00Z", &[disk("20")]).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 520.00"]);
+}
+
+#[test]
+fn levels_of_a_host_that_is_renamed_go_on_under_its_new_name_alone() {
+    let Some(server) = Server::start("levels of a host that is renamed", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    bill_last_levels(&world);
+    for minute in ["00", "05", "10"] {
+        collect_at(&world, "hv2", &format!("2026-11-10T12:{minute}:00Z"), &[disk("500")]).exits(0);
+    }
+    world.flush().exits(0);
+    let text = std::fs::read_to_string(world.path("hv3.yaml")).unwrap();
+    world.write("hv3.yaml", &text.replace("hv3.queue.db", "hv2.queue.db"));
+    for (minute, value) in [("15", "500"), ("20", "510")] {
+        collect_at(&world, "hv3", &format!("2026-11-10T12:{minute}:00Z"), &[disk(value)]).exits(0);
+        world.flush().exits(0);
+        assert_eq!(world.rows(A), [format!("cpu_hours 2026-11 {value}.00")]);
+    }
+    world.now("2026-11-11T12:20:00Z");
+    collect_on(&world, "hv3", &[disk("510")]).exits(0);
+    world.flush().exits(0);
+    world.agent(&["status"]).exits(0).says_not("Host hv2");
+    world.agent(&["recount"]).exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 510.00"]);
+}
+
+/// What was sent is gone from the host after 7 days, and from the ledger with a restore.
+#[test]
+fn what_of_a_host_is_not_billed_is_a_warning_and_stands_in_the_status() {
+    let Some(server) = Server::start("what of a host is not billed", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    send_as(&server, "hv2", ("f", 1), json!({}));
+    send_as(&server, "hv2", ("f", 4), json!({}));
+    world.flush().exits(0).says("WARN 2 runs of the agent hv2 are missing");
+    world.agent(&["status"]).exits(65).says("2 runs of the agent hv2 are missing");
+    // A collector that the agent that submits does not know.
+    server.sql("bill", "DELETE FROM event");
+    world.agent(&["status"]).exits(0);
+    let text = std::fs::read_to_string(world.path("hv3.yaml")).unwrap();
+    world.write("hv3.yaml", &text.replace("  source:\n", "  sauce:\n"));
+    collect_on(&world, "hv3", &[hours("1", "3600")]).exits(0);
+    let told = ["collector sauce of hv3 counts nothing", "`elsewhere: true`"];
+    world.flush().tells(&told).says("WARN");
+    world.agent(&["status"]).exits(65).tells(&told);
+    assert_eq!(world.rows(A), Vec::<String>::new());
+}
+
+/// It failed when it looked last, and looks no more.
+#[test]
+fn a_collector_that_a_host_no_longer_has_does_not_fail_for_ever() {
+    let Some(server) = Server::start("a collector that is taken out", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    let text = std::fs::read_to_string(world.path("hv2.yaml")).unwrap();
+    let other = world.collector("other", "other.readings", &cpu_hours_of_a());
+    for name in ["hv2.yaml", "agent.yaml"] {
+        let text = std::fs::read_to_string(world.path(name)).unwrap();
+        let other = if name == "agent.yaml" {
+            other.replace("    plugin", "    elsewhere: true\n    plugin")
+        } else {
+            other.clone()
+        };
+        world.write(name, &(text + &other));
+    }
+    write_readings(&world, "hv2", &[]);
+    world.write("other.readings", "no JSON\n");
+    world.now("2026-11-10T12:00:00Z");
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(69);
+    world.flush();
+    world.agent(&["status"]).exits(69).says("Host hv2: collector other failed");
+    world.write("hv2.yaml", &text);
+    let known = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", known.split("  other:").next().unwrap());
+    collect_at(&world, "hv2", "2026-11-10T12:05:00Z", &[]).exits(0);
+    world.flush();
+    world.agent(&["status"]).exits(69);
+    collect_at(&world, "hv2", "2026-11-10T14:00:00Z", &[]).exits(0);
+    world.flush().exits(0);
+    world.agent(&["status"]).exits(0).says_not("other failed");
+    world.agent(&["agents", "list"]).exits(0);
+}
+
+/// It was read by a clock that is 200 days ahead once.
+#[test]
+fn a_run_of_a_clock_that_was_ahead_is_not_a_hosts_last_for_months() {
+    let Some(server) = Server::start("a run far ahead", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    let sent = |number: i64, days: i64, outcome: &str| {
+        let at = 1_794_312_000_000_000_i64 + days * 86_400_000_000;
+        let keys = json!({ "at": at, "finished": at, "outcome": outcome, "message": "it failed" });
+        send_as(&server, "hv2", ("f", number), keys);
+    };
+    sent(1, 200, "failed");
+    world.flush();
+    world.agent(&["agents", "list"]).exits(69).says("it failed");
+    sent(2, 0, "ok");
+    world.flush();
+    world.agent(&["agents", "list"]).says_not("it failed");
+}
+
+/// Deltas and totals without ids, as gauges and counters are told.
+#[test]
+fn deltas_without_ids_that_two_hosts_read_of_one_source_are_told() {
+    let Some(server) = Server::start("deltas of one source", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    let delta = |hour: u32, value: &str| {
+        json!({
+            "name": "cpu_seconds", "kind": "delta", "value": value,
+            "start": format!("2026-11-10T{hour:02}:00:00Z"), "end": format!("2026-11-10T{:02}:00:00Z", hour + 1),
+        })
+    };
+    let lines = [delta(6, "1801.5"), delta(7, "1802.5"), delta(8, "1796")];
+    for host in ["hv2", "hv3"] {
+        collect_at(&world, host, "2026-11-10T12:00:00Z", &lines).exits(0);
+    }
+    world.flush().exits(0);
+    world.agent(&["check"]).exits(0).tells(&["reads the same `cpu_seconds` on hv2 and on hv3", "once: true"]);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
+}

@@ -185,6 +185,110 @@ fn what_one_command_measures_while_the_database_is_away_is_kept_and_counted_late
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 14.00"]);
 }
 
+/// What one collector can't send now keeps no other from being read.
+#[test]
+fn all_collectors_of_a_host_are_measured_while_the_database_is_away() {
+    let Some(mut server) = Server::start("all collectors while the database is away", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    for name in ["agent.yaml", "hv2.yaml"] {
+        let other = world.collector("other", "other.readings", &cpu_hours_of_a());
+        let text = std::fs::read_to_string(world.path(name)).unwrap();
+        world.write(name, &(text + &other));
+    }
+    write_readings(&world, "hv2", &[hours("1", "3600")]);
+    write_readings(&world, "other", &[hours("2", "1800")]);
+    server.kill();
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(75).tells(&["source (exec)", "other (exec)"]);
+    // What they read then is nowhere else.
+    write_readings(&world, "hv2", &[]);
+    write_readings(&world, "other", &[]);
+    server.restart();
+    agent_of(&world, "hv2.yaml", &["collect"]).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
+}
+
+/// Nothing would be reported, and nobody would say so.
+#[test]
+fn an_agent_in_shadow_never_takes_the_turn_of_those_that_report() {
+    let Some(server) = Server::start("an agent in shadow", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    world.agent(&["ledger", "init"]).exits(0);
+    configure(&world, "trial.yaml", "hv2", "hv2.readings", &server.url("bill", "usage"));
+    let text = std::fs::read_to_string(world.path("trial.yaml")).unwrap();
+    world.write("trial.yaml", &text.replace("every 1s }\n", "every 1s, report: shadow }\n"));
+    world.write("hv2.readings", "");
+    // Alone it only compares.
+    let trial = daemon_of(&world, "trial.yaml");
+    trial.until_it_says("At work: ");
+    world.readings(&[hours("1", "3600")]);
+    // The one that reports takes its place.
+    let live = world.daemon(&[], &[]);
+    world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
+    trial.until_it_says("one with `report: shadow` would stop them");
+    drop(live);
+    // While that one is away, too.
+    agent_of(&world, "trial.yaml", &["flush"]).exits(78).says("report: shadow");
+    agent_of(&world, "trial.yaml", &["check"]).exits(78).says("report: shadow");
+    assert_eq!(trial.log().matches("At work: ").count(), 1, "{}", trial.log());
+    world.readings(&[hours("1", "3600"), hours("2", "21600")]);
+    let _live = world.daemon(&[], &[]);
+    world.in_time("the next report", || world.rows(A) == ["cpu_hours 2026-11 7.00"]);
+}
+
+/// The last holder's time would not be over for as long as the clock was set back.
+#[test]
+fn a_database_whose_clock_was_set_back_keeps_nobody_from_taking_over() {
+    let Some(server) = Server::start("a clock that was set back", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    let mut first = in_mid_call_with_a_second(&server, &world);
+    first.kill();
+    server.sql("bill", "UPDATE lease SET process = 'there pid:[1] 7 9', until = until + 3600000000");
+    let began = Instant::now();
+    let second = daemon_of(&world, "second.yaml");
+    second.until_it_says("At work: ");
+    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+    world.in_time("the report", || world.rows(A) == ["cpu_hours 2026-11 1.50"]);
+}
+
+/// One host's token, proxy or network is not everybody's.
+#[test]
+fn an_agent_that_can_not_report_lets_another_try() {
+    let Some(server) = Server::start("an agent that can't report", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    world.agent(&["ledger", "init"]).exits(0);
+    let url = server.url("bill", "usage");
+    configure(&world, "refused.yaml", "hv2", "hv2.readings", &url);
+    world.write("hv2.readings", &format!("{}\n", hours("1", "3600")));
+    world.write("refused", "no-such-token");
+    let text = std::fs::read_to_string(world.path("refused.yaml")).unwrap();
+    let token = text.lines().find(|line| line.contains("token")).unwrap().to_owned();
+    let refused = format!("  token_file: {}", world.path("refused").display());
+    world.write("refused.yaml", &text.replace(&token, &refused));
+    let unable = daemon_of(&world, "refused.yaml");
+    world.in_time("the refusal", || unable.log().contains("Reporting is paused"));
+    let able = world.daemon(&[], &[]);
+    able.until_it_says("Standing by: ");
+    world.agent(&["status"]).exits(77).says(&format!("process {} on ", unable.child.id()));
+    // Within a minute, and what the other takes to look.
+    let began = Instant::now();
+    world.in_time("the report of the other", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
+    assert!((30..120).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    unable.until_it_says("another agent waits");
+    unable.until_it_says("Standing by: ");
+}
+
+#[test]
+fn a_pooler_that_gives_each_transaction_another_connection_is_told() {
+    const TEST: &str = "a pooler by the transaction";
+    let Some(server) = Server::start(TEST, &[]) else { return };
+    let Some(pooler) = Pooler::in_mode("transaction", &server, TEST, &["usage"]) else { return };
+    let world = world(&pooler.url("usage"));
+    let told = (0..5).map(|_| world.agent(&["ledger", "init"])).find(|done| done.code != 0);
+    told.unwrap().exits(78).says("pool_mode = session");
+}
+
 /// A configuration of two agents that submit, whose collector is `once`.
 fn configure_once(world: &World, server: &Server) {
     for (name, agent) in [("agent.yaml", "hv1"), ("second.yaml", "hv2")] {
@@ -274,6 +378,7 @@ fn one_source_that_two_hosts_read_is_held_and_told() {
     world.flush().exits(65).says("once: true");
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
     world.agent(&["status"]).exits(65).says("held");
+    world.agent(&["check"]).exits(65).says("`cpu_seconds` of the collector source has come from two hosts");
 }
 
 #[test]

@@ -201,3 +201,30 @@ fn the_rights_of_each_role_are_those_that_are_printed_and_no_more() {
         );
     }
 }
+
+/// `check` tries it, before anything is lost.
+#[test]
+fn a_role_that_may_not_do_what_its_file_wants_is_told_by_check() {
+    let Some(server) = Server::start("roles that may too little", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2"]);
+    let check = |file: &str| agent_of(&world, file, &["check"]);
+    check("hv2.yaml").exits(0).says("agent hv2: appends to the ledger");
+    // Another agent's name, and a role that only reads.
+    configure_host(&world, "hv3", &server.url("bill", "hv2"));
+    check("hv3.yaml").exits(78).says("agent hv3: nothing can be appended").says("GRANT appender");
+    configure_host(&world, "reader", &server.url("bill", "reader"));
+    check("reader.yaml").exits(78).says("agent reader: nothing can be appended");
+    // One for all hosts keeps its checkpoint in the shared ledger.
+    let text = std::fs::read_to_string(world.path("hv2.yaml")).unwrap();
+    world.write("once.yaml", &text.replace("    plugin: exec\n", "    plugin: exec\n    once: true\n"));
+    check("once.yaml").exits(78).says("collector source is `once: true`").says("may not write");
+    // What was granted before an upgrade made a table.
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("submits.yaml", &text.replace("user=usage", "user=submitter"));
+    check("submits.yaml").exits(0).says("agent hv1: appends to the ledger");
+    server.sql("bill", "REVOKE UPDATE ON lease FROM submitter; REVOKE INSERT ON moved FROM submitter");
+    check("submits.yaml").exits(78).says("the role `submitter` may not write moved, lease");
+    // Nothing of it stays.
+    assert_eq!(server.number("bill", "SELECT count(*) FROM inbox"), 0);
+}

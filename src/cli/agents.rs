@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::exit::{Exit, Failed};
-use super::setup::Setup;
+use super::setup::{Setup, count};
 use super::table::table;
 use super::text::{cut, fold, moment, shorten};
 use crate::ledger::views::agents::AgentReport;
@@ -39,12 +39,17 @@ impl Agents {
             AgentsCommand::List { json: true } => list_json(setup, out),
             AgentsCommand::List { json: false } => list(setup, out),
             AgentsCommand::Retire { name } => {
-                if !setup.ledger()?.retire_agent(&name, setup.clock.now())? {
+                let Some(levels) = setup.ledger()?.retire_agent(&name, setup.clock.now())? else {
                     let why = format!("there is no agent `{name}`; `agents list` names them");
                     return Err(Failed::new(Exit::Usage, why));
-                }
+                };
+                let ended = match levels {
+                    0 => String::new(),
+                    levels => format!(" {} end with its last look.", count(levels, "level")),
+                };
                 let words = format!(
-                    "{name} is retired: no alert is raised for it any more, and what it measured stays. If it reports again, it counts again."
+                    "{name} is retired: no alert is raised for it any more, and what it measured stays.{ended} If it reports again, it \
+                     counts again."
                 );
                 writeln!(out, "{}", fold(&words, 2))?;
                 Ok(Exit::Ok)

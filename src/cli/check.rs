@@ -20,14 +20,13 @@ use crate::daemon::health::{LOW_DISK_BYTES, free};
 use crate::daemon::sample::{CollectedRun, Since, collect_once};
 use crate::ledger::books::catalog::KnownResource;
 use crate::ledger::books::ingest::{RunOutcome, Seen};
-use crate::ledger::db::clock::CLOCKS_AGREE;
-use crate::ledger::queue::outbox::Outbox;
 use crate::ledger::{Ledger, SharedLedger};
 use crate::metering::meter::Place;
 use crate::metering::reading::{Kind, Reading};
 use crate::waldur::client::Client;
 
 use findings::{Findings, Mark, tell_failure};
+use hosts::{check_hosts, check_name, check_rights};
 use marketplace::{check_offerings, check_resources, check_time_zone};
 use reports::{MeterSample, Reports};
 use token::{check_token, check_token_files, use_token_of_service};
@@ -35,6 +34,7 @@ use token::{check_token, check_token_files, use_token_of_service};
 mod changes;
 mod doubles;
 mod findings;
+mod hosts;
 mod marketplace;
 mod reports;
 mod token;
@@ -183,6 +183,7 @@ fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) -> bool {
     let place = &setup.settings.ledger;
     if let config::place::Place::Database(database) = place {
         check_name(setup, database, found);
+        check_rights(setup, database, found);
         if !setup.settings.submits {
             return true;
         }
@@ -244,49 +245,6 @@ fn check_room(ledger: &Path, found: &mut Findings) {
             ledger.display()
         )),
         _ => {}
-    }
-}
-
-/// What hosts say that does not fit: other rules, or the same readings.
-fn check_hosts(setup: &Setup, ledger: &Ledger, found: &mut Findings) {
-    for (collector, hosts) in ledger.other_rules().into_iter().flatten() {
-        let named = hosts.iter().take(HOSTS_NAMED).cloned().collect::<Vec<_>>().join(", ");
-        let more = hosts.len().saturating_sub(HOSTS_NAMED);
-        let hosts = if more > 0 { format!("{named} and {more} more") } else { named };
-        found.warning(match setup.rulebook.of(&collector) {
-            Some(_) => format!(
-                "collector {collector}: the file of {hosts} has other rules (`resource`, `user`, `meters`, `ignore`) than this \
-                 one; these count"
-            ),
-            None => format!(
-                "collector {collector} of {hosts} counts nothing: this file does not know it (its rules, with `elsewhere: true`)"
-            ),
-        });
-    }
-    for twice in ledger.duplicate_series(setup.clock.now()).into_iter().flatten() {
-        found.warning(twice.to_string());
-    }
-}
-
-/// So many hosts are named.
-const HOSTS_NAMED: usize = 5;
-
-/// Whether this host may append to the shared ledger, under its own name.
-fn check_name(setup: &Setup, database: &config::place::Database, found: &mut Findings) {
-    // What has no name is told with the file's mistakes.
-    let Ok(agent) = setup.settings.agent_name() else { return };
-    let asked = Outbox::connect(database, &agent, || setup.clock.now());
-    match asked.and_then(|outbox| outbox.last("").map(|_| outbox.skew)) {
-        Ok(skew) => {
-            found.good(format!("agent {agent}: appends to the ledger {}", setup.settings.ledger));
-            if skew.abs() > CLOCKS_AGREE {
-                let apart = span(skew.abs().as_secs());
-                found.warning(format!(
-                    "agent {agent}: the database's clock is {apart} from this host's: set the clock right"
-                ));
-            }
-        }
-        Err(error) => found.problem(Exit::Config, error.to_string()),
     }
 }
 

@@ -59,11 +59,21 @@ impl Collect {
         let recorder = Recorder::of(setup, books.as_ref())?;
         let mut exit = Exit::Ok;
         let mut shown = Vec::new();
+        // Where the shared ledger can't be reached, all are measured and kept here, and then it is told.
+        let mut away: Option<Failed> = None;
         for definition in chosen {
-            let recording = recorder.at(setup, definition)?.map_err(|other| {
-                let why = format!("the collector {} is run by {other}", definition.name);
-                Failed::new(Exit::Pending, why)
-            })?;
+            let recording = match recorder.at(setup, definition) {
+                Ok(Ok(recording)) => recording,
+                Ok(Err(other)) => {
+                    let why = format!("the collector {} is run by {other}", definition.name);
+                    away.get_or_insert(Failed::new(Exit::Pending, why));
+                    continue;
+                }
+                Err(failed) => {
+                    away.get_or_insert(failed);
+                    continue;
+                }
+            };
             let ledger = recording.ledger.clone();
             if let Some(since) = self.since {
                 self.leaves_nothing_out(definition, &ledger, since).await?;
@@ -81,6 +91,7 @@ impl Collect {
             let (dry_run, now) = (self.dry_run, setup.clock.now());
             let name = definition.name.clone();
             let agent = recording.agent.clone();
+            let mut sent = None;
             let before = match &books {
                 Some(books) => {
                     books
@@ -88,18 +99,31 @@ impl Collect {
                             books.append_as(&agent);
                             amounts(books, now)
                         })
-                        .await?
+                        .await
                 }
-                None => Amounts::new(),
+                None => Ok(Amounts::new()),
             };
-            let mut sent = None;
             if recorder.is_shared() && !dry_run {
                 let (recorded, kept) = record(&ledger, run.clone(), more).await?;
-                recorder.send().await?;
                 more = kept;
                 sent = Some(recorded);
             }
-            let (recorded, (after, unknown), more) = match &books {
+            let before = match before {
+                Ok(before) => before,
+                Err(error) if recorder.is_shared() => {
+                    away.get_or_insert(error.into());
+                    Amounts::new()
+                }
+                Err(error) => return Err(error.into()),
+            };
+            // Once: each try may take as long as a server is waited for.
+            if sent.is_some()
+                && away.is_none()
+                && let Err(failed) = recorder.send().await
+            {
+                away = Some(failed);
+            }
+            let (recorded, (after, unknown), more) = match books.as_ref().filter(|_| away.is_none()) {
                 Some(books) => {
                     books
                         .with(move |books| {
@@ -137,7 +161,7 @@ impl Collect {
         if self.json {
             writeln!(out, "{:#}", json!({ "dry_run": self.dry_run, "collectors": shown }))?;
         }
-        Ok(exit)
+        away.map_or(Ok(exit), Err)
     }
 
     /// The run's end becomes the collector's checkpoint: a start after the last one would leave a hole before it.

@@ -26,7 +26,7 @@ use crate::submitter::left::Outstanding;
 use crate::submitter::next_try::NextTry;
 use crate::submitter::pause::{self, Cause};
 use crate::submitter::progress::Progress as Stages;
-use crate::submitter::told::AsBefore;
+use crate::submitter::told::{AsBefore, tell_events};
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
 
@@ -195,6 +195,15 @@ impl Flush {
                 break;
             }
             tokio::time::sleep(rest).await;
+        }
+        if !busy {
+            let now = setup.clock.now();
+            let told = ledger.with(move |ledger| {
+                ledger.log_lingering(now)?;
+                ledger.log_unknown(now)?;
+                tell_events(ledger)
+            });
+            told.await?;
         }
         drop((submitter, progress));
         let (now, collectors) = (setup.clock.now(), setup.collectors());

@@ -12,6 +12,7 @@ use crate::config::place::Place;
 use crate::config::section::Problem;
 use crate::config::settings::{Loaded, Report, Settings};
 use crate::daemon::health::free;
+use crate::ledger::sent::lock::{note_live, refuse_shadow};
 use crate::ledger::{Ledger, Rulebook, SharedLedger};
 use crate::metering::period::BillingZone;
 use crate::submitter::Submitter;
@@ -107,6 +108,14 @@ impl Setup {
     /// Opens the ledger to write, and carries out what changed in the rules.
     pub fn ledger(&self) -> Result<Ledger, Failed> {
         let mut ledger = Ledger::open(&self.settings.ledger, (*self.rulebook).clone())?;
+        if let Place::Database(database) = &self.settings.ledger
+            && self.settings.submits
+        {
+            match self.settings.report {
+                Report::Live => note_live(database)?,
+                Report::Shadow => refuse_shadow(database)?,
+            }
+        }
         if self.settings.submits {
             ledger.apply_rules(self.clock.now())?;
             ledger.measure_database_clock(&self.clock)?;

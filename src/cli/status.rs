@@ -23,6 +23,7 @@ mod collector;
 pub(super) mod entry;
 mod host;
 mod json;
+mod of_hosts;
 mod rows;
 mod trouble;
 mod view;

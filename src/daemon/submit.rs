@@ -15,7 +15,7 @@ use super::told::{Unmatched, count};
 use super::wait::WakeReason;
 use crate::ledger::LedgerErrorKind;
 use crate::submitter::progress::Progress;
-use crate::submitter::told::{AsBefore, tell_changes};
+use crate::submitter::told::{AsBefore, tell_changes, tell_events};
 use crate::submitter::{CycleError, CycleOptions, Submitter};
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
@@ -24,6 +24,8 @@ use crate::waldur::failure::Failure;
 const FOR_COLLECTORS: Duration = Duration::from_secs(10);
 /// A token that was refused is looked at again so often, whether there is another by now.
 const NEW_TOKEN_EVERY: Duration = Duration::from_secs(2);
+/// What hosts no longer say is looked for so often.
+const MOVED_EVERY: SignedDuration = SignedDuration::from_hours(1);
 /// What is to be done again is not done again at once.
 const SOON: SignedDuration = SignedDuration::from_secs(1);
 
@@ -51,6 +53,7 @@ impl Part {
         let mut planned = agent.clock.now();
         let mut next = self.next(&agent.settings.submit).await;
         let mut compacted = Timestamp::MIN;
+        let mut looked = Timestamp::MIN;
         let mut waiting = false;
         // What the ledger said when the last cycle could not go on.
         let mut failing: Option<String> = None;
@@ -60,6 +63,12 @@ impl Part {
         // After a reload it was told. A ledger that can't be read is told of by the cycle.
         if self.stats.cycles.load(Ordering::Relaxed) == 0 {
             drop(self.ledger.with(|ledger| AsBefore::of(ledger)?.tell(ledger)).await);
+        }
+        // An agent that takes over tries for itself what was in vain for the one before.
+        let mut takes_over = agent.settings.ledger.file().is_none()
+            && matches!(self.ledger.with(|ledger| ledger.retry(None)).await, Ok(Some(_)));
+        if takes_over {
+            next = Next { at: planned, closes: false };
         }
         // Ends with this task.
         let mut registration = JoinSet::new();
@@ -73,7 +82,7 @@ impl Part {
             // What closes a month is tried even if the server was left alone: later there is no time any more.
             let ignore_backoff = match woken {
                 WakeReason::Stopped => return,
-                WakeReason::Due => closes,
+                WakeReason::Due => closes || std::mem::take(&mut takes_over),
                 WakeReason::RunNow => true,
             };
             if woken == WakeReason::Due {
@@ -129,6 +138,7 @@ impl Part {
                     failing = Some(words);
                 }
             }
+            self.look_for_moved(&mut looked).await;
             self.compact(&mut compacted).await;
             planned = agent.clock.now();
             next = self.next(&agent.settings.submit).await;
@@ -166,6 +176,23 @@ impl Part {
         let collected = due.wait_for(|due| due.iter().all(|at| *at > now));
         // A collector that takes longer is not waited for.
         let _ = tokio::time::timeout(FOR_COLLECTORS, collected).await;
+    }
+
+    /// Once an hour, looks for what counts for two hosts since it has moved from one to the other.
+    async fn look_for_moved(&self, last: &mut Timestamp) {
+        let now = self.agent.clock.now();
+        if now.duration_since(*last).abs() < MOVED_EVERY {
+            return;
+        }
+        *last = now;
+        let looked = self.ledger.with(move |ledger| {
+            ledger.log_lingering(now)?;
+            ledger.log_unknown(now)?;
+            tell_events(ledger)
+        });
+        if let Err(error) = looked.await {
+            tracing::warn!("What hosts no longer say is not looked for: {error}");
+        }
     }
 
     /// Once a day, puts away the readings of a long past month.

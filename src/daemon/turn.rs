@@ -2,7 +2,7 @@
 //! others go on collecting, and stand by until it is gone. Whoever is followed has written nothing since.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -11,12 +11,20 @@ use super::stats::{LedgerWork, Stats};
 use super::wait::WakeReason;
 use super::{Agent, Part};
 use crate::config::place::{Database, Place};
-use crate::ledger::sent::lock::{Task, TaskLease};
+use crate::config::settings::Report;
+use crate::ledger::sent::lock::{Task, TaskLease, is_awaited, note_live, note_waiting, refuse_shadow};
 use crate::ledger::{Ledger, LedgerError, LedgerErrorKind, SharedLedger};
+use crate::submitter::pause::Cause;
 use crate::submitter::told::tell_events;
 
 /// How often an agent that stands by looks whether it is needed, and one at work whether it still is.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+/// An agent whose token is refused, or that does not reach Waldur, lets another try after so long; each time that is in vain for it
+/// again, after twice as long, so that two that can't report don't take turns all the time.
+const IN_VAIN: Duration = Duration::from_secs(60);
+const IN_VAIN_AT_MOST: Duration = Duration::from_secs(3600);
+/// Whoever waits looks more often than that.
+const STANDS_ASIDE: Duration = Duration::from_secs(5);
 /// How often what hosts have sent is counted, whether or not anything is due to be submitted.
 const COUNTED_EVERY: Duration = Duration::from_secs(5);
 
@@ -24,6 +32,7 @@ impl Part {
     /// Submits whenever it is this agent's turn, for ever.
     pub(super) async fn submit_in_turn(mut self, database: Database) {
         let place = Place::Database(database.clone());
+        let mut patience = IN_VAIN;
         loop {
             let Some(lease) = self.take_task_lease(&database, &Task::Submit).await else { return };
             let books = match self.open_books(&place, lease.number()).await {
@@ -40,17 +49,35 @@ impl Part {
             tracing::info!("At work: this agent counts and submits for the ledger {place}.");
             self.stats.set_books(Some(books.clone()));
             let gone = lease.lost();
+            let mut in_vain = false;
             let submitting = Part { ledger: books.clone(), ..self.clone() }.submit();
+            let is_shadow = self.agent.settings.report == Report::Shadow;
             let stopped = tokio::select! {
                 () = submitting => true,
                 () = count(&books, &self.agent, &self.stats) => false,
                 () = lost(&gone) => false,
+                // Why is told when it tries to take the turn again.
+                () = until_live(&database), if is_shadow => false,
+                () = until_in_vain(&books, &database, &mut patience), if !is_shadow => {
+                    tracing::warn!(
+                        "Waldur does not take what this agent reports, and another agent waits: it may try. This one stands by."
+                    );
+                    in_vain = true;
+                    false
+                }
             };
             self.stats.set_books(None);
             // Where the database does not answer, what was asked last is waited for there.
             std::thread::spawn(move || drop(books));
             if stopped {
                 return;
+            }
+            if in_vain {
+                drop(lease);
+                match self.pause(STANDS_ASIDE).await {
+                    WakeReason::Stopped => return,
+                    _ => continue,
+                }
             }
             tracing::error!(
                 "The turn on the ledger {place} is over: another agent has taken over, or the database does not answer. This one \
@@ -94,14 +121,30 @@ impl Part {
     /// Waits until no other agent has the task; `None`: it is to stop.
     async fn take_task_lease(&mut self, database: &Database, task: &Task) -> Option<TaskLease> {
         let mut said = String::new();
+        let report = self.agent.settings.report;
+        let mut is_noted = false;
         loop {
             let (of, what) = (database.clone(), task.clone());
-            let tried = blocking(move || match TaskLease::try_take(&of, &what)? {
-                Some(lease) => Ok(Ok(lease)),
-                None => Ok(Err(TaskLease::holder(&of, &what))),
+            let tried = blocking(move || {
+                match (&what, report) {
+                    (Task::Submit, Report::Shadow) => refuse_shadow(&of)?,
+                    (Task::Submit, Report::Live) if !is_noted => note_live(&of)?,
+                    _ => {}
+                }
+                match TaskLease::try_take(&of, &what)? {
+                    Some(lease) => Ok(Ok(lease)),
+                    None => {
+                        if (&what, report) == (&Task::Submit, Report::Live) {
+                            note_waiting(&of)?;
+                        }
+                        Ok(Err(TaskLease::holder(&of, &what)))
+                    }
+                }
             });
             let tried = tried.await;
+            is_noted |= tried.is_ok();
             self.stats.note_ledger(LedgerWork::Submit, tried.as_ref().err());
+            let is_wrong = matches!(&tried, Err(error) if error.kind == LedgerErrorKind::Unusable);
             let words = match tried {
                 Ok(Ok(lease)) => return Some(lease),
                 Ok(Err(other)) => match task {
@@ -114,7 +157,10 @@ impl Part {
                 Err(error) => error.to_string(),
             };
             if said != words {
-                tracing::info!("{words}");
+                match is_wrong {
+                    true => tracing::error!("{words}"),
+                    false => tracing::info!("{words}"),
+                }
                 said = words;
             }
             if self.pause(LOOKED_AT_EVERY).await == WakeReason::Stopped {
@@ -136,6 +182,39 @@ impl Part {
             Ok(SharedLedger::new(ledger))
         });
         opened.await
+    }
+}
+
+/// Until others report from the ledger that this agent only compares.
+async fn until_live(database: &Database) {
+    loop {
+        tokio::time::sleep(COUNTED_EVERY).await;
+        let of = database.clone();
+        if let Err(error) = blocking(move || refuse_shadow(&of)).await
+            && error.kind == LedgerErrorKind::Unusable
+        {
+            return;
+        }
+    }
+}
+
+/// Until Waldur has taken nothing from this agent for long, and another waits for its turn.
+async fn until_in_vain(books: &SharedLedger, database: &Database, patience: &mut Duration) {
+    let mut since: Option<Instant> = None;
+    loop {
+        tokio::time::sleep(COUNTED_EVERY).await;
+        match books.with(|ledger| ledger.retry(None)).await {
+            Ok(Some(retry)) if Cause::of(&retry) != Cause::Throttled => {
+                let since = *since.get_or_insert_with(Instant::now);
+                let of = database.clone();
+                if since.elapsed() >= *patience && blocking(move || is_awaited(&of)).await.unwrap_or(false) {
+                    *patience = (2 * *patience).min(IN_VAIN_AT_MOST);
+                    return;
+                }
+            }
+            Ok(_) => (since, *patience) = (None, IN_VAIN),
+            Err(_) => {}
+        }
     }
 }
 

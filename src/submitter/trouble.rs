@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::notes::{self, Note};
 use super::{About, Cycle, CycleError, backoff, pause};
+use crate::ledger::sent::lock::this_process;
 use crate::waldur::failure::Failure;
 
 /// After so many unclear outcomes in a row the server itself is left alone for a while.
@@ -81,6 +82,10 @@ impl Cycle {
                 let cause_before = before.as_ref().map(pause::Cause::of);
                 let mut retry = backoff::retry(before, &failed, chance, now);
                 retry.words = notes::with_names(ledger, &retry.words)?;
+                if ledger.place().file().is_none() {
+                    // Of several agents: whose token, network and proxy these words are about.
+                    retry.words = format!("{}: {}", this_process(), retry.words);
+                }
                 let (next, cause) = (retry.next, pause::Cause::of(&retry));
                 // One log line a change of state, not one a try (the rest is in the counters).
                 if retry.failures == 1 {

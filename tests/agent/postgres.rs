@@ -268,13 +268,18 @@ impl Drop for Pooler {
 impl Pooler {
     /// `None` where PgBouncer is not installed: `test` is left out.
     pub(crate) fn before(server: &Server, test: &str, roles: &[&str]) -> Option<Pooler> {
+        Pooler::in_mode("session", server, test, roles)
+    }
+
+    /// `mode`: for how long a client has one connection of the server's.
+    pub(crate) fn in_mode(mode: &str, server: &Server, test: &str, roles: &[&str]) -> Option<Pooler> {
         let folder = folder();
         let path = folder.path().display();
         let users: String = roles.iter().map(|role| format!("\"{role}\" \"\"\n")).collect();
         std::fs::write(folder.path().join("users"), users).unwrap();
         let configured = format!(
             "[databases]\nbill = host={} dbname=bill\n[pgbouncer]\nlisten_port = 5432\nunix_socket_dir = {path}\n\
-             auth_type = trust\nauth_file = {path}/users\npool_mode = session\n",
+             auth_type = trust\nauth_file = {path}/users\npool_mode = {mode}\n",
             server.folder.path().display()
         );
         let file = folder.path().join("pgbouncer.ini");

@@ -108,6 +108,7 @@ impl Group<'_> {
     /// By series, the largest first; those beyond what is shown are put together, so that it still adds up.
     pub(super) fn series(&self) -> Vec<Line> {
         let common = self.common();
+        let hosts = self.parts.iter().any(|part| part.agent != self.parts[0].agent);
         let mut parts = self.parts.clone();
         parts.sort_by(|a, b| b.amount.cmp(&a.amount));
         let line = |part: &SeriesPart| {
@@ -127,13 +128,18 @@ impl Group<'_> {
                 }
                 Some(_) => {}
             }
+            let name = match (own.is_empty(), common.is_empty()) {
+                (false, _) => own.join(", "),
+                // It is the only one, or another host's of the same labels.
+                (true, false) => common.join(", "),
+                (true, true) => "(no labels)".to_owned(),
+            };
+            let name = match part.agent.as_str() {
+                agent if hosts && !agent.is_empty() => format!("{name} on {agent}"),
+                _ => name,
+            };
             Line {
-                name: match (own.is_empty(), common.is_empty()) {
-                    (false, _) => own.join(", "),
-                    // It is the only one, or another host's of the same labels.
-                    (true, false) => common.join(", "),
-                    (true, true) => "(no labels)".to_owned(),
-                },
+                name,
                 adds: weighed(part, part.quantity.clone()),
                 amount: part.weight.as_ref().map(|_| part.amount.clone()),
                 readings: part.readings.len(),

@@ -27,6 +27,7 @@ impl Shown {
                 })
             })
             .collect();
+        let hosts = self.parts.iter().any(|part| part.agent != self.parts[0].agent);
         let series: Vec<Value> = self
             .parts
             .iter()
@@ -34,6 +35,7 @@ impl Shown {
                 json!({
                     "collector": part.collector, "reading": part.reading, "kind": part.kind.name(), "unit": part.unit,
                     "labels": part.labels, "user": part.user, "measure": part.measure,
+                    "agent": Some(&part.agent).filter(|_| hosts),
                     "quantity": part.quantity.to_string(), "factor": part.factor.to_string(), "factor_as_written": part.factor_as_written,
                     "weight": part.weight.as_ref().map(ToString::to_string), "weighing": part.weighing,
                     "amount": part.amount.to_string(), "resets": part.counted.resets, "gaps": part.counted.gaps,

@@ -188,7 +188,8 @@ fn lines(
 fn readings(out: &mut dyn Write, part: &SeriesPart) -> Result<(), Failed> {
     let labels: Vec<_> = part.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let user = part.user.as_ref().map_or(String::new(), |user| format!(", user {user}"));
-    let of = format!("readings of {} {} {{{}}}{user}", part.collector, part.reading, labels.join(", "));
+    let host = if part.agent.is_empty() { String::new() } else { format!(", on {}", part.agent) };
+    let of = format!("readings of {} {} {{{}}}{host}{user}", part.collector, part.reading, labels.join(", "));
     writeln!(out, "\n{}", fold(&of, 2))?;
     if part.weight.is_none() {
         writeln!(out, "{}", fold(&format!("  which do not count: {}", part.weighing), 4))?;

@@ -166,7 +166,7 @@ pub(super) fn agents(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
     if let Some(left) = lines.len().checked_sub(SHOWN).filter(|left| *left > 0) {
         writeln!(out, "  and {} more: `agents list`", thousands(left))?;
     }
-    Ok(())
+    view.of_hosts.write(out, view.now)
 }
 
 /// What is wrong with a collector, in one sentence.

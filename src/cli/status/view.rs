@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::amount_state::AmountState;
 use super::collector::Collector;
+use super::of_hosts::OfHosts;
 use crate::cli::exit::{Exit, Failed};
 use crate::cli::explain::find;
 use crate::cli::setup::Setup;
@@ -51,6 +52,7 @@ pub(super) struct View {
     pub(super) collectors: Vec<Collector>,
     /// The hosts of a shared ledger.
     pub(super) agents: Vec<AgentReport>,
+    pub(super) of_hosts: OfHosts,
     pub(super) left: Outstanding,
     pub(super) next: NextTry,
     pub(super) held_readings: Vec<Event>,
@@ -107,6 +109,7 @@ impl View {
         }
         collectors.sort_by_key(Collector::severity);
         let agents = ledger.agents()?;
+        let of_hosts = OfHosts::of(ledger, setup)?;
         let left = Outstanding::of(ledger, &setup.collectors())?;
         let server = pause::ServerStatus::of(ledger)?;
         let free = ledger.place().file().and_then(free);
@@ -131,7 +134,8 @@ impl View {
         {
             Exit::Collector
         } else {
-            standing::exit(&left, &server)
+            let exit = standing::exit(&left, &server);
+            if of_hosts.is_not_billed { exit.min(Exit::Stuck) } else { exit }
         };
         let of_daemon = daemon.as_ref().and_then(|daemon| daemon.told.as_ref());
         // What the daemon was told last counts, not what stands in the file meanwhile.
@@ -154,6 +158,7 @@ impl View {
             own: OwnNames::of(ledger)?,
             collectors,
             agents,
+            of_hosts,
             left,
             next: NextTry::of(ledger, now)?,
             held_readings: ledger.held_readings()?,

@@ -93,7 +93,7 @@ pub(super) fn facts(
              another machine. Its counters begin there; what they had counted before is not billed",
             run.collector, run.agent
         );
-        tell(connection, About::default(), EventKind::Readings, &words, run.at)?;
+        tell(connection, About::default(), EventKind::Lost, &words, run.at)?;
     }
     Ok(RunRow::new(last, complete, bearings(doubtful)))
 }

@@ -17,6 +17,7 @@ mod identity;
 pub mod ingest;
 mod known;
 pub(in crate::ledger) mod lines;
+pub mod lingering;
 mod made;
 mod place;
 pub(in crate::ledger) mod quantities;

@@ -1,5 +1,5 @@
-//! Counters and gauges that two agents seem to read of one source. What two hosts measure adds up, as it should; where they
-//! read the same, it is counted twice. Readings with ids tell it by those (`same_ids`), these by what can't be chance: several
+//! Readings without ids that two agents seem to take of one source. What two hosts measure adds up, as it should; where they
+//! read the same, it is counted twice. Those with ids tell it by those (`same_ids`), these by what can't be chance: several
 //! values, or a life (its beginning, or a random id of it), that are the same under the same labels. It holds nothing: it is
 //! a sign, no proof.
 
@@ -50,6 +50,28 @@ impl Ledger {
         self.look(|connection| twice(connection, now))
     }
 
+    /// Collectors of which two agents have sent the same ids, each in a sentence.
+    pub fn same_ids(&self) -> Result<Vec<String>, LedgerError> {
+        let found: Vec<(String, String, String)> = self.look(|connection| {
+            connection
+                .prepare(
+                    "SELECT source.collector, source.name, same_ids.id FROM same_ids
+                     JOIN source ON source.id = same_ids.source WHERE same_ids.source = same_ids.other ORDER BY 1, 2",
+                )?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                .collect()
+        })?;
+        // One that was given another name is mended.
+        let read = found.into_iter().filter(|(collector, ..)| self.rulebook.of(collector).is_some());
+        let words = read.map(|(collector, name, id)| {
+            format!(
+                "`{name}` of the collector {collector} has come from two hosts with the same ids (such as `{id}`): what one source \
+                 has is counted twice. Under a new name with `once: true` one of them reads it"
+            )
+        });
+        Ok(words.collect())
+    }
+
     /// Tells of what two agents seem to read of one source, once each.
     pub fn log_duplicate_series(&mut self, now: Timestamp) -> Result<(), LedgerError> {
         let found = self.duplicate_series(now)?;
@@ -59,7 +81,7 @@ impl Ledger {
         self.transact(|connection, _| {
             for words in found.iter().map(DuplicateSeries::to_string) {
                 if !connection.prepare("SELECT 1 FROM event WHERE words = ?")?.exists([&words])? {
-                    tell(connection, About::default(), EventKind::Readings, &words, now)?;
+                    tell(connection, About::default(), EventKind::Hosts, &words, now)?;
                 }
             }
             Ok(())
@@ -72,14 +94,17 @@ fn twice(connection: &Connection, now: Timestamp) -> sql::Result<Vec<DuplicateSe
     connection
         .prepare(
             "WITH recent AS (
-                SELECT series.source, series.labels, series.agent, reading.value, reading.began, reading.epoch
+                SELECT series.source, series.labels, series.agent, reading.value, reading.began, reading.epoch,
+                       CASE source.kind WHEN 'delta' THEN reading.at ELSE 0 END AS at, reading.start
                 FROM reading JOIN series ON series.id = reading.series JOIN source ON source.id = series.source
-                WHERE reading.at >= ?1 AND reading.value IS NOT NULL AND source.kind IN ('counter', 'gauge')),
+                WHERE reading.at >= ?1 AND reading.value IS NOT NULL AND reading.id = ''),
              same AS (
-                SELECT source, labels, min(agent) AS one, max(agent) AS other FROM recent
-                WHERE length(value) >= ?2 GROUP BY source, labels, value HAVING count(DISTINCT agent) > 1),
+                SELECT source, labels, value, min(agent) AS one, max(agent) AS other FROM recent
+                WHERE length(value) >= ?2 
+                GROUP BY source, labels, value, at, start HAVING count(DISTINCT agent) > 1),
              found AS (
-                SELECT source, labels, one, other FROM same GROUP BY source, labels, one, other HAVING count(*) >= ?3
+                SELECT source, labels, one, other FROM same GROUP BY source, labels, one, other
+                HAVING count(DISTINCT value) >= ?3
                 UNION SELECT source, labels, min(agent), max(agent) FROM recent
                 WHERE began IS NOT NULL GROUP BY source, labels, began HAVING count(DISTINCT agent) > 1
                 UNION SELECT source, labels, min(agent), max(agent) FROM recent

@@ -73,6 +73,10 @@ pub enum LedgerErrorKind {
     Superseded,
 }
 
+/// What to do where each transaction has another connection of the server.
+const POOLED: &str = "is a pooler (PgBouncer) between, whose pool_mode is `transaction` or `statement`? The ledger needs one \
+    connection for a whole session: set `pool_mode = session` for this database, or name the server itself in `ledger:`";
+
 impl LedgerError {
     pub(in crate::ledger) fn newer(place: &Place, version: i64) -> Self {
         Self::unusable(format!(
@@ -130,6 +134,22 @@ impl LedgerError {
              takes the other's place. Name one of them otherwise (`agent:`) and restart it; what waits here is sent under the \
              new name. If this host was installed anew or put back to an earlier state, it is sent once the other has been silent \
              for longer than is usual for it, or after `agents retire {agent}`"
+        ))
+    }
+
+    pub(in crate::ledger) fn is_live(place: &Place, holder: &str) -> Self {
+        Self::unusable(format!(
+            "agents report from the ledger {place} (the last was {holder}), and one with `report: shadow` would stop them: it \
+             does not take its turn. Compare with `diff`, or give the trial a ledger of its own (`ledger copy` into a file). If \
+             nothing is to be reported from this one any more, stop the agents that do, and then in the database: \
+             DELETE FROM lease WHERE name = 'report: live'"
+        ))
+    }
+
+    pub(in crate::ledger) fn not_own(place: &Place, agent: &str, why: &LedgerError) -> Self {
+        Self::unusable(format!(
+            "agent {agent}: nothing can be appended to the ledger {place}: {why}. A role that only appends is called as its agent \
+             is: CREATE ROLE \"{agent}\" LOGIN; GRANT appender TO \"{agent}\""
         ))
     }
 
@@ -230,6 +250,9 @@ impl LedgerError {
                 );
                 Self { kind: LedgerErrorKind::Forbidden, ..refused(&remedy) }
             }
+            // What one transaction has prepared, the next looks for on another connection.
+            "42P05" | "26000" => refused(POOLED),
+            "08P01" if told.message().contains("prepared statement") => refused(POOLED),
             "25006" => passes("the server takes no writes (a standby, or one that is being moved?)"),
             "57014" => passes("it took longer than the server allows"),
             "55P03" => passes("another process writes it for longer than that"),

@@ -26,6 +26,10 @@ pub enum EventKind {
     Amount,
     /// Readings look like earlier ones, were replaced by what was read again, or are of months whose rules do not know them.
     Readings,
+    /// Hosts of a shared ledger are not as they should be: what they measure may be counted twice.
+    Hosts,
+    /// What a host has measured is not billed.
+    Lost,
     /// Another writer, or a person's decision.
     Writer,
     /// Usage was carried to another month, or given up.
@@ -44,6 +48,8 @@ impl EventKind {
             EventKind::Held => "held",
             EventKind::Amount => "amount",
             EventKind::Readings => "readings",
+            EventKind::Hosts => "hosts",
+            EventKind::Lost => "lost",
             EventKind::Writer => "writer",
             EventKind::Moved => "moved",
             EventKind::Closed => "closed",
@@ -69,9 +75,12 @@ impl Event {
         (some(&self.resource), some(&self.component), some(&self.period))
     }
 
-    /// Whether somebody should look: rules and readings that change or hold back what is billed.
+    /// Whether somebody should look: rules and readings that change or hold back what is billed, and hosts that are not as they
+    /// should be.
     pub fn is_warning(&self) -> bool {
-        [EventKind::Rules, EventKind::Held].iter().any(|kind| kind.name() == self.kind)
+        [EventKind::Rules, EventKind::Held, EventKind::Hosts, EventKind::Lost]
+            .iter()
+            .any(|kind| kind.name() == self.kind)
     }
 
     /// As one line of a log; `name`: the resource's.
@@ -179,6 +188,21 @@ impl Ledger {
                 .query_map([], event)?
                 .collect()
         })
+    }
+
+    /// What was told of hosts since then, the latest first, and whether something of it is not billed.
+    pub fn told_of_hosts(&self, since: Timestamp) -> Result<(Vec<Event>, bool), LedgerError> {
+        let events: Vec<Event> = self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT at, resource, period, component, kind, words FROM event
+                     WHERE kind IN ('hosts', 'lost') AND at >= ? ORDER BY id DESC",
+                )?
+                .query_map([micros(since)], event)?
+                .collect()
+        })?;
+        let is_lost = events.iter().any(|event| event.kind == EventKind::Lost.name());
+        Ok((events, is_lost))
     }
 
     /// What happened to a resource's month. What is of all resources is among it; what is of nobody's readings is not:

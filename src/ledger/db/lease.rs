@@ -93,6 +93,33 @@ impl Lease {
     }
 }
 
+/// The row that says that agents report from this ledger; its holder is the last that began to.
+pub(in crate::ledger) const REPORTS: &str = "report: live";
+/// The row that says that an agent would submit and stands by; it lasts for seconds.
+pub(in crate::ledger) const WAITS: &str = "waits";
+
+/// How long one is believed to wait that said so.
+const WAITS_FOR: i64 = 10_000_000;
+
+/// Says this of itself.
+pub(in crate::ledger) fn note(database: &Database, what: &str) -> Result<()> {
+    server::connect(database, Use::Write)?
+        .prepare(&format!(
+            "INSERT INTO lease (name, holder, process, number, until) VALUES (?1, ?2, '', 0, {NOW} + ?3)
+             ON CONFLICT (name) DO UPDATE SET holder = ?2, until = {NOW} + ?3"
+        ))?
+        .execute(params![what, own_name(), WAITS_FOR])
+        .map(drop)
+}
+
+/// Who was the last to say this of itself, and whether that was just now.
+pub(in crate::ledger) fn who(database: &Database, what: &str) -> Result<Option<(String, bool)>> {
+    server::connect(database, Use::Read)?
+        .prepare(&format!("SELECT holder, until > {NOW} FROM lease WHERE name = ?"))?
+        .query_row([what], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         drop(self.stop.take());
@@ -101,7 +128,8 @@ impl Drop for Lease {
     }
 }
 
-/// The number is the time, so that it comes once also where a server takes over that had not heard of the last one.
+/// The number is the time, so that it comes once also where a server takes over that had not heard of the last one. Nobody can
+/// have longer left than a turn lasts: where it looks so, the database's clock was set back.
 fn take(connection: &Connection, name: &str) -> Result<Option<i64>> {
     let own = Process::own();
     let gone = match &own {
@@ -114,7 +142,7 @@ fn take(connection: &Connection, name: &str) -> Result<Option<i64>> {
             "INSERT INTO lease (name, holder, process, number, until) VALUES (?1, ?2, ?3, {NOW}, {NOW} + ?4)
              ON CONFLICT (name) DO UPDATE SET holder = ?2, process = ?3, number = greatest(lease.number + 1, {NOW}),
                  until = {NOW} + ?4
-             WHERE lease.until < {NOW} OR lease.number = ?5
+             WHERE lease.until < {NOW} OR lease.until > {NOW} + 2 * ?4 OR lease.number = ?5
              RETURNING number"
         ))?
         .query_row(params![name, own_name(), process, LASTS, gone], |row| row.get(0))
@@ -149,7 +177,8 @@ fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
-fn own_name() -> String {
+/// This process, for people.
+pub(in crate::ledger) fn own_name() -> String {
     let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default();
     format!("process {} on {host}", std::process::id())
 }

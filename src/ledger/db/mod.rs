@@ -106,6 +106,13 @@ impl Ledger {
         schema.map(Some).map_err(|error| LedgerError::from_sql(place, error))
     }
 
+    /// The tables of a shared ledger that the configured role may not write, though who counts and submits has to.
+    pub fn may_not_write(database: &Database) -> Result<Vec<String>, LedgerError> {
+        let tables =
+            server::connect(database, Use::Read).and_then(|connection| server::may_not_write(&connection));
+        tables.map_err(|error| LedgerError::from_sql(&Place::Database(database.clone()), error))
+    }
+
     /// Copies a whole ledger into one that is made or empty; returns how many rows each table has, on both sides. What the one
     /// agent of a file has measured is this agent's in a database, and the other way round; but for collectors that any agent
     /// may run (`once`), which are nobody's in either.

@@ -87,6 +87,23 @@ pub(super) fn arrived(connection: &Connection) -> sql::Result<i64> {
     connection.query_row("SELECT count(*) FROM inbox WHERE part = 0", [], |row| row.get(0))
 }
 
+/// The tables that this role may not write. Where rows are told apart by whose they are, it has to see all.
+pub(super) fn may_not_write(connection: &Connection) -> sql::Result<Vec<String>> {
+    const ALL: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
+    let all = ALL.map(|right| format!("has_table_privilege(oid, '{right}')")).join(" AND ");
+    let may = format!(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'
+           AND {all}
+           AND (NOT row_security_active(oid) OR EXISTS (SELECT 1 FROM pg_policy
+                WHERE polrelid = pg_class.oid AND polcmd = '*' AND polname <> 'own'
+                  AND (SELECT bool_or(one = 0 OR pg_has_role(one, 'USAGE')) FROM unnest(polroles) one)))"
+    );
+    let may: std::collections::BTreeSet<String> =
+        connection.prepare(&may)?.query_map([], |row| row.get(0))?.collect::<sql::Result<_>>()?;
+    let wanted = schema::tables().chain(["lease", "writer"]);
+    Ok(wanted.filter(|table| !may.contains(*table)).map(str::to_owned).collect())
+}
+
 /// Makes the tables that are not there, in one transaction; of two who try at once one waits.
 pub(super) fn make(connection: &Connection) -> sql::Result<()> {
     // 0x57554147: the mark that a file has, too.

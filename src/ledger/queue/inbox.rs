@@ -6,6 +6,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::levels::{end_levels, former_names};
 use super::packed_run::{INSTANTS, Manifest, check_part};
 use super::{Head, NO_RUN, Spans, insert_end, insert_run, keep_quarantined, part};
 use crate::collectors::{Bearing, Quarantined};
@@ -184,9 +185,12 @@ fn take(connection: &Connection, origin: &Origin, unrecordable: Option<&str>) ->
             "{missing} runs of the agent {agent} are missing: this ledger has lost them, or never had them, and the host no \
              longer keeps them"
         );
-        tell(connection, About::default(), EventKind::Readings, &words, instant(*arrived))?;
+        tell(connection, About::default(), EventKind::Lost, &words, instant(*arrived))?;
     }
     cover.head.skew = cover.head.skew.or_else(|| skew_when_sent(cover.head.at, sent, *arrived));
+    if agent == sender {
+        end_former(connection, agent, cover.head.at, *arrived)?;
+    }
     let run = insert_run(connection, (agent, false, Some((file, *arrived))), &cover.head)?;
     for (number, body) in (1..).zip(bodies) {
         part::insert(connection, (run, number), body)?;
@@ -225,6 +229,19 @@ fn take(connection: &Connection, origin: &Origin, unrecordable: Option<&str>) ->
         .query_row([collector.as_str(), agent], |row| row.get(0))?;
     let earlier = known.is_none_or(|known| since < known);
     Ok(earlier.then(|| (agent.to_owned(), collector.clone(), instant(since))))
+}
+
+/// A host that goes on under another name sees the same things: under the old one their levels end.
+fn end_former(connection: &Connection, agent: &str, at: i64, arrived: i64) -> sql::Result<()> {
+    for former in former_names(connection, agent, arrived)? {
+        let levels = end_levels(connection, &former, at, arrived)?;
+        let words = format!(
+            "{agent} measures where {former} did: {former} is retired, and {levels} of its levels (gauges) end with the first look \
+             of {agent}. If {former} is there still, it is back with its next look"
+        );
+        tell(connection, About::default(), EventKind::Hosts, &words, instant(arrived))?;
+    }
+    Ok(())
 }
 
 /// What is known of a file from which a run comes.
@@ -332,7 +349,7 @@ fn note_second(connection: &Connection, agent: &str, now: i64) -> sql::Result<()
             "two hosts are called {agent}: what the second measures waits there. Name one of them otherwise (`agent:`), unless \
              the host was installed anew or put back"
         );
-        tell(connection, About::default(), EventKind::Readings, &words, instant(now))?;
+        tell(connection, About::default(), EventKind::Hosts, &words, instant(now))?;
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ use crate::config::clock::{SharedClock, Steady};
 use crate::metering::reading::Reading;
 
 pub mod inbox;
+pub(super) mod levels;
 pub mod outbox;
 pub mod own;
 pub mod packed_run;

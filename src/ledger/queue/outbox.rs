@@ -15,7 +15,7 @@ use crate::config::place::{Database, Place};
 use crate::ledger::db::clock::of_database;
 use crate::ledger::db::columns::{instant, micros};
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
-use crate::ledger::db::{LedgerError, connect_to_append};
+use crate::ledger::db::{LedgerError, LedgerErrorKind, connect_to_append};
 
 /// Nothing that a host asks takes long.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
@@ -110,6 +110,27 @@ impl Outbox {
         );
         noted.map_err(|error| LedgerError::from_sql(&self.place, error))?;
         Err(LedgerError::second_host(&self.agent, &self.place))
+    }
+
+    /// Tries whether a run could be sent under this agent's name, and takes it back.
+    pub fn try_to_append(&self) -> Result<(), LedgerError> {
+        let tries = || {
+            self.connection.begin_to_append()?;
+            self.connection.execute(
+                "INSERT INTO inbox (agent, file, number, part, at, body, sent) VALUES (?1, '', ?2, 0, 0, '', 0)
+                 ON CONFLICT (agent, file, number, part) DO NOTHING",
+                params![self.agent, NO_RUN],
+            )
+        };
+        let tried: sql::Result<usize> = tries();
+        drop(self.connection.roll_back());
+        let tried = tried.map_err(|error| LedgerError::from_sql(&self.place, error));
+        match tried {
+            Err(error) if error.kind == LedgerErrorKind::Forbidden => {
+                Err(LedgerError::not_own(&self.place, &self.agent, &error))
+            }
+            tried => tried.map(drop),
+        }
     }
 
     /// Sends a run of this file; again, if it has arrived already, changes nothing.

@@ -22,7 +22,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::config::clock::SharedClock;
 use crate::config::place::{Database, Place};
 use crate::ledger::db::columns::{instant, micros};
-use crate::ledger::db::lease::Lease;
+use crate::ledger::db::lease::{self, Lease};
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::db::{InForce, Ledger, LedgerError};
 
@@ -115,6 +115,40 @@ impl TaskLease {
     pub fn lost(&self) -> Arc<AtomicBool> {
         self.0.lost()
     }
+}
+
+/// Notes that an agent reports from this ledger: from then on none with `report: shadow` takes its turn.
+pub fn note_live(database: &Database) -> Result<(), LedgerError> {
+    lease::note(database, lease::REPORTS).map_err(in_database(database))
+}
+
+/// An agent that only compares has no turn at a ledger that others report from: their months would wait for nothing.
+pub fn refuse_shadow(database: &Database) -> Result<(), LedgerError> {
+    match lease::who(database, lease::REPORTS).map_err(in_database(database))? {
+        Some((holder, _)) => Err(LedgerError::is_live(&Place::Database(database.clone()), &holder)),
+        None => Ok(()),
+    }
+}
+
+/// Notes that this agent would submit if another did not.
+pub fn note_waiting(database: &Database) -> Result<(), LedgerError> {
+    lease::note(database, lease::WAITS).map_err(in_database(database))
+}
+
+/// Whether another agent would submit if this one did not.
+pub fn is_awaited(database: &Database) -> Result<bool, LedgerError> {
+    let waits = lease::who(database, lease::WAITS).map_err(in_database(database))?;
+    Ok(waits.is_some_and(|(_, is_now)| is_now))
+}
+
+/// This process as others know it, for people.
+pub fn this_process() -> String {
+    lease::own_name()
+}
+
+fn in_database(database: &Database) -> impl FnOnce(sql::Error) -> LedgerError {
+    let place = Place::Database(database.clone());
+    move |error| LedgerError::from_sql(&place, error)
 }
 
 impl Ledger {

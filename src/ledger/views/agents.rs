@@ -7,9 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::ledger::db::clock::{CLOCKS_AGREE, of_counting};
 use crate::ledger::db::columns::{instant, micros};
+use crate::ledger::db::event::{About, EventKind, tell, tell_if_new};
 use crate::ledger::db::rules::digest;
 use crate::ledger::db::sql::params;
 use crate::ledger::db::{Ledger, LedgerError};
+use crate::ledger::queue::levels::end_levels;
 
 /// An agent is away after so long, or three times its usual distance where that is longer.
 const AWAY: SignedDuration = SignedDuration::from_mins(15);
@@ -69,6 +71,13 @@ impl LastRun {
     }
 }
 
+/// Whether an agent that looked at `looked` has not run a collector for so much longer than is usual (`gap`, in microseconds) that
+/// it was taken out of its file.
+fn is_gone(looked: Timestamp, last_run: Timestamp, gap: Option<i64>) -> bool {
+    let usual = gap.map_or(AWAY_IF_NEW, SignedDuration::from_micros).max(AWAY_IF_NEW);
+    looked.duration_since(last_run) > usual
+}
+
 impl Ledger {
     /// The last looks that did not fail of all collectors of agents that are not retired, and are counted.
     pub fn looks(&self) -> Result<Vec<LastRun>, LedgerError> {
@@ -79,7 +88,7 @@ impl Ledger {
                  JOIN run ON run.id = (
                     SELECT last.id FROM run last WHERE last.collector = collector.name AND last.agent = collector.agent
                         AND last.outcome <> 'failed' AND last.counted = 1
-                    ORDER BY last.at DESC, last.id DESC LIMIT 1)
+                    ORDER BY last.id DESC LIMIT 1)
                  WHERE collector.agent <> ''
                    AND collector.agent NOT IN ({RETIRED})
                  ORDER BY collector.agent, collector.name"
@@ -140,10 +149,10 @@ impl Ledger {
                 }
             }
             let mut query = connection.prepare_cached(
-                "SELECT collector.agent, name, outcome = 'failed', message, max_gap FROM collector
+                "SELECT collector.agent, name, outcome = 'failed', message, max_gap, run.at FROM collector
                  JOIN run ON run.id = (
                     SELECT last.id FROM run last WHERE last.collector = name AND last.agent = collector.agent
-                    ORDER BY last.at DESC, last.id DESC LIMIT 1)
+                    ORDER BY last.id DESC LIMIT 1)
                  WHERE collector.agent <> '' ORDER BY collector.agent, name",
             )?;
             let mut rows = query.query([])?;
@@ -151,10 +160,12 @@ impl Ledger {
             while let Some(row) = rows.next()? {
                 let name: String = row.get(0)?;
                 let Some(agent) = agents.get_mut(&name) else { continue };
-                if row.get::<_, bool>(2)? {
+                let gap = row.get::<_, Option<i64>>(4)?;
+                let is_gone = is_gone(agent.looked, instant(row.get(5)?), gap);
+                if row.get::<_, bool>(2)? && !is_gone {
                     agent.failing.push((row.get(1)?, row.get::<_, Option<String>>(3)?.unwrap_or_default()));
                 }
-                if let Some(gap) = row.get::<_, Option<i64>>(4)? {
+                if let Some(gap) = gap.filter(|_| !is_gone) {
                     usual.entry(name).and_modify(|least| *least = gap.min(*least)).or_insert(gap);
                 }
             }
@@ -188,15 +199,79 @@ impl Ledger {
         })
     }
 
-    /// No longer tells of an agent that is gone for good; what it measured stays. It is back when something comes of it. False:
-    /// there is none of this name.
-    pub fn retire_agent(&mut self, name: &str, now: Timestamp) -> Result<bool, LedgerError> {
+    /// Tells of collectors of hosts that the file of the agent that submits does not have: nothing of them is billed. Once each.
+    pub fn log_unknown(&mut self, now: Timestamp) -> Result<(), LedgerError> {
+        let unknown = self.unknown_collectors()?;
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        self.transact(|connection, _| {
+            let kind = EventKind::Hosts;
+            for (collector, words) in unknown {
+                let mark = format!("the collector {collector} of ");
+                tell_if_new(connection, About::default(), (kind, &mark), &words, now)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Collectors that hosts still run and the rules of this ledger's reader do not know, each with a sentence.
+    pub fn unknown_collectors(&self) -> Result<Vec<(String, String)>, LedgerError> {
+        let mut hosts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(&format!(
+                "SELECT collector.name, collector.agent, run.at, run.max_gap,
+                        (SELECT max(agent.at) FROM agent WHERE agent.name = collector.agent)
+                 FROM collector JOIN run ON run.id = (
+                    SELECT last.id FROM run last WHERE last.collector = collector.name AND last.agent = collector.agent
+                    ORDER BY last.id DESC LIMIT 1)
+                 WHERE collector.agent <> '' AND collector.agent NOT IN ({RETIRED}) ORDER BY 1, 2"
+            ))?;
+            let mut rows = query.query([])?;
+            while let Some(row) = rows.next()? {
+                let name: String = row.get(0)?;
+                let looked = row.get::<_, Option<i64>>(4)?.map(instant);
+                let (at, gap) = (instant(row.get(2)?), row.get::<_, Option<i64>>(3)?);
+                let is_gone = looked.is_none_or(|looked| is_gone(looked, at, gap));
+                if !is_gone && !name.is_empty() && self.rulebook.of(&name).is_none() {
+                    hosts.entry(name).or_default().push(row.get(1)?);
+                }
+            }
+            Ok(())
+        })?;
+        let words = hosts.into_iter().map(|(collector, hosts)| {
+            let more = hosts.len().saturating_sub(1);
+            let first = hosts.into_iter().next().unwrap_or_default();
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let words = format!(
+                "the collector {collector} of {first}{more} counts nothing: the file of the agent that submits does not have it (its \
+                 rules, with `elsewhere: true`)"
+            );
+            (collector, words)
+        });
+        Ok(words.collect())
+    }
+
+    /// No longer tells of an agent that is gone for good; what it measured stays, and its levels end with its last look. It is back
+    /// when something comes of it. Returns how many levels end; `None`: there is no agent of this name.
+    pub fn retire_agent(&mut self, name: &str, now: Timestamp) -> Result<Option<usize>, LedgerError> {
         self.transact(|connection, _| {
             let changed = connection.execute(
                 "UPDATE agent SET retired = ?2, second = NULL WHERE name = ?1",
                 params![name, micros(now)],
             )?;
-            Ok(changed > 0 && !name.is_empty())
+            if changed == 0 || name.is_empty() {
+                return Ok(None);
+            }
+            let levels = end_levels(connection, name, i64::MIN, micros(now))?;
+            if levels > 0 {
+                let words = format!(
+                    "{name} is retired: {levels} of its levels (gauges) end with its last look, and no longer count beside what \
+                     other hosts measure"
+                );
+                tell(connection, About::default(), EventKind::Hosts, &words, now)?;
+            }
+            Ok(Some(levels))
         })
     }
 }

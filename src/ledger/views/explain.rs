@@ -32,6 +32,8 @@ pub struct SeriesPart {
     pub kind: Kind,
     pub unit: Option<String>,
     pub labels: BTreeMap<String, String>,
+    /// Which host of a shared ledger measured it; empty where that is none's.
+    pub agent: String,
     pub user: Option<String>,
     pub measure: String,
     pub counting: Measure,
@@ -91,7 +93,7 @@ impl Ledger {
             for maker in &meters_of(connection, version, component)?.meters {
                 let mut query = connection.prepare_cached(
                     "SELECT series.id, placed.target, source.collector, source.name, source.kind, source.unit,
-                            series.labels, placed.username
+                            series.labels, placed.username, series.agent
                      FROM placed JOIN series ON series.id = placed.series JOIN source ON source.id = series.source
                      WHERE placed.rules = ?1 AND placed.source = ?2 AND (?4 IS NULL OR placed.username = ?4)
                        AND placed.target IN (SELECT target FROM target_resource WHERE resource = ?3)
@@ -126,6 +128,7 @@ impl Ledger {
                         kind,
                         unit: row.get(5)?,
                         labels: by_label,
+                        agent: row.get(8)?,
                         user: row.get(7)?,
                         measure: measure.name().into_owned(),
                         counting: measure,

@@ -60,7 +60,7 @@ impl Store<'_> {
                 named(&self.run.agent),
                 row.id
             );
-            tell(self.connection, About::default(), EventKind::Readings, &words, self.run.finished)?;
+            tell(self.connection, About::default(), EventKind::Hosts, &words, self.run.finished)?;
         }
         Ok(())
     }
