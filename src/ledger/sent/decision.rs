@@ -226,13 +226,11 @@ fn decide(
     Ok(decided)
 }
 
-/// The components of a resource that such a decision is about, and what the server holds of them, or a limit refused. Each
-/// part of a month has a number of its own.
-fn undecided(
-    connection: &Connection,
-    resource: &str,
-    decision: Decision,
-) -> sql::Result<Vec<(StatementKey, String, Subject, Option<Decimal>)>> {
+/// A component that is to be decided about: where it is, why, and what the server holds of it, or a limit refused.
+type Undecided = (StatementKey, String, Subject, Option<Decimal>);
+
+/// The components of a resource that such a decision is about. Each part of a month has a number of its own.
+fn undecided(connection: &Connection, resource: &str, decision: Decision) -> sql::Result<Vec<Undecided>> {
     let mut found = Vec::new();
     let mut query = connection.prepare_cached(
         "SELECT resource, period, part, component, reason, amount FROM blocked WHERE resource = ?1 AND username = ''
