@@ -192,8 +192,13 @@ pid=$(property MainPID)
 expect "the process' user" "$(inside stat -c %U "/proc/$pid")" waldur-usage-agent
 inside systemctl kill --signal=USR1 waldur-usage-agent.service
 wait_for "it reports" '*"usage":"7.00"*' state
-agreed() { inside env CREDENTIALS_DIRECTORY=/etc/waldur-usage-agent waldur-usage-agent status --json | grep -m1 -o agreed; }
-wait_for "and knows what Waldur holds" agreed agreed
+# How many resources agree, and what Waldur holds of the first.
+agreed() {
+    inside env CREDENTIALS_DIRECTORY=/etc/waldur-usage-agent waldur-usage-agent status --json --all | tr -d ' \n' |
+        grep -o '"agreed":[0-9]*\|"waldur_holds":"[0-9.]*"' | head -n 2 | tr '\n' ' '
+}
+both='"agreed":1 "waldur_holds":"7.00" '
+wait_for "and knows what Waldur holds" "$both" agreed
 
 # Both kinds of package, while the service runs.
 upgrade() { # by this command
@@ -204,7 +209,7 @@ upgrade() { # by this command
     wait_for "the new version is ready" active property ActiveState
     [ "$(property MainPID)" != "$pid" ] || fail "the old process goes on after: $*"
     expect "the ledger after the upgrade" "$(inside stat -L -c '%i %U %a' /var/lib/waldur-usage-agent/ledger.db)" "$ledger"
-    expect "what Waldur holds after the upgrade" "$(agreed)" agreed
+    expect "what Waldur holds after the upgrade" "$(agreed)" "$both"
 }
 upgrade dpkg_ --install "/packages/$(basename "$new")"
 expect "the token after the upgrade" "$(inside cat /etc/waldur-usage-agent/token)" sandbox-token
@@ -215,7 +220,7 @@ inside test -s /etc/waldur-usage-agent/agent.yaml || fail "the removal took the 
 inside test -s /var/lib/waldur-usage-agent/ledger.db || fail "the removal took the ledger"
 dpkg_ --install "/packages/$(basename "$new")"
 inside systemctl enable --quiet --now waldur-usage-agent.service || fail "it does not start again"
-expect "what Waldur holds after an installation over an old ledger" "$(agreed)" agreed
+expect "what Waldur holds after an installation over an old ledger" "$(agreed)" "$both"
 dpkg_ --purge waldur-usage-agent
 inside test ! -e /etc/waldur-usage-agent || fail "the purge left the configuration and its token"
 inside test -s /var/lib/waldur-usage-agent/ledger.db || fail "the purge took the ledger"
