@@ -133,7 +133,7 @@ impl Ledger {
         for (place, connection) in [(from, &source), (to, &target)] {
             if let Place::Database(_) = place {
                 check_version(connection, place)?;
-                if server::others(connection).map_err(wrap(place))? > 0 {
+                if server::are_others_at_work(connection).map_err(wrap(place))? {
                     return Err(LedgerError::at_work(place));
                 }
             }

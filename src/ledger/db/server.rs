@@ -72,8 +72,24 @@ pub(super) fn schema(connection: &Connection) -> sql::Result<String> {
     connection.query_row("SELECT quote_ident(current_schema())", [], |row| row.get(0))
 }
 
-/// How many other connections there are of agents that may take the turn, of whatever role: those of hosts only append.
-pub(super) fn others(connection: &Connection) -> sql::Result<i64> {
+/// Whether others are at work that may take the turn, of whatever role: those of hosts only append. A connection that was
+/// closed is there for a moment more, also one of this very command.
+pub(super) fn are_others_at_work(connection: &Connection) -> sql::Result<bool> {
+    for _ in 0..LOOKS_FOR_OTHERS {
+        if others(connection)? == 0 {
+            return Ok(false);
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
+    Ok(true)
+}
+
+/// Five seconds in all.
+const LOOKS_FOR_OTHERS: u32 = 50;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
+/// How many connections of such agents there are beside this one.
+fn others(connection: &Connection) -> sql::Result<i64> {
     connection.query_row(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
          AND application_name = 'waldur-usage-agent' AND has_table_privilege(usesysid, 'lease', 'UPDATE')",
