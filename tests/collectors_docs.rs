@@ -62,3 +62,17 @@ fn every_reading_that_is_offered_is_on_the_page() {
         }
     }
 }
+
+#[test]
+fn every_page_says_what_is_done_with_odd_input() {
+    for plugin in PLUGINS {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/collectors/{}.md", plugin.name));
+        let text = std::fs::read_to_string(path).unwrap();
+        let (_, odd) =
+            text.split_once("\n## Odd ").unwrap_or_else(|| panic!("{}: no such section", plugin.name));
+        let odd = odd.split("\n## ").next().unwrap();
+        let rule = "One odd thing costs only what it could bear on.";
+        assert!(odd.contains(rule), "{}", plugin.name);
+        assert!(odd.lines().filter(|line| line.starts_with("| ")).count() > 4, "{}", plugin.name);
+    }
+}

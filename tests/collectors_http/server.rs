@@ -32,6 +32,14 @@ pub struct Server {
 
 impl Server {
     pub fn start(answer: impl Fn(&Heard) -> Said + Send + 'static) -> Server {
+        Server::of_bytes(move |heard| {
+            let (status, headers, body) = answer(heard);
+            (status, headers, body.into_bytes())
+        })
+    }
+
+    /// The body is what bytes it is; headers that name a content type have it in place of JSON's.
+    pub fn of_bytes(answer: impl Fn(&Heard) -> (&'static str, String, Vec<u8>) + Send + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let heard = Arc::new(Mutex::new(Vec::new()));
@@ -43,11 +51,12 @@ impl Server {
                 let (status, headers, body) = answer(&asked);
                 noted.lock().unwrap().push(asked);
                 let length = body.len();
-                let kind = "Content-Type: application/json; charset=utf-8\r\n";
+                let json = "Content-Type: application/json; charset=utf-8\r\n";
+                let kind = if headers.contains("Content-Type: ") { "" } else { json };
                 let head = format!(
                     "HTTP/1.1 {status}\r\nConnection: close\r\n{kind}Content-Length: {length}\r\n{headers}\r\n"
                 );
-                let _ = stream.write_all((head + &body).as_bytes());
+                let _ = stream.write_all(&[head.as_bytes(), &body].concat());
             }
         });
         Server { address, heard }

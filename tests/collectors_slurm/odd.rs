@@ -381,6 +381,30 @@ async fn a_job_that_is_never_mended_is_given_up_after_sixty_days_and_told() {
     assert!(gone.problems[0].text.contains("slurmdbd no longer knows them"), "{gone:?}");
 }
 
+/// So many are remembered; those with the lowest numbers make room.
+#[tokio::test]
+async fn more_jobs_than_are_remembered_are_given_up_and_told() {
+    let bad = |numbers: std::ops::RangeInclusive<u32>| -> String {
+        numbers.map(|number| with(number, 60, "3600", "cpu=x")).collect()
+    };
+    let site = Site::new(&format!("{HEADER}{}{}", job(1, 60), bad(2..=10_001)));
+    let full = look(&site, None, NOW).await.unwrap();
+    assert_eq!(used(&full), ["1 cpu_seconds 7200"]);
+    // A thousand are shown, and how many more there are.
+    assert!(reasons(&full)[1000].contains("9000"), "{:?}", full.quarantined.last());
+    assert_eq!(full.problems, []);
+    let site = Site::new(&format!("{HEADER}{}{}", job(1, 60), bad(2..=10_003)));
+    let over = look(&site, None, NOW).await.unwrap();
+    assert_eq!(used(&over), ["1 cpu_seconds 7200"]);
+    let told: Vec<&str> = over.problems.iter().map(|problem| problem.text.as_str()).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].starts_with("jobs that could not be read are given up and not billed: 2, 3."),
+        "{told:?}"
+    );
+    assert!(told[0].contains("or there were more than 10000;"), "{told:?}");
+}
+
 /// What ended before the agent took over is another's to bill, whatever number it has.
 #[tokio::test]
 async fn a_number_that_was_given_out_before_brings_nothing_old() {
