@@ -124,6 +124,39 @@ fn collect_shows_readings_and_the_amounts_they_make_and_a_dry_run_keeps_nothing(
 }
 
 #[test]
+fn a_dry_run_counts_what_waits_in_the_queue_before_it_and_keeps_nothing_of_that_either() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    let hour = |id: &str, start: &str, end: &str| {
+        job(
+            "cpu_seconds",
+            id,
+            &format!("2026-11-05T{start}:00Z"),
+            &format!("2026-11-05T{end}:00Z"),
+            "3600",
+            &[],
+        )
+    };
+    // Of three hours that were read and committed nothing is counted: the agent dies before.
+    world.readings(&[hour("1", "00:00", "01:00"), hour("2", "01:00", "02:00"), hour("3", "02:00", "03:00")]);
+    let mut command = world.command(&["collect"]);
+    let dead = command.env("WALDUR_USAGE_AGENT_FAIL_POINT", "before a count is committed").output().unwrap();
+    Done::from(dead).exits(137);
+    // Two more hours are seen now.
+    world.readings(&[hour("4", "03:00", "04:00"), hour("5", "04:00", "05:00")]);
+    for _ in 0..2 {
+        let tried = world.agent(&["collect", "--dry-run", "--json"]).exits(0).json();
+        let source = &tried["collectors"][0];
+        assert_eq!(source["new"], 2);
+        assert_eq!(source["changes"][0]["after"], json!({ "amount": "5", "posted": "5.00" }));
+    }
+    // What waited is counted once, and what a rehearsal saw is not kept.
+    world.readings(&[]);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
+}
+
+#[test]
 fn check_json_lists_findings_and_sends_nothing() {
     let world = World::new(CURRENT);
     world.configure(&cpu_hours_by_user());

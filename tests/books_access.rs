@@ -217,7 +217,10 @@ fn over_the_years_limit(component: &str) {
     let done = jobs(&world, "2026-11-10T13:00:00Z", &used("60")).exits(65);
     done.names_a().tells(&[component, "45.00", "60.00", "100"]);
     assert_eq!(world.rows(A), [format!("{component} 2026-11 45.00")]);
-    world.agent(&["parked", "list"]).exits(65).tells(&["45.00", "60.00", "100", "overwrite"]);
+    let parked = world.agent(&["parked", "list"]).exits(65);
+    parked
+        .tells(&["45.00", "60.00", "100", "overwrite"])
+        .says("The server counts the 45.00 that it holds already and this amount together");
     let before = totals(&world, A, 0).len();
     jobs(&world, "2026-11-10T14:00:00Z", &used("60")).exits(65);
     assert_eq!(totals(&world, A, 0).len(), before, "it is not tried again and again");
@@ -228,9 +231,17 @@ fn over_the_years_limit(component: &str) {
     let calls = totals(&world, A, 0);
     let sent: Vec<&str> =
         calls[before..].iter().map(|call| call.body["usages"][0]["amount"].as_str().unwrap()).collect();
-    let lowered: rust_decimal::Decimal = sent[0].parse().unwrap();
-    assert!(lowered <= rust_decimal::Decimal::from(40), "lowered first: {sent:?}");
-    assert_eq!(sent.last(), Some(&"60.00"), "{sent:?}");
+    assert_eq!(sent, ["0.00", "60.00"]);
+    // Between them the row is read: it is raised only when it is known to be lowered.
+    let (lowering, raising) = (calls[before].n, calls[before + 1].n);
+    let between = world.requests_since(lowering + 1);
+    let is_read = |call: &Request| {
+        call.n < raising
+            && call.method == "GET"
+            && call.path.starts_with("/api/marketplace-component-usages/")
+            && call.status == 200
+    };
+    assert!(between.iter().any(is_read), "{between:#?}");
 }
 
 #[test]

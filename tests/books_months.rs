@@ -70,6 +70,24 @@ fn minutes_that_the_closing_itself_leaves_are_shown_and_are_no_alarm() {
     assert!(["1.00", "1.33"].iter().any(|left| parked.all().contains(left)), "{parked:#?}");
 }
 
+#[test]
+fn five_minutes_are_what_a_closing_may_leave() {
+    for api in BOTH {
+        for (from, is_alarm) in [("11-30T23:56", false), ("11-30T23:54", true)] {
+            let world = start(api, "2026-11-30T23:00:00Z", "late: hold");
+            jobs(&world, "2026-11-30T23:00:00Z", &[ten()]).exits(0);
+            // Used up to the month's end, and told ten minutes after it.
+            let last = hours("2", from, "12-01T00:00", "0.40");
+            let done = jobs(&world, "2026-12-01T00:10:00Z", &[ten(), last]);
+            done.exits(if is_alarm { 65 } else { 0 });
+            assert_eq!(world.rows(A), ["cpu 2026-11 10.00"], "{api} {from}");
+            let (code, reason) = if is_alarm { (65, "period_ended") } else { (0, "closing_rest") };
+            world.agent(&["status"]).exits(code);
+            world.agent(&["parked", "list"]).exits(code).tells(&["0.40", reason]).names_a();
+        }
+    }
+}
+
 /// 1,000 h of the month's last four minutes that are told two days later: no closing left those.
 #[test]
 fn what_is_told_long_after_a_months_end_is_an_alarm_and_no_rest_of_its_closing() {
@@ -135,10 +153,52 @@ fn shares_of_the_last_total_are_completed_after_the_end_and_then_the_month_is_cl
         jobs(&world, "2026-12-01T00:10:00Z", &all).exits(75);
         november(&world).says_not("closed");
         world.no_faults();
-        jobs(&world, "2026-12-01T01:10:00Z", &all).exits(0);
+        // It dies as soon as the last of the shares is accepted: that alone closes nothing.
+        world.now("2026-12-01T01:10:00Z");
+        world.flush_killed_at("after shares are acknowledged").exits(137);
+        assert_eq!(world.shares(A), ["alice cpu 2026-11 12.01", "bob cpu 2026-11 5.00"], "{api}");
+        november(&world).says_not("closed");
+        let mark = world.mark();
+        jobs(&world, "2026-12-01T02:10:00Z", &all).exits(0);
+        // They were read back, and none was written again.
+        assert!(read_shares(&world, mark), "{api}");
+        assert_eq!(world.posts_since(mark).len(), 0, "{api}");
+        november(&world).exits(0).says("closed");
         assert_eq!(world.rows(A), ["cpu 2026-11 17.01"], "{api}");
         assert_eq!(world.shares(A), ["alice cpu 2026-11 12.01", "bob cpu 2026-11 5.00"], "{api}");
-        jobs(&world, "2026-12-01T02:10:00Z", &all).exits(0);
+    }
+}
+
+/// Whether users' shares were asked for, and shown, since the n-th request.
+fn read_shares(world: &World, since: u64) -> bool {
+    let is_read = |call: &Request| {
+        call.method == "GET"
+            && call.path.starts_with("/api/marketplace-component-user-usages/")
+            && call.status == 200
+    };
+    world.requests_since(since).iter().any(is_read)
+}
+
+#[test]
+fn completed_shares_that_can_not_be_read_back_leave_the_month_open() {
+    for api in BOTH {
+        let world = start(api, "2026-11-30T12:00:00Z", "late: hold");
+        jobs(&world, "2026-11-30T12:00:00Z", &[ten()]).exits(0);
+        world.fault(
+            json!({ "match": { "path": "set_user_usage" }, "when": "before", "action": { "status": 503 } }),
+        );
+        let all = [ten(), hours("2", "11-30T13:00", "11-30T15:00", "2")];
+        jobs(&world, "2026-11-30T23:40:00Z", &all).exits(75);
+        assert_eq!(world.shares(A), ["alice cpu 2026-11 10.00"], "{api}");
+        world.no_faults();
+        world.now("2026-12-01T01:10:00Z");
+        world.flush_killed_at("after shares are acknowledged").exits(137);
+        assert_eq!(world.shares(A), ["alice cpu 2026-11 12.00"], "{api}");
+        world.fault(json!({ "match": { "method": "GET", "path": "user-usages" }, "when": "before", "action": { "status": 503 } }));
+        jobs(&world, "2026-12-01T02:10:00Z", &all).names_a().tells(&["503"]);
+        november(&world).says_not("closed");
+        world.no_faults();
+        jobs(&world, "2026-12-01T03:10:00Z", &all).exits(0);
         november(&world).exits(0).says("closed");
     }
 }

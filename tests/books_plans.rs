@@ -422,10 +422,26 @@ fn unbilled(plan_periods: Value) {
             jobs(&world, "2026-11-10T14:00:00Z", &[five, other]).exits(0);
             assert_eq!(world.billed(A), ["cpu 2026-11 5.00"]);
         } else {
-            // The report of another resource shows which kind of Waldur it is.
+            // The report of another resource shows which kind of Waldur it is: until then it is not known whether a row
+            // would be billed.
+            done.exits(65).names_a().tells(&["cpu", "plan period"]);
+            assert_eq!(world.rows(A), [""; 0]);
+            assert_eq!(world.rows(B), ["cpu 2026-11 1.00"]);
+            let mark = world.mark();
             jobs(&world, "2026-11-10T13:00:00Z", &[five, other]).exits(0);
             assert_eq!(world.rows(A), ["cpu 2026-11 5.00"]);
             assert_eq!(world.billed(A), ["cpu 2026-11 5.00"]);
+            // One call, and its row is read back.
+            let calls = totals(&world, A, mark);
+            assert_eq!(calls.len(), 1, "{calls:#?}");
+            let after = world.requests_since(calls[0].n + 1);
+            let is_read = |call: &&Request| {
+                call.method == "GET"
+                    && call.path.starts_with("/api/marketplace-component-usages/?")
+                    && call.path.contains("2026-11-01")
+                    && call.status == 200
+            };
+            assert!(after.iter().any(|call| is_read(&call)), "{after:#?}");
         }
     }
 }

@@ -144,14 +144,26 @@ fn a_component_that_is_dropped_is_held_until_a_person_decides() {
     });
 }
 
-/// The usage goes to project B from now on; it is still on A's bill.
+/// The usage goes to project B from now on; it is still on A's bill. Project C has a collector of its own.
 #[track_caller]
-fn moved(books: &Books, keys: String) {
-    books.rules(&[("source", keys)]);
+fn moved(books: &Books, new_keys: String) {
+    let own = ("other", keys(CPU));
+    let job = |id: &str, start, end, amount| on("project-c", "bob", id, start, end, amount);
+    let (one, two) =
+        (job("c1", "11-06T00:00", "11-06T01:00", "1"), job("c2", "11-09T13:00", "11-09T15:00", "2"));
+    books.rules(&[("source", keys(CPU)), own.clone()]);
+    lines(&books.world, "other", std::slice::from_ref(&one));
+    books.at("2026-11-09T12:30:00Z", &[]).exits(0);
+    books.november(C, &["cpu 1.00"]);
+    books.rules(&[("source", new_keys), own]);
+    lines(&books.world, "other", &[one, two]);
     let done = books.at(CHANGE, &[]).exits(65);
     done.tells(&["cpu", "5.00", "Project B"]).names_a();
     books.november(A, &["cpu 5.00"]);
     books.november(B, &[]);
+    // What the change does not concern goes on.
+    books.november(C, &["cpu 3.00"]);
+    books.november_shares(C, &["bob cpu 3.00"]);
     books.october_stands("12.00");
     books.world.agent(&["resolve", A, B, "overwrite"]).exits(0).tells(&["5.00", "0.00"]);
     books.at("2026-11-11T12:00:00Z", &[]).exits(0);
@@ -161,6 +173,7 @@ fn moved(books: &Books, keys: String) {
     books.november_shares(B, &["alice cpu 5.00"]);
     books.the_late_hour_is_one_hour(&["cpu 0.00"], &["cpu 1.00"]);
     books.november(B, &["cpu 5.00"]);
+    books.november(C, &["cpu 3.00"]);
     assert_eq!(books.month(B, "2026-10"), [""; 0]);
 }
 

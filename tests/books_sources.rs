@@ -44,9 +44,14 @@ fn a_counter_that_falls_by_one_counts_on_from_its_old_level() {
         let before = held_hours(&world);
         at(5, "1000000360");
         at(10, "1000000359").names_a().tells(&["1000000360", "1000000359"]);
-        at(15, "1000000720").exits(0);
-        // 360 s before the fall, and 360 s beyond the level before it: 0.20 h.
+        // +360 from where it fell to: 359 s beyond the level before the fall.
+        at(15, "1000000719").exits(0);
+        // With the 360 s before it 719 s, which is 0.1997 h.
         assert_eq!(held_hours(&world) - before, rust_decimal::Decimal::new(20, 2), "{api} {life}");
+        if life == &json!({}) {
+            assert_eq!(world.rows(A), ["cpu 2026-11 0.20"], "{api}");
+            assert_eq!(world.shares(A), ["alice cpu 2026-11 0.20"], "{api}");
+        }
         world.agent(&["recount"]).exits(0);
     }
 }
@@ -234,8 +239,14 @@ fn ids_that_change_their_form_are_told_as_a_jump() {
         // The source keeps its history and tells each job again, under another id.
         lines(&world, "source", &jobs("cluster-"));
         world.now("2026-11-10T13:00:00Z");
-        world.agent(&["check"]).names_a().tells(&["cpu", "5.00", "10.00"]);
-        world.flush().names_a().tells(&["cpu", "5.00", "10.00"]);
+        world.agent(&["check"]).exits(0).names_a().tells(&["cpu", "5.00", "10.00"]);
+        let done = world.flush().exits(0).names_a();
+        done.says("5 of 5 new readings of the collector source say what earlier ones said under other ids")
+            .says("the same usage is counted twice")
+            .line_with(&["cpu", "grows from 5.00 to 10.00"]);
+        assert_eq!(world.rows(A), ["cpu 2026-11 10.00"], "{api}");
+        let told = world.agent(&["explain", A, "cpu"]).exits(0);
+        told.says("grows from 5.00 to 10.00");
     }
 }
 

@@ -303,6 +303,25 @@ fn two_hosts_that_overwrite_each_other_do_it_once_a_period_and_then_hold() {
             world.flush().exits(0);
             assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api} {now}");
         }
+        // In December each has its time once more, and no more than once.
+        lines(&world, "source", &[hours("3", "12-02T00:00", "12-02T06:00", "6")]);
+        lines(&world, "second", &[hours("4", "12-03T00:00", "12-03T04:00", "4")]);
+        let december =
+            || -> Vec<String> { world.rows(A).into_iter().filter(|row| row.contains("2026-12")).collect() };
+        world.now("2026-12-05T12:00:00Z");
+        world.flush().exits(0);
+        assert_eq!(december(), ["cpu 2026-12 6.00"], "{api}");
+        world.now("2026-12-05T13:05:00Z");
+        other().tells(&["6.00", "4.00"]);
+        assert_eq!(december(), ["cpu 2026-12 4.00"], "{api}");
+        world.now("2026-12-05T14:10:00Z");
+        world.flush().exits(0).tells(&["4.00", "6.00"]);
+        assert_eq!(december(), ["cpu 2026-12 6.00"], "{api}");
+        for now in ["2026-12-05T15:15:00Z", "2026-12-20T12:00:00Z"] {
+            world.now(now);
+            other().exits(65);
+            assert_eq!(december(), ["cpu 2026-12 6.00"], "{api} {now}");
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use waldur_usage_agent::config::clock::{Clock, ManualClock};
 use waldur_usage_agent::ledger::books::ingest::Run;
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
 use waldur_usage_agent::metering::period::BillingZone;
-use waldur_usage_agent::metering::reading::{Kind, Reading};
+use waldur_usage_agent::metering::reading::{Kind, Reading, Span};
 use waldur_usage_agent::submitter::{CycleOptions, CycleReport, Submitter};
 
 use in_process::{Sandbox, at};
@@ -412,6 +412,40 @@ async fn one_report_of_a_new_month_is_read_back_before_the_others_follow() {
     assert!(world.blocks().await.iter().any(|block| block.ends_with("wrong_month")));
 }
 
+/// The verdict on November's beginning says nothing of December's end, where the server may file reports rightly.
+#[tokio::test]
+async fn a_verdict_on_one_months_beginning_does_not_hold_what_is_reported_at_the_next_months_end() {
+    let world = World::new("2026-10-31T22:00:00Z", &["--timezone", "America/New_York"]).await;
+    let resources = many(&world, 2).await;
+    let all = |value: i64| resources.iter().map(|r| (r.as_str(), "cpu", "", value)).collect::<Vec<_>>();
+    world.see("2026-10-31T22:00:00Z", &all(0)).await;
+    world.see("2026-10-31T23:00:00Z", &all(500)).await;
+    world.cycle().await;
+    world.see("2026-11-01T00:15:00Z", &all(500)).await;
+    world.see("2026-11-01T00:30:00Z", &all(501)).await;
+    world.cycle().await;
+    world.cycle().await;
+    assert_eq!(world.blocks().await, ["2026-10 cpu_hours conflict", "2026-11 cpu_hours wrong_month"]);
+    let mut good = String::new();
+    for resource in &resources {
+        if one(&world.held(resource).await, "2026-10 cpu_hours") == "500.00" {
+            good.clone_from(resource);
+        }
+    }
+    // Ten a day from 15 November on: 155 of them are November's.
+    for (now, value, month, amount) in [
+        ("2026-11-15T12:00:00Z", 601, "2026-11", "101.00"),
+        ("2026-12-15T12:00:00Z", 901, "2026-12", "145.00"),
+        ("2026-12-31T12:00:00Z", 951, "2026-12", "195.00"),
+    ] {
+        world.see(now, &all(value)).await;
+        world.cycle().await;
+        assert_eq!(one(&world.held(&good).await, &format!("{month} cpu_hours")), amount, "{now}");
+        let misfiled = "2026-11 cpu_hours wrong_month".to_owned();
+        assert!(world.blocks().await.contains(&misfiled), "nobody has decided about it: {now}");
+    }
+}
+
 /// The row that shares go to is remembered; after a plan switch that nobody has seen yet it is the old plan's.
 #[tokio::test]
 async fn after_an_unseen_plan_switch_shares_stand_on_the_rows_of_their_plans() {
@@ -437,4 +471,40 @@ async fn after_an_unseen_plan_switch_shares_stand_on_the_rows_of_their_plans() {
         shares.iter().map(|share| format!("{} {:.2}", share.username, share.usage)).collect();
     shares.sort();
     assert_eq!(shares, ["alice 100.00", "alice 90.00"]);
+}
+
+/// A job of A's between these instants, and when it is told; whether that is all the rest of November's closing.
+#[track_caller]
+fn left_by_the_closing(start: &str, end: &str, told: &str) -> bool {
+    let folder = in_process::folder();
+    let mut ledger = Ledger::open(engine::place(folder.path()), rulebook(ONE)).unwrap();
+    ledger.apply_rules(Timestamp::UNIX_EPOCH).unwrap();
+    let job = |id: &str, start: &str, end: &str| Reading {
+        id: Some(id.to_owned()),
+        span: Span::Interval { start: at(start), end: at(end) },
+        ..Reading::new("cpu", Kind::Delta, 4.into(), at(end)).label("r", A)
+    };
+    let first = job("1", "2026-11-20T00:00:00Z", "2026-11-20T01:00:00Z");
+    ledger.record(Run::seen("c", at("2026-11-30T23:00:00Z"), vec![first])).unwrap();
+    ledger.state(at("2026-11-30T23:00:00Z")).unwrap();
+    let reported = ledger.statements(Some("2026-11".parse().unwrap())).unwrap().pop().unwrap();
+    ledger.record(Run::seen("c", at(told), vec![job("2", start, end)])).unwrap();
+    let from = at("2026-11-30T23:55:00Z");
+    ledger.is_all_used_after(reported.key, "cpu_hours", reported.counted, from).unwrap()
+}
+
+#[test]
+fn what_a_closing_leaves_was_used_in_the_last_five_minutes_and_told_within_an_hour() {
+    let end = "2026-12-01T00:00:00Z";
+    assert!(left_by_the_closing("2026-11-30T23:56:00Z", end, "2026-12-01T00:10:00Z"));
+    assert!(left_by_the_closing("2026-11-30T23:55:00Z", end, "2026-12-01T00:10:00Z"));
+    assert!(!left_by_the_closing("2026-11-30T23:54:59Z", end, "2026-12-01T00:10:00Z"));
+    // It goes on into December.
+    assert!(left_by_the_closing("2026-11-30T23:56:00Z", "2026-12-01T00:36:00Z", "2026-12-01T00:50:00Z"));
+    assert!(!left_by_the_closing("2026-11-30T23:54:00Z", "2026-12-01T00:36:00Z", "2026-12-01T00:50:00Z"));
+    // Told an hour after its end, and later.
+    assert!(left_by_the_closing("2026-11-30T23:56:00Z", end, "2026-12-01T01:00:00Z"));
+    assert!(!left_by_the_closing("2026-11-30T23:56:00Z", end, "2026-12-01T01:00:01Z"));
+    // Nothing of it is November's.
+    assert!(!left_by_the_closing(end, "2026-12-01T00:05:00Z", "2026-12-01T00:10:00Z"));
 }

@@ -68,6 +68,8 @@ pub(super) struct State {
     pub(super) answered: bool,
     /// Components of calls that were refused for a limit: each goes alone from here on.
     pub(super) limited: BTreeSet<(Uuid, String)>,
+    /// Statements of which a component was lowered for its limit in this wave.
+    pub(super) lowered: BTreeSet<StatementKey>,
     /// Components whose amount a limit refused after they were lowered for it: what goes back, and the refusal.
     pub(super) put_back: BTreeMap<(StatementKey, String), (Decimal, String)>,
     /// How long calls take.

@@ -63,7 +63,17 @@ impl Cycle {
             self.conclude_accepted().await?;
             crate::fail_point("after totals are acknowledged");
             due = std::mem::take(&mut self.state().again).into_iter().collect();
+            self.read_lowered(&mut due).await?;
         }
+        Ok(())
+    }
+
+    /// What was lowered for its limit is raised only when its row shows that it is: one that can't be read waits.
+    async fn read_lowered(&self, due: &mut Vec<StatementKey>) -> Result<(), CycleError> {
+        let lowered = std::mem::take(&mut self.state().lowered);
+        let lowered: Vec<StatementKey> = due.iter().filter(|key| lowered.contains(key)).copied().collect();
+        let unread = self.read_and_settle(&lowered).await?;
+        due.retain(|key| !unread.contains(key));
         Ok(())
     }
 
@@ -180,6 +190,9 @@ impl Cycle {
                 continue;
             }
             let lowered = self.lowers_first(statement.key, component, entry).await?;
+            if lowered {
+                self.state().lowered.insert(statement.key);
+            }
             usages.push((component.clone(), if lowered { Decimal::ZERO } else { amount }));
         }
         if usages.is_empty() { Ok(None) } else { self.with_options(statement.key, usages).await.map(Some) }
