@@ -192,12 +192,12 @@ pid=$(property MainPID)
 expect "the process' user" "$(inside stat -c %U "/proc/$pid")" waldur-usage-agent
 inside systemctl kill --signal=USR1 waldur-usage-agent.service
 wait_for "it reports" '*"usage":"7.00"*' state
-# How many resources agree, and what Waldur holds of the first.
+# What Waldur holds of the first resource, and how many agree.
 agreed() {
     inside env CREDENTIALS_DIRECTORY=/etc/waldur-usage-agent waldur-usage-agent status --json --all | tr -d ' \n' |
-        grep -o '"agreed":[0-9]*\|"waldur_holds":"[0-9.]*"' | head -n 2 | tr '\n' ' '
+        grep -o '"agreed":[0-9]*\|"waldur_holds":"[0-9.]*"' | head -n 2 | tr -d '\n'
 }
-both='"agreed":1 "waldur_holds":"7.00" '
+both='"waldur_holds":"7.00""agreed":1'
 wait_for "and knows what Waldur holds" "$both" agreed
 
 # Both kinds of package, while the service runs.

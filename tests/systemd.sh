@@ -145,7 +145,8 @@ of_homes() { inside journalctl --no-pager -o json -u waldur-usage-agent.service 
 wait_for "the journal finds a line of the unit by what it is about" '*"MESSAGE":"Collectorhomes*' of_homes
 
 inside systemctl reload waldur-usage-agent.service || fail "it does not reload"
-expect "state after the reload" "$(property ActiveState)" active
+# It says itself when it is done, which is after the command that asked for it.
+wait_for "it is active after the reload" active property ActiveState
 expect "process after the reload" "$(property MainPID)" "$pid"
 
 drop_in waldur-usage-agent directories.conf <systemd/directories.conf
