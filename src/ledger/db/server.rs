@@ -74,6 +74,10 @@ pub(super) fn schema(connection: &Connection) -> sql::Result<String> {
 
 /// Whether others are at work that may take the turn, of whatever role: those of hosts only append. A connection that was
 /// closed is there for a moment more, also one of this very command.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "on the ledger's own thread, or of a command that does nothing else"
+)]
 pub(super) fn are_others_at_work(connection: &Connection) -> sql::Result<bool> {
     for _ in 0..LOOKS_FOR_OTHERS {
         if others(connection)? == 0 {
