@@ -29,6 +29,7 @@ use crate::submitter::progress::Progress as Stages;
 use crate::submitter::told::{AsBefore, tell_events};
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
+use crate::wire::numbers::count_many;
 
 /// Report what is pending now, and wait for the outcome.
 ///
@@ -364,10 +365,7 @@ async fn show_sent(out: &mut dyn Write, ledger: &SharedLedger, since: Since) -> 
     if numbers_sent > sent.len() {
         writeln!(out, "... and {} more (--json has all)", thousands(numbers_sent - sent.len()))?;
     }
-    let plural = |number: usize, what: &str| {
-        format!("{} {what}{}", thousands(number), if number == 1 { "" } else { "s" })
-    };
-    writeln!(out, "Sent {} of {}.", plural(numbers_sent, "amount"), plural(resources, "resource"))?;
+    writeln!(out, "Sent {} of {}.", count_many(numbers_sent, "amount"), count_many(resources, "resource"))?;
     Ok(())
 }
 

@@ -19,6 +19,7 @@ use crate::submitter::Submitter;
 use crate::submitter::progress::Progress;
 use crate::submitter::told::tell_events;
 use crate::waldur::client::Client;
+pub use crate::wire::numbers::count;
 
 /// All parts, made of a file without mistakes.
 #[derive(Debug, Clone)]
@@ -188,9 +189,4 @@ impl Setup {
     pub fn withhold(&self) -> Vec<String> {
         secret_env(self.settings.token_env(), &self.definitions)
     }
-}
-
-/// "1 mistake", "3 mistakes".
-pub fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

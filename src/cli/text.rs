@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::metering::exact::Exact;
+pub(super) use crate::wire::numbers::thousands;
 use crate::wire::words::unseen;
 
 /// What everything is made for.
@@ -149,19 +150,6 @@ pub(super) fn span(seconds: i64) -> String {
 pub(super) fn seconds(at: Timestamp) -> String {
     let at = at.to_zoned(TimeZone::UTC);
     format!("{} {:02}:{:02}:{:02}Z", at.date(), at.hour(), at.minute(), at.second())
-}
-
-/// `12,000`
-pub(super) fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// A decimal, rounded where it never ends or is too long to be read.

@@ -20,11 +20,11 @@ use crate::config::settings::{Report, Settings};
 use crate::ledger::{Ledger, Rulebook, SharedLedger};
 use crate::submitter::told::tell_events;
 use crate::waldur::client::Client;
+use crate::wire::numbers::count;
 
 use forward::Forwarder;
 use instance::Instance;
 use stats::Stats;
-use told::count;
 
 mod collect;
 mod due;

@@ -11,7 +11,7 @@ use super::Part;
 use super::due::Next;
 use super::registration;
 use super::stats::LedgerWork;
-use super::told::{Unmatched, count};
+use super::told::Unmatched;
 use super::wait::WakeReason;
 use crate::ledger::LedgerErrorKind;
 use crate::submitter::progress::Progress;
@@ -19,6 +19,7 @@ use crate::submitter::told::{AsBefore, tell_changes, tell_events};
 use crate::submitter::{CycleError, CycleOptions, Submitter};
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
+use crate::wire::numbers::count;
 
 /// Submitting waits so long for what is due to be collected at the same instant.
 const FOR_COLLECTORS: Duration = Duration::from_secs(10);

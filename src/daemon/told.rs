@@ -7,6 +7,7 @@ use crate::collectors::Quarantined;
 use crate::ledger::books::ingest::Recorded;
 use crate::ledger::views::report::{UnassignedSeries, Why};
 use crate::submitter::left::UNMATCHED_REMEDY;
+use crate::wire::numbers::count;
 
 /// So many causes of one fault, and lines of one run, are told one by one.
 const MOST: usize = 20;
@@ -104,11 +105,6 @@ impl Unmatched {
         }
         self.0 = now;
     }
-}
-
-/// "1 collector", "3 collectors".
-pub(super) fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{About, Cycle};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
+use crate::wire::numbers::count_many;
 
 /// Up to so many of one cause have a line each; of more, so many are named.
 const NAMED: usize = 3;
@@ -124,28 +125,15 @@ fn many(first: &Note, others: &[&Note], rest: &str) -> String {
     let resources: BTreeSet<_> = others.iter().map(|note| note.resource).chain([first.resource]).collect();
     let (number, resources) = (others.len() + 1, resources.len());
     let heading = match first.component {
-        Some(_) => format!("{} of {}", count(number, "amount"), count(resources, "resource")),
+        Some(_) => format!("{} of {}", count_many(number, "amount"), count_many(resources, "resource")),
         None if number > resources => {
-            format!("{} of {}", count(number, "month"), count(resources, "resource"))
+            format!("{} of {}", count_many(number, "month"), count_many(resources, "resource"))
         }
-        None => count(resources, "resource"),
+        None => count_many(resources, "resource"),
     };
     let named: Vec<String> = others.iter().take(NAMED - 1).map(|note| note.place()).collect();
     let and = format!(" Then {}; the rest: `{rest}`.", named.join("; "));
     format!("{heading}, first {}", first.text(&and))
-}
-
-/// `1 amount`, `2,000 amounts`.
-pub(super) fn count(number: usize, what: &str) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    format!("{grouped} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// What words say whatever the resource and its numbers are.

@@ -8,7 +8,7 @@ use tracing::Level;
 use tracing::field::display;
 use uuid::Uuid;
 
-use super::notes::{self, Note, count};
+use super::notes::{self, Note};
 use super::reason::waits;
 use super::{About, Cycle};
 use crate::ledger::db::event::Event;
@@ -17,6 +17,7 @@ use crate::ledger::sent::blocked::Blocked;
 use crate::ledger::sent::statement::Statement;
 use crate::ledger::{Ledger, LedgerError, SharedLedger};
 use crate::waldur::report::ComponentAmount;
+use crate::wire::numbers::count_many;
 
 /// So many bills are told of one by one in a cycle; what `export` and `status` show need not be in the log as well.
 const TOLD: usize = 20;
@@ -158,7 +159,7 @@ impl AsBefore {
         }
         let told = numbers.into_iter().filter(|(_, number)| *number > 0);
         let told: Vec<String> =
-            told.map(|(state, number)| format!("{} {state}", count(number, "amount"))).collect();
+            told.map(|(state, number)| format!("{} {state}", count_many(number, "amount"))).collect();
         if !told.is_empty() {
             tracing::warn!("{} as before: `status`", told.join(", "));
         }

@@ -1,11 +1,12 @@
 //! The agent's parts in the test's own process: a ledger, a clock that stands still until it is set, and a submitter, for a
 //! server that the test has started.
 #![allow(dead_code, unreachable_pub, reason = "not every test needs all of it")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
-use std::io::{BufRead, BufReader};
+#[path = "../sandbox/server.rs"]
+mod server;
+
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -18,6 +19,8 @@ use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::submitter::{Late, OnConflict, Report, Submitter};
 use waldur_usage_agent::waldur::client::Client;
+
+use server::Server;
 
 pub fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -72,29 +75,15 @@ pub fn submitter(settings: &WaldurSettings, clock: &Arc<ManualClock>, ledger: Le
 
 /// The sandbox as a process, until it is dropped.
 pub struct Sandbox {
-    process: Child,
+    _process: Server,
     pub url: String,
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
 }
 
 impl Sandbox {
     pub fn start(arguments: &[&str]) -> Sandbox {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_waldur-sandbox"))
-            .args(["--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").unwrap().to_owned();
-        Sandbox { process, url }
+        let process = Server::launch(arguments);
+        let url = format!("http://{}", process.address);
+        Sandbox { _process: process, url }
     }
 
     /// Once an agent's own client is there, which says what does its TLS.
