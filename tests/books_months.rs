@@ -195,7 +195,12 @@ fn completed_shares_that_can_not_be_read_back_leave_the_month_open() {
         world.flush_killed_at("after shares are acknowledged").exits(137);
         assert_eq!(world.shares(A), ["alice cpu 2026-11 12.00"], "{api}");
         world.fault(json!({ "match": { "method": "GET", "path": "user-usages" }, "when": "before", "action": { "status": 503 } }));
-        jobs(&world, "2026-12-01T02:10:00Z", &all).names_a().tells(&["503"]);
+        // Nothing is to be sent, and the month can't be closed: that is pending, and told by name until it can be.
+        for now in ["2026-12-01T02:10:00Z", "2026-12-01T02:20:00Z"] {
+            let done = jobs(&world, now, &all).exits(75);
+            world.with_status(done).names_a().tells(&["503"]);
+            world.agent(&["status"]).exits(75).line_with(&["Project A", "tried again"]);
+        }
         november(&world).says_not("closed");
         world.no_faults();
         jobs(&world, "2026-12-01T03:10:00Z", &all).exits(0);

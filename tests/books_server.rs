@@ -47,6 +47,60 @@ fn a_list_of_resources_that_fails_stops_nothing_of_what_is_known() {
     }
 }
 
+/// Rows are read by the page or by the resource, whichever is less; and where a listing fails, by the resource.
+#[test]
+fn rows_and_shares_are_read_by_the_page_or_by_the_resource_whichever_is_less() {
+    let world = start(CURRENT, NOON);
+    let projects: Vec<(String, String)> = (10..15)
+        .map(|n| (format!("5e2f0000-0000-4000-8000-0000000000{n}"), format!("project-{n}")))
+        .collect();
+    for (uuid, project) in &projects {
+        let spec = json!({ "uuid": uuid, "name": project, "backend_id": project, "offering": "Cluster" });
+        world.post("resources", spec);
+    }
+    let used = |hours: &str| -> Vec<Value> {
+        projects.iter().map(|(_, of)| on(of, "alice", of, "11-05T00:00", "11-05T05:00", hours)).collect()
+    };
+    // Lists of rows and of shares since then: by the offering, and by the resource.
+    let lists = |since: u64| {
+        let calls = world.requests_since(since);
+        let of = |list: &str, by: &str| {
+            calls.iter().filter(|call| call.path.starts_with(list) && call.path.contains(by)).count()
+        };
+        ["component-usages/", "component-user-usages/"].map(|list| {
+            let list = &format!("/api/marketplace-{list}?");
+            (of(list, "offering_uuid="), of(list, "resource_uuid="))
+        })
+    };
+    jobs(&world, NOON, &used("5")).exits(0);
+    // One of five has changed: two reads of its own rows. A listing of five resources' rows is no more than that of one.
+    let mut one_more = used("5");
+    one_more.push(on("project-10", "alice", "more", "11-06T00:00", "11-06T01:00", "1"));
+    let mark = world.mark();
+    jobs(&world, "2026-11-10T12:10:00Z", &one_more).exits(0);
+    assert_eq!(lists(mark), [(0, 2), (0, 0)]);
+    // All have: one page before, and one after.
+    let mark = world.mark();
+    jobs(&world, "2026-11-10T12:20:00Z", &used("4")).exits(0);
+    assert_eq!(lists(mark), [(2, 0), (0, 0)]);
+    // The hour's comparison: one page of rows, and one of shares.
+    let mark = world.mark();
+    jobs(&world, "2026-11-10T13:30:00Z", &used("4")).exits(0);
+    assert_eq!(lists(mark), [(1, 0), (1, 0)]);
+    // Neither can be listed: each resource is asked for, and another writer's share is found all the same.
+    let target = json!({ "method": "GET", "path": "offering_uuid=" });
+    world.fault(json!({ "match": target, "when": "before", "action": { "status": 500 } }));
+    let row = world.held(&projects[0].0)["rows"][0]["uuid"].as_str().unwrap().replace('-', "");
+    let path = format!("/api/marketplace-component-usages/{row}/set_user_usage/");
+    let body = json!({ "username": "alice", "usage": "9.00" }).to_string();
+    assert_eq!(world.send_as("staff-token", "POST", &path, &body).0, 201);
+    let mark = world.mark();
+    let done = jobs(&world, "2026-11-10T14:40:00Z", &used("4")).exits(65);
+    done.tells(&["read one by one"]);
+    assert_eq!(lists(mark), [(1, 5), (1, 5)]);
+    world.agent(&["status"]).exits(65).tells(&["project-10", "9.00", "5.00"]);
+}
+
 #[test]
 fn plan_periods_of_one_resource_that_fail_stop_nothing_else() {
     for api in BOTH {

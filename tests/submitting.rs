@@ -432,9 +432,10 @@ async fn a_verdict_on_one_months_beginning_does_not_hold_what_is_reported_at_the
             good.clone_from(resource);
         }
     }
-    // Ten a day from 15 November on: 155 of them are November's.
+    // Ten a day from 15 November on: 751 at noon of the 30th, 756 at its midnight, 901 on 15 December.
     for (now, value, month, amount) in [
         ("2026-11-15T12:00:00Z", 601, "2026-11", "101.00"),
+        ("2026-11-30T12:00:00Z", 751, "2026-11", "251.00"),
         ("2026-12-15T12:00:00Z", 901, "2026-12", "145.00"),
         ("2026-12-31T12:00:00Z", 951, "2026-12", "195.00"),
     ] {

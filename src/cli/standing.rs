@@ -14,9 +14,9 @@ use crate::submitter::next_try::NextTry;
 use crate::submitter::pause;
 
 /// While the server is left alone after a failure, what it holds can't be compared with what it should: that is pending, too.
-/// And so is what a person decided and could not be carried out yet.
+/// And so is what could not be read, and what a person decided and could not be carried out yet.
 pub(super) fn exit(left: &Outstanding, server: &pause::ServerStatus) -> Exit {
-    if left.pending > 0 || server.paused.is_some() || !server.undone.resources.is_empty() {
+    if left.pending > 0 || server.paused.is_some() || left.unread > 0 || !server.undone.resources.is_empty() {
         Exit::Pending
     } else if left.held + left.parked + left.stranded + left.quarantined + left.implausible > 0
         || left.wholly_unmatched
@@ -33,6 +33,7 @@ pub(super) fn show(left: &Outstanding, out: &mut dyn Write) -> Result<(), Failed
     let unplaced = usize::try_from(left.unplaced_series(None)).unwrap_or(0);
     let counts = [
         (left.pending, "statement", "still pending (`status` says why)"),
+        (left.unread, "resource", "not compared: it could not be read (`status` says why)"),
         (left.held, "amount", "held (`status` says why)"),
         (left.parked, "amount", "parked: Waldur refused them (`parked list`)"),
         (left.stranded, "amount", "stranded: they can't be reported any more (`parked list` says why)"),

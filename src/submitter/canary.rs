@@ -32,10 +32,8 @@ impl Cycle {
         let Some(boundary) = boundary(zone, &server) else { return Ok(true) };
         let period = zone.period_of(server.now);
         // A verdict belongs to one boundary: what was found at an earlier one says nothing of this.
-        let misfiled = self.ledger(|ledger| ledger.blocked_for(Reason::WrongMonth.name())).await?;
-        if let Some(key) = misfiled.iter().find(|key| {
-            key.period == period || key.period == period.previous() && boundary.contains("begins")
-        }) {
+        let misfiled = self.ledger(|ledger| ledger.blocked_since(Reason::WrongMonth.name())).await?;
+        if let Some((key, _)) = misfiled.iter().find(|(_, since)| boundary.is_near(*since)) {
             let words = format!(
                 "Waldur filed a report of it in another month: near the month's boundary nothing is sent. What to do: {}",
                 Reason::WrongMonth.remedy()
@@ -44,7 +42,7 @@ impl Cycle {
             return Ok(false);
         }
         let proven = self.ledger(|ledger| ledger.server_fact(PROVEN)).await?;
-        if proven.is_some_and(|(known, _)| known == boundary) {
+        if proven.is_some_and(|(known, _)| known == boundary.name) {
             return Ok(true);
         }
         for &key in due.iter().filter(|key| key.period == period) {
@@ -64,7 +62,7 @@ impl Cycle {
             match self.verdict(key, &accepted, server.now).await? {
                 Verdict::Right => {
                     let now = self.submitter.clock.now();
-                    self.ledger(move |ledger| ledger.put_server_fact(PROVEN, &boundary, now)).await?;
+                    self.ledger(move |ledger| ledger.put_server_fact(PROVEN, &boundary.name, now)).await?;
                     return Ok(true);
                 }
                 Verdict::Wrong => return Ok(false),
@@ -134,16 +132,24 @@ enum Verdict {
     Unclear,
 }
 
-/// Which boundary is so near that time zones disagree on the month, named so that it is proven once: the month, which
-/// end of it, and the zone that is believed.
-fn boundary(zone: &BillingZone, server: &ServerTime) -> Option<String> {
+/// The end of a month, so near that time zones disagree on which month it is.
+#[derive(Debug)]
+struct Boundary {
+    at: Timestamp,
+    /// The month that runs, which end of it, and the zone that is believed: what is proven once.
+    name: String,
+}
+
+impl Boundary {
+    fn is_near(&self, at: Timestamp) -> bool {
+        self.at.duration_since(at).abs() < ZONES_APART
+    }
+}
+
+fn boundary(zone: &BillingZone, server: &ServerTime) -> Option<Boundary> {
     let period = zone.period_of(server.now);
-    let since_start = server.now.duration_since(zone.surely_from(period));
-    let until_end = zone.end(period).duration_since(server.now);
-    let end = match (since_start < ZONES_APART, until_end < ZONES_APART) {
-        (true, _) => "begins",
-        (_, true) => "ends",
-        _ => return None,
-    };
-    Some(format!("{period} {end} {}", zone.name()))
+    [(zone.surely_from(period), "begins"), (zone.end(period), "ends")]
+        .map(|(at, end)| Boundary { at, name: format!("{period} {end} {}", zone.name()) })
+        .into_iter()
+        .find(|boundary| boundary.is_near(server.now))
 }

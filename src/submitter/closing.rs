@@ -202,6 +202,7 @@ impl Cycle {
         let keys: Vec<StatementKey> =
             keys.into_iter().filter(|key| self.state().read_back.contains(key)).collect();
         let differ = self.compare_shares(&keys).await?;
+        self.end_put_off(&keys).await?;
         if !keys.is_empty() {
             // What was left over by what was known before is not what is.
             self.ledger(|ledger| ledger.lift_what_passed()).await?;

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use uuid::Uuid;
+
 use super::reason::waits;
 use crate::ledger::views::report::{UnassignedSeries, Why};
 use crate::ledger::{Ledger, LedgerError};
@@ -15,6 +17,8 @@ pub const UNMATCHED_REMEDY: &str = "give their resources these backend ids in Wa
 pub struct Outstanding {
     /// Statements; the others are amounts.
     pub pending: usize,
+    /// Resources of which nothing is to be sent, and something could not be read.
+    pub unread: usize,
     pub held: usize,
     pub parked: usize,
     pub stranded: usize,
@@ -35,8 +39,12 @@ pub struct Outstanding {
 impl Outstanding {
     /// As last stated; `collectors`: those that are configured.
     pub fn of(ledger: &Ledger, collectors: &[String]) -> Result<Outstanding, LedgerError> {
+        let pending = ledger.pending_as_stated()?;
+        let waiting: BTreeSet<Uuid> = pending.iter().map(|key| key.resource).collect();
+        let put_off = ledger.put_off()?;
         let mut left = Outstanding {
-            pending: ledger.pending_as_stated()?.len(),
+            pending: pending.len(),
+            unread: put_off.iter().filter(|(resource, _)| !waiting.contains(resource)).count(),
             unassigned: ledger.unassigned()?,
             wholly_unmatched: ledger.is_wholly_unmatched()?,
             several: ledger.several_resources()?,

@@ -100,28 +100,33 @@ impl Cycle {
             if self.stopped() {
                 continue;
             }
-            let now = self.submitter.clock.now();
-            let mut read: BTreeSet<Uuid> = keys.iter().map(|key| key.resource).collect();
-            read.retain(|resource| !failed.iter().any(|key| key.resource == *resource));
-            read.retain(|resource| !self.state().put_off_now.contains(resource));
-            self.ledger(move |ledger| {
-                // What was put off because it could not be read has been read.
-                let mut passed = ledger.put_off()?;
-                passed.retain(|(resource, _)| read.contains(resource));
-                if !passed.is_empty() {
-                    let pending = pending_resources(ledger)?;
-                    for (resource, _) in passed.into_iter().filter(|(one, _)| !pending.contains(one)) {
-                        ledger.set_retry(Some(resource), None)?;
-                    }
-                }
-                match fact {
-                    Some(fact) => ledger.put_server_fact(fact, &period.to_string(), now),
-                    None => Ok(()),
-                }
-            })
-            .await?;
+            self.end_put_off(&of_read).await?;
+            if let Some(fact) = fact {
+                let now = self.submitter.clock.now();
+                self.ledger(move |ledger| ledger.put_server_fact(fact, &period.to_string(), now)).await?;
+            }
         }
         Ok(())
+    }
+
+    /// What was put off because it could not be read, and is read now (`read`), is so no more.
+    pub(super) async fn end_put_off(&self, read: &[StatementKey]) -> Result<(), CycleError> {
+        let mut read: BTreeSet<Uuid> = read.iter().map(|key| key.resource).collect();
+        read.retain(|resource| !self.state().put_off_now.contains(resource));
+        Ok(self
+            .ledger(move |ledger| {
+                let mut passed = ledger.put_off()?;
+                passed.retain(|(resource, _)| read.contains(resource));
+                if passed.is_empty() {
+                    return Ok(());
+                }
+                let pending = pending_resources(ledger)?;
+                for (resource, _) in passed.into_iter().filter(|(one, _)| !pending.contains(one)) {
+                    ledger.set_retry(Some(resource), None)?;
+                }
+                Ok(())
+            })
+            .await?)
     }
 
     pub(super) async fn comparing_is_due(&self) -> Result<bool, CycleError> {

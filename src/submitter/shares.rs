@@ -153,13 +153,17 @@ impl Cycle {
                 Some(offering) => {
                     match self.submitter.client.list_shares_of(offering, period.first_day()).await {
                         Ok(shares) => Some(Found::of(shares)),
+                        Err(failure) if failure.concerns_every_call() => {
+                            self.note_undone(&keys, &failure).await?;
+                            self.pause(failure).await?;
+                            differ.extend(keys);
+                            return Ok(differ);
+                        }
                         Err(failure) => {
                             tracing::warn!(
-                                "Users' shares of {period} of offering {offering} are not compared now: {failure}"
+                                "Users' shares of {period} can't be listed; they are read one by one: {failure}"
                             );
-                            self.note_undone(&keys, &failure).await?;
-                            differ.extend(keys);
-                            continue;
+                            None
                         }
                     }
                 }
@@ -168,10 +172,8 @@ impl Cycle {
             for some in keys.chunks(COMPARED_TOGETHER) {
                 let some = some.to_vec();
                 for compared in self.ledger(move |ledger| to_compare(ledger, some)).await? {
-                    if self.stopped() {
-                        return Ok(differ);
-                    }
-                    if !self.compare_shares_of(&compared, listed.as_ref()).await? {
+                    // What was not compared is not known to agree.
+                    if self.stopped() || !self.compare_shares_of(&compared, listed.as_ref()).await? {
                         differ.insert(compared.0.key);
                     }
                 }

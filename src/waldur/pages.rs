@@ -20,10 +20,13 @@ use super::types::{Listed, Offering, OfferingUser, RawRow, Resource, Share, User
 
 /// The most that the server gives at once.
 pub(super) const PAGE_SIZE: usize = 300;
-/// So often a shifting list is read before giving up, and on as long as each walk shows rows that none before has shown.
-const WALKS: u8 = 3;
-/// But no more often than this: a list that grows faster than it is read never comes out whole.
+/// A shifting list is given up after so many walks in a row that show no row which none before has shown.
+const IN_VAIN: u8 = 3;
+/// But no more often than this it is read: a list that grows faster than it is read never comes out whole.
 const MOST_WALKS: u8 = 20;
+/// Each walk's pages are so much shorter than those before: where rows tie, a server may leave out the same ones each time,
+/// at the same borders of pages.
+const SHORTER: usize = 7;
 
 /// What tells a row from another.
 pub(super) trait Row: DeserializeOwned {
@@ -143,11 +146,12 @@ impl Client {
         query: &[(&str, String)],
     ) -> Result<Vec<T>, Failure> {
         let mut seen = Seen::new();
-        let mut counted = 0;
+        let (mut counted, mut in_vain) = (0, 0);
         for walk in 1..=MOST_WALKS {
             let before = seen.rows.len();
             seen.begin(walk);
-            let count = self.walk_once(what, path, query, &mut seen).await?;
+            let page_size = PAGE_SIZE.saturating_sub(SHORTER * usize::from(walk - 1));
+            let count = self.walk_once(what, path, (query, page_size), &mut seen).await?;
             let Some(count) = count else { return Ok(seen.of_walk()) };
             if seen.order.len() == count {
                 return Ok(seen.of_walk());
@@ -156,7 +160,8 @@ impl Client {
             if seen.rows.len() == count {
                 return Ok(seen.rows);
             }
-            if walk >= WALKS && seen.rows.len() == before {
+            in_vain = if seen.rows.len() == before { in_vain + 1 } else { 0 };
+            if in_vain == IN_VAIN {
                 break;
             }
         }
@@ -170,7 +175,7 @@ impl Client {
         &self,
         what: &str,
         path: &str,
-        query: &[(&str, String)],
+        (query, page_size): (&[(&str, String)], usize),
         seen: &mut Seen<T>,
     ) -> Result<Option<usize>, Failure> {
         let (mut count, mut given, mut first, mut page) = (None, 0, 0, 1);
@@ -182,7 +187,7 @@ impl Client {
             };
             let pages = page..page + left.clamp(1, self.calls_at_once());
             page = pages.end;
-            let asked = pages.clone().map(|page| self.page(what, path, query, page));
+            let asked = pages.clone().map(|page| self.page(what, path, (query, page_size), page));
             for (page, answer) in pages.zip(join_all(asked).await) {
                 let answer = match answer {
                     // "Invalid page.": the list has become shorter meanwhile.
@@ -205,7 +210,7 @@ impl Client {
                 let more = match (answer.has_next(), count) {
                     (Some(next), _) => next,
                     (None, Some(count)) => given < count,
-                    (None, None) => on_page >= PAGE_SIZE,
+                    (None, None) => on_page >= page_size,
                 };
                 // A page with nothing new on it would be followed by others for ever on a server that ignores `page`.
                 if !more || !any_new {
@@ -221,11 +226,11 @@ impl Client {
         &self,
         what: &str,
         path: &str,
-        query: &[(&str, String)],
+        (query, page_size): (&[(&str, String)], usize),
         page: usize,
     ) -> Result<Answer, Failure> {
         let mut query = query.to_vec();
-        query.push(("page_size", PAGE_SIZE.to_string()));
+        query.push(("page_size", page_size.to_string()));
         if page > 1 {
             query.push(("page", page.to_string()));
         }

@@ -251,10 +251,36 @@ async fn a_shifting_list_is_read_on_as_long_as_rows_are_seen_that_were_not_seen_
         (rows.map(|rows| rows.len()).map_err(|failure| failure.to_string()), server.requests().len())
     };
     assert_eq!(read(&[1, 2, 3, 4, 5]).await, (Ok(5), 5));
-    // The fourth walk shows nothing new.
-    let (rows, walks) = read(&[1, 2, 3, 3, 5]).await;
+    // Two walks in vain prove nothing; the third in a row does.
+    assert_eq!(read(&[1, 2, 2, 1, 3, 3, 3, 4, 5]).await, (Ok(5), 9));
+    let (rows, walks) = read(&[1, 2, 3, 3, 1, 2, 5]).await;
     assert!(rows.unwrap_err().contains("3 of 5 rows"));
-    assert_eq!(walks, 4);
+    assert_eq!(walks, 6);
+}
+
+/// Where rows tie, a server may order each page otherwise, and the same way each time: row 301 is on both pages, and row
+/// 300 on neither.
+#[tokio::test]
+async fn a_list_that_is_read_again_is_read_by_pages_of_another_size() {
+    let page = |ids: &mut dyn Iterator<Item = u32>| {
+        let row = |id| format!("{{\"uuid\":\"{id:032x}\",\"username\":\"u\",\"usage\":1}}");
+        let rows: Vec<String> = ids.map(row).collect();
+        let headers = "Content-Type: application/json\r\nX-Result-Count: 301\r\n";
+        Act::Say(headed("200 OK", headers, &format!("[{}]", rows.join(","))))
+    };
+    let server = Server::start(vec![
+        page(&mut (1..=299).chain([301])),
+        page(&mut (301..=301)),
+        page(&mut (1..=293)),
+        page(&mut (294..=301)),
+    ])
+    .await;
+    let period = "2026-11-01".parse().unwrap();
+    let rows = client_of(&server).list_user_usages(Uuid::from_u128(7), "cpu", period).await.unwrap();
+    assert_eq!(rows.len(), 301);
+    let sizes: Vec<bool> =
+        server.requests().iter().map(|request| request.contains("page_size=293")).collect();
+    assert_eq!(sizes, [false, false, true, true]);
 }
 
 #[tokio::test]
@@ -308,7 +334,8 @@ async fn a_list_that_never_comes_out_whole_is_an_error_and_not_a_shorter_list() 
     let period = "2026-11-01".parse().unwrap();
     let failure = client_of(&server).list_user_usages(Uuid::from_u128(7), "cpu", period).await.unwrap_err();
     assert!(failure.to_string().contains("1 of 2 rows"), "{failure}");
-    assert!(server.requests().len() <= 6);
+    // Each walk but the first is in vain; the server shows no end, so that each asks for a second page.
+    assert_eq!(server.requests().len(), 8);
 }
 
 #[tokio::test]

@@ -63,7 +63,11 @@ pub(super) fn put_off(view: &View) -> Vec<String> {
     let paused = view.server.paused.as_ref().map(|paused| paused.retry.cause.as_str());
     let refused = view.server.reports_refused.as_ref().map(|_| Cause::Role);
     let mut causes: Vec<(&Retry, Vec<&Resource>)> = Vec::new();
-    for resource in view.resources.iter().filter(|one| one.state == AmountState::Pending) {
+    // Also of what agrees as far as is known: it could not be compared.
+    let is_blocked = |one: &&Resource| {
+        [AmountState::Held, AmountState::Parked, AmountState::Stranded].contains(&one.state)
+    };
+    for resource in view.resources.iter().filter(|one| !is_blocked(one)) {
         let Some(retry) = &resource.put_off else { continue };
         if paused == Some(&retry.cause) || refused == Some(Cause::of(retry)) {
             continue;

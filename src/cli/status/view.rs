@@ -219,7 +219,10 @@ fn resources(
         };
         let month = Month::of(key, otherwise, blocks.remove(&key).unwrap_or_default());
         // Of an earlier month that nothing is left of, nothing is to be said.
-        let left = period.is_some() || key.period >= current || month.state < AmountState::Agreed;
+        let left = period.is_some()
+            || key.period >= current
+            || month.state < AmountState::Agreed
+            || put_off.contains_key(&key.resource);
         if left || !month.blocks.is_empty() {
             months.entry(key.resource).or_default().push(month);
         }

@@ -63,7 +63,8 @@ impl Ledger {
                     "INSERT INTO blocked (resource, period, component, username, state, reason, words, amount, since, part)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
                      ON CONFLICT (resource, period, part, component, username)
-                     DO UPDATE SET state = ?5, reason = ?6, words = ?7, amount = ?8",
+                     DO UPDATE SET since = CASE WHEN blocked.reason = ?6 THEN blocked.since ELSE ?9 END,
+                                   state = ?5, reason = ?6, words = ?7, amount = ?8",
                 )?
                 .execute(params![
                     key.resource.to_string(),
@@ -249,12 +250,18 @@ impl Ledger {
 
     /// Statements of which something is blocked for this reason.
     pub fn blocked_for(&self, reason: &str) -> Result<Vec<StatementKey>, LedgerError> {
+        Ok(self.blocked_since(reason)?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// The same, and since when the latest of it is.
+    pub fn blocked_since(&self, reason: &str) -> Result<Vec<(StatementKey, Timestamp)>, LedgerError> {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT DISTINCT resource, period, part FROM blocked WHERE reason = ? ORDER BY resource, period, part",
+                    "SELECT resource, period, part, MAX(since) FROM blocked WHERE reason = ?
+                     GROUP BY resource, period, part ORDER BY resource, period, part",
                 )?
-                .query_map([reason], |row| key(row, 0))?
+                .query_map([reason], |row| Ok((key(row, 0)?, instant(row.get(3)?))))?
                 .collect()
         })
     }

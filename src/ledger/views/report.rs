@@ -302,7 +302,7 @@ impl Ledger {
     }
 
     /// What `status` is about: the statements of a month or, without one, those of the month that runs and those of earlier
-    /// ones that are not closed or of which something is kept back; and whether the server holds anything of each.
+    /// ones that are not closed, of which something is kept back or whose resource is put off; and whether the server holds anything of each.
     pub fn unsettled(
         &self,
         period: Option<BillingPeriod>,
@@ -315,7 +315,7 @@ impl Ledger {
                         SELECT 1 FROM sent WHERE sent.resource = statement.resource AND sent.period = statement.period
                         AND sent.part = statement.part AND sent.current = 1 AND sent.outcome IN ('accepted', 'read'))
                      FROM statement WHERE CASE WHEN CAST(?1 AS TEXT) IS NOT NULL THEN period = ?1
-                        ELSE period = ?2 OR closed IS NULL OR EXISTS (SELECT 1 FROM blocked
+                        ELSE period = ?2 OR closed IS NULL OR resource IN (SELECT resource FROM retry) OR EXISTS (SELECT 1 FROM blocked
                             WHERE blocked.resource = statement.resource AND blocked.period = statement.period
                             AND blocked.part = statement.part) END
                      ORDER BY period, resource, part",
