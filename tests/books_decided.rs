@@ -62,7 +62,7 @@ fn what_rules_hold_is_not_adopted_and_stays_as_it_is() {
         for (after, named) in &cases {
             let world = changed(api, &source(), after);
             world.now(DECIDED);
-            let done = world.agent(&["resolve", named, "adopt"]).exits(0);
+            let done = world.agent(&["resolve", named, "adopt"]).exits(65);
             done.tells(&["can't be adopted, and stays held", "There is nothing to decide"]);
             world.now(AFTER);
             world.flush().exits(65);
@@ -85,7 +85,7 @@ fn a_share_that_another_set_is_not_adopted_and_not_undone() {
         world.flush().exits(65);
         let both = [five, hours("2", "11-06T00:00", "11-06T01:00", "1")];
         jobs(&world, "2026-11-06T12:00:00Z", &both);
-        world.agent(&["resolve", A, "adopt"]).exits(0).tells(&["can't be adopted"]);
+        world.agent(&["resolve", A, "adopt"]).exits(65).tells(&["can't be adopted"]);
         jobs(&world, "2026-11-06T13:00:00Z", &both).exits(65);
         assert_eq!(world.shares(A), ["alice cpu 2026-11 0.50"], "{api}");
         // To overwrite it is a choice, also where the total has gone on since.

@@ -87,26 +87,30 @@ impl Resolve {
         let mut named = named.collect::<Result<Vec<(String, Uuid)>, Failed>>()?;
         named.sort();
         named.dedup();
-        for (name, resource) in named {
-            let Some(blocks) = concerned.get(&resource) else {
+        for (name, resource) in &named {
+            let Some(blocks) = concerned.get(resource) else {
                 writeln!(out, "{}", fold(&format!("{name}: nothing of it is in conflict"), 2))?;
                 continue;
             };
             if let Some(Decision::Adopt { at }) = decision {
-                check_instant(&ledger, resource, at)?;
+                check_instant(&ledger, *resource, at)?;
             }
-            for line in before_and_after(&mut ledger, &name, blocks, (decision, now))? {
+            for line in before_and_after(&mut ledger, name, blocks, (decision, now))? {
                 writeln!(out, "{}", fold(&line, 2))?;
             }
             if blocks.iter().any(|at| is_choice(decision, at)) {
-                to_decide.push(resource);
+                to_decide.push(*resource);
             }
         }
+        // What was asked for and can't be done is held still.
+        let refused = |at: &Blocked| !is_choice(decision, at);
+        let of_chosen = named.iter().filter_map(|(_, resource)| concerned.get(resource));
+        let done = if of_chosen.flatten().any(refused) { Exit::Stuck } else { Exit::Ok };
         let Some(decision) = decision.filter(|_| !to_decide.is_empty()) else {
             if to_decide.is_empty() {
                 writeln!(out, "There is nothing to decide.")?;
             }
-            return Ok(Exit::Ok);
+            return Ok(done);
         };
         if self.all && !self.yes && ask::somebody() {
             out.flush()?;
@@ -120,7 +124,7 @@ impl Resolve {
             ledger.decide(resource, decision, now)?;
         }
         writeln!(out, "The next submission carries it out.")?;
-        Ok(Exit::Ok)
+        Ok(done)
     }
 }
 

@@ -106,8 +106,9 @@ impl Amounts {
 }
 
 /// What of a month's difference can go to another month: by the total ('') and each user. `rest` is the difference, `room`
-/// what there is in the month that it goes to, so that nothing there is less than nothing, and its users have no more than its
-/// total. What does not fit is left out.
+/// what there is in the month that it goes to, so that nothing there is less than nothing, and nothing is added to its users that
+/// would be more than its total. What does not fit is left out. What is too much is taken from the total also where its user has
+/// nothing that it could be taken from: the total is what is billed.
 pub fn fit(rest: &BTreeMap<String, Decimal>, room: &BTreeMap<String, Decimal>) -> BTreeMap<String, Decimal> {
     let zero = Decimal::ZERO;
     let of = |rows: &BTreeMap<String, Decimal>, user: &str| rows.get(user).copied().unwrap_or_default();

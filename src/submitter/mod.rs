@@ -46,6 +46,7 @@ mod send;
 mod settle;
 mod shadow;
 mod shares;
+mod strays;
 pub mod told;
 mod totals;
 mod trouble;

@@ -14,6 +14,7 @@ use super::part::Part;
 use super::reason::Reason;
 use super::reconcile::Row;
 use super::rows_of_part::{is_part_unclear, newest_rows};
+use super::strays::Unclear;
 use super::writer::writer;
 use super::{About, Cycle, CycleError, DATE_PROBE, closing};
 use crate::ledger::sent::amount::{Amount, StatementKey};
@@ -231,6 +232,7 @@ impl Cycle {
             .await?;
         let mut failed = BTreeSet::new();
         let mut kept = Vec::new();
+        let mut undecided = Unclear::new();
         for (key, mut statement, mut part, unclear) in known {
             let of_key = of_statement(rows, key);
             if kept.iter().any(|(before, _): &(StatementKey, _)| before.resource == key.resource) {
@@ -272,6 +274,9 @@ impl Cycle {
                 {
                     statement = again;
                 }
+                let several = of_part.rows.iter().filter(|(_, row)| row.one_of_several);
+                let components = several.map(|(component, _)| component).chain(&of_part.unclear);
+                undecided.extend(components.map(|component| (key.resource, key.period, component.clone())));
                 // Of what may be in a row that is not known to be its own, nothing is concluded.
                 statement.components.retain(|component, _| {
                     of_part.rows.contains_key(component) || !of_part.unclear.contains(component)
@@ -292,6 +297,9 @@ impl Cycle {
             }
         }
         self.keep_rows(kept).await?;
+        let mut read = keys.to_vec();
+        read.retain(|key| !failed.iter().any(|failed: &StatementKey| failed.resource == key.resource));
+        self.tell_strays(&read, rows, &undecided).await?;
         Ok(failed)
     }
 

@@ -32,6 +32,8 @@ pub enum EventKind {
     Lost,
     /// Another writer, or a person's decision.
     Writer,
+    /// The server holds something beside what was reported.
+    Stray,
     /// Usage was carried to another month, or given up.
     Moved,
     /// A month was closed.
@@ -51,6 +53,7 @@ impl EventKind {
             EventKind::Hosts => "hosts",
             EventKind::Lost => "lost",
             EventKind::Writer => "writer",
+            EventKind::Stray => "stray",
             EventKind::Moved => "moved",
             EventKind::Closed => "closed",
         }
@@ -78,7 +81,7 @@ impl Event {
     /// Whether somebody should look: rules and readings that change or hold back what is billed, and hosts that are not as they
     /// should be.
     pub fn is_warning(&self) -> bool {
-        [EventKind::Rules, EventKind::Held, EventKind::Hosts, EventKind::Lost]
+        [EventKind::Rules, EventKind::Held, EventKind::Hosts, EventKind::Lost, EventKind::Stray]
             .iter()
             .any(|kind| kind.name() == self.kind)
     }
@@ -156,6 +159,21 @@ impl Ledger {
         self.transact(|connection, _| {
             let about = About { resource: &resource, period: &period, component };
             tell(connection, about, kind, words, now)
+        })
+    }
+
+    /// The same, unless these were the last words with this mark that were told of it.
+    pub fn tell_once(
+        &mut self,
+        (resource, period, component): (Uuid, BillingPeriod, &str),
+        kind: (EventKind, &str),
+        words: &str,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let (resource, period) = (resource.to_string(), period.to_string());
+        self.transact(|connection, _| {
+            let about = About { resource: &resource, period: &period, component };
+            tell_if_new(connection, about, kind, words, now)
         })
     }
 

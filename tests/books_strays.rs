@@ -1,0 +1,59 @@
+//! What stands on a bill beside the rows of this agent's statements is told, once an amount, and never counted as its own.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
+
+mod agent;
+
+use agent::books::*;
+use agent::*;
+use serde_json::json;
+
+const TOLD: &str = "in a row that no report of this agent made";
+
+fn start(api: &str) -> World {
+    let world = world(api, NOON);
+    configure(&world, "late: hold", "", &[("source", keys(CPU))]);
+    world
+}
+
+/// Another reported 500.00 until the plan was switched; under the new one this agent reports 2.00.
+#[test]
+fn another_writers_number_under_a_plan_that_nothing_was_measured_under_is_told_once() {
+    for api in BOTH {
+        let world = start(api);
+        another_reports(&world, A, "cpu", "500.00");
+        world.now("2026-11-10T13:00:00Z");
+        world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+        let two = hours("1", "11-10T14:00", "11-10T16:00", "2");
+        let all = std::slice::from_ref(&two);
+        let done = jobs(&world, "2026-11-10T17:00:00Z", all).exits(0);
+        done.line_with(&["WARN", "Project A", "cpu, 2026-11", "also holds 500.00", TOLD]);
+        assert_eq!(world.rows(A), ["cpu 2026-11 2.00", "cpu 2026-11 500.00"], "{api}");
+        jobs(&world, "2026-11-10T19:00:00Z", all).exits(0).says_not(TOLD);
+        world.agent(&["explain", A, "cpu"]).exits(0).tells(&["500.00"]);
+        // Another amount is news.
+        another_reports(&world, A, "cpu", "501.00");
+        jobs(&world, "2026-11-10T21:00:00Z", all).exits(0).line_with(&["also holds 501.00"]);
+        assert_eq!(world.rows(A), ["cpu 2026-11 2.00", "cpu 2026-11 501.00"], "{api}");
+    }
+}
+
+/// The plan was switched, and nobody knew, when a total got no answer; and the month was over before anybody looked. The row
+/// under the new plan bills all 7.00 beside the 5.00 of the old one.
+#[test]
+fn a_total_that_was_not_answered_and_went_under_another_plan_is_told_also_when_its_month_is_over() {
+    let world = start(CLASSIC);
+    jobs(&world, NOON, &[five()]).exits(0);
+    world.now("2026-11-30T22:00:00Z");
+    world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+    let seven = [five(), hours("2", "11-30T20:00", "11-30T22:00", "2")];
+    let fails = |method: &str, path: &str, when: &str| json!({ "match": { "method": method, "path": path }, "when": when, "action": { "status": 504 } });
+    let faults = [fails("GET", "provider-resources", "before"), fails("POST", "set_usage", "after")];
+    world.post("faults", json!({ "faults": faults }));
+    jobs(&world, "2026-11-30T23:30:00Z", &seven).exits(75);
+    assert_eq!(world.rows(A), ["cpu 2026-11 5.00", "cpu 2026-11 7.00"]);
+    world.no_faults();
+    let done = jobs(&world, "2026-12-01T01:00:00Z", &seven);
+    let done = world.with_status(done);
+    done.names_a().tells(&["cpu", "2026-11", "7.00", TOLD]);
+}
