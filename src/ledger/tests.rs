@@ -9,14 +9,14 @@ use super::books::ingest::{Run, RunOutcome, Seen};
 use super::sent::amount::{Amount, StatementKey};
 use super::sent::record::{Intent, Outcome};
 use super::{Ledger, Rulebook};
-use crate::config::section::Section;
 use crate::metering::exact::Exact;
-use crate::metering::meter::Rules;
 use crate::metering::period::BillingZone;
 use crate::metering::reading::{Kind, Reading, Span};
 
 #[path = "../../tests/agent/engine.rs"]
 mod engine;
+#[path = "../../tests/agent/rules.rs"]
+mod rules;
 
 mod adjustments;
 mod lives;
@@ -27,16 +27,8 @@ mod turns;
 
 const RESOURCE: &str = "5e2f0000-0000-4000-8000-000000000003";
 
-fn rulebook(yaml: &str) -> Rulebook {
-    let (mut root, problems) = Section::parse(yaml);
-    let mut rules: Vec<Rules> = Vec::new();
-    for mut section in root.named_sections("collectors") {
-        rules.extend(Rules::from_section(&mut section));
-        section.finish();
-    }
-    root.finish();
-    assert_eq!(problems.list(), []);
-    Rulebook { zone: BillingZone::utc(), rules }
+fn rulebook(text: &str) -> Rulebook {
+    rules::rulebook(text, BillingZone::utc())
 }
 
 fn cpu() -> Rulebook {

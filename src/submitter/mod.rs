@@ -33,6 +33,8 @@ pub mod guard;
 mod late;
 pub mod left;
 mod lift;
+mod limits;
+mod listing;
 pub mod next_try;
 pub mod notes;
 mod part;

@@ -247,7 +247,7 @@ impl Cycle {
             );
             self.note_of(About::of(key, Some(component)), words.clone()).await?;
             let (id, is_billed) = (accepted.id, counts.is_some());
-            let amounts = [Amount { component: component.clone(), user: String::new(), amount: billed }];
+            let amounts = [Amount::total(component.clone(), billed)];
             self.ledger(move |ledger| match is_billed {
                 true => ledger.note_read(key, &amounts, &words, now),
                 // Under the plan period that ended there is nothing yet: a first report of it is still taken.

@@ -9,7 +9,6 @@ use rust_decimal::Decimal;
 use super::notes::without_resource;
 use super::reason::Reason;
 use super::reconcile::{Finding, Row, reconcile};
-use super::rows::total;
 use super::{About, Cycle, CycleError, OnConflict, closing};
 use crate::ledger::sent::amount::{Amount, StatementKey};
 use crate::ledger::sent::decision::{Decided, Decision};
@@ -174,7 +173,7 @@ impl Cycle {
         amount: Decimal,
         words: String,
     ) -> Result<(), CycleError> {
-        let (now, amounts) = (self.submitter.clock.now(), vec![total(component.to_owned(), amount)]);
+        let (now, amounts) = (self.submitter.clock.now(), vec![Amount::total(component.to_owned(), amount)]);
         Ok(self.ledger(move |ledger| ledger.note_read(key, &amounts, &words, now)).await?)
     }
 

@@ -11,7 +11,6 @@ use super::closing::has_ended;
 use super::notes::without_resource;
 use super::reason::Reason;
 use super::reconcile::Row;
-use super::rows::total;
 use super::{Cycle, CycleError};
 use crate::ledger::sent::amount::{Amount, StatementKey};
 use crate::ledger::sent::decision::Subject;
@@ -323,7 +322,7 @@ impl Cycle {
         row: &Row,
         words: String,
     ) -> Result<Result<(), Failure>, CycleError> {
-        let mut amounts = vec![total(component.to_owned(), row.held.amount)];
+        let mut amounts = vec![Amount::total(component.to_owned(), row.held.amount)];
         let statement = self.ledger(move |ledger| ledger.statement(key)).await?;
         if let Some(statement) = statement.filter(|known| known.users.keys().any(|(of, _)| of == component)) {
             let month = key.period.first_day();

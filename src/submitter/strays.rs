@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::rows::Rows;
+use super::listing::Rows;
 use super::{Cycle, CycleError};
 use crate::ledger::db::event::EventKind;
 use crate::ledger::sent::amount::StatementKey;

@@ -12,12 +12,12 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::guard::{self, SendWindow, ServerTime};
+use super::limits::is_limited;
 use super::part::Part;
 use super::reason::Reason;
 use super::{Cycle, CycleError, DATE_PROBE, in_turns};
 use crate::ledger::books::catalog::KnownComponent;
 use crate::ledger::sent::amount::{Amount, StatementKey};
-use crate::ledger::sent::decision::Subject;
 use crate::ledger::sent::moved::Moved;
 use crate::ledger::sent::record::{Intent, Outcome};
 use crate::ledger::sent::statement::{Entry, Statement};
@@ -65,15 +65,6 @@ impl Cycle {
             due = std::mem::take(&mut self.state().again).into_iter().collect();
             self.read_lowered(&mut due).await?;
         }
-        Ok(())
-    }
-
-    /// What was lowered for its limit is raised only when its row shows that it is: one that can't be read waits.
-    async fn read_lowered(&self, due: &mut Vec<StatementKey>) -> Result<(), CycleError> {
-        let lowered = std::mem::take(&mut self.state().lowered);
-        let lowered: Vec<StatementKey> = due.iter().filter(|key| lowered.contains(key)).copied().collect();
-        let unread = self.read_and_settle(&lowered).await?;
-        due.retain(|key| !unread.contains(key));
         Ok(())
     }
 
@@ -196,49 +187,6 @@ impl Cycle {
             usages.push((component.clone(), if lowered { Decimal::ZERO } else { amount }));
         }
         if usages.is_empty() { Ok(None) } else { self.with_options(statement.key, usages).await.map(Some) }
-    }
-
-    /// Whether a person decided that a component is to be lowered to nothing before it is reported: an older server counts
-    /// what it holds against the limit, too (observed).
-    async fn lowers_first(
-        &self,
-        key: StatementKey,
-        component: &str,
-        entry: &Entry,
-    ) -> Result<bool, CycleError> {
-        let Some(accepted) = entry.acknowledged.as_ref().filter(|known| !known.amount.is_zero()) else {
-            return Ok(false);
-        };
-        let (accepted_at, of_component) = (accepted.at, component.to_owned());
-        let decided = self.ledger(move |ledger| ledger.decided(key, &of_component)).await?;
-        Ok(decided.is_some_and(|decided| decided.about == Subject::Limit && decided.at >= accepted_at))
-    }
-
-    /// What a component was lowered from for a limit that then refused its new amount, and the refusal.
-    fn put_back(&self, key: StatementKey, component: &str) -> Option<(Decimal, String)> {
-        self.state().put_back.get(&(key, component.to_owned())).cloned()
-    }
-
-    /// What the server held of a component before it was lowered to nothing for its limit, if nothing else was accepted
-    /// since.
-    pub(super) async fn lowered_from(
-        &self,
-        key: StatementKey,
-        component: &str,
-    ) -> Result<Option<Decimal>, CycleError> {
-        let component = component.to_owned();
-        Ok(self
-            .ledger(move |ledger| {
-                let Some(decided) =
-                    ledger.decided(key, &component)?.filter(|decided| decided.about == Subject::Limit)
-                else {
-                    return Ok(None);
-                };
-                let since = ledger.held_since(key, &component, decided.at)?;
-                let is_lowered = !since.is_empty() && since.iter().all(Decimal::is_zero);
-                Ok(Some(decided.held).filter(|before| is_lowered && !before.is_zero()))
-            })
-            .await?)
     }
 
     /// Components' amounts with what their meters want sent along.
@@ -473,7 +421,7 @@ pub(super) const PLAN_ENDED: &str = "its plan period has ended; reporting it aga
 pub(super) const TOO_MUCH: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
 
 pub(super) fn amount(usage: &ComponentAmount) -> Amount {
-    Amount { component: usage.component.clone(), user: String::new(), amount: usage.amount }
+    Amount::total(usage.component.clone(), usage.amount)
 }
 
 /// The shares that belong to these totals and are not known to be there. None belongs to a total that is lowered for its
@@ -498,13 +446,6 @@ pub(super) fn shares_of(statement: &Statement, usages: &[ComponentAmount]) -> Ve
 
 pub(super) fn is_usage_billed(component: Option<&KnownComponent>) -> bool {
     component.is_none_or(|component| component.billing_type == "usage")
-}
-
-fn is_limited(component: &KnownComponent) -> bool {
-    let amount = component.limit_amount.as_deref().and_then(|text| text.parse::<Decimal>().ok());
-    component.billing_type == "usage"
-        && component.limit_period.is_some()
-        && amount.is_some_and(|amount| !amount.is_zero())
 }
 
 #[cfg(test)]

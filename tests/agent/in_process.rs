@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "not every test needs all of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
+#[path = "rules.rs"]
+mod rules;
 #[path = "../sandbox/server.rs"]
 mod server;
 
@@ -14,29 +16,15 @@ use serde_json::{Value, json};
 use waldur_usage_agent::config::clock::ManualClock;
 use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::config::waldur::WaldurSettings;
-use waldur_usage_agent::ledger::{Ledger, Rulebook, SharedLedger};
-use waldur_usage_agent::metering::meter::Rules;
-use waldur_usage_agent::metering::period::BillingZone;
+use waldur_usage_agent::ledger::{Ledger, SharedLedger};
 use waldur_usage_agent::submitter::{Late, OnConflict, Report, Submitter};
 use waldur_usage_agent::waldur::client::Client;
 
+pub use rules::rulebook;
 use server::Server;
 
 pub fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
-}
-
-/// The rules of a file's `collectors`.
-pub fn rulebook(text: &str, zone: BillingZone) -> Rulebook {
-    let (mut root, problems) = Section::parse(text);
-    let mut rules: Vec<Rules> = Vec::new();
-    for mut section in root.named_sections("collectors") {
-        rules.extend(Rules::from_section(&mut section));
-        section.finish();
-    }
-    root.finish();
-    assert_eq!(problems.list(), []);
-    Rulebook { zone, rules }
 }
 
 /// In memory where there is such a place: some tests open their ledger thousands of times.

@@ -10,9 +10,7 @@ use num_rational::BigRational;
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 use uuid::Uuid;
-use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::ledger::Rulebook;
-use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::metering::reading::Kind;
 
@@ -255,11 +253,8 @@ pub(super) fn meters(case: &Case) -> (Rulebook, Vec<naive::Meter>) {
          user: '{{user}}'\n    meters:\n{site}  node:\n    resource: {}\n    user: '{{user}}'\n    meters:\n{node}",
         resource(0)
     );
-    let (mut root, problems) = Section::parse(&text);
-    let rules = root.named_sections("collectors").iter_mut().filter_map(Rules::from_section).collect();
-    assert_eq!(problems.list(), []);
     let zone = ZONES[usize::from(case.zone)].zone.clone();
-    (Rulebook { zone, rules }, naive_meters)
+    (super::rules::rulebook(&text, zone), naive_meters)
 }
 
 /// A number as the ledger writes it: `12`, `-0.25` or `1/3`.

@@ -15,7 +15,6 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 use waldur_usage_agent::collectors::Batch;
-use waldur_usage_agent::config::section::Section;
 use waldur_usage_agent::ledger::books::catalog::{KnownPlanPeriod, KnownResource};
 use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome, Seen};
 use waldur_usage_agent::ledger::sent::amount::{Amount, StatementKey};
@@ -24,13 +23,12 @@ use waldur_usage_agent::ledger::sent::decision::Decision;
 use waldur_usage_agent::ledger::sent::record::{Intent, Outcome};
 use waldur_usage_agent::ledger::sent::statement::Statement;
 use waldur_usage_agent::ledger::{Ledger, Rulebook};
-use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::metering::reading::{Kind, Reading, Span};
 
 use super::case::{OFFERING, resource};
 use super::oracle::events::{Facts, Hour, Job, Key, Month, Zone, next};
-use super::{engine, folder};
+use super::{engine, folder, rules};
 
 /// 1 August 2026.
 const BASE: Hour = 495_984;
@@ -71,14 +69,11 @@ impl Config {
         for (component, factor) in &self.components {
             yaml += &format!("      {component}: {{ reading: seconds, factor: {factor}/3600 }}\n");
         }
-        let (mut root, problems) = Section::parse(&yaml);
-        let rules = root.named_sections("collectors").iter_mut().filter_map(Rules::from_section).collect();
-        assert_eq!(problems.list(), []);
         let zone = match self.zone {
             Zone::Utc => BillingZone::utc(),
             Zone::Tallinn => BillingZone::named("Europe/Tallinn").expect("a zone"),
         };
-        Rulebook { zone, rules }
+        rules::rulebook(&yaml, zone)
     }
 }
 

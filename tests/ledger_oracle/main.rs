@@ -13,6 +13,8 @@ mod events;
 mod named;
 #[path = "../oracle/mod.rs"]
 mod oracle;
+#[path = "../agent/rules.rs"]
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;

@@ -1,24 +1,19 @@
 //! What once was wrong, and what random runs meet too rarely, in literal numbers.
 
 use jiff::{SignedDuration, Timestamp};
-use waldur_usage_agent::config::section::Section;
+use waldur_usage_agent::ledger::Ledger;
 use waldur_usage_agent::ledger::books::ingest::{Run, RunOutcome, Seen};
 use waldur_usage_agent::ledger::sent::statement::Statement;
-use waldur_usage_agent::ledger::{Ledger, Rulebook};
-use waldur_usage_agent::metering::meter::Rules;
 use waldur_usage_agent::metering::period::BillingZone;
 use waldur_usage_agent::metering::reading::{Epoch, Kind, Reading, Span};
 
 use super::case::{at, resource};
-use super::close_all;
+use super::{close_all, rules};
 
 /// A ledger in memory of one collector, `c`, with these meters.
 fn ledger_of(meters: &str) -> Ledger {
     let text = format!("collectors:\n  c:\n    resource: {}\n    meters: {{ {meters} }}\n", resource(0));
-    let (mut root, problems) = Section::parse(&text);
-    let rules = root.named_sections("collectors").iter_mut().filter_map(Rules::from_section).collect();
-    assert_eq!(problems.list(), []);
-    let mut ledger = Ledger::in_memory(Rulebook { zone: BillingZone::utc(), rules }).unwrap();
+    let mut ledger = Ledger::in_memory(rules::rulebook(&text, BillingZone::utc())).unwrap();
     ledger.apply_rules(at(0)).unwrap();
     ledger
 }

@@ -209,3 +209,20 @@ fn what_a_person_has_overwritten_goes_to_nothing_where_nothing_is_left_of_what_w
         &["2026-11 a cpu_hours 0.00"],
     );
 }
+
+/// The law: what is told to be stranded, and is billed by hand then, is not on the bill already.
+#[test]
+fn a_total_that_arrived_in_a_month_cut_by_a_switch_of_plan_is_found_when_that_month_is_over() {
+    holds(
+        Setting { classic: true, staff: false, late: Late::Hold },
+        vec![
+            Switch { resource: 0 },
+            Used { place: 0, user: 0, cents: 12_345, ago: 0 },
+            ToMonthEnd { minutes: -300 },
+            Slow { times: 1, minutes: 0, cycle: false },
+            Another { place: 1, cents: 0, months: 1 },
+            Rest,
+        ],
+        &["2026-10 a ram_gb_hours 0.00", "2026-11 a cpu_hours 123.45"],
+    );
+}

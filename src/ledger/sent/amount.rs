@@ -25,6 +25,13 @@ pub struct Amount {
     pub amount: Decimal,
 }
 
+impl Amount {
+    /// Of all users.
+    pub fn total(component: String, amount: Decimal) -> Amount {
+        Amount { component, user: String::new(), amount }
+    }
+}
+
 pub(in crate::ledger) fn key(row: &Row<'_>, first: usize) -> sql::Result<StatementKey> {
     Ok(StatementKey {
         resource: uuid_column(row, first)?,
