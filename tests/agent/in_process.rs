@@ -20,6 +20,7 @@ use waldur_usage_agent::ledger::{Ledger, SharedLedger};
 use waldur_usage_agent::submitter::{Late, OnConflict, Report, Submitter};
 use waldur_usage_agent::waldur::client::Client;
 
+#[allow(unused_imports, reason = "not every test needs it")]
 pub use rules::rulebook;
 use server::Server;
 
