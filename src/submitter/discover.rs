@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::guard::ServerTime;
+use super::guard::{self, ServerTime};
 use super::reason::Reason;
 use super::rows_of_part::known_plan_period;
 use super::writer::OWN_USER;
-use super::{CHECKED_FOR, Cycle, CycleError, CycleOptions, in_turns};
+use super::{About, CHECKED_FOR, Cycle, CycleError, CycleOptions, in_turns};
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
 use crate::ledger::sent::amount::StatementKey;
 use crate::waldur::failure::Failure;
@@ -339,37 +339,46 @@ impl Cycle {
         self.look_at_plans_of(resources).await
     }
 
-    /// Looks at the plans of these resources, if that was not done in this month. False: the server is paused.
+    /// Looks at the plans of these resources, if that was not done in this month; or in this cycle, where a plan period that
+    /// nobody has seen would not have the reports that are meant for it. False: the server is paused.
     pub(super) async fn look_at_plans_of(
         self: &Arc<Self>,
         resources: BTreeSet<Uuid>,
     ) -> Result<bool, CycleError> {
         let now = self.submitter.clock.now();
-        let month = self.running_month().await?.to_string();
+        let (server, zone) = (self.submitter.server_time().await?, self.submitter.zone().await?);
+        let month = zone.period_of(server.now).to_string();
+        let again = guard::dates_stay_behind(&zone, &server).then(|| self.state().looked.clone());
         let of_month = month.clone();
-        let unseen: Vec<(Uuid, String)> = self
+        let (unseen, current): (Vec<(Uuid, String)>, BTreeSet<Uuid>) = self
             .ledger(move |ledger| {
-                let mut unseen = Vec::new();
+                let (mut unseen, mut current) = (Vec::new(), BTreeSet::new());
                 for resource in resources {
                     let plan = ledger.resource(resource)?.and_then(|known| known.plan);
                     let plan = plan.map(|plan| plan.to_string()).unwrap_or_default();
                     let look = ledger.plan_look(resource)?;
-                    if look.is_none_or(|(month, of)| month != of_month || of != plan) {
+                    let is_current = look.is_some_and(|(month, of)| month == of_month && of == plan);
+                    let is_due = again.as_ref().is_some_and(|looked| !looked.contains(&resource));
+                    if is_current {
+                        current.insert(resource);
+                    }
+                    if is_due || !is_current {
                         unseen.push((resource, plan));
                     }
                 }
-                Ok(unseen)
+                Ok((unseen, current))
             })
             .await?;
+        let current = Arc::new(current);
         // Some at a time, so that what was learnt is soon kept.
         for some in unseen.chunks(PLANS_AT_ONCE) {
             let plans: Arc<Mutex<Vec<(Uuid, Plans)>>> = Arc::default();
-            let found = plans.clone();
+            let (found, current) = (plans.clone(), current.clone());
             let due = some.iter().map(|(resource, _)| (*resource, *resource)).collect();
             let looked = in_turns(self.clone(), "Looking at plans", due, move |cycle, resource| {
-                let found = found.clone();
+                let (found, is_current) = (found.clone(), current.contains(&resource));
                 async move {
-                    if let Some(plans) = cycle.plans_of(resource).await? {
+                    if let Some(plans) = cycle.plans_of(resource, is_current).await? {
                         found.lock().unwrap_or_else(PoisonError::into_inner).push((resource, plans));
                     }
                     Ok(())
@@ -404,8 +413,8 @@ impl Cycle {
     }
 
     /// Asks for a resource's plan periods: `Some(None)` where this token may not see them (then the month is taken to be
-    /// whole), `None` if it waits.
-    async fn plans_of(&self, resource: Uuid) -> Result<Option<Plans>, CycleError> {
+    /// whole), `None` if it waits, or if what is known of it goes on serving (`is_current`).
+    async fn plans_of(&self, resource: Uuid, is_current: bool) -> Result<Option<Plans>, CycleError> {
         if self.stopped() {
             return Ok(None);
         }
@@ -417,11 +426,17 @@ impl Cycle {
             Err(Failure::Missing { .. } | Failure::Forbidden { .. } | Failure::Endpoint { .. }) => {
                 Ok(Some(None))
             }
-            // What it is to be filed under is not known: it waits alone.
             Err(failure) if failure.concerns_every_call() || failure.retry_after().is_some() => {
                 self.pause(failure).await?;
                 Ok(None)
             }
+            // What is known goes on serving.
+            Err(failure) if is_current => {
+                let words = format!("its plan periods can't be read, the last known are used: {failure}");
+                self.note_of(About::resource(resource), words).await?;
+                Ok(None)
+            }
+            // What it is to be filed under is not known: it waits alone.
             Err(failure) => {
                 self.put_off_unread(resource, failure).await?;
                 Ok(None)

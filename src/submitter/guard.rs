@@ -77,7 +77,7 @@ fn date_inside(
     part_end: Option<Timestamp>,
     now: Timestamp,
 ) -> Timestamp {
-    let everywhere_until = shift(end, SignedDuration::from_hours(-26));
+    let everywhere_until = everywhere_until(end);
     let mut latest = shift(now, -BEHIND).min(shift(end, -SignedDuration::from_secs(1)));
     if let Some(part_end) = part_end {
         latest = latest.min(shift(part_end, -SignedDuration::from_secs(1)));
@@ -89,6 +89,18 @@ fn date_inside(
     } else {
         latest.max(earliest)
     }
+}
+
+/// Whether the dates of reports stay behind the server's clock, because its month is about to end somewhere: a plan period that
+/// began since is not the one that they lie in.
+pub fn dates_stay_behind(zone: &BillingZone, server: &ServerTime) -> bool {
+    let period = zone.period_of(server.now);
+    server.dated == Some(true) && server.now > everywhere_until(zone.surely_until(period))
+}
+
+/// Up to here a month runs in every time zone.
+fn everywhere_until(end: Timestamp) -> Timestamp {
+    shift(end, SignedDuration::from_hours(-26))
 }
 
 /// The date of a report that shows whether the server honours dates: with microseconds that no other has. `None` in the
@@ -113,7 +125,7 @@ pub fn within_past(
 /// Whether a date is the one that an agent like this sends while the month ends (`end`): it tells no time. A probe has
 /// microseconds added to it.
 pub fn is_month_end_date(end: Timestamp, of: Timestamp) -> bool {
-    let date = shift(end, SignedDuration::from_hours(-26));
+    let date = everywhere_until(end);
     (date..shift(date, SignedDuration::from_secs(1))).contains(&of)
 }
 
