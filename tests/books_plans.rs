@@ -299,7 +299,7 @@ fn what_a_later_fall_leaves_of_the_old_plan_on_the_bill_is_told() {
         jobs(&world, "2026-10-31T20:00:00Z", &[first("8.5"), second("5")]).exits(0);
         jobs(&world, "2026-11-01T12:00:00Z", &[first("8.5"), second("5")]).exits(0);
         let done = jobs(&world, "2026-11-02T12:00:00Z", &[first("8.5"), second("1")]).exits(65);
-        done.names_a().tells(&["3.50 more was reported", "0.50 more was to be taken away", "2026-10"]);
+        done.names_a().tells(&["3.50 more was reported", "0.50 too much stays on the bill", "2026-10"]);
         assert_eq!(world.rows(A), ["cpu 2026-10 10.00", "cpu 2026-10 3.50"], "{api}");
         let shares = ["alice cpu 2026-10 10.00", "alice cpu 2026-10 3.50"];
         assert_eq!(world.shares(A), shares, "{api}: those of the totals that stand");

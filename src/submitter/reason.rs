@@ -72,6 +72,9 @@ pub enum Reason {
     LateRefused,
     /// The plan period is over, and another report of it would be billed beside the first.
     PlanEnded,
+    /// More of the month is on the bill than was used, in another month or under another plan, and nothing is left that it could
+    /// be taken from.
+    TooMuch,
     /// The resource is terminated.
     Terminated,
     /// The server filed the report in another month than was meant.
@@ -79,7 +82,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 22] = [
+    pub const ALL: [Reason; 23] = [
         Reason::Conflict,
         Reason::Unadoptable,
         Reason::Shares,
@@ -100,6 +103,7 @@ impl Reason {
         Reason::LateShare,
         Reason::LateRefused,
         Reason::PlanEnded,
+        Reason::TooMuch,
         Reason::Terminated,
         Reason::WrongMonth,
     ];
@@ -126,6 +130,7 @@ impl Reason {
             Reason::LateShare => "late_share",
             Reason::LateRefused => "late_refused",
             Reason::PlanEnded => "plan_ended",
+            Reason::TooMuch => "too_much",
             Reason::Terminated => "terminated",
             Reason::WrongMonth => "wrong_month",
         }
@@ -144,6 +149,7 @@ impl Reason {
             | Reason::LateShare
             | Reason::LateRefused
             | Reason::PlanEnded
+            | Reason::TooMuch
             | Reason::Terminated => State::Stranded,
             _ => State::Held,
         }
@@ -202,6 +208,10 @@ impl Reason {
                 "nothing is to be billed by hand: the total is right, only how it is shared among users is not. `submit: { late: \
                  backfill }` reports the share; `parked drop` leaves it as Waldur holds it"
             }
+            Reason::TooMuch => {
+                "have Waldur's staff credit it by hand, then `parked drop` it; with `late: carry_forward` it is taken away by itself \
+                 as soon as more is used"
+            }
             Reason::Terminated => {
                 "only Waldur's staff can bill (or credit) it now, by hand; then `parked drop` it. The amounts stay in the \
                  ledger; if the resource is active again in Waldur, those of the running month are \
@@ -248,6 +258,7 @@ impl Reason {
             Reason::LateShare => {
                 format!("nothing to bill: the total is right; `parked drop {name}` leaves the share as it is")
             }
+            Reason::TooMuch => format!("credit it by hand, then `parked drop {name}`"),
             Reason::Terminated => {
                 format!(
                     "bill it by hand, then `parked drop {name}`; it goes on by itself if the resource is active again"

@@ -49,7 +49,7 @@ impl Told {
     }
 
     fn stranded(&self) -> i64 {
-        let rests = ["period_ended", "closing_rest", "plan_ended"];
+        let rests = ["period_ended", "closing_rest", "plan_ended", "too_much"];
         let blocks = self.blocks.iter();
         let rests = blocks.filter(|at| at.user.is_empty() && rests.contains(&at.block.reason.as_str()));
         rests.map(|at| to_cents(at.amount.unwrap_or_default())).sum()
@@ -322,11 +322,7 @@ impl Bench {
         let carried = told.carried.get("").copied().unwrap_or(0);
         let late = told.has("late_refused") || told.has("terminated");
         if rest - carried != told.stranded() && !late {
-            let is_too_much =
-                rest < carried && told.events.iter().any(|words| words.contains("more of it was"));
-            if !is_too_much {
-                return Err("used is not accepted, carried and stranded");
-            }
+            return Err("used is not accepted, carried and stranded");
         }
         if self.setting.late == Late::Backfill
             && !told.has("terminated")

@@ -26,13 +26,26 @@ pub(super) struct Line {
     pub(super) problem: Option<String>,
     pub(super) held: Option<String>,
     pub(super) held_words: Option<String>,
+    /// Of a total: what was moved out of it, or was to be taken from it, beyond what it has.
+    pub(super) too_much: Option<String>,
 }
+
+/// What is told of that, after the amount.
+pub(in crate::ledger) const TOO_MUCH: &str = "too much stays on the bill: it was billed in another month or under another plan of it, and nothing is left there that it could be taken from";
 
 impl Line {
     pub(super) fn zero() -> Line {
         let zero = || Some("0.00".to_owned());
         let (used, posted) = (zero(), zero());
-        Line { exact: "0".to_owned(), used, posted, problem: None, held: None, held_words: None }
+        Line {
+            exact: "0".to_owned(),
+            used,
+            posted,
+            problem: None,
+            held: None,
+            held_words: None,
+            too_much: None,
+        }
     }
 }
 
@@ -100,7 +113,8 @@ pub(super) fn kept(connection: &Connection, places: &[Place<'_>]) -> sql::Result
         Ok(of_month(row)?.iter().find(is_of).copied())
     };
     connection.query_rows(
-        "SELECT v.column3, component, part, username, exact, used, posted, problem, held, held_words
+        "SELECT v.column3, component, part, username, exact, used, posted, problem, held, held_words,
+            too_much
          FROM (VALUES {rows}) v CROSS JOIN line WHERE line.resource = v.column1 AND line.period = v.column2",
         &rows,
         |row| {
@@ -112,6 +126,7 @@ pub(super) fn kept(connection: &Connection, places: &[Place<'_>]) -> sql::Result
                 problem: row.get(7)?,
                 held: row.get(8)?,
                 held_words: row.get(9)?,
+                too_much: row.get(10)?,
             };
             kept.lines.insert((row.get(2)?, row.get(3)?), line);
             Ok(())
@@ -162,7 +177,7 @@ pub(super) fn store(
     now: Timestamp,
 ) -> sql::Result<()> {
     let mut changed: BTreeSet<(&str, &str, i64)> = BTreeSet::new();
-    let mut rows: Vec<[&dyn ToSql; 11]> = Vec::new();
+    let mut rows: Vec<[&dyn ToSql; 12]> = Vec::new();
     for (Place { resource, period, component }, before, after) in stated {
         for (part, user) in before.keys().filter(|key| !after.contains_key(key)) {
             connection
@@ -174,19 +189,21 @@ pub(super) fn store(
         }
         for (key, line) in after.iter().filter(|(key, line)| before.get(key) != Some(line)) {
             let (part, user) = key;
-            let Line { exact, used, posted, problem, held, held_words } = line;
+            let Line { exact, used, posted, problem, held, held_words, too_much } = line;
             rows.push([
                 resource, period, part, component, user, exact, used, posted, problem, held, held_words,
+                too_much,
             ]);
             changed.insert((resource, period, *part));
         }
     }
     connection.execute_rows(
-        "INSERT INTO line (resource, period, part, component, username, exact, used, posted, problem, held, held_words)
+        "INSERT INTO line (resource, period, part, component, username, exact, used, posted, problem, held, held_words,
+            too_much)
          VALUES {rows}
          ON CONFLICT (resource, period, part, component, username) DO UPDATE SET exact = excluded.exact,
             used = excluded.used, posted = excluded.posted, problem = excluded.problem, held = excluded.held,
-            held_words = excluded.held_words",
+            held_words = excluded.held_words, too_much = excluded.too_much",
         &rows,
     )?;
     let at = micros(now);

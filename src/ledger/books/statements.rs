@@ -13,11 +13,11 @@ use super::adjustment::{Moved, moved_of_all, openings_of_all};
 use super::claims::{Doubts, Verdict, claim};
 use super::cuts::plans_of_all;
 use super::freed::free;
-use super::lines::{Kept, Line, Lines, Place, kept, store};
+use super::lines::{Kept, Line, Lines, Place, TOO_MUCH, kept, store};
 use super::made::{Made, Wanted, made};
 use super::sourced_meters::{SourcedMeters, may_be_made, meters_of};
 use crate::ledger::db::columns::{decimal, micros, two_decimals};
-use crate::ledger::db::event::{About, EventKind, tell, tell_if_new};
+use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::{InForce, Version, are_stated, first_unstated, of_component};
 use crate::ledger::db::sql::{self, Connection, params};
 use crate::ledger::db::{Ledger, LedgerError};
@@ -206,18 +206,14 @@ fn state_some(
             after.entry((key.0, String::new())).or_insert_with(Line::zero);
             after.entry(key.clone()).or_insert_with(Line::zero);
         }
-        let too_much = apply(&moved, &mut after);
-        stating.tell_too_much(too_much, now)?;
+        apply(&moved, &mut after);
+        stating.tell_too_much(&kept.lines, &after, now)?;
         stating.hold(&mut after, (&doubts, number, kept.accepted), now)?;
         stating.tell_changes(&kept, &after, now)?;
         stated.push((stating.place, kept.lines, after));
     }
     store(connection, &stated, counted, now)
 }
-
-/// What is told of a month of which more was taken away than it has.
-const TAKEN_AWAY: &str =
-    "was to be taken away, for what was billed too much elsewhere, than its readings make by now";
 
 /// A component of a resource's month that is stated anew.
 struct Stating<'a> {
@@ -257,10 +253,9 @@ impl Stating<'_> {
         Ok(())
     }
 
-    /// Tells of what was to be taken away in a month that is over and is more than its readings make by now: less than nothing
-    /// is never posted, so that no line shows it.
-    fn tell_too_much(&self, amount: Decimal, now: Timestamp) -> sql::Result<()> {
-        if amount.is_zero() || now < self.in_force.zone.end(self.month) {
+    /// Tells of what is too much on the bill of a month that is over, where no other line shows it.
+    fn tell_too_much(&self, before: &Lines, after: &Lines, now: Timestamp) -> sql::Result<()> {
+        if now < self.in_force.zone.end(self.month) {
             return Ok(());
         }
         let about = About {
@@ -268,8 +263,14 @@ impl Stating<'_> {
             period: self.place.period,
             component: self.place.component,
         };
-        let words = format!("{amount:.2} more {TAKEN_AWAY}: so much too much stays on the bill");
-        tell_if_new(self.connection, about, (EventKind::Moved, TAKEN_AWAY), &words, now)
+        let of = |lines: &Lines, key| lines.get(key).and_then(|line: &Line| line.too_much.clone());
+        for (key, line) in after {
+            let Some(amount) = line.too_much.as_deref().filter(|_| of(before, key) != line.too_much) else {
+                continue;
+            };
+            tell(self.connection, about, EventKind::Moved, &format!("{amount} {TOO_MUCH}"), now)?;
+        }
+        Ok(())
     }
 
     /// Tells of totals that fall or jump, in months that run.
@@ -365,6 +366,7 @@ fn lines(made: Made) -> Vec<(String, Line)> {
         problem: problem.clone(),
         held: None,
         held_words: None,
+        too_much: None,
     };
     let mut lines = vec![(String::new(), line(&amounts.total, posted.as_ref().map(|posted| posted.total)))];
     lines.extend(amounts.users.iter().map(|(user, exact)| {
@@ -374,33 +376,28 @@ fn lines(made: Made) -> Vec<(String, Line)> {
     lines
 }
 
-/// Adds what was moved to the month, and takes away what was moved out of it.
-/// Returns what of that was more than there is, by the total.
-fn apply(moved: &Moved, lines: &mut Lines) -> Decimal {
+/// Adds what was moved to the month, and takes away what was moved out of it. Less than nothing is never posted: what of it can't
+/// be taken away is on the bill elsewhere.
+fn apply(moved: &Moved, lines: &mut Lines) {
     for (key, amount) in &moved.to {
         lines.entry((key.0, String::new())).or_insert_with(Line::zero);
         shift(lines.entry(key.clone()).or_insert_with(Line::zero), *amount);
     }
     for (key, amount) in &moved.from {
-        if let Some(line) = lines.get_mut(key) {
-            shift(line, -*amount);
-        }
+        shift(lines.entry(key.clone()).or_insert_with(Line::zero), -*amount);
     }
-    // What a person gave up may be more than there is by now; it was not billed.
-    let to_take = moved.to.iter().filter(|((_, user), amount)| user.is_empty() && amount.is_sign_negative());
-    let to_take: Decimal = to_take.map(|(_, amount)| -*amount).sum();
-    let mut too_much = Decimal::ZERO;
-    for ((_, user), line) in lines.iter_mut() {
+    for ((part, user), line) in lines.iter_mut() {
         let posted = decimal(line.posted.clone());
-        if let Some(posted) = posted.filter(Decimal::is_sign_negative) {
-            line.posted = Some("0.00".to_owned());
-            if user.is_empty() {
-                too_much -= posted;
-            }
+        let Some(posted) = posted.filter(Decimal::is_sign_negative) else { continue };
+        line.posted = Some("0.00".to_owned());
+        // What a person gave up may be more than there is by now; it was not billed.
+        let given_up = moved.given_up.get(part).copied().unwrap_or_default().max(Decimal::ZERO);
+        let too_much = -(posted + given_up);
+        if user.is_empty() && too_much > Decimal::ZERO {
+            line.too_much = Some(two_decimals(too_much));
         }
     }
     shares_of_nothing(lines);
-    too_much.min(to_take)
 }
 
 /// Of a total of nothing nobody has a share, whatever was carried: where there is no row there is no place for it, and where

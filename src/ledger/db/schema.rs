@@ -394,9 +394,11 @@ CREATE TABLE line (
     problem TEXT,                 -- why it can't be posted
     held TEXT,                    -- of a total that is not sent for what the books say: the reason,
     held_words TEXT,              -- and what happened, for people
+    too_much TEXT,                -- of a total: what is on the bill elsewhere and can't be taken from it, two decimals
     PRIMARY KEY (resource, period, part, component, username)
 ) WITHOUT ROWID;
 
+CREATE INDEX line_too_much ON line (resource, period, part, component) WHERE too_much IS NOT NULL;
 CREATE INDEX line_held ON line (resource, period, part, component) WHERE held IS NOT NULL;
 
 -- What the server held at an instant, where the agent took over from another writer: usage before it is not counted.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::amount::{StatementKey, key};
 use super::known::{Known, Scope, each_of, known};
 use super::rows::{reopen, unplan};
+use crate::ledger::books::lines;
 use crate::ledger::books::unstated::{all_of_month, changed_components};
 use crate::ledger::db::columns::{decimal, instant, micros, period_column, two_decimals, uuid_column};
 use crate::ledger::db::event::{About, EventKind, tell};
@@ -226,9 +227,15 @@ impl Ledger {
                      FROM line JOIN statement ON statement.resource = line.resource AND statement.period = line.period
                         AND statement.part = line.part
                      WHERE held IS NOT NULL
+                     UNION ALL
+                     SELECT line.resource, line.period, line.component, '', '-' || too_much, 'stranded', ?1, too_much || ?2,
+                            statement.changed, line.part
+                     FROM line JOIN statement ON statement.resource = line.resource AND statement.period = line.period
+                        AND statement.part = line.part
+                     WHERE too_much IS NOT NULL
                      ORDER BY 1, 2, 10, 3, 4",
                 )?
-                .query_map([], |row| {
+                .query_map([TOO_MUCH, &format!(" {}", lines::TOO_MUCH)], |row| {
                     Ok(Blocked {
                         resource: uuid_column(row, 0)?,
                         period: period_column(row, 1)?,
@@ -295,14 +302,21 @@ impl Ledger {
                 .prepare_cached(
                     "SELECT resource, period, part, component, username, reason FROM blocked
                      WHERE resource = ?1 AND (?2 IS NULL OR period = ?2) AND (?3 IS NULL OR component IN ('', ?3))
-                     AND (?4 IS NULL OR username = ?4)",
+                     AND (?4 IS NULL OR username = ?4)
+                     UNION ALL
+                     SELECT resource, period, part, component, username, ?5 FROM line
+                     WHERE resource = ?1 AND (?2 IS NULL OR period = ?2) AND (?3 IS NULL OR component = ?3)
+                     AND ?4 IS NULL AND too_much IS NOT NULL AND NOT EXISTS (
+                        SELECT 1 FROM blocked WHERE blocked.resource = line.resource AND blocked.period = line.period
+                        AND blocked.part = line.part AND blocked.component IN ('', line.component) AND blocked.username = '')",
                 )?
                 .query_map(
                     params![
                         resource,
                         dropped.period.map(|period| period.to_string()),
                         dropped.component,
-                        dropped.user
+                        dropped.user,
+                        TOO_MUCH
                     ],
                     |row| Ok((key(row, 0)?, row.get(3)?, row.get(4)?, row.get(5)?)),
                 )?
@@ -359,6 +373,8 @@ pub struct Dropped {
     pub user: Option<String>,
 }
 
+/// The reason of what is too much on the bill, where no other line shows it (submitter/reason.rs).
+const TOO_MUCH: &str = "too_much";
 /// The reasons of what was left over when a month or a plan period ended (submitter/reason.rs).
 const RESTS: [&str; 4] = ["period_ended", "closing_rest", "late_share", "plan_ended"];
 /// Moves to nobody what the server does not hold of a component (of all, if `None`) and user ('': the total and all users).
@@ -370,16 +386,16 @@ fn give_up(
 ) -> sql::Result<Vec<GivenUp>> {
     let (resource, period) = (key.resource.to_string(), key.period.to_string());
     let known = known(connection, key, Scope::Whole)?;
-    let lines: Vec<(String, String, Option<String>)> = connection
+    let lines: Vec<(String, String, Option<String>, Option<String>)> = connection
         .prepare_cached(
-            "SELECT component, username, posted FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3",
+            "SELECT component, username, posted, too_much FROM line WHERE resource = ?1 AND period = ?2 AND part = ?3",
         )?
         .query_map(params![resource, period, micros(key.part)], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         })?
         .collect::<sql::Result<_>>()?;
     let mut given_up = Vec::new();
-    for (of, line_user, posted) in lines {
+    for (of, line_user, posted, too_much) in lines {
         let chosen = component.is_none_or(|wanted| wanted == of) && (user.is_empty() || user == line_user);
         let Some(posted) = decimal(posted).filter(|_| chosen) else { continue };
         let known = known.get(&(of.clone(), line_user.clone()));
@@ -390,7 +406,7 @@ fn give_up(
             unplan(connection, key, (&of, Some(&line_user)))?;
             known.and_then(|known| known.acknowledged.as_ref()).map_or(Decimal::ZERO, |known| known.amount)
         };
-        let amount = posted - held;
+        let amount = posted - held - decimal(too_much).unwrap_or_default();
         if amount.is_zero() {
             continue;
         }

@@ -13,16 +13,13 @@ use crate::ledger::books::cuts::plans;
 use crate::ledger::books::sourced_meters::{SourcedMeter, meters_of};
 use crate::ledger::books::unstated::changed_components;
 use crate::ledger::db::columns::{decimal, decimal_column, instant, micros, period_column, two_decimals};
-use crate::ledger::db::event::{About, EventKind, tell, tell_if_new};
+use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::rules::InForce;
 use crate::ledger::db::sql::{self, Connection, OptionalExtension, params};
 use crate::ledger::sent::amount::{StatementKey, key};
 use crate::ledger::sent::known::{Known, Scope, known};
 use crate::metering::adjustment::{by_part, can_be_carried, fit};
 use crate::metering::period::BillingPeriod;
-
-/// What is told of a month that gave away more than it has.
-const CARRIED_TOO_MUCH: &str = "of it was carried to other months than its readings make by now";
 
 /// By user; '' is the total.
 type Amounts = BTreeMap<String, Decimal>;
@@ -124,17 +121,15 @@ impl Carrying<'_> {
             self.moved_rows(settled, component, (target, part), (&mut fixed, &mut before, &mut others))?;
             let none = Parts::new();
             let held = held.get(component).unwrap_or(&none);
-            let used_of = used.get(component).cloned().unwrap_or_default();
-            let mut rest = used_of.clone();
+            let mut rest = used.get(component).cloned().unwrap_or_default();
             for (of, amount) in held.iter().chain(&fixed) {
                 *rest.entry(of.clone()).or_default() -= amount;
             }
             if self.turn != Turn::of(&rest) {
                 continue;
             }
+            // What was carried stays, and nothing more is.
             if terminated {
-                // What was carried stays, and nothing more is.
-                self.tell_of_too_much(component, total(&fixed) + total(&before) - total(&used_of), now)?;
                 continue;
             }
             // What there is in the month that it goes to, by the total and each user: no more can be taken away.
@@ -143,7 +138,6 @@ impl Carrying<'_> {
                 *room.entry(user).or_default() += amount;
             }
             let after = by_part(&fit(&by_user(&rest), &room), &rest);
-            self.tell_of_too_much(component, total(&fixed) + total(&after) - total(&used_of), now)?;
             settled.insert((self.resource, self.from, component.clone()));
             // What was carried may become less, and nothing more is carried.
             let is_more = before.is_empty() || total(&after) > total(&before);
@@ -171,20 +165,6 @@ impl Carrying<'_> {
             changes.push(change);
         }
         Ok(changes)
-    }
-
-    /// More was carried out of a month than its readings make by now, and there is nothing that it could be taken back from:
-    /// it is billed too much. Its line shows nothing of that, because less than nothing is never posted; so it is told, once.
-    fn tell_of_too_much(&self, component: &str, amount: Decimal, now: Timestamp) -> sql::Result<()> {
-        let (resource, period) = (self.resource.to_string(), self.from.to_string());
-        if amount <= Decimal::ZERO || self.is_within() {
-            return Ok(());
-        }
-        let words = format!(
-            "{amount:.2} more {CARRIED_TOO_MUCH}; it is taken back where there is something that it can be taken from"
-        );
-        let about = About { resource: &resource, period: &period, component };
-        tell_if_new(self.connection, about, (EventKind::Moved, CARRIED_TOO_MUCH), &words, now)
     }
 
     /// The parts of the month that a difference goes to. It was used under the plan that the month began with, and is billed by
