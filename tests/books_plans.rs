@@ -305,7 +305,7 @@ fn what_a_later_fall_leaves_of_the_old_plan_on_the_bill_is_told() {
         assert_eq!(world.shares(A), shares, "{api}: those of the totals that stand");
         // Once.
         jobs(&world, "2026-11-02T13:00:00Z", &[first("8.5"), second("1")]).says_not("0.50 more");
-        world.agent(&["explain", A, "cpu", "--period", "2026-10"]).exits(0).tells(&["0.50 more"]);
+        world.agent(&["explain", A, "cpu", "--period", "2026-10"]).exits(0).tells(&["0.50 too much"]);
     }
 }
 
