@@ -7,6 +7,7 @@
 pub mod books;
 pub mod disk;
 pub mod engine;
+pub mod fields;
 pub mod proxy;
 #[path = "../skip/mod.rs"]
 mod skipping;

@@ -261,6 +261,7 @@ impl Serialize for StatementJson<'_> {
         map.serialize_entry("resource", &statement.key.resource)?;
         map.serialize_entry("retry_after", &put_off.map(|retry| retry.next.to_string()))?;
         map.serialize_entry("state", state.name())?;
+        map.serialize_entry("terminated", &resource.terminated)?;
         map.end()
     }
 }
