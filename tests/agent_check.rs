@@ -165,6 +165,62 @@ fn a_resource_that_waldur_would_not_bill_is_told_where_it_is_found_by_its_backen
     check.says("nobody can say which is meant").says(A).says(B);
 }
 
+/// One that has ended, one that has erred, one without a plan and an id that two have: each is told by name, all at once, whether
+/// it is named by its UUID or found by its backend id.
+#[test]
+fn each_resource_that_waldur_would_not_bill_is_told_by_name() {
+    let names = ["Ended", "Broken", "Planless", "First twin", "Second twin"];
+    let ids = ["ended", "broken", "planless", "twins", "twins"];
+    let uuid = |number: usize| format!("5e2f0000-0000-4000-8000-00000000000{}", number + 1);
+    let market = marketplace();
+    let (head, _) = market.split_once("resources:").unwrap();
+    let more = ["state: Terminated", "state: Erred", "plan: false", "state: OK", "state: OK"];
+    let resource = |number: usize| {
+        let (name, id, more) = (names[number], ids[number], more[number]);
+        format!(
+            "  - {{ uuid: {}, name: {name}, backend_id: {id}, offering: Cluster, {more} }}\n",
+            uuid(number)
+        )
+    };
+    let resources: String = (0..5).map(resource).collect();
+    let marketplace = format!("{head}resources:\n{resources}");
+    let world = World::of(Setting { marketplace, ..Setting::default() });
+    let cpu = |account: &str| now("cpu", "counter", "160", "s", &[("account", account)]);
+    world.readings(&["ended", "broken", "planless", "twins"].map(cpu));
+    let meters = "    meters: { cpu_hours: { reading: cpu, factor: 1/3600 } }\n";
+    world.configure(&format!(
+        "    resource: {{ offering: {OFFERING}, backend_id: \"{{account}}\" }}\n{meters}"
+    ));
+    let problems = |done: &Done| done.out.lines().filter(|line| line.starts_with("problem ")).count();
+    let by_id = world.agent(&["check"]).exits(65);
+    assert_eq!(problems(&by_id), 4, "{by_id:#?}");
+    let refuses = "Waldur refuses reports for it";
+    by_id
+        .says(&format!("backend id ended: Ended ({}) is Terminated: {refuses}", uuid(0)))
+        .says(&format!("backend id broken: Broken ({}) is Erred: {refuses}", uuid(1)))
+        .says(&format!("backend id planless: Planless ({}) has no plan: Waldur can't bill it; give it one", uuid(2)))
+        .says(&format!(
+            "backend id twins: it is that of First twin ({}) and of Second twin ({}), and nobody can say which is meant",
+            uuid(3),
+            uuid(4)
+        ));
+    // The same by their UUIDs, where an id of two is no trouble.
+    let collectors: String = (0..5)
+        .map(|number| {
+            world.collector(names[number], "readings", &format!("    resource: {}\n{meters}", uuid(number)))
+        })
+        .collect::<String>()
+        .replace(" twin:", "-twin:");
+    world.write("agent.yaml", &format!("{}collectors:\n{collectors}", world.head("")));
+    world.readings(&[cpu("any")]);
+    let by_uuid = world.agent(&["check"]).exits(65);
+    assert_eq!(problems(&by_uuid), 3, "{by_uuid:#?}");
+    by_uuid
+        .says(&format!("resource Ended ({}) is Terminated: {refuses}", uuid(0)))
+        .says(&format!("resource Broken ({}) is Erred: {refuses}", uuid(1)))
+        .says(&format!("resource Planless ({}) has no plan: Waldur can't bill it; give it one", uuid(2)));
+}
+
 /// A collector of twelve meters: what is well is summed up, what is not is told one by one, and machines are told all.
 #[test]
 fn what_is_well_is_summed_up_where_there_is_much_of_it() {

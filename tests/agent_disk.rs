@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use agent::disk::*;
 use agent::*;
 
 /// Loaded before libc: keeps a copy of each ledger file as of its last sync, so that a test can take away what was not
@@ -281,32 +282,6 @@ fn a_ledger_that_a_backup_holds_is_waited_for_and_told() {
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
 }
 
-struct Mounted(PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
-/// A disk of its own for the ledger, or `None` where none can be mounted.
-fn small_disk(world: &World, test: &str) -> Option<Mounted> {
-    let disk = world.path("disk");
-    std::fs::create_dir(&disk).unwrap();
-    if !mount(&["-t", "tmpfs", "-o", "size=1m", "tmpfs", disk.to_str().unwrap()]) {
-        skip(test, "a tmpfs can't be mounted (needs root and CAP_SYS_ADMIN)");
-        return None;
-    }
-    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
-    let on_disk = disk.join("ledger.db").display().to_string();
-    world.write("agent.yaml", &text.replace(&world.path("ledger.db").display().to_string(), &on_disk));
-    Some(Mounted(disk))
-}
-
-fn mount(arguments: &[&str]) -> bool {
-    Command::new("mount").args(arguments).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-}
-
 #[test]
 fn a_ledger_that_became_read_only_is_told_and_goes_on_when_it_can_be_written() {
     const TEST: &str = "a_ledger_that_became_read_only_is_told_and_goes_on_when_it_can_be_written";
@@ -361,12 +336,7 @@ fn a_daemon_on_a_disk_that_is_full_goes_on_by_itself_when_there_is_room() {
     world.in_time("the first report", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
     // A disk of a megabyte is little from the beginning.
     assert!(get_from_socket(&world.path("page.sock"), "/").contains("0 MB are free on the disk of"));
-    let filler = disk.0.join("filler");
-    let mut file = std::fs::File::create(&filler).unwrap();
-    for size in [65_536, 4_096, 1] {
-        while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
-    }
-    drop(file);
+    disk.fill();
     let jobs: Vec<_> = (0..500).map(hour_of).collect();
     world.readings(&jobs);
     world.in_time("the daemon to say so", || daemon.log().contains("no space left on the disk"));
@@ -382,7 +352,7 @@ fn a_daemon_on_a_disk_that_is_full_goes_on_by_itself_when_there_is_room() {
     world.in_time("what was missed", || daemon.log().contains(" missed since "));
     let log = daemon.log();
     assert!(log.contains("because they could not be recorded") && !log.contains("clock was set"), "{log}");
-    std::fs::remove_file(&filler).unwrap();
+    disk.make_room();
     world.in_time("the second report", || world.rows(A) == ["cpu_hours 2026-11 500.00"]);
     world.in_time("it is ready", || get(&address, "/ready").0 == 200);
     world.agent(&["recount"]).exits(0);
@@ -397,29 +367,23 @@ fn a_full_disk_is_told_where_nothing_runs() {
     world.readings(&[hour_of(1)]);
     world.flush().exits(0);
     world.agent(&["check"]).exits(0).says("MB are free on the disk of the ledger");
-    let fill = || {
-        let mut file = std::fs::File::create(disk.0.join("filler")).unwrap();
-        for size in [65_536, 4_096, 1] {
-            while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
-        }
-    };
     let is_told = || {
         let status = world.agent(&["status"]).exits(78);
         status.says("Ledger: 0 MB are free on the disk of").says("1 resource: 1 agreed.");
         world.agent(&["check"]).exits(78).says("no space left on the disk of the ledger");
         world.flush_once().exits(75).says("nothing can be recorded or reported").says("Free some space");
     };
-    fill();
+    disk.fill();
     is_told();
     // A process that was killed has left a log, and nothing beside it says what is in there.
-    std::fs::remove_file(disk.0.join("filler")).unwrap();
+    disk.make_room();
     world.readings(&[hour_of(1)]);
     world.flush_killed_at("after a run is committed").exits(137);
     std::fs::remove_file(disk.0.join("ledger.db-shm")).unwrap();
     assert!(std::fs::metadata(disk.0.join("ledger.db-wal")).unwrap().len() > 0);
-    fill();
+    disk.fill();
     is_told();
-    std::fs::remove_file(disk.0.join("filler")).unwrap();
+    disk.make_room();
     world.agent(&["recount"]).exits(0);
     world.agent(&["status"]).exits(0);
 }

@@ -133,6 +133,82 @@ fn what_stands_as_it_was_told_before_is_a_number() {
     assert_eq!(log.matches("as before").count(), 1, "{log}");
 }
 
+/// What is refused for the same reason is told once, however much of it is used meanwhile; `status` has the number of now.
+#[test]
+fn what_grows_while_it_is_parked_is_told_once() {
+    let world = World::new(CURRENT);
+    world.configure(&format!(
+        "    resource: {A}\n    meters: {{ cpu_hours: {{ reading: cpu_seconds, factor: 1/3600 }}, nope: {{ reading: cpu_seconds, factor: \
+         1/1800 }} }}\n"
+    ));
+    let of = |id: &str| job("cpu_seconds", id, "2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z", "3600", &[]);
+    let mut used = vec![of("1")];
+    world.readings(&used);
+    let told = format!(
+        "Project A ({A}), nope, 2026-11: parked: POST set_usage: refused: These components are invalid: nope. What to do: correct the \
+         meter's name, or add the component to the offering in Waldur, then `parked retry`"
+    );
+    let first = world.flush().exits(65);
+    assert_eq!(lines(&first.err, "parked: "), [told.as_str()], "{}", first.err);
+    world.agent(&["status"]).exits(65).says("parked: nope 2.00: ");
+    for (hour, amount) in [(14, "4.00"), (16, "6.00")] {
+        used.push(of(&hour.to_string()));
+        world.readings(&used);
+        world.now(&format!("2026-11-10T{hour}:00:00Z"));
+        let next = world.flush().exits(65);
+        assert_eq!(lines(&next.err, "parked"), ["1 amount parked as before: `status`"], "{}", next.err);
+        world.agent(&["status"]).exits(65).says(&format!("parked: nope {amount}: "));
+    }
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
+    // Tried again and refused in other words, it is news.
+    world.agent(&["parked", "retry"]).exits(0);
+    world.fault(json!({
+        "match": { "path": "/set_usage/", "body": "nope" },
+        "action": { "status": 400, "headers": { "Content-Type": "application/json" }, "body": "{\"non_field_errors\": [\"nope is closed.\"]}" },
+    }));
+    used.push(of("18"));
+    world.readings(&used);
+    world.now("2026-11-10T18:00:00Z");
+    let other = world.flush().exits(65);
+    assert_eq!(lines(&other.err, "parked: ").len(), 1, "{}", other.err);
+    other.says("parked: POST set_usage: refused: nope is closed.");
+}
+
+/// Once, however many cycles it fails in; again when it fails for another reason; and when it is over.
+#[test]
+fn a_look_up_that_fails_is_told_once() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    let fails = |words: &str| {
+        world.fault(json!({
+            "match": { "path": "/marketplace-offering-users/" }, "action": { "status": 500, "body": words },
+        }));
+    };
+    let mut used = Vec::new();
+    let mut next = |hour: usize| {
+        let (start, end) = ("2026-11-03T00:00:00Z", "2026-11-03T01:00:00Z");
+        used.push(job("cpu_seconds", &hour.to_string(), start, end, "3600", &[]));
+        world.readings(&used);
+        world.now(&format!("2026-11-10T{hour}:00:00Z"));
+        let done = world.flush().exits(0);
+        let told = lines(&done.err, "look-up").into_iter().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(world.rows(A), [format!("cpu_hours 2026-11 {}.00", used.len())]);
+        told
+    };
+    let failed = "A look-up failed, the last known answer is used: GET users of offering 91ab0000000040008000000000000001: the server answered";
+    fails("out of order");
+    assert_eq!(next(12), [format!("{failed} 500: out of order")]);
+    assert_eq!(next(13), Vec::<String>::new());
+    assert_eq!(next(14), Vec::<String>::new());
+    fails("no room");
+    assert_eq!(next(15), [format!("{failed} 500: no room")]);
+    assert_eq!(next(16), Vec::<String>::new());
+    world.no_faults();
+    let over = "A look-up that had failed fails no more: GET users of offering 91ab0000000040008000000000000001: the server answered 500: no room";
+    assert_eq!(next(17), [over]);
+    assert_eq!(next(18), Vec::<String>::new());
+}
+
 #[test]
 fn a_component_that_is_gone_for_all_is_one_line() {
     let world = world("{ cpu_hour: { reading: cpu_seconds, factor: 1/3600 } }");

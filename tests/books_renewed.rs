@@ -212,6 +212,13 @@ fn what_an_ended_plan_holds_too_much_of_is_told_and_taken_away_later() {
             let told = jobs(&world, "2026-11-06T12:00:00Z", &[first("3")]).exits(65);
             assert!(world.requests_since(mark).len() < 20, "{:#?}", world.requests_since(mark));
             world.with_status(told).names_a().tells(&["stranded", "-1.00", "taken away by itself"]);
+            // Nobody is sent to have it credited by hand: then it would be credited twice.
+            let listed = world.agent(&["parked", "list"]).exits(65);
+            listed
+                .says("plan_ended: what is too much there is taken away by itself")
+                .says_not("only Waldur's staff can bill (or credit) it now");
+            let status = world.agent(&["status"]).exits(65);
+            status.says("what is too much is taken away by itself in its month; the rest: bill it by hand");
             let second = hours("2", "11-07T00:00", "11-07T05:00", "5");
             jobs(&world, "2026-11-08T12:00:00Z", &[first("3"), second]).exits(0);
             assert_eq!(billed(&world, "2026-11"), ["4.00", "4.00"], "{api} {user}");

@@ -27,6 +27,10 @@ fn filtered(world: &World, text: &str) -> String {
     let mut filtered = String::new();
     let mut of_host = false;
     for line in text.lines() {
+        if line.starts_with("  \"ledger_free_bytes\": ") {
+            filtered.push_str("  \"ledger_free_bytes\": n,\n");
+            continue;
+        }
         // What a host has differs; how many rows a ledger has is not what is looked at.
         of_host = line.starts_with("This host has:") || of_host && !line.is_empty();
         match line {
@@ -171,6 +175,7 @@ fn every_command_says_what_was_looked_at_in_80_columns() {
     golden.of("flush", 65, &["flush", "--deadline", "1s"]);
     golden.of("status", 65, &["status"]);
     golden.of("status-all", 65, &["status", "--all"]);
+    golden.of("status-json", 65, &["status", "--json"]);
     golden.of("status-users", 65, &["status", "--users", "project-a"]);
     golden.of("status-parked", 65, &["status", "--state", "parked"]);
     golden.of("parked-list", 65, &["parked", "list"]);

@@ -321,6 +321,9 @@ fn each_role_sees_what_it_may_and_is_told_what_that_is() {
     brief.tells(&["may only append", "nothing waits here", "12:00Z"]).says_not("SQLSTATE");
     let told = agent_of(&world, "hv2.yaml", &["status", "--json"]).exits(0).json();
     assert_eq!((&told["appends_only"], &told["waiting"]), (&json!(true), &json!(0)));
+    assert_eq!((&told["daemon"]["running"], &told["last_look"]), (&json!(false), &json!(NOON)));
+    let (found, listed) = (agent::fields::fields(&told), agent::fields::documented());
+    assert_eq!(found.difference(&listed).collect::<Vec<_>>(), [""; 0]);
     world.flush().exits(0);
     let configured = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
     world.write("reader.yaml", &configured.replace("user=usage", "user=reader"));
@@ -603,6 +606,11 @@ fn what_of_a_host_is_not_billed_is_a_warning_and_stands_in_the_status() {
     send_as(&server, "hv2", ("f", 4), json!({}));
     world.flush().exits(0).says("WARN 2 runs of the agent hv2 are missing");
     world.agent(&["status"]).exits(65).says("2 runs of the agent hv2 are missing");
+    let machine = world.agent(&["status", "--json"]).exits(65).json();
+    assert_eq!(machine["hosts_not_billed"], true, "{machine:#}");
+    assert!(machine["hosts_told"][0]["at"].is_string(), "{machine:#}");
+    let words = machine["hosts_told"][0]["words"].as_str().unwrap();
+    assert!(words.starts_with("2 runs of the agent hv2 are missing"), "{words}");
     // A collector that the agent that submits does not know.
     server.sql("bill", "DELETE FROM event");
     world.agent(&["status"]).exits(0);
@@ -613,6 +621,17 @@ fn what_of_a_host_is_not_billed_is_a_warning_and_stands_in_the_status() {
     world.flush().tells(&told).says("WARN");
     world.agent(&["status"]).exits(65).tells(&told);
     assert_eq!(world.rows(A), Vec::<String>::new());
+    let machine = world.agent(&["status", "--json"]).exits(65).json();
+    assert_eq!(machine["hosts_told"][0]["at"], Value::Null, "it is so now: {machine:#}");
+    let words = machine["hosts_told"][0]["words"].as_str().unwrap();
+    assert!(words.starts_with("the collector sauce of hv3 counts nothing"), "{words}");
+    // docs/status.md lists what only a shared ledger has, too.
+    let (found, listed) = (agent::fields::fields(&machine), agent::fields::documented());
+    assert_eq!(found.difference(&listed).collect::<Vec<_>>(), [""; 0]);
+    for field in listed.iter().filter(|field| field.starts_with("agents[].") && !field.contains("failing[]"))
+    {
+        assert!(found.contains(field), "{field} is documented, and not there: {found:?}");
+    }
 }
 
 /// It failed when it looked last, and looks no more.

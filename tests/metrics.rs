@@ -8,6 +8,7 @@ mod agent;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use agent::table::*;
 use agent::*;
 
 const PREFIX: &str = "waldur_usage_agent_";
@@ -254,4 +255,103 @@ fn usage_that_is_not_reported_has_an_age_and_backend_ids_a_collector() {
     });
     let age = number("oldest_unreported_seconds").unwrap();
     assert!((3540..=3600 + seconds).contains(&age), "{age} after {seconds}");
+}
+
+/// A daemon that looks every ten seconds at what a script prints: the numbers are those of what it saw.
+#[test]
+fn what_a_collector_did_is_in_numbers() {
+    let mut at = begin(&cpu()).reported();
+    // Which version: as it says itself.
+    let version = at.world.agent(&["--version"]).exits(0).out;
+    let (name, commit) = version.trim().split_once(" (").unwrap();
+    let commit = commit.trim_end_matches(')').trim_start_matches("commit ");
+    assert_eq!(name, "waldur-usage-agent 0.1.0");
+    assert_eq!(at.number(&format!("build_info{{version=\"0.1.0\",commit=\"{commit}\"}}")), 1);
+    // It began at noon of the 10th, by both clocks; so long after that as the clock has gone on it last looked.
+    let noon = 1_794_312_000;
+    let of = |metric: &str| at.number(&format!("{metric}{{collector=\"source\"}}"));
+    let gone_on = || u64::try_from(at.world.seconds.get()).unwrap();
+    assert_eq!(at.number("start_timestamp_seconds"), noon);
+    assert_eq!(at.number("config_last_reload_timestamp_seconds"), noon);
+    let success = of("collector_last_success_timestamp_seconds");
+    assert!((noon..=noon + gone_on()).contains(&success), "{success}");
+    assert_eq!(of("collector_run_failures_total"), 0);
+    assert_eq!([of("collector_failures_since_success"), of("collector_retry_timestamp_seconds")], [0, 0]);
+    // The same reading is seen again and again, and recorded once.
+    at.world.in_time("three runs", || of("collector_runs_total") >= 3);
+    assert_eq!(of("collector_readings_total"), 1);
+    // How long the last run took, by the time that passes and not by what the clock says.
+    let took = || {
+        let page = at.get("/metrics").1;
+        let of = format!("{PREFIX}collector_run_duration_seconds{{collector=\"source\"}} ");
+        page.lines().find_map(|line| line.strip_prefix(&of)).unwrap().parse::<f64>().unwrap()
+    };
+    assert!(took() > 0.0, "{}", took());
+    at.world.write("script", &format!("sleep 1.5; cat {}", at.world.path("readings").display()));
+    at.world.in_time("a long run", || took() >= 1.5);
+    assert!(took() < 60.0, "{}", took());
+    // It fails, and is tried again later than now; when it last succeeded stays.
+    at.world.write("script", "exit 3");
+    at.world.in_time("a failure", || of("collector_failures_since_success") >= 1);
+    let success = of("collector_last_success_timestamp_seconds");
+    at.world.in_time("another one", || of("collector_failures_since_success") >= 2);
+    assert_eq!(of("collector_last_success_timestamp_seconds"), success);
+    until("both counts", || of("collector_run_failures_total") == of("collector_failures_since_success"));
+    assert!(of("collector_retry_timestamp_seconds") > success);
+    assert!(of("collector_runs_total") >= 5);
+    let failures = of("collector_run_failures_total");
+    // It works again; how often it has failed is not forgotten.
+    at.world.write("script", &format!("cat {}", at.world.path("readings").display()));
+    at.world.in_time("its recovery", || of("collector_failures_since_success") == 0);
+    assert!(of("collector_last_success_timestamp_seconds") > success);
+    assert_eq!(of("collector_retry_timestamp_seconds"), 0);
+    assert!(of("collector_run_failures_total") >= failures);
+    // A reload is of when it was done; one that is refused leaves what was there.
+    at.world.in_time("a quiet moment", || at.number("pending_statements") == 0);
+    at.world.now("2026-11-10T16:00:00Z");
+    at.daemon.signal("HUP");
+    at.daemon.until_it_says("Reloaded: 1 collector.");
+    // Any free port is another one then.
+    let log = at.daemon.log();
+    at.address =
+        log.rsplit("Health and metrics at http://").next().unwrap().split('/').next().unwrap().to_owned();
+    until("the reload", || at.number("config_last_reload_timestamp_seconds") == noon + 4 * 3600);
+    assert_eq!(at.number("config_last_reload_successful"), 1);
+    assert_eq!(at.number("start_timestamp_seconds"), noon);
+}
+
+/// A run that is recorded is in the queue until it is counted.
+#[test]
+fn the_queue_has_a_length() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &format!("{text}listen: 127.0.0.1:0\nsubmit: {{ schedule: \"0 3 * * *\" }}\n"));
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Ready: ");
+    let log = daemon.log();
+    let address = log.split("Health and metrics at http://").nth(1).unwrap().split('/').next().unwrap();
+    let queue = || {
+        let page = get(address, "/metrics").1;
+        page.lines()
+            .find_map(|line| line.strip_prefix(&format!("{PREFIX}queue_runs "))?.parse::<u64>().ok())
+            .unwrap()
+    };
+    until("nothing in it", || queue() == 0);
+    // Two commands that are killed before they count what they recorded.
+    world.readings(&[job("cpu_seconds", "1", "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "3600", &[])]);
+    let killed = || {
+        let mut command = world.command(&["collect"]);
+        let done =
+            command.env("WALDUR_USAGE_AGENT_FAIL_POINT", "before a count is committed").output().unwrap();
+        Done::from(done).exits(137);
+    };
+    killed();
+    assert_eq!(queue(), 1);
+    killed();
+    assert_eq!(queue(), 2);
+    assert_eq!(world.rows(A), [""; 0]);
+    daemon.signal("USR1");
+    until("it is counted", || queue() == 0);
+    until("it is reported", || world.rows(A) == ["cpu_hours 2026-11 1.00"]);
 }

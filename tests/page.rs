@@ -18,8 +18,12 @@ use serde_json::json;
 const PAGE_TOKEN: &str = "the-pages-0wn-token";
 
 /// Status, head and body.
-fn ask(mut stream: impl Read + Write, path: &str, more: &str) -> (u16, String, String) {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: page\r\nConnection: close\r\n{more}\r\n").unwrap();
+fn ask(stream: impl Read + Write, path: &str, more: &str) -> (u16, String, String) {
+    request(stream, "GET", path, more)
+}
+
+fn request(mut stream: impl Read + Write, method: &str, path: &str, more: &str) -> (u16, String, String) {
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: page\r\nConnection: close\r\n{more}\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -95,6 +99,72 @@ fn a_socket_is_for_its_owner_and_group() {
     std::fs::write(&socket, "not yours").unwrap();
     world.agent(&["run"]).exits(78).says("can't serve the page");
     assert_eq!(std::fs::read_to_string(&socket).unwrap(), "not yours");
+}
+
+/// It shows all customers' bills: nobody gets it who did not ask for it.
+#[test]
+fn there_is_none_unless_it_is_asked_for() {
+    let world = reported(&market());
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    world.write("agent.yaml", &format!("listen: 127.0.0.1:0\n{text}"));
+    let daemon = world.daemon(&[], &[]);
+    let metrics = address(&daemon, "Health and metrics at http://");
+    daemon.until_it_says("Ready: ");
+    assert!(!daemon.log().contains("page"), "{}", daemon.log());
+    for path in ["/", "/style.css", "/icon.svg", &format!("/resource/{A}")] {
+        assert_eq!(ask(TcpStream::connect(&metrics).unwrap(), path, "").0, 404, "{path}");
+    }
+    for path in ["/health", "/ready", "/metrics"] {
+        assert_eq!(ask(TcpStream::connect(&metrics).unwrap(), path, "").0, 200, "{path}");
+        assert_eq!(request(TcpStream::connect(&metrics).unwrap(), "POST", path, "").0, 405, "{path}");
+    }
+    // Of sockets and other files beside the ledger's there are none.
+    let mut files: Vec<String> = std::fs::read_dir(world.folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().unwrap().is_socket())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    assert_eq!(files, [""; 0]);
+    drop(daemon);
+    // Nor without `listen`.
+    world.write("agent.yaml", &text);
+    std::fs::remove_file(world.path("daemon.log")).unwrap();
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("Ready: ");
+    assert!(!daemon.log().contains("http://127.0.0.1:0") && !daemon.log().contains("Health and metrics at"));
+}
+
+/// Nothing can be changed by it, whatever it is asked, and it has nothing to press.
+#[test]
+fn it_can_only_be_read() {
+    let world = reported(&market());
+    let socket = world.path("page.sock");
+    with_page(&world, &format!("listen: \"unix:{}\"", socket.display()), "");
+    let daemon = world.daemon(&[], &[]);
+    daemon.until_it_says("The page for people at");
+    let connect = || UnixStream::connect(&socket).unwrap();
+    let rows = world.rows(A);
+    let (page, detail) = ("/".to_owned(), format!("/resource/{A}"));
+    for path in [&page, &detail, &"/style.css".to_owned(), &"/nothing".to_owned()] {
+        for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "MKCOL"] {
+            let (status, head, body) = request(connect(), method, path, "Content-Length: 0\r\n");
+            assert_eq!((status, body.as_str()), (405, "this page can only be read\n"), "{method} {path}");
+            assert!(head.contains("\r\nallow: get, head\r\n"), "{method} {path}: {head}");
+            assert!(head.contains("content-security-policy"), "{head}");
+        }
+        let (status, _, body) = request(connect(), "HEAD", path, "");
+        assert_eq!((status, body.as_str()), (if path == "/nothing" { 404 } else { 200 }, ""), "{path}");
+    }
+    for path in [&page, &detail] {
+        let (status, _, body) = ask(connect(), path, "");
+        assert_eq!(status, 200);
+        for pressed in ["<form", "<button", "<input", "<select", "<textarea", "onclick", "<script"] {
+            assert!(!body.contains(pressed), "{pressed} on {path}");
+        }
+    }
+    assert_eq!(world.rows(A), rows);
 }
 
 #[test]

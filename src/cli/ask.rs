@@ -7,6 +7,7 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use secrecy::SecretString;
 
 use crate::cli::exit::{Exit, Failed};
+use crate::cli::text::fold;
 
 /// Whether there is somebody to ask.
 pub(super) fn somebody() -> bool {
@@ -17,7 +18,7 @@ pub(super) fn somebody() -> bool {
 pub(super) fn line(question: &str, default: Option<&str>) -> Result<String, Failed> {
     let shown = default.map(|default| format!(" [{default}]")).unwrap_or_default();
     loop {
-        eprint!("{question}{shown}: ");
+        eprint!("{} ", fold(&format!("{question}{shown}:"), 2));
         let answer = read()?;
         match (answer.trim(), default) {
             ("", Some(default)) => return Ok(default.to_owned()),
@@ -35,7 +36,7 @@ pub(super) fn secret(question: &str) -> Result<SecretString, Failed> {
     silent.local_flags.remove(LocalFlags::ECHO);
     // First silent, then asked: whoever answers at once is not shown either.
     tcsetattr(stdin.as_fd(), SetArg::TCSADRAIN, &silent).map_err(no_terminal)?;
-    eprint!("{question}: ");
+    eprint!("{} ", fold(&format!("{question}:"), 2));
     let answer = read();
     let restored = tcsetattr(stdin.as_fd(), SetArg::TCSADRAIN, &before);
     eprintln!();

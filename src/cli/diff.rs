@@ -77,7 +77,7 @@ impl Diff {
             for resource in &only {
                 asked_about.extend(ledger.resource(*resource)?.map(|known| known.offering));
             }
-            blind.retain(|(offering, _)| asked_about.contains(offering));
+            blind.retain(|one| asked_about.contains(&one.offering));
         }
         let ledger = SharedLedger::new(ledger);
         let found = compare(&client, &ledger, Compare { period, only, shares: true }).await??;
@@ -94,7 +94,8 @@ impl Diff {
             writeln!(out, "{:#}", as_json(period, &found, exit))?;
         } else {
             self.show(period, &found, setup.clock.now(), out)?;
-            for (offering, _) in &blind {
+            for one in &blind {
+                let offering = one.words();
                 let words = format!(
                     "The token has no role for offering {offering}: what Waldur holds of it can't be seen."
                 );

@@ -24,6 +24,18 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Every one, the first that applies first.
+    pub const ALL: [Exit; 8] = [
+        Exit::Config,
+        Exit::Token,
+        Exit::Collector,
+        Exit::Pending,
+        Exit::Stuck,
+        Exit::Usage,
+        Exit::Differs,
+        Exit::Ok,
+    ];
+
     pub fn code(self) -> u8 {
         match self {
             Exit::Config => 78,

@@ -16,8 +16,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::progress::AboveProgress;
 use super::text::{colours, shown};
 use native::{Native, priority};
+use person::ForPerson;
 
 mod native;
+mod person;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
 pub(super) enum LogLevel {
@@ -66,6 +68,10 @@ pub(super) fn to_stderr(level: LogLevel, format: LogFormat, lasts: bool) {
         (LogFormat::Text, true) => {
             let log = log.without_time().with_level(false).with_ansi(false).fmt_fields(words());
             log.with_writer(Journal).try_init()
+        }
+        (LogFormat::Text, false) if !lasts && std::io::stderr().is_terminal() => {
+            let log = log.fmt_fields(words()).event_format(ForPerson { colours: colours(true) });
+            log.with_writer(|| AboveProgress).try_init()
         }
         (LogFormat::Text, false) => {
             let log = log.with_ansi(colours(std::io::stderr().is_terminal())).fmt_fields(words());

@@ -11,6 +11,7 @@ use crate::config::settings::Report;
 use crate::waldur::agents::Registration;
 use crate::waldur::client::Client;
 use crate::waldur::failure::Failure;
+use crate::wire::numbers::count;
 
 /// Between two tries where the server can't be reached.
 const AGAIN: Duration = Duration::from_secs(3600);
@@ -20,12 +21,18 @@ pub(super) async fn register(agent: Agent) {
     if agent.settings.report == Report::Shadow {
         return; // It would be written.
     }
-    let Some(client) = agent.client.clone() else { return };
     loop {
-        match once(&agent, &client).await {
+        // Its own: a call that hangs here is in nobody's way, and what becomes of it says nothing of the server's health.
+        let Some(waldur) = agent.settings.waldur.as_ref().filter(|_| agent.client.is_some()) else { return };
+        let registered = match Client::new(waldur, agent.clock.clone()) {
+            Ok(client) => once(&agent, &client).await,
+            Err(error) => Err(Failure::NotSent { call: "registration".to_owned(), words: error.to_string() }),
+        };
+        match registered {
             Ok(0) => return,
             Ok(offerings) => {
-                return tracing::info!("Registered with Waldur as {} for {offerings} offerings.", name());
+                let offerings = count(offerings, "offering");
+                return tracing::info!("Registered with Waldur as {} for {offerings}.", name());
             }
             Err(Failure::Endpoint { .. } | Failure::Missing { .. }) => {
                 return tracing::debug!("This Waldur keeps no list of agents.");

@@ -51,6 +51,8 @@ pub(super) struct State {
     pub(super) rows_of_offering: BTreeMap<Uuid, usize>,
     /// The token has no role for these offerings.
     pub(super) no_role: BTreeSet<Uuid>,
+    /// Look-ups that failed in this cycle, in words.
+    pub(super) failed_look_ups: BTreeSet<String>,
     /// Resources that failed for the first time.
     pub(super) put_off: Vec<Note>,
     /// What is to be told of resources.

@@ -14,6 +14,7 @@ use super::writer::OWN_USER;
 use super::{About, CHECKED_FOR, Cycle, CycleError, CycleOptions, in_turns};
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
 use crate::ledger::sent::amount::StatementKey;
+use crate::ledger::sent::server::offering_in_words;
 use crate::waldur::failure::Failure;
 use crate::waldur::types::{Component, Offering, Plan, Resource};
 
@@ -73,6 +74,14 @@ impl Cycle {
     /// Finds the resources of backend ids, what offerings sell, and who their users are. What is known goes on serving where
     /// a look-up fails. False: the server is paused.
     pub(super) async fn discover(&self) -> Result<bool, CycleError> {
+        let goes_on = self.look_up_all().await?;
+        if goes_on {
+            self.tell_look_ups_that_are_well().await?;
+        }
+        Ok(goes_on)
+    }
+
+    async fn look_up_all(&self) -> Result<bool, CycleError> {
         let now = self.submitter.clock.now();
         let (unmatched, unknown) = self
             .ledger(|ledger| Ok((ledger.offerings_with_unmatched()?, ledger.unknown_resources()?)))
@@ -126,7 +135,7 @@ impl Cycle {
         if failure.concerns_every_call() || failure.retry_after().is_some() {
             return self.give_up(failure).await;
         }
-        tracing::warn!("A look-up failed, the last known answer is used: {failure}");
+        self.tell_failed_look_up(failure.to_string()).await?;
         Ok(true)
     }
 
@@ -146,46 +155,48 @@ impl Cycle {
         };
         if listed.is_empty() {
             // Without a role the server answers an empty list, not a refusal (observed).
-            match self.has_role(offering).await? {
+            let (has_role, name) = self.has_role(offering).await?;
+            let named = offering_in_words(offering, &name);
+            match has_role {
                 Some(false) => {
                     self.state().no_role.insert(offering);
-                    self.ledger(move |ledger| ledger.note_role(offering, false, now)).await?;
+                    self.ledger(move |ledger| ledger.note_role(offering, (false, &name), now)).await?;
                     self.note(format!(
-                        "the token has no role for offering {offering}: Waldur lists none of its resources, and takes no \
-                         report of them. What to do: make its user OFFERING.MANAGER of the offering, or an owner of its \
-                         organisation"
+                        "the token has no role for offering {named}: Waldur lists none of its resources, and takes no report of \
+                         them. What to do: make its user OFFERING.MANAGER of the offering, or an owner of its organisation"
                     ));
                     return Ok(Ok(()));
                 }
-                Some(true) => tracing::debug!("Offering {offering} has no resources."),
+                Some(true) => tracing::debug!("Offering {named} has no resources."),
                 None => self.note(format!(
-                    "Waldur lists no resources of offering {offering}: either it has none, or the token has lost its role on it"
+                    "Waldur lists no resources of offering {named}: either it has none, or the token has lost its role on it"
                 )),
             }
         }
         let known = listed.into_iter().map(|resource| known_resource(resource, offering)).collect();
         self.ledger(move |ledger| {
-            ledger.note_role(offering, true, now)?;
+            ledger.note_role(offering, (true, ""), now)?;
             ledger.put_resources(known, Some(offering), now)
         })
         .await?;
         Ok(Ok(()))
     }
 
-    /// Whether the token may report an offering, as its user's roles tell; `None` where they don't.
-    async fn has_role(&self, offering: Uuid) -> Result<Option<bool>, CycleError> {
+    /// Whether the token may report an offering, as its user's roles tell; `None` where they don't. And what Waldur calls the
+    /// offering, where it tells.
+    async fn has_role(&self, offering: Uuid) -> Result<(Option<bool>, String), CycleError> {
+        let (customer, name) = match self.submitter.client.public_offering(offering).await {
+            Ok(found) => (found.customer_uuid, found.name),
+            Err(_) => (None, String::new()),
+        };
         let me = match self.submitter.client.me().await {
             Ok(me) => me,
             Err(failure) => {
                 tracing::debug!("Roles are not known: {failure}");
-                return Ok(None);
+                return Ok((None, name));
             }
         };
-        let customer = match self.submitter.client.public_offering(offering).await {
-            Ok(found) => found.customer_uuid,
-            Err(_) => None,
-        };
-        Ok(me.may_report(offering, customer))
+        Ok((me.may_report(offering, customer), name))
     }
 
     pub(super) async fn look_at_resource(

@@ -42,7 +42,7 @@ impl NextTry {
         let zone = &ledger.in_force().zone;
         let put_off: BTreeMap<Uuid, Retry> = ledger.put_off()?.into_iter().collect();
         let without_role: BTreeSet<Uuid> =
-            ledger.without_role()?.into_iter().map(|(offering, _)| offering).collect();
+            ledger.without_role()?.into_iter().map(|one| one.offering).collect();
         let mut next = NextTry::default();
         for key in pending {
             if guard::send_window(zone, key.period, key.part, None, &server) == SendWindow::TooLate {

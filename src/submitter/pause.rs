@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::ledger::sent::server::Retry;
+use crate::ledger::sent::server::{Retry, WithoutRole};
 use crate::ledger::{Ledger, LedgerError};
 
 /// The server fact that holds for what cause the server was first left alone, and when.
@@ -122,8 +122,7 @@ impl Cause {
 pub struct ServerStatus {
     /// Until when it is left alone, and why.
     pub paused: Option<Paused>,
-    /// Offerings for which the token has no role, and since when.
-    pub without_role: Vec<(Uuid, Timestamp)>,
+    pub without_role: Vec<WithoutRole>,
     /// Whether those are all that there are.
     pub no_role_at_all: bool,
     /// Since when it refuses all that is posted for want of a role, and its words.

@@ -141,6 +141,23 @@ impl Reason {
         matches!(self, Reason::Conflict | Reason::Unadoptable | Reason::Shares)
     }
 
+    /// Whether the amount beside it is what was used, which grows while nothing about its cause changes. The others have a number of
+    /// Waldur's, or of a month that is over: another one is news.
+    pub fn grows(self) -> bool {
+        matches!(
+            self,
+            Reason::ResourceState
+                | Reason::UnknownResource
+                | Reason::NoPlan
+                | Reason::Limit
+                | Reason::ServerError
+                | Reason::UnknownComponent
+                | Reason::Amount
+                | Reason::Refused
+                | Reason::Terminated
+        )
+    }
+
     pub fn state(self) -> State {
         match self {
             Reason::UnknownComponent | Reason::Amount | Reason::Refused => State::Parked,
@@ -217,8 +234,13 @@ impl Reason {
                  ledger; if the resource is active again in Waldur, those of the running month are \
                  tried again by themselves, and of others with `parked retry`"
             }
-            Reason::LateRefused | Reason::PlanEnded => {
+            Reason::LateRefused => {
                 "only Waldur's staff can bill (or credit) it now, by hand; then `parked drop` it. The amounts stay in the ledger"
+            }
+            Reason::PlanEnded => {
+                "what is too much there is taken away by itself, as far as the plan that the month goes on with has as much. What is \
+                 missing, or still too much when the month is over, only Waldur's staff can bill (or credit), by hand; then `parked \
+                 drop` it. The amounts stay in the ledger"
             }
             Reason::WrongMonth => {
                 "set `billing_timezone` to the server's time zone, have the misfiled row corrected in Waldur, then `parked retry`"
@@ -264,9 +286,10 @@ impl Reason {
                     "bill it by hand, then `parked drop {name}`; it goes on by itself if the resource is active again"
                 )
             }
-            Reason::LateRefused | Reason::PlanEnded => {
-                format!("bill it by hand, then `parked drop {name}`")
-            }
+            Reason::LateRefused => format!("bill it by hand, then `parked drop {name}`"),
+            Reason::PlanEnded => format!(
+                "what is too much is taken away by itself in its month; the rest: bill it by hand, then `parked drop {name}`"
+            ),
             Reason::WrongMonth => {
                 format!("set `billing_timezone`, correct the row in Waldur, then `parked retry {name}`")
             }

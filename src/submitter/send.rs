@@ -234,8 +234,11 @@ impl Cycle {
         let name = self.name_of(key.resource).await?;
         let of = |words: &str| gist(words, &name, Some(key.resource));
         let stands = before.is_some_and(|(block, of_amount)| {
-            let is_the_same = amount.is_some() || of(&block.words) == of(&words);
-            block.reason == reason.name() && of_amount == amount && is_the_same
+            let is_the_same = match reason.grows() {
+                true => of(&block.words) == of(&words),
+                false => of_amount == amount && (amount.is_some() || of(&block.words) == of(&words)),
+            };
+            block.reason == reason.name() && is_the_same
         });
         // What stands as it was told before is in `status`.
         if !stands {

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::notes::{self, Note};
 use super::{About, Cycle, CycleError, backoff, pause};
 use crate::ledger::sent::lock::this_process;
+use crate::ledger::{Ledger, LedgerError};
 use crate::waldur::failure::Failure;
 
 /// After so many unclear outcomes in a row the server itself is left alone for a while.
@@ -12,6 +13,19 @@ const UNCLEAR_IN_A_ROW: u32 = 3;
 
 /// After so many that could not be read it is left alone although it answers otherwise.
 const UNREAD_IN_A_ROW: u32 = 10 * UNCLEAR_IN_A_ROW;
+
+/// The server fact that has the look-ups that failed, in the words that they were told in, a line each.
+const FAILED_LOOK_UPS: &str = "failed_look_ups";
+
+/// `GET offering users`, of what was said of it.
+fn call_of(words: &str) -> &str {
+    words.split_once(": ").map_or(words, |(call, _)| call)
+}
+
+fn failed_look_ups(ledger: &Ledger) -> Result<Vec<String>, LedgerError> {
+    let fact = ledger.server_fact(FAILED_LOOK_UPS)?;
+    Ok(fact.iter().flat_map(|(words, _)| words.lines()).map(ToOwned::to_owned).collect())
+}
 
 impl Cycle {
     pub(super) async fn conclude_cycle(&self) -> Result<(), CycleError> {
@@ -69,6 +83,54 @@ impl Cycle {
             );
         }
         self.state().report.refused = Some(failure);
+        Ok(())
+    }
+
+    /// A look-up that failed leaves what was known before: told once, however many cycles it fails in, and again when it fails for
+    /// another reason.
+    pub(super) async fn tell_failed_look_up(&self, words: String) -> Result<(), CycleError> {
+        let now = self.submitter.clock.now();
+        let words = words.replace('\n', " ");
+        self.state().failed_look_ups.insert(words.clone());
+        let told = words.clone();
+        let is_new = self
+            .ledger(move |ledger| {
+                let mut known = failed_look_ups(ledger)?;
+                let is_new = !known.contains(&words);
+                if is_new {
+                    known.push(words);
+                    ledger.put_server_fact(FAILED_LOOK_UPS, &known.join("\n"), now)?;
+                }
+                Ok(is_new)
+            })
+            .await?;
+        if is_new {
+            tracing::warn!("A look-up failed, the last known answer is used: {told}");
+        }
+        Ok(())
+    }
+
+    /// Tells of those that fail no more: each was asked again, or is not needed any more.
+    pub(super) async fn tell_look_ups_that_are_well(&self) -> Result<(), CycleError> {
+        let now = self.submitter.clock.now();
+        let failed = std::mem::take(&mut self.state().failed_look_ups);
+        let well = self
+            .ledger(move |ledger| {
+                let known = failed_look_ups(ledger)?;
+                let (fails, mut well): (Vec<String>, Vec<String>) =
+                    known.into_iter().partition(|words| failed.contains(words));
+                let is_gone = !well.is_empty();
+                // One that fails for another reason is not well.
+                well.retain(|words| !fails.iter().any(|other| call_of(other) == call_of(words)));
+                if is_gone {
+                    ledger.put_server_fact(FAILED_LOOK_UPS, &fails.join("\n"), now)?;
+                }
+                Ok(well)
+            })
+            .await?;
+        for words in well {
+            tracing::info!("A look-up that had failed fails no more: {words}");
+        }
         Ok(())
     }
 

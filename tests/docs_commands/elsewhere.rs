@@ -18,7 +18,6 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
         "",
         "it would build everything a second time; what it installs is what cargo build makes",
     ),
-    ("README.md", "install -m 0600 token", "tests/packages.sh", "check --as-service"),
     ("README.md", "podman build", "tests/image.sh", "buildah \"${store[@]}\" build"),
     ("README.md", "*/15 * * * *", "tests/image.sh", "flush --collect"),
     (
@@ -44,6 +43,7 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
 
 /// The pages whose other blocks are run, and by which test.
 const RUN: &[(&str, &str)] = &[
+    ("README.md", "tests/readme.rs"),
     ("export.md", "tests/export.rs"),
     ("from-site-agent.md", "tests/operations.rs"),
     ("many-hosts.md", "tests/shared_moves.rs"),

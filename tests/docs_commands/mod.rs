@@ -98,8 +98,9 @@ fn answer_is(answer: &[&str], shown: &[String]) -> bool {
 /// Runs a page in `directory`. `replace` is done to commands and answers: a port that may be taken, a place of the system's.
 pub(crate) fn run(page: &str, directory: &Path, replace: &[(&str, &str)], before: &str) {
     const MARK: &str = "@@@ next @@@";
-    let text =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page)).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let beside = if page == "README.md" { root.to_owned() } else { root.join("docs") };
+    let text = std::fs::read_to_string(beside.join(page)).unwrap();
     let mut steps = steps(page, &text);
     for (from, to) in replace {
         for step in &mut steps {

@@ -52,6 +52,9 @@ pub(crate) fn serve(app: &App, request: &Request) -> Answer {
         ("POST", ["sandbox", "offerings", name, "components"]) => {
             read(request).and_then(|spec| component(&mut app.world(), name, spec))
         }
+        ("DELETE", ["sandbox", "offerings", name, "components", kind]) => {
+            remove_component(&mut app.world(), name, kind)
+        }
         ("POST", ["sandbox", "offerings", name, "users"]) => {
             read(request).and_then(|spec| offering_user(&mut app.world(), name, spec))
         }
@@ -189,6 +192,15 @@ fn change_resource(world: &mut World, name: &str, spec: ResourceChange) -> Resul
     resource.modified = now;
     let periods: Vec<Value> = resource.plan_periods.iter().map(period).collect();
     Ok(json!({ "uuid": resource.uuid.to_string(), "plan_periods": periods }))
+}
+
+/// Its rows stay.
+fn remove_component(world: &mut World, name: &str, kind: &str) -> Result<Value, String> {
+    let at = marketplace::find_offering(world, name)?;
+    if let Some(offering) = world.offerings.get_mut(at) {
+        offering.components.retain(|one| one.kind != kind);
+    }
+    Ok(json!({}))
 }
 
 fn component(world: &mut World, name: &str, spec: ComponentSpec) -> Result<Value, String> {

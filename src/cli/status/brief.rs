@@ -25,10 +25,32 @@ const SHOWN: usize = 5;
 /// So many of anything else.
 const FEW: usize = 3;
 
+/// Worst first, in the order of exit codes (`cli/exit.rs`): what keeps anything from being recorded (78), or reported (77); what is
+/// not measured (69); then what of it waits, by how much it needs a person (`AmountState`), and what belongs to nobody. Here is the
+/// one place that says so.
 pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Failed> {
     shadow(out, view)?;
     daemon(out, view)?;
+    disk(out, view)?;
     server(out, view)?;
+    collectors(out, view)?;
+    agents(out, view)?;
+    readings(out, view)?;
+    troubles(out, ledger, view)?;
+    by_the_clock(out, ledger, view)?;
+    unmatched(out, view)?;
+    summary(out, view)
+}
+
+/// What a person decided and is not carried out yet, and what is of a month that has not begun or is about to end.
+pub(super) fn by_the_clock(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Failed> {
+    let undone = &view.server.undone;
+    standing::show_undone(undone, &standing::names_of_undone(undone, ledger)?, out)?;
+    standing::show_by_the_clock(&view.next, out)
+}
+
+/// A ledger that can't be written, or soon can't.
+pub(super) fn disk(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
     if let Some((since, words)) = &view.failing {
         let since = since.map_or(String::new(), |at| format!(" since {}", moment(at, view.now)));
         let line = format!("Ledger: it can't be written{since}, so nothing is recorded or reported: {words}");
@@ -44,15 +66,7 @@ pub(super) fn write(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result
         );
         writeln!(out, "{}", fold(&words, 2))?;
     }
-    collectors(out, view)?;
-    agents(out, view)?;
-    readings(out, view)?;
-    troubles(out, ledger, view)?;
-    let undone = &view.server.undone;
-    standing::show_undone(undone, &standing::names_of_undone(undone, ledger)?, out)?;
-    standing::show_by_the_clock(&view.next, out)?;
-    unmatched(out, view)?;
-    summary(out, view)
+    Ok(())
 }
 
 /// What explains everything else, if it is so.
@@ -100,8 +114,8 @@ pub(super) fn server(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         let line = format!("Waldur: {cause}{since} ({tries}), paused until {next}: {words}");
         writeln!(out, "{}\n{}", fold(&line, 2), fold(&format!("  {}", paused.cause.remedy()), 2))?;
     }
-    for (offering, since) in server.without_role.iter().take(FEW) {
-        let since = moment(*since, view.now);
+    for one in server.without_role.iter().take(FEW) {
+        let (offering, since) = (one.words(), moment(one.since, view.now));
         let line = format!("Waldur: the token has no role for offering {offering}, known since {since}.");
         writeln!(out, "{}\n{}", fold(&line, 2), fold(&format!("  {}", Cause::Role.remedy()), 2))?;
     }
@@ -124,9 +138,10 @@ pub(super) fn server(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
 
 pub(super) fn collectors(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
     let mut left = 0;
-    for (index, collector) in
-        view.collectors.iter().filter(|one| one.is_in_trouble(view.failing.is_some())).enumerate()
-    {
+    let is_told = |one: &&Collector| {
+        one.is_in_trouble(view.failing.is_some()) || view.daemon.is_some() && one.missed_lately(view.now)
+    };
+    for (index, collector) in view.collectors.iter().filter(is_told).enumerate() {
         match index < FEW {
             true => troubles_of(out, collector, view)?,
             false => left += 1,
@@ -178,7 +193,7 @@ pub(super) fn troubles_of(out: &mut dyn Write, one: &Collector, view: &View) -> 
     Ok(())
 }
 
-fn readings(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
+pub(super) fn readings(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
     for (backend_id, names) in view.left.several.iter().take(FEW) {
         let line =
             format!("Held: the backend id {backend_id} is that of several resources that live: {names}");
@@ -198,8 +213,8 @@ fn troubles(out: &mut dyn Write, ledger: &Ledger, view: &View) -> Result<(), Fai
     let troubled =
         |state: AmountState| view.resources.iter().filter(move |one| one.state == state).collect::<Vec<_>>();
     let put_off = put_off(view);
-    let words = [AmountState::Held, AmountState::Parked, AmountState::Stranded];
-    let states = words.into_iter().filter(|state| !troubled(*state).is_empty()).count();
+    let words = AmountState::ALL.into_iter().filter(|state| *state < AmountState::Pending);
+    let states = words.clone().filter(|state| !troubled(*state).is_empty()).count();
     let shown = (SHOWN / (states + usize::from(!put_off.is_empty())).max(1)).max(1);
     for state in words {
         let resources = troubled(state);
@@ -272,9 +287,8 @@ pub(super) fn summary(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
         let number = counts.get(state)?;
         Some(format!("{} {}", thousands(*number), state.name()))
     });
-    // What stands worse and has something to be sent as well is pending by its exit code, too.
-    let also = view.resources.iter().filter(|one| one.state < AmountState::Pending);
-    let also = match also.filter(|one| one.months.iter().any(|month| month.pending)).count() {
+    // By its exit code that is pending, too.
+    let also = match view.also_pending() {
         0 => String::new(),
         number => format!(" {} of them with something pending, too.", thousands(number)),
     };

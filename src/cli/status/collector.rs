@@ -1,6 +1,6 @@
 //! How a collector keeps its schedule, as far as the ledger tells: when it is tried again, and which runs were missed.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::cli::exit::Failed;
 use crate::cli::setup::{Setup, count};
@@ -9,9 +9,12 @@ use crate::collectors::definition::Definition;
 use crate::daemon::retry;
 use crate::ledger::Ledger;
 use crate::ledger::views::report::{CollectorReport, QuarantinedReport, RunReport};
+use crate::wire::numbers::{count_many, thousands};
 
 /// Fewer may be due, and the daemon just about to look.
 const OVERDUE: usize = 3;
+/// Runs that were missed are told without being asked for so long after.
+const MISSED_LATELY: SignedDuration = SignedDuration::from_hours(24);
 /// So many of the lines that it quarantined are shown.
 const QUARANTINED: usize = 10;
 
@@ -69,6 +72,11 @@ impl Collector {
         self.fails() || quarantined || self.silent.is_some() || !unwritable && self.overdue >= OVERDUE
     }
 
+    /// Whether it needs nobody, but something of it may be missing since lately: a machine that slept, or a clock that was set.
+    pub(super) fn missed_lately(&self, now: Timestamp) -> bool {
+        self.missed.is_some_and(|(_, _, to)| now.duration_since(to) <= MISSED_LATELY)
+    }
+
     /// Where it stands among others, the worst first: failed, read in part, otherwise in trouble, well.
     pub(super) fn severity(&self) -> usize {
         match self.report.last.as_ref().map(|last| last.outcome.as_str()) {
@@ -103,14 +111,13 @@ impl Collector {
         }
         if let Some((runs, from, to)) = self.missed {
             let (from, to) = (moment(from, now), moment(to, now));
-            troubles.push(format!("missed {} between {from} and {to}", count(runs, "run")));
+            troubles.push(format!("missed {} between {from} and {to}", count_many(runs, "run")));
         }
         if self.overdue >= OVERDUE && !unwritable {
+            let overdue = thousands(self.overdue);
             troubles.push(match daemon {
-                true => {
-                    format!("{} runs were due since, though the daemon is there: see its log", self.overdue)
-                }
-                false => format!("{} runs were due since, and no daemon is running", self.overdue),
+                true => format!("{overdue} runs were due since, though the daemon is there: see its log"),
+                false => format!("{overdue} runs were due since, and no daemon is running"),
             });
         }
         if let Some(last) = last.filter(|last| last.quarantined > 0) {

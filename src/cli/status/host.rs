@@ -49,7 +49,7 @@ pub(super) fn status(setup: &Setup, as_json: bool, out: &mut dyn Write) -> Resul
         let failing: Vec<_> =
             failing.iter().map(|(name, why)| json!({ "collector": name, "message": why })).collect();
         let shown = json!({
-            "ledger": setup.settings.ledger.to_string(), "agent": agent, "appends_only": true, "waiting": waiting,
+            "daemon": super::json::daemon(daemon.as_ref()), "ledger": setup.settings.ledger.to_string(), "agent": agent, "appends_only": true, "waiting": waiting,
             "name_is_taken_twice": is_name_taken, "last_look": last_look.map(|at| at.to_string()), "failing": failing, "exit": exit.code(),
         });
         writeln!(out, "{shown:#}")?;

@@ -20,6 +20,7 @@ use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::server::RowRead;
 use crate::ledger::sent::statement::Statement;
 use crate::ledger::views::adjustments::Adjustment;
+use crate::metering::period::BillingPeriod;
 use crate::submitter::guard::TOO_LATE;
 
 pub(super) fn write(
@@ -62,8 +63,10 @@ pub(super) fn write(
                 json!({ "since": since.to_string(), "words": words })
             }),
             "overwrite_waits": view.server.undone.resources.iter().collect::<Vec<_>>(),
-            "offerings_without_role": view.server.without_role.iter().map(|(offering, since)| {
-                json!({ "offering": offering, "since": since.to_string() })
+            "overwrite_waits_for": Some(&view.server.undone.words).filter(|words| !words.is_empty()),
+            "offerings_without_role": view.server.without_role.iter().map(|one| {
+                let name = Some(&one.name).filter(|name| !name.is_empty());
+                json!({ "offering": one.offering, "name": name, "since": one.since.to_string() })
             }).collect::<Vec<_>>(),
         },
         "ledger": view.ledger, "ledger_free_bytes": view.free,
@@ -77,7 +80,9 @@ pub(super) fn write(
             json!({ "backend_id": id, "resources": names })
         }).collect::<Vec<_>>(),
         "unmatched": unmatched.collect::<Vec<_>>(),
-        "summary": summary, "exit": view.exit.code(),
+        "hosts_told": view.of_hosts.json(), "hosts_not_billed": view.of_hosts.is_not_billed,
+        "not_begun": by_period(&view.next.not_begun), "too_late": by_period(&view.next.too_late),
+        "summary": summary, "also_pending": view.also_pending(), "closing_rests": view.left.rest, "exit": view.exit.code(),
     });
     let months = chosen.iter().flat_map(|(resource, months)| months.iter().map(|month| (*resource, *month)));
     let statements = Statements { ledger, view, months: months.collect(), failed: RefCell::new(None) };
@@ -91,6 +96,11 @@ pub(super) fn write(
     writeln!(out)?;
     out.flush()?;
     Ok(())
+}
+
+fn by_period(statements: &BTreeMap<BillingPeriod, usize>) -> Vec<Value> {
+    let one = |(period, number): (&BillingPeriod, &usize)| json!({ "period": period.to_string(), "statements": number });
+    statements.iter().map(one).collect()
 }
 
 pub(super) fn daemon(running: Option<&Running>) -> Value {
@@ -251,6 +261,7 @@ impl Serialize for StatementJson<'_> {
         map.serialize_entry("resource", &statement.key.resource)?;
         map.serialize_entry("retry_after", &put_off.map(|retry| retry.next.to_string()))?;
         map.serialize_entry("state", state.name())?;
+        map.serialize_entry("terminated", &resource.terminated)?;
         map.end()
     }
 }

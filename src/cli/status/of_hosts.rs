@@ -4,6 +4,7 @@
 use std::io::Write;
 
 use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 
 use crate::cli::exit::Failed;
 use crate::cli::setup::Setup;
@@ -37,6 +38,13 @@ impl OfHosts {
         told.retain(|event| !unknown.contains(&event.words));
         let is_not_billed = !unknown.is_empty() || is_lost;
         Ok(OfHosts { told, unknown, is_not_billed })
+    }
+
+    /// For machines, all of it: what is so now has no time.
+    pub(super) fn json(&self) -> Vec<Value> {
+        let unknown = self.unknown.iter().map(|words| json!({ "at": null, "words": words }));
+        let told = self.told.iter().map(|event| json!({ "at": event.at.to_string(), "words": event.words }));
+        unknown.chain(told).collect()
     }
 
     pub(super) fn write(&self, out: &mut dyn Write, now: Timestamp) -> Result<(), Failed> {

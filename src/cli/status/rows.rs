@@ -22,8 +22,11 @@ pub(super) fn write(
 ) -> Result<(), Failed> {
     brief::shadow(out, view)?;
     brief::daemon(out, view)?;
+    brief::disk(out, view)?;
     brief::server(out, view)?;
     collectors(out, view)?;
+    brief::agents(out, view)?;
+    brief::readings(out, view)?;
     for (resource, months) in chosen {
         for month in months {
             if let Some(statement) = ledger.statement(month.key)? {
@@ -38,6 +41,7 @@ pub(super) fn write(
     }
     unassigned(out, view)?;
     writeln!(out)?;
+    brief::by_the_clock(out, ledger, view)?;
     brief::summary(out, view)
 }
 

@@ -186,6 +186,12 @@ impl View {
         Ok(chosen.filter(|(_, months)| !months.is_empty()).collect())
     }
 
+    /// How many resources stand worse than pending, and have something to be sent as well.
+    pub(super) fn also_pending(&self) -> usize {
+        let worse = self.resources.iter().filter(|one| one.state < AmountState::Pending);
+        worse.filter(|one| one.months.iter().any(|month| month.pending)).count()
+    }
+
     /// How many resources stand how.
     pub(super) fn summary(&self) -> BTreeMap<AmountState, usize> {
         let mut counts = BTreeMap::new();

@@ -108,8 +108,8 @@ fn wrong(view: &Overview) -> Markup {
             p class="good" { "Nothing." }
         }
         ul class="troubles" {
-            @for (offering, _) in &view.server.without_role {
-                li { "The token has no role for offering " (offering) ". " (Cause::Role.remedy()) }
+            @for one in &view.server.without_role {
+                li { "The token has no role for offering " (one.words()) ". " (Cause::Role.remedy()) }
             }
             @if let Some((since, words)) = &view.server.reports_refused {
                 li { "Waldur refuses every report since " (moment(*since)) ": " (words) " " (Cause::Role.remedy()) }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path as InPath, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -111,6 +111,11 @@ async fn guard(State(shared): State<Shared>, request: Request, next: Next) -> Re
         Some(token) if !is_admitted(request.headers(), token) => {
             let ask = [(header::WWW_AUTHENTICATE, "Basic realm=\"waldur-usage-agent\", charset=\"UTF-8\"")];
             (StatusCode::UNAUTHORIZED, ask, "the page's token is needed\n").into_response()
+        }
+        // Whatever is asked for: here nothing can be changed.
+        _ if !matches!(*request.method(), Method::GET | Method::HEAD) => {
+            let allow = [(header::ALLOW, "GET, HEAD")];
+            (StatusCode::METHOD_NOT_ALLOWED, allow, "this page can only be read\n").into_response()
         }
         _ => next.run(request).await,
     };

@@ -31,6 +31,29 @@ impl Retry {
     }
 }
 
+/// An offering for which the token has no role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WithoutRole {
+    pub offering: Uuid,
+    /// What Waldur calls it; empty where that is not known.
+    pub name: String,
+    pub since: Timestamp,
+}
+
+impl WithoutRole {
+    pub fn words(&self) -> String {
+        offering_in_words(self.offering, &self.name)
+    }
+}
+
+/// `Cluster (91ab...)`, and the UUID alone where it has no name.
+pub fn offering_in_words(offering: Uuid, name: &str) -> String {
+    match name {
+        "" => offering.to_string(),
+        name => format!("{name} ({offering})"),
+    }
+}
+
 /// Who wrote a number that the server holds, and when, as the server says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Writer {
@@ -116,31 +139,40 @@ impl Ledger {
         })
     }
 
-    /// Notes whether the token has a role for an offering.
-    pub fn note_role(&mut self, offering: Uuid, has_role: bool, now: Timestamp) -> Result<(), LedgerError> {
+    /// Notes whether the token has a role for an offering; `name`: what Waldur calls it, where that is known.
+    pub fn note_role(
+        &mut self,
+        offering: Uuid,
+        (has_role, name): (bool, &str),
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
         let key = format!("{NO_ROLE}{offering}");
         self.transact(|connection, _| {
             match has_role {
                 true => connection.prepare_cached("DELETE FROM server WHERE key = ?")?.execute([key])?,
                 false => connection
                     .prepare_cached(
-                        "INSERT INTO server (key, value, at) VALUES (?1, '', ?2) ON CONFLICT (key) DO NOTHING",
+                        "INSERT INTO server (key, value, at) VALUES (?1, ?2, ?3)
+                         ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                     )?
-                    .execute(params![key, micros(now)])?,
+                    .execute(params![key, name, micros(now)])?,
             };
             Ok(())
         })
     }
 
-    /// Offerings for which the token has no role, each with since when that is known.
-    pub fn without_role(&self) -> Result<Vec<(Uuid, Timestamp)>, LedgerError> {
+    /// Offerings for which the token has no role.
+    pub fn without_role(&self) -> Result<Vec<WithoutRole>, LedgerError> {
         self.look(|connection| {
-            let facts: Vec<(String, i64)> = connection
-                .prepare_cached("SELECT key, at FROM server WHERE key LIKE ?1 || '%' ORDER BY key")?
-                .query_map([NO_ROLE], |row| Ok((row.get(0)?, row.get(1)?)))?
+            let facts: Vec<(String, String, i64)> = connection
+                .prepare_cached("SELECT key, value, at FROM server WHERE key LIKE ?1 || '%' ORDER BY key")?
+                .query_map([NO_ROLE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
                 .collect::<sql::Result<_>>()?;
             let offering = |key: &str| Uuid::parse_str(key.strip_prefix(NO_ROLE)?).ok();
-            Ok(facts.iter().filter_map(|(key, at)| Some((offering(key)?, instant(*at)))).collect())
+            let facts = facts.into_iter().filter_map(|(key, name, at)| {
+                Some(WithoutRole { offering: offering(&key)?, name, since: instant(at) })
+            });
+            Ok(facts.collect())
         })
     }
 
