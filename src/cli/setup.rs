@@ -16,6 +16,7 @@ use crate::ledger::sent::lock::{note_live, refuse_shadow};
 use crate::ledger::{Ledger, Rulebook, SharedLedger};
 use crate::metering::period::BillingZone;
 use crate::submitter::Submitter;
+use crate::submitter::other_server::OtherServer;
 use crate::submitter::progress::Progress;
 use crate::submitter::told::tell_events;
 use crate::waldur::client::Client;
@@ -112,6 +113,10 @@ impl Setup {
         if let Place::Database(database) = &self.settings.ledger
             && self.settings.submits
         {
+            // Nor are its rules those of a ledger that reports elsewhere.
+            if let Some(other) = OtherServer::of(&ledger, self.settings.api())? {
+                return Err(Failed::new(Exit::Config, other.words_and_remedy()));
+            }
             match self.settings.report {
                 Report::Live => note_live(database)?,
                 Report::Shadow => refuse_shadow(database)?,

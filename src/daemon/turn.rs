@@ -14,6 +14,7 @@ use crate::config::place::{Database, Place};
 use crate::config::settings::Report;
 use crate::ledger::sent::lock::{Task, TaskLease, is_awaited, note_live, note_waiting, refuse_shadow};
 use crate::ledger::{Ledger, LedgerError, LedgerErrorKind, SharedLedger};
+use crate::submitter::other_server::OtherServer;
 use crate::submitter::pause::Cause;
 use crate::submitter::told::tell_events;
 
@@ -27,6 +28,14 @@ const IN_VAIN_AT_MOST: Duration = Duration::from_secs(3600);
 const STANDS_ASIDE: Duration = Duration::from_secs(5);
 /// How often what hosts have sent is counted, whether or not anything is due to be submitted.
 const COUNTED_EVERY: Duration = Duration::from_secs(5);
+
+/// Why an agent has no turn now.
+enum Waits {
+    /// Another has it.
+    For(String),
+    /// It is not one to report from this ledger.
+    Refused(String),
+}
 
 impl Part {
     /// Submits whenever it is this agent's turn, for ever.
@@ -121,11 +130,19 @@ impl Part {
     /// Waits until no other agent has the task; `None`: it is to stop.
     async fn take_task_lease(&mut self, database: &Database, task: &Task) -> Option<TaskLease> {
         let mut said = String::new();
-        let report = self.agent.settings.report;
+        let settings = self.agent.settings.clone();
+        let report = settings.report;
         let mut is_noted = false;
         loop {
             let (of, what) = (database.clone(), task.clone());
+            let (settings, rulebook) = (settings.clone(), self.agent.rulebook.clone());
             let tried = blocking(move || {
+                if what == Task::Submit {
+                    let ledger = Ledger::open_to_read(&settings.ledger, (*rulebook).clone())?;
+                    if let Some(other) = OtherServer::of(&ledger, settings.api())? {
+                        return Ok(Err(Waits::Refused(other.words_and_remedy())));
+                    }
+                }
                 match (&what, report) {
                     (Task::Submit, Report::Shadow) => refuse_shadow(&of)?,
                     (Task::Submit, Report::Live) if !is_noted => note_live(&of)?,
@@ -137,17 +154,21 @@ impl Part {
                         if (&what, report) == (&Task::Submit, Report::Live) {
                             note_waiting(&of)?;
                         }
-                        Ok(Err(TaskLease::holder(&of, &what)))
+                        Ok(Err(Waits::For(TaskLease::holder(&of, &what))))
                     }
                 }
             });
             let tried = tried.await;
-            is_noted |= tried.is_ok();
+            is_noted |= matches!(&tried, Ok(Ok(_) | Err(Waits::For(_))));
             self.stats.note_ledger(LedgerWork::Submit, tried.as_ref().err());
-            let is_wrong = matches!(&tried, Err(error) if error.kind == LedgerErrorKind::Unusable);
+            let is_wrong = match &tried {
+                Ok(tried) => matches!(tried, Err(Waits::Refused(_))),
+                Err(error) => error.kind == LedgerErrorKind::Unusable,
+            };
             let words = match tried {
                 Ok(Ok(lease)) => return Some(lease),
-                Ok(Err(other)) => match task {
+                Ok(Err(Waits::Refused(why))) => why,
+                Ok(Err(Waits::For(other))) => match task {
                     Task::Submit => {
                         let place = Place::Database(database.clone());
                         format!("Standing by: {other} is at work on the ledger {place}.")
