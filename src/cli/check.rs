@@ -27,7 +27,7 @@ use crate::submitter::other_server::OtherServer;
 use crate::waldur::client::Client;
 
 use findings::{Findings, Mark, tell_failure};
-use hosts::{check_hosts, check_name, check_rights};
+use hosts::{check_connection, check_hosts, check_name, check_rights};
 use marketplace::{check_offerings, check_resources, check_time_zone};
 use reports::{MeterSample, Reports};
 use token::{check_token, check_token_files, use_token_of_service};
@@ -192,6 +192,7 @@ async fn check_server(setup: &Setup, reports: &mut Reports, found: &mut Findings
 fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) -> bool {
     let place = &setup.settings.ledger;
     if let config::place::Place::Database(database) = place {
+        check_connection(database, found);
         check_name(setup, database, found);
         check_rights(setup, database, found);
         if !setup.settings.submits {

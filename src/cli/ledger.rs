@@ -72,6 +72,9 @@ impl Ledger {
 fn init(setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
     let place = &setup.settings.ledger;
     let was_there = place.file().is_some_and(Path::exists);
+    if let Place::Database(database) = place {
+        Books::refuse_lent_connections(database)?;
+    }
     Books::make(place)?;
     if place.file().is_some() {
         let is = if was_there { "was there already, and is up to date" } else { "is made" };

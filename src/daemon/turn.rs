@@ -42,12 +42,16 @@ impl Part {
     pub(super) async fn submit_in_turn(mut self, database: Database) {
         let place = Place::Database(database.clone());
         let mut patience = IN_VAIN;
+        let mut refused = String::new();
         loop {
             let Some(lease) = self.take_task_lease(&database, &Task::Submit).await else { return };
             let books = match self.open_books(&place, lease.number()).await {
                 Ok(books) => books,
                 Err(error) => {
-                    tracing::warn!("{error}");
+                    if refused != error.to_string() {
+                        refused = error.to_string();
+                        tracing::warn!("{refused}");
+                    }
                     // Not at once: what a ledger refuses now it refuses a moment later.
                     match self.pause(LOOKED_AT_EVERY).await {
                         WakeReason::Stopped => return,
@@ -55,6 +59,7 @@ impl Part {
                     }
                 }
             };
+            refused.clear();
             tracing::info!("At work: this agent counts and submits for the ledger {place}.");
             self.stats.set_books(Some(books.clone()));
             let gone = lease.lost();
@@ -195,6 +200,9 @@ impl Part {
         let (place, rulebook) = (place.clone(), (*self.agent.rulebook).clone());
         let clock = self.agent.clock.clone();
         let opened = blocking(move || {
+            if let Place::Database(database) = &place {
+                Ledger::refuse_lent_connections(database)?;
+            }
             let mut ledger = Ledger::open(&place, rulebook)?;
             ledger.write_at(number);
             ledger.apply_rules(clock.now())?;
