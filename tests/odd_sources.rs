@@ -432,6 +432,159 @@ fn a_job_that_is_given_up_is_told_once() {
     }
 }
 
+/// Noon of a day of November.
+fn on_day(world: &World, day: u32) -> Done {
+    world.now(&format!("2026-11-{day}T12:00:00Z"));
+    world.flush()
+}
+
+/// What each day of two weeks comes to for something of the 10th that could not be read: it is asked for once a day (`asked`: how
+/// often it was), and is told as given up on the 24th, once.
+fn is_given_up_after_two_weeks(
+    world: &World,
+    asked: impl Fn() -> usize,
+    words: &str,
+    used: impl Fn(u32) -> String,
+) {
+    on_day(world, 10).exits(65).says_not("given up");
+    on_day(world, 11).says_not("given up");
+    for day in 12..24 {
+        let before = asked();
+        on_day(world, day).says_not("given up");
+        world.now(&format!("2026-11-{day}T13:00:00Z"));
+        world.flush().says_not("given up");
+        assert_eq!(asked(), before + 1, "{day}");
+        assert_eq!(world.rows(A), [used(day)]);
+    }
+    let before = asked();
+    on_day(world, 24).says(words);
+    world.agent(&["status", "--all"]).says(words);
+    on_day(world, 25).says_not("given up");
+    on_day(world, 26).says_not("given up");
+    assert!(asked() <= before + 1, "{before} {}", asked());
+}
+
+/// A collector of an API that says how many seconds a project has used on each day.
+fn of_days(server: &server::Server) -> String {
+    format!(
+        "  api:\n    plugin: http\n    schedule: \"@hourly\"\n    url: http://{}\n    since: 2026-11-10T00:00:00Z\n    \
+         requests:\n      days:\n        step: 1d\n        query: {{ from: \"{{start:date}}\" }}\n        \
+         each: {{ row: answer }}\n        labels: {{ project: row.project }}\n        \
+         readings: {{ sec: {{ kind: delta, value: row.sec }} }}\n    \
+         resource: {{ offering: {OFFERING}, backend_id: \"{{project}}\" }}\n    meters:\n      \
+         cpu: {{ reading: sec, aggregate: sum, factor: 1/3600 }}\n",
+        server.address
+    )
+}
+
+/// An hour a day of project A; of the 10th one of project B, too, which can't be read while it is `odd`.
+fn days(odd: Arc<Mutex<bool>>) -> server::Server {
+    server::Server::start(move |heard| {
+        let is_odd = heard.line.contains("from=2026-11-10");
+        let bad = if *odd.lock().unwrap() { json!("soon") } else { json!(3600) };
+        let mut rows = vec![json!({ "project": "project-a", "sec": 3600 })];
+        rows.extend(is_odd.then(|| json!({ "project": "project-b", "sec": bad })));
+        server::json(Value::from(rows).to_string())
+    })
+}
+
+#[test]
+fn a_row_of_an_api_that_stays_odd_is_asked_for_each_day_for_two_weeks_and_then_given_up() {
+    let world = world(CURRENT, NOON);
+    let server = days(Arc::new(Mutex::new(true)));
+    collectors(&world, &of_days(&server));
+    let asked = || server.lines().iter().filter(|line| line.contains("from=2026-11-10")).count();
+    let words = "request days: between 2026-11-10T00:00:00Z and 2026-11-11T00:00:00Z there are rows that could not be read";
+    is_given_up_after_two_weeks(&world, asked, words, |day| format!("cpu 2026-11 {}.00", day - 9));
+    assert_eq!(world.rows(B), [""; 0]);
+}
+
+#[test]
+fn a_row_of_an_api_that_is_mended_days_later_counts_then() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        let odd = Arc::new(Mutex::new(true));
+        let server = days(odd.clone());
+        collectors(&world, &of_days(&server));
+        on_day(&world, 10).exits(65);
+        on_day(&world, 13);
+        assert_eq!((world.rows(A), world.rows(B)), (vec!["cpu 2026-11 4.00".to_owned()], vec![]), "{api}");
+        *odd.lock().unwrap() = false;
+        on_day(&world, 15).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 6.00"], "{api}");
+        assert_eq!(world.rows(B), ["cpu 2026-11 1.00"], "{api}");
+        world.agent(&["recount"]).exits(0);
+    }
+}
+
+/// A Prometheus that has a counter's samples of the 10th: 0 h, 2 h (which is no number while `odd`), 0 h after a restart, and 1 h.
+fn samples(odd: Arc<Mutex<bool>>) -> server::Server {
+    server::Server::start(move |heard| {
+        let asked = |name: &str| {
+            let value = heard.line.split(&format!("{name}=")).nth(1).unwrap();
+            value.split(['&', ' ']).next().unwrap().to_owned()
+        };
+        let last: f64 = asked("time").parse().unwrap();
+        let query = asked("query");
+        let range = query.split("%5B").nth(1).unwrap().split("ms").next().unwrap();
+        let first = last - range.parse::<f64>().unwrap() / 1000.0;
+        let second = if *odd.lock().unwrap() { "NaN" } else { "7200" };
+        // 11:00, 11:10, 11:20 and 11:30 of the 10th.
+        let all =
+            [(1_794_308_400, "0"), (1_794_309_000, second), (1_794_309_600, "0"), (1_794_310_200, "3600")];
+        let there: Vec<Value> = all
+            .iter()
+            .filter(|(at, _)| (first..=last).contains(&f64::from(*at)))
+            .map(|(at, value)| json!([at, value]))
+            .collect();
+        let series = json!({ "metric": { "__name__": "sec" }, "values": there });
+        let result = if there.is_empty() { json!([]) } else { json!([series]) };
+        server::json(
+            json!({ "status": "success", "data": { "resultType": "matrix", "result": result } }).to_string(),
+        )
+    })
+}
+
+fn of_samples(server: &server::Server) -> String {
+    format!(
+        "  prometheus:\n    plugin: prometheus\n    schedule: \"@hourly\"\n    url: http://{}\n    since: 2026-11-10T00:00:00Z\n    \
+         queries:\n      sec: {{ query: sec, kind: counter }}\n    resource: {A}\n    meters:\n      \
+         cpu: {{ reading: sec, factor: 1/3600 }}\n",
+        server.address
+    )
+}
+
+#[test]
+fn a_sample_that_stays_no_number_is_asked_for_each_day_for_two_weeks_and_then_given_up() {
+    let world = world(CURRENT, NOON);
+    let server = samples(Arc::new(Mutex::new(true)));
+    collectors(&world, &of_samples(&server));
+    // The last question of the 10th reached to noon.
+    let asked = || server.lines().iter().filter(|line| line.ends_with("time=1794312000.000")).count();
+    let words = "was not whole, or has samples that can't be read; it was asked for again for 14 days and is given up";
+    is_given_up_after_two_weeks(&world, asked, words, |_| "cpu 2026-11 1.00".to_owned());
+}
+
+#[test]
+fn a_sample_that_is_mended_days_later_counts_then() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        let odd = Arc::new(Mutex::new(true));
+        let server = samples(odd.clone());
+        collectors(&world, &of_samples(&server));
+        on_day(&world, 10).exits(65).says("NaN");
+        assert_eq!(world.rows(A), ["cpu 2026-11 1.00"], "{api}");
+        *odd.lock().unwrap() = false;
+        world.now("2026-11-11T11:00:00Z");
+        world.flush();
+        assert_eq!(world.rows(A), ["cpu 2026-11 1.00"], "{api}");
+        // Two hours up to the restart, and one after it.
+        on_day(&world, 11).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 3.00"], "{api}");
+        world.agent(&["recount"]).exits(0);
+    }
+}
+
 /// A mount whose server can be stopped, as a dead NFS server is.
 struct Mount<'a> {
     at: &'a Path,
