@@ -519,7 +519,11 @@ fn a_row_of_an_api_that_is_mended_days_later_counts_then() {
 
 /// A Prometheus that has a counter's samples of the 10th: 0 h, 2 h (which is no number while `odd`), 0 h after a restart, and 1 h.
 fn samples(odd: Arc<Mutex<bool>>) -> server::Server {
-    server::Server::start(move |heard| {
+    server::Server::start(answer_of_samples(odd))
+}
+
+fn answer_of_samples(odd: Arc<Mutex<bool>>) -> impl Fn(&server::Heard) -> server::Said + Send + 'static {
+    move |heard| {
         let asked = |name: &str| {
             let value = heard.line.split(&format!("{name}=")).nth(1).unwrap();
             value.split(['&', ' ']).next().unwrap().to_owned()
@@ -542,7 +546,7 @@ fn samples(odd: Arc<Mutex<bool>>) -> server::Server {
         server::json(
             json!({ "status": "success", "data": { "resultType": "matrix", "result": result } }).to_string(),
         )
-    })
+    }
 }
 
 fn of_samples(server: &server::Server) -> String {
@@ -583,6 +587,34 @@ fn a_sample_that_is_mended_days_later_counts_then() {
         assert_eq!(world.rows(A), ["cpu 2026-11 3.00"], "{api}");
         world.agent(&["recount"]).exits(0);
     }
+}
+
+/// A Prometheus does not answer a question about more than two hours: it is asked about less, and none of it is lost.
+#[test]
+fn a_question_that_is_not_answered_in_time_is_asked_in_halves() {
+    let world = world(CURRENT, NOON);
+    let answers = answer_of_samples(Arc::new(Mutex::new(false)));
+    let server = server::Server::start(move |heard| {
+        let range = heard.line.split("%5B").nth(1).unwrap().split("ms").next().unwrap();
+        // Said by nobody: the connection stays open.
+        if range.parse::<u64>().unwrap() > 7_200_001 { server::silence() } else { answers(heard) }
+    });
+    collectors(&world, &of_samples(&server).replace("schedule:", "timeout: 1s\n    schedule:"));
+    on_day(&world, 10).exits(0);
+    assert_eq!(world.rows(A), ["cpu 2026-11 3.00"]);
+    let ranges = server.lines().into_iter().map(|line| line.split("time=").nth(1).unwrap()[..10].to_owned());
+    // The ends of: one hour, two, four (no answer), and by two to noon.
+    let ends = [
+        "1794272400",
+        "1794279600",
+        "1794294000",
+        "1794286800",
+        "1794294000",
+        "1794301200",
+        "1794308400",
+        "1794312000",
+    ];
+    assert_eq!(ranges.collect::<Vec<_>>(), ends);
 }
 
 /// A mount whose server can be stopped, as a dead NFS server is.
@@ -652,4 +684,54 @@ fn a_single_flush_ends_in_time_though_a_path_hangs() {
     );
     // It answers again.
     look(&world, 120).exits(0);
+}
+
+/// What is wrong with the token costs no measurement: that is recorded first, and reported once there is a token again.
+#[test]
+fn a_token_that_is_not_to_be_had_costs_no_measurement() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    world.readings(&[job("cpu_seconds", "1", "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "5400", &[])]);
+    fs::remove_file(world.path("token")).unwrap();
+    world.flush().exits(78).says("token cannot be read").says("What was measured is kept");
+    // A pipe that nobody writes to.
+    assert!(Command::new("mkfifo").arg(world.path("token")).status().unwrap().success());
+    world.readings(&[job("cpu_seconds", "2", "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "3600", &[])]);
+    world.flush().exits(78).says("is no regular file");
+    world.agent(&["flush"]).exits(78).says_not("What was measured");
+    fs::remove_file(world.path("token")).unwrap();
+    world.write("token", TOKEN);
+    world.agent(&["flush"]).exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.50"]);
+}
+
+#[test]
+fn a_token_on_a_mount_that_hangs_costs_no_measurement() {
+    const TEST: &str = "a_token_on_a_mount_that_hangs_costs_no_measurement";
+    if !Command::new("bindfs").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return skip(TEST, "no bindfs");
+    }
+    let world = World::new(CURRENT);
+    let (store, dead) = (world.path("store"), world.path("dead"));
+    fs::create_dir_all(&store).unwrap();
+    fs::create_dir_all(&dead).unwrap();
+    fs::write(store.join("token"), TOKEN).unwrap();
+    let server = Command::new("bindfs")
+        .args(["-f", "-o", "attr_timeout=0,entry_timeout=0"])
+        .args([&store, &dead])
+        .spawn()
+        .unwrap();
+    let mount = Mount { at: &dead, server };
+    until("the mount", || dead.join("token").exists());
+    world.configure(&cpu_hours_of_a());
+    let text = fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let (own, there) = (world.path("token"), dead.join("token"));
+    world.write("agent.yaml", &text.replace(own.to_str().unwrap(), there.to_str().unwrap()));
+    world.readings(&[job("cpu_seconds", "1", "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "5400", &[])]);
+    mount.signal("STOP");
+    world.flush().exits(75).says("does not answer").says("What was measured is kept");
+    world.readings(&[]);
+    mount.signal("CONT");
+    world.agent(&["flush"]).exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
 }

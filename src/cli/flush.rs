@@ -75,7 +75,9 @@ impl Flush {
                 + 6 * GRACE,
         );
         let progress = Arc::new(Progress::of("Opening the ledger"));
-        let client = Arc::new(setup.client()?);
+        if setup.settings.waldur.is_none() || !self.collect {
+            setup.client()?;
+        }
         let end = tokio::time::Instant::now() + Duration::try_from(self.deadline).unwrap_or_default();
         let measured: Vec<_> = setup.definitions.iter().filter(|_| self.collect).collect();
         let ledger = SharedLedger::new(ledger_or_keep(setup, &measured, Some(end + GRACE)).await?);
@@ -122,6 +124,18 @@ impl Flush {
             }
             recorder.send().await?;
         }
+        // Whatever is the matter with the token: what is measured is recorded by now.
+        let client = match setup.client() {
+            Ok(client) => Arc::new(client),
+            Err(why) => {
+                for line in failed {
+                    writeln!(out, "{}", fold_all(&line, 2))?;
+                }
+                let words =
+                    format!("{}. What was measured is kept, and reported once it can be", why.message);
+                return Err(Failed::new(exit.min(why.exit), words));
+            }
+        };
         let mut submitter = setup.submitter(client.clone(), ledger.clone());
         let shown = progress.clone();
         submitter.progress = Stages::to(move |what, done, total| shown.at(what, done, total));
