@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
 mod agent;
+#[path = "odd_inputs/mod.rs"]
+mod inputs;
 #[path = "collectors_http/server.rs"]
 #[allow(dead_code, unreachable_pub, reason = "it is another test's server, of which a part is used")]
 mod server;
