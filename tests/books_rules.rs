@@ -324,6 +324,36 @@ fn a_collector_renamed_with_history_that_makes_the_same_goes_on() {
     });
 }
 
+/// What runs on has more under the new name than under the old one, and was not counted under both.
+#[test]
+fn a_job_that_is_read_again_under_a_new_name_with_more_of_it_counts_once() {
+    for (api, late) in LATE {
+        let books = Books::of(api, late, &keys(CPU));
+        books.rules(&[("renamed", keys(CPU))]);
+        let grown = || {
+            let october = [
+                hours("o1", "10-10T00:00", "10-10T10:00", "10"),
+                hours("o2", "10-31T21:30", "10-31T23:30", "2"),
+            ];
+            [&october[..], &[hours("n1", "11-05T00:00", "11-05T07:00", "7")]].concat()
+        };
+        let flush = |now: &str| {
+            lines(&books.world, "renamed", &grown());
+            books.world.now(now);
+            books.world.flush()
+        };
+        flush(CHANGE).exits(65).tells(&["5.00", "7.00"]).names_a();
+        books.november(A, &["cpu 5.00"]);
+        books.world.agent(&["explain", A, "cpu"]).says("7.00").says_not("12.00");
+        books.rules(&[("renamed", keys(CPU) + "    continues: source\n")]);
+        flush("2026-11-11T12:00:00Z").exits(0);
+        books.november(A, &["cpu 7.00"]);
+        books.november_shares(A, &["alice cpu 7.00"]);
+        books.october_stands("12.00");
+        books.world.agent(&["recount"]).exits(0);
+    }
+}
+
 #[test]
 fn what_a_renamed_collector_brings_late_with_its_first_run_is_counted_by_the_rules_of_its_month() {
     each(&keys(CPU), &[], |books| {

@@ -219,6 +219,11 @@ fn every_command_says_what_was_looked_at_in_80_columns() {
     let (from, to) = (golden.world.path("ledger.db"), golden.world.path("copy.db"));
     golden.world.write("agent.yaml", &format!("agent: node-1\n{text}"));
     golden.of("ledger-copy", 0, &["ledger", "copy", from.to_str().unwrap(), to.to_str().unwrap()]);
+    golden.world.write("agent.yaml", &text.replace(&golden.world.url(), "https://new.example.com"));
+    golden.of("ledger-server", 78, &["ledger", "server"]);
+    golden.of("flush-other-server", 78, &["flush", "--deadline", "1s"]);
+    golden.of("status-other-server", 78, &["status"]);
+    golden.world.write("agent.yaml", &format!("agent: node-1\n{text}"));
     golden.of("agents-list", 0, &["agents", "list"]);
     golden.of_both("agents-retire", 64, &["agents", "retire", "hv17"]);
     golden.world.write("agent.yaml", &text.replace("ledger.db", "new.db"));

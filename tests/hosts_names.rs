@@ -348,3 +348,50 @@ fn a_host_that_is_renamed_bills_nothing_again() {
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
     agent_of(&world, "hv9.yaml", &["collect"]).exits(0).says_not("was that of");
 }
+
+/// A job of project A's that runs on: since midnight of the 9th.
+fn running(id: &str, until: u32, seconds: &str) -> Value {
+    let end = format!("2026-11-09T{until:02}:00:00Z");
+    job("cpu_seconds", id, "2026-11-09T00:00:00Z", &end, seconds, &[])
+}
+
+/// What a host reads again under its new name is what it read under the old one, also where there is more of it by now.
+#[test]
+fn what_runs_on_while_its_host_is_renamed_is_billed_once() {
+    let Some(server) = Server::start("what runs on while its host is renamed", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv9"]);
+    collect_on(&world, "hv2", &[running("1", 2, "3600"), running("2", 2, "1800")]).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
+    let text = std::fs::read_to_string(world.path("hv9.yaml")).unwrap();
+    world.write("hv9.yaml", &text.replace("hv9.queue.db", "hv2.queue.db"));
+    // The first has run on, the second has ended as it was, and a third is new.
+    let lines = [running("1", 4, "7200"), running("2", 2, "1800"), running("3", 4, "900")];
+    collect_at(&world, "hv9", "2026-11-10T12:01:00Z", &lines).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.75"]);
+    // And corrected once more.
+    let lines = [running("1", 5, "9000"), running("2", 2, "1800"), running("3", 4, "900")];
+    collect_at(&world, "hv9", "2026-11-10T12:02:00Z", &lines).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.25"]);
+    world.agent(&["recount"]).exits(0);
+}
+
+/// Whether another host goes on with what a retired one measured can't be known: where it reads the same job, more of it, a person
+/// decides.
+#[test]
+fn what_another_host_reads_on_of_a_retired_ones_is_held() {
+    let Some(server) = Server::start("what runs on after its host is retired", &[]) else { return };
+    let world = world(&server.url("bill", "usage"));
+    hosts(&server, &world, &["hv2", "hv3"]);
+    collect_on(&world, "hv2", &[running("1", 2, "3600")]).exits(0);
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    world.agent(&["agents", "retire", "hv2"]).exits(0);
+    collect_at(&world, "hv3", "2026-11-10T12:01:00Z", &[running("1", 4, "7200")]).exits(0);
+    world.flush().exits(65).says("reads the same on hv2 and on hv3");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.00"]);
+    world.agent(&["status"]).exits(65).says("counted twice");
+}

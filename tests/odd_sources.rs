@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
 mod agent;
+#[path = "odd_inputs/mod.rs"]
+mod inputs;
 #[path = "collectors_http/server.rs"]
 #[allow(dead_code, unreachable_pub, reason = "it is another test's server, of which a part is used")]
 mod server;
@@ -432,6 +434,191 @@ fn a_job_that_is_given_up_is_told_once() {
     }
 }
 
+/// Noon of a day of November.
+fn on_day(world: &World, day: u32) -> Done {
+    world.now(&format!("2026-11-{day}T12:00:00Z"));
+    world.flush()
+}
+
+/// What each day of two weeks comes to for something of the 10th that could not be read: it is asked for once a day (`asked`: how
+/// often it was), and is told as given up on the 24th, once.
+fn is_given_up_after_two_weeks(
+    world: &World,
+    asked: impl Fn() -> usize,
+    words: &str,
+    used: impl Fn(u32) -> String,
+) {
+    on_day(world, 10).exits(65).says_not("given up");
+    on_day(world, 11).says_not("given up");
+    for day in 12..24 {
+        let before = asked();
+        on_day(world, day).says_not("given up");
+        world.now(&format!("2026-11-{day}T13:00:00Z"));
+        world.flush().says_not("given up");
+        assert_eq!(asked(), before + 1, "{day}");
+        assert_eq!(world.rows(A), [used(day)]);
+    }
+    let before = asked();
+    on_day(world, 24).says(words);
+    world.agent(&["status", "--all"]).says(words);
+    on_day(world, 25).says_not("given up");
+    on_day(world, 26).says_not("given up");
+    assert!(asked() <= before + 1, "{before} {}", asked());
+}
+
+/// A collector of an API that says how many seconds a project has used on each day.
+fn of_days(server: &server::Server) -> String {
+    format!(
+        "  api:\n    plugin: http\n    schedule: \"@hourly\"\n    url: http://{}\n    since: 2026-11-10T00:00:00Z\n    \
+         requests:\n      days:\n        step: 1d\n        query: {{ from: \"{{start:date}}\" }}\n        \
+         each: {{ row: answer }}\n        labels: {{ project: row.project }}\n        \
+         readings: {{ sec: {{ kind: delta, value: row.sec }} }}\n    \
+         resource: {{ offering: {OFFERING}, backend_id: \"{{project}}\" }}\n    meters:\n      \
+         cpu: {{ reading: sec, aggregate: sum, factor: 1/3600 }}\n",
+        server.address
+    )
+}
+
+/// An hour a day of project A; of the 10th one of project B, too, which can't be read while it is `odd`.
+fn days(odd: Arc<Mutex<bool>>) -> server::Server {
+    server::Server::start(move |heard| {
+        let is_odd = heard.line.contains("from=2026-11-10");
+        let bad = if *odd.lock().unwrap() { json!("soon") } else { json!(3600) };
+        let mut rows = vec![json!({ "project": "project-a", "sec": 3600 })];
+        rows.extend(is_odd.then(|| json!({ "project": "project-b", "sec": bad })));
+        server::json(Value::from(rows).to_string())
+    })
+}
+
+#[test]
+fn a_row_of_an_api_that_stays_odd_is_asked_for_each_day_for_two_weeks_and_then_given_up() {
+    let world = world(CURRENT, NOON);
+    let server = days(Arc::new(Mutex::new(true)));
+    collectors(&world, &of_days(&server));
+    let asked = || server.lines().iter().filter(|line| line.contains("from=2026-11-10")).count();
+    let words = "request days: between 2026-11-10T00:00:00Z and 2026-11-11T00:00:00Z there are rows that could not be read";
+    is_given_up_after_two_weeks(&world, asked, words, |day| format!("cpu 2026-11 {}.00", day - 9));
+    assert_eq!(world.rows(B), [""; 0]);
+}
+
+#[test]
+fn a_row_of_an_api_that_is_mended_days_later_counts_then() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        let odd = Arc::new(Mutex::new(true));
+        let server = days(odd.clone());
+        collectors(&world, &of_days(&server));
+        on_day(&world, 10).exits(65);
+        on_day(&world, 13);
+        assert_eq!((world.rows(A), world.rows(B)), (vec!["cpu 2026-11 4.00".to_owned()], vec![]), "{api}");
+        *odd.lock().unwrap() = false;
+        on_day(&world, 15).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 6.00"], "{api}");
+        assert_eq!(world.rows(B), ["cpu 2026-11 1.00"], "{api}");
+        world.agent(&["recount"]).exits(0);
+    }
+}
+
+/// A Prometheus that has a counter's samples of the 10th: 0 h, 2 h (which is no number while `odd`), 0 h after a restart, and 1 h.
+fn samples(odd: Arc<Mutex<bool>>) -> server::Server {
+    server::Server::start(answer_of_samples(odd))
+}
+
+fn answer_of_samples(odd: Arc<Mutex<bool>>) -> impl Fn(&server::Heard) -> server::Said + Send + 'static {
+    move |heard| {
+        let asked = |name: &str| {
+            let value = heard.line.split(&format!("{name}=")).nth(1).unwrap();
+            value.split(['&', ' ']).next().unwrap().to_owned()
+        };
+        let last: f64 = asked("time").parse().unwrap();
+        let query = asked("query");
+        let range = query.split("%5B").nth(1).unwrap().split("ms").next().unwrap();
+        let first = last - range.parse::<f64>().unwrap() / 1000.0;
+        let second = if *odd.lock().unwrap() { "NaN" } else { "7200" };
+        // 11:00, 11:10, 11:20 and 11:30 of the 10th.
+        let all =
+            [(1_794_308_400, "0"), (1_794_309_000, second), (1_794_309_600, "0"), (1_794_310_200, "3600")];
+        let there: Vec<Value> = all
+            .iter()
+            .filter(|(at, _)| (first..=last).contains(&f64::from(*at)))
+            .map(|(at, value)| json!([at, value]))
+            .collect();
+        let series = json!({ "metric": { "__name__": "sec" }, "values": there });
+        let result = if there.is_empty() { json!([]) } else { json!([series]) };
+        server::json(
+            json!({ "status": "success", "data": { "resultType": "matrix", "result": result } }).to_string(),
+        )
+    }
+}
+
+fn of_samples(server: &server::Server) -> String {
+    format!(
+        "  prometheus:\n    plugin: prometheus\n    schedule: \"@hourly\"\n    url: http://{}\n    since: 2026-11-10T00:00:00Z\n    \
+         queries:\n      sec: {{ query: sec, kind: counter }}\n    resource: {A}\n    meters:\n      \
+         cpu: {{ reading: sec, factor: 1/3600 }}\n",
+        server.address
+    )
+}
+
+#[test]
+fn a_sample_that_stays_no_number_is_asked_for_each_day_for_two_weeks_and_then_given_up() {
+    let world = world(CURRENT, NOON);
+    let server = samples(Arc::new(Mutex::new(true)));
+    collectors(&world, &of_samples(&server));
+    // The last question of the 10th reached to noon.
+    let asked = || server.lines().iter().filter(|line| line.ends_with("time=1794312000.000")).count();
+    let words = "was not whole, or has samples that can't be read; it was asked for again for 14 days and is given up";
+    is_given_up_after_two_weeks(&world, asked, words, |_| "cpu 2026-11 1.00".to_owned());
+}
+
+#[test]
+fn a_sample_that_is_mended_days_later_counts_then() {
+    for api in BOTH {
+        let world = world(api, NOON);
+        let odd = Arc::new(Mutex::new(true));
+        let server = samples(odd.clone());
+        collectors(&world, &of_samples(&server));
+        on_day(&world, 10).exits(65).says("NaN");
+        assert_eq!(world.rows(A), ["cpu 2026-11 1.00"], "{api}");
+        *odd.lock().unwrap() = false;
+        world.now("2026-11-11T11:00:00Z");
+        world.flush();
+        assert_eq!(world.rows(A), ["cpu 2026-11 1.00"], "{api}");
+        // Two hours up to the restart, and one after it.
+        on_day(&world, 11).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-11 3.00"], "{api}");
+        world.agent(&["recount"]).exits(0);
+    }
+}
+
+/// A Prometheus does not answer a question about more than two hours: it is asked about less, and none of it is lost.
+#[test]
+fn a_question_that_is_not_answered_in_time_is_asked_in_halves() {
+    let world = world(CURRENT, NOON);
+    let answers = answer_of_samples(Arc::new(Mutex::new(false)));
+    let server = server::Server::start(move |heard| {
+        let range = heard.line.split("%5B").nth(1).unwrap().split("ms").next().unwrap();
+        // Said by nobody: the connection stays open.
+        if range.parse::<u64>().unwrap() > 7_200_001 { server::silence() } else { answers(heard) }
+    });
+    collectors(&world, &of_samples(&server).replace("schedule:", "timeout: 1s\n    schedule:"));
+    on_day(&world, 10).exits(0);
+    assert_eq!(world.rows(A), ["cpu 2026-11 3.00"]);
+    let ranges = server.lines().into_iter().map(|line| line.split("time=").nth(1).unwrap()[..10].to_owned());
+    // The ends of: one hour, two, four (no answer), and by two to noon.
+    let ends = [
+        "1794272400",
+        "1794279600",
+        "1794294000",
+        "1794286800",
+        "1794294000",
+        "1794301200",
+        "1794308400",
+        "1794312000",
+    ];
+    assert_eq!(ranges.collect::<Vec<_>>(), ends);
+}
+
 /// A mount whose server can be stopped, as a dead NFS server is.
 struct Mount<'a> {
     at: &'a Path,
@@ -499,4 +686,54 @@ fn a_single_flush_ends_in_time_though_a_path_hangs() {
     );
     // It answers again.
     look(&world, 120).exits(0);
+}
+
+/// What is wrong with the token costs no measurement: that is recorded first, and reported once there is a token again.
+#[test]
+fn a_token_that_is_not_to_be_had_costs_no_measurement() {
+    let world = World::new(CURRENT);
+    world.configure(&cpu_hours_of_a());
+    world.readings(&[job("cpu_seconds", "1", "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "5400", &[])]);
+    fs::remove_file(world.path("token")).unwrap();
+    world.flush().exits(78).says("token cannot be read").says("What was measured is kept");
+    // A pipe that nobody writes to.
+    assert!(Command::new("mkfifo").arg(world.path("token")).status().unwrap().success());
+    world.readings(&[job("cpu_seconds", "2", "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "3600", &[])]);
+    world.flush().exits(78).says("is no regular file");
+    world.agent(&["flush"]).exits(78).says_not("What was measured");
+    fs::remove_file(world.path("token")).unwrap();
+    world.write("token", TOKEN);
+    world.agent(&["flush"]).exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 2.50"]);
+}
+
+#[test]
+fn a_token_on_a_mount_that_hangs_costs_no_measurement() {
+    const TEST: &str = "a_token_on_a_mount_that_hangs_costs_no_measurement";
+    if !Command::new("bindfs").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return skip(TEST, "no bindfs");
+    }
+    let world = World::new(CURRENT);
+    let (store, dead) = (world.path("store"), world.path("dead"));
+    fs::create_dir_all(&store).unwrap();
+    fs::create_dir_all(&dead).unwrap();
+    fs::write(store.join("token"), TOKEN).unwrap();
+    let server = Command::new("bindfs")
+        .args(["-f", "-o", "attr_timeout=0,entry_timeout=0"])
+        .args([&store, &dead])
+        .spawn()
+        .unwrap();
+    let mount = Mount { at: &dead, server };
+    until("the mount", || dead.join("token").exists());
+    world.configure(&cpu_hours_of_a());
+    let text = fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let (own, there) = (world.path("token"), dead.join("token"));
+    world.write("agent.yaml", &text.replace(own.to_str().unwrap(), there.to_str().unwrap()));
+    world.readings(&[job("cpu_seconds", "1", "2026-11-09T00:00:00Z", "2026-11-09T02:00:00Z", "5400", &[])]);
+    mount.signal("STOP");
+    world.flush().exits(75).says("does not answer").says("What was measured is kept");
+    world.readings(&[]);
+    mount.signal("CONT");
+    world.agent(&["flush"]).exits(0);
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 1.50"]);
 }

@@ -283,10 +283,26 @@ fn an_agent_that_can_not_report_lets_another_try() {
 fn a_pooler_that_gives_each_transaction_another_connection_is_told() {
     const TEST: &str = "a pooler by the transaction";
     let Some(server) = Server::start(TEST, &[]) else { return };
-    let Some(pooler) = Pooler::in_mode("transaction", &server, TEST, &["usage"]) else { return };
+    for mode in ["transaction", "statement"] {
+        let Some(pooler) = Pooler::in_mode(mode, &server, TEST, &["usage"]) else { return };
+        let world = world(&pooler.url("usage"));
+        // At once, before anything has gone wrong.
+        world.agent(&["ledger", "init"]).exits(78).says("pool_mode = session");
+        world.agent(&["check"]).exits(78).says("pool_mode = session");
+        assert_eq!(
+            texts(&server, "SELECT relname::text FROM pg_class WHERE relname = 'ledger_version'"),
+            [""; 0]
+        );
+    }
+    let Some(pooler) = Pooler::before(&server, TEST, &["usage"]) else { return };
     let world = world(&pooler.url("usage"));
-    let told = (0..5).map(|_| world.agent(&["ledger", "init"])).find(|done| done.code != 0);
-    told.unwrap().exits(78).says("pool_mode = session");
+    world.agent(&["ledger", "init"]).exits(0);
+    world.agent(&["check"]).says_not("pool_mode");
+    world.agent(&["ledger", "init"]).exits(0);
+    // It was put right once, and is wrong again.
+    let Some(lending) = Pooler::in_mode("transaction", &server, TEST, &["usage"]) else { return };
+    let world = hosts::world(&lending.url("usage"));
+    world.agent(&["check"]).exits(78).says("each transaction gets another connection");
 }
 
 /// A configuration of two agents that submit, whose collector is `once`.

@@ -23,10 +23,11 @@ use crate::ledger::books::ingest::{RunOutcome, Seen};
 use crate::ledger::{Ledger, SharedLedger};
 use crate::metering::meter::Place;
 use crate::metering::reading::{Kind, Reading};
+use crate::submitter::other_server::OtherServer;
 use crate::waldur::client::Client;
 
 use findings::{Findings, Mark, tell_failure};
-use hosts::{check_hosts, check_name, check_rights};
+use hosts::{check_connection, check_hosts, check_name, check_rights};
 use marketplace::{check_offerings, check_resources, check_time_zone};
 use reports::{MeterSample, Reports};
 use token::{check_token, check_token_files, use_token_of_service};
@@ -122,7 +123,16 @@ impl Check {
 
 async fn online(setup: &Setup, as_service: bool, found: &mut Findings) -> Result<(), Failed> {
     let progress = Progress::of(&format!("Reading the ledger {}", setup.settings.ledger));
-    let is_readable = check_ledger(setup, as_service, found);
+    let mut is_readable = check_ledger(setup, as_service, found);
+    let opened = Ledger::open_to_read(&setup.settings.ledger, (*setup.rulebook).clone());
+    if setup.settings.submits
+        && let Some(other) =
+            opened.ok().and_then(|ledger| OtherServer::of(&ledger, setup.settings.api()).ok().flatten())
+    {
+        found.problem(Exit::Config, other.words_and_remedy());
+        // What another server says would be tried on it.
+        is_readable = false;
+    }
     check_token_files(setup, found);
     if !setup.settings.submits {
         check_collectors(setup, &mut None, &progress, found).await?;
@@ -182,6 +192,7 @@ async fn check_server(setup: &Setup, reports: &mut Reports, found: &mut Findings
 fn check_ledger(setup: &Setup, as_service: bool, found: &mut Findings) -> bool {
     let place = &setup.settings.ledger;
     if let config::place::Place::Database(database) = place {
+        check_connection(database, found);
         check_name(setup, database, found);
         check_rights(setup, database, found);
         if !setup.settings.submits {

@@ -17,10 +17,11 @@ use super::explain::find;
 use super::rehearsal::{Billed, Change, DryRun};
 use super::setup::{Setup, count};
 use super::text::{WIDTH, fold, moment, pad, shorten};
-use crate::ledger::SharedLedger;
+use crate::ledger::{Ledger, SharedLedger};
 use crate::metering::period::BillingPeriod;
 use crate::submitter::compare::{Compare, Comparison, compare};
 use crate::submitter::discover::known_resource;
+use crate::submitter::other_server::OtherServer;
 use crate::submitter::pause::ServerStatus;
 
 /// Show where the ledger and Waldur differ.
@@ -71,7 +72,8 @@ impl Diff {
         for resource in &self.resources {
             only.insert(find(&ledger, resource)?.0);
         }
-        let mut blind = ServerStatus::of(&ledger)?.without_role;
+        refuse_another_server(&ledger, setup)?;
+        let mut blind = ServerStatus::of(&ledger, setup.settings.api())?.without_role;
         if !only.is_empty() {
             let mut asked_about = BTreeSet::new();
             for resource in &only {
@@ -168,6 +170,7 @@ impl Diff {
         };
         let mut only = BTreeSet::new();
         let known = setup.ledger_to_read()?;
+        refuse_another_server(&known, &new)?;
         for resource in &self.resources {
             only.insert(find(&known, resource)?.0);
         }
@@ -213,6 +216,14 @@ impl Diff {
             }
         }
         Ok(exit)
+    }
+}
+
+/// What another server holds says nothing of what this ledger reports.
+fn refuse_another_server(ledger: &Ledger, setup: &Setup) -> Result<(), Failed> {
+    match OtherServer::of(ledger, setup.settings.api())? {
+        Some(other) => Err(Failed::new(Exit::Config, other.words_and_remedy())),
+        None => Ok(()),
     }
 }
 

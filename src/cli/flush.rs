@@ -24,6 +24,7 @@ use crate::ledger::{Ledger, LedgerError, SharedLedger};
 use crate::submitter::CycleOptions;
 use crate::submitter::left::Outstanding;
 use crate::submitter::next_try::NextTry;
+use crate::submitter::other_server::OtherServer;
 use crate::submitter::pause::{self, Cause};
 use crate::submitter::progress::Progress as Stages;
 use crate::submitter::told::{AsBefore, tell_events};
@@ -74,7 +75,9 @@ impl Flush {
                 + 6 * GRACE,
         );
         let progress = Arc::new(Progress::of("Opening the ledger"));
-        let client = Arc::new(setup.client()?);
+        if setup.settings.waldur.is_none() || !self.collect {
+            setup.client()?;
+        }
         let end = tokio::time::Instant::now() + Duration::try_from(self.deadline).unwrap_or_default();
         let measured: Vec<_> = setup.definitions.iter().filter(|_| self.collect).collect();
         let ledger = SharedLedger::new(ledger_or_keep(setup, &measured, Some(end + GRACE)).await?);
@@ -121,6 +124,18 @@ impl Flush {
             }
             recorder.send().await?;
         }
+        // Whatever is the matter with the token: what is measured is recorded by now.
+        let client = match setup.client() {
+            Ok(client) => Arc::new(client),
+            Err(why) => {
+                for line in failed {
+                    writeln!(out, "{}", fold_all(&line, 2))?;
+                }
+                let words =
+                    format!("{}. What was measured is kept, and reported once it can be", why.message);
+                return Err(Failed::new(exit.min(why.exit), words));
+            }
+        };
         let mut submitter = setup.submitter(client.clone(), ledger.clone());
         let shown = progress.clone();
         submitter.progress = Stages::to(move |what, done, total| shown.at(what, done, total));
@@ -177,7 +192,7 @@ impl Flush {
                     Ok((pending.len(), NextTry::of_these(ledger, &pending, now)?))
                 })
                 .await?;
-            if refused || waiting == 0 && !busy {
+            if refused || report.other_server.is_some() || waiting == 0 && !busy {
                 break;
             }
             let left = end.saturating_duration_since(tokio::time::Instant::now());
@@ -208,12 +223,13 @@ impl Flush {
         }
         drop((submitter, progress));
         let (now, collectors) = (setup.clock.now(), setup.collectors());
+        let api = setup.settings.api().cloned();
         let (left, server, next, undone) = ledger
             .with(move |ledger| {
                 ledger.state(now)?;
                 let left = Outstanding::of(ledger, &collectors)?;
                 let next = if left.pending == 0 { NextTry::default() } else { NextTry::of(ledger, now)? };
-                let server = pause::ServerStatus::of(ledger)?;
+                let server = pause::ServerStatus::of(ledger, api.as_ref())?;
                 let undone = standing::names_of_undone(&server.undone, ledger)?;
                 Ok((left, server, next, undone))
             })
@@ -245,6 +261,7 @@ impl Flush {
                         json!({ "period": period.to_string(), "statements": statements })
                     }).collect::<Vec<_>>(),
                     "collector_failures": failed, "notes": notes,
+                    "other_server": server.other.as_ref().map(OtherServer::words),
                     "paused": paused, "hung": hung, "busy": busy,
                     "busy_with": busy.then_some(&busy_with), "exit": exit.code(),
                     "report": if setup.is_shadow() { "shadow" } else { "live" },
@@ -260,6 +277,9 @@ impl Flush {
             show_comparison(out, compared)?;
         } else {
             show_sent(out, &ledger, sent).await?;
+        }
+        if let Some(other) = &server.other {
+            writeln!(out, "{}", fold(&format!("Waldur: {}", other.words_and_remedy()), 2))?;
         }
         if let Some(failure) = &paused {
             let what = match server.paused {

@@ -12,7 +12,9 @@ use crate::config::place::{Database, Place};
 use crate::daemon::instance;
 use crate::ledger::Ledger as Books;
 
-/// Make a shared ledger, or move one.
+mod server;
+
+/// Make a shared ledger, move one, or say which Waldur one reports to.
 #[derive(Debug, Args)]
 pub(super) struct Ledger {
     #[command(subcommand)]
@@ -33,11 +35,25 @@ enum LedgerCommand {
         #[arg(long, value_name = "NAME")]
         agent: Option<String>,
     },
+    /// Show which Waldur the ledger reports to; or say that it has another address now.
+    ///
+    /// Of another server the ledger says nothing: nothing is sent to one that `waldur.url` names instead.
+    Server {
+        /// `waldur.url` is the new address of the server that the ledger reports to. It is asked whether it knows the
+        /// ledger's resources.
+        #[arg(long)]
+        renamed: bool,
+        /// Don't ask at a terminal before it is done.
+        #[arg(long, requires = "renamed")]
+        yes: bool,
+    },
 }
 
 impl Ledger {
-    pub(super) fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
+    pub(super) async fn run(self, setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
         match self.command {
+            LedgerCommand::Server { renamed: false, .. } => server::show(setup, out),
+            LedgerCommand::Server { yes, .. } => server::rename(setup, yes, out).await,
             LedgerCommand::Init => init(setup, out),
             LedgerCommand::Copy { from, to, agent } => {
                 let (from, to) = (place(setup, &from)?, place(setup, &to)?);
@@ -56,6 +72,9 @@ impl Ledger {
 fn init(setup: &Setup, out: &mut dyn Write) -> Result<Exit, Failed> {
     let place = &setup.settings.ledger;
     let was_there = place.file().is_some_and(Path::exists);
+    if let Place::Database(database) = place {
+        Books::refuse_lent_connections(database)?;
+    }
     Books::make(place)?;
     if place.file().is_some() {
         let is = if was_there { "was there already, and is up to date" } else { "is made" };

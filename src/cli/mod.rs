@@ -198,7 +198,7 @@ impl Cli {
             Command::Recount(command) => command.run(&Setup::load(path)?, out),
             Command::Parked(command) => command.run(&Setup::load(path)?, out),
             Command::Agents(command) => command.run(&Setup::load(path)?, out),
-            Command::Ledger(command) => command.run(&Setup::load(path)?, out),
+            Command::Ledger(command) => command.run(&Setup::load(path)?, out).await,
             Command::Resolve(command) => command.run(&Setup::load(path)?, out),
             Command::Usages(command) => {
                 let client = Setup::load(path)?.client()?;

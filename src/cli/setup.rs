@@ -16,10 +16,12 @@ use crate::ledger::sent::lock::{note_live, refuse_shadow};
 use crate::ledger::{Ledger, Rulebook, SharedLedger};
 use crate::metering::period::BillingZone;
 use crate::submitter::Submitter;
+use crate::submitter::other_server::OtherServer;
 use crate::submitter::progress::Progress;
 use crate::submitter::told::tell_events;
-use crate::waldur::client::Client;
+use crate::waldur::client::{Client, SetupError};
 pub use crate::wire::numbers::count;
+use crate::wire::secret::NoSecret;
 
 /// All parts, made of a file without mistakes.
 #[derive(Debug, Clone)]
@@ -112,6 +114,10 @@ impl Setup {
         if let Place::Database(database) = &self.settings.ledger
             && self.settings.submits
         {
+            // Nor are its rules those of a ledger that reports elsewhere.
+            if let Some(other) = OtherServer::of(&ledger, self.settings.api())? {
+                return Err(Failed::new(Exit::Config, other.words_and_remedy()));
+            }
             match self.settings.report {
                 Report::Live => note_live(database)?,
                 Report::Shadow => refuse_shadow(database)?,
@@ -147,8 +153,13 @@ impl Setup {
             let why = "this agent only collects: its configuration names no server (`waldur: { url: ... }`)";
             return Err(Failed::new(Exit::Config, why.to_owned()));
         };
-        let client = Client::new(waldur, self.clock.clone())
-            .map_err(|error| Failed::new(Exit::Config, error.to_string()))?;
+        let client = Client::new(waldur, self.clock.clone()).map_err(|error| {
+            let exit = match error {
+                SetupError::Token(NoSecret::NoAnswer(_)) => Exit::Pending,
+                _ => Exit::Config,
+            };
+            Failed::new(exit, error.to_string())
+        })?;
         Ok(if self.is_shadow() { client.read_only() } else { client })
     }
 

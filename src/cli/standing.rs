@@ -16,7 +16,13 @@ use crate::submitter::pause;
 /// While the server is left alone after a failure, what it holds can't be compared with what it should: that is pending, too.
 /// And so is what could not be read, and what a person decided and could not be carried out yet.
 pub(super) fn exit(left: &Outstanding, server: &pause::ServerStatus) -> Exit {
-    if left.pending > 0 || server.paused.is_some() || left.unread > 0 || !server.undone.resources.is_empty() {
+    if server.other.is_some() {
+        Exit::Config
+    } else if left.pending > 0
+        || server.paused.is_some()
+        || left.unread > 0
+        || !server.undone.resources.is_empty()
+    {
         Exit::Pending
     } else if left.held + left.parked + left.stranded + left.quarantined + left.implausible > 0
         || left.wholly_unmatched

@@ -99,7 +99,8 @@ impl Unread {
         while from < to {
             let midnight = Timestamp::from_second((day(from) + 1) * DAY.as_secs()).unwrap_or(to);
             let end = midnight.min(to);
-            let same = |part: &&mut Part| day(part.since) == day(now) && day(part.from) == day(from);
+            // Of a day there is one part: what is found beside it later is asked for as long as that is.
+            let same = |part: &&mut Part| day(part.from) == day(from);
             match self.0.iter_mut().find(same) {
                 Some(part) => {
                     part.from = part.from.min(from);

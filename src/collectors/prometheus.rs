@@ -122,8 +122,8 @@ impl Prometheus {
             reader.read.again.looked(&looks, now);
             for (from, to) in reader.read.again.give_up(now) {
                 let text = format!(
-                    "query `{}`: what the server has between {from} and {to} was not whole; it was asked for again for 14 days and \
-                     is given up. Once the server is whole, read it with `collect --since {from}`",
+                    "query `{}`: what the server has between {from} and {to} was not whole, or has samples that can't be read; it was \
+                     asked for again for 14 days and is given up. Once that is mended, read it with `collect --since {from}`",
                     reader.query.name
                 );
                 run.batch.problem_of(text, Bearing::nothing());

@@ -104,6 +104,11 @@ impl ConfigFile {
 }
 
 impl Settings {
+    /// Where Waldur is, of an agent that knows.
+    pub fn api(&self) -> Option<&reqwest::Url> {
+        self.waldur.as_ref().map(|waldur| &waldur.api)
+    }
+
     /// What the agent is called in a shared ledger. The error is for the operator.
     pub fn agent_name(&self) -> Result<String, String> {
         hosts::agent_name(self.agent.as_deref())

@@ -193,6 +193,14 @@ fn read_url(text: &str, allow_http: bool) -> Result<Url, String> {
     Ok(url)
 }
 
+/// Whether two addresses of an API are those of one server: TLS before it, or none, makes no other one of it.
+pub fn is_same_address(one: &Url, other: &Url) -> bool {
+    let host = |url: &Url| url.host_str().unwrap_or_default().trim_end_matches('.').to_owned();
+    let place = |url: &Url| (host(url), url.path().trim_end_matches('/').to_owned());
+    // The port that goes without saying is another one with TLS.
+    place(one) == place(other) && one.port() == other.port()
+}
+
 /// Whether an address is on this machine.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();

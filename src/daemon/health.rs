@@ -51,15 +51,19 @@ pub(super) fn health(shared: &Shared) -> String {
 /// How many statements are pending; or why nothing can be recorded or reported.
 pub(super) async fn readiness(shared: &Shared) -> Result<usize, Vec<String>> {
     let books = shared.books();
-    let asked = books
-        .with(|ledger| Ok::<_, LedgerError>((ledger.pending_as_stated()?.len(), ServerStatus::of(ledger)?)));
+    let api = shared.agent.settings.api().cloned();
+    let asked = books.with(move |ledger| {
+        Ok::<_, LedgerError>((ledger.pending_as_stated()?.len(), ServerStatus::of(ledger, api.as_ref())?))
+    });
     let (pending, server) = asked.await.map_err(|error| vec![error.to_string()])?;
     let mut reasons: Vec<String> = shared.stats.ledger_error().iter().map(ToString::to_string).collect();
     let place = &shared.agent.settings.ledger;
     if reasons.is_empty() && place.file().and_then(free) == Some(0) {
         reasons.push(format!("no space left on the disk of the ledger {place}"));
     }
-    if let Some(paused) = server.paused.as_ref().filter(|paused| paused.cause != Cause::Throttled) {
+    if let Some(other) = &server.other {
+        reasons.push(format!("Waldur: {}", other.words()));
+    } else if let Some(paused) = server.paused.as_ref().filter(|paused| paused.cause != Cause::Throttled) {
         let since = paused.since.map_or(String::new(), |since| format!(" since {since:.0}"));
         let (cause, words) = (paused.cause.words(), &paused.retry.words);
         reasons.push(format!("Waldur: {cause}{since}, tried again at {:.0}: {words}", paused.retry.next));

@@ -279,6 +279,7 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
     let names: Vec<String> =
         shared.agent.definitions.iter().map(|definition| definition.name.clone()).collect();
     let collectors = names.clone();
+    let api = shared.agent.settings.api().cloned();
     let (left, queued, standing, periods, stranded, oldest, closing) = shared
         .books()
         .with(move |ledger| {
@@ -287,7 +288,7 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
             Ok((
                 Outstanding::of(ledger, &collectors)?,
                 ledger.queue_length()?,
-                ServerStatus::of(ledger)?,
+                ServerStatus::of(ledger, api.as_ref())?,
                 ledger.periods(&pending, closing.period, closing.begins <= now)?,
                 ledger.stranded_amounts()?,
                 ledger.oldest_unreported()?,
@@ -330,8 +331,8 @@ async fn ledger(page: &mut Page, shared: &Shared, now: Timestamp) -> Result<(), 
     );
     page.gauge(
         "waldur_paused",
-        "1 while the server is left alone after a failure",
-        i64::from(standing.paused.is_some()),
+        "1 while the server is left alone after a failure, or is not the ledger's",
+        i64::from(standing.paused.is_some() || standing.other.is_some()),
     );
     page.gauges(
         "waldur_paused_reason",

@@ -56,6 +56,7 @@ impl Part {
         let mut compacted = Timestamp::MIN;
         let mut looked = Timestamp::MIN;
         let mut waiting = false;
+        let mut of_another_server = false;
         // What the ledger said when the last cycle could not go on.
         let mut failing: Option<String> = None;
         let mut waited = Timestamp::MIN;
@@ -108,10 +109,18 @@ impl Part {
                         _ => {}
                     }
                     waiting = report.busy;
+                    match (&report.other_server, of_another_server) {
+                        (Some(other), false) => tracing::error!("{}.", other.words_and_remedy()),
+                        (None, true) if !waiting => {
+                            tracing::info!("Submitting again: the server is the ledger's.")
+                        }
+                        _ => {}
+                    }
+                    of_another_server = report.other_server.is_some() || of_another_server && waiting;
                     token_is_refused = matches!(report.paused, Some(Failure::Token { .. }))
                         || token_is_refused && report.paused_until.is_some();
                     // One token is served one call at a time: what is to be reported goes first.
-                    if !waiting && registration.is_empty() {
+                    if !waiting && !of_another_server && registration.is_empty() {
                         registration.spawn(registration::register(agent.clone()));
                     }
                     if failing.take().is_some() {

@@ -14,6 +14,7 @@ use crate::config::place::{Database, Place};
 use crate::config::settings::Report;
 use crate::ledger::sent::lock::{Task, TaskLease, is_awaited, note_live, note_waiting, refuse_shadow};
 use crate::ledger::{Ledger, LedgerError, LedgerErrorKind, SharedLedger};
+use crate::submitter::other_server::OtherServer;
 use crate::submitter::pause::Cause;
 use crate::submitter::told::tell_events;
 
@@ -28,17 +29,29 @@ const STANDS_ASIDE: Duration = Duration::from_secs(5);
 /// How often what hosts have sent is counted, whether or not anything is due to be submitted.
 const COUNTED_EVERY: Duration = Duration::from_secs(5);
 
+/// Why an agent has no turn now.
+enum Waits {
+    /// Another has it.
+    For(String),
+    /// It is not one to report from this ledger.
+    Refused(String),
+}
+
 impl Part {
     /// Submits whenever it is this agent's turn, for ever.
     pub(super) async fn submit_in_turn(mut self, database: Database) {
         let place = Place::Database(database.clone());
         let mut patience = IN_VAIN;
+        let mut refused = String::new();
         loop {
             let Some(lease) = self.take_task_lease(&database, &Task::Submit).await else { return };
             let books = match self.open_books(&place, lease.number()).await {
                 Ok(books) => books,
                 Err(error) => {
-                    tracing::warn!("{error}");
+                    if refused != error.to_string() {
+                        refused = error.to_string();
+                        tracing::warn!("{refused}");
+                    }
                     // Not at once: what a ledger refuses now it refuses a moment later.
                     match self.pause(LOOKED_AT_EVERY).await {
                         WakeReason::Stopped => return,
@@ -46,6 +59,7 @@ impl Part {
                     }
                 }
             };
+            refused.clear();
             tracing::info!("At work: this agent counts and submits for the ledger {place}.");
             self.stats.set_books(Some(books.clone()));
             let gone = lease.lost();
@@ -121,11 +135,19 @@ impl Part {
     /// Waits until no other agent has the task; `None`: it is to stop.
     async fn take_task_lease(&mut self, database: &Database, task: &Task) -> Option<TaskLease> {
         let mut said = String::new();
-        let report = self.agent.settings.report;
+        let settings = self.agent.settings.clone();
+        let report = settings.report;
         let mut is_noted = false;
         loop {
             let (of, what) = (database.clone(), task.clone());
+            let (settings, rulebook) = (settings.clone(), self.agent.rulebook.clone());
             let tried = blocking(move || {
+                if what == Task::Submit {
+                    let ledger = Ledger::open_to_read(&settings.ledger, (*rulebook).clone())?;
+                    if let Some(other) = OtherServer::of(&ledger, settings.api())? {
+                        return Ok(Err(Waits::Refused(other.words_and_remedy())));
+                    }
+                }
                 match (&what, report) {
                     (Task::Submit, Report::Shadow) => refuse_shadow(&of)?,
                     (Task::Submit, Report::Live) if !is_noted => note_live(&of)?,
@@ -137,17 +159,21 @@ impl Part {
                         if (&what, report) == (&Task::Submit, Report::Live) {
                             note_waiting(&of)?;
                         }
-                        Ok(Err(TaskLease::holder(&of, &what)))
+                        Ok(Err(Waits::For(TaskLease::holder(&of, &what))))
                     }
                 }
             });
             let tried = tried.await;
-            is_noted |= tried.is_ok();
+            is_noted |= matches!(&tried, Ok(Ok(_) | Err(Waits::For(_))));
             self.stats.note_ledger(LedgerWork::Submit, tried.as_ref().err());
-            let is_wrong = matches!(&tried, Err(error) if error.kind == LedgerErrorKind::Unusable);
+            let is_wrong = match &tried {
+                Ok(tried) => matches!(tried, Err(Waits::Refused(_))),
+                Err(error) => error.kind == LedgerErrorKind::Unusable,
+            };
             let words = match tried {
                 Ok(Ok(lease)) => return Some(lease),
-                Ok(Err(other)) => match task {
+                Ok(Err(Waits::Refused(why))) => why,
+                Ok(Err(Waits::For(other))) => match task {
                     Task::Submit => {
                         let place = Place::Database(database.clone());
                         format!("Standing by: {other} is at work on the ledger {place}.")
@@ -174,6 +200,9 @@ impl Part {
         let (place, rulebook) = (place.clone(), (*self.agent.rulebook).clone());
         let clock = self.agent.clock.clone();
         let opened = blocking(move || {
+            if let Place::Database(database) = &place {
+                Ledger::refuse_lent_connections(database)?;
+            }
             let mut ledger = Ledger::open(&place, rulebook)?;
             ledger.write_at(number);
             ledger.apply_rules(clock.now())?;

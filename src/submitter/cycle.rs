@@ -92,6 +92,9 @@ const ROUNDS: usize = 2;
 impl Cycle {
     pub(super) async fn run(self: Arc<Self>, options: CycleOptions) -> Result<(), CycleError> {
         let now = self.submitter.clock.now();
+        if self.is_of_another_server().await? {
+            return Ok(());
+        }
         if self.is_shadow() {
             self.mark_months().await?;
         }

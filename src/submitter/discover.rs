@@ -51,7 +51,9 @@ impl Cycle {
         let good_for = lifetime.map_or(CHECKED_FOR, |lifetime| (lifetime / 3).min(CHECKED_FOR));
         let measured = self.submitter.client.measured_skew();
         let clock_known = measured.is_some_and(|skew| age(now, skew.measured) < CLOCK_FOR);
-        if asked.is_some_and(|(_, at)| age(now, at) < good_for) && (clock_known || !sending) {
+        let is_known =
+            asked.is_some_and(|(_, at)| age(now, at) < good_for) && self.knows_its_server().await?;
+        if is_known && (clock_known || !sending) {
             return Ok(true);
         }
         match self.submitter.client.me().await {
@@ -64,8 +66,9 @@ impl Cycle {
                     ledger.put_server_fact("token_lifetime", &lifetime, now)
                 })
                 .await?;
+                self.keep_server().await?;
                 self.submitter.remember_clock().await?;
-                Ok(true)
+                Ok(!self.is_of_another_server().await?)
             }
             Err(failure) => self.give_up(failure).await,
         }

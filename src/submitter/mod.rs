@@ -37,6 +37,7 @@ mod limits;
 mod listing;
 pub mod next_try;
 pub mod notes;
+pub mod other_server;
 mod part;
 pub mod pause;
 pub mod progress;
@@ -59,6 +60,7 @@ pub mod writer;
 use call_time::CallTime;
 use cycle::{Cycle, Shares};
 use guard::ServerTime;
+use other_server::OtherServer;
 use progress::Progress;
 pub use rows::ROWS_READ;
 use turns::in_turns;
@@ -93,6 +95,8 @@ pub struct CycleReport {
     pub changes: told::Changes,
     /// Requests of this cycle, of all kinds.
     pub requests: u64,
+    /// The ledger reports to another server than the one that is configured: nothing was asked or sent.
+    pub other_server: Option<OtherServer>,
     /// Why the server is left alone for now, if it is.
     pub paused: Option<Failure>,
     /// Until when.

@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::other_server::{self, OtherServer};
 use crate::ledger::sent::server::{Retry, WithoutRole};
 use crate::ledger::{Ledger, LedgerError};
 
@@ -67,10 +69,13 @@ pub enum Cause {
     Unreachable,
     /// The server asked for rest.
     Throttled,
+    /// It is another server than the ledger's.
+    OtherServer,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 4] = [Cause::Token, Cause::Role, Cause::Unreachable, Cause::Throttled];
+    pub const ALL: [Cause; 5] =
+        [Cause::Token, Cause::Role, Cause::Unreachable, Cause::Throttled, Cause::OtherServer];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -78,6 +83,7 @@ impl Cause {
             Cause::Role => "role",
             Cause::Unreachable => "unreachable",
             Cause::Throttled => "throttled",
+            Cause::OtherServer => "other_server",
         }
     }
 
@@ -88,6 +94,7 @@ impl Cause {
             Cause::Role => "the token may not report",
             Cause::Unreachable => "no usable answer",
             Cause::Throttled => "the server is rate limiting (HTTP 429)",
+            Cause::OtherServer => "the ledger reports to another server",
         }
     }
 
@@ -103,6 +110,7 @@ impl Cause {
                  tried again by itself"
             }
             Cause::Throttled => "no action needed: the agent retries by itself",
+            Cause::OtherServer => other_server::REMEDY,
         }
     }
 
@@ -120,6 +128,8 @@ impl Cause {
 /// The server, as the last cycle left it.
 #[derive(Debug, Clone, Default)]
 pub struct ServerStatus {
+    /// It is not the ledger's: nothing else that is said here is of it.
+    pub other: Option<OtherServer>,
     /// Until when it is left alone, and why.
     pub paused: Option<Paused>,
     pub without_role: Vec<WithoutRole>,
@@ -142,7 +152,8 @@ pub struct Paused {
 }
 
 impl ServerStatus {
-    pub fn of(ledger: &Ledger) -> Result<ServerStatus, LedgerError> {
+    /// `api`: where the configuration says that it is, if it does.
+    pub fn of(ledger: &Ledger, api: Option<&Url>) -> Result<ServerStatus, LedgerError> {
         let first = ledger.server_fact(SINCE)?;
         let paused = ledger.retry(None)?.map(|retry| {
             let cause = Cause::of(&retry);
@@ -153,6 +164,7 @@ impl ServerStatus {
         let is_waiting = ledger.put_off()?.iter().any(|(_, retry)| Cause::of(retry) == Cause::Role);
         let refused = ledger.server_fact(REFUSED)?.filter(|(words, _)| is_waiting && !words.is_empty());
         Ok(ServerStatus {
+            other: OtherServer::of(ledger, api)?,
             paused,
             reports_refused: refused.map(|(words, at)| (at, words)),
             without_role: ledger.without_role()?,
@@ -167,7 +179,8 @@ impl ServerStatus {
     pub fn is_paused_for(&self, cause: Cause) -> bool {
         let no_role =
             cause == Cause::Role && (!self.without_role.is_empty() || self.reports_refused.is_some());
-        no_role || self.paused.as_ref().is_some_and(|paused| paused.cause == cause)
+        let is_other = cause == Cause::OtherServer && self.other.is_some();
+        is_other || no_role || self.paused.as_ref().is_some_and(|paused| paused.cause == cause)
     }
 
     /// Whether the token, or its user's role, is what keeps reports back.

@@ -27,7 +27,7 @@ fn locate(origin: &TokenOrigin, env: impl Fn(&str) -> Option<OsString>) -> Resul
                 None if env(TokenOrigin::USUAL_ENV).is_some() => {
                     Ok(Place::Env(TokenOrigin::USUAL_ENV.into()))
                 }
-                None => Err(NoSecret(format!(
+                None => Err(NoSecret::Unusable(format!(
                     "no token: set waldur.token_file or waldur.token_env, give the unit a credential named \
                      `token`, or set {} in the environment",
                     TokenOrigin::USUAL_ENV

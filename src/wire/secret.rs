@@ -126,7 +126,12 @@ impl Stamp {
 /// Why there is no secret to send. Names the place, never the content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NoSecret(pub String);
+pub enum NoSecret {
+    /// It is not there, or none.
+    Unusable(String),
+    /// Its file system does not answer, which may pass.
+    NoAnswer(String),
+}
 
 impl Secret {
     /// Reads it for the first time.
@@ -211,9 +216,10 @@ impl fmt::Debug for Secret {
 
 fn read_env(name: &str, sort: Sort, value: Option<OsString>) -> Result<SecretString, NoSecret> {
     let what = sort.name();
+    let value = value
+        .ok_or_else(|| NoSecret::Unusable(format!("the environment has no variable {name} with a {what}")))?;
     let value =
-        value.ok_or_else(|| NoSecret(format!("the environment has no variable {name} with a {what}")))?;
-    let value = value.into_string().map_err(|_| NoSecret(format!("the {what} in {name} is not text")))?;
+        value.into_string().map_err(|_| NoSecret::Unusable(format!("the {what} in {name} is not text")))?;
     checked(&value, sort, || format!("the {what} in the environment's {name}"))
 }
 
@@ -231,12 +237,18 @@ fn read_file(path: &Path, sort: Sort) -> Result<(SecretString, Option<Stamp>), N
         fs::File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
         Ok(Some((text, stamp)))
     });
-    let read = read.map_err(|error| NoSecret(format!("{} cannot be read: {error}", named())))?;
+    let read = read.map_err(|error| {
+        let words = format!("{} cannot be read: {error}", named());
+        match error.kind() {
+            std::io::ErrorKind::TimedOut => NoSecret::NoAnswer(words),
+            _ => NoSecret::Unusable(words),
+        }
+    })?;
     let Some((text, stamp)) = read else {
-        return Err(NoSecret(format!("{} is no regular file", named())));
+        return Err(NoSecret::Unusable(format!("{} is no regular file", named())));
     };
     if text.len() as u64 > LONGEST {
-        return Err(NoSecret(format!("{} is too long for a {what}", named())));
+        return Err(NoSecret::Unusable(format!("{} is too long for a {what}", named())));
     }
     Ok((checked(&text, sort, named)?, Some(stamp)))
 }
@@ -249,7 +261,7 @@ fn checked(text: &str, sort: Sort, named: impl Fn() -> String) -> Result<SecretS
             (text, if text.is_empty() { Err("is empty") } else { Ok(()) })
         }
     };
-    verdict.map_err(|problem| NoSecret(format!("{} {problem}", named())))?;
+    verdict.map_err(|problem| NoSecret::Unusable(format!("{} {problem}", named())))?;
     Ok(SecretString::from(text))
 }
 

@@ -25,6 +25,11 @@ pub fn json(body: impl Into<String>) -> Said {
     ("200 OK", String::new(), body.into())
 }
 
+/// Nothing is said, and the connection stays open.
+pub fn silence() -> Said {
+    ("", String::new(), String::new())
+}
+
 pub struct Server {
     pub address: String,
     heard: Arc<Mutex<Vec<Heard>>>,
@@ -45,11 +50,16 @@ impl Server {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let noted = heard.clone();
         std::thread::spawn(move || {
+            let mut silent = Vec::new();
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let Some(asked) = read(&mut stream) else { continue };
                 let (status, headers, body) = answer(&asked);
                 noted.lock().unwrap().push(asked);
+                if status.is_empty() {
+                    silent.push(stream);
+                    continue;
+                }
                 let length = body.len();
                 let json = "Content-Type: application/json; charset=utf-8\r\n";
                 let kind = if headers.contains("Content-Type: ") { "" } else { json };

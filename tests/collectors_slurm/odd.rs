@@ -291,6 +291,26 @@ async fn a_window_that_is_refused_is_halved() {
     assert_eq!((used(&batch), batch.quarantined.len()), (vec!["9 cpu_seconds 381600".to_owned()], 0));
 }
 
+/// A database that takes too long for a wide window: sacct is stopped, what it had printed by then counts not, and the month is
+/// read by less.
+#[tokio::test]
+async fn a_window_that_does_not_come_in_time_is_halved() {
+    let site = Site::honest(&format!("{HEADER}{}{}{}", job(1, 4 * DAY), job(2, 2 * DAY), job(3, 60)));
+    // 4 days and 10 hours take too long, and so do 2 days and 5 hours; then there are four windows of 26 hours and a half.
+    site.write("widest", &(2 * DAY).to_string());
+    site.write("hangs", "");
+    let request = Request { since: "2026-11-01T00:00:00Z".parse().unwrap(), ..at(NOW) };
+    let batch = site.run("timeout: 5s\n", request).await.unwrap();
+    let cpu: Vec<String> = used(&batch).into_iter().filter(|line| line.contains("cpu_seconds")).collect();
+    assert_eq!(cpu, ["1 cpu_seconds 7200", "2 cpu_seconds 7200", "3 cpu_seconds 7200"]);
+    assert_eq!((batch.problems.as_slice(), batch.quarantined.as_slice()), (&[][..], &[][..]));
+    let asked = site.asked();
+    assert_eq!(asked.len(), 2 + 4, "{asked:?}");
+    assert!(asked[1].ends_with("--starttime=2026-11-01T00:00:00 --endtime=2026-11-03T05:00:00"), "{asked:?}");
+    assert!(asked[2].ends_with("--starttime=2026-11-01T00:00:00 --endtime=2026-11-02T02:30:00"), "{asked:?}");
+    assert!(asked[5].ends_with("--starttime=2026-11-04T07:30:00 --endtime=2026-11-05T10:00:00"), "{asked:?}");
+}
+
 /// What could be read before a window that can't stays read, and the next run goes on from there.
 #[tokio::test]
 async fn what_was_read_before_a_refusal_stays_read() {

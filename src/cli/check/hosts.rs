@@ -6,10 +6,10 @@ use crate::cli::exit::Exit;
 use crate::cli::setup::Setup;
 use crate::cli::text::span;
 use crate::config::place::Database;
-use crate::ledger::Ledger;
 use crate::ledger::db::clock::CLOCKS_AGREE;
 use crate::ledger::queue::outbox::Outbox;
 use crate::ledger::sent::lock::refuse_shadow;
+use crate::ledger::{Ledger, LedgerErrorKind};
 
 /// What hosts say that does not fit: other rules, or the same readings.
 pub(super) fn check_hosts(setup: &Setup, ledger: &Ledger, found: &mut Findings) {
@@ -42,6 +42,15 @@ pub(super) fn check_hosts(setup: &Setup, ledger: &Ledger, found: &mut Findings) 
 const HOSTS_NAMED: usize = 5;
 /// So many tables are named.
 const TABLES_NAMED: usize = 5;
+
+/// Whether a connection to the database is one.
+pub(super) fn check_connection(database: &Database, found: &mut Findings) {
+    if let Err(error) = Ledger::refuse_lent_connections(database)
+        && error.kind == LedgerErrorKind::Unusable
+    {
+        found.problem(Exit::Config, error.to_string());
+    }
+}
 
 /// Whether this host may append to the shared ledger, under its own name.
 pub(super) fn check_name(setup: &Setup, database: &Database, found: &mut Findings) {

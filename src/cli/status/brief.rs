@@ -103,6 +103,11 @@ pub(super) fn running(out: &mut dyn Write, daemon: &Running, now: Timestamp) -> 
 
 pub(super) fn server(out: &mut dyn Write, view: &View) -> Result<(), Failed> {
     let server = &view.server;
+    if let Some(other) = &server.other {
+        writeln!(out, "{}", fold(&format!("Waldur: {}.", other.words()), 2))?;
+        writeln!(out, "{}", fold(&format!("  {}", Cause::OtherServer.remedy()), 2))?;
+        return Ok(());
+    }
     if let Some(paused) = &server.paused {
         let since = paused.since.map_or(String::new(), |at| format!(" since {}", moment(at, view.now)));
         let tries = match paused.retry.failures {

@@ -52,6 +52,9 @@ pub(super) fn write(
         "daemon": daemon(view.daemon.as_ref()), "file_differs": view.differs,
         "server": {
             "url": view.url,
+            "other_server": view.server.other.as_ref().map(|other| {
+                json!({ "of_ledger": other.of_ledger, "since": other.since.to_string(), "words": other.words() })
+            }),
             "answered_at": view.server.answered.map(|at| at.to_string()),
             "paused_until": paused.map(|paused| paused.retry.next.to_string()),
             "paused_since": paused.and_then(|paused| paused.since).map(|at| at.to_string()),

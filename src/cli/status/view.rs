@@ -111,7 +111,7 @@ impl View {
         let agents = ledger.agents()?;
         let of_hosts = OfHosts::of(ledger, setup)?;
         let left = Outstanding::of(ledger, &setup.collectors())?;
-        let server = pause::ServerStatus::of(ledger)?;
+        let server = pause::ServerStatus::of(ledger, setup.settings.api())?;
         let free = ledger.place().file().and_then(free);
         let daemon = instance::running(&setup.settings.first_place());
         let told = daemon.as_ref().and_then(|daemon| daemon.told.as_ref()?.ledger_failing.clone());
@@ -125,7 +125,7 @@ impl View {
         let reload_refused =
             daemon.as_ref().and_then(|daemon| daemon.told.as_ref()?.reload_refused.as_ref()).is_some();
         // Nothing can be recorded there, or it is not what the file says that is done.
-        let exit = if free == Some(0) || failing.is_some() || reload_refused {
+        let exit = if free == Some(0) || failing.is_some() || reload_refused || server.other.is_some() {
             Exit::Config
         } else if server.is_refused() {
             Exit::Token

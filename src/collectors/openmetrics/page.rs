@@ -114,7 +114,7 @@ impl Wanted {
     }
 
     /// The one time of each series that is on the page more than once without being several points of it: those have a time
-    /// each, and a counter does not fall from one to the next. So two values of it are seen to contradict each other.
+    /// each, in order, and a counter does not fall from one to the next. So two values of it are seen to contradict each other.
     fn one_time<'a>(
         &self,
         page: &'a Exposition<'_>,
@@ -134,8 +134,11 @@ impl Wanted {
 
     fn are_points(&self, page: &Exposition<'_>, samples: &[&Sample<'_>]) -> bool {
         let timed = samples.iter().map(|sample| Some((sample.at?, numbers::value(sample.value).ok()?)));
-        let Some(mut timed) = timed.collect::<Option<Vec<_>>>() else { return false };
-        timed.sort_by_key(|(at, _)| *at);
+        let Some(timed) = timed.collect::<Option<Vec<_>>>() else { return false };
+        // As OpenMetrics demands, and as Prometheus takes them: what comes later on the page is of a later time.
+        if !timed.windows(2).all(|two| two[0].0 < two[1].0) {
+            return false;
+        }
         let first = samples.first().and_then(|sample| self.kind(page, sample, &mut BTreeMap::new()));
         first != Some(Kind::Counter) || timed.windows(2).all(|two| two[0].1 <= two[1].1)
     }

@@ -234,7 +234,7 @@ fn what_has_no_type_must_be_stated() {
 
 #[test]
 fn times_on_the_page_are_those_of_the_readings_unless_told_otherwise() {
-    let page = "# TYPE a counter\na_total 17.0 1762768800.789\na_total 16 1762768700\n# EOF\n";
+    let page = "# TYPE a counter\na_total 16 1762768700\na_total 17.0 1762768800.789\n# EOF\n";
     assert_eq!(
         readings(&read("metrics: a_total", page)),
         [
@@ -246,7 +246,7 @@ fn times_on_the_page_are_those_of_the_readings_unless_told_otherwise() {
     // Without them, two values of one series are none.
     assert_eq!(readings(&batch), Vec::<String>::new());
     assert!(
-        batch.quarantined[0].reason.contains("2 times in one run, with the values 17 and 16"),
+        batch.quarantined[0].reason.contains("2 times in one run, with the values 16 and 17"),
         "{batch:?}"
     );
 }
@@ -280,11 +280,30 @@ fn a_series_that_is_there_twice_has_no_value() {
         let batch = read("metrics: a_total", &page(first, &second));
         assert_eq!((batch.readings.len(), batch.quarantined.len()), (2, 0), "{second}");
     }
-    // With a time each, and no fall between them, they are two points of it; a gauge may fall.
-    let points = page(&format!("12 {now}"), &format!("10 {before}"));
-    assert_eq!(read("metrics: a_total", &points).readings.len(), 3);
-    let gauge = page(&format!("10 {now}"), &format!("12 {before}")).replace("a counter", "a_total gauge");
+    // With a time each, in order, and no fall between them, they are two points of it; a gauge may fall.
+    let points = |first: &str, second: &str| {
+        let page = page(&format!("{first} {before}"), &format!("{second} {now}"));
+        readings(&read("metrics: a_total", &page))
+    };
+    let y = "a_total{u=y} counter 7 - 2026-11-10T10:00:00Z -";
+    let at = [
+        "a_total{u=x} counter 10 - 2026-11-10T09:59:30Z -",
+        "a_total{u=x} counter 12 - 2026-11-10T10:00:00Z -",
+    ];
+    assert_eq!(points("10", "12"), [at[0], at[1], y]);
+    let gauge = page(&format!("12 {before}"), &format!("10 {now}")).replace("a counter", "a_total gauge");
     assert_eq!(read("metrics: a_total", &gauge).readings.len(), 3);
+    // Points that go back in time are none (OpenMetrics 1.0; Prometheus takes the first and refuses the second), nor are two of
+    // one instant; and a gauge's are no better.
+    for (first, second) in
+        [(format!("12 {now}"), format!("10 {before}")), (format!("10 {now}"), format!("12 {now}"))]
+    {
+        for page in [page(&first, &second), page(&first, &second).replace("a counter", "a_total gauge")] {
+            let batch = read("metrics: a_total", &page);
+            assert_eq!((batch.readings.len(), batch.quarantined.len()), (1, 1), "{page}");
+            assert!(batch.quarantined[0].reason.contains("with the values"), "{batch:?}");
+        }
+    }
 }
 
 #[test]

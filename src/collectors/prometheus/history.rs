@@ -29,7 +29,7 @@ pub(super) struct Reader<'a> {
     pub(super) at: Timestamp,
     /// Where it ends.
     pub(super) until: Timestamp,
-    /// The windows that were answered, and whether the server called the answer whole.
+    /// The windows that were answered, and whether the server called the answer whole and all of it could be read.
     pub(super) looks: Vec<Look>,
     /// The last instant whose samples were taken in this run.
     pub(super) pushed: Option<Timestamp>,
@@ -152,7 +152,7 @@ impl<'a> Reader<'a> {
         if size < SMALL.0 && piece.readings.len() < SMALL.1 {
             self.piece = (self.length() * 2).min(self.longest);
         }
-        let whole = piece.warnings.is_empty();
+        let whole = piece.warnings.is_empty() && piece.bad.is_empty();
         self.looks.push(Look { from: self.at.min(window.first), to: window.end, whole });
         self.at = window.end;
         self.pushed = Some(window.last);

@@ -25,7 +25,7 @@ pub(super) struct Read {
     /// was read last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) until: Option<Timestamp>,
-    /// What the server did not call whole.
+    /// What the server did not call whole, or could not be read.
     #[serde(default, skip_serializing_if = "Unread::is_empty")]
     pub(super) again: Unread,
 }

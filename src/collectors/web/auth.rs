@@ -210,7 +210,7 @@ impl Auth {
     /// Reads the secret.
     pub(super) fn open(&self) -> Result<Held, String> {
         let opened = self.place().map(|(place, sort)| Secret::open(place.clone(), sort)).transpose();
-        opened.map(Held).map_err(|NoSecret(words)| words)
+        opened.map(Held).map_err(|why: NoSecret| why.to_string())
     }
 }
 

@@ -72,6 +72,10 @@ fn server(view: &Overview) -> Markup {
     html! {
         p { (view.api) }
         @if view.shadow { p class="note" { "report: shadow: nothing is posted." } }
+        @if let Some(other) = &view.server.other {
+            p class="bad" { strong { "Nothing is sent" } ": " (other.words()) "." }
+            p { (Cause::OtherServer.remedy()) }
+        }
         @match &view.server.paused {
             Some(paused) => {
                 p class="bad" {
@@ -82,7 +86,7 @@ fn server(view: &Overview) -> Markup {
             }
             None => {
                 @match view.server.answered {
-                    Some(at) if !view.server.is_refused() => {
+                    Some(at) if !view.server.is_refused() && view.server.other.is_none() => {
                         p class="good" { "Answered at " (moment(at)) "." }
                     }
                     Some(at) => { p { "Answered at " (moment(at)) "." } }
@@ -103,7 +107,7 @@ fn wrong(view: &Overview) -> Markup {
     let undone = view.server.undone.resources.len();
     html! {
         @if failing.is_empty() && view.blocked.is_empty() && view.server.paused.is_none()
-            && !view.server.is_refused() && view.troubles.is_empty() && undone == 0
+            && view.server.other.is_none() && !view.server.is_refused() && view.troubles.is_empty() && undone == 0
         {
             p class="good" { "Nothing." }
         }

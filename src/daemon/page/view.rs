@@ -110,7 +110,7 @@ impl Overview {
             running,
             api: agent.client.as_ref().map_or_else(String::new, |client| client.api().to_string()),
             shadow: agent.settings.report == Report::Shadow,
-            server: ServerStatus::of(ledger)?,
+            server: ServerStatus::of(ledger, agent.settings.api())?,
             collectors: collectors.collect::<Result<_, _>>()?,
             blocked,
             troubles: of_the_agent(agent, stats).into_iter().chain(of_readings(&left)).collect(),

@@ -23,11 +23,13 @@ use crate::metering::measure::RunFacts;
 use crate::metering::reading::{Kind, Labels};
 
 mod ends;
+mod former;
 mod others;
 mod sources;
 mod twins;
 
 pub(super) use ends::ends_of;
+pub(super) use former::take_former_ids;
 use sources::{Source, sources};
 
 /// A run that is being counted.

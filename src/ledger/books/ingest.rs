@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::before;
 use super::changed;
 use super::count::{self, Changed, SeriesChanges};
-use super::identity::{Head, Queued, ReadingOutcome, Store, ends_of, withheld};
+use super::identity::{Head, Queued, ReadingOutcome, Store, ends_of, take_former_ids, withheld};
 use super::quantities::RunRow;
 use super::reach::Reach;
 use super::unstated::{changed_components, counted_from};
@@ -311,6 +311,7 @@ fn count_run(
     let mut changed = Changed::new();
     let mut touched = SeriesChanges::default();
     let mut late: Option<String> = None;
+    take_former_ids(connection, &run)?;
     let mut store = Store::new(connection, in_force, &run)?;
     let mut reach = Reach::of(connection, in_force, &run)?;
     let mut next = part::after(connection, id, 0)?;

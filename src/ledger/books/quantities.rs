@@ -28,6 +28,11 @@ impl RunRow {
         RunRow { usual, complete, doubtful }
     }
 
+    /// Whether its collector had run before, by the same machine.
+    pub(super) fn follows_another(&self) -> bool {
+        self.usual.previous.is_some()
+    }
+
     pub(in crate::ledger) fn of(connection: &Connection, run: i64) -> sql::Result<RunRow> {
         connection
             .prepare_cached(

@@ -128,6 +128,12 @@ impl LedgerError {
         Self { kind: LedgerErrorKind::Superseded, cause: Cause::Other, message }
     }
 
+    pub(in crate::ledger) fn pooled(place: &Place) -> Self {
+        Self::unusable(format!(
+            "the ledger {place} can't be used: each transaction gets another connection of the server; {POOLED}"
+        ))
+    }
+
     pub(in crate::ledger) fn second_host(agent: &str, place: &Place) -> Self {
         Self::unusable(format!(
             "another host sends to the ledger {place} as the agent {agent}, too: nothing of this one is sent, so that neither \
@@ -252,7 +258,11 @@ impl LedgerError {
             }
             // What one transaction has prepared, the next looks for on another connection.
             "42P05" | "26000" => refused(POOLED),
-            "08P01" if told.message().contains("prepared statement") => refused(POOLED),
+            "08P01"
+                if ["prepared statement", "pooling mode"].iter().any(|of| told.message().contains(of)) =>
+            {
+                refused(POOLED)
+            }
             "25006" => passes("the server takes no writes (a standby, or one that is being moved?)"),
             "57014" => passes("it took longer than the server allows"),
             "55P03" => passes("another process writes it for longer than that"),

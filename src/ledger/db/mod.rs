@@ -99,6 +99,16 @@ impl Ledger {
         }
     }
 
+    /// Refuses a database before which a pooler gives each transaction another connection.
+    pub fn refuse_lent_connections(database: &Database) -> Result<(), LedgerError> {
+        let place = Place::Database(database.clone());
+        match server::lends_connections(database) {
+            Ok(true) => Err(LedgerError::pooled(&place)),
+            Ok(false) => Ok(()),
+            Err(error) => Err(LedgerError::from_sql(&place, error)),
+        }
+    }
+
     /// The schema that the tables of a database are in.
     pub fn schema_of(place: &Place) -> Result<Option<String>, LedgerError> {
         let Place::Database(database) = place else { return Ok(None) };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postgres::config::{SslMode, TargetSessionAttrs};
-use postgres::{Client, Config, NoTls};
+use postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -54,6 +54,39 @@ pub(super) enum Use {
 pub(super) fn connect(database: &Database, to: Use) -> sql::Result<Connection> {
     let database = database.clone();
     Connection::to_server(Arc::new(move || client(&database, to)))
+}
+
+/// Whether what looks like a connection is another one with each transaction: a pooler is between that lends them out. Two
+/// sessions of a server's never have one process, and each has one as long as it lasts.
+pub(super) fn lends_connections(database: &Database) -> sql::Result<bool> {
+    let database = database.clone();
+    // Its client waits for the network in a way that must not be done everywhere.
+    let asked = std::thread::spawn(move || {
+        let (mut one, mut other) = (client(&database, Use::Read)?, client(&database, Use::Read)?);
+        for _ in 0..TRIES {
+            let own = process_of(&mut one)?;
+            other.batch_execute("BEGIN")?;
+            if process_of(&mut other)? == own || process_of(&mut one)? != own {
+                return Ok(true);
+            }
+            other.batch_execute("ROLLBACK")?;
+        }
+        Ok(false)
+    });
+    asked.join().unwrap_or_else(|_| Err(Error::NoWay("asking the server ended early".to_owned())))
+}
+
+/// A pooler may have several connections at hand, and lend out the same one by chance.
+const TRIES: u32 = 5;
+
+/// The server's process that answers.
+fn process_of(client: &mut Client) -> sql::Result<Option<String>> {
+    // Nothing is prepared for it: that would fail in its own way there.
+    let answer = client.simple_query("SELECT pg_backend_pid()")?;
+    Ok(answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    }))
 }
 
 /// The version of the tables that are there; `None` if there are none.

@@ -301,6 +301,15 @@ impl Ledger {
             Ok(())
         })
     }
+
+    pub fn forget_server_facts(&mut self, names: &[&str]) -> Result<(), LedgerError> {
+        self.transact(|connection, _| {
+            for name in names {
+                connection.prepare_cached("DELETE FROM server WHERE key = ?")?.execute([name])?;
+            }
+            Ok(())
+        })
+    }
 }
 
 /// What the key of an offering without a role begins with.

@@ -9,7 +9,8 @@ use crate::ledger::db::event::{About, EventKind, tell};
 use crate::ledger::db::sql::{self, OptionalExtension, params};
 
 impl Store<'_> {
-    /// Whether another agent has read the very same: both reach one source.
+    /// Whether another agent has read the very same: both reach one source. Of one that is gone for good, less of it may be the
+    /// same: it has run on since.
     pub(super) fn look_for_other_agents(
         &mut self,
         source: &Source,
@@ -32,8 +33,11 @@ impl Store<'_> {
                     AND reading.at = identity.at AND reading.start = identity.start AND reading.id = identity.id
                  JOIN series ON series.id = identity.series
                     AND series.labels = (SELECT labels FROM series own WHERE own.id = ?7)
-                 WHERE identity.source = ?1 AND identity.id = ?2 AND identity.agent <> ?3 AND identity.at = ?4
-                    AND identity.start = ?5 AND reading.value = ?6",
+                 WHERE identity.source = ?1 AND identity.id = ?2 AND identity.agent <> ?3 AND identity.start = ?5
+                    AND (identity.at = ?4 AND reading.value = ?6
+                        OR identity.at < ?4 AND ?5 > 0 AND identity.agent IN (
+                            SELECT name FROM agent GROUP BY name HAVING count(*) = count(retired)))
+                 ORDER BY 1 LIMIT 1",
             )?
             .query_row(
                 params![source.id, row.id, self.run.agent, row.at, row.start, row.value, met.id],
