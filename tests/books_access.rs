@@ -351,3 +351,29 @@ fn a_conflict_that_can_not_be_adopted_does_not_offer_it() {
         world.agent(&["parked", "list"]).exits(0);
     }
 }
+
+/// What is stranded of a terminated resource is what was used less what was accepted, also when more is used or corrected.
+#[test]
+fn what_a_terminated_resource_can_not_take_is_told_as_it_is_by_now() {
+    for api in BOTH {
+        let world = start(api, CPU);
+        jobs(&world, NOON, &[five()]).exits(0);
+        world.post(&format!("resources/{A}"), json!({ "state": "Terminated" }));
+        let two = hours("2", "11-09T13:00", "11-09T15:00", "2");
+        let seven = |used: &str| hours("3", "11-10T14:00", "11-10T20:00", used);
+        for (now, all, left) in [
+            ("2026-11-10T13:00:00Z", vec![five(), two.clone()], "2.00"),
+            ("2026-11-10T21:00:00Z", vec![five(), two.clone(), seven("7")], "9.00"),
+            ("2026-11-10T22:00:00Z", vec![five(), two.clone(), seven("4")], "6.00"),
+            ("2026-12-03T12:00:00Z", vec![five(), two.clone(), seven("5.5")], "7.50"),
+        ] {
+            jobs(&world, now, &all).exits(65);
+            let listed = world.agent(&["parked", "list", "--json"]).json();
+            let amounts: Vec<&str> =
+                listed.as_array().unwrap().iter().map(|one| one["amount"].as_str().unwrap()).collect();
+            assert_eq!(amounts, [left], "{api} {now}");
+            world.agent(&["status"]).exits(65).says(&format!("{left} is left"));
+        }
+        assert_eq!(world.rows(A), ["cpu 2026-11 5.00"], "{api}");
+    }
+}

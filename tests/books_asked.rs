@@ -313,3 +313,48 @@ fn amount(world: &World) -> rust_decimal::Decimal {
         .map(|row| row.rsplit(' ').next().unwrap().parse::<rust_decimal::Decimal>().unwrap())
         .sum()
 }
+
+/// What a changed command says first of a month that is over is no correction; what it says otherwise later is one.
+#[test]
+fn what_a_changed_command_has_repeated_is_corrected_by_what_it_says_later() {
+    for (api, late) in LATE {
+        let world = world(api, "2026-10-15T12:00:00Z");
+        if late == "backfill" {
+            world.write("token", "staff-token");
+        }
+        let command = |cat: &str| {
+            let command =
+                format!("    plugin: exec\n    command: [{cat}, {}]\n", world.path("source.lines").display());
+            ask(&world, late, &command);
+        };
+        let october = |one: &str, two: &str, three: &str| {
+            [
+                hours("1", "10-10T00:00", "10-10T10:00", one),
+                hours("2", "10-12T00:00", "10-12T02:00", two),
+                hours("3", "10-14T00:00", "10-14T01:00", three),
+            ]
+        };
+        command("cat");
+        for now in ["2026-10-15T12:00:00Z", "2026-11-01T00:30:00Z", "2026-11-09T12:00:00Z"] {
+            jobs(&world, now, &october("10", "2", "1")).exits(0);
+        }
+        // The third is told otherwise from the first look on: that is how it is told now, and not how much it was.
+        command("cat, -u");
+        jobs(&world, "2026-11-10T12:00:00Z", &october("10", "2", "60")).exits(0);
+        jobs(&world, "2026-11-11T12:00:00Z", &october("10", "2", "60")).exits(0);
+        assert_eq!(world.rows(A), ["cpu 2026-10 13.00"], "{api} {late}");
+        let code = if late == "hold" { 65 } else { 0 };
+        jobs(&world, "2026-11-12T12:00:00Z", &october("11", "2", "60")).exits(code);
+        jobs(&world, "2026-11-13T12:00:00Z", &october("11", "3.5", "60")).exits(code);
+        let rows: &[&str] = match late {
+            "hold" => &["cpu 2026-10 13.00"],
+            "carry_forward" => &["cpu 2026-10 13.00", "cpu 2026-11 2.50"],
+            _ => &["cpu 2026-10 15.50"],
+        };
+        assert_eq!(world.rows(A), rows, "{api} {late}");
+        if late == "hold" {
+            world.agent(&["parked", "list"]).exits(65).tells(&["2.50", "2026-10", "stranded"]);
+        }
+        world.agent(&["recount"]).exits(0);
+    }
+}

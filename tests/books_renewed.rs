@@ -250,3 +250,41 @@ fn what_a_plan_that_ended_did_not_take_is_backfilled_under_the_later_plan() {
     world.agent(&["parked", "list"]).exits(0);
     world.agent(&["recount"]).exits(0);
 }
+
+/// In a month's last day the date of a report lies before the renewal, in the plan period that ended.
+#[test]
+fn a_plan_that_is_renewed_in_a_months_last_day_is_billed_once() {
+    for (api, renewed) in BOTH.into_iter().flat_map(|api| ["12:00", "15:59"].map(|renewed| (api, renewed))) {
+        let world = start(api, "2026-10-29T06:00:00Z", "late: hold", "{user}");
+        let twenty = hours("1", "10-28T10:00", "10-29T06:00", "20");
+        jobs(&world, "2026-10-29T06:00:00Z", std::slice::from_ref(&twenty)).exits(0);
+        change(&world, &format!("2026-10-31T{renewed}:00Z"), "renew_plan");
+        let all = [twenty, hours("2", "10-31T16:00", "10-31T18:00", "2")];
+        jobs(&world, "2026-10-31T18:00:00Z", &all).exits(0);
+        jobs(&world, "2026-11-02T12:00:00Z", &all).exits(0);
+        assert_eq!(billed(&world, "2026-10"), ["20.00", "2.00"], "{api} {renewed}");
+    }
+}
+
+/// October's plan period ended with a renewal in November, which nobody has seen: its row can't be raised without billing it anew.
+#[test]
+fn what_comes_late_of_a_month_whose_plan_was_renewed_since_is_told_and_not_billed_twice() {
+    for cycles in [0, 2] {
+        let world = start(CURRENT, "2026-10-15T12:00:00Z", "late: backfill", "{user}");
+        world.write("token", "staff-token");
+        let twelve = hours("1", "10-10T00:00", "10-10T12:00", "12");
+        for now in ["2026-10-15T12:00:00Z", "2026-11-01T00:30:00Z"] {
+            jobs(&world, now, std::slice::from_ref(&twelve)).exits(0);
+        }
+        change(&world, "2026-11-10T10:00:00Z", "renew_plan");
+        for day in 0..cycles {
+            jobs(&world, &format!("2026-11-1{day}T12:00:00Z"), std::slice::from_ref(&twelve)).exits(0);
+        }
+        let all = [twelve, hours("late", "10-20T00:00", "10-20T01:00", "1")];
+        for now in ["2026-11-15T12:00:00Z", "2026-11-16T12:00:00Z"] {
+            jobs(&world, now, &all).exits(65);
+        }
+        assert_eq!(billed(&world, "2026-10"), ["12.00"], "{cycles}");
+        world.agent(&["parked", "list"]).exits(65).tells(&["1.00", "2026-10", "plan_ended"]);
+    }
+}

@@ -1,4 +1,5 @@
-//! What stands on a bill beside the rows of this agent's statements is told, once an amount, and never counted as its own.
+//! What another writer has put on a bill beside the rows of this agent's statements is told, once an amount, and never counted
+//! as its own.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop")]
 
@@ -8,7 +9,7 @@ use agent::books::*;
 use agent::*;
 use serde_json::json;
 
-const TOLD: &str = "in a row that no report of this agent made";
+const TOLD: &str = "beside what this agent's statement is in: another writer's";
 
 fn start(api: &str) -> World {
     let world = world(api, NOON);
@@ -36,24 +37,4 @@ fn another_writers_number_under_a_plan_that_nothing_was_measured_under_is_told_o
         jobs(&world, "2026-11-10T21:00:00Z", all).exits(0).line_with(&["also holds 501.00"]);
         assert_eq!(world.rows(A), ["cpu 2026-11 2.00", "cpu 2026-11 501.00"], "{api}");
     }
-}
-
-/// The plan was switched, and nobody knew, when a total got no answer; and the month was over before anybody looked. The row
-/// under the new plan bills all 7.00 beside the 5.00 of the old one.
-#[test]
-fn a_total_that_was_not_answered_and_went_under_another_plan_is_told_also_when_its_month_is_over() {
-    let world = start(CLASSIC);
-    jobs(&world, NOON, &[five()]).exits(0);
-    world.now("2026-11-30T22:00:00Z");
-    world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
-    let seven = [five(), hours("2", "11-30T20:00", "11-30T22:00", "2")];
-    let fails = |method: &str, path: &str, when: &str| json!({ "match": { "method": method, "path": path }, "when": when, "action": { "status": 504 } });
-    let faults = [fails("GET", "provider-resources", "before"), fails("POST", "set_usage", "after")];
-    world.post("faults", json!({ "faults": faults }));
-    jobs(&world, "2026-11-30T23:30:00Z", &seven).exits(75);
-    assert_eq!(world.rows(A), ["cpu 2026-11 5.00", "cpu 2026-11 7.00"]);
-    world.no_faults();
-    let done = jobs(&world, "2026-12-01T01:00:00Z", &seven);
-    let done = world.with_status(done);
-    done.names_a().tells(&["cpu", "2026-11", "7.00", TOLD]);
 }

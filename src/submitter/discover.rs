@@ -327,7 +327,7 @@ impl Cycle {
             });
             switched.extend(others.await?);
         }
-        Ok(!switched.is_empty() && self.look_at_plans_of(switched).await?)
+        Ok(!switched.is_empty() && self.look_at_plans_of(switched, false).await?)
     }
 
     /// Looks at the plan periods of resources whose were not looked at for this month and plan: of what is due, and of what
@@ -350,19 +350,20 @@ impl Cycle {
         let waiting = self.waiting(options).await?;
         resources.retain(|resource| !waiting.contains(resource));
         resources.extend(due.iter().filter(|key| key.period == month).map(|key| key.resource));
-        self.look_at_plans_of(resources).await
+        let (server, zone) = (self.submitter.server_time().await?, self.submitter.zone().await?);
+        self.look_at_plans_of(resources, guard::dates_stay_behind(&zone, &server)).await
     }
 
-    /// Looks at the plans of these resources, if that was not done in this month; or in this cycle, where a plan period that
-    /// nobody has seen would not have the reports that are meant for it. False: the server is paused.
+    /// Looks at the plans of these resources, if that was not done in this month; or (`again`) in this cycle, where a report
+    /// carries a date that lies before a plan period which nobody has seen. False: the server is paused.
     pub(super) async fn look_at_plans_of(
         self: &Arc<Self>,
         resources: BTreeSet<Uuid>,
+        again: bool,
     ) -> Result<bool, CycleError> {
         let now = self.submitter.clock.now();
-        let (server, zone) = (self.submitter.server_time().await?, self.submitter.zone().await?);
-        let month = zone.period_of(server.now).to_string();
-        let again = guard::dates_stay_behind(&zone, &server).then(|| self.state().looked.clone());
+        let month = self.running_month().await?.to_string();
+        let again = again.then(|| self.state().looked.clone());
         let of_month = month.clone();
         let (unseen, current): (Vec<(Uuid, String)>, BTreeSet<Uuid>) = self
             .ledger(move |ledger| {

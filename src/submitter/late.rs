@@ -46,9 +46,10 @@ impl Cycle {
     pub(super) async fn settle_late(self: &Arc<Self>) -> Result<(), CycleError> {
         let server = self.submitter.server_time().await?;
         if self.submitter.late == Late::Backfill && server.dated == Some(true) {
-            // A switch of plan that nobody has seen would have a report land beside the row that it is meant for.
+            // A switch of plan that nobody has seen would have a report land beside the row that it is meant for; after a renewal, in
+            // a plan period that has ended.
             let resources = self.left_over(&server).await?.into_iter().map(|key| key.resource).collect();
-            if !self.look_at_plans_of(resources).await? {
+            if !self.look_at_plans_of(resources, true).await? {
                 return Ok(());
             }
             let keys = self.left_over(&server).await?;

@@ -315,8 +315,12 @@ impl Cycle {
                 let is_sent = entry.open.iter().any(|open| open.amount == row.usage);
                 is_free && (is_sent || accepted.is_some_and(|known| known.amount == row.usage))
             };
-            let mut ours = rows.iter().filter(ours);
-            let (Some(row), None) = (ours.next(), ours.next()) else { continue };
+            let mut ours: Vec<&UsageRow> = rows.iter().filter(ours).collect();
+            if ours.len() > 1 {
+                // Of equal ones, a later plan's was not made before that plan began.
+                ours.retain(|row| row.created.is_some_and(|created| created >= key.part));
+            }
+            let [row] = ours.as_slice() else { continue };
             let (of_component, read) = (component.clone(), read_now(row, now));
             self.ledger(move |ledger| ledger.put_usage_row(key, &of_component, &read)).await?;
         }

@@ -197,7 +197,26 @@ impl Cycle {
             if several.len() < 2 {
                 continue;
             }
+            let others = several.iter().filter(|row| !is_known(row)).map(|row| row.usage);
+            let (others, of_component) = (others.collect::<Vec<Decimal>>(), component.clone());
+            let is_unanswered = self
+                .ledger(move |ledger| {
+                    for amount in others {
+                        let outcomes =
+                            ledger.outcomes_of(key.resource, key.period, (&of_component, amount))?;
+                        if outcomes.contains("open") || outcomes.contains("not there") {
+                            return Ok(!outcomes.contains("accepted"));
+                        }
+                    }
+                    Ok(false)
+                })
+                .await?;
             match known.get(component) {
+                // A call of ours that was not answered went beside it: together they are what the server holds of the month.
+                Some(_) if is_unanswered => {
+                    row.held.amount = several.iter().map(|row| row.usage).sum();
+                    row.one_of_several = true;
+                }
                 // The one that was written; a switch of plan that nobody saw in its month has made the others.
                 Some(known) => {
                     if let Some(ours) = several.iter().find(|row| row.uuid == known.uuid) {

@@ -19,7 +19,7 @@ use crate::waldur::types::UsageRow;
 pub(super) type Unclear = BTreeSet<(Uuid, BillingPeriod, String)>;
 
 /// What marks these events, so that each is told once.
-const MARK: &str = "in a row that no report of this agent made";
+const MARK: &str = "beside what this agent's statement is in";
 
 impl Cycle {
     /// Tells what the server holds of the components of these statements in rows that are none of theirs.
@@ -88,10 +88,18 @@ fn strays(
     for (component, rows) in candidates {
         let Some(known) = known.get(&component) else { continue };
         for (_, amount, by) in rows.iter().filter(|(row, ..)| !known.contains(row)) {
+            let outcomes = ledger.outcomes_of(resource, period, (&component, *amount))?;
+            if outcomes.contains("accepted") {
+                // It was told when it was found.
+                continue;
+            }
+            let whose = match outcomes.is_empty() {
+                true => format!("another writer's (modified by {by})"),
+                false => "this agent's own, by a call that was not answered".to_owned(),
+            };
             let words = format!(
-                "Waldur also holds {amount:.2} of it {MARK} (modified by {by}): another writer's under another plan of the month, or \
-                 a call of ours that was not answered before the plan was switched. It stays as it is. What to do: where it is \
-                 billed twice, have Waldur's staff credit it"
+                "Waldur also holds {amount:.2} of it {MARK}: {whose}, under another plan of the month. It stays as it is. What \
+                 to do: where it is billed twice, have Waldur's staff credit it"
             );
             strays.push((component.clone(), words));
         }

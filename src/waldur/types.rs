@@ -317,8 +317,14 @@ impl Me {
         if self.is_staff || self.permissions.iter().any(|permission| permission.is_of_offering(offering)) {
             return Some(true);
         }
-        // An owner of the offering's organisation may, too.
-        let owns = |customer| self.permissions.iter().any(|permission| permission.is_of_customer(customer));
+        // An owner of the offering's organisation may, too. Its managers may not, and whoever manages one of its offerings is
+        // made one (observed).
+        let may = |permission: &Permission| {
+            !["CUSTOMER.MANAGER", "CUSTOMER.SUPPORT"].contains(&permission.role_name.as_str())
+        };
+        let owns = |customer| {
+            self.permissions.iter().any(|permission| permission.is_of_customer(customer) && may(permission))
+        };
         customer.map(owns)
     }
 }

@@ -226,3 +226,21 @@ fn a_total_that_arrived_in_a_month_cut_by_a_switch_of_plan_is_found_when_that_mo
         &["2026-10 a ram_gb_hours 0.00", "2026-11 a cpu_hours 123.45"],
     );
 }
+
+/// What was carried away and back again comes to nothing, and nothing waits.
+#[test]
+fn what_was_carried_away_and_taken_back_from_a_later_month_leaves_nothing_pending() {
+    holds(
+        Setting { classic: true, staff: false, late: Late::CarryForward },
+        vec![
+            Used { place: 0, user: 1, cents: 1000, ago: 2_342 },
+            ToMonthEnd { minutes: 1_500 },
+            Rest,
+            Corrected { job: 0, cents: 0 },
+            ToMonthEnd { minutes: 1_500 },
+            Used { place: 0, user: 2, cents: 3000, ago: 0 },
+            Rest,
+        ],
+        &["2026-12 a cpu_hours 10.00, alice 10.00", "2027-01 a cpu_hours 20.00, bob 30.00"],
+    );
+}

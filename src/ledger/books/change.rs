@@ -215,8 +215,8 @@ fn go_on(
         )?;
     }
     connection.execute(
-        "INSERT INTO collector (agent, name, checkpoint, since, read_to, settled)
-         SELECT agent, ?2, checkpoint, since, read_to, settled FROM collector WHERE name = ?1
+        "INSERT INTO collector (agent, name, checkpoint, since, read_to, settled, changed_in)
+         SELECT agent, ?2, checkpoint, since, read_to, settled, changed_in FROM collector WHERE name = ?1
          ON CONFLICT (name, agent) DO UPDATE SET checkpoint = coalesce(collector.checkpoint, excluded.checkpoint),
             since = CASE WHEN collector.since < excluded.since THEN collector.since ELSE excluded.since END",
         params![old, new],

@@ -1,6 +1,7 @@
 //! What becomes of readings of a collector that asks for something else than before (a query, a request, other columns).
 //!
-//! What is over stays as it was counted: a reading that says something else of it now is no correction. In the running month
+//! What is over stays as it was counted: a reading that says something else of it now is no correction, unless what is asked for
+//! now has once said the same of it. In the running month
 //! what was read whole again takes the place of what was read before; where nothing was, what was read before stays, and what
 //! comes after it counts by what is asked for now. It judges only by what was recorded: when that was changed, and what each
 //! run says that it has read whole.
@@ -22,6 +23,8 @@ pub(super) struct Change {
     pub(super) read_to: i64,
     /// Nothing of before here is changed by what is asked for now: the start of the month that ran then.
     pub(super) settled: i64,
+    /// The first run since.
+    pub(super) run: i64,
     /// Whether this is the first run since.
     pub(super) is_new: bool,
 }
@@ -54,24 +57,36 @@ impl Change {
             let (read_to, settled) = (micros(before), micros(month.min(before)));
             connection
                 .prepare_cached(
-                    "UPDATE collector SET read_to = ?3, settled = ?4 WHERE name = ?1 AND agent = ?2",
+                    "UPDATE collector SET read_to = ?3, settled = ?4, changed_in = ?5 WHERE name = ?1 AND agent = ?2",
                 )?
-                .execute(params![collector, agent, read_to, settled])?;
-            return Ok(Some(Change { read_to, settled, is_new: true }));
+                .execute(params![collector, agent, read_to, settled, run])?;
+            return Ok(Some(Change { read_to, settled, run, is_new: true }));
         }
         let known = connection
-            .prepare_cached("SELECT read_to, settled FROM collector WHERE name = ?1 AND agent = ?2")?
+            .prepare_cached(
+                "SELECT read_to, settled, changed_in FROM collector WHERE name = ?1 AND agent = ?2",
+            )?
             .query_row([collector, agent], |row| {
-                Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?))
+                Ok((
+                    row.get::<_, Option<i64>>(0)?,
+                    row.get::<_, Option<i64>>(1)?,
+                    row.get::<_, Option<i64>>(2)?,
+                ))
             })
             .optional()?;
-        let Some((Some(read_to), Some(settled))) = known else { return Ok(None) };
-        Ok(Some(Change { read_to, settled, is_new: false }))
+        let Some((Some(read_to), Some(settled), Some(run))) = known else { return Ok(None) };
+        Ok(Some(Change { read_to, settled, run, is_new: false }))
     }
 
     /// Whether a reading begins before all that may still be changed.
     pub(super) fn settles(&self, row: &Row) -> bool {
         begin(row) < self.settled
+    }
+
+    /// Whether a reading that is over was found by what is asked for now as it is known: what comes later of it is a correction.
+    /// `run`: the last one that brought it, or found it so.
+    pub(super) fn has_confirmed(&self, run: i64) -> bool {
+        run >= self.run
     }
 
     /// `old`: what is known of the same reading; `is_last`: it is the last one of its series; `windows`: of a name whose

@@ -240,13 +240,22 @@ impl<'a> Store<'a> {
         if self.run.change.is_some() && row.start != 0 && self.run.history.contains_key(&name) {
             self.put.insert((place, row.id.clone()));
         }
+        let found_by =
+            before.as_ref().and_then(|(of, old)| self.known.run_of((*of, old.at, old.start), &old.id));
+        // Of a counter or a level its run says how it is counted: there the last one that brought it stays.
+        let settles = self.run.change.filter(|change| source.kind == Kind::Delta && change.settles(&row));
+        let is_confirmed =
+            settles.is_some_and(|change| found_by.is_some_and(|run| change.has_confirmed(run)));
         if let Some((old_series, old)) = &before
             && (*old_series == series && **old == row || self.run.superseded && old.value.is_some())
         {
+            if settles.is_some() && !is_confirmed && !self.run.superseded {
+                self.known.confirm(place, &row.id, self.run.id)?;
+            }
             return Ok(ReadingOutcome::Same);
         }
         let is_last = met.last.is_some_and(|last| micros(last) == row.at);
-        let verdict = self.run.change.map_or(Verdict::Counts, |change| {
+        let verdict = self.run.change.filter(|_| !is_confirmed).map_or(Verdict::Counts, |change| {
             let windows = self.run.history.get(&name).map(Vec::as_slice);
             change.judge(source.kind, &row, (before.as_ref().map(|(_, old)| old.as_ref()), is_last), windows)
         });

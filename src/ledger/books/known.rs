@@ -257,6 +257,25 @@ impl<'a> Known<'a> {
         self.rows.get(&place).into_iter().flatten()
     }
 
+    /// The last run that brought the reading at a place, or found it as it is.
+    pub(super) fn run_of(&self, place: At, id: &str) -> Option<i64> {
+        self.rows_at(place).find(|(row, _)| row.id == id).map(|(_, run)| *run)
+    }
+
+    /// Notes that a run has found a reading as it is.
+    pub(super) fn confirm(&mut self, place: At, id: &str, by: i64) -> sql::Result<()> {
+        for (_, run) in self.rows.get_mut(&place).into_iter().flatten().filter(|(row, _)| row.id == id) {
+            *run = by;
+        }
+        let (series, at, start) = place;
+        self.connection
+            .prepare_cached(
+                "UPDATE reading SET run = ?5 WHERE series = ?1 AND at = ?2 AND start = ?3 AND id = ?4",
+            )?
+            .execute(sql::params![series, at, start, id, by])?;
+        Ok(())
+    }
+
     /// A reading with an id that was not known.
     pub(super) fn add_id(&mut self, source: i64, id: &str, place: At) {
         self.ids.entry(source).or_default().insert(id.to_owned(), place);

@@ -18,9 +18,9 @@ pub(in crate::ledger) fn instant(micros: i64) -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// An amount as it is posted and compared: always two decimals.
+/// An amount as it is posted and compared: always two decimals, and nothing is nothing, whatever its sign.
 pub(in crate::ledger) fn two_decimals(amount: Decimal) -> String {
-    format!("{amount:.2}")
+    if amount.is_zero() { "0.00".to_owned() } else { format!("{amount:.2}") }
 }
 
 pub(in crate::ledger) fn decimal(text: Option<String>) -> Option<Decimal> {

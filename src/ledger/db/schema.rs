@@ -91,7 +91,8 @@ CREATE TABLE collector (
     checkpoint TEXT,
     since INTEGER,                -- from where it was first read; what was used in months before is another's to report
     read_to INTEGER,              -- since what it asks for was changed: the last run before,
-    settled INTEGER,              -- and before when nothing of that changes what was counted (books/changed.rs)
+    settled INTEGER,              -- before when nothing of that changes what was counted (books/changed.rs),
+    changed_in INTEGER,           -- and the first run since
     rules TEXT,                   -- of a host's: a digest of the rules in its own file, which count nothing
     PRIMARY KEY (name, agent)
 ) WITHOUT ROWID;

@@ -273,17 +273,26 @@ impl Ledger {
         })
     }
 
-    /// Lifts what stands for the rest of a month where the rest is another now, so that it is judged anew.
+    /// Lifts what stands for the rest of a month where the rest is another now, so that it is judged anew; of a terminated
+    /// resource it is only another number.
     fn lift_changed_rests(&mut self) -> Result<(), LedgerError> {
-        let rests = self.blocks()?;
-        for at in rests.into_iter().filter(|at| RESTS.contains(&at.block.reason.as_str())) {
+        let is_rest =
+            |at: &Blocked| RESTS.contains(&at.block.reason.as_str()) || at.block.reason == TERMINATED;
+        for at in self.blocks()?.into_iter().filter(is_rest) {
             let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
             let statement = if at.user.is_empty() { self.totals(key)? } else { self.statement(key)? };
             let entry = statement.as_ref().and_then(|statement| statement.entry(&at.component, &at.user));
             let rest = entry.and_then(|entry| Some(entry.posted?.saturating_sub(entry.accepted())));
-            if at.amount.is_some() && rest.is_some() && rest != at.amount {
+            let (Some(before), Some(rest)) = (at.amount.filter(|_| rest != at.amount), rest) else {
+                continue;
+            };
+            if at.block.reason != TERMINATED {
                 self.clear_block_of(key, (&at.component, &at.user), &at.block.reason)?;
+                continue;
             }
+            // The server takes nothing of it, whatever it comes to.
+            let words = at.block.words.replacen(&format!("{before:.2}"), &format!("{rest:.2}"), 1);
+            self.set_block(key, &at.component, &at.user, Block { words, ..at.block }, Some(rest))?;
         }
         Ok(())
     }
@@ -373,6 +382,8 @@ pub struct Dropped {
     pub user: Option<String>,
 }
 
+/// The reason of what a terminated resource can't take (submitter/reason.rs).
+const TERMINATED: &str = "terminated";
 /// The reason of what is too much on the bill, where no other line shows it (submitter/reason.rs).
 const TOO_MUCH: &str = "too_much";
 /// The reasons of what was left over when a month or a plan period ended (submitter/reason.rs).

@@ -10,6 +10,7 @@ use super::amount::StatementKey;
 use crate::ledger::db::columns::{decimal, instant, micros, two_decimals, uuid_column};
 use crate::ledger::db::sql::{self, OptionalExtension, Row, params};
 use crate::ledger::db::{Ledger, LedgerError};
+use crate::metering::period::BillingPeriod;
 
 /// When something may be tried again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,6 +207,27 @@ impl Ledger {
                     |row| Ok((uuid_column(row, 0)?, instant(row.get(1)?))),
                 )
                 .optional()
+        })
+    }
+
+    /// What became of calls that sent just this total of a resource's month: of each, its outcome.
+    pub fn outcomes_of(
+        &self,
+        resource: Uuid,
+        period: BillingPeriod,
+        (component, amount): (&str, Decimal),
+    ) -> Result<BTreeSet<String>, LedgerError> {
+        self.look(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT DISTINCT outcome FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3
+                     AND username = '' AND amount = ?4 AND outcome <> 'read'",
+                )?
+                .query_map(
+                    params![resource.to_string(), period.to_string(), component, two_decimals(amount)],
+                    |row| row.get(0),
+                )?
+                .collect()
         })
     }
 
