@@ -395,9 +395,8 @@ fn where_sacct_answers_slurm_is_chosen() {
         assert!(below.contains(words), "`{words}` in {text}");
     }
     // What was written measures with it.
-    with_sacct(&["check", "--config", file])
-        .says("ok       collector cluster: ")
-        .says_not("collector cluster: `sacct`");
+    let check = world.agent(&["check", "--config", file]);
+    check.says("collector cluster: no reading `cpu_seconds` now").says_not("collector cluster: `sacct`");
     let asked = std::fs::read_to_string(world.path("asked")).unwrap();
     assert!(asked.lines().count() > 1 && asked.contains("--parsable2"), "{asked}");
 }
