@@ -4,7 +4,7 @@ zpty -b terminal "TERM=dumb zsh -f -i"
 out=
 listen() { # until this pattern is there
   local some
-  for _ in {1..200}; do
+  for _ in {1..1200}; do
     while zpty -r -t terminal some; do out+=$some; done
     [[ $out == ${~1} ]] && return
     sleep 0.05
