@@ -13,6 +13,9 @@ const IDENTITIES: &str = "/marketplace-site-agent-identities/";
 /// A daemon whose registration meets this, and which has reported all the same.
 fn begun(action: Value) -> At {
     let world = table_world(&cpu());
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    // So long that what waited for such a call would wait for longer than this test does.
+    world.write("agent.yaml", &text.replace("waldur:\n", "waldur:\n  timeout: 10m\n"));
     world.readings(&[hours("1", "5400")]);
     world.fault(json!({ "match": { "path": IDENTITIES }, "action": action }));
     let at = start(world);
@@ -56,12 +59,9 @@ fn a_server_error_is_tried_again_later_and_stops_nothing() {
 
 #[test]
 fn a_call_that_hangs_stops_nothing_and_does_not_keep_the_daemon_from_ending() {
-    let began = std::time::Instant::now();
     let at = begun(json!({ "hang": 3_600_000 }));
     goes_on_reporting(&at);
     ends(at);
-    // A call may take 120 s: nothing has waited for this one.
-    assert!(began.elapsed() < std::time::Duration::from_secs(100), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -343,7 +343,10 @@ fn source_of(collector: &str, what: &str, words: &str) {
             "since it last succeeded, 12:",
             "the daemon tries it again at",
         ],
-        metrics: &["collector_unmatched_backend_ids{collector=\"source\"} 0"],
+        metrics: &[
+            "collector_failures_since_success{collector=\"source\"} n",
+            "collector_unmatched_backend_ids{collector=\"source\"} 0",
+        ],
         log: "Collector source fails, its last known amounts stand:",
         ready: (200, "ready"),
     });
@@ -415,7 +418,10 @@ fn a_script_that_prints_nothing_where_counters_were() {
     at.shows(&Seen {
         exit: 69,
         status: &["Collector source: it saw nothing at all"],
-        metrics: &["waldur_paused_reason{reason=\"token\"} 0"],
+        metrics: &[
+            "collector_failures_since_success{collector=\"source\"} n",
+            "waldur_paused_reason{reason=\"token\"} 0",
+        ],
         log: "Collector source could not read all: it saw nothing at all",
         ready: (200, "ready"),
     });

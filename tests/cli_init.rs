@@ -356,3 +356,47 @@ fn where_sacct_fails_control_groups_are_chosen() {
     let done: Done = command.output().unwrap().into();
     done.exits(0).says("SLURM, which does not answer").says("plugin: cgroup");
 }
+
+/// A sacct that answers, be it with no job, is the source, and where it lies is written down: a service has another PATH.
+#[test]
+fn where_sacct_answers_slurm_is_chosen() {
+    let world = World::new(CURRENT);
+    std::fs::create_dir(world.path("bin")).unwrap();
+    let sacct = world.path("bin/sacct");
+    // The names of the columns, and no job.
+    let script = "#!/bin/sh\necho \"$*\" >>ASKED\nfor a; do case $a in --format=*) echo \"${a#--format=}\" | tr , '|';; esac; done\n";
+    std::fs::write(&sacct, script.replace("ASKED", world.path("asked").to_str().unwrap())).unwrap();
+    std::fs::set_permissions(&sacct, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (url, token, file) = (world.url(), world.path("token"), world.path("made.yaml"));
+    let (token, file) = (token.to_str().unwrap(), file.to_str().unwrap());
+    let mut path = vec![world.path("bin")];
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
+    let path = std::env::join_paths(path).unwrap();
+    let with_sacct = |arguments: &[&str]| -> Done {
+        let mut command = world.command(arguments);
+        command.env_remove("WALDUR_USAGE_AGENT_CONFIG").env("PATH", &path).output().unwrap().into()
+    };
+    let done =
+        with_sacct(&["init", "--url", &url, "--output", file, "--token-file", token, "--offline"]).exits(0);
+    let done = done.says(&format!("This host has: SLURM (sacct in {})", world.path("bin").display()));
+    done.says("1 collector").says("no mistakes").says("Next: ");
+    // It was asked once whether it answers.
+    let asked = std::fs::read_to_string(world.path("asked")).unwrap();
+    let first = asked.lines().next().unwrap();
+    assert_eq!(first, "--noheader --allocations --starttime=now-1minutes");
+    let text = made(&world);
+    let below = below_collectors(&text);
+    for words in [
+        "    plugin: slurm\n",
+        &format!("    programs: {}\n", world.path("bin").display()),
+        &format!("    resource:\n      offering: {OFFERING}\n      backend_id: \"{{account}}\"\n"),
+        "      cpu_hours: { reading: cpu_seconds, factor: 1/3600 }\n",
+    ] {
+        assert!(below.contains(words), "`{words}` in {text}");
+    }
+    // What was written measures with it.
+    let check = world.agent(&["check", "--config", file]);
+    check.says("collector cluster: no reading `cpu_seconds` now").says_not("collector cluster: `sacct`");
+    let asked = std::fs::read_to_string(world.path("asked")).unwrap();
+    assert!(asked.lines().count() > 1 && asked.contains("--parsable2"), "{asked}");
+}

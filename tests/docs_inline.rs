@@ -127,7 +127,7 @@ fn every_command_that_the_program_names_is_one() {
             lines.map(|line| line.trim().trim_end_matches('\\').to_owned() + " ").collect();
         for span in whole_text.split('`').skip(1).step_by(2).filter(|span| span.len() < 80) {
             commands += usize::from(whole.find_subcommand(span.split(' ').next().unwrap()).is_some());
-            let span = span.replace('{', "").replace('}', "").replace("  ", " ");
+            let span = span.replace(['{', '}'], "").replace("  ", " ");
             if let Some(why) = wrong(&whole, &span).filter(|_| !FOREIGN.contains(&span.as_str())) {
                 mistakes.push(format!("{}: `{span}`: {why}", file.display()));
             }

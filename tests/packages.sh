@@ -92,7 +92,10 @@ completed=$(bash -c '. "$1"; COMP_WORDS=(waldur-usage-agent rec); COMP_CWORD=1
     "$function" waldur-usage-agent rec waldur-usage-agent; echo "${COMPREPLY[*]}"' _ \
     "$share/bash-completion/completions/waldur-usage-agent")
 [ "$completed" = recount ] || fail "bash completes rec to \`$completed\`"
-if soft_need zsh; then zsh -n "$share/zsh/vendor-completions/_waldur-usage-agent"; fi
+if soft_need zsh; then
+    completed=$(zsh -f tests/complete.zsh "$share/zsh/vendor-completions" "waldur-usage-agent rec")
+    [ "$completed" = "waldur-usage-agent recount " ] || fail "zsh completes rec to \`$completed\`"
+fi
 if soft_need fish; then
     completed=$(fish -c "source '$share/fish/vendor_completions.d/waldur-usage-agent.fish'
         complete -C 'waldur-usage-agent rec'" | cut -f1 | tr '\n' ' ')

@@ -8,6 +8,8 @@ mod docs_commands;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use clap::CommandFactory;
+use waldur_usage_agent::cli::Cli;
 use waldur_usage_agent::cli::exit::Exit;
 
 fn readme() -> String {
@@ -79,6 +81,11 @@ fn the_exit_codes_are_those_of_the_program() {
     let of_the_program = Exit::ALL.map(Exit::code);
     assert_eq!(of_the_program, [78, 77, 69, 75, 65, 64, 1, 0]);
     assert!(Exit::ALL.is_sorted(), "of several the least is taken");
+    // And `--help` has them, too.
+    let help = Cli::command().render_long_help().to_string();
+    let codes = help.split("Exit codes;").nth(1).unwrap().lines();
+    let codes = codes.filter_map(|line| line.split_whitespace().next()?.parse::<u8>().ok());
+    assert_eq!(codes.collect::<Vec<_>>(), [78, 77, 69, 75, 65, 64, 1, 0]);
 }
 
 /// A system as the package leaves it: the programs, the directory, a systemd that knows the unit. What Waldur has is the

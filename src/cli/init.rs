@@ -345,13 +345,13 @@ impl Init {
             url.map(Choice::Prometheus)
         };
         match self.source {
-            Some(Source::Slurm) => Ok(Choice::Slurm),
+            Some(Source::Slurm) => Ok(Choice::Slurm(host.slurm_elsewhere())),
             Some(Source::Cgroup) => Ok(Choice::Cgroup),
             Some(Source::Prometheus) => prometheus().ok_or_else(|| {
                 Failed::new(Exit::Usage, "where is the Prometheus server? Say --prometheus URL")
             }),
             None if self.prometheus.is_some() => Ok(prometheus().unwrap_or(Choice::Cgroup)),
-            None if host.slurm_answers => Ok(Choice::Slurm),
+            None if host.slurm_answers => Ok(Choice::Slurm(host.slurm_elsewhere())),
             None if host.prometheus.as_ref().is_some_and(|found| found.containers) => {
                 Ok(prometheus().unwrap_or(Choice::Cgroup))
             }

@@ -70,7 +70,10 @@ impl Cycle {
                 self.submitter.remember_clock().await?;
                 Ok(!self.is_of_another_server().await?)
             }
-            Err(failure) => self.give_up(failure).await,
+            Err(failure) => {
+                self.pause(failure).await?;
+                Ok(false)
+            }
         }
     }
 
@@ -93,14 +96,14 @@ impl Cycle {
             let known = self.ledger(move |ledger| ledger.freshness(offering)).await?;
             if known.resources.is_none_or(|at| age(now, at) >= RESOURCES_FOR)
                 && let Err(failure) = self.list_resources(offering, now).await?
-                && !self.goes_on(failure).await?
+                && !self.look_up_goes_on(failure).await?
             {
                 return Ok(false);
             }
         }
         for resource in unknown {
             if let Err(failure) = self.look_at_resource(resource, now).await?
-                && !self.goes_on(failure).await?
+                && !self.look_up_goes_on(failure).await?
             {
                 return Ok(false);
             }
@@ -120,31 +123,17 @@ impl Cycle {
             let known = self.ledger(move |ledger| ledger.freshness(offering)).await?;
             if known.resources.is_none_or(|at| age(now, at) >= RESOURCES_IN_USE_FOR)
                 && let Err(failure) = self.list_resources(offering, now).await?
-                && !self.goes_on(failure).await?
+                && !self.look_up_goes_on(failure).await?
             {
                 return Ok(false);
             }
             if let Err(failure) = self.look_at_offering(offering, now).await?
-                && !self.goes_on(failure).await?
+                && !self.look_up_goes_on(failure).await?
             {
                 return Ok(false);
             }
         }
         Ok(true)
-    }
-
-    /// Whether a look-up that failed leaves the rest to go on: it does, unless every other call would fail like it.
-    pub(super) async fn goes_on(&self, failure: Failure) -> Result<bool, CycleError> {
-        if failure.concerns_every_call() || failure.retry_after().is_some() {
-            return self.give_up(failure).await;
-        }
-        self.tell_failed_look_up(failure.to_string()).await?;
-        Ok(true)
-    }
-
-    async fn give_up(&self, failure: Failure) -> Result<bool, CycleError> {
-        self.pause(failure).await?;
-        Ok(false)
     }
 
     async fn list_resources(

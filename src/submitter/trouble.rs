@@ -17,7 +17,11 @@ const UNREAD_IN_A_ROW: u32 = 10 * UNCLEAR_IN_A_ROW;
 /// The server fact that has the look-ups that failed, in the words that they were told in, a line each.
 const FAILED_LOOK_UPS: &str = "failed_look_ups";
 
-/// `GET offering users`, of what was said of it.
+fn concerns_all(failure: &Failure) -> bool {
+    failure.concerns_every_call() || failure.retry_after().is_some()
+}
+
+/// `GET users of offering 91ab...`, of what was said of it.
 fn call_of(words: &str) -> &str {
     words.split_once(": ").map_or(words, |(call, _)| call)
 }
@@ -86,9 +90,30 @@ impl Cycle {
         Ok(())
     }
 
+    /// Whether a look-up that failed leaves the rest to go on: it does, unless every other call would fail like it. It is asked
+    /// again in the next cycle, and told once.
+    pub(super) async fn look_up_goes_on(&self, failure: Failure) -> Result<bool, CycleError> {
+        if concerns_all(&failure) {
+            self.pause(failure).await?;
+            return Ok(false);
+        }
+        self.tell_failed_look_up(failure.to_string()).await?;
+        Ok(true)
+    }
+
+    /// The same of one that is made seldom, and told each time.
+    pub(super) async fn goes_on(&self, failure: Failure) -> Result<bool, CycleError> {
+        if concerns_all(&failure) {
+            self.pause(failure).await?;
+            return Ok(false);
+        }
+        tracing::warn!("A look-up failed, the last known answer is used: {failure}");
+        Ok(true)
+    }
+
     /// A look-up that failed leaves what was known before: told once, however many cycles it fails in, and again when it fails for
     /// another reason.
-    pub(super) async fn tell_failed_look_up(&self, words: String) -> Result<(), CycleError> {
+    async fn tell_failed_look_up(&self, words: String) -> Result<(), CycleError> {
         let now = self.submitter.clock.now();
         let words = words.replace('\n', " ");
         self.state().failed_look_ups.insert(words.clone());

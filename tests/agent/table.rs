@@ -20,6 +20,7 @@ pub struct At {
 pub struct Seen<'a> {
     pub exit: i32,
     pub status: &'a [&'a str],
+    /// With their values; ` n` is one or more.
     pub metrics: &'a [&'a str],
     pub log: &'a str,
     /// What `/ready` answers.
@@ -103,7 +104,10 @@ impl At {
     /// All that is to be seen comes to be seen, and what was measured is kept.
     #[track_caller]
     pub fn shows(&self, seen: &Seen<'_>) {
-        let metric = |line: &&str| self.get("/metrics").1.contains(&format!("waldur_usage_agent_{line}\n"));
+        let metric = |line: &&str| match line.strip_suffix(" n") {
+            Some(name) => self.number(name) >= 1,
+            None => self.get("/metrics").1.contains(&format!("waldur_usage_agent_{line}\n")),
+        };
         for line in seen.metrics {
             self.world.in_time(line, || metric(line));
         }

@@ -14,6 +14,8 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A busy database takes its time.
 const SACCT_PATIENCE: Duration = Duration::from_secs(10);
+const PATH_OF_SERVICES: [&str; 6] =
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 const LONGEST_ANSWER: u64 = 64 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,6 +51,11 @@ impl Host {
                 || Path::new(CGROUPS).join("cpuacct").is_dir(),
             prometheus: prometheus(PROMETHEUS).await,
         }
+    }
+
+    /// The directory of sacct, where a service would not look for it: its PATH is not that of a person (systemd.exec(5)).
+    pub(super) fn slurm_elsewhere(&self) -> Option<PathBuf> {
+        self.slurm.clone().filter(|at| !PATH_OF_SERVICES.iter().any(|usual| Path::new(usual) == at))
     }
 
     /// One line for people.

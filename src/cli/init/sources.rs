@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::PathBuf;
 
 use uuid::Uuid;
 
@@ -14,7 +15,8 @@ use crate::waldur::types::{Offering, Resource};
 /// What is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Choice {
-    Slurm,
+    /// Where its programs are, if the service would not find them.
+    Slurm(Option<PathBuf>),
     Cgroup,
     /// By the server's address.
     Prometheus(String),
@@ -23,7 +25,7 @@ pub(super) enum Choice {
 impl Choice {
     fn offered(&self) -> &'static [Offered] {
         match self {
-            Choice::Slurm => &SLURM,
+            Choice::Slurm(_) => &SLURM,
             Choice::Cgroup => &CGROUP,
             Choice::Prometheus(_) => &PROMETHEUS,
         }
@@ -164,14 +166,10 @@ pub(super) fn collectors(
                     "    unit: B".to_owned(),
                 ],
             ),
-            _ => (
+            Choice::Cgroup | Choice::Slurm(_) => (
                 "What the jobs of each account used, from sacct. The backend id of a resource is the name of its account; SLURM \
                  keeps them in small letters.",
-                vec![
-                    "plugin: slurm".to_owned(),
-                    "schedule: \"*/10 * * * *\"".to_owned(),
-                    "ignore: [root]".to_owned(),
-                ],
+                slurm(choice),
             ),
         };
         let uuid = offering.uuid;
@@ -194,4 +192,13 @@ pub(super) fn collectors(
         }
     });
     Ok(each.collect())
+}
+
+fn slurm(choice: &Choice) -> Vec<String> {
+    let mut keys = vec!["plugin: slurm".to_owned(), "schedule: \"*/10 * * * *\"".to_owned()];
+    if let Choice::Slurm(Some(directory)) = choice {
+        keys.push(format!("programs: {}", quoted(&directory.display().to_string())));
+    }
+    keys.push("ignore: [root]".to_owned());
+    keys
 }
