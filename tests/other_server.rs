@@ -217,12 +217,30 @@ fn of_two_agents_of_a_shared_ledger_only_the_one_with_its_server_submits() {
     let first = daemon_of(&world, "agent.yaml");
     world.in_time("both hosts' hours", || world.rows(A) == ["cpu_hours 2026-11 3.00"]);
     assert_eq!(other.posts_since(0).len(), 0);
+    // The server has moved to where the second is pointed: the first gives its turn up, and the second goes on.
+    other.post("rows", json!({ "resource": A, "type": "cpu_hours", "usage": "3.00" }));
+    agent_of(&world, "hv2.yaml", &["ledger", "server", "--renamed"]).exits(0);
+    hosts::write_readings(&world, "hv2", &[hours("2", "3600"), hours("3", "1800"), hours("4", "1800")]);
+    let both = |world: &World, other: &World, now: &str| {
+        world.now(now);
+        other.now(now);
+    };
+    until("the second reports", || {
+        let seconds = world.seconds.get() + 2;
+        world.seconds.set(seconds);
+        both(&world, &other, &after(NOON, seconds));
+        other.rows(A) == ["cpu_hours 2026-11 3.50"]
+    });
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
+    first.until_it_says("nothing is sent, what is measured is kept");
+    let old = world.address.clone();
+    let to_old = std::fs::read_to_string(world.path("hv2.yaml")).unwrap().replace(&other.address, &old);
     drop((first, second));
-    until("nothing waits", || world.flush_once().code == 0);
+    let flush = || agent_of(&world, "hv2.yaml", &["flush", "--collect", "--deadline", "3s"]);
+    until("nothing waits", || flush().code == 0);
     // The record of the server moves with the ledger.
     let file = world.path("moved.db").display().to_string();
-    world.agent(&["ledger", "copy", &database, &file]).exits(0);
-    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap().replace(&database, &file);
-    world.write("agent.yaml", &text.replace(&world.url(), &other.url()));
-    world.agent(&["flush", "--deadline", "1s"]).exits(78).says("the ledger reports to");
+    agent_of(&world, "hv2.yaml", &["ledger", "copy", &database, &file]).exits(0);
+    world.write("hv2.yaml", &to_old.replace(&database, &file));
+    agent_of(&world, "hv2.yaml", &["flush", "--deadline", "1s"]).exits(78).says("the ledger reports to");
 }

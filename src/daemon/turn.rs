@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use reqwest::Url;
 
 use super::forward::blocking;
 use super::stats::{LedgerWork, Stats};
@@ -72,6 +73,7 @@ impl Part {
                 () = lost(&gone) => false,
                 // Why is told when it tries to take the turn again.
                 () = until_live(&database), if is_shadow => false,
+                () = until_of_another_server(&books, self.agent.settings.api()) => false,
                 () = until_in_vain(&books, &database, &mut patience), if !is_shadow => {
                     tracing::warn!(
                         "Waldur does not take what this agent reports, and another agent waits: it may try. This one stands by."
@@ -222,6 +224,17 @@ async fn until_live(database: &Database) {
         if let Err(error) = blocking(move || refuse_shadow(&of)).await
             && error.kind == LedgerErrorKind::Unusable
         {
+            return;
+        }
+    }
+}
+
+/// Until a person has said that the ledger's server has another address than this agent's file names.
+async fn until_of_another_server(books: &SharedLedger, api: Option<&Url>) {
+    loop {
+        tokio::time::sleep(COUNTED_EVERY).await;
+        let api = api.cloned();
+        if matches!(books.with(move |ledger| OtherServer::of(ledger, api.as_ref())).await, Ok(Some(_))) {
             return;
         }
     }

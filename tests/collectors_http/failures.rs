@@ -461,6 +461,12 @@ fn who_is_away_or_silent_is_told_and_what_was_known_stands() {
     assert_eq!(collector["error"], error);
     world.flush().exits(69).says("can't be reached");
     assert_eq!(world.rows(A), ["cpu_hours 2026-11 4.00"]);
+    // One that never answers is given as long as is said.
+    let silent = Server::start(|_| silence());
+    let text = text.replace(&free, &silent.address);
+    world.write("agent.yaml", &text);
+    world.flush().exits(69).says("no whole answer within 5 s; nothing of it is used");
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 4.00"]);
 }
 
 #[test]

@@ -111,7 +111,8 @@ impl View {
         let agents = ledger.agents()?;
         let of_hosts = OfHosts::of(ledger, setup)?;
         let left = Outstanding::of(ledger, &setup.collectors())?;
-        let server = pause::ServerStatus::of(ledger, setup.settings.api())?;
+        let server =
+            pause::ServerStatus::of(ledger, setup.settings.api().filter(|_| setup.settings.submits))?;
         let free = ledger.place().file().and_then(free);
         let daemon = instance::running(&setup.settings.first_place());
         let told = daemon.as_ref().and_then(|daemon| daemon.told.as_ref()?.ledger_failing.clone());
