@@ -174,6 +174,32 @@ fn what_grows_while_it_is_parked_is_told_once() {
     other.says("parked: POST set_usage: refused: nope is closed.");
 }
 
+/// A number that can't be billed is tried anew when it is another one, and is no news as long as it meets the same refusal.
+#[test]
+fn an_amount_that_grows_and_is_refused_each_time_is_told_once() {
+    let world = World::new(CURRENT);
+    world.configure(&format!(
+        "    resource: {A}\n    meters: {{ cpu_hours: {{ reading: cpu_seconds, factor: 1/3600 }}, gpu_hours: {{ reading: cpu_seconds, \
+         factor: 1000000000 }} }}\n"
+    ));
+    let mut used = Vec::new();
+    for (hour, amount) in [(12, "3600000000000.00"), (14, "7200000000000.00"), (16, "10800000000000.00")] {
+        let (start, end) = (format!("2026-11-03T{hour}:00:00Z"), format!("2026-11-03T{hour}:59:00Z"));
+        used.push(job("cpu_seconds", &hour.to_string(), &start, &end, "3600", &[]));
+        world.readings(&used);
+        world.now(&format!("2026-11-10T{hour}:00:00Z"));
+        let done = world.flush().exits(65);
+        let told = lines(&done.err, "gpu_hours, 2026-11: parked: ");
+        assert_eq!(told.len(), usize::from(hour == 12), "{}", done.err);
+        // What stands is of now, and another amount is not said to be another trouble.
+        world
+            .agent(&["status"])
+            .exits(65)
+            .says(&format!("2026-11, parked: gpu_hours {amount}: the amount {amount} is"));
+    }
+    assert_eq!(world.rows(A), ["cpu_hours 2026-11 3.00"]);
+}
+
 /// Once, however many cycles it fails in; again when it fails for another reason; and when it is over.
 #[test]
 fn a_look_up_that_fails_is_told_once() {

@@ -8,7 +8,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::call_time::CallTime;
-use super::notes::{Note, Untold};
+use super::notes::{Note, Refused, Untold};
 use super::{CycleError, CycleOptions, CycleReport, Submitter, pause, rows, told};
 use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::server::Retry;
@@ -53,6 +53,8 @@ pub(super) struct State {
     pub(super) no_role: BTreeSet<Uuid>,
     /// Look-ups that failed in this cycle, in words.
     pub(super) failed_look_ups: BTreeSet<String>,
+    /// What had been refused for its number before this cycle: another number is tried, and is no news if it meets the same.
+    pub(super) refused_before: Refused,
     /// Resources that failed for the first time.
     pub(super) put_off: Vec<Note>,
     /// What is to be told of resources.

@@ -151,11 +151,12 @@ impl Submitter {
             .ledger
             .with(move |ledger| {
                 ledger.state(now)?;
+                let refused = notes::refused_for_amounts(ledger)?;
                 ledger.lift_what_passed()?;
-                SubmitLock::try_take(ledger.place())
+                Ok(SubmitLock::try_take(ledger.place())?.map(|lock| (lock, refused)))
             })
             .await?;
-        let Some(_lock) = lock else {
+        let Some((_lock, refused)) = lock else {
             let busy_with = self.ledger.with(|ledger| Ok(SubmitLock::holder(ledger.place()))).await?;
             return Ok(CycleReport { busy: true, busy_with, ..CycleReport::default() });
         };
@@ -166,6 +167,7 @@ impl Submitter {
         {
             let mut state = cycle.state();
             (state.call_time, state.kept_call_time) = (call_time, call_time);
+            state.refused_before = refused;
         }
         let ended = self.carry_out(&cycle, options, before).await;
         if ended.is_err() {

@@ -1,14 +1,18 @@
 //! What a cycle has to tell of resources, a line a cause: what is the same of some hundred resources is one line with how many
 //! they are and the first of them; the rest is in `status`. It decides nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use rust_decimal::Decimal;
 use tracing::Level;
 use tracing::field::display;
 use uuid::Uuid;
 
+use super::reason::Reason;
 use super::{About, Cycle};
+use crate::ledger::sent::amount::StatementKey;
+use crate::ledger::sent::blocked::{Block, Blocked};
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 use crate::wire::numbers::count_many;
@@ -134,6 +138,15 @@ fn many(first: &Note, others: &[&Note], rest: &str) -> String {
     let named: Vec<String> = others.iter().take(NAMED - 1).map(|note| note.place()).collect();
     let and = format!(" Then {}; the rest: `{rest}`.", named.join("; "));
     format!("{heading}, first {}", first.text(&and))
+}
+
+/// What is parked for its number, by statement, component and user.
+pub(super) type Refused = BTreeMap<(StatementKey, String, String), (Block, Option<Decimal>)>;
+
+pub(super) fn refused_for_amounts(ledger: &Ledger) -> Result<Refused, LedgerError> {
+    let refused = ledger.blocks()?.into_iter().filter(|at| at.block.reason == Reason::Amount.name());
+    let place = |at: &Blocked| StatementKey { resource: at.resource, period: at.period, part: at.part };
+    Ok(refused.map(|at| ((place(&at), at.component, at.user), (at.block, at.amount))).collect())
 }
 
 /// What words say whatever the resource and its numbers are.

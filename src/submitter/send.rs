@@ -230,7 +230,9 @@ impl Cycle {
         let words = without_resource(&words, key.resource);
         let (component, user) = (component.to_owned(), user.to_owned());
         let (of_component, of_user) = (component.clone(), user.clone());
+        let refused = self.state().refused_before.get(&(key, of_component.clone(), of_user.clone())).cloned();
         let before = self.ledger(move |ledger| ledger.blocked_at(key, &of_component, &of_user)).await?;
+        let before = before.or(refused);
         let name = self.name_of(key.resource).await?;
         let of = |words: &str| gist(words, &name, Some(key.resource));
         let stands = before.is_some_and(|(block, of_amount)| {
