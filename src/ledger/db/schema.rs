@@ -394,7 +394,8 @@ CREATE TABLE line (
     problem TEXT,                 -- why it can't be posted
     held TEXT,                    -- of a total that is not sent for what the books say: the reason,
     held_words TEXT,              -- and what happened, for people
-    PRIMARY KEY (resource, period, part, component, username)
+    -- In the order in which they are made: of a component all parts of a month.
+    PRIMARY KEY (resource, period, component, part, username)
 ) WITHOUT ROWID;
 
 CREATE INDEX line_held ON line (resource, period, part, component) WHERE held IS NOT NULL;
