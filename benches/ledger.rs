@@ -153,7 +153,8 @@ fn ingest(rows: usize) -> Outcome {
     Ok(())
 }
 
-/// One new reading for each of `resources`, each of which has 4 components x 10 users.
+/// One new reading for each of `resources`, each of which has 4 components x 10 users; three times, each beside the plainest
+/// program that reads a component's ten numbers, adds them up, and writes the one that changed and the sum.
 fn statements(resources: usize) -> Outcome {
     let folder = tempfile::tempdir()?;
     let mut ledger = open(&folder, resources)?;
@@ -169,22 +170,77 @@ fn statements(resources: usize) -> Outcome {
         ledger.record(run(minute(round), readings))?;
     }
     ledger.state(minute(1))?;
-    let one = (0..resources).map(|r| reading(r, r % 10, "cpu_seconds", 5_000, minute(2))).collect();
-    // A run that did not see everything: nothing is concluded of the series that it leaves out.
-    let mut partial = run(minute(2), one);
-    if let RunOutcome::Seen(Seen { problems, .. }) = &mut partial.outcome {
-        problems.push(Problem::of_all("the rest was not read".to_owned()));
+    let plain = plain_statements(&folder, resources)?;
+    for round in 2..5 {
+        let at = minute(round);
+        let one = (0..resources).map(|r| reading(r, r % 10, "cpu_seconds", round * 2_500, at)).collect();
+        // A run that did not see everything: nothing is concluded of the series that it leaves out.
+        let mut partial = run(at, one);
+        if let RunOutcome::Seen(Seen { problems, .. }) = &mut partial.outcome {
+            problems.push(Problem::of_all("the rest was not read".to_owned()));
+        }
+        let began = cpu::of_thread()?;
+        ledger.record(partial)?;
+        let counted = cpu::of_thread()? - began;
+        let began = cpu::of_thread()?;
+        let stated = ledger.state(at)?;
+        let stating = cpu::of_thread()? - began;
+        let began = cpu::of_thread()?;
+        state_plainly(&plain, resources, round)?;
+        let plainly = cpu::of_thread()? - began;
+        println!(
+            "statements: a run of {resources} counted in {counted:.2?}, {stated} brought up to date in {stating:.2?}, {:.1} \
+             times the plainest way's {plainly:.2?}",
+            stating.as_secs_f64() / plainly.as_secs_f64()
+        );
     }
-    let began = cpu::of_thread()?;
-    ledger.record(partial)?;
-    let counted = cpu::of_thread()? - began;
-    let began = cpu::of_thread()?;
-    let stated = ledger.state(minute(2))?;
-    println!(
-        "statements: a run of {resources} counted in {counted:.2?}, {stated} brought up to date in {:.2?}",
-        cpu::of_thread()? - began
-    );
     Ok(())
+}
+
+fn plain_statements(folder: &tempfile::TempDir, resources: usize) -> Outcome<Connection> {
+    let plain = Connection::open(folder.path().join("plain.db"))?;
+    plain.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -2048;
+         CREATE TABLE quantity (resource TEXT, component TEXT, user TEXT, amount TEXT,
+                                PRIMARY KEY (resource, component, user)) WITHOUT ROWID;
+         CREATE TABLE line (resource TEXT, component TEXT, user TEXT, amount TEXT,
+                            PRIMARY KEY (resource, component, user)) WITHOUT ROWID; BEGIN",
+    )?;
+    for table in ["quantity", "line"] {
+        let mut insert = plain.prepare(&format!("INSERT INTO {table} VALUES (?1, ?2, ?3, '100')"))?;
+        for resource in 0..resources {
+            for component in COMPONENTS {
+                for user in 0..10 {
+                    insert.execute(params![uuid_text(resource), component, format!("u{user}")])?;
+                }
+            }
+        }
+    }
+    plain.execute_batch("COMMIT")?;
+    Ok(plain)
+}
+
+fn uuid_text(resource: usize) -> String {
+    uuid::Uuid::from_u128(resource as u128 + 1).to_string()
+}
+
+fn state_plainly(plain: &Connection, resources: usize, round: i64) -> Outcome {
+    let transaction = plain.unchecked_transaction()?;
+    for resource in 0..resources {
+        let of = uuid_text(resource);
+        let mut sum = 0;
+        let mut query = transaction
+            .prepare_cached("SELECT user, amount FROM quantity WHERE resource = ?1 AND component = ?2")?;
+        let mut rows = query.query(params![of, COMPONENTS[0]])?;
+        while let Some(row) = rows.next()? {
+            sum += row.get::<_, String>(1)?.parse::<i64>()? + round;
+        }
+        let mut write = transaction.prepare_cached("INSERT OR REPLACE INTO line VALUES (?1, ?2, ?3, ?4)")?;
+        for user in [format!("u{}", resource % 10), String::new()] {
+            write.execute(params![of, COMPONENTS[0], user, (sum + round).to_string()])?;
+        }
+    }
+    Ok(transaction.commit()?)
 }
 
 /// What the next reading of one resource costs early in a month, and after `readings` more.

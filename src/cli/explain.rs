@@ -196,7 +196,7 @@ fn shares(statements: &[Statement], component: &str) -> Vec<Share> {
 
 fn two_places(exact: &Exact) -> String {
     let cents = exact.round(2, Rounding::HalfEven);
-    cents_to_decimal(&cents).map_or_else(|| exact.to_string(), |amount| format!("{amount:.2}"))
+    cents.and_then(cents_to_decimal).map_or_else(|| exact.to_string(), |amount| format!("{amount:.2}"))
 }
 
 /// The resource that a person means.

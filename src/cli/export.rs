@@ -198,7 +198,7 @@ fn cells<'a>(of: &'a Exported, shared: &'a Shared, amount: &'a ExportedAmount) -
         plain(shared.plan_period.as_ref()),
         Cell::Plain(shared.part.as_str().into()),
         made(holds.as_ref().map(|holds| holds.at.to_string())),
-        plain(call.as_ref()),
+        call.map_or(Cell::Nothing, |call| Cell::Plain(call.into())),
     ]
 }
 

@@ -475,6 +475,7 @@ fn what_is_no_longer_pending_is_not_waited_for() {
         failures: 1,
         next: now,
         words: "x".to_owned(),
+        unread: false,
     };
     ledger.set_retry(Some(Uuid::from_u128(1)), Some(retry)).unwrap();
     assert_eq!(ledger.next_retry().unwrap(), None);

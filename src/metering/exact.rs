@@ -59,6 +59,19 @@ impl Rounding {
             Rounding::Up => "up",
         }
     }
+
+    /// Whether a whole number with such a rest above it is rounded up.
+    fn is_up(self, rest: &Exact, is_odd: bool) -> bool {
+        match self {
+            Rounding::Down => false,
+            Rounding::Up => !rest.is_zero(),
+            Rounding::HalfUp => *rest >= Exact::half(),
+            Rounding::HalfEven => match rest.cmp(&Exact::half()) {
+                Ordering::Equal => is_odd,
+                order => order.is_gt(),
+            },
+        }
+    }
 }
 
 impl FromStr for Rounding {
@@ -81,6 +94,10 @@ impl Exact {
 
     pub fn one() -> Self {
         Exact::from(1)
+    }
+
+    fn half() -> Self {
+        Exact(Small { numerator: 1, denominator: 2 })
     }
 
     pub fn is_zero(&self) -> bool {
@@ -147,39 +164,48 @@ impl Exact {
 
     /// The largest multiple of 10^-`places` that is not above `self`.
     pub fn floor_to(&self, places: u32) -> Exact {
-        let (floor, _) = self.scaled(places);
-        match floor.to_i128() {
-            Some(mantissa) => Exact::short(mantissa, places),
-            None => Exact(Fraction(BigRational::new(floor, power_of_ten(places)))),
+        match self.split_small(places) {
+            Some((floor, _)) => Exact::short(floor, places),
+            None => Exact::of(BigRational::new(self.split_large(places).0, power_of_ten(places))),
         }
     }
 
-    /// Rounds to a whole number of 10^-`places`. The result counts those (for 2 places: cents).
-    pub fn round(&self, places: u32, rounding: Rounding) -> BigInt {
-        let (floor, rest) = self.scaled(places);
-        let is_odd = || &floor % BigInt::from(2) != BigInt::zero();
-        let up = match rounding {
-            Rounding::Down => false,
-            Rounding::Up => rest != Rest::None,
-            Rounding::HalfUp => matches!(rest, Rest::Half | Rest::AboveHalf),
-            Rounding::HalfEven => rest == Rest::AboveHalf || (rest == Rest::Half && is_odd()),
-        };
-        if up { floor + 1 } else { floor }
+    /// Rounds to a whole number of 10^-`places`, and counts those (for 2 places: cents). `None` where 128 bits don't hold
+    /// that.
+    pub fn round(&self, places: u32, rounding: Rounding) -> Option<i128> {
+        match self.split_small(places) {
+            Some((floor, rest)) if rounding.is_up(&rest, floor % 2 != 0) => floor.checked_add(1),
+            Some((floor, _)) => Some(floor),
+            None => self.round_large(places, rounding).to_i128(),
+        }
     }
 
-    /// `self` x 10^`places`: the whole number below it, and how far it is above that.
-    fn scaled(&self, places: u32) -> (BigInt, Rest) {
-        if let Small { numerator, denominator } = self.0
-            && places <= MAX_PLACES
-            && let Some(scaled) = numerator.checked_mul(10_i128.pow(places))
-        {
-            let rest = scaled.rem_euclid(denominator);
-            return (scaled.div_euclid(denominator).into(), Rest::of(&rest, &(denominator - rest)));
-        }
+    fn round_large(&self, places: u32, rounding: Rounding) -> BigInt {
+        let (floor, rest) = self.split_large(places);
+        if rounding.is_up(&rest, floor.is_odd()) { floor + 1 } else { floor }
+    }
+
+    /// `self` x 10^`places`: the whole number below it, if 128 bits hold that, and how far it is above.
+    pub(super) fn split(&self, places: u32) -> Option<(i128, Exact)> {
+        self.split_small(places).or_else(|| {
+            let (floor, rest) = self.split_large(places);
+            Some((floor.to_i128()?, rest))
+        })
+    }
+
+    /// The same without large numbers on the way; `None` where it takes some.
+    fn split_small(&self, places: u32) -> Option<(i128, Exact)> {
+        let Small { numerator, denominator } = self.0 else { return None };
+        let scaled = numerator.checked_mul(10_i128.checked_pow(places)?)?;
+        let (floor, rest) = scaled.div_mod_floor(&denominator);
+        Some((floor, Exact(Small { numerator: rest, denominator })))
+    }
+
+    /// The same of any size.
+    fn split_large(&self, places: u32) -> (BigInt, Exact) {
         let scaled = self.fraction() * power_of_ten(places);
         let (floor, rest) = scaled.numer().div_mod_floor(scaled.denom());
-        let rest = Rest::of(&rest, &(scaled.denom() - &rest));
-        (floor, rest)
+        (floor, Exact::of(BigRational::new(rest, scaled.denom().clone())))
     }
 
     /// The number as a decimal, if it has one that fits 28 digits.
@@ -190,8 +216,14 @@ impl Exact {
 
     /// Rounded to `places` decimals for a person to read; never for a bill.
     pub fn approximate(&self, places: u32) -> String {
-        let number = BigRational::new(self.round(places, Rounding::HalfEven), power_of_ten(places));
-        Exact(Fraction(number)).to_string()
+        match self.round(places, Rounding::HalfEven) {
+            Some(rounded) => Exact::short(rounded, places),
+            None => {
+                let rounded = self.round_large(places, Rounding::HalfEven);
+                Exact::of(BigRational::new(rounded, power_of_ten(places)))
+            }
+        }
+        .to_string()
     }
 
     fn fraction(&self) -> BigRational {
@@ -214,27 +246,6 @@ impl Exact {
         let shared = first.gcd(second);
         let (to_one, to_two) = (second / shared, first / shared);
         Some((one.checked_mul(to_one)?, two.checked_mul(to_two)?, first.checked_mul(to_one)?))
-    }
-}
-
-/// What is left above a whole number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    None,
-    BelowHalf,
-    Half,
-    AboveHalf,
-}
-
-impl Rest {
-    /// `below` is the distance from the whole number below, `above` to the one above it.
-    fn of<N: Ord + Zero>(below: &N, above: &N) -> Rest {
-        match below.cmp(above) {
-            _ if below.is_zero() => Rest::None,
-            Ordering::Less => Rest::BelowHalf,
-            Ordering::Equal => Rest::Half,
-            Ordering::Greater => Rest::AboveHalf,
-        }
     }
 }
 
@@ -293,6 +304,9 @@ const MAX_EXPONENT: u32 = 999;
 /// A plain decimal of any length, with an optional exponent of at most 3 digits.
 fn decimal(text: &str) -> Option<Exact> {
     let text = text.trim();
+    if let Some(plain) = plain_decimal(text) {
+        return Some(plain);
+    }
     let (number, exponent) = match text.split_once(['e', 'E']) {
         Some((number, exponent)) => {
             (number, exponent.parse::<i32>().ok().filter(|e| e.unsigned_abs() <= MAX_EXPONENT)?)
@@ -318,6 +332,28 @@ fn decimal(text: &str) -> Option<Exact> {
         _ => value.checked_div(&shift)?,
     };
     Some(if number.starts_with('-') { -value } else { value })
+}
+
+/// The same of digits with a point at most, as long as 128 bits surely hold them: nearly all that is read is such.
+fn plain_decimal(text: &str) -> Option<Exact> {
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    let (mut mantissa, mut digits, mut point) = (0_i128, 0_usize, None);
+    for (place, byte) in unsigned.bytes().enumerate() {
+        match byte {
+            b'0'..=b'9' if digits < MAX_PLACES as usize => {
+                mantissa = mantissa * 10 + i128::from(byte - b'0');
+                digits += 1;
+            }
+            b'.' if point.is_none() => point = Some(place),
+            _ => return None,
+        }
+    }
+    if digits == 0 {
+        return None;
+    }
+    let places = point.map_or(0, |point| digits - point);
+    let signed = if unsigned.len() < text.len() { -mantissa } else { mantissa };
+    Some(Exact::short(signed, u32::try_from(places).ok()?))
 }
 
 impl fmt::Display for Exact {
@@ -361,13 +397,15 @@ fn write_decimal(
     digits: impl fmt::Display,
     places: u32,
 ) -> fmt::Result {
-    let places = places as usize;
-    let padded = format!("{digits:0>width$}", width = places + 1, digits = digits.to_string());
-    let (whole, fraction) = padded.split_at(padded.len() - places);
-    let fraction = fraction.trim_end_matches('0');
-    let sign = if negative { "-" } else { "" };
-    let point = if fraction.is_empty() { "" } else { "." };
-    write!(f, "{sign}{whole}{point}{fraction}")
+    let (digits, places) = (digits.to_string(), places as usize);
+    let (whole, fraction) = digits.split_at(digits.len().saturating_sub(places));
+    f.write_str(if negative { "-" } else { "" })?;
+    f.write_str(if whole.is_empty() { "0" } else { whole })?;
+    let zeros = places - fraction.len();
+    match fraction.trim_end_matches('0') {
+        "" => Ok(()),
+        fraction => write!(f, ".{:0>zeros$}{fraction}", ""),
+    }
 }
 
 /// How many decimals a fraction with this denominator has; `None` if they never end.
@@ -496,8 +534,8 @@ impl Sum for Exact {
 }
 
 /// Cents as the decimal that the server takes, with its 2 places. `None` above what 28 digits hold.
-pub fn cents_to_decimal(cents: &BigInt) -> Option<Decimal> {
-    Decimal::try_from_i128_with_scale(cents.to_i128()?, 2).ok()
+pub fn cents_to_decimal(cents: i128) -> Option<Decimal> {
+    Decimal::try_from_i128_with_scale(cents, 2).ok()
 }
 
 #[cfg(test)]

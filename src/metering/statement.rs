@@ -4,8 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use num_bigint::BigInt;
-use num_traits::ToPrimitive;
 use rust_decimal::Decimal;
 
 use super::exact::{Exact, Rounding, cents_to_decimal};
@@ -45,43 +43,46 @@ impl Amounts {
     /// Rounds the total once, and shares it out so that the users' posted amounts and the unattributed rest sum to
     /// it (largest remainder; at equal remainders the unattributed rest first, then by the users' names).
     pub fn posted(&self) -> Result<Posted, Unpostable> {
-        let total = self.total.round(POSTED_PLACES, self.rounding);
-        let users = if self.additive { self.share_out(&total)? } else { self.round_each()? };
-        Ok(Posted { total: postable(&total, &self.total)?, users })
+        let users = if self.additive { self.share_out()? } else { self.round_each()? };
+        Ok(Posted { total: self.rounded(&self.total)?, users })
     }
 
-    fn share_out(&self, total: &BigInt) -> Result<BTreeMap<String, Decimal>, Unpostable> {
+    fn share_out(&self) -> Result<BTreeMap<String, Decimal>, Unpostable> {
         let attributed: Exact = self.users.values().cloned().sum();
         let unattributed = self.total.clone() - attributed;
         let shares =
             std::iter::once((None, &unattributed)).chain(self.users.iter().map(|(u, e)| (Some(u), e)));
-        let mut floors = Vec::new();
+        let mut floors = Vec::with_capacity(1 + self.users.len());
         for (user, exact) in shares {
             if exact.is_negative() {
                 return Err(Unpostable::Negative(exact.to_string()));
             }
-            let floor = exact.floor_to(POSTED_PLACES);
-            let remainder = exact.clone() - floor.clone();
-            floors.push((user, floor.round(POSTED_PLACES, Rounding::Down), remainder));
+            let (floor, rest) = exact.split(POSTED_PLACES).ok_or_else(|| too_large(exact))?;
+            floors.push((user, exact, floor, rest));
         }
-        // Stable: equal remainders stay in the order unattributed, then users by name.
-        floors.sort_by(|a, b| b.2.cmp(&a.2));
-        let floored: BigInt = floors.iter().map(|(_, floor, _)| floor).sum();
-        let extra = (total - floored).to_usize().unwrap_or(0);
+        // Stable: equal rests stay in the order unattributed, then users by name.
+        floors.sort_by(|(.., one), (.., other)| other.cmp(one));
+        let floored: Option<i128> =
+            floors.iter().try_fold(0_i128, |sum, (_, _, floor, _)| sum.checked_add(*floor));
+        let total = self.total.round(POSTED_PLACES, self.rounding);
+        let extra = total.zip(floored).map(|(total, floored)| total - floored);
+        let extra = extra.ok_or_else(|| too_large(&self.total))?;
         let mut users = BTreeMap::new();
-        for (rank, (user, floor, _)) in floors.into_iter().enumerate() {
+        for (rank, (user, exact, floor, _)) in (0..).zip(floors) {
             let Some(user) = user else { continue };
             let cents = if rank < extra { floor + 1 } else { floor };
-            users.insert(user.clone(), postable(&cents, &self.users[user])?);
+            users.insert(user.clone(), postable(cents, exact)?);
         }
         Ok(users)
     }
 
     fn round_each(&self) -> Result<BTreeMap<String, Decimal>, Unpostable> {
-        let rounded = self.users.iter().map(|(user, exact)| {
-            Ok((user.clone(), postable(&exact.round(POSTED_PLACES, self.rounding), exact)?))
-        });
+        let rounded = self.users.iter().map(|(user, exact)| Ok((user.clone(), self.rounded(exact)?)));
         rounded.collect()
+    }
+
+    fn rounded(&self, exact: &Exact) -> Result<Decimal, Unpostable> {
+        postable(exact.round(POSTED_PLACES, self.rounding).ok_or_else(|| too_large(exact))?, exact)
     }
 }
 
@@ -89,13 +90,14 @@ impl Amounts {
 /// invoice at 1e12 is the submitter's to know: how a component is billed is Waldur's word, not metering's.
 const CENTS_LIMIT: i128 = 100_000_000_000_000_000_000;
 
-fn postable(cents: &BigInt, exact: &Exact) -> Result<Decimal, Unpostable> {
+fn postable(cents: i128, exact: &Exact) -> Result<Decimal, Unpostable> {
     // The exact amount decides: -0.001 is not 0.00 but a sign that something is wrong.
     if exact.is_negative() {
         return Err(Unpostable::Negative(exact.to_string()));
     }
-    match cents_to_decimal(cents) {
-        Some(amount) if *cents < BigInt::from(CENTS_LIMIT) => Ok(amount),
-        _ => Err(Unpostable::TooLarge(exact.approximate(2))),
-    }
+    cents_to_decimal(cents).filter(|_| cents < CENTS_LIMIT).ok_or_else(|| too_large(exact))
+}
+
+fn too_large(exact: &Exact) -> Unpostable {
+    Unpostable::TooLarge(exact.approximate(2))
 }

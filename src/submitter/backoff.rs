@@ -17,7 +17,7 @@ pub(super) fn retry(before: Option<Retry>, failure: &Failure, chance: u64, now: 
     let failures = before.filter(|retry| retry.cause == cause).map_or(0, |retry| retry.failures) + 1;
     let after = |time| now.saturating_add(time).unwrap_or(now);
     let next = after(wait(failures, chance, asked));
-    Retry { cause, failures, next, words: failure.to_string(), asked: asked.map(after) }
+    Retry { cause, failures, next, words: failure.to_string(), asked: asked.map(after), unread: false }
 }
 
 /// The wait after the `failures`th failure in a row (from 1). `chance` is uniform in 0..1,000. What the server asked

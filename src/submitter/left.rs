@@ -44,7 +44,10 @@ impl Outstanding {
         let put_off = ledger.put_off()?;
         let mut left = Outstanding {
             pending: pending.len(),
-            unread: put_off.iter().filter(|(resource, _)| !waiting.contains(resource)).count(),
+            unread: put_off
+                .iter()
+                .filter(|(resource, retry)| retry.unread && !waiting.contains(resource))
+                .count(),
             unassigned: ledger.unassigned()?,
             wholly_unmatched: ledger.is_wholly_unmatched()?,
             several: ledger.several_resources()?,

@@ -82,6 +82,7 @@ mod tests {
                 id: 0,
                 amount: amount.parse().unwrap(),
                 how: "accepted",
+                call: "set_usage",
                 at,
             }),
             open: open.iter().map(|amount| Open { id: 1, amount: amount.parse().unwrap(), at }).collect(),

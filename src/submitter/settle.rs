@@ -248,8 +248,6 @@ impl Cycle {
                 words
             };
         self.block(key, component, reason, words, Some(row.held.amount)).await?;
-        // What became of a call that it was put off for is told by that.
-        self.end_put_off(&[key]).await?;
         Ok(Ok(()))
     }
 

@@ -203,7 +203,7 @@ impl Cycle {
             state.unclear_in_a_row += 1;
             state.unclear_in_a_row
         };
-        self.put_off_alone(resource, failure.clone()).await?;
+        self.put_off_alone(resource, failure.clone(), false).await?;
         let asked = failure.retry_after().is_some();
         if asked || in_a_row >= UNCLEAR_IN_A_ROW { self.pause(failure).await } else { Ok(()) }
     }
@@ -215,7 +215,7 @@ impl Cycle {
             state.unread_in_a_row += 1;
             state.unread_in_a_row
         };
-        self.put_off_alone(resource, failure.clone()).await?;
+        self.put_off_alone(resource, failure.clone(), true).await?;
         let asked = failure.retry_after().is_some() || failure.concerns_every_call();
         let doubtful = !asked && in_a_row.is_multiple_of(UNCLEAR_IN_A_ROW);
         let stops =
@@ -223,7 +223,7 @@ impl Cycle {
         if stops { self.pause(failure).await } else { Ok(()) }
     }
 
-    pub(super) async fn put_off_alone(&self, resource: Uuid, failed: Failure) -> Result<(), CycleError> {
+    async fn put_off_alone(&self, resource: Uuid, failed: Failure, unread: bool) -> Result<(), CycleError> {
         self.state().put_off_now.insert(resource);
         let now = self.submitter.clock.now();
         let chance = fastrand::u64(0..1000);
@@ -231,6 +231,7 @@ impl Cycle {
             .ledger(move |ledger| {
                 let mut retry = backoff::retry(ledger.retry(Some(resource))?, &failed, chance, now);
                 retry.words = notes::without_resource(&retry.words, resource);
+                retry.unread = unread;
                 let first = (retry.failures == 1).then(|| {
                     format!(
                         "it is not reported for now, it is tried again from {:.0} on: {}",

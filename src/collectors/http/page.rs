@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jmespath::Rcvar;
-use num_traits::ToPrimitive;
 use rust_decimal::Decimal;
 
 use super::expression::{Document, Expr, Scope, Value, object, text};
@@ -318,7 +317,7 @@ fn number(text: &str, round: Option<u32>) -> Result<Decimal, String> {
     };
     let exact: Option<Exact> = text.trim().parse().ok().filter(|_| !text.contains('/'));
     let exact = exact.ok_or_else(|| format!("`{text}` is not a decimal number"))?;
-    let units = exact.round(places, Rounding::HalfEven).to_i128();
+    let units = exact.round(places, Rounding::HalfEven);
     units
         .and_then(|units| Decimal::try_from_i128_with_scale(units, places).ok())
         .ok_or_else(|| format!("`{text}` has more digits than can be kept exactly (28)"))

@@ -88,6 +88,7 @@ const DISPUTED: [(&str, &str); 2] = [
 /// What is kept of each of these, in their order. Those of one resource's month stand together.
 pub(super) fn kept(connection: &Connection, places: &[Place<'_>]) -> sql::Result<Vec<Kept>> {
     let mut kept: Vec<Kept> = places.iter().map(|_| Kept::default()).collect();
+    look_up_lines(connection, places, &mut kept)?;
     let mut months: Vec<((&str, &str), Vec<usize>)> = Vec::new();
     for (number, place) in places.iter().enumerate() {
         let month = (place.resource, place.period);
@@ -112,26 +113,6 @@ pub(super) fn kept(connection: &Connection, places: &[Place<'_>]) -> sql::Result
         let is_of = |number: &&usize| places.get(**number).is_some_and(|place| place.component == component);
         Ok(of_month(row)?.iter().find(is_of).copied())
     };
-    connection.query_rows(
-        "SELECT v.column3, component, part, username, exact, used, posted, problem, held, held_words,
-            too_much
-         FROM (VALUES {rows}) v CROSS JOIN line WHERE line.resource = v.column1 AND line.period = v.column2",
-        &rows,
-        |row| {
-            let Some(kept) = place_of(row)?.and_then(|number| kept.get_mut(number)) else { return Ok(()) };
-            let line = Line {
-                exact: row.get(4)?,
-                used: row.get(5)?,
-                posted: row.get(6)?,
-                problem: row.get(7)?,
-                held: row.get(8)?,
-                held_words: row.get(9)?,
-                too_much: row.get(10)?,
-            };
-            kept.lines.insert((row.get(2)?, row.get(3)?), line);
-            Ok(())
-        },
-    )?;
     connection.query_rows(SENT, &rows, |row| {
         let Some(kept) = place_of(row)?.and_then(|number| kept.get_mut(number)) else { return Ok(()) };
         let user: String = row.get(3)?;
@@ -166,6 +147,39 @@ pub(super) fn kept(connection: &Connection, places: &[Place<'_>]) -> sql::Result
         },
     )?;
     Ok(kept)
+}
+
+/// The lines of each of these, in their order: where one of many components is stated, those of the others are not looked at.
+fn look_up_lines(connection: &Connection, places: &[Place<'_>], kept: &mut [Kept]) -> sql::Result<()> {
+    let numbers: Vec<i64> = (0..).take(places.len()).collect();
+    let rows: Vec<[&dyn ToSql; 4]> = places
+        .iter()
+        .zip(&numbers)
+        .map(|(Place { resource, period, component }, number)| {
+            [resource as &dyn ToSql, period, component, number]
+        })
+        .collect();
+    connection.query_rows(
+        "SELECT v.column4, part, username, exact, used, posted, problem, held, held_words, too_much
+         FROM (VALUES {rows}) v CROSS JOIN line
+         WHERE line.resource = v.column1 AND line.period = v.column2 AND line.component = v.column3",
+        &rows,
+        |row| {
+            let number = usize::try_from(row.get::<_, i64>(0)?).ok();
+            let Some(kept) = number.and_then(|number| kept.get_mut(number)) else { return Ok(()) };
+            let line = Line {
+                exact: row.get(3)?,
+                used: row.get(4)?,
+                posted: row.get(5)?,
+                problem: row.get(6)?,
+                held: row.get(7)?,
+                held_words: row.get(8)?,
+                too_much: row.get(9)?,
+            };
+            kept.lines.insert((row.get(1)?, row.get(2)?), line);
+            Ok(())
+        },
+    )
 }
 
 /// Writes what differs of components that were stated: what stood there, and what is to. `counted`: the last run that is

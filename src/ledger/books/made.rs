@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::adjustment::Openings;
 use super::cuts::Timelines;
 use super::lines::Place;
-use super::quantities::quantity;
+use super::quantities::counted;
 use super::sourced_meters::{SourcedMeter, SourcedMeters};
 use super::targets;
 use crate::ledger::db::columns::{instant, micros, period_column};
@@ -179,8 +179,7 @@ impl Weighing<'_, '_> {
             .collect();
         connection.query_rows(
             "SELECT v.column1, placed.series, placed.username, placed.target, quantity.segment, quantity.month,
-                    quantity.sum, quantity.max, quantity.last, quantity.covered, quantity.missed, quantity.gaps,
-                    quantity.resets, quantity.held, quantity.holds, quantity.dips
+                    quantity.sum, quantity.max, quantity.last, quantity.covered
              FROM (VALUES {rows}) v CROSS JOIN placed CROSS JOIN quantity
              WHERE placed.target = v.column2 AND placed.rules = v.column3 AND placed.source = v.column4
                AND quantity.series = placed.series AND quantity.measure = v.column5 AND quantity.period = v.column6",
@@ -209,8 +208,7 @@ impl Weighing<'_, '_> {
             .collect();
         connection.query_rows(
             "SELECT v.column1, placed.series, placed.username, placed.target, quantity.segment, quantity.month,
-                    quantity.sum, quantity.max, quantity.last, quantity.covered, quantity.missed, quantity.gaps,
-                    quantity.resets, quantity.held, quantity.holds, quantity.dips,
+                    quantity.sum, quantity.max, quantity.last, quantity.covered,
                     CASE WHEN v.column7 = 1 THEN series.labels END, quantity.measure
              FROM (VALUES {rows}) v CROSS JOIN placed CROSS JOIN series CROSS JOIN quantity
              WHERE placed.target = v.column2 AND placed.rules = v.column3 AND placed.source = v.column4
@@ -222,7 +220,7 @@ impl Weighing<'_, '_> {
                     AND collector.agent = series.agent AND collector.since >= v.column9)",
             &rows,
             |row| {
-                let labels = row.get_ref(16)?.as_str_or_null()?.map(|labels| (labels, 17));
+                let labels = row.get_ref(10)?.as_str_or_null()?.map(|labels| (labels, 11));
                 self.take(row, labels, &makers, parts)
             },
         )
@@ -272,7 +270,7 @@ impl Weighing<'_, '_> {
             }
         }
         let (series, user, month) = (row.get(1)?, row.get(2)?, period_column(row, 5)?);
-        let quantity = quantity(row, 6)?;
+        let quantity = counted(row, 6)?;
         self.found.push(Found { of, part, series, segment, month, target, user, weight, quantity });
         Ok(())
     }

@@ -5,10 +5,9 @@
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
-use rust_decimal::Decimal;
 
 use crate::collectors::Bearing;
-use crate::ledger::db::columns::{exact_column, instant, micros, period_column};
+use crate::ledger::db::columns::{decimal_in, exact_column, instant, micros, period_column};
 use crate::ledger::db::sql::{self, Connection, Row, ToSql, params};
 use crate::metering::measure::{Measure, Point, Quantity, RunFacts};
 use crate::metering::period::{BillingPeriod, Segment};
@@ -229,21 +228,22 @@ impl Additions {
     }
 }
 
-/// The quantity whose columns `sum, max, last, covered, missed, gaps, resets, held, holds, dips` start at `first`.
+/// Of the quantity whose columns `sum, max, last, covered, missed, gaps, resets, held, holds, dips` start at `first`: all.
 pub(in crate::ledger) fn quantity(row: &Row<'_>, first: usize) -> sql::Result<Quantity> {
-    let decimal = |column: usize| -> sql::Result<Option<Decimal>> {
-        Ok(row.get_ref(column)?.as_str_or_null()?.and_then(|text| text.parse().ok()))
-    };
     Ok(Quantity {
-        sum: exact_column(row, first)?,
-        max: decimal(first + 1)?,
-        last: decimal(first + 2)?,
-        covered: row.get(first + 3)?,
         missed: row.get(first + 4)?,
         gaps: row.get(first + 5)?,
         resets: row.get(first + 6)?,
         held: exact_column(row, first + 7)?,
         holds: row.get(first + 8)?,
         dips: row.get(first + 9)?,
+        ..counted(row, first)?
     })
+}
+
+/// And as far as its value takes: the first four of them.
+pub(super) fn counted(row: &Row<'_>, first: usize) -> sql::Result<Quantity> {
+    let (sum, covered) = (exact_column(row, first)?, row.get(first + 3)?);
+    let (max, last) = (decimal_in(row, first + 1)?, decimal_in(row, first + 2)?);
+    Ok(Quantity { sum, max, last, covered, ..Quantity::default() })
 }

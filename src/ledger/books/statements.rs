@@ -3,7 +3,6 @@
 //! A statement is a function of quantities, the rules of its month, opening balances and what was moved between months. It
 //! looks at what was sent only to know which lines Waldur has heard of, and which amounts changed rules have left behind.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
@@ -52,7 +51,8 @@ pub(in crate::ledger) fn state_all(
         )?
         .query_row([], |row| row.get(0))?;
     let new_rules = first_unstated(connection)?;
-    let mut makers: HashMap<(i64, String), SourcedMeters<'_>> = HashMap::new();
+    // By version of the rules, and component.
+    let mut makers: HashMap<i64, HashMap<String, SourcedMeters<'_>>> = HashMap::new();
     let (mut last, mut asked, mut stated) = (Noted::default(), 16, 0);
     loop {
         let months = months_after(connection, &last, asked)?;
@@ -73,8 +73,9 @@ pub(in crate::ledger) fn state_all(
         for Noted { period, component, .. } in &noted {
             let Ok(month) = period.parse() else { continue };
             let version = in_force.in_month(month);
-            if let Entry::Vacant(new) = makers.entry((version.id, component.clone())) {
-                new.insert(meters_of(connection, version, component)?);
+            let of_version = makers.entry(version.id).or_default();
+            if !of_version.contains_key(component) {
+                of_version.insert(component.clone(), meters_of(connection, version, component)?);
             }
         }
         let places: Vec<Stating<'_>> = noted
@@ -82,7 +83,7 @@ pub(in crate::ledger) fn state_all(
             .filter_map(|Noted { resource, period, component }| {
                 let month = period.parse().ok()?;
                 let version = in_force.in_month(month);
-                let makers = makers.get(&(version.id, component.clone()))?;
+                let makers = makers.get(&version.id)?.get(component)?;
                 let place = Place { resource, period, component };
                 Some(Stating { connection, in_force, version, makers, place, month, new_rules })
             })
@@ -359,14 +360,10 @@ fn lines(made: Made) -> Vec<(String, Line)> {
             (None, Some(format!("{whose}{why}")))
         }
     };
-    let line = |exact: &Exact, used: Option<Decimal>| Line {
-        exact: exact.to_string(),
-        used: used.map(two_decimals),
-        posted: used.map(two_decimals),
-        problem: problem.clone(),
-        held: None,
-        held_words: None,
-        too_much: None,
+    let line = |exact: &Exact, used: Option<Decimal>| {
+        let (exact, used) = (exact.to_string(), used.map(two_decimals));
+        let problem = problem.clone();
+        Line { exact, posted: used.clone(), used, problem, held: None, held_words: None, too_much: None }
     };
     let mut lines = vec![(String::new(), line(&amounts.total, posted.as_ref().map(|posted| posted.total)))];
     lines.extend(amounts.users.iter().map(|(user, exact)| {

@@ -396,7 +396,8 @@ CREATE TABLE line (
     held TEXT,                    -- of a total that is not sent for what the books say: the reason,
     held_words TEXT,              -- and what happened, for people
     too_much TEXT,                -- of a total: what is on the bill elsewhere and can't be taken from it, two decimals
-    PRIMARY KEY (resource, period, part, component, username)
+    -- In the order in which they are made: of a component all parts of a month.
+    PRIMARY KEY (resource, period, component, part, username)
 ) WITHOUT ROWID;
 
 CREATE INDEX line_too_much ON line (resource, period, part, component) WHERE too_much IS NOT NULL;
@@ -515,6 +516,7 @@ CREATE TABLE retry (
     next INTEGER NOT NULL,
     words TEXT NOT NULL,
     asked INTEGER,                -- until when the server asked to be left alone
+    unread INTEGER NOT NULL,      -- whether something of it could not be read; else, not be sent
     PRIMARY KEY (resource)
 ) WITHOUT ROWID;
 

@@ -18,6 +18,8 @@ pub struct Acknowledged {
     pub amount: Decimal,
     /// `accepted` or `read`.
     pub how: &'static str,
+    /// The call that told it, or `read`.
+    pub call: &'static str,
     pub at: Timestamp,
     /// The last run that is counted in it; 0 where it was found in the server's rows.
     pub counted: i64,
@@ -68,6 +70,16 @@ impl Standing {
     }
 }
 
+/// The calls that tell what the server holds.
+fn call(name: &str) -> &'static str {
+    match name {
+        "set_usage" => "set_usage",
+        "set_user_usage" => "set_user_usage",
+        "set_user_usages" => "set_user_usages",
+        _ => "read",
+    }
+}
+
 /// Which lines of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
@@ -107,6 +119,7 @@ pub(super) fn known_of_all(
         place: (String, String),
         amount: Decimal,
         outcome: Standing,
+        call: &'static str,
         at: Timestamp,
         counted: i64,
     }
@@ -116,13 +129,13 @@ pub(super) fn known_of_all(
         keys,
         match which {
             Scope::Whole => {
-                "SELECT v.column4, component, username, amount, outcome, at, id, counted
+                "SELECT v.column4, component, username, amount, outcome, at, id, counted, call
                  FROM (VALUES {rows}) v CROSS JOIN sent
                  WHERE sent.resource = v.column1 AND sent.period = v.column2 AND sent.part = v.column3
                    AND sent.current = 1"
             }
             Scope::Totals => {
-                "SELECT v.column4, component, username, amount, outcome, at, id, counted
+                "SELECT v.column4, component, username, amount, outcome, at, id, counted, call
                  FROM (VALUES {rows}) v CROSS JOIN sent
                  WHERE sent.resource = v.column1 AND sent.period = v.column2 AND sent.part = v.column3
                    AND sent.current = 1 AND sent.username = ''"
@@ -132,21 +145,23 @@ pub(super) fn known_of_all(
             let Some(amount) = decimal_in(row, 3)? else { return Ok(()) };
             let (place, at) = ((row.get(1)?, row.get(2)?), instant(row.get(5)?));
             let outcome = Standing::of(row.get_ref(4)?.as_str()?);
-            let (id, counted) = (row.get(6)?, row.get(7)?);
-            found.push(Found { id, statement, place, amount, outcome, at, counted });
+            let (id, counted, call) = (row.get(6)?, row.get(7)?, call(row.get_ref(8)?.as_str()?));
+            found.push(Found { id, statement, place, amount, outcome, call, at, counted });
             Ok(())
         },
     )?;
     // In the order in which they were written down.
     found.sort_unstable_by_key(|found| found.id);
     let mut all = vec![BTreeMap::new(); keys.len()];
-    for Found { id, statement, place, amount, outcome, at, counted } in found {
+    for Found { id, statement, place, amount, outcome, call, at, counted } in found {
         let Some(lines) = all.get_mut(statement) else { continue };
         let known: &mut Known = lines.entry(place).or_default();
         match outcome {
             Standing::Open => known.open.push(Open { id, amount, at }),
             Standing::Planned => known.planned = Some(amount),
-            Standing::Known(how) => known.acknowledged = Some(Acknowledged { id, amount, how, at, counted }),
+            Standing::Known(how) => {
+                known.acknowledged = Some(Acknowledged { id, amount, how, call, at, counted });
+            }
         }
     }
     Ok(all)

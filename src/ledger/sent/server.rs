@@ -23,6 +23,8 @@ pub struct Retry {
     pub words: String,
     /// Until when the server asked to be left alone (`Retry-After`): nobody is to come earlier, also who is in a hurry.
     pub asked: Option<Timestamp>,
+    /// Something could not be read; else it could not be sent.
+    pub unread: bool,
 }
 
 impl Retry {
@@ -100,7 +102,9 @@ impl Ledger {
     pub fn retry(&self, resource: Option<Uuid>) -> Result<Option<Retry>, LedgerError> {
         self.look(|connection| {
             connection
-                .prepare_cached("SELECT failures, next, words, cause, asked FROM retry WHERE resource = ?")?
+                .prepare_cached(
+                    "SELECT failures, next, words, cause, asked, unread FROM retry WHERE resource = ?",
+                )?
                 .query_row([retry_key(resource)], retry)
                 .optional()
         })
@@ -110,16 +114,17 @@ impl Ledger {
         self.transact(|connection, _| {
             match retry {
                 Some(retry) => connection.execute(
-                    "INSERT INTO retry (resource, cause, failures, next, words, asked) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                    "INSERT INTO retry (resource, cause, failures, next, words, asked, unread) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                      ON CONFLICT (resource)
-                     DO UPDATE SET cause = ?2, failures = ?3, next = ?4, words = ?5, asked = ?6",
+                     DO UPDATE SET cause = ?2, failures = ?3, next = ?4, words = ?5, asked = ?6, unread = ?7",
                     params![
                         retry_key(resource),
                         retry.cause,
                         retry.failures,
                         micros(retry.next),
                         retry.words,
-                        retry.asked.map(micros)
+                        retry.asked.map(micros),
+                        retry.unread
                     ],
                 )?,
                 None => connection.execute("DELETE FROM retry WHERE resource = ?", [retry_key(resource)])?,
@@ -133,9 +138,9 @@ impl Ledger {
         self.look(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT failures, next, words, cause, asked, resource FROM retry WHERE resource <> '' ORDER BY resource",
+                    "SELECT failures, next, words, cause, asked, unread, resource FROM retry WHERE resource <> '' ORDER BY resource",
                 )?
-                .query_map([], |row| Ok((uuid_column(row, 5)?, retry(row)?)))?
+                .query_map([], |row| Ok((uuid_column(row, 6)?, retry(row)?)))?
                 .collect()
         })
     }
@@ -344,6 +349,7 @@ fn retry(row: &Row<'_>) -> sql::Result<Retry> {
         words: row.get(2)?,
         cause: row.get(3)?,
         asked: row.get::<_, Option<i64>>(4)?.map(instant),
+        unread: row.get(5)?,
     })
 }
 

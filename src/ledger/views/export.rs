@@ -1,17 +1,16 @@
 //! A month's statements with all that an accountant asks about them: whose they are, under which plan, and by which call Waldur
 //! was told. It only reads, and holds few of them at once, however many there are.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use uuid::Uuid;
 
 use crate::ledger::books::catalog::{KnownComponent, KnownPlanPeriod, KnownResource};
-use crate::ledger::db::sql::ToSql;
 use crate::ledger::db::{Ledger, LedgerError};
 use crate::ledger::sent::amount::{StatementKey, key};
-use crate::ledger::sent::statement::{Entry as Number, Holds, Statement};
+use crate::ledger::sent::statement::{Entry as Number, Holds};
 use crate::metering::period::BillingPeriod;
 
 /// A statement as it is exported.
@@ -37,7 +36,7 @@ pub struct ExportedAmount {
     /// What Waldur holds, and since when that is known.
     pub holds: Option<Holds>,
     /// The call that told Waldur what it holds; `read` where it was found there.
-    pub call: Option<String>,
+    pub call: Option<&'static str>,
 }
 
 impl Ledger {
@@ -89,7 +88,6 @@ impl Ledger {
 
     fn exported(&self, keys: &[StatementKey]) -> Result<Vec<Exported>, LedgerError> {
         let statements = self.statements_of(keys)?;
-        let mut calls = self.calls_of(&statements)?;
         let mut components: BTreeMap<Uuid, Rc<BTreeMap<String, KnownComponent>>> = BTreeMap::new();
         let mut all = Vec::with_capacity(statements.len());
         for statement in statements {
@@ -110,15 +108,12 @@ impl Ledger {
                 |plan: &&KnownPlanPeriod| plan.start <= key.part && plan.end.is_none_or(|end| key.part < end);
             let plan_period = self.plan_periods(key.resource)?.iter().rfind(holds).map(|plan| plan.uuid);
             let rows = self.rows_read(key)?;
-            let totals = statement.components.into_iter();
-            let totals = totals.map(|(component, entry)| ((component, String::new()), entry));
-            let numbers: BTreeMap<(String, String), Number> = totals.chain(statement.users).collect();
-            let amounts = numbers.into_iter().map(|((component, user), entry)| {
+            let numbers = in_order(statement.components, statement.users).into_iter();
+            let amounts = numbers.map(|((component, user), entry)| {
                 let holds = entry.holds(rows.get(&component).filter(|_| user.is_empty()));
-                let accepted = entry.acknowledged.as_ref().and_then(|known| calls.remove(&known.id));
                 let call = match &holds {
-                    Some(holds) if holds.how == "read" => Some(holds.how.to_owned()),
-                    _ => accepted,
+                    Some(holds) if holds.how == "read" => Some(holds.how),
+                    _ => entry.acknowledged.as_ref().map(|known| known.call),
                 };
                 ExportedAmount { component, user, entry, holds, call }
             });
@@ -127,25 +122,24 @@ impl Ledger {
         }
         Ok(all)
     }
+}
 
-    /// The calls that told Waldur what it holds, by their numbers.
-    fn calls_of(&self, statements: &[Statement]) -> Result<HashMap<i64, String>, LedgerError> {
-        let entries = statements.iter().flat_map(|one| one.components.values().chain(one.users.values()));
-        let rows: Vec<[&dyn ToSql; 1]> =
-            entries.filter_map(|entry| Some([&entry.acknowledged.as_ref()?.id as &dyn ToSql])).collect();
-        let mut calls = HashMap::with_capacity(rows.len());
-        self.look(|connection| {
-            connection.query_rows(
-                "SELECT sent.id, sent.call FROM (VALUES {rows}) v CROSS JOIN sent WHERE sent.id = v.column1",
-                &rows,
-                |row| {
-                    calls.insert(row.get(0)?, row.get(1)?);
-                    Ok(())
-                },
-            )
-        })?;
-        Ok(calls)
+/// Numbers by component and user: of each component the total, which is the user '', before the shares.
+fn in_order(
+    totals: BTreeMap<String, Number>,
+    shares: BTreeMap<(String, String), Number>,
+) -> Vec<((String, String), Number)> {
+    let mut all = Vec::with_capacity(totals.len() + shares.len());
+    let mut shares = shares.into_iter().peekable();
+    for (component, total) in totals {
+        // Those of the component before, and of one that has no total.
+        while let Some(share) = shares.next_if(|((of, _), _)| *of < component) {
+            all.push(share);
+        }
+        all.push(((component, String::new()), total));
     }
+    all.extend(shares);
+    all
 }
 
 /// Statements that are in memory at once.

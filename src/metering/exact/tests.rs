@@ -102,7 +102,7 @@ fn rounding_in_each_mode() {
     let modes = [Rounding::HalfEven, Rounding::HalfUp, Rounding::Down, Rounding::Up];
     for (number, cents) in cases {
         for (mode, cents) in modes.into_iter().zip(cents) {
-            assert_eq!(exact(number).round(2, mode), BigInt::from(cents), "{number} {mode:?}");
+            assert_eq!(exact(number).round(2, mode), Some(cents), "{number} {mode:?}");
         }
     }
     for mode in modes {
@@ -158,9 +158,8 @@ fn decimals_go_in_exactly_and_come_out_if_they_fit() {
         "1234567890123456.7890123456789"
     );
     assert_eq!(exact("9999999999999999.99999999999999").to_decimal(), None);
-    assert_eq!(cents_to_decimal(&BigInt::from(5)).unwrap().to_string(), "0.05");
-    assert_eq!(cents_to_decimal(&BigInt::from(10).pow(30)), None);
-    assert_eq!(cents_to_decimal(&BigInt::from(10).pow(60)), None);
+    assert_eq!(cents_to_decimal(5).unwrap().to_string(), "0.05");
+    assert_eq!(cents_to_decimal(10_i128.pow(30)), None);
 }
 
 /// Small, large and at the edge of 128 bits, in few places and in many.
