@@ -193,7 +193,7 @@ fn grow(world: &World, resources: u32) {
                 project, refreshed FROM resource, n WHERE uuid = '{A}';
              {n} INSERT INTO statement SELECT {uuid}, period, part, changed, closed, counted FROM statement, n WHERE resource = '{A}';
              {n} INSERT INTO line SELECT {uuid}, period, part, component, username, exact, used, posted, problem, held,
-                held_words FROM line, n WHERE resource = '{A}';
+                held_words, too_much FROM line, n WHERE resource = '{A}';
              {n} INSERT INTO sent SELECT NULL, {uuid}, period, part, component, username, amount, call, at, turn, outcome,
                 words, current, counted FROM sent, n WHERE resource = '{A}';"
         ))

@@ -289,7 +289,7 @@ fn many(world: &World, number: usize, sql: &str) {
              INSERT INTO resource SELECT n.uuid, offering, 'Tenant ' || i, 'tenant-' || i, 'tenant-' || i, state, plan, customer, project, refreshed
                 FROM n, resource WHERE resource.uuid = '{A}';
              INSERT INTO statement SELECT n.uuid, period, part, changed, closed, counted FROM n, statement WHERE resource = '{A}';
-             INSERT INTO line SELECT n.uuid, period, part, component, username, exact, used, posted, problem, held, held_words
+             INSERT INTO line SELECT n.uuid, period, part, component, username, exact, used, posted, problem, held, held_words, too_much
                 FROM n, line WHERE resource = '{A}';
              {more}
              COMMIT;"
