@@ -74,6 +74,14 @@ fn the_fields_for_machines_are_those_that_are_documented() {
     world.flush_once().exits(77);
     let object = look(&world);
     assert_eq!(object["server"]["offerings_without_role"][0]["name"], "Cluster", "{object:#}");
+    // Another server than the ledger's.
+    let text = std::fs::read_to_string(world.path("agent.yaml")).unwrap();
+    let other = World::new(CURRENT);
+    world.write("agent.yaml", &text.replace(&world.url(), &other.url()));
+    world.flush_once().exits(78);
+    let object = look(&world);
+    assert_eq!(object["server"]["other_server"]["of_ledger"], format!("{}/api/", world.url()), "{object:#}");
+    world.write("agent.yaml", &text);
     // A server that is away.
     world.server_goes_away();
     world.write("token", TOKEN);
