@@ -67,6 +67,14 @@ fn table() -> Vec<Case> {
         case("429, seconds", REPORTS, asked(429, "2"), Pause, "asks for 2 s of rest"),
         case("503, a date", REPORTS, asked(503, "Tue, 10 Nov 2026 12:00:50 GMT"), Pause, "s of rest"),
         case(
+            "503, an RFC 850 date",
+            REPORTS,
+            asked(503, "Tuesday, 10-Nov-26 12:00:50 GMT"),
+            Pause,
+            "s of rest",
+        ),
+        case("503, a date of C", REPORTS, asked(503, "Tue Nov 10 12:00:50 2026"), Pause, "s of rest"),
+        case(
             "401",
             ALL,
             json_answer(401, json!({ "detail": "Invalid token." })),

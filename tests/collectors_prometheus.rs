@@ -37,6 +37,11 @@ fn free_address() -> String {
 impl Prometheus {
     /// `None` where Debian's packages prometheus and prometheus-node-exporter are not installed.
     fn start(test: &str, history: &str) -> Option<Prometheus> {
+        Prometheus::start_with(test, history, &[])
+    }
+
+    /// `more`: further arguments of the server's.
+    fn start_with(test: &str, history: &str, more: &[&str]) -> Option<Prometheus> {
         for program in ["prometheus", "promtool", "prometheus-node-exporter"] {
             if Command::new(program).arg("--version").output().is_err() {
                 skip(test, &format!("{program} is missing (Debian: prometheus, prometheus-node-exporter)"));
@@ -77,6 +82,7 @@ impl Prometheus {
             .arg(format!("--web.listen-address={address}"))
             // History of a past month is not thrown away; a series that is not told to have gone holds for 30 s.
             .args(["--storage.tsdb.retention.time=50y", "--query.lookback-delta=30s"])
+            .args(more)
             .spawn()
             .unwrap();
         let started = Prometheus { server, exporter, address, exporter_address, folder };
@@ -185,6 +191,24 @@ fn a_late_start_reads_from_the_start_of_the_month_and_not_before() {
     assert_eq!(exact(&world), NOVEMBER);
     // Read again, it is the same, and the ledger agrees with itself.
     world.agent(&["collect"]).exits(0).says("0 were new, 0 were corrected");
+}
+
+/// The month's 178 samples are more than this server loads at once: it is asked for less at a time.
+#[test]
+fn a_server_that_loads_few_samples_at_once_is_read_by_halves() {
+    let Some(prometheus) =
+        Prometheus::start_with("few_samples_at_once", &history(), &["--query.max-samples=70"])
+    else {
+        return;
+    };
+    let refused =
+        get(&prometheus.address, "/api/v1/query?query=cpu_seconds_total%5B2h%5D&time=2026-11-01T02:00:00Z");
+    assert!(refused.contains("too many samples"), "{refused}");
+    let world = World::new(agent::CURRENT);
+    configure(&world, &prometheus, CPU, &format!("{CPU_SECONDS_OF_A}{A}\n    user: \"{{user}}\"\n"));
+    world.flush().exits(0);
+    assert_eq!(world.rows(A), [format!("cpu_hours 2026-11 {NOVEMBER}.00")]);
+    assert_eq!(exact(&world), NOVEMBER);
 }
 
 #[test]

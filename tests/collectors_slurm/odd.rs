@@ -291,6 +291,19 @@ async fn a_window_that_is_refused_is_halved() {
     assert_eq!((used(&batch), batch.quarantined.len()), (vec!["9 cpu_seconds 381600".to_owned()], 0));
 }
 
+/// slurmdbd's own limit of how much it answers with, in the words that it has for it.
+#[tokio::test]
+async fn a_window_with_more_than_the_database_answers_with_is_halved() {
+    let site = Site::honest(&format!("{HEADER}{}{}{}", job(1, 4 * DAY), job(2, 2 * DAY), job(3, 60)));
+    site.write("widest", &(2 * DAY).to_string());
+    site.write("size", "");
+    let batch = look(&site, None, NOW).await.unwrap();
+    assert_eq!(used(&batch), ["1 cpu_seconds 7200", "2 cpu_seconds 7200", "3 cpu_seconds 7200"]);
+    assert_eq!((batch.problems.as_slice(), batch.quarantined.as_slice()), (&[][..], &[][..]));
+    // 4 days and 10 hours are refused, and so are 2 days and 5 hours; then there are four windows of 26 hours and a half.
+    assert_eq!(site.asked().len(), 2 + 4, "{:?}", site.asked());
+}
+
 /// A database that takes too long for a wide window: sacct is stopped, what it had printed by then counts not, and the month is
 /// read by less.
 #[tokio::test]
