@@ -358,3 +358,33 @@ fn what_a_changed_command_has_repeated_is_corrected_by_what_it_says_later() {
         world.agent(&["recount"]).exits(0);
     }
 }
+
+/// A job that runs since 31 October is told to have twice as many processors after the command was changed, in each look: what
+/// was counted of October stays 24 h, of which 20 were reported in time.
+#[test]
+fn a_job_from_before_the_month_of_a_change_counts_its_old_part_once() {
+    for api in BOTH {
+        let world = world(api, "2026-10-31T20:00:00Z");
+        let command = |cat: &str| {
+            let command =
+                format!("    plugin: exec\n    command: [{cat}, {}]\n", world.path("source.lines").display());
+            ask(&world, "hold", &command);
+        };
+        let job = |end: &str, used: &str| hours("long", "10-31T00:00", end, used);
+        command("cat");
+        jobs(&world, "2026-10-31T20:00:00Z", &[job("10-31T20:00", "20")]).exits(0);
+        jobs(&world, "2026-11-02T00:00:00Z", &[job("11-02T00:00", "48")]).exits(65);
+        command("cat, -u");
+        for (day, used, november) in
+            [("10", "480", "432.00"), ("11", "528", "480.00"), ("12", "576", "528.00")]
+        {
+            let now = format!("11-{day}T00:00");
+            jobs(&world, &format!("2026-{now}:00Z"), &[job(&now, used)]).exits(65);
+            let rows = ["cpu 2026-10 20.00".to_owned(), format!("cpu 2026-11 {november}")];
+            assert_eq!(world.rows(A), rows, "{api} {day}");
+            let listed = world.agent(&["parked", "list", "--json"]).json();
+            assert_eq!(listed[0]["amount"], "4.00", "{api} {day}: {listed:#}");
+        }
+        world.agent(&["recount"]).exits(0);
+    }
+}

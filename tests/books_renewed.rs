@@ -288,3 +288,42 @@ fn what_comes_late_of_a_month_whose_plan_was_renewed_since_is_told_and_not_bille
         world.agent(&["parked", "list"]).exits(65).tells(&["1.00", "2026-10", "plan_ended"]);
     }
 }
+
+/// What is carried in a month's last day makes due what nothing was to be sent of: its plan is looked at, too.
+#[test]
+fn what_is_carried_in_a_months_last_day_goes_under_the_plan_period_that_runs() {
+    let world = start(CURRENT, "2026-10-15T12:00:00Z", "late: carry_forward", "{user}");
+    let twelve = hours("1", "10-10T00:00", "10-10T12:00", "12");
+    for now in ["2026-10-15T12:00:00Z", "2026-11-01T00:30:00Z"] {
+        jobs(&world, now, std::slice::from_ref(&twelve)).exits(0);
+    }
+    let both = vec![twelve, hours("2", "11-05T00:00", "11-05T05:00", "5")];
+    jobs(&world, "2026-11-10T12:00:00Z", &both).exits(0);
+    change(&world, "2026-11-30T06:00:00Z", "renew_plan");
+    let all = [both, vec![hours("late", "10-20T00:00", "10-20T01:00", "1")]].concat();
+    jobs(&world, "2026-11-30T12:00:00Z", &all).exits(0);
+    jobs(&world, "2026-11-30T20:00:00Z", &all).exits(0);
+    assert_eq!(billed(&world, "2026-11"), ["5.00", "1.00"]);
+    assert_eq!(billed(&world, "2026-10"), ["12.00"]);
+}
+
+/// Before a month that is over is reported its plan periods must be known: where they can't be read, it waits.
+#[test]
+fn what_comes_late_waits_while_plan_periods_can_not_be_read() {
+    let world = start(CURRENT, "2026-10-15T12:00:00Z", "late: backfill", "{user}");
+    world.write("token", "staff-token");
+    let twelve = hours("1", "10-10T00:00", "10-10T12:00", "12");
+    for now in ["2026-10-15T12:00:00Z", "2026-11-01T00:30:00Z", "2026-11-03T12:00:00Z"] {
+        jobs(&world, now, std::slice::from_ref(&twelve)).exits(0);
+    }
+    change(&world, "2026-11-10T10:00:00Z", "renew_plan");
+    let all = [twelve, hours("late", "10-20T00:00", "10-20T01:00", "1")];
+    world
+        .fault(json!({ "match": { "path": "plan_periods" }, "when": "before", "action": { "status": 502 } }));
+    jobs(&world, "2026-11-15T12:00:00Z", &all).exits(75).names_a().tells(&["502"]);
+    assert_eq!(billed(&world, "2026-10"), ["12.00"]);
+    world.no_faults();
+    jobs(&world, "2026-11-15T14:00:00Z", &all).exits(65);
+    assert_eq!(billed(&world, "2026-10"), ["12.00"]);
+    world.agent(&["parked", "list"]).exits(65).tells(&["1.00", "2026-10", "plan_ended"]);
+}

@@ -9,7 +9,7 @@ use agent::books::*;
 use agent::*;
 use serde_json::json;
 
-const TOLD: &str = "beside what this agent's statement is in: another writer's";
+const TOLD: &str = "of it beside what this agent's statement is in";
 
 fn start(api: &str) -> World {
     let world = world(api, NOON);

@@ -83,6 +83,7 @@ fn what_was_carried_to_a_month_that_is_over_and_was_not_used_is_told_with_its_am
             jobs(&world, "2026-12-07T12:00:00Z", &more).exits(0);
             assert_eq!(kept_back(&world, "2026-10"), [""; 0], "{api} {own}");
             assert!(world.rows(A).contains(&"cpu 2026-12 2.00".to_owned()), "{api} {own}");
+            assert!(world.shares(A).contains(&"alice cpu 2026-12 2.00".to_owned()), "{api} {own}");
             world.agent(&["recount"]).exits(0);
         }
     }
@@ -110,6 +111,7 @@ fn what_an_earlier_plan_has_too_much_is_told_where_the_later_one_has_nothing_any
         };
         assert_eq!(world.rows(A), billed, "{api} {late}");
         assert_eq!(kept_back(&world, "2026-10"), told, "{api} {late}");
+        world.agent(&["status", A]).exits(65).tells(&["Project A", "2026-10", "2.00 too much stays"]);
     }
 }
 

@@ -129,7 +129,10 @@ impl Flush {
             Ok(client) => Arc::new(client),
             Err(why) => {
                 for line in failed {
-                    writeln!(out, "{}", fold_all(&line, 2))?;
+                    match self.json {
+                        true => eprintln!("{}", fold_all(&line, 2)),
+                        false => writeln!(out, "{}", fold_all(&line, 2))?,
+                    }
                 }
                 let words =
                     format!("{}. What was measured is kept, and reported once it can be", why.message);

@@ -31,6 +31,16 @@ const OFFERING_FOR: SignedDuration = SignedDuration::from_hours(6);
 /// A resource's plan periods; `None` where this token may not see them.
 type Plans = Option<Vec<KnownPlanPeriod>>;
 
+/// Whether plan periods are looked at in each cycle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    No,
+    /// In a month's last day: where that fails, what is known serves, because there is no later.
+    IfItCanBe,
+    /// Before a month that is over is reported: it can wait.
+    Must,
+}
+
 /// Resources whose plan periods are looked at together.
 const PLANS_AT_ONCE: usize = 256;
 
@@ -316,7 +326,7 @@ impl Cycle {
             });
             switched.extend(others.await?);
         }
-        Ok(!switched.is_empty() && self.look_at_plans_of(switched, false).await?)
+        Ok(!switched.is_empty() && self.look_at_plans_of(switched, Again::No).await?)
     }
 
     /// Looks at the plan periods of resources whose were not looked at for this month and plan: of what is due, and of what
@@ -339,20 +349,30 @@ impl Cycle {
         let waiting = self.waiting(options).await?;
         resources.retain(|resource| !waiting.contains(resource));
         resources.extend(due.iter().filter(|key| key.period == month).map(|key| key.resource));
+        self.look_again_at(resources).await
+    }
+
+    /// Looks at the plans of these resources; in a month's last day, in each cycle. False: the server is paused.
+    pub(super) async fn look_again_at(
+        self: &Arc<Self>,
+        resources: BTreeSet<Uuid>,
+    ) -> Result<bool, CycleError> {
         let (server, zone) = (self.submitter.server_time().await?, self.submitter.zone().await?);
-        self.look_at_plans_of(resources, guard::dates_stay_behind(&zone, &server)).await
+        let again = if guard::dates_stay_behind(&zone, &server) { Again::IfItCanBe } else { Again::No };
+        self.look_at_plans_of(resources, again).await
     }
 
     /// Looks at the plans of these resources, if that was not done in this month; or (`again`) in this cycle, where a report
-    /// carries a date that lies before a plan period which nobody has seen. False: the server is paused.
+    /// carries a date that lies before a plan period which nobody has seen. What can't be looked at and has to be is put off.
+    /// False: the server is paused.
     pub(super) async fn look_at_plans_of(
         self: &Arc<Self>,
         resources: BTreeSet<Uuid>,
-        again: bool,
+        again: Again,
     ) -> Result<bool, CycleError> {
         let now = self.submitter.clock.now();
         let month = self.running_month().await?.to_string();
-        let again = again.then(|| self.state().looked.clone());
+        let looked = (again != Again::No).then(|| self.state().looked.clone());
         let of_month = month.clone();
         let (unseen, current): (Vec<(Uuid, String)>, BTreeSet<Uuid>) = self
             .ledger(move |ledger| {
@@ -362,7 +382,7 @@ impl Cycle {
                     let plan = plan.map(|plan| plan.to_string()).unwrap_or_default();
                     let look = ledger.plan_look(resource)?;
                     let is_current = look.is_some_and(|(month, of)| month == of_month && of == plan);
-                    let is_due = again.as_ref().is_some_and(|looked| !looked.contains(&resource));
+                    let is_due = looked.as_ref().is_some_and(|looked| !looked.contains(&resource));
                     if is_current {
                         current.insert(resource);
                     }
@@ -380,9 +400,9 @@ impl Cycle {
             let (found, current) = (plans.clone(), current.clone());
             let due = some.iter().map(|(resource, _)| (*resource, *resource)).collect();
             let looked = in_turns(self.clone(), "Looking at plans", due, move |cycle, resource| {
-                let (found, is_current) = (found.clone(), current.contains(&resource));
+                let (found, may_serve) = (found.clone(), again != Again::Must && current.contains(&resource));
                 async move {
-                    if let Some(plans) = cycle.plans_of(resource, is_current).await? {
+                    if let Some(plans) = cycle.plans_of(resource, may_serve).await? {
                         found.lock().unwrap_or_else(PoisonError::into_inner).push((resource, plans));
                     }
                     Ok(())
@@ -417,8 +437,8 @@ impl Cycle {
     }
 
     /// Asks for a resource's plan periods: `Some(None)` where this token may not see them (then the month is taken to be
-    /// whole), `None` if it waits, or if what is known of it goes on serving (`is_current`).
-    async fn plans_of(&self, resource: Uuid, is_current: bool) -> Result<Option<Plans>, CycleError> {
+    /// whole), `None` if it waits, or if what is known of it goes on serving (`may_serve`).
+    async fn plans_of(&self, resource: Uuid, may_serve: bool) -> Result<Option<Plans>, CycleError> {
         if self.stopped() {
             return Ok(None);
         }
@@ -435,7 +455,7 @@ impl Cycle {
                 Ok(None)
             }
             // What is known goes on serving.
-            Err(failure) if is_current => {
+            Err(failure) if may_serve => {
                 let words = format!("its plan periods can't be read, the last known are used: {failure}");
                 self.note_of(About::resource(resource), words).await?;
                 Ok(None)

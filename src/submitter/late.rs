@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::closing::has_ended;
+use super::discover::Again;
 use super::guard::{self, ServerTime};
 use super::reason::Reason;
 use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, is_usage_billed};
@@ -49,10 +50,12 @@ impl Cycle {
             // A switch of plan that nobody has seen would have a report land beside the row that it is meant for; after a renewal, in
             // a plan period that has ended.
             let resources = self.left_over(&server).await?.into_iter().map(|key| key.resource).collect();
-            if !self.look_at_plans_of(resources, true).await? {
+            if !self.look_at_plans_of(resources, Again::Must).await? {
                 return Ok(());
             }
-            let keys = self.left_over(&server).await?;
+            let mut keys = self.left_over(&server).await?;
+            let put_off = self.state().put_off_now.clone();
+            keys.retain(|key| !put_off.contains(&key.resource));
             self.ledger(|ledger| ledger.clear_blocks(None, &LEFT_OVER.map(Reason::name))).await?;
             return self.backfill_all(keys, &server).await;
         }
@@ -100,10 +103,14 @@ impl Cycle {
         Ok(keys)
     }
 
-    async fn carry_all(&self, to: Timestamp) -> Result<(), CycleError> {
+    async fn carry_all(self: &Arc<Self>, to: Timestamp) -> Result<(), CycleError> {
         let (now, new) = (self.submitter.clock.now(), self.submitter.late == Late::CarryForward);
         let planned = self.ledger(move |ledger| ledger.carry_forward(to, (new, false), now)).await?;
         if planned.is_empty() {
+            return Ok(());
+        }
+        // It goes under the plan period that runs: of what nothing else was to be sent, that may be a new one.
+        if !self.look_again_at(planned.iter().map(|change| change.resource).collect()).await? {
             return Ok(());
         }
         // What is carried is what was not accepted; whether another has changed the month since is looked at first.

@@ -197,24 +197,29 @@ impl Cycle {
             if several.len() < 2 {
                 continue;
             }
-            let others = several.iter().filter(|row| !is_known(row)).map(|row| row.usage);
-            let (others, of_component) = (others.collect::<Vec<Decimal>>(), component.clone());
-            let is_unanswered = self
+            let others: Vec<Decimal> =
+                several.iter().filter(|row| !is_known(row)).map(|row| row.usage).collect();
+            let of_component = component.clone();
+            let unanswered: BTreeSet<Decimal> = self
                 .ledger(move |ledger| {
+                    let mut unanswered = BTreeSet::new();
                     for amount in others {
                         let outcomes =
                             ledger.outcomes_of(key.resource, key.period, (&of_component, amount))?;
-                        if outcomes.contains("open") || outcomes.contains("not there") {
-                            return Ok(!outcomes.contains("accepted"));
+                        if ["open", "not there"].iter().any(|one| outcomes.contains(*one))
+                            && !outcomes.contains("accepted")
+                        {
+                            unanswered.insert(amount);
                         }
                     }
-                    Ok(false)
+                    Ok(unanswered)
                 })
                 .await?;
             match known.get(component) {
-                // A call of ours that was not answered went beside it: together they are what the server holds of the month.
-                Some(_) if is_unanswered => {
-                    row.held.amount = several.iter().map(|row| row.usage).sum();
+                // A call of ours that was not answered went beside it: together they are what the server holds of ours.
+                Some(_) if !unanswered.is_empty() => {
+                    let ours = several.iter().filter(|row| is_known(row) || unanswered.contains(&row.usage));
+                    row.held.amount = ours.map(|row| row.usage).sum();
                     row.one_of_several = true;
                 }
                 // The one that was written; a switch of plan that nobody saw in its month has made the others.

@@ -146,7 +146,8 @@ impl Cycle {
         let keys = keys.to_vec();
         let groups = self.ledger(move |ledger| with_shares(ledger, &keys)).await?;
         let mut differ = BTreeSet::new();
-        for ((period, offering), keys) in groups {
+        let mut groups = groups.into_iter();
+        while let Some(((period, offering), keys)) = groups.next() {
             let listed = match offering.filter(|_| keys.len() > SINGLY) {
                 None => None,
                 Some(offering) => {
@@ -155,7 +156,8 @@ impl Cycle {
                         Err(failure) if failure.concerns_every_call() => {
                             self.note_undone(&keys, &failure).await?;
                             self.pause(failure).await?;
-                            differ.extend(keys);
+                            // What was not compared is not known to agree.
+                            differ.extend(keys.into_iter().chain(groups.flat_map(|(_, keys)| keys)));
                             return Ok(differ);
                         }
                         Err(failure) => {

@@ -87,21 +87,25 @@ fn strays(
     let mut strays = Vec::new();
     for (component, rows) in candidates {
         let Some(known) = known.get(&component) else { continue };
-        for (_, amount, by) in rows.iter().filter(|(row, ..)| !known.contains(row)) {
+        // What was accepted last and is of no part was told when that was found: it is of no plan period.
+        let accepted = ledger.accepted_last(resource, period, &component)?;
+        let mut others: Vec<&Candidate> = rows.iter().filter(|(row, ..)| !known.contains(row)).collect();
+        others.sort();
+        let mut beside = Vec::new();
+        for (_, amount, by) in others.into_iter().filter(|(_, amount, _)| Some(*amount) != accepted) {
             let outcomes = ledger.outcomes_of(resource, period, (&component, *amount))?;
-            if outcomes.contains("accepted") {
-                // It was told when it was found.
-                continue;
-            }
-            let whose = match outcomes.is_empty() {
-                true => format!("another writer's (modified by {by})"),
-                false => "this agent's own, by a call that was not answered".to_owned(),
-            };
+            beside.push(match ["open", "not there"].iter().any(|one| outcomes.contains(*one)) {
+                true => format!("{amount:.2} (this agent's own, by a call that was not answered)"),
+                false => format!("{amount:.2} (another writer's, modified by {by})"),
+            });
+        }
+        if !beside.is_empty() {
             let words = format!(
-                "Waldur also holds {amount:.2} of it {MARK}: {whose}, under another plan of the month. It stays as it is. What \
-                 to do: where it is billed twice, have Waldur's staff credit it"
+                "Waldur also holds {} of it {MARK}, under another plan of the month. It stays as it is. What to do: where it is \
+                 billed twice, have Waldur's staff credit it",
+                beside.join(" and ")
             );
-            strays.push((component.clone(), words));
+            strays.push((component, words));
         }
     }
     Ok(strays)

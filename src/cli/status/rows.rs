@@ -126,6 +126,14 @@ fn amounts(
             kept_back(out, (component, user), entry, &handle)?;
         }
     }
+    // What is too much elsewhere is beside what a line says of itself.
+    let blocks = resource.months.iter().filter(|month| month.key == key).flat_map(|month| &month.blocks);
+    for at in blocks.filter(|at| at.block.reason == Reason::TooMuch.name()) {
+        let amount = at.amount.map_or(String::new(), |amount| format!("{amount:.2} "));
+        let line = format!("  {}: {amount}{}: {}", at.component, at.block.state, at.block.words);
+        let remedy = format!("    {}", Reason::TooMuch.remedy());
+        writeln!(out, "{}\n{}", fold(&line, 4), fold(&remedy, 4))?;
+    }
     Ok(())
 }
 

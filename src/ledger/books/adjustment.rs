@@ -64,8 +64,8 @@ pub(super) fn openings_of_all(
 pub(super) struct Moved {
     pub(super) to: BTreeMap<(i64, String), Decimal>,
     pub(super) from: BTreeMap<(i64, String), Decimal>,
-    /// What of that a person gave up, of the totals by part: it was not billed.
-    pub(super) given_up: BTreeMap<i64, Decimal>,
+    /// What of that a person gave up: it was not billed.
+    pub(super) given_up: BTreeMap<(i64, String), Decimal>,
 }
 
 /// What was moved to and from each of these, in their order.
@@ -98,8 +98,8 @@ pub(super) fn moved_of_all(
             }
             if out {
                 let part = part_of(timeline, *period, instant(row.get(3)?));
-                if user.is_empty() && row.get_ref(4)?.as_str()?.is_empty() {
-                    *moved.given_up.entry(part).or_default() += amount;
+                if row.get_ref(4)?.as_str()?.is_empty() {
+                    *moved.given_up.entry((part, user.clone())).or_default() += amount;
                 }
                 *moved.from.entry((part, user)).or_default() += amount;
             }

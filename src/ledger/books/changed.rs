@@ -1,7 +1,7 @@
 //! What becomes of readings of a collector that asks for something else than before (a query, a request, other columns).
 //!
 //! What is over stays as it was counted: a reading that says something else of it now is no correction, unless what is asked for
-//! now has once said the same of it. In the running month
+//! now has once said the same of it (while its readings are kept). In the running month
 //! what was read whole again takes the place of what was read before; where nothing was, what was read before stays, and what
 //! comes after it counts by what is asked for now. It judges only by what was recorded: when that was changed, and what each
 //! run says that it has read whole.

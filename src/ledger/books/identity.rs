@@ -244,8 +244,10 @@ impl<'a> Store<'a> {
             before.as_ref().and_then(|(of, old)| self.known.run_of((*of, old.at, old.start), &old.id));
         // Of a counter or a level its run says how it is counted: there the last one that brought it stays.
         let settles = self.run.change.filter(|change| source.kind == Kind::Delta && change.settles(&row));
+        // Of one that was cut at a month's end only the rest is known by its id.
+        let is_cut = before.as_ref().is_some_and(|(_, old)| old.start > row.start);
         let is_confirmed =
-            settles.is_some_and(|change| found_by.is_some_and(|run| change.has_confirmed(run)));
+            !is_cut && settles.is_some_and(|change| found_by.is_some_and(|run| change.has_confirmed(run)));
         if let Some((old_series, old)) = &before
             && (*old_series == series && **old == row || self.run.superseded && old.value.is_some())
         {
@@ -336,6 +338,7 @@ impl<'a> Store<'a> {
                 return Ok(Some(ReadingOutcome::Same));
             }
             Some(_) if self.run.change.is_some_and(|change| change.settles(row)) => {
+                self.settled.insert(name.to_owned());
                 return Ok(Some(ReadingOutcome::Same));
             }
             Some((of, earlier)) if source.kind == Kind::Delta => {

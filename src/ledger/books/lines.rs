@@ -26,12 +26,12 @@ pub(super) struct Line {
     pub(super) problem: Option<String>,
     pub(super) held: Option<String>,
     pub(super) held_words: Option<String>,
-    /// Of a total: what was moved out of it, or was to be taken from it, beyond what it has.
+    /// What was moved out of it, or was to be taken from it, beyond what it has.
     pub(super) too_much: Option<String>,
 }
 
 /// What is told of that, after the amount.
-pub(in crate::ledger) const TOO_MUCH: &str = "too much stays on the bill: it was billed in another month or under another plan of it, and nothing is left there that it could be taken from";
+pub(in crate::ledger) const STAYS_ON_THE_BILL: &str = "too much stays on the bill: it was billed in another month or under another plan of it, and nothing is left there that it could be taken from";
 
 impl Line {
     pub(super) fn zero() -> Line {

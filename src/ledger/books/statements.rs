@@ -12,7 +12,7 @@ use super::adjustment::{Moved, moved_of_all, openings_of_all};
 use super::claims::{Doubts, Verdict, claim};
 use super::cuts::plans_of_all;
 use super::freed::free;
-use super::lines::{Kept, Line, Lines, Place, TOO_MUCH, kept, store};
+use super::lines::{Kept, Line, Lines, Place, STAYS_ON_THE_BILL, kept, store};
 use super::made::{Made, Wanted, made};
 use super::sourced_meters::{SourcedMeters, may_be_made, meters_of};
 use crate::ledger::db::columns::{decimal, micros, two_decimals};
@@ -265,11 +265,11 @@ impl Stating<'_> {
             component: self.place.component,
         };
         let of = |lines: &Lines, key| lines.get(key).and_then(|line: &Line| line.too_much.clone());
-        for (key, line) in after {
+        for (key, line) in after.iter().filter(|((_, user), _)| user.is_empty()) {
             let Some(amount) = line.too_much.as_deref().filter(|_| of(before, key) != line.too_much) else {
                 continue;
             };
-            tell(self.connection, about, EventKind::Moved, &format!("{amount} {TOO_MUCH}"), now)?;
+            tell(self.connection, about, EventKind::Moved, &format!("{amount} {STAYS_ON_THE_BILL}"), now)?;
         }
         Ok(())
     }
@@ -383,14 +383,14 @@ fn apply(moved: &Moved, lines: &mut Lines) {
     for (key, amount) in &moved.from {
         shift(lines.entry(key.clone()).or_insert_with(Line::zero), -*amount);
     }
-    for ((part, user), line) in lines.iter_mut() {
+    for (key, line) in lines.iter_mut() {
         let posted = decimal(line.posted.clone());
         let Some(posted) = posted.filter(Decimal::is_sign_negative) else { continue };
         line.posted = Some("0.00".to_owned());
         // What a person gave up may be more than there is by now; it was not billed.
-        let given_up = moved.given_up.get(part).copied().unwrap_or_default().max(Decimal::ZERO);
+        let given_up = moved.given_up.get(key).copied().unwrap_or_default().max(Decimal::ZERO);
         let too_much = -(posted + given_up);
-        if user.is_empty() && too_much > Decimal::ZERO {
+        if too_much > Decimal::ZERO {
             line.too_much = Some(two_decimals(too_much));
         }
     }

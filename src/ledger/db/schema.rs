@@ -395,7 +395,7 @@ CREATE TABLE line (
     problem TEXT,                 -- why it can't be posted
     held TEXT,                    -- of a total that is not sent for what the books say: the reason,
     held_words TEXT,              -- and what happened, for people
-    too_much TEXT,                -- of a total: what is on the bill elsewhere and can't be taken from it, two decimals
+    too_much TEXT,                -- what is on the bill elsewhere and can't be taken from it, two decimals
     -- In the order in which they are made: of a component all parts of a month.
     PRIMARY KEY (resource, period, component, part, username)
 ) WITHOUT ROWID;

@@ -232,10 +232,10 @@ impl Ledger {
                             statement.changed, line.part
                      FROM line JOIN statement ON statement.resource = line.resource AND statement.period = line.period
                         AND statement.part = line.part
-                     WHERE too_much IS NOT NULL
+                     WHERE too_much IS NOT NULL AND username = ''
                      ORDER BY 1, 2, 10, 3, 4",
                 )?
-                .query_map([TOO_MUCH, &format!(" {}", lines::TOO_MUCH)], |row| {
+                .query_map([TOO_MUCH, &format!(" {}", lines::STAYS_ON_THE_BILL)], |row| {
                     Ok(Blocked {
                         resource: uuid_column(row, 0)?,
                         period: period_column(row, 1)?,
@@ -315,7 +315,7 @@ impl Ledger {
                      UNION ALL
                      SELECT resource, period, part, component, username, ?5 FROM line
                      WHERE resource = ?1 AND (?2 IS NULL OR period = ?2) AND (?3 IS NULL OR component = ?3)
-                     AND ?4 IS NULL AND too_much IS NOT NULL AND NOT EXISTS (
+                     AND ?4 IS NULL AND username = '' AND too_much IS NOT NULL AND NOT EXISTS (
                         SELECT 1 FROM blocked WHERE blocked.resource = line.resource AND blocked.period = line.period
                         AND blocked.part = line.part AND blocked.component IN ('', line.component) AND blocked.username = '')",
                 )?

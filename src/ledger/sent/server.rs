@@ -236,6 +236,25 @@ impl Ledger {
         })
     }
 
+    /// The total of a component of a resource's month that was accepted last, in whichever part.
+    pub fn accepted_last(
+        &self,
+        resource: Uuid,
+        period: BillingPeriod,
+        component: &str,
+    ) -> Result<Option<Decimal>, LedgerError> {
+        self.look(|connection| {
+            let amount: Option<String> = connection
+                .prepare_cached(
+                    "SELECT amount FROM sent WHERE resource = ?1 AND period = ?2 AND component = ?3 AND username = ''
+                     AND outcome = 'accepted' ORDER BY id DESC LIMIT 1",
+                )?
+                .query_row(params![resource.to_string(), period.to_string(), component], |row| row.get(0))
+                .optional()?;
+            Ok(decimal(amount))
+        })
+    }
+
     /// The UUIDs of the rows that are known to be of other parts of the statement's month.
     pub fn usage_rows_of_other_parts(&self, key: StatementKey) -> Result<BTreeSet<Uuid>, LedgerError> {
         self.look(|connection| {

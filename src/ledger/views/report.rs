@@ -315,7 +315,10 @@ impl Ledger {
                         SELECT 1 FROM sent WHERE sent.resource = statement.resource AND sent.period = statement.period
                         AND sent.part = statement.part AND sent.current = 1 AND sent.outcome IN ('accepted', 'read'))
                      FROM statement WHERE CASE WHEN CAST(?1 AS TEXT) IS NOT NULL THEN period = ?1
-                        ELSE period = ?2 OR closed IS NULL OR resource IN (SELECT resource FROM retry) OR EXISTS (SELECT 1 FROM blocked
+                        ELSE period = ?2 OR closed IS NULL OR resource IN (SELECT resource FROM retry)
+                            OR EXISTS (SELECT 1 FROM line WHERE line.resource = statement.resource
+                                AND line.period = statement.period AND line.part = statement.part AND too_much IS NOT NULL)
+                            OR EXISTS (SELECT 1 FROM blocked
                             WHERE blocked.resource = statement.resource AND blocked.period = statement.period
                             AND blocked.part = statement.part) END
                      ORDER BY period, resource, part",
