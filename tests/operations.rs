@@ -85,7 +85,9 @@ fn the_commands_of_waldurs_side_work() {
 const SANDBOX: &str = r#"
 curl() { command curl --fail-with-body --silent --show-error "$@"; }
 waldur-sandbox() {
-    [ -z "${sandbox:-}" ] || kill "$sandbox"
+    # What the one before has said says nothing of the next, which has its port only when that one is gone.
+    [ -z "${sandbox:-}" ] || { kill "$sandbox"; wait "$sandbox" || true; }
+    : >sandbox.log
     command waldur-sandbox --listen 127.0.0.1:8099 "$@" >sandbox.log &
     sandbox=$!
     until grep -q listening sandbox.log; do kill -0 "$sandbox"; done

@@ -134,8 +134,7 @@ fn a_share_that_was_sent_after_a_switch_that_nobody_had_seen_is_of_the_row_that_
         ],
         &[
             "2026-11 a ram_gb_hours 1.50",
-            "2026-12 a ram_gb_hours 0.00",
-            "2026-12 a ram_gb_hours 2.50",
+            "2026-12 a ram_gb_hours 2.50, alice 2.50",
             "2026-12 b cpu_hours 0.50, alice 0.50",
         ],
     );
