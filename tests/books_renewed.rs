@@ -23,13 +23,6 @@ fn write_config(world: &World, submit: &str, waldur: &str, user: &str) {
     configure(world, submit, waldur, &[("source", keys)]);
 }
 
-fn change(world: &World, now: &str, what: &str) {
-    world.now(now);
-    let mut body = json!({});
-    body[what] = json!(true);
-    world.post(&format!("resources/{A}"), body);
-}
-
 /// What is billed of project A in a month, in the order of its plan periods.
 fn billed(world: &World, month: &str) -> Vec<String> {
     let held = world.held(A);
@@ -52,10 +45,10 @@ fn a_plan_that_is_renewed_in_a_month_of_two_plans_is_billed_once() {
             let world = start(api, "2026-11-04T12:00:00Z", "late: hold", user);
             let mut all = vec![hours("1", "11-03T00:00", "11-03T01:00", "1")];
             jobs(&world, "2026-11-04T12:00:00Z", &all).exits(0);
-            change(&world, "2026-11-05T00:00:00Z", "switch_plan");
+            change_plan(&world, "2026-11-05T00:00:00Z", "switch_plan");
             all.push(hours("2", "11-06T00:00", "11-06T02:00", "2"));
             jobs(&world, "2026-11-07T12:00:00Z", &all).exits(0);
-            change(&world, "2026-11-10T00:00:00Z", "renew_plan");
+            change_plan(&world, "2026-11-10T00:00:00Z", "renew_plan");
             all.push(hours("3", "11-11T00:00", "11-11T03:00", "3"));
             jobs(&world, "2026-11-12T12:00:00Z", &all).exits(0);
             assert_eq!(billed(&world, "2026-11"), ["1.00", "2.00", "3.00"], "{api} {user}");
@@ -81,11 +74,11 @@ fn a_plan_that_is_switched_there_and_back_between_two_looks_is_billed_once() {
         let world = start(api, "2026-11-04T12:00:00Z", "late: hold", "{user}");
         let mut all = vec![hours("1", "11-03T00:00", "11-03T01:00", "1")];
         jobs(&world, "2026-11-04T12:00:00Z", &all).exits(0);
-        change(&world, "2026-11-05T00:00:00Z", "switch_plan");
+        change_plan(&world, "2026-11-05T00:00:00Z", "switch_plan");
         all.push(hours("2", "11-06T00:00", "11-06T02:00", "2"));
         jobs(&world, "2026-11-07T12:00:00Z", &all).exits(0);
-        change(&world, "2026-11-10T00:00:00Z", "renew_plan");
-        change(&world, "2026-11-15T00:00:00Z", "renew_plan");
+        change_plan(&world, "2026-11-10T00:00:00Z", "renew_plan");
+        change_plan(&world, "2026-11-15T00:00:00Z", "renew_plan");
         all.push(hours("3", "11-11T00:00", "11-11T03:00", "3"));
         all.push(hours("4", "11-16T00:00", "11-16T04:00", "4"));
         jobs(&world, "2026-11-17T12:00:00Z", &all).exits(0);
@@ -111,7 +104,7 @@ fn rows_of_a_month_of_two_plans_stay_known_where_the_servers_month_has_ended() {
         write_config(&world, "late: carry_forward", "billing_timezone: Europe/Tallinn", user);
         all.push(hours("2", "11-10T00:00", "11-10T01:00", "1"));
         jobs(&world, "2026-11-10T12:00:00Z", &all).exits(0);
-        change(&world, "2026-11-20T00:00:00Z", "switch_plan");
+        change_plan(&world, "2026-11-20T00:00:00Z", "switch_plan");
         all.push(hours("3", "11-30T11:00", "11-30T21:00", "10"));
         jobs(&world, "2026-11-30T21:50:00Z", &all).exits(0);
         assert_eq!(billed(&world, "2026-11"), ["6.00", "10.00"]);
@@ -138,7 +131,7 @@ fn a_plan_period_that_ends_with_none_after_it_is_told_with_the_first_report_afte
         let world = start(CLASSIC, "2026-11-09T12:00:00Z", "late: hold", user);
         let mut all = vec![hours("1", "11-08T00:00", "11-08T05:00", "5")];
         jobs(&world, "2026-11-09T12:00:00Z", &all).exits(0);
-        change(&world, "2026-11-10T00:00:00Z", "end_plan");
+        change_plan(&world, "2026-11-10T00:00:00Z", "end_plan");
         all.push(hours("2", "11-11T00:00", "11-11T03:00", "3"));
         let told = jobs(&world, "2026-11-11T12:00:00Z", &all).exits(65);
         told.names_a().tells(&["no open plan period", "5.00 is billed"]).says_not("another writer");
@@ -150,7 +143,7 @@ fn a_plan_period_that_ends_with_none_after_it_is_told_with_the_first_report_afte
         assert!(world.posts_since(mark).is_empty(), "{user}: once is enough");
         assert_eq!(billed(&world, "2026-11"), ["5.00"], "{user}");
         // It has a plan period again: what comes from then on is billed, and the 4 h between are told.
-        change(&world, "2026-11-15T00:00:00Z", "renew_plan");
+        change_plan(&world, "2026-11-15T00:00:00Z", "renew_plan");
         all.push(hours("4", "11-16T00:00", "11-16T02:00", "2"));
         let told = jobs(&world, "2026-11-17T12:00:00Z", &all).exits(65);
         world.with_status(told).names_a().tells(&["stranded", "4.00"]);
@@ -166,7 +159,7 @@ fn first_under_no_plan_period(follows: bool) {
     world.fault(json!({ "match": { "path": "set_usage" }, "when": "before", "action": { "status": 503 } }));
     jobs(&world, "2026-11-02T12:00:00Z", &all).exits(75);
     world.no_faults();
-    change(&world, "2026-11-10T00:00:00Z", "end_plan");
+    change_plan(&world, "2026-11-10T00:00:00Z", "end_plan");
     all.push(hours("2", "11-11T00:00", "11-11T03:00", "3"));
     let told = jobs(&world, "2026-11-11T12:00:00Z", &all).exits(65);
     told.names_a().tells(&["no open plan period", "0.00 is billed"]);
@@ -176,7 +169,7 @@ fn first_under_no_plan_period(follows: bool) {
     assert_eq!(billed(&world, "2026-11"), [""; 0]);
     if follows {
         // Nothing is there under the plan period that ended: a first report of it is taken.
-        change(&world, "2026-11-15T00:00:00Z", "renew_plan");
+        change_plan(&world, "2026-11-15T00:00:00Z", "renew_plan");
         jobs(&world, "2026-11-17T12:00:00Z", &all).exits(0);
         assert_eq!(billed(&world, "2026-11"), ["4.00"]);
     }
@@ -207,7 +200,7 @@ fn what_an_ended_plan_holds_too_much_of_is_told_and_taken_away_later() {
             let world = start(api, "2026-11-04T12:00:00Z", "late: hold", user);
             let first = |used| hours("1", "11-03T00:00", "11-03T04:00", used);
             jobs(&world, "2026-11-04T12:00:00Z", &[first("4")]).exits(0);
-            change(&world, "2026-11-05T00:00:00Z", "switch_plan");
+            change_plan(&world, "2026-11-05T00:00:00Z", "switch_plan");
             let mark = world.mark();
             let told = jobs(&world, "2026-11-06T12:00:00Z", &[first("3")]).exits(65);
             assert!(world.requests_since(mark).len() < 20, "{:#?}", world.requests_since(mark));
@@ -236,7 +229,7 @@ fn what_a_plan_that_ended_did_not_take_is_backfilled_under_the_later_plan() {
     configure(&world, "late: backfill", "", &[("source", keys(CPU))]);
     let mut all = vec![hours("1", "10-10T02:00", "10-10T12:00", "10")];
     jobs(&world, "2026-10-10T13:00:00Z", &all).exits(0);
-    change(&world, "2026-10-20T00:00:00Z", "switch_plan");
+    change_plan(&world, "2026-10-20T00:00:00Z", "switch_plan");
     all.push(hours("2", "10-20T02:00", "10-20T05:00", "3"));
     all.push(hours("3", "10-10T12:00", "10-10T14:00", "2"));
     jobs(&world, "2026-10-25T12:00:00Z", &all).exits(65).tells(&["2.00"]);
@@ -258,7 +251,7 @@ fn a_plan_that_is_renewed_in_a_months_last_day_is_billed_once() {
         let world = start(api, "2026-10-29T06:00:00Z", "late: hold", "{user}");
         let twenty = hours("1", "10-28T10:00", "10-29T06:00", "20");
         jobs(&world, "2026-10-29T06:00:00Z", std::slice::from_ref(&twenty)).exits(0);
-        change(&world, &format!("2026-10-31T{renewed}:00Z"), "renew_plan");
+        change_plan(&world, &format!("2026-10-31T{renewed}:00Z"), "renew_plan");
         let all = [twenty, hours("2", "10-31T16:00", "10-31T18:00", "2")];
         jobs(&world, "2026-10-31T18:00:00Z", &all).exits(0);
         jobs(&world, "2026-11-02T12:00:00Z", &all).exits(0);
@@ -276,7 +269,7 @@ fn what_comes_late_of_a_month_whose_plan_was_renewed_since_is_told_and_not_bille
         for now in ["2026-10-15T12:00:00Z", "2026-11-01T00:30:00Z"] {
             jobs(&world, now, std::slice::from_ref(&twelve)).exits(0);
         }
-        change(&world, "2026-11-10T10:00:00Z", "renew_plan");
+        change_plan(&world, "2026-11-10T10:00:00Z", "renew_plan");
         for day in 0..cycles {
             jobs(&world, &format!("2026-11-1{day}T12:00:00Z"), std::slice::from_ref(&twelve)).exits(0);
         }
@@ -299,7 +292,7 @@ fn what_is_carried_in_a_months_last_day_goes_under_the_plan_period_that_runs() {
     }
     let both = vec![twelve, hours("2", "11-05T00:00", "11-05T05:00", "5")];
     jobs(&world, "2026-11-10T12:00:00Z", &both).exits(0);
-    change(&world, "2026-11-30T06:00:00Z", "renew_plan");
+    change_plan(&world, "2026-11-30T06:00:00Z", "renew_plan");
     let all = [both, vec![hours("late", "10-20T00:00", "10-20T01:00", "1")]].concat();
     jobs(&world, "2026-11-30T12:00:00Z", &all).exits(0);
     jobs(&world, "2026-11-30T20:00:00Z", &all).exits(0);
@@ -316,7 +309,7 @@ fn what_comes_late_waits_while_plan_periods_can_not_be_read() {
     for now in ["2026-10-15T12:00:00Z", "2026-11-01T00:30:00Z", "2026-11-03T12:00:00Z"] {
         jobs(&world, now, std::slice::from_ref(&twelve)).exits(0);
     }
-    change(&world, "2026-11-10T10:00:00Z", "renew_plan");
+    change_plan(&world, "2026-11-10T10:00:00Z", "renew_plan");
     let all = [twelve, hours("late", "10-20T00:00", "10-20T01:00", "1")];
     world
         .fault(json!({ "match": { "path": "plan_periods" }, "when": "before", "action": { "status": 502 } }));

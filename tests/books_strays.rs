@@ -7,24 +7,16 @@ mod agent;
 
 use agent::books::*;
 use agent::*;
-use serde_json::json;
 
 const TOLD: &str = "of it beside what this agent's statement is in";
-
-fn start(api: &str) -> World {
-    let world = world(api, NOON);
-    configure(&world, "late: hold", "", &[("source", keys(CPU))]);
-    world
-}
 
 /// Another reported 500.00 until the plan was switched; under the new one this agent reports 2.00.
 #[test]
 fn another_writers_number_under_a_plan_that_nothing_was_measured_under_is_told_once() {
     for api in BOTH {
-        let world = start(api);
+        let world = metered(api, NOON, "hold");
         another_reports(&world, A, "cpu", "500.00");
-        world.now("2026-11-10T13:00:00Z");
-        world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
+        change_plan(&world, "2026-11-10T13:00:00Z", "switch_plan");
         let two = hours("1", "11-10T14:00", "11-10T16:00", "2");
         let all = std::slice::from_ref(&two);
         let done = jobs(&world, "2026-11-10T17:00:00Z", all).exits(0);

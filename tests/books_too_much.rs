@@ -7,21 +7,7 @@ mod agent;
 
 use agent::books::*;
 use agent::*;
-use serde_json::{Value, json};
-
-fn start(api: &str, now: &str, late: &str) -> World {
-    let world = world(api, now);
-    if late == "backfill" {
-        world.write("token", "staff-token");
-    }
-    configure(&world, &format!("late: {late}"), "", &[("source", keys(CPU))]);
-    world
-}
-
-fn switches_plan(world: &World, now: &str) {
-    world.now(now);
-    world.post(&format!("resources/{A}"), json!({ "switch_plan": true }));
-}
+use serde_json::Value;
 
 /// What `parked list` shows of a month: amounts and reasons.
 #[track_caller]
@@ -42,7 +28,7 @@ fn kept_back(world: &World, month: &str) -> Vec<String> {
 fn what_was_carried_to_a_month_that_is_over_and_was_not_used_is_told_with_its_amount() {
     for api in BOTH {
         for own in [false, true] {
-            let world = start(api, "2026-10-15T12:00:00Z", "carry_forward");
+            let world = metered(api, "2026-10-15T12:00:00Z", "carry_forward");
             let of_b = on("project-b", "bob", "b", "10-10T00:00", "10-10T05:00", "1");
             let five = own.then(|| hours("o", "10-10T00:00", "10-10T05:00", "5"));
             let known: Vec<Value> = [Some(of_b), five].into_iter().flatten().collect();
@@ -94,9 +80,9 @@ fn what_was_carried_to_a_month_that_is_over_and_was_not_used_is_told_with_its_am
 #[test]
 fn what_an_earlier_plan_has_too_much_is_told_where_the_later_one_has_nothing_any_more() {
     for (api, late) in LATE {
-        let world = start(api, "2026-10-27T20:00:00Z", late);
+        let world = metered(api, "2026-10-27T20:00:00Z", late);
         jobs(&world, "2026-10-28T03:00:00Z", &[hours("1", "10-27T06:00", "10-27T18:00", "28")]).exits(0);
-        switches_plan(&world, "2026-10-28T13:50:00Z");
+        change_plan(&world, "2026-10-28T13:50:00Z", "switch_plan");
         let first = hours("1", "10-27T06:00", "10-27T18:00", "26");
         let second = |used: &str| on("project-a", "bob", "2", "10-29T02:00", "10-29T13:00", used);
         jobs(&world, "2026-10-31T20:30:00Z", &[first.clone(), second("11")]);
@@ -118,12 +104,12 @@ fn what_an_earlier_plan_has_too_much_is_told_where_the_later_one_has_nothing_any
 /// Half an hour that came late was reported under the plan that October ended with; then nothing of October was used.
 #[test]
 fn what_came_late_under_a_later_plan_and_was_not_used_is_told_with_the_rest() {
-    let world = start(CURRENT, "2026-10-24T12:00:00Z", "backfill");
+    let world = metered(CURRENT, "2026-10-24T12:00:00Z", "backfill");
     let one = |used: &str| hours("1", "10-24T07:00", "10-24T08:00", used);
     let late = |used: &str| hours("late", "10-29T04:30", "10-29T05:00", used);
     jobs(&world, "2026-10-26T13:00:00Z", &[one("1")]).exits(0);
-    switches_plan(&world, "2026-10-31T19:50:00Z");
-    switches_plan(&world, "2026-11-01T00:50:00Z");
+    change_plan(&world, "2026-10-31T19:50:00Z", "switch_plan");
+    change_plan(&world, "2026-11-01T00:50:00Z", "switch_plan");
     jobs(&world, "2026-11-01T01:00:00Z", &[one("1"), late("0.5")]);
     assert_eq!(world.rows(A), ["cpu 2026-10 0.50", "cpu 2026-10 1.00"]);
     jobs(&world, "2026-11-15T06:00:00Z", &[one("1"), late("0")]).exits(65);

@@ -9,22 +9,6 @@ use agent::books::*;
 use agent::*;
 use serde_json::{Value, json};
 
-fn start(api: &str, now: &str, late: &str) -> World {
-    let world = world(api, now);
-    if late == "backfill" {
-        world.write("token", "staff-token");
-    }
-    configure(&world, &format!("late: {late}"), "", &[("source", keys(CPU))]);
-    world
-}
-
-fn change(world: &World, now: &str, what: &str) {
-    world.now(now);
-    let mut body = json!({});
-    body[what] = json!(true);
-    world.post(&format!("resources/{A}"), body);
-}
-
 /// These are what the source has, and the agent is killed when Waldur has taken the first total.
 fn killed(world: &World, now: &str, point: &str, all: &[Value]) {
     lines(world, "source", all);
@@ -53,8 +37,8 @@ fn fourteen_and_six() -> [Value; 2] {
 #[test]
 fn the_first_total_of_an_earlier_plan_is_found_when_its_month_is_over() {
     for (api, late) in LATE {
-        let world = start(api, "2026-10-24T12:00:00Z", late);
-        change(&world, "2026-10-26T22:50:00Z", "switch_plan");
+        let world = metered(api, "2026-10-24T12:00:00Z", late);
+        change_plan(&world, "2026-10-26T22:50:00Z", "switch_plan");
         killed(&world, "2026-10-31T20:30:00Z", "after set_usage", &fourteen_and_six());
         assert_eq!(world.rows(A), ["cpu 2026-10 14.00"], "{api} {late}");
         settles(&world, &fourteen_and_six(), if late == "carry_forward" { 0 } else { 65 });
@@ -73,9 +57,9 @@ fn the_first_total_of_an_earlier_plan_is_found_when_its_month_is_over() {
 #[test]
 fn the_first_total_of_a_later_plan_is_found_when_its_month_is_over() {
     for (api, late) in LATE {
-        let world = start(api, "2026-10-24T12:00:00Z", late);
+        let world = metered(api, "2026-10-24T12:00:00Z", late);
         jobs(&world, "2026-10-26T13:00:00Z", &fourteen_and_six()[..1]).exits(0);
-        change(&world, "2026-10-26T22:50:00Z", "switch_plan");
+        change_plan(&world, "2026-10-26T22:50:00Z", "switch_plan");
         killed(&world, "2026-10-31T20:30:00Z", "after set_usage", &fourteen_and_six());
         settles(&world, &fourteen_and_six(), 0);
         assert_eq!(world.rows(A), ["cpu 2026-10 14.00", "cpu 2026-10 6.00"], "{api} {late}");
@@ -88,9 +72,9 @@ fn the_first_total_of_a_later_plan_is_found_when_its_month_is_over() {
 #[test]
 fn a_total_that_went_under_a_plan_that_nobody_had_seen_is_a_conflict_when_its_month_is_over() {
     for late in ["hold", "carry_forward"] {
-        let world = start(CLASSIC, NOON, late);
+        let world = metered(CLASSIC, NOON, late);
         jobs(&world, NOON, &[five()]).exits(0);
-        change(&world, "2026-11-30T22:00:00Z", "switch_plan");
+        change_plan(&world, "2026-11-30T22:00:00Z", "switch_plan");
         let seven = [five(), hours("2", "11-30T20:00", "11-30T22:00", "2")];
         let fails = |method: &str, path: &str, when: &str| json!({ "match": { "method": method, "path": path }, "when": when, "action": { "status": 504 } });
         let faults = [fails("GET", "provider-resources", "before"), fails("POST", "set_usage", "after")];
@@ -111,9 +95,9 @@ fn a_total_that_went_under_a_plan_that_nobody_had_seen_is_a_conflict_when_its_mo
 #[test]
 fn a_total_that_went_under_a_plan_period_that_nobody_had_seen_is_a_conflict_too() {
     for late in ["hold", "carry_forward"] {
-        let world = start(CLASSIC, "2026-10-24T12:00:00Z", late);
+        let world = metered(CLASSIC, "2026-10-24T12:00:00Z", late);
         jobs(&world, "2026-10-26T13:00:00Z", &fourteen_and_six()[..1]).exits(0);
-        change(&world, "2026-10-26T22:50:00Z", "renew_plan");
+        change_plan(&world, "2026-10-26T22:50:00Z", "renew_plan");
         killed(&world, "2026-10-31T20:30:00Z", "after set_usage", &fourteen_and_six());
         settles(&world, &fourteen_and_six(), 65).names_a().tells(&["holds 34.00", "14.00"]);
         assert_eq!(world.rows(A), ["cpu 2026-10 14.00", "cpu 2026-10 20.00"], "{late}");
@@ -124,10 +108,10 @@ fn a_total_that_went_under_a_plan_period_that_nobody_had_seen_is_a_conflict_too(
 #[test]
 fn shares_of_two_plans_with_equal_totals_are_completed_after_the_month() {
     for api in BOTH {
-        let world = start(api, "2026-10-24T12:00:00Z", "hold");
+        let world = metered(api, "2026-10-24T12:00:00Z", "hold");
         let first = hours("1", "10-24T20:00", "10-25T10:00", "5");
         jobs(&world, "2026-10-26T13:00:00Z", std::slice::from_ref(&first)).exits(0);
-        change(&world, "2026-10-26T22:50:00Z", "switch_plan");
+        change_plan(&world, "2026-10-26T22:50:00Z", "switch_plan");
         let all = [first, on("project-a", "bob", "2", "10-30T03:00", "10-30T09:00", "5")];
         killed(&world, "2026-10-31T20:30:00Z", "after totals are acknowledged", &all);
         settles(&world, &all, 0);

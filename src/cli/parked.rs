@@ -10,7 +10,6 @@ use super::explain::find;
 use super::setup::{Setup, count};
 use super::text::{fold, moment, name_or, shorten};
 use crate::ledger::Ledger;
-use crate::ledger::sent::amount::StatementKey;
 use crate::ledger::sent::blocked::{Blocked, Dropped, GivenUp};
 use crate::metering::period::BillingPeriod;
 use crate::submitter::reason::{Reason, waits};
@@ -105,8 +104,7 @@ impl Parked {
 fn again_line(ledger: &Ledger, at: &Blocked) -> Result<String, Failed> {
     let name = ledger.resource(at.resource)?.map(|known| known.name).unwrap_or_default();
     let name = name_or(&shorten(&name, 40), at.resource);
-    let statement =
-        ledger.statement(StatementKey { resource: at.resource, period: at.period, part: at.part })?;
+    let statement = ledger.statement(at.key())?;
     let entry = statement.as_ref().and_then(|statement| statement.entry(&at.component, &at.user));
     let component = if at.component.is_empty() { "all of it" } else { &at.component };
     let whose = if at.user.is_empty() { String::new() } else { format!(" of {}", at.user) };

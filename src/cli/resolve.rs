@@ -137,7 +137,7 @@ fn before_and_after(
 ) -> Result<Vec<String>, Failed> {
     let mut lines = Vec::new();
     for at in blocks {
-        let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
+        let key = at.key();
         let statement = ledger.statement(key)?;
         let entry = statement.as_ref().and_then(|statement| statement.entry(&at.component, &at.user));
         // Of a limit the amount is what was refused.

@@ -12,8 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::closing::has_ended;
-use super::discover::Again;
 use super::guard::{self, ServerTime};
+use super::plans::Again;
 use super::reason::Reason;
 use super::totals::{Intended, PLAN_ENDED, TOO_MUCH, amount, is_usage_billed};
 use super::{About, Cycle, CycleError, Late};

@@ -40,6 +40,7 @@ pub mod notes;
 pub mod other_server;
 mod part;
 pub mod pause;
+mod plans;
 pub mod progress;
 pub mod reason;
 pub mod reconcile;

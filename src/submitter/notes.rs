@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::reason::Reason;
 use super::{About, Cycle};
 use crate::ledger::sent::amount::StatementKey;
-use crate::ledger::sent::blocked::{Block, Blocked};
+use crate::ledger::sent::blocked::Block;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::period::BillingPeriod;
 use crate::wire::numbers::count_many;
@@ -145,8 +145,7 @@ pub(super) type Refused = BTreeMap<(StatementKey, String, String), (Block, Optio
 
 pub(super) fn refused_for_amounts(ledger: &Ledger) -> Result<Refused, LedgerError> {
     let refused = ledger.blocks()?.into_iter().filter(|at| at.block.reason == Reason::Amount.name());
-    let place = |at: &Blocked| StatementKey { resource: at.resource, period: at.period, part: at.part };
-    Ok(refused.map(|at| ((place(&at), at.component, at.user), (at.block, at.amount))).collect())
+    Ok(refused.map(|at| ((at.key(), at.component, at.user), (at.block, at.amount))).collect())
 }
 
 /// What words say whatever the resource and its numbers are.

@@ -12,6 +12,7 @@ use super::adopt::evidence;
 use super::part::Part;
 use super::reason::Reason;
 use super::reconcile::{Held, Row};
+use super::strays::is_unanswered;
 use super::writer::{OwnNames, by_server, writer};
 use super::{About, Cycle, CycleError};
 use crate::ledger::books::catalog::KnownPlanPeriod;
@@ -206,9 +207,7 @@ impl Cycle {
                     for amount in others {
                         let outcomes =
                             ledger.outcomes_of(key.resource, key.period, (&of_component, amount))?;
-                        if ["open", "not there"].iter().any(|one| outcomes.contains(*one))
-                            && !outcomes.contains("accepted")
-                        {
+                        if is_unanswered(&outcomes) && !outcomes.contains("accepted") {
                             unanswered.insert(amount);
                         }
                     }

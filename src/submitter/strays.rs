@@ -94,7 +94,7 @@ fn strays(
         let mut beside = Vec::new();
         for (_, amount, by) in others.into_iter().filter(|(_, amount, _)| Some(*amount) != accepted) {
             let outcomes = ledger.outcomes_of(resource, period, (&component, *amount))?;
-            beside.push(match ["open", "not there"].iter().any(|one| outcomes.contains(*one)) {
+            beside.push(match is_unanswered(&outcomes) {
                 true => format!("{amount:.2} (this agent's own, by a call that was not answered)"),
                 false => format!("{amount:.2} (another writer's, modified by {by})"),
             });
@@ -109,4 +109,9 @@ fn strays(
         }
     }
     Ok(strays)
+}
+
+/// Whether a call that sent it had no answer: it may have been carried out.
+pub(super) fn is_unanswered(outcomes: &BTreeSet<String>) -> bool {
+    ["open", "not there"].iter().any(|one| outcomes.contains(*one))
 }

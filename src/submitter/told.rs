@@ -169,6 +169,6 @@ impl AsBefore {
 
 /// Where a block is, and its state.
 fn place(at: Blocked) -> (Place, String) {
-    let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
+    let key = at.key();
     ((key, at.component, at.user, at.block.reason), at.block.state)
 }

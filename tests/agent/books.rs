@@ -56,6 +56,24 @@ pub fn world(api: &str, now: &str) -> World {
     World::of(Setting { api, now, zone: "UTC", marketplace: market() })
 }
 
+/// The same with one collector of jobs, `source`, and a token that may report into the past where `late` asks for it.
+pub fn metered(api: &str, now: &str, late: &str) -> World {
+    let world = world(api, now);
+    if late == "backfill" {
+        world.write("token", "staff-token");
+    }
+    configure(&world, &format!("late: {late}"), "", &[("source", keys(CPU))]);
+    world
+}
+
+/// Project A's plan changes at Waldur: `switch_plan`, `renew_plan` or `end_plan`.
+pub fn change_plan(world: &World, now: &str, what: &str) {
+    world.now(now);
+    let mut body = json!({});
+    body[what] = json!(true);
+    world.post(&format!("resources/{A}"), body);
+}
+
 /// What a collector of jobs is told: whose they are, and how they are metered.
 pub fn keys(meters: &str) -> String {
     targeted("{project}", "{user}", meters)

@@ -26,7 +26,7 @@ pub(super) fn trouble(
     let blocks = resource.months.iter().flat_map(|month| &month.blocks).filter(|at| waits(&at.block));
     let mut groups: Vec<(AmountState, StatementKey, &str, Vec<&Blocked>)> = Vec::new();
     for at in blocks {
-        let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
+        let key = at.key();
         let reason = at.block.reason.as_str();
         match groups.iter_mut().find(|(_, of, why, _)| *of == key && *why == reason) {
             Some((.., group)) => group.push(at),

@@ -213,7 +213,7 @@ fn resources(
     let mut put_off: BTreeMap<Uuid, Retry> = ledger.put_off()?.into_iter().collect();
     let mut blocks: BTreeMap<StatementKey, Vec<Blocked>> = BTreeMap::new();
     for at in ledger.blocks()? {
-        let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
+        let key = at.key();
         blocks.entry(key).or_default().push(at);
     }
     let mut months: BTreeMap<Uuid, Vec<Month>> = BTreeMap::new();

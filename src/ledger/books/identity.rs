@@ -240,14 +240,14 @@ impl<'a> Store<'a> {
         if self.run.change.is_some() && row.start != 0 && self.run.history.contains_key(&name) {
             self.put.insert((place, row.id.clone()));
         }
-        let found_by =
-            before.as_ref().and_then(|(of, old)| self.known.run_of((*of, old.at, old.start), &old.id));
         // Of a counter or a level its run says how it is counted: there the last one that brought it stays.
         let settles = self.run.change.filter(|change| source.kind == Kind::Delta && change.settles(&row));
-        // Of one that was cut at a month's end only the rest is known by its id.
-        let is_cut = before.as_ref().is_some_and(|(_, old)| old.start > row.start);
-        let is_confirmed =
-            !is_cut && settles.is_some_and(|change| found_by.is_some_and(|run| change.has_confirmed(run)));
+        let is_confirmed = settles.zip(before.as_ref()).is_some_and(|(change, (of, old))| {
+            // Of one that was cut at a month's end only the rest is known by its id.
+            let is_cut = old.start > row.start;
+            let found_by = || self.known.run_of((*of, old.at, old.start), &old.id);
+            !is_cut && found_by().is_some_and(|run| change.has_confirmed(run))
+        });
         if let Some((old_series, old)) = &before
             && (*old_series == series && **old == row || self.run.superseded && old.value.is_some())
         {

@@ -155,9 +155,7 @@ impl Ledger {
         words: &str,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        let (resource, period) = (resource.to_string(), period.to_string());
-        self.transact(|connection, _| {
-            let about = About { resource: &resource, period: &period, component };
+        self.tell_of((resource, period, component), |connection, about| {
             tell(connection, about, kind, words, now)
         })
     }
@@ -165,15 +163,22 @@ impl Ledger {
     /// The same, unless these were the last words with this mark that were told of it.
     pub fn tell_once(
         &mut self,
-        (resource, period, component): (Uuid, BillingPeriod, &str),
+        of: (Uuid, BillingPeriod, &str),
         kind: (EventKind, &str),
         words: &str,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
+        self.tell_of(of, |connection, about| tell_if_new(connection, about, kind, words, now))
+    }
+
+    fn tell_of(
+        &mut self,
+        (resource, period, component): (Uuid, BillingPeriod, &str),
+        tell: impl FnOnce(&Connection, About<'_>) -> sql::Result<()>,
+    ) -> Result<(), LedgerError> {
         let (resource, period) = (resource.to_string(), period.to_string());
         self.transact(|connection, _| {
-            let about = About { resource: &resource, period: &period, component };
-            tell_if_new(connection, about, kind, words, now)
+            tell(connection, About { resource: &resource, period: &period, component })
         })
     }
 

@@ -47,6 +47,13 @@ pub struct Blocked {
     pub block: Block,
 }
 
+impl Blocked {
+    /// The statement that it is of.
+    pub fn key(&self) -> StatementKey {
+        StatementKey { resource: self.resource, period: self.period, part: self.part }
+    }
+}
+
 impl Ledger {
     /// Holds, parks or strands something of a statement: a component or user of it, or (both '') all of it. Only of
     /// this part: what an ended plan period can't take any more says nothing of the one that runs.
@@ -279,7 +286,7 @@ impl Ledger {
         let is_rest =
             |at: &Blocked| RESTS.contains(&at.block.reason.as_str()) || at.block.reason == TERMINATED;
         for at in self.blocks()?.into_iter().filter(is_rest) {
-            let key = StatementKey { resource: at.resource, period: at.period, part: at.part };
+            let key = at.key();
             let statement = if at.user.is_empty() { self.totals(key)? } else { self.statement(key)? };
             let entry = statement.as_ref().and_then(|statement| statement.entry(&at.component, &at.user));
             let rest = entry.and_then(|entry| Some(entry.posted?.saturating_sub(entry.accepted())));
